@@ -1,0 +1,27 @@
+"""The one error a user should ever see: what is wrong, where, and how to mend it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave, told in one line: `where: what; mend`."""
+
+    def __init__(self, what: str, where: str, mend: str):
+        super().__init__(what, where, mend)  # all three, so that it pickles its way out of a worker
+        self.what, self.where, self.mend = what, where, mend
+
+    def __str__(self) -> str:
+        lines = f"{self.where}: {self.what}; {self.mend}".splitlines()
+        return " ".join(line.strip() for line in lines if line.strip())
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns ` (did you mean 'x'?)` for the known name most like `name`, whatever its case.
+
+    Where none is like it, returns the names themselves, ` (known: a, b)`; without names, an empty string.
+    """
+    by_folded = {each.casefold(): each for each in sorted(known)}
+    if close := difflib.get_close_matches(name.casefold(), by_folded, n=1):
+        return f" (did you mean {by_folded[close[0]]!r}?)"
+    return f" (known: {', '.join(by_folded.values())})" if by_folded else ""

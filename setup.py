@@ -1,0 +1,57 @@
+"""Metadata of mmkp_jax. Its tools (ruff, pytest) are set up in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmkp_jax/__init__.py").read_text(encoding="utf-8"))[1]
+
+# Lower bounds only; requirements/tested.txt pins the releases tested together.
+INSTALL_REQUIRES = [
+    "absl-py>=2",
+    "flax>=0.12.8",
+    "grain>=0.2.18",
+    "huggingface_hub>=2",
+    "jax>=0.10",
+    "jinja2>=3.1",  # chat templates
+    "ml-collections>=1.1",
+    "numpy>=2",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12",
+    "pillow>=12",
+    "safetensors>=0.8",
+    "tensorflow-datasets>=4.9.10",
+    "transformers>=5.23",
+]
+
+EXTRAS_REQUIRE = {
+    "test": [
+        "pytest",
+        "pytest-timeout",
+        "ruff==0.17.5",  # another release may format otherwise
+        # The parity reference: tests hold our models against the PyTorch originals, to bounds measured
+        # with this very release. Nothing in mmkp_jax itself imports it.
+        "torch==2.13.0",
+    ],
+    "tpu": ["jax[tpu]"],
+    "cuda12": ["jax[cuda12]"],
+    "cuda13": ["jax[cuda13]"],
+}
+
+setup(
+    name="mmkp_jax",
+    version=VERSION,
+    description="Multi-modal keyphrase prediction with vision-language models, in JAX on TPU and GPU",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The mmkp_jax authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["mmkp_jax", "mmkp_jax.*"]),
+    package_data={"mmkp_jax": ["py.typed"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+)
