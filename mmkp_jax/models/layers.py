@@ -1,0 +1,122 @@
+"""Layers that the model families share.
+
+B rows, T tokens, P patches, D model width, N query heads, K key-value heads, H head width, F hidden width.
+
+A parameter has the shape of its published tensor; a stack of layers puts one axis in front of it. So loading and
+export rename and stack, and never transpose. Each parameter carries the names of its axes (`logical_axes`), which
+`mmkp_jax.sharding` maps to the mesh.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mmkp_jax.ops.layout import over_rows
+
+INIT_STD = 0.02
+
+
+def parameter(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    layers: int | None,
+    init: Callable = jax.nn.initializers.normal(INIT_STD),
+) -> nnx.Param:
+    """A float32 parameter with named axes, stacked `layers` times in front when that is given."""
+    if layers is not None:
+        shape, axes = (layers, *shape), ("layers", *axes)
+    return nnx.Param(init(rngs.params(), shape, jnp.float32), logical_axes=axes)
+
+
+class Linear(nnx.Module):
+    """x W^T + b, with W as published: [out, in]."""
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        axes: tuple[str | None, str | None],
+        *,
+        bias: bool,
+        layers: int | None,
+        rngs,
+    ):
+        self.weight = parameter(rngs, size, axes, layers)
+        self.bias = (
+            parameter(rngs, size[:1], axes[:1], layers, jax.nn.initializers.zeros) if bias else nnx.data(None)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        flat = x.reshape(-1, x.shape[-1])  # XLA's CPU backend multiplies 2-D operands much faster
+        y = jax.lax.dot_general(flat, self.weight[...].astype(x.dtype), (((1,), (1,)), ((), ())))
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm: in float32, cast back, then scaled (the order in which transformers rounds)."""
+
+    def __init__(self, width: int, axis: str, *, eps: float, layers: int | None, rngs):
+        self.scale = parameter(rngs, (width,), (axis,), layers, jax.nn.initializers.ones)
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return wide.astype(x.dtype) * self.scale[...].astype(x.dtype)
+
+
+class SwiGLU(nnx.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(
+        self, width: int, hidden: int, axes: tuple[str, str], *, bias: bool, layers: int | None, rngs
+    ):
+        D, F = axes
+        self.gate = Linear((hidden, width), (F, D), bias=bias, layers=layers, rngs=rngs)
+        self.up = Linear((hidden, width), (F, D), bias=bias, layers=layers, rngs=rngs)
+        self.down = Linear((width, hidden), (D, F), bias=bias, layers=layers, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+def rotary_frequencies(width: int, theta: float) -> np.ndarray:
+    """1 / theta^(2i / width) for i < width / 2, each of the three operations rounded to float32.
+
+    So transformers computes them (its power is off by one unit in the last place now and then). One such unit is
+    an angle of 1e-4 at position 2,000: rounding only once would cost parity there.
+    """
+    exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    power = np.power(np.float64(theta), exponent.astype(np.float64)).astype(np.float32)
+    return np.float32(1) / power
+
+
+def rotate(x_BTNH: jax.Array, angle_BTI: jax.Array) -> jax.Array:
+    """Rotates the pairs (i, i + H/2) of each head by `angle_BTI` (I = H/2, radians), in at least float32."""
+    wide = x_BTNH.astype(jnp.promote_types(x_BTNH.dtype, jnp.float32))
+    left, right = jnp.split(wide, 2, axis=-1)
+    cos, sin = jnp.cos(angle_BTI)[:, :, None], jnp.sin(angle_BTI)[:, :, None]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+def scan_layers(
+    layers: nnx.Module, x: jax.Array, each: Callable, *per_layer: jax.Array, remat: bool
+) -> jax.Array:
+    """Runs `x = each(layer, x, *slices)` over the stacked `layers`; with `remat` only x is kept for the backward pass.
+
+    `per_layer` arrays have the layer axis in front; `each` gets their slices.
+    """
+    graph, stacked = nnx.split(layers)
+
+    def body(x: jax.Array, slices: tuple) -> tuple[jax.Array, None]:
+        layer, *rest = slices
+        return over_rows(each(nnx.merge(graph, layer), x, *rest)), None
+
+    if remat:
+        body = jax.checkpoint(body, prevent_cse=False)
+    return jax.lax.scan(body, x, (stacked, *per_layer))[0]

@@ -1,0 +1,230 @@
+"""Our Qwen2.5-VL against transformers': the same random weights, read from the folder transformers wrote.
+
+All float32 on CPU. Bound: 1e-5 of the largest value compared; both sides differ from float64 by a few 1e-7 of it, and
+random weights add that up over layers.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from mmkp_jax.data.forest import COT, SFT, TRUNK, Tree
+from mmkp_jax.hf.folder import open_folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.models.definition import define
+from mmkp_jax.models.layers import rotary_frequencies
+from mmkp_jax.models.qwen2_5_vl import CLIP_MEAN, CLIP_STD, mrope_angles, vision_angles
+from mmkp_jax.ops.attention import forest_mask, same_segment_mask
+from mmkp_jax.ops.tiles import lay_tiles
+from tests.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from tests.trees import forest_of, random_tree
+
+BOUND = 1e-5
+
+_TOWER = tiny_config().vision
+GEOMETRIES = {
+    "tied, 2 of 4 kv heads": tiny_config(),
+    "untied, 4 of 8 kv heads": tiny_config(
+        tie_embeddings=False, num_heads=8, num_kv_heads=4, mrope_section=(1, 2, 1), rope_theta=10_000.0
+    ),
+    "published heads and sections": tiny_config(
+        hidden_size=512,
+        num_heads=4,
+        num_kv_heads=2,
+        num_layers=2,
+        mrope_section=(16, 24, 24),
+        vision=dataclasses.replace(_TOWER, hidden_size=160, num_heads=2, out_hidden_size=512),
+    ),
+    "one kv head, deeper tower": tiny_config(
+        num_kv_heads=1,
+        rms_norm_eps=1e-5,
+        vision=dataclasses.replace(_TOWER, depth=6, num_heads=4, full_attention_layers=(2, 5)),
+    ),
+}
+POSTS = {
+    "small picture": dict(grids=[(4, 4)]),
+    "three windows a side and partial ones": dict(grids=[(40, 26)]),
+    "whole windows": dict(grids=[(24, 24)]),
+    "two pictures": dict(grids=[(10, 18), (6, 4)]),
+    "no picture": dict(grids=[]),
+    "positions beyond 2,000": dict(grids=[(8, 12)], text=2050),
+}
+
+
+@pytest.fixture(scope="module", params=GEOMETRIES.values(), ids=GEOMETRIES)
+def pair(request, tmp_path_factory):
+    """(transformers' model, our definition, our parameters)."""
+    folder = tmp_path_factory.mktemp("model")
+    theirs = hf_model(request.param, seed=0)
+    theirs.save_pretrained(folder)
+    write_tokenizer(folder)
+    opened = open_folder(str(folder))
+    definition = define(opened.config)
+    assert definition.config == request.param
+    return theirs, definition, load_params(opened, definition.shapes())
+
+
+def pixel_values(tree: Tree) -> torch.Tensor:
+    """What transformers' image processor makes of a tree's pictures: normalised, both frames."""
+    values = np.concatenate(tree.patches).reshape(-1, 3, 1, 196).astype(np.float32) / 255
+    mean, std = (np.asarray(s, np.float32).reshape(3, 1, 1) for s in (CLIP_MEAN, CLIP_STD))
+    return torch.from_numpy(((values - mean) / std).repeat(2, axis=2).reshape(len(values), -1))
+
+
+def their_inputs(tree: Tree, target: np.ndarray, config) -> dict[str, torch.Tensor]:
+    """The prompt and all but the last token of a target, as a plain sequence."""
+    tokens = torch.from_numpy(np.concatenate([tree.prompt, target[:-1]]).astype(np.int64))[None]
+    inputs = {"input_ids": tokens, "mm_token_type_ids": (tokens == config.image_token_id).int()}
+    if tree.grids:
+        inputs["pixel_values"] = pixel_values(tree)
+        inputs["image_grid_thw"] = torch.tensor([(1, *grid) for grid in tree.grids])
+    return inputs
+
+
+@torch.no_grad()
+def their_logits(model, tree: Tree, target: np.ndarray, config) -> np.ndarray:
+    return model(**their_inputs(tree, target, config)).logits[0].float().numpy()
+
+
+def our_logits(definition, params, forest, dtype=jnp.float32) -> np.ndarray:
+    @jax.jit
+    def run(params, forest):
+        model = definition.bind(params)
+        return jnp.einsum(
+            "btd,vd->btv", model(forest, dtype), model.head.astype(dtype), preferred_element_type=jnp.float32
+        )
+
+    return np.asarray(run(params, forest))
+
+
+def sequence(forest, row: int, segment: int, branch: int) -> np.ndarray:
+    """The slots of an example's trunk and one branch, in order."""
+    here = forest.segment_BT[row] == segment
+    return np.flatnonzero(here & np.isin(forest.branch_BT[row], [TRUNK, branch]))
+
+
+def assert_close(ours, theirs, bound=BOUND) -> None:
+    theirs = np.asarray(theirs)
+    error = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+    print(f"error {error:.2e} of the largest value")
+    assert error <= bound, f"{error:.2e} of the largest value, bound {bound:.0e}"
+
+
+def test_logits_of_packed_rows_equal_transformers_alone(pair):
+    """Every kind of post, both targets of each, two rows: all logits of all positions."""
+    theirs, definition, params = pair
+    config = definition.config
+    trees = [random_tree(i, config, **kind) for i, kind in enumerate(POSTS.values())]
+    rows = [trees[:5], trees[5:]]
+    forest = forest_of(rows, config, spare=5)
+    logits_BTV = our_logits(definition, params, forest)
+    for row, of_row in enumerate(rows):
+        for segment, tree in enumerate(of_row, start=1):
+            for branch, target in ((SFT, tree.sft), (COT, tree.cot)):
+                ours = logits_BTV[row, sequence(forest, row, segment, branch)]
+                assert_close(ours, their_logits(theirs, tree, target, config))
+
+
+def test_blocks_equal_transformers(pair):
+    """Patch embedding, a windowed block, a full one, the merger, a decoder layer: each fed transformers' own input."""
+    theirs, definition, params = pair
+    config = definition.config
+    tree = random_tree(7, config, grids=[(40, 26), (10, 18)], cot=0)
+    forest = jax.tree.map(jnp.asarray, forest_of([[tree]], config))
+    seen = record(theirs, their_inputs(tree, tree.sft, config))
+    model = definition.bind(params)
+    tower = model.visual
+
+    order = np.asarray(seen["patch_embed"][1])  # image-processor order; ours is window order
+    layout = np.concatenate(
+        [_window_order(g, config, start) for g, start in zip(tree.grids, (0, 1040), strict=True)]
+    )
+    assert_close(tower.patch_embed(forest.patch_BPC, jnp.float32)[0], order[layout])
+
+    angles = vision_angles(forest.patch_position_BP2, config.vision.head_dim)
+    tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.vision.tile_size)
+    mask = same_segment_mask(forest.image_BP)
+    for i in (0, config.vision.full_attention_layers[0]):
+        x, out = seen[f"block {i}"]
+        full = i in config.vision.full_attention_layers
+        assert_close(layer_of(tower.blocks, i)(x[None], angles, tiles, mask, full)[0], out)
+
+    x, out = seen["merger"]
+    assert_close(tower.merger(x[None])[0], out)
+
+    x, out = seen["decoder layer"]
+    mask = forest_mask(forest.segment_BT, forest.branch_BT)
+    assert_close(layer_of(model.decoder.layers, 1)(x, mrope_angles(forest.position_BT3, config), mask), out)
+
+
+@torch.no_grad()
+def record(model, inputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(input, output) of the blocks, from one run of transformers' model."""
+    seen = {}
+
+    def hook(name):
+        def keep(_, args, kwargs, out):
+            x = args[0] if args else kwargs["hidden_states"]
+            seen[name] = tuple(np.asarray(t[0] if isinstance(t, tuple) else t) for t in (x, out))
+
+        return keep
+
+    visual, text = model.model.visual, model.model.language_model
+    named = {"patch_embed": visual.patch_embed, "merger": visual.merger, "decoder layer": text.layers[1]}
+    named |= {f"block {i}": block for i, block in enumerate(visual.blocks)}
+    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in named.items()]
+    model(**inputs)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def _window_order(grid, config, start: int) -> np.ndarray:
+    from mmkp_jax.data.geometry import patch_layout
+
+    return start + patch_layout(grid, window_side=config.vision.window_side).source_P
+
+
+def layer_of(stack, i: int):
+    """Layer i of a stack, as a module."""
+    from flax import nnx
+
+    graph, state = nnx.split(stack)
+    return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(leaf)[i], state))
+
+
+def test_bf16_is_as_near_to_float32_as_transformers_is(pair, record_property):
+    """Both computed in bf16; the figure is the largest error over the largest float32 logit."""
+    theirs, definition, params = pair
+    config = definition.config
+    tree = random_tree(3, config, grids=[(40, 26)], cot=0)
+    exact = their_logits(theirs, tree, tree.sft, config)
+    forest = forest_of([[tree]], config)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    ours = our_logits(definition, half, forest, jnp.bfloat16)[0]
+    try:
+        theirs_half = their_logits(theirs.to(torch.bfloat16), tree, tree.sft, config)
+    finally:
+        theirs.float()
+    scale = np.abs(exact).max()
+    figure = {
+        "ours": np.abs(ours - exact).max() / scale,
+        "theirs": np.abs(theirs_half - exact).max() / scale,
+        "between": np.abs(ours - theirs_half).max() / scale,
+    }
+    for name, value in figure.items():
+        record_property(name, f"{value:.2e}")
+    print("bf16 logits, error over the largest:", {name: f"{value:.2e}" for name, value in figure.items()})
+    assert figure["ours"] <= 2 * figure["theirs"]
+
+
+@pytest.mark.parametrize("width, theta", [(128, 1e6), (16, 1e6), (40, 1e4), (80, 1e4)])
+def test_rotary_frequencies_are_torchs_but_for_a_last_bit_here_and_there(width, theta):
+    theirs = (1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float) / width)).numpy()
+    ours = rotary_frequencies(width, theta)
+    np.testing.assert_array_max_ulp(ours, theirs, maxulp=1)
+    assert (ours != theirs).mean() <= 0.05
