@@ -1,0 +1,155 @@
+"""A folder's tensors into parameters on devices, tensor by tensor; a process reads the shards it holds."""
+
+import functools
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from safetensors import safe_open
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.hf.folder import CONFIG, Folder, Tensor
+from mmkp_jax.hf.names import NAMES, Names, Published, compact, published_name, published_tensors
+from mmkp_jax.models.definition import Params, flatten, unflatten
+from mmkp_jax.models.registry import family_of
+
+DTYPES = {"BF16": jnp.dtype(jnp.bfloat16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+"""What is loaded, by safetensors' name for it."""
+
+BLOCK_BYTES = 64 << 20
+"""Bytes of a file that are mapped into memory at a time."""
+
+Index = tuple[slice, ...]
+
+
+def load_params(folder: Folder, target: Params) -> Params:
+    """Loads the parameters that `target` describes.
+
+    Host memory holds one published tensor at a time. In a run of many processes all of them call
+    this with the same target.
+
+    Args:
+        folder: where the tensors lie.
+        target: `jax.ShapeDtypeStruct`s. An array gets the dtype and the sharding of its struct; where it has
+            no sharding, it lies on the first local device.
+
+    Raises:
+        InputError: tensors are missing, unexpected, of another shape, or no floats; one error names all.
+        ValueError: a sharding splits the layers of a stack.
+    """
+    family_of(folder.config, str(folder.path / CONFIG))
+    names = NAMES[folder.config["model_type"]]
+    structs = flatten(target)
+    wanted = published_tensors({path: struct.shape for path, struct in structs.items()}, names)
+    found = _find(folder, wanted, names)
+
+    # The largest first: what a tensor needs on its way is then smallest when the devices are fullest.
+    order = sorted(wanted, key=lambda path: math.prod(wanted[path][0].shape), reverse=True)
+    loaded = {}
+    for path in order:
+        tensors = [found[part.name] for part in wanted[path]]
+        load = _load_whole if wanted[path][0].layer is None else _load_stack
+        loaded[path] = load(tensors, structs[path])
+    return unflatten({path: loaded[path] for path in structs})
+
+
+def read(tensor: Tensor, index: Index) -> np.ndarray:
+    """The part of a tensor under `index`, in the file's dtype.
+
+    Read in blocks of rows, with the file opened anew for each: the pages of a mapped file count as resident
+    memory for as long as it is open.
+    """
+    dtype = DTYPES[tensor.dtype]
+    rows, *_ = spans = [range(length)[part] for length, part in zip(tensor.shape, index, strict=True)]
+    out = np.empty([len(span) for span in spans], dtype)
+    step = max(1, BLOCK_BYTES // (math.prod(tensor.shape[1:]) * dtype.itemsize))
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        with safe_open(tensor.file, framework="numpy") as opened:
+            part = opened.get_slice(tensor.name)
+            out[start : start + step] = part[(slice(block.start, block.stop), *index[1:])]
+    return out
+
+
+def _find(folder: Folder, wanted: Mapping[str, list[Published]], names: Names) -> dict[str, Tensor]:
+    """The folder's tensors by published name, where they are just the wanted ones."""
+    expected = {part.name: part.shape for parts in wanted.values() for part in parts}
+    # A checkpoint with tied embeddings may carry the head all the same: the embedding over again.
+    spare = {name for name, path in names.ours.items() if path == "lm_head" and path not in wanted}
+    found: dict[str, Tensor] = {}
+    unexpected, others = [], {}
+    for name, tensor in folder.tensors.items():
+        published = published_name(name, names)
+        if published in spare:
+            continue
+        if published not in expected or published in found:
+            unexpected.append(name)
+            continue
+        found[published] = tensor
+        if tensor.shape != expected[published]:
+            shapes = f"{list(tensor.shape)} instead of {list(expected[published])}"
+            others.setdefault(f"of shape {shapes}", []).append(name)
+        if tensor.dtype not in DTYPES:
+            others.setdefault(f"of dtype {tensor.dtype}, which is no float of 16 or 32 bits", []).append(name)
+    missing = [name for name in expected if name not in found]
+
+    problems = {"missing": missing, "unexpected": unexpected, **others}
+    if any(problems.values()):
+        raise InputError(
+            "; ".join(f"{problem}: {compact(tensors)}" for problem, tensors in problems.items() if tensors),
+            str(folder.path),
+            "take weights and config.json from one checkpoint, not quantised and without adapters",
+        )
+    return found
+
+
+def _load_whole(tensors: list[Tensor], struct: jax.ShapeDtypeStruct) -> jax.Array:
+    (tensor,) = tensors
+    sharding = struct.sharding or _default_sharding()
+    array = jax.make_array_from_callback(tensor.shape, sharding, functools.partial(read, tensor))
+    if array.dtype == struct.dtype:
+        return array
+    return jax.jit(_cast, static_argnums=1, out_shardings=sharding)(array, struct.dtype)
+
+
+def _load_stack(tensors: list[Tensor], struct: jax.ShapeDtypeStruct) -> jax.Array:
+    sharding = struct.sharding or _default_sharding()
+    of_layer = _layer_sharding(sharding)
+    set_layer = jax.jit(_set_layer, donate_argnums=0, out_shardings=sharding)
+    stack = jax.jit(_zeros, static_argnums=(0, 1), out_shardings=sharding)(struct.shape, struct.dtype)
+    for i, tensor in enumerate(tensors):
+        layer = jax.make_array_from_callback(tensor.shape, of_layer, functools.partial(read, tensor))
+        stack = set_layer(stack, layer, i)
+        stack.block_until_ready()  # else the host reads ahead, and holds every layer that waits
+    return stack
+
+
+def _cast(array: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return array.astype(dtype)
+
+
+def _zeros(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    return jnp.zeros(shape, dtype)
+
+
+def _set_layer(stack: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(stack, layer.astype(stack.dtype), i, axis=0)
+
+
+def _default_sharding() -> Sharding:
+    return SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _layer_sharding(sharding: Sharding) -> Sharding:
+    """How one layer lies, for a stack whose layers each device has its part of."""
+    if isinstance(sharding, SingleDeviceSharding):
+        return sharding
+    if not isinstance(sharding, NamedSharding):
+        raise ValueError(f"a stack of layers takes a NamedSharding, not {sharding}")
+    layers, *rest = sharding.spec or (None,)
+    if layers is not None:
+        raise ValueError(f"{sharding.spec} splits the layers of a stack; split another axis instead")
+    return NamedSharding(sharding.mesh, PartitionSpec(*rest), memory_kind=sharding.memory_kind)

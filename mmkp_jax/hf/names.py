@@ -1,0 +1,72 @@
+"""Published tensor names against paths in our parameters: one table a family, read in both directions."""
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from mmkp_jax.hf import qwen2_5_vl
+
+
+class Names(NamedTuple):
+    """A family's table."""
+
+    ours: Mapping[str, str]
+    """Our path by published name; `{}` in a name is the layer number there, and the front axis here."""
+    aliases: tuple[tuple[str, str], ...]
+    """Prefixes of names that other releases of transformers write, and what is published in their place."""
+
+
+class Published(NamedTuple):
+    """A published tensor: the whole of one of our parameters, or one layer of a stacked one."""
+
+    name: str
+    layer: int | None
+    shape: tuple[int, ...]
+
+
+NAMES = {"qwen2_5_vl": Names(qwen2_5_vl.NAMES, qwen2_5_vl.ALIASES)}
+"""The tables by the `model_type` of a Hugging Face config."""
+
+
+def published_name(name: str, names: Names) -> str:
+    """The name under which a tensor is published, for one found in a file."""
+    for alias, prefix in names.aliases:
+        if name.startswith(alias):
+            return prefix + name.removeprefix(alias)
+    return name
+
+
+def published_tensors(shapes: Mapping[str, tuple[int, ...]], names: Names) -> dict[str, list[Published]]:
+    """The published tensors, layers in order, that make up each of our parameters (shapes by dotted path).
+
+    Raises:
+        KeyError: the table lacks a path.
+    """
+    theirs = {path: name for name, path in names.ours.items()}
+
+    def parts(name: str, shape: tuple[int, ...]) -> list[Published]:
+        if "{}" not in name:
+            return [Published(name, None, shape)]
+        return [Published(name.format(layer), layer, shape[1:]) for layer in range(shape[0])]
+
+    return {path: parts(theirs[path], shape) for path, shape in shapes.items()}
+
+
+def compact(names: Iterable[str]) -> str:
+    """Names for a message; those that differ in the layer only are one: `layers.{0..35}.q.bias`."""
+    layers: dict[str, list[int]] = {}
+    for name in names:
+        number = re.search(r"(?<=\.)\d+(?=\.)", name)
+        template = name if number is None else f"{name[: number.start()]}{{}}{name[number.end() :]}"
+        layers.setdefault(template, []).extend([] if number is None else [int(number[0])])
+    return ", ".join(template.replace("{}", _ranges(numbers)) for template, numbers in layers.items())
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`3` or `{0,2..5}`."""
+    runs = []
+    for _, run in itertools.groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        runs.append(str(members[0]) if len(members) == 1 else f"{members[0]}..{members[-1]}")
+    return ",".join(runs) if len(numbers) == 1 else "{" + ",".join(runs) + "}"

@@ -1,0 +1,136 @@
+"""Parameters into a Hugging Face folder: `load.py` backwards, over the same table."""
+
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.hf.folder import CONFIG, INDEX, WEIGHTS
+from mmkp_jax.hf.names import NAMES, Published, published_tensors
+from mmkp_jax.models.definition import Params, flatten
+from mmkp_jax.models.registry import family_of
+
+MAX_SHARD_BYTES = 2 * 10**9
+
+
+class Pending(NamedTuple):
+    """A tensor that is made when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its numbers."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def save_params(
+    params: Params,
+    config_json: Mapping[str, Any],
+    path: Path,
+    dtype: np.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes `config.json` and the parameters under their published names, holding one file's in memory.
+
+    Args:
+        params: numpy arrays, or JAX arrays that this process can read whole.
+        config_json: written as it is given; its `model_type` chooses the names.
+        path: the folder, made where there is none.
+        dtype: of every tensor in the files; None keeps each one's own.
+        max_shard_bytes: of numbers in a file. A larger tensor has a file to itself.
+
+    Raises:
+        InputError: the architecture is not implemented, or the folder holds weights already.
+    """
+    family_of(config_json, CONFIG)
+    arrays = flatten(params)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    tensors = [
+        Pending(
+            part.name,
+            part.shape,
+            np.dtype(dtype or arrays[name].dtype),
+            functools.partial(_fetch, arrays[name], part),
+        )
+        for name, parts in published_tensors(shapes, NAMES[config_json["model_type"]]).items()
+        for part in parts
+    ]
+    save_tensors(tensors, config_json, path, max_shard_bytes)
+
+
+def save_tensors(
+    tensors: Iterable[Pending],
+    config_json: Mapping[str, Any],
+    path: Path,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes tensors in as few files as `max_shard_bytes` allows, then their index, and `config.json` last.
+
+    Each file appears whole or not at all, so a folder with a `config.json` is complete.
+
+    Raises:
+        InputError: the folder holds weights already.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if present := sorted(file.name for file in path.glob("model*.safetensors*")):
+        raise InputError(
+            f"the folder already holds {present[0]}", str(path), "remove it, or give another folder"
+        )
+    shards = _shards(tensors, max_shard_bytes)
+    files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        files = [WEIGHTS]
+    for file, shard in zip(files, shards, strict=True):
+        _write(path / file, functools.partial(_save_shard, shard))
+    if len(shards) > 1:
+        _write(path / INDEX, functools.partial(_save_json, _index(files, shards)))
+    _write(path / CONFIG, functools.partial(_save_json, config_json))
+
+
+def _fetch(array: Any, part: Published) -> np.ndarray:
+    return np.asarray(array if part.layer is None else array[part.layer])
+
+
+def _shards(tensors: Iterable[Pending], max_shard_bytes: int) -> list[list[Pending]]:
+    shards: list[list[Pending]] = [[]]
+    for tensor in tensors:
+        if shards[-1] and sum(each.nbytes for each in shards[-1]) + tensor.nbytes > max_shard_bytes:
+            shards.append([])
+        shards[-1].append(tensor)
+    return shards
+
+
+def _index(files: Sequence[str], shards: Sequence[Sequence[Pending]]) -> dict[str, Any]:
+    size = sum(tensor.nbytes for shard in shards for tensor in shard)
+    weight_map = {tensor.name: file for file, shard in zip(files, shards, strict=True) for tensor in shard}
+    return {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def _save_shard(shard: Sequence[Pending], file: Path) -> None:
+    arrays = {tensor.name: np.ascontiguousarray(tensor.make(), tensor.dtype) for tensor in shard}
+    save_file(arrays, file, {"format": "pt"})  # which transformers asks for
+
+
+def _save_json(content: Mapping[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write(file: Path, write: Callable[[Path], None]) -> None:
+    """Writes beside the file, then renames."""
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    try:
+        write(unfinished)
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)

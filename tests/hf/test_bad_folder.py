@@ -1,0 +1,250 @@
+"""Every fault of a folder is told in one line: what, where, and how to mend it."""
+
+import json
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.hf.save import save_params
+from mmkp_jax.models.definition import define, random_params
+from tests.tiny import hf_config_dict, tiny_config, write_tokenizer
+
+INDEX = "model.safetensors.index.json"
+
+
+def write_folder(path: Path, max_shard_bytes: int = 10**9, **overrides) -> None:
+    published = hf_config_dict(tiny_config(**overrides))
+    numbers = random_params(define(published), seed=1)
+    save_params(numbers, published, path, jnp.dtype(jnp.bfloat16), max_shard_bytes)
+    write_tokenizer(path)
+
+
+def told(call, *arguments) -> str:
+    """The one line of the error."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    error = caught.value
+    assert error.__cause__ is None
+    assert error.__suppress_context__ or error.__context__ is None  # no chain of tracebacks
+    assert "\n" not in str(error)
+    assert error.mend and str(error).endswith(error.mend)
+    return str(error)
+
+
+def truncate(file: Path, size: int) -> None:
+    os.truncate(file, size)
+
+
+def edit_weights(folder: Path, edit) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def edit_index(folder: Path, edit) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    edit(index)
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def only_pickles(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+WHOLE = {
+    "no config": (
+        lambda folder: (folder / "config.json").unlink(),
+        ["no config.json", "Hugging Face checkpoint"],
+    ),
+    "config is not JSON": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": '),
+        ["config.json", "cannot be read as JSON", "download"],
+    ),
+    "config is not UTF-8": (
+        lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{}"),
+        ["config.json", "cannot be read as JSON", "download"],
+    ),
+    "config is a list": (
+        lambda folder: (folder / "config.json").write_text("[]"),
+        ["config.json", "not a JSON object", "download"],
+    ),
+    "no tokenizer": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        ["tokenizer.json", "merges.txt", "base checkpoint"],
+    ),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        ["model.safetensors", INDEX, "download"],
+    ),
+    "pickles only": (
+        only_pickles,
+        ["pytorch_model.bin", "never opened", "safetensors", "save_pretrained"],
+    ),
+    "truncated weights": (
+        lambda folder: truncate(folder / "model.safetensors", 100_000),
+        ["model.safetensors", "100,000 bytes where its header tells of ", "download"],
+    ),
+    "truncated header": (
+        lambda folder: truncate(folder / "model.safetensors", 1000),
+        ["model.safetensors", "truncated or damaged", "download"],
+    ),
+    "empty weights": (
+        lambda folder: truncate(folder / "model.safetensors", 0),
+        ["model.safetensors", "truncated or damaged", "download"],
+    ),
+    "a pointer of git-lfs": (
+        lambda folder: (folder / "model.safetensors").write_text(
+            "version https://git-lfs.github.com/spec/v1\n"
+        ),
+        ["model.safetensors", "truncated or damaged", "download"],
+    ),
+}
+
+INDEXED = {
+    "index is not JSON": (
+        lambda folder: (folder / INDEX).write_text("nothing"),
+        [INDEX, "cannot be read as JSON", "download"],
+    ),
+    "index without a map": (
+        lambda folder: edit_index(folder, lambda index: index.pop("weight_map")),
+        [INDEX, "weight_map", "download"],
+    ),
+    "files that are not there": (
+        lambda folder: [file.unlink() for file in sorted(folder.glob("model-*"))[:2]],
+        [INDEX, "model-00001-of-00003.safetensors, model-00002-of-00003.safetensors", "download"],
+    ),
+    "tensors that are not there": (
+        lambda folder: edit_index(
+            folder,
+            lambda index: index["weight_map"].update(
+                {name: "model-00001-of-00003.safetensors" for name in ("new.weight", "other.weight")}
+            ),
+        ),
+        [
+            INDEX,
+            "new.weight (model-00001-of-00003.safetensors), other.weight (model-00001-of-00003.safetensors)",
+            "download",
+        ],
+    ),
+    "a truncated file": (
+        lambda folder: truncate(folder / "model-00002-of-00003.safetensors", 50_000),
+        ["model-00002-of-00003.safetensors", "50,000 bytes", "download"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "parts"), WHOLE.values(), ids=WHOLE.keys())
+def test_a_bad_folder_is_told_in_one_line(tmp_path, spoil, parts):
+    write_folder(tmp_path)
+    spoil(tmp_path)
+    line = told(open_folder, str(tmp_path))
+    assert all(part in line for part in [str(tmp_path), *parts]), line
+
+
+@pytest.mark.parametrize(("spoil", "parts"), INDEXED.values(), ids=INDEXED.keys())
+def test_a_bad_index_is_told_in_one_line(tmp_path, spoil, parts):
+    write_folder(tmp_path, max_shard_bytes=150_000)
+    spoil(tmp_path)
+    line = told(open_folder, str(tmp_path))
+    assert all(part in line for part in [str(tmp_path), *parts]), line
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "nosuchfolder", "./no/such", "a/b/c", "../up"])
+def test_a_path_that_is_no_folder(path):
+    line = told(open_folder, path)
+    assert line.startswith(f"{path}: there is no such folder") and "hub id" in line
+
+
+def test_a_path_that_is_a_file(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert "a file, not a folder" in told(open_folder, str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize("hub_id", ["nobody/no-such-model", "no--body/..x"])
+def test_a_hub_that_cannot_be_reached(monkeypatch, tmp_path, hub_id):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    line = told(open_folder, hub_id)
+    assert line.startswith(f"{hub_id}: there is no such folder, and the hub does not give it")
+    assert "network" in line and "local folder" in line
+
+
+def test_a_hub_id_fetches_no_pickle(monkeypatch, tmp_path):
+    write_folder(tmp_path)
+    asked = {}
+
+    def fetch(hub_id, allow_patterns):
+        asked[hub_id] = allow_patterns
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert open_folder("Qwen/Qwen2.5-VL-3B-Instruct").path == tmp_path
+    assert asked == {"Qwen/Qwen2.5-VL-3B-Instruct": ["*.json", "*.safetensors", "*.jinja", "*.txt"]}
+
+
+def test_a_damaged_tokenizer(tmp_path):
+    write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
+    line = told(load_tokenizer, Folder(tmp_path, {}, {}))
+    assert str(tmp_path) in line and "cannot read the tokenizer" in line and "base checkpoint" in line
+
+
+def load(path: Path) -> None:
+    folder = open_folder(str(path))
+    load_params(folder, define(hf_config_dict(tiny_config(tie_embeddings=False))).shapes())
+
+
+def test_all_wrong_tensors_are_told_at_once(tmp_path):
+    write_folder(tmp_path, tie_embeddings=False)
+
+    def spoil(tensors):
+        for layer in range(3):
+            del tensors[f"model.layers.{layer}.self_attn.q_proj.bias"]
+        del tensors["model.norm.weight"]
+        tensors["visual.merger.ln_q.weight"] = np.ones(31, np.float32)
+        for layer in (0, 2):
+            tensors[f"visual.blocks.{layer}.attn.proj.weight"] = np.ones((32, 16), np.float32)
+        tensors["model.layers.1.mlp.up_proj.weight"] = np.ones((96, 64), np.int8)
+        tensors["model.layers.1.mlp.up_proj.scales"] = np.ones(96, np.float32)
+        tensors["model.language_model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"]
+
+    edit_weights(tmp_path, spoil)
+    line = told(load, tmp_path)
+    for part in (
+        str(tmp_path),
+        "missing: ",
+        "model.norm.weight",
+        "model.layers.{0..2}.self_attn.q_proj.bias",
+        "unexpected: ",
+        "model.layers.1.mlp.up_proj.scales",
+        "of shape [31] instead of [32]: visual.merger.ln_q.weight",
+        "of shape [32, 16] instead of [32, 32]: visual.blocks.{0,2}.attn.proj.weight",
+        "of dtype I8, which is no float of 16 or 32 bits: model.layers.1.mlp.up_proj.weight",
+        "not quantised",
+    ):
+        assert part in line, (part, line)
+    unexpected = line.partition("unexpected: ")[2].partition(";")[0]
+    assert unexpected.count("embed_tokens") == 1  # the second of the two
+
+
+def test_a_head_is_missing_where_the_model_has_one(tmp_path):
+    write_folder(tmp_path, tie_embeddings=True)
+    assert "missing: lm_head.weight;" in told(load, tmp_path)
+
+
+def test_an_unknown_architecture(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_v1"}')
+    line = told(load, tmp_path)
+    assert f"{tmp_path}/config.json" in line and "did you mean 'qwen2_5_vl'?" in line
+
+
+def test_weights_are_never_overwritten(tmp_path):
+    write_folder(tmp_path)
+    assert "already holds model.safetensors" in told(write_folder, tmp_path)
