@@ -1,0 +1,77 @@
+"""What trains and how: the split into trainable and frozen parameters, the learning rate, AdamW."""
+
+import fnmatch
+from collections.abc import Sequence
+
+import optax
+
+from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.models.definition import Params, flatten, unflatten
+
+FROZEN_BY_DEFAULT = ("visual.patch_embed", "visual.blocks")
+"""The vision tower; its merger (the projector) and the decoder train, as in the paper."""
+
+
+def split_params(params: Params, freeze: Sequence[str]) -> tuple[Params, Params]:
+    """(trainable, frozen): the leaves whose path matches none, or one, of `freeze`.
+
+    A pattern is a path or the beginning of one at a dot (`visual.blocks`), with `*` for anything.
+
+    Raises:
+        InputError: a pattern matches no parameter, or nothing is left to train.
+    """
+    flat = flatten(params)
+    for pattern in freeze:
+        if not any(_matches(path, pattern) for path in flat):
+            parents = {path.rsplit(".", n)[0] for path in flat for n in range(path.count(".") + 1)}
+            raise InputError(
+                f"{pattern!r} matches no parameter{nearest(pattern, parents)}",
+                "config.freeze",
+                "give parameter paths or their beginnings",
+            )
+    frozen = {path for path in flat if any(_matches(path, pattern) for pattern in freeze)}
+    if len(frozen) == len(flat):
+        raise InputError("every parameter is frozen", "config.freeze", "leave something to train")
+    return (
+        unflatten({path: leaf for path, leaf in flat.items() if path not in frozen}),
+        unflatten({path: leaf for path, leaf in flat.items() if path in frozen}),
+    )
+
+
+def join_params(*parts: Params) -> Params:
+    """The inverse of `split_params`."""
+    return unflatten({path: leaf for part in parts for path, leaf in flatten(part).items()})
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"{pattern}.*")
+
+
+def learning_rate(peak: float, *, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Linear warm-up over `warmup_steps` (the first step already moves), then a cosine to 0 at `total_steps`.
+
+    Raises:
+        InputError: the warm-up leaves no step for the cosine.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise InputError(
+            f"{warmup_steps} warm-up steps of {total_steps} in all",
+            "config.warmup_steps",
+            "give from 0 to total_steps - 1",
+        )
+    return optax.warmup_cosine_decay_schedule(peak / (warmup_steps + 1), peak, warmup_steps, total_steps)
+
+
+def adamw(
+    schedule: optax.Schedule, *, b1: float, b2: float, eps: float, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """AdamW behind clipping to a global norm; norms and biases do not decay."""
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decays),
+    )
+
+
+def decays(params: Params) -> Params:
+    """Which parameters weight decay pulls on: matrices, not norm scales or biases."""
+    return unflatten({path: not path.endswith((".scale", ".bias")) for path in flatten(params)})

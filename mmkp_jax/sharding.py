@@ -1,0 +1,123 @@
+"""The mesh, and the rules that lay parameters and batches out on it.
+
+A parameter names its axes (`models.layers.parameter`); a rule maps such a name to a mesh axis. Where that does not
+divide the parameter's axis, or the mesh axis is taken by an earlier one, the parameter is whole along it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
+from mmkp_jax.ops.layout import ROW_AXES
+
+MESH_AXES = ("data", "fsdp", "tensor")
+"""Copies of the model; shards of it that see different rows; shards of it that see the same rows."""
+
+Rules = Mapping[str, str | None]
+
+DEFAULT_RULES: Rules = {
+    "layers": None,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vision_embed": "fsdp",
+    "vision_heads": None,  # q, k and v are one tensor there: divided, each device would get other parts of each
+    "vision_mlp": "tensor",
+}
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all `devices` with the axes `MESH_AXES`; one size may be -1, for what the others leave.
+
+    Raises:
+        InputError: an unknown axis, a size that is not positive, or sizes that do not use exactly the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    where = "config.mesh"
+    for axis in sizes:
+        if axis not in MESH_AXES:
+            raise InputError(
+                f"unknown mesh axis {axis!r}{nearest(axis, MESH_AXES)}", where, f"use {', '.join(MESH_AXES)}"
+            )
+    shape = [sizes.get(axis, 1) for axis in MESH_AXES]
+    if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
+        raise InputError(f"sizes {dict(sizes)}", where, "give positive sizes, at most one of them -1")
+    given = math.prod(size for size in shape if size != -1)
+    shape = [len(devices) // given if size == -1 else size for size in shape]
+    if math.prod(shape) != len(devices):
+        raise InputError(
+            f"{' x '.join(map(str, shape))} ({', '.join(MESH_AXES)}) does not use exactly {len(devices)} devices",
+            where,
+            "make the product of the sizes the number of devices, or one size -1",
+        )
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def check_rules(rules: Rules) -> None:
+    """Raises InputError for a rule that names an unknown logical or mesh axis."""
+    for name, axis in rules.items():
+        if name not in DEFAULT_RULES:
+            raise InputError(
+                f"unknown parameter axis {name!r}{nearest(name, DEFAULT_RULES)}",
+                "config.sharding_rules",
+                f"use {', '.join(DEFAULT_RULES)}",
+            )
+        if axis is not None and axis not in MESH_AXES:
+            raise InputError(
+                f"rule {name!r} names unknown mesh axis {axis!r}{nearest(axis, MESH_AXES)}",
+                "config.sharding_rules",
+                f"use {', '.join(MESH_AXES)} or None",
+            )
+
+
+def partition(shape: Sequence[int], names: Sequence[str | None], mesh: Mesh, rules: Rules) -> PartitionSpec:
+    """How a parameter of `shape`, its axes called `names`, is divided."""
+    spec: list[str | None] = []
+    for size, name in zip(shape, names, strict=True):
+        axis = rules.get(name) if name else None
+        fits = axis is not None and axis not in spec and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0
+        spec.append(axis if fits else None)
+    return PartitionSpec(*spec)
+
+
+def param_shardings(definition: Definition, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Params:
+    """The sharding of every parameter, as a nested dict."""
+    check_rules(rules)
+    axes = flatten(definition.logical_axes())
+    return unflatten(
+        {
+            path: NamedSharding(mesh, partition(leaf.shape, axes[path], mesh, rules))
+            for path, leaf in flatten(definition.shapes()).items()
+        }
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches [accumulation steps, rows, ...]: rows over the batch axes."""
+    return NamedSharding(mesh, PartitionSpec(None, ROW_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def describe(definition: Definition, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> str:
+    """A line a parameter: path, shape, the mesh axis each of its axes is divided over, and its size on one device."""
+    shardings = flatten(param_shardings(definition, mesh, rules))
+    lines = []
+    for path, leaf in flatten(definition.shapes()).items():
+        axes = [axis or "-" for axis in shardings[path].spec]
+        local = shardings[path].shard_shape(leaf.shape)
+        lines.append(f"{path:40} {_by(leaf.shape):22} {' '.join(axes):22} {_by(local)}")
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,134 @@
+"""The train step: every example's loss under both targets in one forward pass, then one optimizer step.
+
+A micro-batches, B rows of each, T tokens, M label slots, S examples a row.
+
+The state is a plain nested dict: `step` (int32), `trainable` (float32), `frozen` (usually bf16, no optimizer state),
+`optimizer`, `gamma` (`mmkp_jax.gamma`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mmkp_jax.data.forest import Forest
+from mmkp_jax.gamma import GammaRule, init_gamma, update_gamma
+from mmkp_jax.models.definition import Definition, Params
+from mmkp_jax.objectives import Choice, Losses, Objective, example_losses
+from mmkp_jax.ops.cross_entropy import label_nll
+from mmkp_jax.optim import join_params
+
+State = dict[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+def init_state(
+    trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, rule: GammaRule
+) -> State:
+    """The state before the first step."""
+    return {
+        "step": jnp.int32(0),
+        "trainable": trainable,
+        "frozen": frozen,
+        "optimizer": optimizer.init(trainable),
+        "gamma": init_gamma(rule),
+    }
+
+
+def forest_losses(
+    definition: Definition, params: Params, forest: Forest, *, examples: int, dtype: jnp.dtype
+) -> Losses:
+    """Every example's loss under each of its targets, from one forward pass over a batch [B, ...].
+
+    Args:
+        examples: S, the most examples a row may hold.
+        dtype: what the model computes in; softmax and losses are float32 at least.
+    """
+    model = definition.bind(params)
+    hidden_BTD = model(forest, dtype)
+    nll_BM = label_nll(hidden_BTD, model.head, forest.label_slot_BM, forest.label_BM)
+    return example_losses(nll_BM, forest, examples)
+
+
+def make_train_step(
+    definition: Definition,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    rule: GammaRule,
+    *,
+    examples: int,
+    dtype: jnp.dtype,
+) -> Callable[[State, Forest], tuple[State, Metrics]]:
+    """A pure `(state, batch [A, B, ...]) -> (state, metrics)`; jit it with shardings and donate the state.
+
+    The loss of a step is the mean over the posts that count, over all micro-batches: sums are accumulated and divided
+    once, so A micro-batches of B rows give what one batch of A * B rows gives.
+    """
+
+    def loss_of(
+        trainable: Params, frozen: Params, forest: Forest, gamma: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        params = join_params(trainable, frozen)
+        losses = forest_losses(definition, params, forest, examples=examples, dtype=dtype)
+        sums = _sums(losses, objective(losses, gamma), forest)
+        return sums["loss"], sums
+
+    def train_step(state: State, batch: Forest) -> tuple[State, Metrics]:
+        trainable, gamma = state["trainable"], state["gamma"]["gamma"]
+
+        def accumulate(total: tuple, forest: Forest) -> tuple[tuple, None]:
+            one = jax.grad(loss_of, has_aux=True)(trainable, state["frozen"], forest, gamma)
+            return jax.tree.map(jnp.add, total, one), None
+
+        nothing = jax.tree.map(jnp.zeros_like, trainable), dict.fromkeys(SUMS, jnp.float32(0))
+        (gradient, sums), _ = jax.lax.scan(accumulate, nothing, batch)
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(sums["posts"], 1), gradient)
+
+        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], trainable)
+        new_state = {
+            "step": state["step"] + 1,
+            "trainable": optax.apply_updates(trainable, updates),
+            "frozen": state["frozen"],
+            "optimizer": optimizer_state,
+            "gamma": update_gamma(rule, state["gamma"], sums["loss_sft"], sums["posts_sft"]),
+        }
+        return new_state, _metrics(sums, optax.global_norm(gradient), gamma)
+
+    return train_step
+
+
+SUMS = ("loss", "posts", "left_out", "loss_sft", "posts_sft", "loss_cot", "posts_cot", "on_cot", "labels")
+"""What a step adds up over its micro-batches."""
+
+
+def _sums(losses: Losses, choice: Choice, forest: Forest) -> Metrics:
+    counts_BS, here_BS = choice.counts_BS, losses.has_sft_BS | losses.has_cot_BS
+    sums = {
+        "loss": jnp.where(counts_BS, choice.loss_BS, 0),
+        "posts": counts_BS,
+        "left_out": here_BS & ~counts_BS,
+        "loss_sft": losses.sft_BS,
+        "posts_sft": losses.has_sft_BS,
+        "loss_cot": losses.cot_BS,
+        "posts_cot": losses.has_cot_BS,
+        "on_cot": choice.on_cot_BS,
+        "labels": forest.weight_BM,
+    }
+    return {name: jnp.sum(array, dtype=jnp.float32) for name, array in sums.items()}
+
+
+def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
+    """Means over posts where a name is not a count; `grad_norm` before clipping; `gamma` as the step used it."""
+    return {
+        "loss": sums["loss"] / jnp.maximum(sums["posts"], 1),
+        "loss_sft": sums["loss_sft"] / jnp.maximum(sums["posts_sft"], 1),
+        "loss_cot": sums["loss_cot"] / jnp.maximum(sums["posts_cot"], 1),
+        "cot_share": sums["on_cot"] / jnp.maximum(sums["posts"], 1),
+        "gamma": gamma,
+        "grad_norm": grad_norm,
+        "posts": sums["posts"],
+        "left_out": sums["left_out"],
+        "labels": sums["labels"],
+    }
