@@ -98,9 +98,7 @@ def objective(strategy: str, *, multitask_weight: float = 0.5) -> Objective:
         InputError: the strategy is unknown, or is zero-shot, which has nothing to train.
     """
     if strategy == "zeroshot":
-        raise InputError(
-            "strategy 'zeroshot' trains nothing", "config.strategy", "evaluate the checkpoint as it is"
-        )
+        raise InputError("strategy 'zeroshot' trains nothing", "config.strategy", "evaluate the checkpoint as it is")
     if strategy not in TRAINED:
         raise InputError(
             f"unknown strategy {strategy!r}{nearest(strategy, STRATEGIES)}",

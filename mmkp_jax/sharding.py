@@ -4,12 +4,15 @@ A parameter names its axes (`models.layers.parameter`); a rule maps such a name 
 divide the parameter's axis, or the mesh axis is taken by an earlier one, the parameter is whole along it.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mmkp_jax.data.forest import Forest
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
 from mmkp_jax.ops.layout import ROW_AXES
@@ -103,6 +106,29 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, ROW_AXES))
 
 
+def place_batch(batch: Forest, mesh: Mesh) -> Forest:
+    """A host's part of a batch [accumulation steps, its rows, ...] as global arrays on the mesh."""
+    return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh)), batch)
+
+
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, trainable: Params, shardings: Params, mesh: Mesh
+) -> optax.OptState:
+    """Moments lie where their parameters do; counters are everywhere.
+
+    Args:
+        trainable: shapes of the trainable parameters.
+        shardings: their shardings.
+    """
+    return optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, trainable),
+        shardings,
+        transform_non_params=lambda _: replicated(mesh),
+    )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -111,7 +137,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def describe(definition: Definition, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> str:
     """A line a parameter: path, shape, the mesh axis each of its axes is divided over, and its size on one device."""
     shardings = flatten(param_shardings(definition, mesh, rules))
-    lines = []
+    lines = [f"{'parameter':40} {'shape':22} {'divided over':22} on one device"]
     for path, leaf in flatten(definition.shapes()).items():
         axes = [axis or "-" for axis in shardings[path].spec]
         local = shardings[path].shard_shape(leaf.shape)

@@ -24,9 +24,7 @@ State = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
-def init_state(
-    trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, rule: GammaRule
-) -> State:
+def init_state(trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, rule: GammaRule) -> State:
     """The state before the first step."""
     return {
         "step": jnp.int32(0),
@@ -37,9 +35,7 @@ def init_state(
     }
 
 
-def forest_losses(
-    definition: Definition, params: Params, forest: Forest, *, examples: int, dtype: jnp.dtype
-) -> Losses:
+def forest_losses(definition: Definition, params: Params, forest: Forest, *, examples: int, dtype: jnp.dtype) -> Losses:
     """Every example's loss under each of its targets, from one forward pass over a batch [B, ...].
 
     Args:
@@ -67,9 +63,7 @@ def make_train_step(
     once, so A micro-batches of B rows give what one batch of A * B rows gives.
     """
 
-    def loss_of(
-        trainable: Params, frozen: Params, forest: Forest, gamma: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def loss_of(trainable: Params, frozen: Params, forest: Forest, gamma: jax.Array) -> tuple[jax.Array, Metrics]:
         params = join_params(trainable, frozen)
         losses = forest_losses(definition, params, forest, examples=examples, dtype=dtype)
         sums = _sums(losses, objective(losses, gamma), forest)

@@ -85,9 +85,7 @@ def two_pass_loss(
     features_BPD = model.visual(pair.first, dtype)
 
     def losses(forest: Forest) -> tuple[jax.Array, jax.Array]:
-        nll_BM = label_nll(
-            model.decode(forest, features_BPD), model.head, forest.label_slot_BM, forest.label_BM
-        )
+        nll_BM = label_nll(model.decode(forest, features_BPD), model.head, forest.label_slot_BM, forest.label_BM)
         found = example_losses(nll_BM, forest, examples)
         return found.sft_BS, found.has_sft_BS
 

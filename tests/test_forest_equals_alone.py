@@ -47,8 +47,7 @@ def relative(ours, theirs) -> float:
     ours, theirs = flatten(ours), flatten(theirs)
     whole = max(np.linalg.norm(leaf) for leaf in theirs.values())
     return max(
-        np.linalg.norm(ours[path] - leaf) / max(np.linalg.norm(leaf), 1e-3 * whole)
-        for path, leaf in theirs.items()
+        np.linalg.norm(ours[path] - leaf) / max(np.linalg.norm(leaf), 1e-3 * whole) for path, leaf in theirs.items()
     )
 
 
@@ -101,9 +100,7 @@ def test_dynamic_cot_equals_the_literal_two_passes(choices):
         return two_pass_loss(DEFINITION, params, pair, gamma, dtype=jnp.float32)
 
     (_, (ours, on_cot)), gradient = jax.jit(jax.value_and_grad(forest_loss, has_aux=True))(PARAMS)
-    (_, (literal, literal_on_cot)), literal_gradient = jax.jit(
-        jax.value_and_grad(literal_loss, has_aux=True)
-    )(PARAMS)
+    (_, (literal, literal_on_cot)), literal_gradient = jax.jit(jax.value_and_grad(literal_loss, has_aux=True))(PARAMS)
     np.testing.assert_array_equal(on_cot, literal_on_cot)
     assert on_cot.sum() == on_cot_expected
     np.testing.assert_allclose(ours, literal, rtol=BOUND)
@@ -115,9 +112,7 @@ def other_tokens(forest: Forest, row: int, segment: int, branch: int | None) -> 
     here_T = forest.segment_BT[row] == segment
     if branch is not None:
         here_T &= forest.branch_BT[row] == branch
-    token_BT, label_BM, patch_BPC = (
-        np.array(a) for a in (forest.token_BT, forest.label_BM, forest.patch_BPC)
-    )
+    token_BT, label_BM, patch_BPC = (np.array(a) for a in (forest.token_BT, forest.label_BM, forest.patch_BPC))
     text_T = here_T & (forest.merged_BT[row] < 0)
     token_BT[row, text_T] = (token_BT[row, text_T] + 17) % 290
     labels_M = here_T[forest.label_slot_BM[row]] & (forest.weight_BM[row] > 0)
@@ -127,9 +122,7 @@ def other_tokens(forest: Forest, row: int, segment: int, branch: int | None) -> 
     return forest._replace(token_BT=token_BT, label_BM=label_BM, patch_BPC=patch_BPC)
 
 
-@pytest.mark.parametrize(
-    "row, segment, branch", [(0, 1, 1), (0, 1, 2), (0, 1, None), (0, 2, None), (1, 2, 2)]
-)
+@pytest.mark.parametrize("row, segment, branch", [(0, 1, 1), (0, 1, 2), (0, 1, None), (0, 2, None), (1, 2, 2)])
 def test_other_losses_stay_to_the_last_bit_when_a_branch_or_post_changes(row, segment, branch):
     run = jax.jit(losses_of)
     before, after = run(PARAMS, FOREST), run(PARAMS, other_tokens(FOREST, row, segment, branch))

@@ -23,7 +23,7 @@ def random_tree(
     sft: int = 4,
     cot: int = 7,
 ) -> Tree:
-    """A prompt of a few tokens, each picture followed by a few more, and `text` at the end; targets of given lengths."""
+    """A prompt of a few tokens, each picture with a few more behind it, `text` tokens; targets of given lengths."""
     rng = np.random.default_rng(seed)
 
     def draw(n: int) -> np.ndarray:
@@ -44,9 +44,7 @@ def row_size(rows: Sequence[Sequence[Tree]], config: Qwen2_5_VLConfig, spare: in
     def most(name: str) -> int:
         return max(sum(getattr(size, name) for size in row) for row in sizes) + spare
 
-    return RowSize(
-        most("tokens"), most("patches") + 3 * spare, most("windows"), most("labels"), most("examples")
-    )
+    return RowSize(most("tokens"), most("patches") + 3 * spare, most("windows"), most("labels"), most("examples"))
 
 
 def forest_of(rows: Sequence[Sequence[Tree]], config: Qwen2_5_VLConfig, spare: int = 0) -> Forest:

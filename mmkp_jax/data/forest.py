@@ -166,9 +166,7 @@ def _lay_tokens(
 
     `merged` is the row's number of the tree's first merged patch.
     """
-    position_T3, _ = mrope_positions(
-        tree.prompt, tree.grids, image_token=geometry.image_token, merge=geometry.merge
-    )
+    position_T3, _ = mrope_positions(tree.prompt, tree.grids, image_token=geometry.image_token, merge=geometry.merge)
     if tree.prompt[-1] == geometry.image_token:
         raise ValueError("a prompt must end with a text token: the first label is predicted from it")
     start, trunk = slot, len(tree.prompt) - 1

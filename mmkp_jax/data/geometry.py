@@ -18,7 +18,7 @@ class PatchLayout(NamedTuple):
     """One picture's patches in window order; P patches, M = P / merge² merged patches, W windows."""
 
     source_P: np.ndarray
-    """int32: the place of each patch in the order that transformers' image processor emits (merged patches row by row)."""
+    """int32: the place of each patch in transformers' order, which is the merged patches row by row."""
     position_P2: np.ndarray
     """int32: (row, column) of each patch in the grid."""
     window_length_W: np.ndarray
@@ -37,9 +37,7 @@ def patch_layout(grid: Grid, *, window_side: int, merge: int = 2) -> PatchLayout
         ValueError: a side is not a positive multiple of `merge`.
     """
     if min(grid) <= 0 or grid[0] % merge or grid[1] % merge:
-        raise ValueError(
-            f"a grid of {grid[0]} x {grid[1]} patches is not made of {merge} x {merge} merged patches"
-        )
+        raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches is not made of {merge} x {merge} merged patches")
     rows, columns = grid[0] // merge, grid[1] // merge
     row_M, column_M = (axis.ravel() for axis in np.indices((rows, columns)))
     window_M = (row_M // window_side) * -(-columns // window_side) + column_M // window_side

@@ -52,9 +52,7 @@ def open_folder(path: str) -> Folder:
     """
     local = _locate(path)
     if not (local / CONFIG).is_file():
-        raise InputError(
-            f"the folder has no {CONFIG}", str(local), "give the folder of a Hugging Face checkpoint"
-        )
+        raise InputError(f"the folder has no {CONFIG}", str(local), "give the folder of a Hugging Face checkpoint")
     config = _read_json(local / CONFIG)
     names = {file.name for file in local.iterdir()}
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
@@ -147,9 +145,7 @@ def _read_indexed(path: Path) -> dict[str, Tensor]:
         raise InputError(f"the index names files that are not there: {', '.join(absent)}", str(index), _AGAIN)
     headers = {file: _read_header(path / file) for file in files}
     if lacking := [f"{name} ({file})" for name, file in weight_map.items() if name not in headers[file]]:
-        raise InputError(
-            f"the index names tensors that their file lacks: {', '.join(lacking)}", str(index), _AGAIN
-        )
+        raise InputError(f"the index names tensors that their file lacks: {', '.join(lacking)}", str(index), _AGAIN)
     return {name: headers[file][name] for name, file in weight_map.items()}
 
 
@@ -158,8 +154,7 @@ def _read_header(file: Path) -> dict[str, Tensor]:
         with safe_open(file, framework="numpy") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
             return {
-                name: Tensor(file, name, tuple(part.get_shape()), part.get_dtype())
-                for name, part in slices.items()
+                name: Tensor(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
         found, declared = file.stat().st_size, _declared_bytes(file)

@@ -84,9 +84,7 @@ def save_tensors(
     """
     path.mkdir(parents=True, exist_ok=True)
     if present := sorted(file.name for file in path.glob("model*.safetensors*")):
-        raise InputError(
-            f"the folder already holds {present[0]}", str(path), "remove it, or give another folder"
-        )
+        raise InputError(f"the folder already holds {present[0]}", str(path), "remove it, or give another folder")
     shards = _shards(tensors, max_shard_bytes)
     files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) == 1:

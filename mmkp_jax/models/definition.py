@@ -3,7 +3,7 @@
 The train state is such dicts; inside `jax.jit` they are bound to the structure, which costs nothing at run time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -40,19 +40,19 @@ class Definition(NamedTuple):
         return nnx.merge(self.graph, state)
 
 
-def define(published: Mapping[str, Any], where: str = "config.json", *, remat: bool = False) -> Definition:
-    """The model that a Hugging Face `config.json` (read at `where`) describes.
+def define(published: Mapping[str, Any], where: str = "config.json", **options: Any) -> Definition:
+    """The model that a Hugging Face `config.json` (read at `where`) describes; `options` as the module takes them.
 
     Raises:
         InputError: the architecture or one of its settings is not implemented, or a field is missing.
     """
     family = family_of(published, where)
-    return define_from(family.build, family.config_from_hf(published, where), remat=remat)
+    return define_from(family.build, family.config_from_hf(published, where), **options)
 
 
-def define_from(build: Any, config: Any, *, remat: bool = False) -> Definition:
+def define_from(build: Callable[..., nnx.Module], config: Any, **options: Any) -> Definition:
     """The model that `build` makes of `config`, with nothing allocated."""
-    module = nnx.eval_shape(lambda: build(config, remat=remat, rngs=nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0), **options))
     return Definition(config, *nnx.split(module))
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 from mmkp_jax.ops.layout import over_rows
 
-INIT_STD = 0.02
+NORMAL = jax.nn.initializers.normal(0.02)
 
 
 def parameter(
@@ -24,7 +24,7 @@ def parameter(
     shape: tuple[int, ...],
     axes: tuple[str | None, ...],
     layers: int | None,
-    init: Callable = jax.nn.initializers.normal(INIT_STD),
+    init: Callable = NORMAL,
 ) -> nnx.Param:
     """A float32 parameter with named axes, stacked `layers` times in front when that is given."""
     if layers is not None:
@@ -45,9 +45,7 @@ class Linear(nnx.Module):
         rngs,
     ):
         self.weight = parameter(rngs, size, axes, layers)
-        self.bias = (
-            parameter(rngs, size[:1], axes[:1], layers, jax.nn.initializers.zeros) if bias else nnx.data(None)
-        )
+        self.bias = parameter(rngs, size[:1], axes[:1], layers, jax.nn.initializers.zeros) if bias else nnx.data(None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         flat = x.reshape(-1, x.shape[-1])  # XLA's CPU backend multiplies 2-D operands much faster
@@ -73,9 +71,7 @@ class RMSNorm(nnx.Module):
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(
-        self, width: int, hidden: int, axes: tuple[str, str], *, bias: bool, layers: int | None, rngs
-    ):
+    def __init__(self, width: int, hidden: int, axes: tuple[str, str], *, bias: bool, layers: int | None, rngs):
         D, F = axes
         self.gate = Linear((hidden, width), (F, D), bias=bias, layers=layers, rngs=rngs)
         self.up = Linear((hidden, width), (F, D), bias=bias, layers=layers, rngs=rngs)
@@ -104,9 +100,7 @@ def rotate(x_BTNH: jax.Array, angle_BTI: jax.Array) -> jax.Array:
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BTNH.dtype)
 
 
-def scan_layers(
-    layers: nnx.Module, x: jax.Array, each: Callable, *per_layer: jax.Array, remat: bool
-) -> jax.Array:
+def scan_layers(layers: nnx.Module, x: jax.Array, each: Callable, *per_layer: jax.Array, remat: bool) -> jax.Array:
     """Runs `x = each(layer, x, *slices)` over the stacked `layers`; with `remat` only x is kept for the backward pass.
 
     `per_layer` arrays have the layer axis in front; `each` gets their slices.

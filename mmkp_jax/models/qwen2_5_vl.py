@@ -15,8 +15,9 @@ from flax import nnx
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.models.layers import Linear, RMSNorm, SwiGLU, parameter, rotary_frequencies, rotate, scan_layers
 from mmkp_jax.models.qwen2_5_vl_config import Qwen2_5_VLConfig, VisionConfig
-from mmkp_jax.ops.attention import dense_attention, forest_mask, same_segment_mask
-from mmkp_jax.ops.layout import over_rows
+from mmkp_jax.ops.attention import Attend, dense_attention
+from mmkp_jax.ops.backends import BACKENDS
+from mmkp_jax.ops.layout import over_rows, whole_vectors
 from mmkp_jax.ops.tiles import Tiles, from_tiles, lay_tiles, to_tiles
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -65,7 +66,7 @@ class VisionBlock(nnx.Module):
         x_BPD: jax.Array,
         angle_BPI: jax.Array,
         tiles: Tiles,
-        picture_mask_BPP: jax.Array,
+        attend_picture: Attend,
         full: jax.Array,
     ) -> jax.Array:
         """`full` (bool scalar) chooses attention over the picture instead of the window."""
@@ -73,12 +74,7 @@ class VisionBlock(nnx.Module):
         qkv_BPD = self.qkv(self.norm1(x_BPD)).reshape(B, P, 3, self.num_heads, self.head_dim)
         q, k, v = (qkv_BPD[:, :, i] for i in range(3))
         q, k = rotate(q, angle_BPI), rotate(k, angle_BPI)
-        x_BPNH = jax.lax.cond(
-            full,
-            lambda q, k, v: dense_attention(q, k, v, picture_mask_BPP),
-            lambda q, k, v: window_attention(q, k, v, tiles),
-            q, k, v,
-        )  # fmt: skip
+        x_BPNH = jax.lax.cond(full, attend_picture, lambda q, k, v: window_attention(q, k, v, tiles), q, k, v)
         x_BPD = x_BPD + self.proj(x_BPNH.reshape(B, P, D))
         return x_BPD + self.mlp(self.norm2(x_BPD))
 
@@ -99,9 +95,7 @@ class Merger(nnx.Module):
         joined = config.hidden_size * config.merge_size**2
         self.norm = RMSNorm(config.hidden_size, "vision_embed", eps=VISION_NORM_EPS, layers=None, rngs=rngs)
         self.up = Linear((joined, joined), ("vision_mlp", "vision_embed"), bias=True, layers=None, rngs=rngs)
-        self.down = Linear(
-            (config.out_hidden_size, joined), ("embed", "vision_mlp"), bias=True, layers=None, rngs=rngs
-        )
+        self.down = Linear((config.out_hidden_size, joined), ("embed", "vision_mlp"), bias=True, layers=None, rngs=rngs)
 
     def __call__(self, x_BPD: jax.Array) -> jax.Array:
         B, _, _ = x_BPD.shape
@@ -112,11 +106,11 @@ class Merger(nnx.Module):
 class VisionTower(nnx.Module):
     """Patches to features, and by the merger to image tokens; all in window order."""
 
-    def __init__(self, config: VisionConfig, *, remat: bool, rngs):
+    def __init__(self, config: VisionConfig, *, remat: bool, attention: str, rngs):
         self.patch_embed = PatchEmbed(config, rngs=rngs)
         self.blocks = VisionBlock(config, layers=config.depth, rngs=rngs)
         self.merger = Merger(config, rngs=rngs)
-        self.config, self.remat = config, remat
+        self.config, self.remat, self.attention = config, remat, attention
 
     def __call__(self, forest: Forest, dtype: jnp.dtype) -> jax.Array:
         """Features of every patch, before the merger: [B, P, D]."""
@@ -124,10 +118,10 @@ class VisionTower(nnx.Module):
         full_L = np.isin(np.arange(config.depth), config.full_attention_layers)
         angle_BPI = vision_angles(forest.patch_position_BP2, config.head_dim)
         tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.tile_size)
-        mask_BPP = same_segment_mask(forest.image_BP)
+        attend_picture = BACKENDS[self.attention].pictures(forest.image_BP)
 
         def block(layer: VisionBlock, x_BPD: jax.Array, full: jax.Array) -> jax.Array:
-            return layer(x_BPD, angle_BPI, tiles, mask_BPP, full)
+            return layer(x_BPD, angle_BPI, tiles, attend_picture, full)
 
         x_BPD = over_rows(self.patch_embed(forest.patch_BPC, dtype))
         return scan_layers(self.blocks, x_BPD, block, full_L, remat=self.remat)
@@ -154,11 +148,11 @@ class DecoderLayer(nnx.Module):
         self.o = Linear((D, N * H), ("embed", "heads"), bias=False, layers=layers, rngs=rngs)
         self.mlp = SwiGLU(D, config.intermediate_size, ("embed", "mlp"), bias=False, layers=layers, rngs=rngs)
 
-    def __call__(self, x_BTD: jax.Array, angle_BTI: jax.Array, mask_BTT: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, angle_BTI: jax.Array, attend: Attend) -> jax.Array:
         B, T, _ = x_BTD.shape
         h_BTD = self.attention_norm(x_BTD)
         q, k, v = (f(h_BTD).reshape(B, T, -1, self.head_dim) for f in (self.q, self.k, self.v))
-        out_BTNH = dense_attention(rotate(q, angle_BTI), rotate(k, angle_BTI), v, mask_BTT)
+        out_BTNH = attend(rotate(q, angle_BTI), rotate(k, angle_BTI), v)
         x_BTD = x_BTD + self.o(out_BTNH.reshape(B, T, -1))
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
@@ -172,9 +166,9 @@ class Decoder(nnx.Module):
         self.norm = RMSNorm(config.hidden_size, "embed", eps=config.rms_norm_eps, layers=None, rngs=rngs)
         self.remat = remat
 
-    def __call__(self, x_BTD: jax.Array, angle_BTI: jax.Array, mask_BTT: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, angle_BTI: jax.Array, attend: Attend) -> jax.Array:
         def layer(layer: DecoderLayer, x_BTD: jax.Array) -> jax.Array:
-            return layer(x_BTD, angle_BTI, mask_BTT)
+            return layer(x_BTD, angle_BTI, attend)
 
         return self.norm(scan_layers(self.layers, x_BTD, layer, remat=self.remat))
 
@@ -186,11 +180,14 @@ def mrope_angles(position_BT3: jax.Array, config: Qwen2_5_VLConfig) -> jax.Array
 
 
 class Qwen2_5_VL(nnx.Module):
-    """The whole model. `remat` keeps only each layer's input for the backward pass."""
+    """The whole model.
 
-    def __init__(self, config: Qwen2_5_VLConfig, *, remat: bool = False, rngs: nnx.Rngs):
-        self.config = config
-        self.visual = VisionTower(config.vision, remat=remat, rngs=rngs)
+    `remat` keeps only each layer's input for the backward pass; `attention` names one of `ops.backends.BACKENDS`.
+    """
+
+    def __init__(self, config: Qwen2_5_VLConfig, *, remat: bool = False, attention: str = "dense", rngs: nnx.Rngs):
+        self.config, self.attention = config, attention
+        self.visual = VisionTower(config.vision, remat=remat, attention=attention, rngs=rngs)
         self.decoder = Decoder(config, remat=remat, rngs=rngs)
         if not config.tie_embeddings:
             self.lm_head = parameter(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), None)
@@ -201,14 +198,12 @@ class Qwen2_5_VL(nnx.Module):
 
     def decode(self, forest: Forest, features_BPD: jax.Array) -> jax.Array:
         """Hidden states from the vision tower's features, in their dtype."""
-        mask_BTT = forest_mask(forest.segment_BT, forest.branch_BT)
-        return self.decoder(
-            self.embed(forest, features_BPD), mrope_angles(forest.position_BT3, self.config), mask_BTT
-        )
+        attend = BACKENDS[self.attention].forest(forest.segment_BT, forest.branch_BT)
+        return self.decoder(self.embed(forest, features_BPD), mrope_angles(forest.position_BT3, self.config), attend)
 
     def embed(self, forest: Forest, features_BPD: jax.Array) -> jax.Array:
         """Token embeddings, with each picture's merged features in place of its image tokens: [B, T, D]."""
-        x_BTD = self.decoder.embedding[...][forest.token_BT].astype(features_BPD.dtype)
+        x_BTD = whole_vectors(self.decoder.embedding[...])[forest.token_BT].astype(features_BPD.dtype)
         if features_BPD.shape[1] > 0:
             merged_BMD = self.visual.merger(features_BPD)
             image_BTD = jnp.take_along_axis(merged_BMD, jnp.maximum(forest.merged_BT, 0)[..., None], axis=1)

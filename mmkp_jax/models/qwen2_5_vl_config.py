@@ -62,9 +62,7 @@ class Qwen2_5_VLConfig:
         return self.hidden_size // self.num_heads
 
 
-PUBLISHED_VISION = VisionConfig(
-    depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=2048
-)
+PUBLISHED_VISION = VisionConfig(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=2048)
 """The tower of the published 3B; the 7B differs in `out_hidden_size` only."""
 
 QWEN2_5_VL_3B = Qwen2_5_VLConfig(
@@ -103,9 +101,7 @@ def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> 
         for name in names:
             if table.get(name) is not None:
                 return table[name]
-        raise InputError(
-            f"the {part} has no {names[0]!r}", where, "take the config.json published with the weights"
-        )
+        raise InputError(f"the {part} has no {names[0]!r}", where, "take the config.json published with the weights")
 
     def insist(name: str, value: Any, *supported: Any) -> None:
         if value not in supported:

@@ -2,9 +2,9 @@
 
 B rows, T tokens, M label slots, D model width, V vocabulary, split in n blocks of Z = V / n.
 
-Hidden states are gathered at the label positions first. Then one block of the vocabulary at a time is multiplied,
-forwards for a running logsumexp, and again backwards. Block j holds the tokens j, j + n, j + 2n, …: a vocabulary that is
-sharded over devices is so split alike on each, and a block's gradient is complete when it has been visited.
+Hidden states are gathered at the label positions first. Then one block of the vocabulary at a time is multiplied:
+forwards for a running logsumexp, and again backwards. Block j holds the tokens j, j + n, j + 2n, …, so that every
+device of a sharded vocabulary has its part of each block; a block's gradient is complete when it has been visited.
 """
 
 import functools
@@ -12,13 +12,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from mmkp_jax.ops.layout import whole_vectors
+
 BLOCK = 16_384
 """Most tokens of a block of the vocabulary."""
 
 
-def label_nll(
-    hidden_BTD: jax.Array, head_VD: jax.Array, slot_BM: jax.Array, label_BM: jax.Array
-) -> jax.Array:
+def label_nll(hidden_BTD: jax.Array, head_VD: jax.Array, slot_BM: jax.Array, label_BM: jax.Array) -> jax.Array:
     """-log p(label) at each label slot: at least float32, [B, M], in nats.
 
     Args:
@@ -38,9 +38,8 @@ def vocabulary_blocks(vocab_size: int) -> int:
 
 def _block(head_VD: jax.Array, j: jax.Array, n: int, dtype: jnp.dtype) -> jax.Array:
     V, D = head_VD.shape
-    return jax.lax.dynamic_index_in_dim(head_VD.reshape(V // n, n, D), j, axis=1, keepdims=False).astype(
-        dtype
-    )
+    block_ZD = jax.lax.dynamic_index_in_dim(head_VD.reshape(V // n, n, D), j, axis=1, keepdims=False)
+    return whole_vectors(block_ZD.astype(dtype))
 
 
 def _logits(hidden_BMD: jax.Array, block_ZD: jax.Array) -> jax.Array:
@@ -53,9 +52,7 @@ def _is_label(label_BM: jax.Array, j: jax.Array, n: int, size: int) -> jax.Array
     return (label_BM[..., None] // n == jnp.arange(size)) & (label_BM[..., None] % n == j)
 
 
-def _forward(
-    n: int, hidden_BMD: jax.Array, head_VD: jax.Array, label_BM: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _forward(n: int, hidden_BMD: jax.Array, head_VD: jax.Array, label_BM: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The NLL and the logsumexp, both [B, M]."""
     wide = jnp.promote_types(hidden_BMD.dtype, jnp.float32)
 
@@ -80,9 +77,7 @@ def _nll(n: int, hidden_BMD: jax.Array, head_VD: jax.Array, label_BM: jax.Array)
     return _forward(n, hidden_BMD, head_VD, label_BM)[0]
 
 
-def _nll_fwd(
-    n: int, hidden_BMD: jax.Array, head_VD: jax.Array, label_BM: jax.Array
-) -> tuple[jax.Array, tuple]:
+def _nll_fwd(n: int, hidden_BMD: jax.Array, head_VD: jax.Array, label_BM: jax.Array) -> tuple[jax.Array, tuple]:
     nll_BM, logsumexp_BM = _forward(n, hidden_BMD, head_VD, label_BM)
     return nll_BM, (hidden_BMD, head_VD, label_BM, logsumexp_BM)
 
@@ -97,9 +92,7 @@ def _nll_bwd(n: int, kept: tuple, g_BM: jax.Array) -> tuple[jax.Array, jax.Array
         share_BMZ = jnp.exp(_logits(hidden_BMD, block_ZD) - logsumexp_BM[..., None])
         error_BMZ = (share_BMZ - _is_label(label_BM, j, n, V // n)) * g_BM[..., None]
         error_BMZ = error_BMZ.astype(hidden_BMD.dtype)  # products of one dtype: mixed ones are slow on a GPU
-        d_hidden_BMD += jnp.einsum(
-            "bmz,zd->bmd", error_BMZ, block_ZD, preferred_element_type=d_hidden_BMD.dtype
-        )
+        d_hidden_BMD += jnp.einsum("bmz,zd->bmd", error_BMZ, block_ZD, preferred_element_type=d_hidden_BMD.dtype)
         d_block_ZD = jnp.einsum("bmz,bmd->zd", error_BMZ, hidden_BMD, preferred_element_type=d_head_ZnD.dtype)
         d_head_ZnD = jax.lax.dynamic_update_index_in_dim(d_head_ZnD, d_block_ZD, j, axis=1)
         return (d_hidden_BMD, d_head_ZnD), None

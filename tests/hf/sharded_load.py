@@ -38,9 +38,7 @@ def main(path: str, *network: str) -> None:
         for name, struct in shapes.items()
     }
     whole = {name: jax.ShapeDtypeStruct(struct.shape, jax.numpy.bfloat16) for name, struct in shapes.items()}
-    plain = {
-        name: np.asarray(array) for name, array in flatten(load_params(folder, unflatten(whole))).items()
-    }
+    plain = {name: np.asarray(array) for name, array in flatten(load_params(folder, unflatten(whole))).items()}
     for name, array in flatten(load_params(folder, unflatten(target))).items():
         assert array.sharding == shardings[name], name
         assert len(array.addressable_shards) == jax.local_device_count()

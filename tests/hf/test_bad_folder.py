@@ -100,9 +100,7 @@ WHOLE = {
         ["model.safetensors", "truncated or damaged", "download"],
     ),
     "a pointer of git-lfs": (
-        lambda folder: (folder / "model.safetensors").write_text(
-            "version https://git-lfs.github.com/spec/v1\n"
-        ),
+        lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
         ["model.safetensors", "truncated or damaged", "download"],
     ),
 }

@@ -157,15 +157,11 @@ def test_transformers_loads_what_we_save(saved, tmp_path):
 def test_load_casts_to_the_target(tmp_path, on_disk, loaded):
     path = write_folder(tmp_path, dtype=jnp.dtype(on_disk))
     folder = open_folder(str(path))
-    assert {tensor.dtype for tensor in folder.tensors.values()} == {
-        {"float32": "F32", "bfloat16": "BF16"}[on_disk]
-    }
+    assert {tensor.dtype for tensor in folder.tensors.values()} == {{"float32": "F32", "bfloat16": "BF16"}[on_disk]}
     structs = flatten(define(folder.config).shapes())
     target = {name: jax.ShapeDtypeStruct(struct.shape, loaded) for name, struct in structs.items()}
     numbers = flatten(random_params(define(folder.config), seed=5))
-    expected = {
-        name: array.astype(jnp.dtype(on_disk)).astype(jnp.dtype(loaded)) for name, array in numbers.items()
-    }
+    expected = {name: array.astype(jnp.dtype(on_disk)).astype(jnp.dtype(loaded)) for name, array in numbers.items()}
     assert_same(load_params(folder, unflatten(target)), unflatten(expected))
 
 
@@ -222,8 +218,7 @@ def test_a_sharding_may_not_split_the_layers(tmp_path):
     sharding = NamedSharding(mesh, PartitionSpec("fsdp"))
     structs = flatten(define(folder.config).shapes())
     target = {
-        name: jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=sharding)
-        for name, struct in structs.items()
+        name: jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=sharding) for name, struct in structs.items()
     }
     with pytest.raises(ValueError, match="splits the layers of a stack"):
         load_params(folder, unflatten(target))
@@ -248,6 +243,4 @@ def test_the_table_gives_the_published_3b():
 def test_names_in_messages_are_grouped_by_layer():
     names = [f"model.layers.{layer}.norm.weight" for layer in (0, 2, 3, 4)]
     assert compact(names) == "model.layers.{0,2..4}.norm.weight"
-    assert (
-        compact(["visual.merger.mlp.0.bias", "lm_head.weight"]) == "visual.merger.mlp.0.bias, lm_head.weight"
-    )
+    assert compact(["visual.merger.mlp.0.bias", "lm_head.weight"]) == "visual.merger.mlp.0.bias, lm_head.weight"

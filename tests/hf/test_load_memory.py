@@ -45,9 +45,7 @@ print(json.dumps({
 def folder_of_3b(tmp_path):
     """The published shapes in bfloat16, in files like the published ones; removed after the test."""
     free = shutil.disk_usage(tmp_path).free
-    assert free > 10 * 10**9, (
-        f"this test writes 7.5 GB to {tmp_path}, which has {free / 1e9:.1f} GB free, not 10"
-    )
+    assert free > 10 * 10**9, f"this test writes 7.5 GB to {tmp_path}, which has {free / 1e9:.1f} GB free, not 10"
     published = hf_config_dict(QWEN2_5_VL_3B)
     block = np.random.default_rng(0).standard_normal(1_000_003, np.float32).astype(BFLOAT16)
     shapes = {path: struct.shape for path, struct in flatten(define(published).shapes()).items()}

@@ -11,19 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
-from mmkp_jax.data.forest import COT, SFT, TRUNK, Tree
-from mmkp_jax.hf.folder import open_folder
-from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import define
+from mmkp_jax.data.forest import COT, SFT
+from mmkp_jax.data.geometry import patch_layout
 from mmkp_jax.models.layers import rotary_frequencies
-from mmkp_jax.models.qwen2_5_vl import CLIP_MEAN, CLIP_STD, mrope_angles, vision_angles
-from mmkp_jax.ops.attention import forest_mask, same_segment_mask
+from mmkp_jax.models.qwen2_5_vl import mrope_angles, vision_angles
+from mmkp_jax.ops.attention import DENSE
 from mmkp_jax.ops.tiles import lay_tiles
-from tests.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from tests.parity import BOUND, our_logits, pair_of, relative_error, sequence, their_inputs, their_logits
+from tests.tiny import tiny_config
 from tests.trees import forest_of, random_tree
-
-BOUND = 1e-5
 
 _TOWER = tiny_config().vision
 GEOMETRIES = {
@@ -57,61 +55,13 @@ POSTS = {
 
 @pytest.fixture(scope="module", params=GEOMETRIES.values(), ids=GEOMETRIES)
 def pair(request, tmp_path_factory):
-    """(transformers' model, our definition, our parameters)."""
-    folder = tmp_path_factory.mktemp("model")
-    theirs = hf_model(request.param, seed=0)
-    theirs.save_pretrained(folder)
-    write_tokenizer(folder)
-    opened = open_folder(str(folder))
-    definition = define(opened.config)
-    assert definition.config == request.param
-    return theirs, definition, load_params(opened, definition.shapes())
+    return pair_of(request.param, tmp_path_factory.mktemp("model"))
 
 
-def pixel_values(tree: Tree) -> torch.Tensor:
-    """What transformers' image processor makes of a tree's pictures: normalised, both frames."""
-    values = np.concatenate(tree.patches).reshape(-1, 3, 1, 196).astype(np.float32) / 255
-    mean, std = (np.asarray(s, np.float32).reshape(3, 1, 1) for s in (CLIP_MEAN, CLIP_STD))
-    return torch.from_numpy(((values - mean) / std).repeat(2, axis=2).reshape(len(values), -1))
-
-
-def their_inputs(tree: Tree, target: np.ndarray, config) -> dict[str, torch.Tensor]:
-    """The prompt and all but the last token of a target, as a plain sequence."""
-    tokens = torch.from_numpy(np.concatenate([tree.prompt, target[:-1]]).astype(np.int64))[None]
-    inputs = {"input_ids": tokens, "mm_token_type_ids": (tokens == config.image_token_id).int()}
-    if tree.grids:
-        inputs["pixel_values"] = pixel_values(tree)
-        inputs["image_grid_thw"] = torch.tensor([(1, *grid) for grid in tree.grids])
-    return inputs
-
-
-@torch.no_grad()
-def their_logits(model, tree: Tree, target: np.ndarray, config) -> np.ndarray:
-    return model(**their_inputs(tree, target, config)).logits[0].float().numpy()
-
-
-def our_logits(definition, params, forest, dtype=jnp.float32) -> np.ndarray:
-    @jax.jit
-    def run(params, forest):
-        model = definition.bind(params)
-        return jnp.einsum(
-            "btd,vd->btv", model(forest, dtype), model.head.astype(dtype), preferred_element_type=jnp.float32
-        )
-
-    return np.asarray(run(params, forest))
-
-
-def sequence(forest, row: int, segment: int, branch: int) -> np.ndarray:
-    """The slots of an example's trunk and one branch, in order."""
-    here = forest.segment_BT[row] == segment
-    return np.flatnonzero(here & np.isin(forest.branch_BT[row], [TRUNK, branch]))
-
-
-def assert_close(ours, theirs, bound=BOUND) -> None:
-    theirs = np.asarray(theirs)
-    error = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+def assert_close(ours, theirs) -> None:
+    error = relative_error(ours, theirs)
     print(f"error {error:.2e} of the largest value")
-    assert error <= bound, f"{error:.2e} of the largest value, bound {bound:.0e}"
+    assert error <= BOUND
 
 
 def test_logits_of_packed_rows_equal_transformers_alone(pair):
@@ -140,25 +90,23 @@ def test_blocks_equal_transformers(pair):
     tower = model.visual
 
     order = np.asarray(seen["patch_embed"][1])  # image-processor order; ours is window order
-    layout = np.concatenate(
-        [_window_order(g, config, start) for g, start in zip(tree.grids, (0, 1040), strict=True)]
-    )
+    layout = np.concatenate([_window_order(g, config, start) for g, start in zip(tree.grids, (0, 1040), strict=True)])
     assert_close(tower.patch_embed(forest.patch_BPC, jnp.float32)[0], order[layout])
 
     angles = vision_angles(forest.patch_position_BP2, config.vision.head_dim)
     tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.vision.tile_size)
-    mask = same_segment_mask(forest.image_BP)
+    attend = DENSE.pictures(forest.image_BP)
     for i in (0, config.vision.full_attention_layers[0]):
         x, out = seen[f"block {i}"]
         full = i in config.vision.full_attention_layers
-        assert_close(layer_of(tower.blocks, i)(x[None], angles, tiles, mask, full)[0], out)
+        assert_close(layer_of(tower.blocks, i)(x[None], angles, tiles, attend, full)[0], out)
 
     x, out = seen["merger"]
     assert_close(tower.merger(x[None])[0], out)
 
     x, out = seen["decoder layer"]
-    mask = forest_mask(forest.segment_BT, forest.branch_BT)
-    assert_close(layer_of(model.decoder.layers, 1)(x, mrope_angles(forest.position_BT3, config), mask), out)
+    attend = DENSE.forest(forest.segment_BT, forest.branch_BT)
+    assert_close(layer_of(model.decoder.layers, 1)(x, mrope_angles(forest.position_BT3, config), attend), out)
 
 
 @torch.no_grad()
@@ -184,15 +132,11 @@ def record(model, inputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _window_order(grid, config, start: int) -> np.ndarray:
-    from mmkp_jax.data.geometry import patch_layout
-
     return start + patch_layout(grid, window_side=config.vision.window_side).source_P
 
 
 def layer_of(stack, i: int):
     """Layer i of a stack, as a module."""
-    from flax import nnx
-
     graph, state = nnx.split(stack)
     return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(leaf)[i], state))
 

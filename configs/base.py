@@ -1,0 +1,49 @@
+"""Every field of an experiment, one line each, with its unit. Experiments override these.
+
+[P] printed in the paper, arXiv 2510.09358; [C] our choice where it is silent.
+"""
+
+import ml_collections
+
+from mmkp_jax.optim import FROZEN_BY_DEFAULT
+from mmkp_jax.sharding import DEFAULT_RULES
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The defaults: Dynamic CoT as the paper trains Qwen2.5-VL-3B."""
+    c = ml_collections.ConfigDict()
+
+    c.model = ml_collections.ConfigDict()
+    c.model.path = "Qwen/Qwen2.5-VL-3B-Instruct"  # a Hugging Face folder or hub id
+
+    c.strategy = "dyncot"  # zeroshot, sft, cot, multitask or dyncot
+    c.multitask_weight = 0.5  # share of the SFT loss under multitask [C]
+    c.gamma_mode = "fixed"  # fixed, mean (the paper's "avg") or ema
+    c.gamma = 0.4  # nats a label; for fixed [P]
+    c.gamma_ema_decay = 0.99  # a step; for ema [C]
+
+    c.freeze = FROZEN_BY_DEFAULT  # parameter paths that do not train: the vision tower without its merger [P]
+    c.learning_rate = 5e-5  # peak [P]
+    c.warmup_steps = 100  # optimizer steps of linear warm-up before the cosine [C]
+    c.total_steps = 10_000  # optimizer steps [C]
+    c.b1, c.b2, c.eps = 0.9, 0.95, 1e-8  # AdamW [C]
+    c.weight_decay = 0.01  # a step, times the learning rate; matrices only [C]
+    c.clip_norm = 1.0  # global norm of the gradient [C]
+
+    c.global_batch_size = 8  # packed rows an optimizer step, over all devices [C]
+    c.accumulation_steps = 1  # micro-batches that an optimizer step is split into
+    c.row = ml_collections.ConfigDict()
+    c.row.tokens = 4096  # token slots of a row
+    c.row.patches = 9216  # patch slots of a row; a picture of 451,584 pixels has 2,304
+    c.row.windows = 192  # window tiles of a row; each holds 64 patches
+    c.row.labels = 1536  # label slots of a row, over both targets
+    c.row.examples = 16  # posts of a row, at most
+
+    c.compute_dtype = "bfloat16"  # of activations and products; softmax and losses are float32
+    c.frozen_dtype = "bfloat16"  # in which frozen parameters are kept; trained ones are float32
+    c.attention = "auto"  # a backend of mmkp_jax.ops.backends, or auto: the best for the platform
+    c.remat = True  # keep only each layer's input for the backward pass
+
+    c.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices; -1 is what is left
+    c.sharding_rules = ml_collections.ConfigDict(dict(DEFAULT_RULES))  # parameter axis to mesh axis
+    return c
