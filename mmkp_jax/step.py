@@ -88,7 +88,7 @@ def make_train_step(
             "optimizer": optimizer_state,
             "gamma": update_gamma(rule, state["gamma"], sums["loss_sft"], sums["posts_sft"]),
         }
-        return new_state, _metrics(sums, optax.global_norm(gradient), gamma)
+        return new_state, _metrics(sums, optax.tree.norm(gradient), gamma)
 
     return train_step
 

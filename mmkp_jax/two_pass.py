@@ -74,24 +74,32 @@ def _stretched(
 
 
 def two_pass_loss(
-    definition: Definition, params: Params, pair: Pair, gamma: jax.Array, *, dtype: jnp.dtype
+    definition: Definition,
+    params: Params,
+    pair: Pair,
+    gamma: jax.Array,
+    *,
+    dtype: jnp.dtype,
+    share_features: bool = True,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The loss summed over posts; and each post's loss and choice, [B, S].
 
-    The best variant for a frozen vision tower: the second pass takes the tower's features from the first.
+    With `share_features` the second pass takes the vision tower's features from the first, which is the best variant
+    for a frozen tower.
     """
     examples = pair.has_cot_BS.shape[1]
     model = definition.bind(params)
     features_BPD = model.visual(pair.first, dtype)
+    again_BPD = features_BPD if share_features else model.visual(pair.sft, dtype)
 
-    def losses(forest: Forest) -> tuple[jax.Array, jax.Array]:
+    def losses(forest: Forest, features_BPD: jax.Array) -> tuple[jax.Array, jax.Array]:
         nll_BM = label_nll(model.decode(forest, features_BPD), model.head, forest.label_slot_BM, forest.label_BM)
         found = example_losses(nll_BM, forest, examples)
         return found.sft_BS, found.has_sft_BS
 
-    sft_BS = jax.lax.stop_gradient(losses(pair.first)[0])
+    sft_BS = jax.lax.stop_gradient(losses(pair.first, features_BPD)[0])
     on_cot_BS = pair.has_cot_BS & (sft_BS < gamma)
-    loss_BS, here_BS = losses(choose(pair, on_cot_BS))
+    loss_BS, here_BS = losses(choose(pair, on_cot_BS), again_BPD)
     return jnp.where(here_BS, loss_BS, 0).sum(), (loss_BS, on_cot_BS)
 
 
