@@ -23,9 +23,10 @@ def split_params(params: Params, freeze: Sequence[str]) -> tuple[Params, Params]
     flat = flatten(params)
     for pattern in freeze:
         if not any(_matches(path, pattern) for path in flat):
-            parents = {path.rsplit(".", n)[0] for path in flat for n in range(path.count(".") + 1)}
+            depth = pattern.count(".") + 1
+            known = {".".join(path.split(".")[:depth]) for path in flat}
             raise InputError(
-                f"{pattern!r} matches no parameter{nearest(pattern, parents)}",
+                f"{pattern!r} matches no parameter{nearest(pattern, known)}",
                 "config.freeze",
                 "give parameter paths or their beginnings",
             )

@@ -2,8 +2,9 @@
 
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.ops.attention import DENSE, Backend
+from mmkp_jax.ops.splash import SPLASH
 
-BACKENDS: dict[str, Backend] = {"dense": DENSE}
+BACKENDS: dict[str, Backend] = {"dense": DENSE, "splash": SPLASH}
 
 
 def backend_name(setting: str, platform: str) -> str:
@@ -13,7 +14,7 @@ def backend_name(setting: str, platform: str) -> str:
         InputError: there is no such backend.
     """
     if setting == "auto":
-        return "dense"
+        return "splash" if platform == "tpu" else "dense"
     if setting not in BACKENDS:
         raise InputError(
             f"unknown attention {setting!r}{nearest(setting, ['auto', *BACKENDS])}",

@@ -9,11 +9,13 @@ from the trunk's first key to itself, and a CoT token from itself to the trunk's
 reordered, queries and outputs are not, and the result is exact, gradients too, for any number of tokens on any branch.
 
 The two ends of the interval reach the kernel in its `q_sequence`, which in JAX's own masks holds the query's slot, and
-a mask function reads them there. Blocks of keys that no query of a block may see are skipped: the cost of a row is
-that of its trees, not of its length. Unlike in the dense reference, padding sees itself only; nobody reads it.
+a mask function reads them there (JAX documents neither; the tests run the kernels). Blocks of keys that no query of a
+block may see are skipped: a row costs what its trees cost, not what its length would. Unlike in the dense reference,
+a slot of padding sees itself only; nobody reads it.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,7 +24,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 from jax.sharding import PartitionSpec
 
-from mmkp_jax.data.forest import COT, SFT, TRUNK
+from mmkp_jax.data.forest import COT, SFT
+from mmkp_jax.errors import InputError
 from mmkp_jax.ops.attention import Attend, Backend, forest_mask, same_segment_mask
 from mmkp_jax.ops.layout import ROW_AXES
 
@@ -33,118 +36,129 @@ BLOCK = 512
 HEAD_AXIS = "tensor"
 """The mesh axis that heads are divided over."""
 
-FIRST_PADDING = 1 << 30
-"""Above every segment: padding slot t becomes a segment of its own, FIRST_PADDING + t, behind all others."""
+LONGEST = 1 << 16
+"""Places of keys in a row, at most: two of them share 32 bits."""
+
+PADDING = 1 << 30
+"""Above every segment: slot t of padding becomes segment PADDING + t, behind all others."""
 
 
 class Intervals(NamedTuple):
-    """What the kernels must know of the rows, all int32; made once a step."""
+    """What the kernels must know of the rows, all int32; made once a step, for all layers and heads."""
 
     ends_BT: jax.Array
     """The first and the last place that a query sees, in the high and the low 16 bits."""
     seen_Bnn: jax.Array
-    """1 where some query of the block sees some key of the block, query block before key block."""
+    """1 where some query of the block sees some key of the block: query block before key block."""
     key_block_Bnn: jax.Array
-    """The block of keys that should be in memory: the next one seen, so that none is fetched in vain."""
+    """The block of keys to have in memory there: one that is seen, so that none is fetched in vain."""
     query_block_Bnn: jax.Array
     """The same of queries, for the gradient of keys and values."""
+    place_BT: jax.Array
+    """Where a token's key stands."""
     slot_BS: jax.Array | None
     """The token whose key stands in a place; None where keys stand in the order of their tokens."""
-    place_BT: jax.Array | None
-    """The place of a token's key."""
 
 
 def splash_backend(interpret: bool) -> Backend:
-    """The backend for TPU; `interpret` runs its kernels anywhere, slowly (it is static, as the target of an
-    ahead-of-time compilation cannot be seen here)."""
+    """The backend for TPU; with `interpret` its kernels run anywhere, slowly.
+
+    An argument, because a program may be compiled for a TPU where there is none, so the default platform says nothing.
+    """
     return Backend(functools.partial(_forest, interpret), functools.partial(_pictures, interpret))
 
 
 def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array) -> Attend:
     segment_BT, branch_BT = _own_segments(segment_BT), _whole_blocks(branch_BT)
-    slot_T = jnp.arange(segment_BT.shape[1], dtype=jnp.int32)
+    slot_T = jnp.arange(segment_BT.shape[1])
     side_BT = (branch_BT == SFT).astype(jnp.int32) - (branch_BT == COT)
-    slot_BS = jnp.lexsort((jnp.where(branch_BT == COT, -slot_T, slot_T), side_BT, segment_BT)).astype(jnp.int32)
-    place_BT = jnp.argsort(slot_BS).astype(jnp.int32)
-    mask_BTT = forest_mask(segment_BT, branch_BT)
-    return functools.partial(_attend, interpret, _intervals(mask_BTT, slot_BS, place_BT))
+    slot_BS = jnp.lexsort((jnp.where(branch_BT == COT, -slot_T, slot_T), side_BT, segment_BT))
+    rule = _intervals(forest_mask(segment_BT, branch_BT), place_BT=jnp.argsort(slot_BS))
+    return functools.partial(_attend, interpret, rule._replace(slot_BS=slot_BS))
 
 
 def _pictures(interpret: bool, image_BP: jax.Array) -> Attend:
-    return functools.partial(_attend, interpret, _intervals(same_segment_mask(_own_segments(image_BP)), None, None))
+    image_BP = _own_segments(image_BP)
+    place_BP = jnp.broadcast_to(jnp.arange(image_BP.shape[1]), image_BP.shape)
+    return functools.partial(_attend, interpret, _intervals(same_segment_mask(image_BP), place_BP))
 
 
-def _intervals(mask_BTT: jax.Array, slot_BS: jax.Array | None, place_BT: jax.Array | None) -> Intervals:
-    """The intervals that `mask_BTT` amounts to, when a token's key stands at `place_BT`."""
-    B, T, _ = mask_BTT.shape
-    if T > 1 << 16:
-        raise ValueError(f"splash attention takes rows of at most {1 << 16} tokens or patches, not {T}")
-    place_B1T = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)) if place_BT is None else place_BT
-    place_B1T = place_B1T[:, None]
-    first_BT = jnp.min(jnp.where(mask_BTT, place_B1T, T), axis=-1)
-    last_BT = jnp.max(jnp.where(mask_BTT, place_B1T, -1), axis=-1)
+def _intervals(mask_BTT: jax.Array, place_BT: jax.Array) -> Intervals:
+    """The intervals that a mask amounts to, with keys in the order of `place_BT`."""
+    B, T = place_BT.shape
+    if T > LONGEST:
+        raise InputError(
+            f"rows of {T} tokens or patches",
+            "config.row",
+            f"splash attention takes at most {LONGEST}: make rows smaller",
+        )
+    first_BT = jnp.min(jnp.where(mask_BTT, place_BT[:, None], T), axis=-1)
+    last_BT = jnp.max(jnp.where(mask_BTT, place_BT[:, None], -1), axis=-1)
+    size = _block(T)
+    start_n = jnp.arange(0, T, size)
+    seen_BTn = (first_BT[..., None] < start_n + size) & (last_BT[..., None] >= start_n)
+    seen_Bnn = seen_BTn.reshape(B, T // size, size, -1).any(axis=2)
+    return Intervals(
+        ends_BT=first_BT << 16 | last_BT,
+        seen_Bnn=seen_Bnn.astype(jnp.int32),
+        key_block_Bnn=_nearest_seen(seen_Bnn),
+        query_block_Bnn=_nearest_seen(seen_Bnn.mT).mT,
+        place_BT=place_BT,
+        slot_BS=None,
+    )
 
-    n = T // _block(T)
-    start_n = jnp.arange(n) * _block(T)
-    seen_BTn = (first_BT[..., None] < start_n + _block(T)) & (last_BT[..., None] >= start_n)
-    seen_Bnn = seen_BTn.reshape(B, n, -1, n).any(axis=2)
-    key_block_Bnn = _next_seen(seen_Bnn)
-    query_block_Bnn = _next_seen(seen_Bnn.mT).mT
-    ends_BT = first_BT << 16 | last_BT
-    return Intervals(ends_BT, seen_Bnn.astype(jnp.int32), key_block_Bnn, query_block_Bnn, slot_BS, place_BT)
 
-
-def _next_seen(seen_Bnn: jax.Array) -> jax.Array:
-    """Each block itself, or the first or last one seen where it lies before or behind these. (All see some.)"""
+def _nearest_seen(seen_Bnn: jax.Array) -> jax.Array:
+    """Each block itself; but the first or the last one seen, where it lies before or behind these."""
     n = seen_Bnn.shape[-1]
     first_Bn1 = jnp.argmax(seen_Bnn, axis=-1, keepdims=True)
     last_Bn1 = n - 1 - jnp.argmax(seen_Bnn[..., ::-1], axis=-1, keepdims=True)
-    return jnp.clip(jnp.arange(n), first_Bn1, last_Bn1).astype(jnp.int32)
+    return jnp.clip(jnp.arange(n), first_Bn1, last_Bn1)
 
 
 def _attend(interpret: bool, rule: Intervals, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
     T, H = q_BTNH.shape[1], q_BTNH.shape[-1]
     wide = jnp.promote_types(q_BTNH.dtype, jnp.float32)
-    q_BTNH = (q_BTNH.astype(wide) * H**-0.5).astype(q_BTNH.dtype)
+    q_BTNH = (q_BTNH.astype(wide) * H**-0.5).astype(q_BTNH.dtype)  # the kernels do not scale
     q, k, v = (_whole_blocks(x) for x in (q_BTNH, k_BTKH, v_BTKH))
     rows = jax.vmap(functools.partial(_attend_row, interpret))
     return _on_each_device(rows, rule, q, k, v)[:, :T]
 
 
-def _on_each_device(rows, rule: Intervals, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`rows` under the ambient mesh: the compiler cannot divide a kernel, so each device calls it on its part."""
+def _on_each_device(rows: Callable[..., jax.Array], rule: Intervals, *qkv: jax.Array) -> jax.Array:
+    """`rows` under the ambient mesh: the compiler cannot divide a kernel, so each device calls it on its part.
+
+    Heads are divided where every device gets whole groups; else each computes them all.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.axis_names:
-        return rows(rule, q, k, v)
-    of_rows = PartitionSpec(tuple(axis for axis in ROW_AXES if axis in mesh.axis_names))
-    whole_groups = k.shape[2] % mesh.shape.get(HEAD_AXIS, 1) == 0
-    of_heads = PartitionSpec(*of_rows, None, HEAD_AXIS if HEAD_AXIS in mesh.axis_names and whole_groups else None)
-    on_parts = jax.shard_map(
-        rows, in_specs=(of_rows, of_heads, of_heads, of_heads), out_specs=of_heads, check_vma=False
-    )
-    return on_parts(rule, q, k, v)
+        return rows(rule, *qkv)
+    over = tuple(axis for axis in ROW_AXES if axis in mesh.axis_names)
+    divided = HEAD_AXIS in mesh.axis_names and qkv[1].shape[2] % mesh.shape[HEAD_AXIS] == 0
+    spec = PartitionSpec(over, None, HEAD_AXIS if divided else None)
+    specs = (PartitionSpec(over), spec, spec, spec)
+    return jax.shard_map(rows, in_specs=specs, out_specs=spec, check_vma=False)(rule, *qkv)
 
 
 def _attend_row(interpret: bool, rule: Intervals, q_TNH: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array) -> jax.Array:
-    """One row, T a multiple of the block; q is already scaled."""
-    T = q_TNH.shape[0]
+    """A row of whole blocks, q scaled; `rule` without its B."""
     if rule.slot_BS is not None:
         k_TKH, v_TKH = (_reorder(x, rule.slot_BS, rule.place_BT) for x in (k_TKH, v_TKH))
-    of_queries = MaskInfo(
+    by_query = MaskInfo(
         data_next=rule.key_block_Bnn[None],
         mask_next=None,
         block_mask=rule.seen_Bnn[None],
         partial_mask_blocks=None,
         q_sequence=rule.ends_BT,
     )
-    of_keys = of_queries._replace(data_next=rule.query_block_Bnn[None])
-    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    by_key = by_query._replace(data_next=rule.query_block_Bnn[None])
+    parts = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     kernel = splash.SplashAttentionKernel(
-        of_queries,
-        of_queries,
-        of_keys,
-        block_sizes=splash.BlockSizes(**{f"block_{name}": _block(T) for name in names}),
-        is_mqa=False,  # it takes groups of query heads as well
+        by_query,
+        by_query,
+        by_key,
+        block_sizes=splash.BlockSizes(**{f"block_{part}": _block(len(q_TNH)) for part in parts}),
+        is_mqa=False,  # this variant takes groups of query heads too
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
@@ -156,34 +170,34 @@ def _attend_row(interpret: bool, rule: Intervals, q_TNH: jax.Array, k_TKH: jax.A
 
 
 def _in_interval(ends: jax.Array, place: jax.Array) -> jax.Array:
-    """Runs in the kernel, on a block of int32."""
-    return (place >= jax.lax.shift_right_logical(ends, 16)) & (place <= ends & 0xFFFF)
+    """Runs in the kernels, on blocks of int32."""
+    return (place >= jax.lax.shift_right_logical(ends, 16)) & (place <= (ends & 0xFFFF))
 
 
 @jax.custom_vjp
 def _reorder(x_TKH: jax.Array, slot_S: jax.Array, place_T: jax.Array) -> jax.Array:
-    """x[slot]; `place` is the inverse, so that the backward pass gathers too."""
+    """Keys or values in their places. `place_T` is the inverse of `slot_S`, so that the backward pass gathers too."""
     return x_TKH[slot_S]
 
 
-_reorder.defvjp(lambda x, slot, place: (x[slot], place), lambda place, g: (g[place], None, None))
+_reorder.defvjp(lambda x, slot_S, place_T: (x[slot_S], place_T), lambda place_T, g: (g[place_T], None, None))
 
 
 def _own_segments(segment_BT: jax.Array) -> jax.Array:
     """Segments in whole blocks, each slot of padding one of its own."""
     segment_BT = _whole_blocks(segment_BT)
-    slot_T = jnp.arange(segment_BT.shape[1], dtype=segment_BT.dtype)
-    return jnp.where(segment_BT == 0, FIRST_PADDING + slot_T, segment_BT)
+    return jnp.where(segment_BT == 0, PADDING + jnp.arange(segment_BT.shape[1]), segment_BT)
 
 
 def _whole_blocks(x_BTX: jax.Array) -> jax.Array:
-    """Zeros behind T up to a multiple of the block."""
+    """Zeros behind T up to whole blocks, at least one."""
     T = x_BTX.shape[1]
-    return jnp.pad(x_BTX, [(0, 0), (0, -T % _block(T))] + [(0, 0)] * (x_BTX.ndim - 2))
+    spare = -T % _block(T) if T else LANES
+    return jnp.pad(x_BTX, [(0, 0), (0, spare)] + [(0, 0)] * (x_BTX.ndim - 2))
 
 
 def _block(T: int) -> int:
-    return min(BLOCK, T + -T % LANES)
+    return min(BLOCK, T + -T % LANES) or LANES
 
 
 SPLASH = splash_backend(interpret=False)
