@@ -115,6 +115,8 @@ class VisionTower(nnx.Module):
     def __call__(self, forest: Forest, dtype: jnp.dtype) -> jax.Array:
         """Features of every patch, before the merger: [B, P, D]."""
         config = self.config
+        if forest.patch_BPC.shape[1] == 0:  # rows for text only
+            return jnp.zeros((*forest.image_BP.shape, config.hidden_size), dtype)
         full_L = np.isin(np.arange(config.depth), config.full_attention_layers)
         angle_BPI = vision_angles(forest.patch_position_BP2, config.head_dim)
         tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.tile_size)

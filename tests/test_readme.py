@@ -1,0 +1,36 @@
+"""README's code runs as it stands."""
+
+import re
+from pathlib import Path
+
+import configs.base
+from tests.tiny import hf_model, tiny_config, write_tokenizer
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_snippet_trains_a_step(tmp_path, monkeypatch, capsys):
+    """As printed, but for a model folder and rows of a size that a laptop has."""
+    hf_model(tiny_config(), 0).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    real = configs.base.get_config
+
+    def small():
+        config = real()
+        config.model.path, config.global_batch_size = str(tmp_path), 1
+        config.row.update(tokens=256, patches=0, windows=0, labels=128, examples=2)
+        return config
+
+    monkeypatch.setattr(configs.base, "get_config", small)
+    (snippet,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(snippet, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert re.search(r"'loss_sft': \d+\.\d+", printed) and re.search(r"'posts': 1\.0", printed)
+
+
+def test_the_test_command_is_the_one_that_ci_runs():
+    ci = (README.parent / ".ci/run").read_text()
+    (command,) = re.findall(r"The tests:\n\n```bash\n(.*?)\n```", README.read_text(), re.DOTALL)
+    assert command in ci.splitlines()
+    install = re.search(r"pip install (-c \S+ -e '.\[test\]')", README.read_text())
+    assert install and install[1] in ci
