@@ -87,11 +87,7 @@ def _intervals(mask_BTT: jax.Array, place_BT: jax.Array) -> Intervals:
     """The intervals that a mask amounts to, with keys in the order of `place_BT`."""
     B, T = place_BT.shape
     if T > LONGEST:
-        raise InputError(
-            f"rows of {T} tokens or patches",
-            "config.row",
-            f"splash attention takes at most {LONGEST}: make rows smaller",
-        )
+        raise InputError(f"rows of {T} tokens or patches", "config.row", f"splash attention takes at most {LONGEST}")
     first_BT = jnp.min(jnp.where(mask_BTT, place_BT[:, None], T), axis=-1)
     last_BT = jnp.max(jnp.where(mask_BTT, place_BT[:, None], -1), axis=-1)
     size = _block(T)
@@ -190,14 +186,13 @@ def _own_segments(segment_BT: jax.Array) -> jax.Array:
 
 
 def _whole_blocks(x_BTX: jax.Array) -> jax.Array:
-    """Zeros behind T up to whole blocks, at least one."""
+    """Zeros behind T up to whole blocks."""
     T = x_BTX.shape[1]
-    spare = -T % _block(T) if T else LANES
-    return jnp.pad(x_BTX, [(0, 0), (0, spare)] + [(0, 0)] * (x_BTX.ndim - 2))
+    return jnp.pad(x_BTX, [(0, 0), (0, -T % _block(T))] + [(0, 0)] * (x_BTX.ndim - 2))
 
 
 def _block(T: int) -> int:
-    return min(BLOCK, T + -T % LANES) or LANES
+    return min(BLOCK, T + -T % LANES)
 
 
 SPLASH = splash_backend(interpret=False)
