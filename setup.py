@@ -17,11 +17,13 @@ INSTALL_REQUIRES = [
     "jax>=0.10",
     "jinja2>=3.1",  # chat templates
     "ml-collections>=1.1",
+    "nltk>=3.9",  # the Porter stemmer of the metric
     "numpy>=2",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12",
     "pillow>=12",
     "safetensors>=0.8",
+    "scipy>=1.14",
     "tensorflow-datasets>=4.9.10",
     "transformers>=5.23",
 ]

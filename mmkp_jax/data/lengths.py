@@ -1,0 +1,130 @@
+"""The index: each post's sizes, known before any picture is decoded, computed once and kept."""
+
+import dataclasses
+import hashlib
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from mmkp_jax.data.examples import Branch, Recipe, Size, size_of
+from mmkp_jax.data.forest import RowSize
+from mmkp_jax.data.records import Record
+from mmkp_jax.errors import InputError
+
+LIMITS = tuple(field.name for field in dataclasses.fields(RowSize))
+"""The columns of a table of sizes."""
+
+
+class Records(Protocol):
+    """Records by number, and a name for their content: `records.Split`."""
+
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Record: ...
+
+
+class Lengths(NamedTuple):
+    """The sizes of N posts (`examples.Size`), int32 [N] each."""
+
+    trunk_N: np.ndarray
+    sft_N: np.ndarray
+    cot_N: np.ndarray
+    patches_N: np.ndarray
+    windows_N: np.ndarray
+    id_N: np.ndarray
+    """The posts' ids, as text."""
+
+
+class LeftOut(NamedTuple):
+    """A post that cannot be trained on, and why."""
+
+    number: int
+    id: str
+    reason: str
+
+
+def measure(records: Records, recipe: Recipe) -> Lengths:
+    """Goes through all records and computes their sizes."""
+    ids, sizes = [], []
+    for number in range(len(records)):
+        record = records[number]
+        ids.append(record.id)
+        sizes.append(size_of(record, recipe))
+    columns = np.asarray(sizes, np.int32).reshape(-1, len(Size._fields)).T
+    return Lengths(*columns, np.asarray(ids, np.str_))
+
+
+def index(records: Records, recipe: Recipe, cache: str | Path) -> Lengths:
+    """The sizes of the posts, out of the folder `cache` if they are there, else measured and put there.
+
+    What is kept goes by content, tokenizer, prompt and pixel limits; the sizes of other data are never taken.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    file = Path(cache) / f"lengths-{_key(records, recipe)}.npz"
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            lengths = Lengths(*(kept[name] for name in Lengths._fields))
+        if all(len(array) == len(records) for array in lengths):
+            return lengths
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there yet, or damaged: measured anew
+        pass
+    lengths = measure(records, recipe)
+    part = file.with_name(f".{file.stem}-{os.getpid()}.npz")  # whole or not at all, whoever else writes it
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(part, **lengths._asdict())
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(
+            f"the index of lengths cannot be written ({error.strerror})", str(cache), "see to space and permissions"
+        ) from None
+    return lengths
+
+
+def _key(records: Records, recipe: Recipe) -> str:
+    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "template"}
+    named = f"{records.fingerprint} {recipe.template.fingerprint} {sorted(fields.items())}"
+    return hashlib.sha256(named.encode()).hexdigest()[:24]
+
+
+def sizes_of(lengths: Lengths, branches: Sequence[Branch]) -> np.ndarray:
+    """What each post takes of a row with the targets in `branches`: int64 [N, 5], columns as in `LIMITS`."""
+    label_N = sum((getattr(lengths, f"{branch}_N") for branch in branches), np.zeros(len(lengths.trunk_N), np.int64))
+    columns = {
+        "tokens": lengths.trunk_N + label_N,
+        "patches": lengths.patches_N,
+        "windows": lengths.windows_N,
+        "labels": label_N,
+        "examples": np.ones_like(label_N),
+    }
+    return np.stack([columns[name] for name in LIMITS], axis=-1).astype(np.int64)
+
+
+def choose(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) -> tuple[np.ndarray, list[LeftOut]]:
+    """Parts the posts into those that can be trained on, int64 [N] of their numbers, and those left out.
+
+    Left out is a post that has no target in `branches`, or takes more than a whole row.
+    """
+    size_N5 = sizes_of(lengths, branches)
+    limit_5 = np.asarray(dataclasses.astuple(size))
+    without_N = size_N5[:, LIMITS.index("labels")] == 0
+    out_N = without_N | (size_N5 > limit_5).any(axis=1)
+    left_out = []
+    for number in np.flatnonzero(out_N).tolist():
+        over = [
+            f"{n:,} {name} of {most:,}"
+            for name, n, most in zip(LIMITS, size_N5[number], limit_5, strict=True)
+            if n > most
+        ]
+        reason = "it has no chain of thought" if without_N[number] else f"it is longer than a row: {', '.join(over)}"
+        left_out.append(LeftOut(number, str(lengths.id_N[number]), reason))
+    return np.flatnonzero(~out_N), left_out

@@ -1,0 +1,171 @@
+"""The pipeline: planned batches, loaded by Grain in threads or worker processes, as packed arrays.
+
+The position in the data is (epoch, batch), whatever the number of workers and hosts: the batches are planned, so going
+on from a position is a slice, and the workers share out whole batches.
+"""
+
+import dataclasses
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from mmkp_jax.data.examples import BOTH, Branch, Recipe, tree_of
+from mmkp_jax.data.forest import Forest, RowSize, plant
+from mmkp_jax.data.lengths import Records
+from mmkp_jax.data.plan import EpochPlan, Rows, host_rows
+
+if TYPE_CHECKING:
+    import grain
+
+BUFFERED = 2
+"""Batches that each thread or worker has ready beforehand."""
+
+
+class Position(NamedTuple):
+    """A batch of a run, both from 0."""
+
+    epoch: int
+    batch: int
+
+
+BEGINNING = Position(0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """All that it takes to load the posts of a plan."""
+
+    records: Records
+    recipe: Recipe
+    size: RowSize
+    branches: tuple[Branch, ...] = BOTH
+
+    def load(self, rows: Rows) -> Forest:
+        """Reads, decodes and packs the posts of `rows`."""
+        trees = [[tree_of(self.records[post], self.recipe, self.branches) for post in row] for row in rows]
+        return plant(trees, self.size, self.recipe.geometry)
+
+
+def step_of(plans: Sequence[EpochPlan], position: Position) -> int:
+    """The number of batches before `position`.
+
+    Raises:
+        ValueError: the plans have no such position; the end of an epoch is the beginning of the next.
+    """
+    epoch, batch = position
+    inside = 0 <= epoch < len(plans) and 0 <= batch <= len(plans[epoch])
+    if not inside and position != (len(plans), 0):
+        raise ValueError(f"the plans have no batch {batch} of epoch {epoch}")
+    return sum(map(len, plans[:epoch])) + batch
+
+
+def position_of(plans: Sequence[EpochPlan], step: int) -> Position:
+    """The position after `step` batches; after the last one, the beginning of the epoch behind the plans.
+
+    Raises:
+        ValueError: the plans have fewer batches.
+    """
+    batch = step
+    for epoch, plan in enumerate(plans):
+        if 0 <= batch < len(plan):
+            return Position(epoch, batch)
+        batch -= len(plan)
+    if batch:
+        raise ValueError(f"the plans have {step - batch} batches, not {step}")
+    return Position(len(plans), 0)
+
+
+def batches(
+    feed: Feed,
+    plans: Sequence[EpochPlan],
+    *,
+    start: Position = BEGINNING,
+    host: int = 0,
+    hosts: int = 1,
+    workers: int = 0,
+) -> Iterator[tuple[Position, Forest]]:
+    """Loads the batches of all epochs in `plans` from `start` on; close the iterator to stop its workers.
+
+    Args:
+        host: whose rows of each batch to load, from 0.
+        hosts: among how many the rows are parted.
+        workers: processes that load; 0 loads in threads of this process.
+
+    Raises:
+        ValueError: `start` is not in the plans, or the rows cannot be parted equally among the hosts.
+
+    Yields:
+        The position of each batch, and its arrays: B is the host's part of the plan's rows.
+    """
+    first = step_of(plans, start)
+    left = _HostBatches(tuple(plans), host, hosts, first)
+    if not len(left):
+        return
+    left[0]  # a wrong number of hosts is told here, not in a worker
+    iterator = iter(_loading(left, feed, workers))
+    try:
+        for step, forest in enumerate(iterator, start=first):
+            yield position_of(plans, step), _out_of_shared_memory(forest) if workers else forest
+    finally:
+        iterator.close()
+        del iterator
+        gc.collect()  # Grain keeps its last batches in a circle, which would end as leaks of shared memory
+
+
+def _loading(source: "_HostBatches", feed: Feed, workers: int) -> "grain.IterDataset[Forest]":
+    import grain  # here, as it imports jax
+
+    reading = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=BUFFERED)
+    loaded = grain.MapDataset.source(source).map(feed.load).to_iter_dataset(reading)
+    if not workers:
+        return loaded
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads its flags, though no program may have parsed any
+    sharing = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BUFFERED)
+    return loaded.mp_prefetch(sharing, worker_init_fn=_begin_worker)
+
+
+@dataclasses.dataclass(frozen=True)
+class _HostBatches(Sequence[Rows]):
+    """The rows of one host in every batch of every epoch, from step `first` on."""
+
+    plans: tuple[EpochPlan, ...]
+    host: int
+    hosts: int
+    first: int
+
+    def __len__(self) -> int:
+        return sum(map(len, self.plans)) - self.first
+
+    def __getitem__(self, number: int) -> Rows:
+        epoch, batch = position_of(self.plans, self.first + number)
+        return host_rows(self.plans[epoch][batch], self.host, self.hosts)
+
+
+def _out_of_shared_memory(forest: Forest) -> Forest:
+    """A copy of its own: a batch kept to the end of the run would else end as a leak of shared memory, on stderr."""
+    return Forest(*(np.array(array) for array in forest))
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Keeps a worker off the accelerator, and has it end with the run, however the run ends."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if jax := sys.modules.get("jax"):  # Grain imports it before this; no device is opened yet
+        jax.config.update("jax_platforms", "cpu")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the run itself stops its workers
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
+
+
+def _end_with_the_run() -> None:
+    run = multiprocessing.parent_process()
+    if run is not None:
+        run.join()
+        os._exit(1)  # it was killed: nobody will take another batch

@@ -1,0 +1,157 @@
+"""Prompts and targets as token numbers. A post's text is data: nothing in it ever becomes a special token.
+
+One prompt for both forms of target, for training and inference (MMKP.md §2): the picture, `"Post text": …`, and one
+sentence that asks for the keyphrases, within the chat template of the model's own tokenizer.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmkp_jax.data.geometry import Grid
+from mmkp_jax.data.images import MERGE
+from mmkp_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+ASK = "Predict the keyphrases of this post, separated by ';'."
+ZERO_SHOT = "Answer with the keyphrases only, like this: first keyphrase; second keyphrase"
+"""The output format, for a model that has not been trained on the targets."""
+
+_HERE = "[[post]]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """A tokenizer's chat template, rendered and cut at the user's text; immutable, and picklable for workers."""
+
+    plain: "Tokenizer"
+    """The tokenizer without its added tokens: it cannot but read text as text."""
+    before: np.ndarray
+    """int32 [T]: system line and opening of the user's turn."""
+    before_image: np.ndarray
+    """int32 [T]: the same with a picture, its one image token not yet repeated."""
+    after: np.ndarray
+    """int32 [T]: end of the user's turn and opening of the assistant's."""
+    image_token: int
+    end_token: int
+    """What ends the assistant's turn: `<|im_end|>`."""
+    fingerprint: str
+    """Names all that the token numbers of prompts and targets depend on, but the posts."""
+
+
+def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int) -> Template:
+    """Renders the tokenizer's chat template once, with and without a picture.
+
+    Args:
+        tokenizer: a fast one, with a chat template and an end-of-turn token as `eos_token`.
+        image_token: the number of the token that stands for a merged patch.
+
+    Raises:
+        InputError: the tokenizer has no chat template or end token, or the template is not of that form.
+    """
+    if not tokenizer.is_fast or tokenizer.chat_template is None or tokenizer.eos_token_id is None:
+        raise _unfit(tokenizer, "it is no fast tokenizer with a chat template and an eos_token")
+    pieces = [_rendered(tokenizer, with_image) for with_image in (False, True)]
+    (before, after), (before_image, after_image) = pieces
+    if after != after_image:
+        raise _unfit(tokenizer, "its chat template writes a picture behind the user's text")
+    before, before_image, after = (
+        np.asarray(tokenizer(piece, add_special_tokens=False).input_ids, np.int32)
+        for piece in (before, before_image, after)
+    )
+    if (before_image == image_token).sum() != 1 or image_token in before:
+        raise _unfit(tokenizer, f"its chat template does not write the image token {image_token} once a picture")
+    everything = tokenizer.backend_tokenizer.to_str()
+    parts = [everything, *map(str, pieces), ASK, ZERO_SHOT, image_token, tokenizer.eos_token_id]
+    return Template(
+        plain=_without_added_tokens(everything),
+        before=before,
+        before_image=before_image,
+        after=after,
+        image_token=image_token,
+        end_token=tokenizer.eos_token_id,
+        fingerprint=hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest(),
+    )
+
+
+def _rendered(tokenizer: "PreTrainedTokenizerBase", with_image: bool) -> list[str]:
+    content = [{"type": "image"}] * with_image + [{"type": "text", "text": _HERE}]
+    turn = [{"role": "user", "content": content}]
+    parts = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False).split(_HERE)
+    if len(parts) != 2:
+        raise _unfit(tokenizer, "its chat template does not write the user's text once")
+    return parts
+
+
+def _unfit(tokenizer: "PreTrainedTokenizerBase", what: str) -> InputError:
+    return InputError(what, f"the tokenizer of {tokenizer.name_or_path}", "copy the files of the base checkpoint's")
+
+
+def _without_added_tokens(tokenizer_json: str) -> "Tokenizer":
+    """The tokenizer of plain text. `split_special_tokens` would leave added tokens that are not marked special."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer_json)
+    state |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def user_text(text: str, *, zero_shot: bool = False) -> str:
+    """What the user says beside the picture."""
+    return f'"Post text": {text}\n{ASK}' + f" {ZERO_SHOT}" * zero_shot
+
+
+def trimmed(text: str, template: Template, *, max_text_tokens: int) -> str:
+    """The text without surrounding space, and without its end if it has more than `max_text_tokens` tokens."""
+    text = text.strip()
+    while len(found := template.plain.encode(text, add_special_tokens=False).offsets) > max_text_tokens:
+        text = text[: found[max_text_tokens][0]].rstrip()  # a character that is cut through goes too
+    return text
+
+
+def prompt_tokens(
+    text: str, grids: Sequence[Grid], template: Template, *, max_text_tokens: int, zero_shot: bool = False
+) -> np.ndarray:
+    """The prompt's token numbers, int32 [T], each picture as a run of image tokens, one for each merged patch.
+
+    Args:
+        text: the post's text; its end is left out where it has more than `max_text_tokens` tokens.
+        grids: the post's picture, in patches, or none.
+        zero_shot: whether to add the sentence on the output's format.
+
+    Raises:
+        ValueError: more than one picture.
+    """
+    if len(grids) > 1:
+        raise ValueError(f"a post has one picture at most, not {len(grids)}")
+    said = user_text(trimmed(text, template, max_text_tokens=max_text_tokens), zero_shot=zero_shot)
+    before = template.before_image if grids else template.before
+    if grids:
+        runs = np.where(before == template.image_token, grids[0][0] * grids[0][1] // MERGE**2, 1)
+        before = np.repeat(before, runs)
+    return np.concatenate([before, _plain(said, template), template.after])
+
+
+def keyphrase_target(keyphrases: Sequence[str], template: Template) -> np.ndarray:
+    """The SFT target `kp; kp` and the end token, int32 [T]."""
+    return _target("; ".join(keyphrases), template)
+
+
+def cot_target(cot: str, keyphrases: Sequence[str], template: Template) -> np.ndarray:
+    """The CoT target `<think>why</think><answer>kp; kp</answer>` and the end token, int32 [T]."""
+    return _target(f"<think>{cot}</think><answer>{'; '.join(keyphrases)}</answer>", template)
+
+
+def _target(text: str, template: Template) -> np.ndarray:
+    return np.append(_plain(text, template), np.int32(template.end_token))
+
+
+def _plain(text: str, template: Template) -> np.ndarray:
+    return np.asarray(template.plain.encode(text, add_special_tokens=False).ids, np.int32)

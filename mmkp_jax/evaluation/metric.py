@@ -1,0 +1,214 @@
+"""CMKP's keyphrase metric (Wang et al., EMNLP 2020), with the groups of arXiv 2510.09358.
+
+The rules, cited by number below:
+1. Targets and predictions are split on `;`, phrases on single spaces; a word is stripped, lower-cased, Porter-stemmed.
+2. Of predictions, repeats after stemming (the first stays) and phrases with the word `<unk>`, `,` or `.` are dropped;
+   of targets, repeats after stemming.
+3. A match is equality of stemmed phrases. An empty prediction line is one empty phrase: it counts as a prediction and
+   never matches.
+4. At k, n = min(k, predictions left), at M all of them: P = hits/n, R = hits/targets; without predictions both are 0.
+5. F1@k is the harmonic mean of the mean precision and the mean recall over posts.
+6. AP@k = Σ precision@i · hit_i / targets. NDCG@k has binary gain and log2(rank + 1); its ideal order is the post's own
+   hits sorted first over all its predictions.
+7. A group filters targets and predictions, then the top k of what is left is taken; means run over the posts with a
+   target in the group. Present: the stemmed phrase is a contiguous run of the stemmed text. Seen: the raw lower-cased
+   phrase is a training keyphrase.
+8. Present and absent go by the post's text; OCR words may be appended to it.
+
+Ours, where the protocol is silent: an empty target is no target, and a post without targets is in no group.
+
+Legend: `N` posts, `Q` predicted phrases of all posts, `K` cut-offs 1, 3, 5, M, `V` values of a post (`post_values`).
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.stemming import stem_words
+
+GROUPS = ("all", "present", "absent", "seen", "unseen")
+METRICS = ("p@1", "r@1", "f1@1", "f1@3", "f1@5", "f1@M", "map@5", "ndcg@5")
+CUTOFFS = {"1": 1, "3": 3, "5": 5, "M": np.iinfo(np.int64).max}
+RANKED = 5  # the k of MAP and NDCG
+
+ALL, PRESENT, ABSENT, SEEN, UNSEEN = (1 << bit for bit in range(len(GROUPS)))
+UNWANTED = frozenset(("<unk>", ",", "."))
+
+Phrases = Sequence[str] | str
+"""A post's phrases: a list of them, or a line that joins them by `;`."""
+Scores = Mapping[str, Mapping[str, float] | None]
+"""`{group: {"n", *METRICS}}`; None for a group that cannot be formed."""
+
+
+class Post(Protocol):
+    """What the metric needs of a post."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def keyphrases(self) -> Sequence[str]: ...
+
+
+class PostCounts(NamedTuple):
+    """One group's counts, post by post; `targets_N` is 0 where a post has no target in the group."""
+
+    targets_N: np.ndarray
+    predictions_NK: np.ndarray
+    hits_NK: np.ndarray
+    ap_N: np.ndarray
+    ndcg_N: np.ndarray
+
+
+def score(
+    posts: Sequence[Post],
+    predictions: Sequence[Phrases],
+    train_keyphrases: Collection[str] | None = None,
+    ocr: Sequence[str] | None = None,
+) -> dict[str, dict[str, float] | None]:
+    """`METRICS` as fractions, and `n`, the posts that they are means of, for each of `GROUPS`.
+
+    Args:
+        posts: each with its text and its target keyphrases.
+        predictions: the ranked predictions of each post, in the posts' order.
+        train_keyphrases: what tells seen from unseen; without it both groups are None, as is a group without posts.
+        ocr: the words read off each post's image, to count as text (rule 8).
+
+    Raises:
+        InputError: predictions or OCR lines are not one a post.
+    """
+    by_group = per_post(posts, predictions, train_keyphrases, ocr)
+    return {group: None if counts is None else _scores(counts) for group, counts in by_group.items()}
+
+
+def per_post(
+    posts: Sequence[Post],
+    predictions: Sequence[Phrases],
+    train_keyphrases: Collection[str] | None = None,
+    ocr: Sequence[str] | None = None,
+) -> dict[str, PostCounts | None]:
+    """The counts behind `score`, one entry a post in the posts' order, so that runs can be compared post by post."""
+    for name, lines in (("predictions", predictions), ("ocr", ocr)):
+        if lines is not None and len(lines) != len(posts):
+            raise InputError(f"{len(lines)} entries for {len(posts)} posts", name, "give one for each post, in order")
+    seen = None if train_keyphrases is None else frozenset(each.strip().lower() for each in train_keyphrases)
+    post_T, group_T, post_Q, group_Q, hit_Q = [], [], [], [], []
+    for number, (post, predicted) in enumerate(zip(posts, predictions, strict=True)):
+        text = post.text if ocr is None else f"{post.text} {ocr[number]}"
+        text = f" {stem_words(text.split())} "
+        targets = dict(_grouped(_targets(post.keyphrases), text, seen))
+        post_T += [number] * len(targets)
+        group_T += targets.values()
+        for phrase, groups in _grouped(_predictions(predicted), text, seen):
+            post_Q.append(number)
+            group_Q.append(groups)
+            hit_Q.append(groups & targets.get(phrase, 0))  # rule 7: both sides are filtered to the group
+    post_T, group_T, post_Q, group_Q, hit_Q = (
+        np.array(each, np.int64) for each in (post_T, group_T, post_Q, group_Q, hit_Q)
+    )
+
+    def counts(bit: int) -> PostCounts | None:
+        targets_N = np.bincount(post_T[group_T & bit > 0], minlength=len(posts))
+        kept_Q = group_Q & bit > 0
+        return _counts(targets_N, post_Q[kept_Q], hit_Q[kept_Q] & bit > 0) if targets_N.any() else None
+
+    return {group: counts(1 << index) for index, group in enumerate(GROUPS)}
+
+
+def post_values(counts: PostCounts) -> np.ndarray:
+    """`value_NV`: P@K, R@K, AP@5 and NDCG@5 of the posts with a target in the group.
+
+    `corpus_scores` of its mean over posts is the score; of means over resampled posts, resampled scores.
+    """
+    counts = PostCounts(*(each[counts.targets_N > 0] for each in counts))
+    precision_NK = counts.hits_NK / np.maximum(counts.predictions_NK, 1)  # rule 4: no prediction left is 0
+    recall_NK = counts.hits_NK / counts.targets_N[:, None]
+    return np.column_stack((precision_NK, recall_NK, counts.ap_N, counts.ndcg_N))
+
+
+def corpus_scores(mean_V: np.ndarray) -> dict[str, np.ndarray]:
+    """`METRICS` from means over posts; axes before the last are kept (resamples, say)."""
+    cuts = len(CUTOFFS)
+    precision_K, recall_K = mean_V[..., :cuts], mean_V[..., cuts : 2 * cuts]
+    total_K = precision_K + recall_K
+    f1_K = 2 * precision_K * recall_K / np.where(total_K > 0, total_K, 1)  # rule 5: of the means
+    f1 = {f"f1@{k}": f1_K[..., index] for index, k in enumerate(CUTOFFS)}
+    ranked = {f"map@{RANKED}": mean_V[..., -2], f"ndcg@{RANKED}": mean_V[..., -1]}
+    return {"p@1": precision_K[..., 0], "r@1": recall_K[..., 0], **f1, **ranked}
+
+
+def why_missing(group: str, scores: Scores) -> str:
+    """Why `score` gave None for a group, for people."""
+    if scores["all"] is None:
+        return "no post has a keyphrase"
+    if scores["seen"] is None and scores["unseen"] is None and group in ("seen", "unseen"):
+        return "no training keyphrases were given"  # with them, every keyphrase is one or the other
+    return f"no post has a keyphrase that is {group}"
+
+
+def _scores(counts: PostCounts) -> dict[str, float]:
+    value_NV = post_values(counts)
+    means = corpus_scores(value_NV.mean(axis=0))
+    return {"n": len(value_NV), **{name: float(means[name]) for name in METRICS}}
+
+
+def _split(phrases: Phrases) -> Iterator[tuple[str, str]]:
+    """Rule 1: (stemmed phrase, raw phrase) of each; no phrase at all is one empty phrase (rule 3)."""
+    line = phrases if isinstance(phrases, str) else ";".join(phrases)
+    for each in line.split(";"):
+        raw = each.strip().lower()
+        yield stem_words(raw.split(" ")), raw
+
+
+def _first_of_each(phrases: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Rule 2: stemmed → raw, in order, without repeats after stemming."""
+    kept: dict[str, str] = {}
+    for stemmed, raw in phrases:
+        kept.setdefault(stemmed, raw)
+    return kept
+
+
+def _targets(phrases: Phrases) -> dict[str, str]:
+    kept = _first_of_each(_split(phrases))
+    kept.pop("", None)
+    return kept
+
+
+def _predictions(phrases: Phrases) -> dict[str, str]:
+    kept = _first_of_each(_split(phrases))
+    return {stemmed: raw for stemmed, raw in kept.items() if UNWANTED.isdisjoint(stemmed.split(" "))}
+
+
+def _grouped(phrases: Mapping[str, str], text: str, seen: Collection[str] | None) -> Iterator[tuple[str, int]]:
+    """Rule 7: each stemmed phrase with the bits of its groups; `text` is stemmed, with a space at either end."""
+    for stemmed, raw in phrases.items():
+        present = stemmed != "" and f" {stemmed} " in text
+        groups = ALL | (PRESENT if present else ABSENT)
+        if seen is not None:
+            groups |= SEEN if raw in seen else UNSEEN
+        yield stemmed, groups
+
+
+def _counts(targets_N: np.ndarray, post_Q: np.ndarray, hit_Q: np.ndarray) -> PostCounts:
+    """Counts of one group from its predictions: `post_Q` the post of each, ascending, in order of rank."""
+
+    def total_N(value_Q: np.ndarray) -> np.ndarray:
+        return np.bincount(post_Q, value_Q, minlength=len(targets_N))
+
+    predictions_N = total_N(np.ones_like(post_Q)).astype(np.int64)
+    first_Q = (np.cumsum(predictions_N) - predictions_N)[post_Q]  # where the post's predictions begin
+    rank_Q = np.arange(len(post_Q)) - first_Q + 1
+    before_Q = np.cumsum(hit_Q) - hit_Q
+    found_Q = before_Q + hit_Q - before_Q[first_Q]  # hits of the post up to this rank
+
+    cuts_K = np.array(list(CUTOFFS.values()))
+    hits_NK = np.column_stack([total_N(hit_Q & (rank_Q <= k)) for k in cuts_K]).astype(np.int64)
+
+    top_Q = hit_Q & (rank_Q <= RANKED)
+    ap_N = total_N(top_Q * found_Q / rank_Q) / np.maximum(targets_N, 1)
+    gain = 1 / np.log2(np.arange(RANKED) + 2)
+    ideal_N = np.concatenate(([0.0], np.cumsum(gain)))[np.minimum(hits_NK[:, -1], RANKED)]
+    dcg_N = total_N(top_Q / np.log2(rank_Q + 1))
+    ndcg_N = dcg_N / np.where(ideal_N > 0, ideal_N, 1)
+    return PostCounts(targets_N, np.minimum(predictions_N[:, None], cuts_K), hits_NK, ap_N, ndcg_N)

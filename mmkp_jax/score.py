@@ -1,0 +1,82 @@
+"""Predictions and posts → CMKP's scores by group: `python -m mmkp_jax.score --predictions=FILE --posts=FILE`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.evaluation.files import read_aligned, read_posts, read_predictions, read_train_keyphrases
+from mmkp_jax.evaluation.metric import Scores, score
+from mmkp_jax.evaluation.table import table
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake as an `InputError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message, self.prog, "see --help")
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    flags = Parser("python -m mmkp_jax.score", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    add = flags.add_argument
+    add("--predictions", type=Path, metavar="FILE", help="required: JSON Lines by id (.jsonl), or one line a post")
+    add("--posts", type=Path, metavar="FILE", help="required: JSON Lines (.jsonl) or CMKP ({split}_src.txt)")
+    add("--train", type=Path, metavar="FILE", help="training posts, or their keyphrases one a line: seen and unseen")
+    add("--ocr", type=Path, metavar="FILE", help="words read off each image, one line a post: they count as text")
+    add("--json", type=Path, metavar="FILE", help="write the scores here, as fractions")
+    return flags
+
+
+def run(arguments: Sequence[str] | None = None) -> Scores:
+    """Scores as the flags say, printed and written."""
+    flags = _parse(arguments)
+    posts = read_posts(flags.posts)
+    predicted = read_predictions(flags.predictions, posts)
+    train = read_train_keyphrases(flags.train) if flags.train else None
+    ocr = read_aligned(flags.ocr, len(posts)) if flags.ocr else None
+    scores = score(posts, predicted.predictions, train, ocr)
+    if flags.json:
+        _write(flags.json, json.dumps(scores, indent=2) + "\n")
+    print(table(scores))
+    if predicted.forms is not None:
+        shares = (f"{100 * count / len(posts):.2f}% {form}" for form, count in predicted.forms.items())
+        print(f"outputs: {', '.join(shares)}")
+    return scores
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after one line on what was wrong."""
+    try:
+        run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    flags = parser()
+    parsed, unknown = flags.parse_known_args(arguments)
+    if unknown:
+        known = [f"--{name}" for name in vars(parsed)]
+        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    for name in ("predictions", "posts"):
+        if not getattr(parsed, name):
+            flags.error(f"--{name}=FILE is not given")
+    return parsed
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", str(path), "name a file that can be") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""A picture becomes the patches of transformers' own image processor, whatever it was saved as."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmkp_jax.data.images import ImageError, decode, grid_of, image_path, patches_of, smart_resize
+
+LIMITS = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 64}
+SIZES = [(1, 1), (5, 900), (640, 360), (281, 500), (68, 68), (1200, 675), (27, 29), (13, 300), (224, 224), (333, 777)]
+MODES = {"RGB": "JPEG", "L": "JPEG", "CMYK": "JPEG", "RGBA": "PNG", "LA": "PNG", "P": "GIF", "1": "PNG", "I;16": "PNG"}
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (9, 7, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if mode != "I;16":
+        return image.convert(mode)
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+
+def processor_patches(image: Image.Image) -> tuple[tuple[int, int], np.ndarray]:
+    """The grid and, in steps of uint8, the values that transformers makes, before it normalises."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    size = {"shortest_edge": LIMITS["min_pixels"], "longest_edge": LIMITS["max_pixels"]}
+    made = Qwen2VLImageProcessorPil(size=size)(images=[image], do_normalize=False, return_tensors="np")
+    values = made["pixel_values"].reshape(-1, 3, 2, 14, 14)
+    np.testing.assert_array_equal(values[:, :, 0], values[:, :, 1])
+    return tuple(made["image_grid_thw"][0, 1:].tolist()), values[:, :, 0].reshape(len(values), 588) * 255
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_patches_are_those_of_the_processor_for_any_size(width, height):
+    image = decode(saved(picture(width, height)))
+    grid, patches = patches_of(image, **LIMITS)
+    expected_grid, expected = processor_patches(image)
+    assert grid == expected_grid == grid_of(height, width, **LIMITS)
+    assert patches.dtype == np.uint8
+    np.testing.assert_allclose(patches, expected, atol=1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_patches_are_those_of_the_processor_for_any_mode(mode):
+    image = decode(saved(in_mode(picture(130, 90), mode), MODES[mode]))
+    assert image.mode == "RGB"
+    grid, patches = patches_of(image, **LIMITS)
+    expected_grid, expected = processor_patches(image)
+    assert grid == expected_grid
+    np.testing.assert_allclose(patches, expected, atol=1)
+
+
+def test_smart_resize_is_transformers_own():
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as published
+
+    for height, width in np.random.default_rng(0).integers(1, 3000, (400, 2)).tolist():
+        if max(height, width) <= 200 * min(height, width):
+            assert smart_resize(height, width, **LIMITS) == published(height, width, 28, *LIMITS.values())
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    grey = picture(40, 30).convert("L")
+    decoded = decode(saved(in_mode(grey.convert("RGB"), "I;16")))
+    np.testing.assert_array_equal(np.asarray(decoded)[..., 0], np.asarray(grey))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied_once(kind, orientation):
+    upright = Image.new("RGB", (64, 32), "black")
+    upright.paste("red", (0, 0, 32, 16))
+    undo = {
+        1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM",
+        5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270",
+    }[orientation]  # fmt: skip
+    stored = upright.transpose(Image.Transpose[undo]) if undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
+    decoded = decode(saved(stored, kind, exif=exif, **options))
+    assert decoded.size == (64, 32)
+    np.testing.assert_allclose(np.asarray(decoded, int)[8::16, 8::16], np.asarray(upright, int)[8::16, 8::16], atol=9)
+
+
+def test_transparency_shows_white():
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert decode(saved(clear)).getpixel((3, 3)) == (255, 255, 255)
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    assert decode(saved(palette, "GIF", transparency=1)).getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_taken(kind):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    red = decode(saved(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)).getpixel((5, 5))
+    assert red == (255, 0, 0) or (kind == "WEBP" and red[0] > 240 and red[2] < 10)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"<html><body>404 Not Found</body></html>", "no image of a known kind"),
+        (saved(picture(200, 200), "JPEG")[:900], "truncated"),
+        (saved(picture(200, 200), "PNG")[:900], "truncated"),
+        (saved(picture(200, 200), "WEBP")[:200], "truncated|no image"),
+        (saved(picture(200, 200), "GIF")[:3000], "truncated"),
+        (saved(picture(20, 20), "EPS"), "no image of a known kind"),
+        (saved(Image.new("1", (12_000, 9_000))), "12,000 x 9,000"),
+        (saved(Image.new("1", (20_000, 20_000))), "pixels"),
+    ],
+)
+def test_bad_bytes_are_told_apart(data, reason):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ImageError, match=reason):
+            decode(data)
+
+
+def test_a_strip_is_refused():
+    with pytest.raises(ImageError, match="200:1"):
+        smart_resize(20, 4020, **LIMITS)
+    assert smart_resize(20, 4000, **LIMITS)
+
+
+def test_paths_stay_inside_the_folder(tmp_path):
+    root = tmp_path / "images"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    (root / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    (root / "in.jpg").symlink_to(root / "sub" / "a.jpg")
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
+    assert image_path(root, "sub/a.jpg").read_bytes() == b"x"
+    assert image_path(root, "in.jpg")
+    for bad in ("../secret.jpg", "sub/../../secret.jpg", str(tmp_path / "secret.jpg"), "out.jpg", "", "a\0b"):
+        with pytest.raises(ImageError):
+            image_path(root, bad)
+    for absent in ("none.jpg", "sub", "loop.jpg"):
+        with pytest.raises(ImageError):
+            image_path(root, absent)

@@ -1,0 +1,71 @@
+"""The index tells each post's size without its picture, and is computed once for what it depends on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mmkp_jax.data import lengths as module
+from mmkp_jax.data.examples import BOTH, tree_of
+from mmkp_jax.data.forest import tree_size
+from mmkp_jax.data.lengths import Lengths, choose, index, measure, sizes_of
+from mmkp_jax.data.posts import Post
+from mmkp_jax.data.records import open_split, write_dataset
+from tests.data.posts_on_disk import SIZE
+
+
+@pytest.mark.parametrize("branches", [BOTH, ("sft",), ("cot",)])
+def test_the_index_tells_what_each_tree_takes(split, recipe, branches):
+    sizes = sizes_of(measure(split, recipe), branches)
+    for number in range(len(split)):
+        expected = tree_size(tree_of(split[number], recipe, branches), recipe.geometry)
+        assert tuple(sizes[number]) == dataclasses.astuple(expected)
+
+
+def test_the_index_never_decodes_a_picture(split, recipe, monkeypatch):
+    monkeypatch.setattr("mmkp_jax.data.examples.decode", lambda data: pytest.fail("decoded"))
+    assert len(measure(split, recipe).trunk_N) == len(split)
+
+
+def test_the_index_is_kept_for_what_it_depends_on(split, recipe, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(module, "measure", lambda *given: measured.append(given) or measure(*given))
+    first = index(split, recipe, tmp_path / "cache")
+    again = index(split, recipe, tmp_path / "cache")
+    assert len(measured) == 1
+    for ours, kept in zip(first, again, strict=True):
+        np.testing.assert_array_equal(ours, kept)
+    others = [{"max_pixels": 28 * 28 * 8}, {"min_pixels": 28 * 28}, {"max_text_tokens": 5}, {"zero_shot": True}]
+    for change in others:
+        index(split, dataclasses.replace(recipe, **change), tmp_path / "cache")
+    assert len(measured) == 1 + len(others)
+
+
+def test_the_index_of_other_posts_is_not_taken(split, recipe, tmp_path):
+    index(split, recipe, tmp_path / "cache")
+    posts = [Post(split[i].id, "other", None, ("k",)) for i in range(len(split))]
+    (tmp_path / "images").mkdir()
+    write_dataset(tmp_path / "out", {"train": posts}, tmp_path / "images")
+    other = index(open_split(tmp_path / "out", "train"), recipe, tmp_path / "cache")
+    assert not other.patches_N.any()
+
+
+def test_a_damaged_index_is_measured_anew(split, recipe, tmp_path):
+    first = index(split, recipe, tmp_path)
+    (file,) = tmp_path.glob("*.npz")
+    for content in (b"", b"junk", file.read_bytes()[:500]):
+        file.write_bytes(content)
+        for ours, kept in zip(first, index(split, recipe, tmp_path), strict=True):
+            np.testing.assert_array_equal(ours, kept)
+
+
+def test_posts_that_fit_no_row_are_told_with_their_reason():
+    ids = np.asarray(["a", "b", "c"])
+    lengths = Lengths(*np.asarray([[50, 50, 900], [9, 9, 9], [20, 0, 20], [64, 64, 300], [4, 4, 4]], np.int32), ids)
+    numbers, left_out = choose(lengths, SIZE, BOTH)
+    assert numbers.tolist() == [0, 1]
+    assert [(post.number, post.id) for post in left_out] == [(2, "c")]
+    assert left_out[0].reason == "it is longer than a row: 929 tokens of 700, 300 patches of 260"
+    numbers, left_out = choose(lengths, SIZE, ("cot",))
+    assert numbers.tolist() == [0]
+    assert left_out[0].reason == "it has no chain of thought"

@@ -1,0 +1,89 @@
+"""The plan: each post once an epoch, within the rows' limits, the same wherever and whenever it is made."""
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+
+from mmkp_jax.data.forest import RowSize
+from mmkp_jax.data.plan import EpochPlan, fill, host_rows, plan_epoch
+
+ROW = RowSize(tokens=2048, patches=4608, windows=90, labels=700, examples=8)
+
+
+def post_sizes(count: int, seed: int = 0) -> np.ndarray:
+    """Sizes as posts have them under the 3B preset: a picture of up to 576 image tokens, a chain of thought or none."""
+    rng = np.random.default_rng(seed)
+    patches = 4 * rng.integers(100, 577, count)
+    labels = rng.integers(4, 15, count) + rng.integers(0, 2, count) * rng.integers(80, 260, count)
+    tokens = patches // 4 + rng.integers(40, 100, count) + labels
+    return np.stack([tokens, patches, -(-patches // 52), labels, np.ones_like(tokens)], axis=-1)
+
+
+def plan(count: int = 500, **changes) -> EpochPlan:
+    return plan_epoch(post_sizes(count), ROW, **{"seed": 0, "epoch": 0, "batch_rows": 10} | changes)
+
+
+def rows_of(planned: EpochPlan) -> list[tuple[int, ...]]:
+    return [row for batch in planned for row in batch]
+
+
+@pytest.mark.parametrize("count", [1, 7, 64, 500])
+def test_each_post_comes_once_an_epoch(count):
+    planned = plan(count)
+    assert sorted(post for row in rows_of(planned) for post in row) == list(range(count))
+    assert all(len(batch) == 10 for batch in planned)
+
+
+def test_only_the_posts_asked_for_are_planned():
+    posts = np.arange(3, 400, 7)
+    assert sorted(post for row in rows_of(plan(posts=posts)) for post in row) == posts.tolist()
+
+
+def test_no_row_holds_more_than_it_can():
+    sizes = post_sizes(500)
+    for row in rows_of(plan()):
+        assert (sizes[list(row)].sum(axis=0) <= dataclasses.astuple(ROW)).all()
+
+
+def test_empty_rows_stand_at_the_end_only():
+    rows = rows_of(plan())
+    empty = sum(not row for row in rows)
+    assert empty < 10
+    assert all(rows[: len(rows) - empty])
+
+
+def test_seeds_repeat_and_epochs_differ():
+    assert rows_of(plan()) == rows_of(plan())
+    assert rows_of(plan()) != rows_of(plan(epoch=1)) != rows_of(plan(seed=1))
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 5])
+def test_hosts_agree_and_are_disjoint(hosts):
+    for batch in plan():
+        parts = [host_rows(batch, host, hosts) for host in range(hosts)]
+        assert [row for part in parts for row in part] == batch
+        assert {len(part) for part in parts} == {10 // hosts}
+
+
+def test_rows_that_cannot_be_parted_are_told():
+    with pytest.raises(ValueError, match="10 rows cannot be parted equally among 3 hosts"):
+        host_rows(plan()[0], 0, 3)
+
+
+def test_what_cannot_be_planned_is_told():
+    with pytest.raises(ValueError, match="no posts"):
+        plan(posts=np.zeros(0, int))
+    with pytest.raises(ValueError, match="does not fit"):
+        plan_epoch(post_sizes(5) * 100, ROW, seed=0, epoch=0, batch_rows=1)
+    with pytest.raises(IndexError):
+        plan()[-1]
+
+
+def test_rows_are_full_and_planned_fast():
+    sizes = post_sizes(20_000)
+    begun = time.perf_counter()
+    planned = plan_epoch(sizes, ROW, seed=0, epoch=0, batch_rows=10)
+    assert time.perf_counter() - begun < 5  # 330,000 posts took 5 s
+    assert max(fill(planned, sizes, ROW).values()) > 0.9

@@ -1,0 +1,110 @@
+"""Every line of a posts file becomes one post or one reject that says what is wrong with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmkp_jax.data.posts import Post, Reject, read_cmkp, read_jsonl
+from mmkp_jax.errors import InputError
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+GOOD = {"id": "a", "text": "hello", "image": "a.jpg", "keyphrases": ["good news"], "cot": None}
+
+
+def cmkp(tmp_path: Path, content: str | bytes) -> list[Post | Reject]:
+    file = tmp_path / "train_src.txt"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list(read_cmkp(tmp_path, "train"))
+
+
+def jsonl(tmp_path: Path, *lines: object) -> list[Post | Reject]:
+    file = tmp_path / "posts.jsonl"
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    file.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return list(read_jsonl(file))
+
+
+def test_cmkp_line_is_a_post(tmp_path):
+    (post,) = cmkp(tmp_path, "a text<sep>good news; snow day ;<sep>https://pbs.twimg.com/media/X.jpg\n")
+    assert (post.id, post.text, post.image) == ("train-1", "a text", "X.jpg")
+    assert post.keyphrases == ("good news", "snow day")
+    assert post.cot is None
+
+
+def test_cmkp_ids_count_rejected_lines(tmp_path):
+    first, second, third = cmkp(tmp_path, "t<sep>k<sep>http://h/a.jpg\nt<sep>k\nu<sep>k<sep>http://h/b.jpg")
+    assert (first.id, second.id, third.id) == ("train-1", "train-2", "train-3")
+    assert isinstance(second, Reject)
+    assert (second.line, second.reason) == (2, "the line has 2 fields, not 3")
+    assert second.file.endswith("train_src.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"\n", "1 field,"),
+        (b"a<sep>b<sep>c<sep>http://h/d.jpg", "4 fields"),
+        (b"a<sep> ; <sep>http://h/d.jpg", "no keyphrase"),
+        (b"a<sep>k<sep>http://h/", "names no file"),
+        (b"\xff<sep>k<sep>http://h/d.jpg", "UTF-8"),
+    ],
+)
+def test_bad_cmkp_line_is_rejected(tmp_path, line, reason):
+    (reject,) = cmkp(tmp_path, line)
+    assert reason in reject.reason
+    assert reject.as_error().where.endswith("train_src.txt:1")
+
+
+def test_unicode_line_breaks_stay_inside_a_post(tmp_path):
+    (post,) = cmkp(tmp_path, "one\u2028two\x0cthree<sep>k<sep>http://h/a.jpg\n")
+    assert post.text == "one\u2028two\x0cthree"
+
+
+def test_json_line_is_a_post(tmp_path):
+    posts = jsonl(tmp_path, GOOD, GOOD | {"id": "b", "image": None, "cot": "since …"})
+    assert [(p.id, p.image, p.cot, p.line) for p in posts] == [("a", "a.jpg", None, 1), ("b", None, "since …", 2)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "not a JSON object"),
+        ("", "not JSON"),
+        ({k: v for k, v in GOOD.items() if k != "text"}, "no 'text'"),
+        ({k: v for k, v in GOOD.items() if k != "image"}, "no 'image'"),
+        (GOOD | {"id": 7}, "'id' is 7"),
+        (GOOD | {"id": ""}, "id is empty"),
+        (GOOD | {"keyphrases": []}, "no keyphrase"),
+        (GOOD | {"keyphrases": [" "]}, "no keyphrase"),
+        (GOOD | {"keyphrases": "a;b"}, "'keyphrases' is"),
+        (GOOD | {"keyphrases": [1]}, "not text"),
+        (GOOD | {"keyphrases": ["a;b"]}, "';'"),
+        (GOOD | {"text": "\ud83d"}, "surrogate"),
+    ],
+)
+def test_bad_json_line_is_rejected(tmp_path, line, reason):
+    (reject,) = jsonl(tmp_path, line)
+    assert isinstance(reject, Reject)
+    assert reason in reject.reason
+
+
+def test_repeated_id_is_rejected(tmp_path):
+    _, reject = jsonl(tmp_path, GOOD, GOOD)
+    assert (reject.id, reject.line, reject.reason) == ("a", 2, "the id 'a' stands in line 1 too")
+
+
+def test_missing_file_is_the_users_mistake(tmp_path):
+    with pytest.raises(InputError, match=r"train_src\.txt"):
+        list(read_cmkp(tmp_path, "train"))
+
+
+def test_real_posts_are_all_read():
+    folder = SHARED / "data/cmkp/tw_mm_s1_tiny"
+    if not folder.is_dir():
+        pytest.skip(f"the real posts are not at {folder}")
+    counts = {split: [type(row) for row in read_cmkp(folder, split)] for split in ("train", "valid", "test")}
+    assert {split: len(rows) for split, rows in counts.items()} == {"train": 200, "valid": 200, "test": 50}
+    assert all(kind is Post for rows in counts.values() for kind in rows)

@@ -1,0 +1,161 @@
+"""The command: what it reads, prints and writes, and one line for each mistake."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mmkp_jax.evaluation.metric import GROUPS, METRICS
+from mmkp_jax.score import main
+
+CMKP_POSTS = "a dog in the park<sep>dogs;park<sep>https://x/a.jpg\nred bus<sep>city<sep>https://x/b.jpg\n"
+JSON_POSTS = [
+    {"id": "a", "text": "a dog in the park", "image": None, "keyphrases": ["dogs", "park"], "cot": None},
+    {"id": "b", "text": "red bus", "image": None, "keyphrases": ["city"], "cot": None},
+]
+JSON_PREDICTIONS = [
+    {"id": "b", "predicted": ["city"], "form": "cot"},
+    {"id": "a", "predicted": ["dog", "x"], "form": "direct"},
+]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Writes text, or JSON Lines, and returns the path."""
+
+    def write(name, content):
+        if isinstance(content, list):
+            content = "".join(json.dumps(row) + "\n" for row in content)
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("posts", [("test_src.txt", CMKP_POSTS), ("test.jsonl", JSON_POSTS)])
+@pytest.mark.parametrize("form", ["lines", "ids"])
+def test_every_form_of_posts_and_predictions_gives_the_same(files, tmp_path, capsys, posts, form):
+    ids = {"a": "test-1", "b": "test-2"} if posts[0].endswith(".txt") else {"a": "a", "b": "b"}
+    rows = [row | {"id": ids[row["id"]]} for row in JSON_PREDICTIONS]
+    predictions = files("p.txt", "dog;x\ncity\n") if form == "lines" else files("p.jsonl", rows)
+    train = files("train.txt", "dogs\nCity\n")
+    written = tmp_path / "scores.json"
+    flags = [f"--predictions={predictions}", f"--posts={files(*posts)}", f"--train={train}", f"--json={written}"]
+    assert main(flags) == 0
+    scores = json.loads(written.read_text())
+    assert list(scores) == list(GROUPS) and list(scores["all"]) == ["n", *METRICS]
+    assert scores["all"]["p@1"] == 1 and scores["all"]["r@1"] == 0.75
+    assert scores["present"]["n"] == 1 and scores["absent"]["f1@1"] == 1
+    assert scores["seen"]["f1@1"] == 0.5  # `dog` is not seen, `dogs` is
+    assert scores["unseen"]["n"] == 1
+    printed = capsys.readouterr().out
+    assert "85.71" in printed
+    assert ("50.00% direct, 50.00% cot, 0.00% broken" in printed) == (form == "ids")
+
+
+@pytest.mark.parametrize(
+    "train", [("train_src.txt", CMKP_POSTS), ("train.jsonl", JSON_POSTS), ("kps.txt", "dogs\npark;city\n")]
+)
+def test_every_form_of_training_posts_tells_seen_from_unseen(files, capsys, train):
+    posts, predictions = files("test.jsonl", JSON_POSTS), files("p.txt", "dog;x\ncity\n")
+    assert main([f"--predictions={predictions}", f"--posts={posts}", f"--train={files(*train)}"]) == 0
+    assert "unseen: no post has a keyphrase that is unseen" in capsys.readouterr().out
+
+
+def test_a_group_that_cannot_be_formed_is_null_with_its_reason(files, tmp_path, capsys):
+    posts, predictions = files("test.jsonl", JSON_POSTS), files("p.txt", "\n\n")
+    assert main([f"--predictions={predictions}", f"--posts={posts}", f"--json={tmp_path / 'o.json'}"]) == 0
+    assert json.loads((tmp_path / "o.json").read_text())["seen"] is None
+    assert "seen: no training keyphrases were given" in capsys.readouterr().out
+
+
+def test_ocr_words_make_a_keyphrase_present(files, tmp_path):
+    posts, predictions = files("test.jsonl", JSON_POSTS), files("p.txt", "dog\ncity\n")
+    ocr, out = files("ocr.txt", "\nthe city\n"), tmp_path / "o.json"
+    assert main([f"--predictions={predictions}", f"--posts={posts}", f"--ocr={ocr}", f"--json={out}"]) == 0
+    assert json.loads(out.read_text())["present"]["n"] == 2
+
+
+GOOD = {"predictions": ("p.jsonl", JSON_PREDICTIONS), "posts": ("test.jsonl", JSON_POSTS)}
+
+
+@pytest.mark.parametrize(
+    "changed, line",
+    [
+        ({"predictions": ("p.jsonl", JSON_PREDICTIONS[:1])}, "lacks the id 'a' of the posts"),
+        ({"predictions": ("p.jsonl", [*JSON_PREDICTIONS, {"id": "c", "predicted": []}])}, "has the id 'c' that no"),
+        ({"predictions": ("p.jsonl", [{"id": "c", "predicted": []}])}, "lacks 2 ids ('a', …) of the posts and has"),
+        ({"predictions": ("p.jsonl", [*JSON_PREDICTIONS, JSON_PREDICTIONS[0]])}, "repeats the id 'b'"),
+        ({"predictions": ("p.jsonl", [{"id": "a", "predicted": "dog"}])}, "p.jsonl:1: has no list of strings 'pred"),
+        ({"predictions": ("p.jsonl", [{"id": 3, "predicted": []}])}, "p.jsonl:1: has no string 'id'"),
+        ({"predictions": ("p.jsonl", "[]\n")}, "p.jsonl:1: is a JSON list"),
+        ({"predictions": ("p.jsonl", "\n{'id'}\n")}, "p.jsonl:2: is not JSON"),
+        ({"predictions": ("p.jsonl", "\n")}, "is empty"),
+        ({"predictions": ("p.jsonl", "")}, "is empty"),
+        ({"predictions": ("p.txt", "")}, "is empty"),
+        ({"predictions": ("p.txt", "dog\n")}, "1 lines for 2 posts"),
+        ({"predictions": ("p.txt", "a\nb\nc\n")}, "3 lines for 2 posts"),
+        ({"predictions": ("p.txt", b"a\n\xff\n")}, "is not UTF-8"),
+        ({"posts": ("test.jsonl", "")}, "is empty"),
+        ({"posts": ("test.jsonl", [JSON_POSTS[0]] * 2)}, "test.jsonl:2: the id 'a' stands in line 1 too"),
+        ({"posts": ("test_src.txt", "a dog<sep>dogs\n")}, "test_src.txt:1: the line has 2 fields, not 3"),
+        ({"posts": ("posts.csv", CMKP_POSTS)}, "posts.csv: its name tells no layout of posts"),
+        ({"train": ("train.txt", "")}, "is empty"),
+        ({"train": ("train.txt", " \n")}, "holds no keyphrase"),
+        ({"ocr": ("ocr.txt", "x\n")}, "1 lines for 2 posts"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(files, capsys, changed, line):
+    assert main([f"--{flag}={files(*file)}" for flag, file in (GOOD | changed).items()]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1 and line in output.err
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        ([], "--predictions=FILE is not given"),
+        (["--predictions=a"], "--posts=FILE is not given"),
+        (["--prediction=a", "--posts=b"], "unknown flag --prediction=a (did you mean '--predictions'?)"),
+        (["--predictions=absent.txt", "--posts=absent.jsonl"], "absent.jsonl: the posts cannot be read"),
+        (["--predictions"], "expected one argument"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(capsys, flags, line):
+    assert main(flags) == 2
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and line in output
+
+
+def test_scores_that_cannot_be_written_are_one_line(files, capsys, tmp_path):
+    flags = [f"--{flag}={files(*file)}" for flag, file in GOOD.items()]
+    assert main([*flags, f"--json={tmp_path / 'no' / 'folder.json'}"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_help_exits_0(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0 and "--predictions" in capsys.readouterr().out
+
+
+def test_no_accelerator_library_is_imported(files):
+    """Nor by the baselines and the parser, in a process of their own."""
+    flags = [f"--{flag}={files(*file)}" for flag, file in GOOD.items()]
+    code = f"""
+import sys
+import mmkp_jax.evaluation.baselines, mmkp_jax.evaluation.outputs
+from mmkp_jax.score import main
+assert main({flags!r}) == 0
+print([name for name in ("jax", "flax", "torch", "transformers", "tensorflow") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_command_exits_as_it_says():
+    command = [sys.executable, "-m", "mmkp_jax.score", "--posts=nowhere.jsonl", "--predictions=nowhere.txt"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 2 and len(ran.stderr.splitlines()) == 1
