@@ -15,6 +15,16 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.model = ml_collections.ConfigDict()
     c.model.path = "Qwen/Qwen2.5-VL-3B-Instruct"  # a Hugging Face folder or hub id
+    c.make = ""  # a module whose `make()` makes model and data where they are not there yet
+
+    c.data = ml_collections.ConfigDict()
+    c.data.path = ""  # a prepared dataset (mmkp_jax.data.records) with the splits train and test
+    c.data.min_pixels = 3_136  # of a resized picture; one of 56 x 56 [C]
+    c.data.max_pixels = 451_584  # of a resized picture: 576 image tokens [C]
+    c.data.max_text_tokens = 512  # of a post's text, whose end is cut off beyond [C]
+    c.data.workers = 2  # processes that load; 0 loads in threads
+    c.pack_for = "own"  # rows hold the strategy's own branches, or both (to compare strategies on the same rows)
+    c.seed = 0  # of the order of posts
 
     c.strategy = "dyncot"  # zeroshot, sft, cot, multitask or dyncot
     c.multitask_weight = 0.5  # share of the SFT loss under multitask [C]
@@ -25,7 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.freeze = FROZEN_BY_DEFAULT  # parameter paths that do not train: the vision tower without its merger [P]
     c.learning_rate = 5e-5  # peak [P]
     c.warmup_steps = 100  # optimizer steps of linear warm-up before the cosine [C]
-    c.total_steps = 10_000  # optimizer steps [C]
+    c.num_epochs = 5  # passes over the training posts [P]; 0 where total_steps is given
+    c.total_steps = 0  # optimizer steps; 0 where num_epochs is given
     c.b1, c.b2, c.eps = 0.9, 0.95, 1e-8  # AdamW [C]
     c.weight_decay = 0.01  # a step, times the learning rate; matrices only [C]
     c.clip_norm = 1.0  # global norm of the gradient [C]
@@ -39,6 +50,14 @@ def get_config() -> ml_collections.ConfigDict:
     c.row.labels = 1536  # label slots of a row, over both targets
     c.row.examples = 16  # posts of a row, at most
 
+    c.eval_posts = 0  # posts of the test split that are decoded at the end; 0 is all
+    c.eval_batch_size = 32  # posts decoded at a time
+    c.answer_tokens = 384  # most tokens of an answer [C]
+    c.ablations = False  # also evaluate with pictures permuted between posts, and with texts blanked
+    c.log_every = 10  # steps between updates of the progress line
+    c.checkpoint_every = 500  # steps
+    c.keep_checkpoints = 2
+
     c.compute_dtype = "bfloat16"  # of activations and products; softmax and losses are float32
     c.frozen_dtype = "bfloat16"  # in which frozen parameters are kept; trained ones are float32
     c.attention = "auto"  # a backend of mmkp_jax.ops.backends, or auto: the best for the platform
@@ -46,4 +65,4 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices; -1 is what is left
     c.sharding_rules = ml_collections.ConfigDict(dict(DEFAULT_RULES))  # parameter axis to mesh axis
-    return c
+    return c.lock()

@@ -51,7 +51,7 @@ def init_gamma(rule: GammaRule) -> GammaState:
 def update_gamma(rule: GammaRule, state: GammaState, loss_sum: jax.Array, posts: jax.Array) -> GammaState:
     """γ after a step over `posts` posts whose SFT losses, each weighing the same, add up to `loss_sum`.
 
-    A step without posts leaves γ where it is.
+    A step without posts, or whose loss is not finite, leaves γ where it is.
     """
     seen = state["posts"] + posts.astype(jnp.int32)
     if rule.mode == "fixed":
@@ -60,4 +60,8 @@ def update_gamma(rule: GammaRule, state: GammaState, loss_sum: jax.Array, posts:
     if rule.mode == "ema":
         share = jnp.where(state["posts"] == 0, 1.0, 1 - rule.ema_decay)
     moved = state["gamma"] + share * (loss_sum / jnp.maximum(posts, 1) - state["gamma"])
-    return {"gamma": jnp.where(posts > 0, moved, state["gamma"]).astype(jnp.float32), "posts": seen}
+    counts = (posts > 0) & jnp.isfinite(loss_sum)
+    return {
+        "gamma": jnp.where(counts, moved, state["gamma"]).astype(jnp.float32),
+        "posts": jnp.where(counts, seen, state["posts"]),
+    }

@@ -52,7 +52,7 @@ def example_losses(nll_BM: jax.Array, forest: Forest, examples: int) -> Losses:
         of_BMS = (segment_BM[..., None] == 1 + jnp.arange(examples)) & (branch_BM[..., None] == branch)
         labels_BS = jnp.where(of_BMS, forest.weight_BM[..., None], 0).sum(axis=1)
         total_BS = jnp.where(of_BMS, nll_BM[..., None], 0).sum(axis=1)
-        return total_BS / jnp.maximum(labels_BS, 1), labels_BS > 0
+        return total_BS / jnp.where(labels_BS > 0, labels_BS, 1), labels_BS > 0
 
     (sft_BS, has_sft_BS), (cot_BS, has_cot_BS) = mean(SFT), mean(COT)
     return Losses(sft_BS, cot_BS, has_sft_BS, has_cot_BS)

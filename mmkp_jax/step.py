@@ -93,16 +93,15 @@ def make_train_step(
     return train_step
 
 
-SUMS = ("loss", "posts", "left_out", "loss_sft", "posts_sft", "loss_cot", "posts_cot", "on_cot", "labels")
+SUMS = ("loss", "posts", "packed", "loss_sft", "posts_sft", "loss_cot", "posts_cot", "on_cot", "labels")
 """What a step adds up over its micro-batches."""
 
 
 def _sums(losses: Losses, choice: Choice, forest: Forest) -> Metrics:
-    counts_BS, here_BS = choice.counts_BS, losses.has_sft_BS | losses.has_cot_BS
     sums = {
-        "loss": jnp.where(counts_BS, choice.loss_BS, 0),
-        "posts": counts_BS,
-        "left_out": here_BS & ~counts_BS,
+        "loss": jnp.where(choice.counts_BS, choice.loss_BS, 0),
+        "posts": choice.counts_BS,
+        "packed": forest.segment_BT.max(axis=1),  # posts are numbered from 1 in their row
         "loss_sft": losses.sft_BS,
         "posts_sft": losses.has_sft_BS,
         "loss_cot": losses.cot_BS,
@@ -123,6 +122,6 @@ def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
         "gamma": gamma,
         "grad_norm": grad_norm,
         "posts": sums["posts"],
-        "left_out": sums["left_out"],
+        "left_out": sums["packed"] - sums["posts"],
         "labels": sums["labels"],
     }

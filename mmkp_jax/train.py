@@ -1,146 +1,100 @@
-"""From a config to a sharded state and its step."""
+"""The loop: batches through the step, metrics to the log, checkpoints, and a clean stop.
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+A run that was stopped goes on from its last checkpoint with the same batches, and comes to the same numbers.
+"""
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mmkp_jax.assembly import Plan, load_state
+from mmkp_jax.checkpoint import Checkpoints
 from mmkp_jax.data.forest import Forest
-from mmkp_jax.errors import InputError, nearest
-from mmkp_jax.gamma import GammaRule, gamma_rule
+from mmkp_jax.data.pipeline import batches, position_of
+from mmkp_jax.feeding import Training
 from mmkp_jax.hf.folder import Folder
-from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import Definition, Params, define, flatten, unflatten
-from mmkp_jax.objectives import objective
-from mmkp_jax.ops.backends import backend_name
-from mmkp_jax.optim import adamw, join_params, learning_rate, split_params
-from mmkp_jax.sharding import batch_sharding, make_mesh, optimizer_shardings, param_shardings, replicated
-from mmkp_jax.step import Metrics, State, init_state, make_train_step
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+from mmkp_jax.meter import Meter
+from mmkp_jax.sharding import place_batch
+from mmkp_jax.step import State
 
 
-class Plan(NamedTuple):
-    """A run that has read no weights: enough to compile it, to load it, or to restore it.
-
-    The step is called as `with jax.set_mesh(plan.mesh): state, metrics = plan.step(state, batch)` and donates the
-    state; its batch is [accumulation steps, rows, ...] (`sharding.place_batch`).
-    """
-
-    definition: Definition
-    mesh: Mesh
-    optimizer: optax.GradientTransformation
-    rule: GammaRule
-    state: State
-    """`jax.ShapeDtypeStruct`s with shardings."""
-    step: Callable[[State, Forest], tuple[State, Metrics]]
+class Stopped(Exception):
+    """The run was asked to stop; `args[0]` is the step that was saved."""
 
 
-def plan_training(
-    config: ConfigDict,
-    published: Mapping[str, Any],
-    where: str = "config.json",
-    devices: Sequence[jax.Device] | None = None,
-) -> Plan:
-    """The run that `config` (fields: `configs/base.py`) describes, for a model's published `config.json`.
-
-    Args:
-        where: the file that `published` was read from, for messages.
-        devices: all of them go into the mesh; None means all that JAX sees.
+def train(config: ConfigDict, plan: Plan, folder: Folder, training: Training, workdir: Path) -> State:
+    """Trains to the end, or goes on to it from the work directory's last checkpoint; returns the last state.
 
     Raises:
-        InputError: a setting, or the model, cannot be used.
+        InputError: the folder's tensors are not the model's.
+        Stopped: by SIGINT or SIGTERM, when the state has been saved.
     """
-    train = objective(config.strategy, multitask_weight=config.multitask_weight)
-    rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
-    mesh = make_mesh(config.mesh, devices)
-    attention = backend_name(config.attention, mesh.devices.flat[0].platform)
-    definition = define(published, where, remat=config.remat, attention=attention)
-    _check_batch(config, mesh)
-    schedule = learning_rate(config.learning_rate, warmup_steps=config.warmup_steps, total_steps=config.total_steps)
-    optimizer = adamw(
-        schedule,
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-    )
-    state = _abstract_state(config, definition, mesh, optimizer, rule)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_train_step(
-        definition, optimizer, train, rule, examples=config.row.examples, dtype=_dtype(config, "compute_dtype")
-    )
-    step = jax.jit(
-        step,
-        in_shardings=(shardings, batch_sharding(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
-    )
-    return Plan(definition, mesh, optimizer, rule, state, step)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints))
+        step, state = _begin(plan, folder, checkpoints)
+        if step:
+            print(f"going on from step {step:,} of {training.steps:,}")
+        meter = stack.enter_context(Meter(config, training, workdir, step))
+        asked = stack.enter_context(_StopAsked())
+        feed = stack.enter_context(contextlib.closing(_feed(config, training, step)))
+        stack.enter_context(jax.set_mesh(plan.mesh))
+        stack.enter_context(jax.transfer_guard("disallow"))  # a hidden transfer would stall every step
+        while step < training.steps:
+            with meter.waiting():
+                _, forest = next(feed)
+            state, metrics = plan.step(state, place_batch(_micro_batches(forest, config), plan.mesh))
+            step += 1
+            meter.add(step, metrics, forest)
+            if asked.stop or step == training.steps or step % config.checkpoint_every == 0:
+                meter.write()
+                checkpoints.save(step, state, position_of(training.plans, step)._asdict())
+            if asked.stop and step < training.steps:
+                raise Stopped(step)
+    return state
 
 
-def load_state(plan: Plan, folder: Folder) -> State:
-    """The state before the first step, with the folder's weights, sharded as planned.
-
-    Raises:
-        InputError: the folder's tensors are not those of the model.
-    """
-    trainable, frozen = plan.state["trainable"], plan.state["frozen"]
-    params = flatten(load_params(folder, join_params(trainable, frozen)))
-
-    def part(of: Params) -> Params:
-        return unflatten({path: params[path] for path in flatten(of)})
-
-    start = jax.jit(
-        lambda trainable, frozen: init_state(trainable, frozen, plan.optimizer, plan.rule),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.state),
-        donate_argnums=(0, 1),
-    )
-    return start(part(trainable), part(frozen))
+def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints) -> tuple[int, State]:
+    step = checkpoints.latest()
+    if step is None:
+        return 0, load_state(plan, folder)
+    return step, checkpoints.restore(step, plan.state).state
 
 
-def _abstract_state(
-    config: ConfigDict, definition: Definition, mesh: Mesh, optimizer: optax.GradientTransformation, rule: GammaRule
-) -> State:
-    """Shapes, dtypes and shardings of the whole state."""
-    trainable, frozen = split_params(definition.shapes(), config.freeze)
-    frozen_dtype = _dtype(config, "frozen_dtype")
-    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, frozen_dtype), frozen)
-    of_params = param_shardings(definition, mesh, config.sharding_rules)
-    of_trainable, of_frozen = split_params(of_params, config.freeze)
-    shardings = {
-        "step": replicated(mesh),
-        "trainable": of_trainable,
-        "frozen": of_frozen,
-        "optimizer": optimizer_shardings(optimizer, trainable, of_trainable, mesh),
-        "gamma": {"gamma": replicated(mesh), "posts": replicated(mesh)},
-    }
-    shapes = jax.eval_shape(lambda t, f: init_state(t, f, optimizer, rule), trainable, frozen)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+def _feed(config: ConfigDict, training: Training, step: int):
+    return batches(
+        training.feed,
+        training.plans,
+        start=position_of(training.plans, step),
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+        workers=config.data.workers,
     )
 
 
-def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
-    rows, steps, shards = config.global_batch_size, config.accumulation_steps, mesh.shape["data"] * mesh.shape["fsdp"]
-    if min(rows, steps) < 1 or rows % (steps * shards):
-        raise InputError(
-            f"{rows} rows do not divide into {steps} micro-batches over {shards} devices (data x fsdp)",
-            "config.global_batch_size",
-            f"give a multiple of {max(steps, 1) * shards}",
-        )
+def _micro_batches(forest: Forest, config: ConfigDict) -> Forest:
+    """[rows, ...] to [accumulation steps, rows of each, ...]."""
+    return Forest(*(array.reshape(config.accumulation_steps, -1, *array.shape[1:]) for array in forest))
 
 
-def _dtype(config: ConfigDict, field: str) -> jnp.dtype:
-    if config[field] not in DTYPES:
-        raise InputError(
-            f"unknown dtype {config[field]!r}{nearest(str(config[field]), DTYPES)}",
-            f"config.{field}",
-            f"choose one of {', '.join(DTYPES)}",
-        )
-    return DTYPES[config[field]]
+class _StopAsked(contextlib.AbstractContextManager):
+    """Turns SIGINT and SIGTERM into a wish that the loop looks for between steps; a second one is taken at once."""
+
+    def __init__(self) -> None:
+        self.stop = False
+
+    def __enter__(self) -> "_StopAsked":
+        self._before = {each: signal.signal(each, self._wish) for each in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _wish(self, *_: Any) -> None:
+        if self.stop:
+            raise KeyboardInterrupt
+        self.stop = True

@@ -1,6 +1,7 @@
 """The plain way, without forest: one example, one target, one causal sequence, full logits, log_softmax.
 
-Shares the model's layers with the code under test and nothing of its masks, positions, label slots or head.
+Shares with the code under test the model's layers and the positions of a plain sequence (which test_geometry.py holds
+against transformers), and nothing of its masks, branches, label slots or head.
 """
 
 import jax

@@ -1,6 +1,6 @@
 """Run by test_sharding.py in a process of its own, with eight fake devices; prints one JSON line.
 
-Two optimizer steps of every strategy's own kind on several meshes, from one model folder.
+Three optimizer steps of Dynamic CoT with γ following the mean loss, on several meshes, from one model folder.
 """
 
 import json
@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from configs.base import get_config
+from mmkp_jax.assembly import load_state, plan_training
 from mmkp_jax.data.forest import Forest, plant
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.sharding import MESH_AXES, place_batch
-from mmkp_jax.train import load_state, plan_training
 from tests.tiny import tiny_config
 from tests.trees import geometry_of, random_tree, row_size
 
@@ -58,15 +58,25 @@ def main(folder: str) -> None:
             params = {path: np.asarray(leaf) for path, leaf in flatten(state["trainable"]).items()}
             shards = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in flatten(state["trainable"]).items()}
             label = name if accumulation_steps == 1 else f"{name} in {accumulation_steps} micro-batches"
-            results[label] = metrics, params, shards, plan.step._cache_size()
+            results[label] = metrics, params, shards, plan.step._cache_size(), moments_as_parameters(state)
     print(json.dumps(compare(results)))
+
+
+def moments_as_parameters(state: dict) -> bool:
+    """Whether both moments of every trained parameter are divided as it is."""
+    trained = jax.tree.leaves(state["trainable"])
+    moments = [leaf for leaf in jax.tree.leaves(state["optimizer"]) if leaf.ndim]
+    return len(moments) == 2 * len(trained) and all(
+        moment.sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
+        for moment, leaf in zip(moments, trained * 2, strict=True)
+    )
 
 
 def compare(results: dict) -> dict:
     """Each mesh against one device: metrics, the largest error of a parameter over its norm, and what is sharded."""
-    reference_metrics, reference, _, _ = results["1x1x1"]
+    reference_metrics, reference, *_ = results["1x1x1"]
     report = {}
-    for name, (metrics, params, shards, compilations) in results.items():
+    for name, (metrics, params, shards, compilations, moments) in results.items():
         errors = {path: np.linalg.norm(params[path] - leaf) / np.linalg.norm(leaf) for path, leaf in reference.items()}
         report[name] = {
             "metrics": metrics,
@@ -78,6 +88,7 @@ def compare(results: dict) -> dict:
             "param_error": float(max(errors.values())),
             "sharded": sum(shards[path] != leaf.shape for path, leaf in reference.items()),
             "compilations": compilations,
+            "moments_as_parameters": moments,
         }
     return report
 

@@ -8,11 +8,14 @@ import pytest
 from mmkp_jax.ops import cross_entropy
 from mmkp_jax.ops.cross_entropy import label_nll, vocabulary_blocks
 
+VOCAB = 96
 
-@pytest.fixture(params=[1, 3, 16], ids="{} blocks".format)
+
+@pytest.fixture(params=[(1, 96), (3, 32), (16, 6), (7, 14)], ids="{0[0]} blocks of {0[1]}".format)
 def blocks(request, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "BLOCK", -(-96 // request.param))
-    assert vocabulary_blocks(96) == request.param
+    """Blocks that divide the vocabulary, and some that do not (7 x 14 = 98)."""
+    n, size = request.param
+    monkeypatch.setattr(cross_entropy, "vocabulary_blocks", lambda vocab: (n, size))
 
 
 def plain(hidden, head, slot, label):
@@ -24,7 +27,7 @@ def plain(hidden, head, slot, label):
 def random_case(dtype):
     rng = np.random.default_rng(0)
     hidden = jnp.asarray(rng.normal(size=(2, 9, 8)), dtype)
-    head = jnp.asarray(rng.normal(size=(96, 8)), dtype)
+    head = jnp.asarray(rng.normal(size=(VOCAB, 8)), dtype)
     return (
         hidden,
         head,
@@ -67,6 +70,10 @@ def test_bf16_products_with_float32_softmax():
     assert gradient.dtype == jnp.float32  # as the parameter, whatever the products are taken in
 
 
-@pytest.mark.parametrize("vocab, blocks", [(151_936, 16), (152_064, 11), (4096, 1), (128_256, 8)])
-def test_published_vocabularies_divide_into_small_blocks(vocab, blocks):
-    assert vocabulary_blocks(vocab) == blocks and vocab // blocks <= cross_entropy.BLOCK
+@pytest.mark.parametrize(
+    "vocab, n, size",
+    [(151_936, 16, 9496), (152_064, 11, 13_824), (4096, 1, 4096), (128_256, 8, 16_032), (151_667, 10, 15_167)],
+)
+def test_every_vocabulary_falls_into_few_small_blocks(vocab, n, size):
+    """Published ones into equal blocks; one that was extended by two tokens is filled up."""
+    assert vocabulary_blocks(vocab) == (n, size) and size <= cross_entropy.BLOCK and 0 <= n * size - vocab < n

@@ -1,5 +1,7 @@
 """The layout of a row, by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -67,15 +69,74 @@ def test_rows_of_the_exact_size_are_full_and_one_slot_less_is_refused():
     full = plant(rows, size, geometry)
     assert (full.segment_BT > 0).all() and (full.image_BP > 0).all() and (full.weight_BM > 0).all()
     for name in ("tokens", "patches", "windows", "labels", "examples"):
-        short = RowSize(**{**size.__dict__, name: getattr(size, name) - 1})
+        one = 4 if name == "patches" else 1  # a merged patch
+        short = RowSize(**{**size.__dict__, name: getattr(size, name) - one})
         with pytest.raises(ValueError, match=f"row 0 needs .* {name}"):
             plant(rows, short, geometry)
 
 
-def test_a_prompt_that_ends_with_a_picture_is_refused():
-    tree = Tree(TREE.prompt[:5], TREE.sft, TREE.cot, TREE.grids, TREE.patches)
-    with pytest.raises(ValueError, match="end with a text token"):
-        plant([[tree]], SIZE, GEOMETRY)
+def test_a_tree_of_lists_is_planted_like_one_of_arrays():
+    lists = Tree(TREE.prompt.tolist(), TREE.sft.tolist(), TREE.cot.tolist(), [[4, 4]], [PATCHES])
+    assert {part.dtype for part in (lists.prompt, lists.sft, lists.cot)} == {np.dtype(np.int32)}
+    assert lists.grids == ((4, 4),)
+    for one, other in zip(plant([[lists]], SIZE, GEOMETRY), plant([[TREE]], SIZE, GEOMETRY), strict=True):
+        np.testing.assert_array_equal(one, other)
+    without = dataclasses.replace(lists, cot=[])
+    assert without.cot.dtype == np.int32 and tree_size(without, GEOMETRY).labels == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": []}, "the prompt is empty"),
+        ({"prompt": [1.5, 2]}, r"prompt is float64 \[2\], not a list of token numbers"),
+        ({"prompt": [[1, 2]]}, r"prompt is int64 \[1, 2\], not"),
+        ({"prompt": "text"}, "prompt is <U4"),
+        ({"sft": [-1]}, "sft is .* from 0 on"),
+        ({"cot": [2**31]}, "cot is .* token numbers"),
+        ({"grids": ((1, 4, 4),)}, r"picture 1 has the grid \(1, 4, 4\), not \(patches down, patches across\)"),
+        ({"grids": ((4, 4), (2, 2))}, "patches of 1 pictures and grids of 2"),
+        ({"grids": ()}, "patches of 1 pictures and grids of 0"),
+        ({"grids": ((4, 6),)}, r"picture 1 is uint8 \[16, 588\], not uint8 \[24, C\] for its grid of 4 x 6"),
+        ({"patches": (PATCHES.astype(np.float32),)}, r"picture 1 is float32 \[16, 588\], not uint8 \[16, C\]"),
+        (
+            {"grids": ((4, 4), (4, 4)), "patches": (PATCHES, PATCHES.ravel())},
+            r"picture 2 is uint8 \[9408\], not uint8 \[16, C\]",
+        ),
+    ],
+)
+def test_what_is_no_tree_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TREE, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": TREE.prompt[:5]}, "row 0, tree 2: .* end with a text token"),
+        ({"patches": ()}, "row 0, tree 2: there are 1 grids and no patches"),
+        ({"patches": (PATCHES[:, :100],)}, "row 0, tree 2: picture 1 has 100 values a patch, not 588"),
+        ({"prompt": [1, 2, 3]}, "row 0, tree 2: 0 image tokens for pictures of 4 merged patches"),
+        ({"prompt": [IMAGE, IMAGE, 1, IMAGE, IMAGE, 2]}, "row 0, tree 2: text stands inside the image tokens"),
+        ({"grids": ((1, 16),)}, "a grid of 1 x 16 patches is not made of 2 x 2 merged patches"),
+    ],
+)
+def test_a_tree_whose_parts_do_not_belong_together_is_refused(fields, message):
+    size = RowSize(tokens=30, patches=40, windows=4, labels=12, examples=2)
+    rows = [[TREE, dataclasses.replace(TREE, **fields)]]
+    with pytest.raises(ValueError, match=message):
+        plant(rows, size, GEOMETRY)
+
+
+def test_a_tree_without_its_patches_can_be_measured():
+    assert tree_size(dataclasses.replace(TREE, patches=()), GEOMETRY) == tree_size(TREE, GEOMETRY)
+
+
+def test_patch_slots_are_whole_merged_patches():
+    size = dataclasses.replace(SIZE, patches=18)
+    for make in (lambda: plant([[TREE]], size, GEOMETRY), lambda: empty_rows(1, size, GEOMETRY)):
+        with pytest.raises(ValueError, match="18 patch slots of a row are no multiple of 4"):
+            make()
 
 
 def test_empty_rows_are_padding():

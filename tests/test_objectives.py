@@ -79,6 +79,13 @@ def test_ema_gamma_begins_with_the_first_step_and_moves_by_step_means():
 
 
 @pytest.mark.parametrize("mode", ["mean", "ema"])
+def test_a_step_whose_loss_is_not_finite_does_not_move_gamma(mode):
+    good, posts = run(gamma_rule(mode), STEPS)
+    with_bad, bad_posts = run(gamma_rule(mode), [*STEPS[:2], [float("nan"), 1.0], *STEPS[2:]])
+    assert (with_bad[-1], bad_posts) == (good[-1], posts) and with_bad[2] == with_bad[3]
+
+
+@pytest.mark.parametrize("mode", ["mean", "ema"])
 def test_before_the_first_update_every_post_takes_sft(mode):
     gamma = init_gamma(gamma_rule(mode))["gamma"]
     certain = LOSSES._replace(sft_BS=jnp.zeros((1, 5)))

@@ -55,6 +55,10 @@ def test_the_steps_move_between_targets_and_compile_once(report):
         assert mesh["compilations"] == 1
 
 
+def test_moments_lie_where_their_parameters_do(report):
+    assert all(mesh["moments_as_parameters"] for mesh in report.values())
+
+
 def test_fsdp_and_tensor_axes_really_divide_parameters(report):
     assert report["8x1x1"]["sharded"] == 0
     assert report["1x8x1"]["sharded"] >= 15

@@ -1,17 +1,21 @@
 """Random examples for tests: trees of random tokens and pictures, and what transformers would be fed for them."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from mmkp_jax.data.forest import Forest, Geometry, RowSize, Tree, plant, tree_size
 from mmkp_jax.data.geometry import Grid
+from mmkp_jax.models.definition import define_from
+from mmkp_jax.models.qwen2_5_vl import Qwen2_5_VL
 from mmkp_jax.models.qwen2_5_vl_config import Qwen2_5_VLConfig
 
 
+@functools.cache
 def geometry_of(config: Qwen2_5_VLConfig) -> Geometry:
     """What the layout must know of a model."""
-    return Geometry(config.image_token_id, config.vision.window_side, config.vision.merge_size)
+    return define_from(Qwen2_5_VL, config).geometry
 
 
 def random_tree(

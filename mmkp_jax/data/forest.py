@@ -74,8 +74,12 @@ class Tree:
     """One example: a prompt and its targets, as token numbers.
 
     `prompt` ends with a text token; its pictures are runs of the image token, one for each merged patch, and
-    `patches` holds their values, uint8 [P, C], in the order of transformers' image processor. A target is what the
-    model is to write, its end token included; an absent one is empty.
+    `patches` holds their values, uint8 [P, C], in the order of transformers' image processor; without any, the tree
+    can be measured, not planted. A target is what the model is to write, its end token included; an absent one is
+    empty. Token numbers may be given as lists.
+
+    Raises:
+        ValueError: the prompt is empty, token numbers are none, or patches are not those of the grids.
     """
 
     prompt: np.ndarray
@@ -83,6 +87,45 @@ class Tree:
     cot: np.ndarray
     grids: tuple[Grid, ...] = ()
     patches: tuple[np.ndarray, ...] = ()
+
+    def __post_init__(self):
+        tokens = {name: _token_numbers(name, getattr(self, name)) for name in ("prompt", "sft", "cot")}
+        if not len(tokens["prompt"]):
+            raise ValueError("the prompt is empty: the first label is predicted from its last token")
+        grids = tuple(_grid(n, grid) for n, grid in enumerate(self.grids, start=1))
+        patches = tuple(np.asarray(values) for values in self.patches)
+        if patches:
+            _check_patches(grids, patches)
+        for name, value in {**tokens, "grids": grids, "patches": patches}.items():
+            object.__setattr__(self, name, value)
+
+
+def _token_numbers(name: str, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+    array = np.asarray(tokens)
+    if array.shape == (0,):
+        return np.zeros(0, np.int32)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"{name} is {_described(array)}, not a list of token numbers from 0 on")
+    return array.astype(np.int32, copy=False)
+
+
+def _grid(n: int, grid: Grid) -> Grid:
+    array = np.asarray(grid)
+    if array.shape != (2,) or array.dtype.kind not in "iu":
+        raise ValueError(f"picture {n} has the grid {grid}, not (patches down, patches across)")
+    return int(array[0]), int(array[1])
+
+
+def _check_patches(grids: Sequence[Grid], patches: Sequence[np.ndarray]) -> None:
+    if len(patches) != len(grids):
+        raise ValueError(f"there are patches of {len(patches)} pictures and grids of {len(grids)}")
+    for n, ((h, w), values) in enumerate(zip(grids, patches, strict=True), start=1):
+        if values.dtype != np.uint8 or values.ndim != 2 or len(values) != h * w:
+            raise ValueError(f"picture {n} is {_described(values)}, not uint8 [{h * w}, C] for its grid of {h} x {w}")
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
 
 
 def tree_size(tree: Tree, geometry: Geometry) -> RowSize:
@@ -99,7 +142,13 @@ def tree_size(tree: Tree, geometry: Geometry) -> RowSize:
 
 
 def empty_rows(rows: int, size: RowSize, geometry: Geometry) -> Forest:
-    """A batch of `rows` rows of nothing but padding."""
+    """A batch of `rows` rows of nothing but padding.
+
+    Raises:
+        ValueError: a row's patches are not whole merged patches.
+    """
+    if size.patches % geometry.merge**2:
+        raise ValueError(f"{size.patches} patch slots of a row are no multiple of {geometry.merge**2}, a merged patch")
     T, P, M = size.tokens, size.patches, size.labels
     return Forest(
         token_BT=np.zeros((rows, T), np.int32),
@@ -121,7 +170,8 @@ def plant(rows: Sequence[Sequence[Tree]], size: RowSize, geometry: Geometry) -> 
     """Lays out each row's trees, in order, in a batch of static `size`.
 
     Raises:
-        ValueError: the trees of a row do not fit, or a tree's prompt, pictures and grids do not belong together.
+        ValueError: the trees of a row do not fit, a row's patches are not whole merged patches, or a tree's prompt,
+            pictures and grids do not belong together.
     """
     forest = empty_rows(len(rows), size, geometry)
     for b, trees in enumerate(rows):
@@ -129,11 +179,15 @@ def plant(rows: Sequence[Sequence[Tree]], size: RowSize, geometry: Geometry) -> 
         row = Forest(*(array[b] for array in forest))  # views: writing here fills the batch
         slot = patch = window = label = image = 0
         for segment, tree in enumerate(trees, start=1):
-            merged = patch // geometry.merge**2
-            for grid, values in zip(tree.grids, tree.patches, strict=True):
-                image += 1
-                patch, window = _lay_picture(row, grid, values, image, patch, window, geometry)
-            slot, label = _lay_tokens(row, tree, segment, slot, label, merged, geometry)
+            try:
+                _check_pictures(tree, geometry)
+                merged = patch // geometry.merge**2
+                for grid, values in zip(tree.grids, tree.patches, strict=True):
+                    image += 1
+                    patch, window = _lay_picture(row, grid, values, image, patch, window, geometry)
+                slot, label = _lay_tokens(row, tree, segment, slot, label, merged, geometry)
+            except ValueError as error:
+                raise ValueError(f"row {b}, tree {segment}: {error}") from error
     return forest
 
 
@@ -143,6 +197,14 @@ def _check_fit(b: int, trees: Sequence[Tree], size: RowSize, geometry: Geometry)
         need = sum(s[name] for s in sizes)
         if need > slots:
             raise ValueError(f"row {b} needs {need} {name} and has {slots}")
+
+
+def _check_pictures(tree: Tree, geometry: Geometry) -> None:
+    if len(tree.patches) != len(tree.grids):  # none at all, or the tree would have refused them
+        raise ValueError(f"there are {len(tree.grids)} grids and no patches; give the patches of each picture")
+    for n, values in enumerate(tree.patches, start=1):
+        if values.shape[1] != geometry.patch_values:
+            raise ValueError(f"picture {n} has {values.shape[1]} values a patch, not {geometry.patch_values}")
 
 
 def _lay_picture(
@@ -166,9 +228,9 @@ def _lay_tokens(
 
     `merged` is the row's number of the tree's first merged patch.
     """
-    position_T3, _ = mrope_positions(tree.prompt, tree.grids, image_token=geometry.image_token, merge=geometry.merge)
     if tree.prompt[-1] == geometry.image_token:
         raise ValueError("a prompt must end with a text token: the first label is predicted from it")
+    position_T3, _ = mrope_positions(tree.prompt, tree.grids, image_token=geometry.image_token, merge=geometry.merge)
     start, trunk = slot, len(tree.prompt) - 1
     slot += trunk
     row.token_BT[start:slot] = tree.prompt[:-1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,8 @@ INDEX = "model.safetensors.index.json"
 
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt")
 """Files that are taken from the hub."""
+
+_VOCABULARY = ("vocab.json", "merges.txt")
 
 _AGAIN = "download the checkpoint again"
 
@@ -51,11 +54,10 @@ def open_folder(path: str) -> Folder:
         InputError: the folder cannot be had, or something in it is missing or damaged.
     """
     local = _locate(path)
-    if not (local / CONFIG).is_file():
+    if not _is_there(local / CONFIG):
         raise InputError(f"the folder has no {CONFIG}", str(local), "give the folder of a Hugging Face checkpoint")
     config = _read_json(local / CONFIG)
-    names = {file.name for file in local.iterdir()}
-    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+    if not _is_there(local / "tokenizer.json") and not all(_is_there(local / name) for name in _VOCABULARY):
         raise InputError(
             "the folder has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt",
             str(local),
@@ -106,6 +108,21 @@ def _locate(path: str) -> Path:
         ) from None
 
 
+def _is_there(file: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        InputError: there is a link, and no file where it points, as after a hub's cache was moved or cleaned.
+    """
+    if not file.is_file() and file.is_symlink():
+        raise InputError(
+            f"this is a link to {os.readlink(file)}, and no file is there",
+            str(file),
+            "copy the folder with what its links point to, or download the checkpoint again",
+        )
+    return file.is_file()
+
+
 def _reason(error: Exception) -> str:
     return " ".join([type(error).__name__ + ":", *str(error).splitlines()[:1]])
 
@@ -121,9 +138,9 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if (path / WEIGHTS).is_file():
+    if _is_there(path / WEIGHTS):
         return _read_header(path / WEIGHTS)
-    if (path / INDEX).is_file():
+    if _is_there(path / INDEX):
         return _read_indexed(path)
     absent = f"the folder has neither {WEIGHTS} nor {INDEX}"
     if pickles := sorted(file.name for file in path.glob("pytorch_model*.bin")):
@@ -141,7 +158,7 @@ def _read_indexed(path: Path) -> dict[str, Tensor]:
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise InputError("the index has no weight_map of tensor names to files", str(index), _AGAIN)
     files = sorted(set(weight_map.values()))
-    if absent := [file for file in files if not (path / file).is_file()]:
+    if absent := [file for file in files if not _is_there(path / file)]:
         raise InputError(f"the index names files that are not there: {', '.join(absent)}", str(index), _AGAIN)
     headers = {file: _read_header(path / file) for file in files}
     if lacking := [f"{name} ({file})" for name, file in weight_map.items() if name not in headers[file]]:
@@ -151,28 +168,38 @@ def _read_indexed(path: Path) -> dict[str, Tensor]:
 
 def _read_header(file: Path) -> dict[str, Tensor]:
     try:
+        declared = _declared_bytes(file)
+    except OSError as error:  # asked first, as safetensors takes any failure to open for an absent file
+        raise InputError(
+            f"the file cannot be read ({_reason(error)})", str(file), "check its permissions and its disk"
+        ) from None
+    try:
         with safe_open(file, framework="numpy") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
             return {
                 name: Tensor(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
-        found, declared = file.stat().st_size, _declared_bytes(file)
-        what = _reason(error)
+        found, what = file.stat().st_size, _reason(error)
         if declared not in (None, found):
             what = f"{found:,} bytes where its header tells of {declared:,}"
         raise InputError(f"the file is truncated or damaged ({what})", str(file), _AGAIN) from None
 
 
 def _declared_bytes(file: Path) -> int | None:
-    """The size that a safetensors file should have; None where its header is damaged too."""
+    """The size that a safetensors file should have; None where its header is damaged too.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if not 0 < length <= file.stat().st_size - 8:
             return None
-        try:
-            header = json.loads(opened.read(length))
-            header.pop("__metadata__", None)
-            return 8 + length + max(entry["data_offsets"][1] for entry in header.values())
-        except (ValueError, AttributeError, TypeError, KeyError, IndexError):
-            return None
+        text = opened.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        return 8 + length + max(entry["data_offsets"][1] for entry in header.values())
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+        return None

@@ -1,6 +1,5 @@
 """A folder's tensors into parameters on devices, tensor by tensor; a process reads the shards it holds."""
 
-import functools
 import math
 from collections.abc import Mapping
 
@@ -109,7 +108,7 @@ def _find(folder: Folder, wanted: Mapping[str, list[Published]], names: Names) -
 def _load_whole(tensors: list[Tensor], struct: jax.ShapeDtypeStruct) -> jax.Array:
     (tensor,) = tensors
     sharding = struct.sharding or _default_sharding()
-    array = jax.make_array_from_callback(tensor.shape, sharding, functools.partial(read, tensor))
+    array = _put(tensor, sharding)
     if array.dtype == struct.dtype:
         return array
     return jax.jit(_cast, static_argnums=1, out_shardings=sharding)(array, struct.dtype)
@@ -121,10 +120,22 @@ def _load_stack(tensors: list[Tensor], struct: jax.ShapeDtypeStruct) -> jax.Arra
     set_layer = jax.jit(_set_layer, donate_argnums=0, out_shardings=sharding)
     stack = jax.jit(_zeros, static_argnums=(0, 1), out_shardings=sharding)(struct.shape, struct.dtype)
     for i, tensor in enumerate(tensors):
-        layer = jax.make_array_from_callback(tensor.shape, of_layer, functools.partial(read, tensor))
-        stack = set_layer(stack, layer, i)
+        stack = set_layer(stack, _put(tensor, of_layer), i)
         stack.block_until_ready()  # else the host reads ahead, and holds every layer that waits
     return stack
+
+
+def _put(tensor: Tensor, sharding: Sharding) -> jax.Array:
+    """The tensor in the file's dtype; a part that lies on several devices of this process is read once."""
+    parts: dict[tuple[range, ...], np.ndarray] = {}  # a slice cannot be a key before Python 3.12
+
+    def part(index: Index) -> np.ndarray:
+        key = tuple(range(length)[span] for length, span in zip(tensor.shape, index, strict=True))
+        if key not in parts:
+            parts[key] = read(tensor, index)
+        return parts[key]
+
+    return jax.make_array_from_callback(tensor.shape, sharding, part)
 
 
 def _cast(array: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from mmkp_jax.data.forest import Geometry
 from mmkp_jax.models.registry import family_of
 
 Params = dict[str, Any]
@@ -23,6 +24,12 @@ class Definition(NamedTuple):
     graph: nnx.GraphDef
     state: nnx.State
     """Abstract: `jax.ShapeDtypeStruct`s."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """What the layout of rows must know of the model."""
+        vision = self.config.vision
+        return Geometry(self.config.image_token_id, vision.window_side, vision.merge_size)
 
     def shapes(self) -> Params:
         """The float32 shape of every parameter."""

@@ -1,5 +1,6 @@
 """Every fault of a folder is told in one line: what, where, and how to mend it."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -58,6 +59,12 @@ def only_pickles(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def move_away(file: Path) -> None:
+    """Leaves a link to where the file no longer is."""
+    file.symlink_to(file.rename(file.parent / "blob"))
+    (file.parent / "blob").unlink()
+
+
 WHOLE = {
     "no config": (
         lambda folder: (folder / "config.json").unlink(),
@@ -86,6 +93,18 @@ WHOLE = {
     "pickles only": (
         only_pickles,
         ["pytorch_model.bin", "never opened", "safetensors", "save_pretrained"],
+    ),
+    "a link to no weights": (
+        lambda folder: move_away(folder / "model.safetensors"),
+        ["model.safetensors: this is a link to ", "blob, and no file is there", "what its links point to"],
+    ),
+    "a link to no config": (
+        lambda folder: move_away(folder / "config.json"),
+        ["config.json: this is a link to ", "blob, and no file is there", "what its links point to"],
+    ),
+    "a link to no tokenizer": (
+        lambda folder: move_away(folder / "tokenizer.json"),
+        ["tokenizer.json: this is a link to ", "blob, and no file is there", "what its links point to"],
     ),
     "truncated weights": (
         lambda folder: truncate(folder / "model.safetensors", 100_000),
@@ -117,6 +136,14 @@ INDEXED = {
     "files that are not there": (
         lambda folder: [file.unlink() for file in sorted(folder.glob("model-*"))[:2]],
         [INDEX, "model-00001-of-00003.safetensors, model-00002-of-00003.safetensors", "download"],
+    ),
+    "a link to no file": (
+        lambda folder: move_away(folder / "model-00002-of-00003.safetensors"),
+        ["model-00002-of-00003.safetensors: this is a link to ", "what its links point to"],
+    ),
+    "a link to no index": (
+        lambda folder: move_away(folder / INDEX),
+        [f"{INDEX}: this is a link to ", "what its links point to"],
     ),
     "tensors that are not there": (
         lambda folder: edit_index(
@@ -152,6 +179,25 @@ def test_a_bad_index_is_told_in_one_line(tmp_path, spoil, parts):
     spoil(tmp_path)
     line = told(open_folder, str(tmp_path))
     assert all(part in line for part in [str(tmp_path), *parts]), line
+
+
+def test_weights_that_may_not_be_read(tmp_path, monkeypatch):
+    """As for a user other than root: Python's open tells of the permissions, safetensors of an absent file."""
+    write_folder(tmp_path)
+    weights, opened = tmp_path / "model.safetensors", Path.open
+
+    def refuse(file: Path, *arguments, **options):
+        if file == weights:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return opened(file, *arguments, **options)
+
+    def absent(file, framework):
+        raise FileNotFoundError(f"No such file or directory: {file}")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("mmkp_jax.hf.folder.safe_open", absent)
+    line = told(open_folder, str(tmp_path))
+    assert line.startswith(f"{weights}: the file cannot be read (PermissionError: ") and "permissions" in line
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "nosuchfolder", "./no/such", "a/b/c", "../up"])

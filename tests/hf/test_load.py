@@ -188,25 +188,26 @@ def run_sharded(*arguments: str, devices: int) -> subprocess.Popen:
     )
 
 
-def test_every_shard_on_a_mesh_equals_the_plain_load(tmp_path):
-    process = run_sharded(str(write_folder(tmp_path)), devices=4)
+def test_every_shard_on_a_mesh_is_read_once_and_equals_the_plain_load(tmp_path):
+    meshes = ["1x8x1", "4x2x1", "2x2x2"]
+    process = run_sharded(str(write_folder(tmp_path)), ",".join(meshes), devices=8)
     try:
         said, _ = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert "equal on 4 devices of 1 processes" in said, said
+    assert all(f"equal on {mesh} devices of 1 processes" in said for mesh in meshes), said
 
 
-def test_every_shard_of_two_processes_equals_the_plain_load(tmp_path):
-    path = str(write_folder(tmp_path))
+def test_every_shard_of_two_processes_is_read_once_and_equals_the_plain_load(tmp_path):
+    path, meshes = str(write_folder(tmp_path)), ["1x4x1", "1x2x2"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [run_sharded(path, address, "2", str(number), devices=2) for number in range(2)]
+    processes = [run_sharded(path, ",".join(meshes), address, "2", str(number), devices=2) for number in range(2)]
     try:
         for process in processes:
             said, _ = process.communicate(timeout=120)
-            assert "equal on 4 devices of 2 processes" in said, said
+            assert all(f"equal on {mesh} devices of 2 processes" in said for mesh in meshes), said
     finally:
         for process in processes:
             process.kill()

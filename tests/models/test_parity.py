@@ -4,6 +4,7 @@ All float32 on CPU. Bound: 1e-5 of the largest value compared; both sides differ
 random weights add that up over layers.
 """
 
+import copy
 import dataclasses
 
 import jax
@@ -150,10 +151,7 @@ def test_bf16_is_as_near_to_float32_as_transformers_is(pair, record_property):
     forest = forest_of([[tree]], config)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     ours = our_logits(definition, half, forest, jnp.bfloat16)[0]
-    try:
-        theirs_half = their_logits(theirs.to(torch.bfloat16), tree, tree.sft, config)
-    finally:
-        theirs.float()
+    theirs_half = their_logits(copy.deepcopy(theirs).to(torch.bfloat16), tree, tree.sft, config)
     scale = np.abs(exact).max()
     figure = {
         "ours": np.abs(ours - exact).max() / scale,
@@ -163,7 +161,7 @@ def test_bf16_is_as_near_to_float32_as_transformers_is(pair, record_property):
     for name, value in figure.items():
         record_property(name, f"{value:.2e}")
     print("bf16 logits, error over the largest:", {name: f"{value:.2e}" for name, value in figure.items()})
-    assert figure["ours"] <= 2 * figure["theirs"]
+    assert figure["ours"] <= 2 * figure["theirs"]  # of the same size: the largest of many roundings, which differ
 
 
 @pytest.mark.parametrize("width, theta", [(128, 1e6), (16, 1e6), (40, 1e4), (80, 1e4)])

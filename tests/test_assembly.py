@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from configs.base import get_config
+from mmkp_jax.assembly import load_state, plan_training
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.sharding import place_batch
-from mmkp_jax.train import load_state, plan_training
 from tests.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
 from tests.trees import forest_of, random_tree, row_size
 

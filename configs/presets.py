@@ -1,0 +1,86 @@
+"""Presets of an experiment: `configs/dyncot.py:model=qwen2_5_vl_3b,data=mmkp_v2,mesh=v5e_16`; without any, pocket."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from mmkp_jax.errors import nearest
+
+Preset = Callable[[ConfigDict], None]
+
+
+def pocket_model(c: ConfigDict) -> None:
+    """A few million random parameters: everything trains, in float32."""
+    c.model.path = "runs/pocket/model"
+    c.make = "mmkp_jax.pocket.make"
+    c.freeze = ()
+    c.compute_dtype = c.frozen_dtype = "float32"
+    c.remat = False
+    c.learning_rate, c.warmup_steps, c.num_epochs = 2e-3, 50, 4
+    c.global_batch_size = 3
+    c.row.update(tokens=384, patches=256, windows=8, labels=256, examples=8)
+    c.data.min_pixels, c.data.max_pixels, c.data.max_text_tokens = 3_136, 12_544, 96
+    c.eval_batch_size, c.answer_tokens, c.ablations = 64, 96, True
+    c.checkpoint_every = 200
+
+
+def pocket_data(c: ConfigDict) -> None:
+    """Two thousand posts made by code."""
+    c.data.path = "runs/pocket/dataset"
+    c.data.workers = 0  # two cores: the model needs both
+
+
+def qwen2_5_vl_3b(c: ConfigDict) -> None:
+    """As the paper trains it."""
+    c.model.path = "Qwen/Qwen2.5-VL-3B-Instruct"
+
+
+def qwen2_5_vl_7b(c: ConfigDict) -> None:
+    """As the paper trains it."""
+    c.model.path = "Qwen/Qwen2.5-VL-7B-Instruct"
+    c.num_epochs = 3
+
+
+def mmkp(c: ConfigDict) -> None:
+    """CMKP's own split, prepared in data/mmkp."""
+    c.data.path = "data/mmkp"
+
+
+def mmkp_v2(c: ConfigDict) -> None:
+    """The resampled split, prepared in data/mmkp_v2."""
+    c.data.path = "data/mmkp_v2"
+
+
+def one_device(c: ConfigDict) -> None:
+    """All on one."""
+    c.mesh.update(data=1, fsdp=1, tensor=1)
+
+
+def all_fsdp(c: ConfigDict) -> None:
+    """Parameters and rows over all devices."""
+    c.mesh.update(data=1, fsdp=-1, tensor=1)
+
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "model": {"pocket": pocket_model, "qwen2_5_vl_3b": qwen2_5_vl_3b, "qwen2_5_vl_7b": qwen2_5_vl_7b},
+    "data": {"pocket": pocket_data, "mmkp": mmkp, "mmkp_v2": mmkp_v2},
+    "mesh": {"one": one_device, "fsdp": all_fsdp},
+}
+
+
+def apply(c: ConfigDict, presets: str) -> None:
+    """Applies `name=preset,…`, and pocket for model and data that are not named.
+
+    Raises:
+        ValueError: there is no such preset; the flag's reader turns this into its own line.
+    """
+    chosen = {"model": "pocket", "data": "pocket"}
+    for each in filter(None, presets.split(",")):
+        name, _, preset = each.partition("=")
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {each!r}{nearest(name, PRESETS)}")
+        if preset not in PRESETS[name]:
+            raise ValueError(f"unknown preset {each!r}{nearest(preset, PRESETS[name])}")
+        chosen[name] = preset
+    for name, preset in chosen.items():
+        PRESETS[name][preset](c)

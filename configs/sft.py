@@ -1,0 +1,16 @@
+"""SFT: the keyphrases alone.
+
+python -m mmkp_jax.main --config=configs/sft.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, presets
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The experiment with the presets in `arg`."""
+    c = base.get_config()
+    c.strategy = "sft"
+    presets.apply(c, arg)
+    return c

@@ -1,0 +1,16 @@
+"""Zero-shot: the checkpoint as it is.
+
+python -m mmkp_jax.main --config=configs/zeroshot.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, presets
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The experiment with the presets in `arg`."""
+    c = base.get_config()
+    c.strategy = "zeroshot"
+    presets.apply(c, arg)
+    return c

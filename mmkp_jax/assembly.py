@@ -1,0 +1,150 @@
+"""A run put together: from a config to a sharded state and its compiled step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mmkp_jax.data.forest import Forest
+from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.gamma import GammaRule, gamma_rule
+from mmkp_jax.hf.folder import Folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.models.definition import Definition, Params, define, flatten, unflatten
+from mmkp_jax.objectives import objective
+from mmkp_jax.ops.backends import backend_name
+from mmkp_jax.optim import adamw, join_params, learning_rate, split_params
+from mmkp_jax.sharding import batch_sharding, make_mesh, optimizer_shardings, param_shardings, replicated
+from mmkp_jax.step import Metrics, State, init_state, make_train_step
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Plan(NamedTuple):
+    """A run that has read no weights: enough to compile it, to load it, or to restore it.
+
+    The step is called as `with jax.set_mesh(plan.mesh): state, metrics = plan.step(state, batch)` and donates the
+    state; its batch is [accumulation steps, rows, ...] (`sharding.place_batch`).
+    """
+
+    definition: Definition
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    rule: GammaRule
+    state: State
+    """`jax.ShapeDtypeStruct`s with shardings."""
+    step: Callable[[State, Forest], tuple[State, Metrics]]
+
+
+def plan_training(
+    config: ConfigDict,
+    published: Mapping[str, Any],
+    where: str = "config.json",
+    devices: Sequence[jax.Device] | None = None,
+    total_steps: int | None = None,
+) -> Plan:
+    """The run that `config` (fields: `configs/base.py`) describes, for a model's published `config.json`.
+
+    Args:
+        where: the file that `published` was read from, for messages.
+        total_steps: where the config counts epochs: the optimizer steps that they come to.
+        devices: all of them go into the mesh; None means all that JAX sees.
+
+    Raises:
+        InputError: a setting, or the model, cannot be used.
+    """
+    train = objective(config.strategy, multitask_weight=config.multitask_weight)
+    rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
+    mesh = make_mesh(config.mesh, devices)
+    attention = backend_name(config.attention, mesh.devices.flat[0].platform)
+    definition = define(published, where, remat=config.remat, attention=attention)
+    _check_batch(config, mesh)
+    schedule = learning_rate(
+        config.learning_rate, warmup_steps=config.warmup_steps, total_steps=total_steps or config.total_steps
+    )
+    optimizer = adamw(
+        schedule,
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+    state = _abstract_state(config, definition, mesh, optimizer, rule)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_train_step(
+        definition, optimizer, train, rule, examples=config.row.examples, dtype=_dtype(config, "compute_dtype")
+    )
+    step = jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+    return Plan(definition, mesh, optimizer, rule, state, step)
+
+
+def load_state(plan: Plan, folder: Folder) -> State:
+    """The state before the first step, with the folder's weights, sharded as planned.
+
+    Raises:
+        InputError: the folder's tensors are not those of the model.
+    """
+    trainable, frozen = plan.state["trainable"], plan.state["frozen"]
+    params = flatten(load_params(folder, join_params(trainable, frozen)))
+
+    def part(of: Params) -> Params:
+        return unflatten({path: params[path] for path in flatten(of)})
+
+    start = jax.jit(
+        lambda trainable, frozen: init_state(trainable, frozen, plan.optimizer, plan.rule),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.state),
+        donate_argnums=(0, 1),
+    )
+    return start(part(trainable), part(frozen))
+
+
+def _abstract_state(
+    config: ConfigDict, definition: Definition, mesh: Mesh, optimizer: optax.GradientTransformation, rule: GammaRule
+) -> State:
+    """Shapes, dtypes and shardings of the whole state."""
+    trainable, frozen = split_params(definition.shapes(), config.freeze)
+    frozen_dtype = _dtype(config, "frozen_dtype")
+    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, frozen_dtype), frozen)
+    of_params = param_shardings(definition, mesh, config.sharding_rules)
+    of_trainable, of_frozen = split_params(of_params, config.freeze)
+    shardings = {
+        "step": replicated(mesh),
+        "trainable": of_trainable,
+        "frozen": of_frozen,
+        "optimizer": optimizer_shardings(optimizer, trainable, of_trainable, mesh),
+        "gamma": {"gamma": replicated(mesh), "posts": replicated(mesh)},
+    }
+    shapes = jax.eval_shape(lambda t, f: init_state(t, f, optimizer, rule), trainable, frozen)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
+
+
+def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
+    rows, steps, shards = config.global_batch_size, config.accumulation_steps, mesh.shape["data"] * mesh.shape["fsdp"]
+    if min(rows, steps) < 1 or rows % (steps * shards):
+        raise InputError(
+            f"{rows} rows do not divide into {steps} micro-batches over {shards} devices (data x fsdp)",
+            "config.global_batch_size",
+            f"give a multiple of {max(steps, 1) * shards}",
+        )
+
+
+def _dtype(config: ConfigDict, field: str) -> jnp.dtype:
+    if config[field] not in DTYPES:
+        raise InputError(
+            f"unknown dtype {config[field]!r}{nearest(str(config[field]), DTYPES)}",
+            f"config.{field}",
+            f"choose one of {', '.join(DTYPES)}",
+        )
+    return DTYPES[config[field]]

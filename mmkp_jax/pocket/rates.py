@@ -1,0 +1,55 @@
+"""Measures what kinds of keyphrases a split has: present in the text or absent, seen in training or unseen."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Rates(NamedTuple):
+    """Of one split. Shares are 0-1."""
+
+    posts: int
+    keyphrases: int
+    per_post: float
+    """Keyphrases a post."""
+    present: float
+    """Share of keyphrases whose stemmed words stand in the stemmed text, side by side."""
+    unique: int
+    """Different keyphrases."""
+    overlap: float
+    """Share of the different keyphrases that some training post carries."""
+    unseen_posts: float
+    """Share of posts that have a keyphrase that no training post carries."""
+    without_cot: float
+    without_image: float
+
+
+def measure(
+    posts: Sequence[Mapping[str, Any]],
+    train: Iterable[Mapping[str, Any]],
+    stem: Callable[[str], str] = str.lower,
+) -> Rates:
+    """The rates of `posts`, records in the general form, with `train` as their training posts.
+
+    Args:
+        stem: of a word. Pocket's texts hold no other form of a keyphrase's words, so any stemmer gives the same.
+    """
+    known = {phrase for post in train for phrase in post["keyphrases"]}
+    carried = [(phrase, post["text"]) for post in posts for phrase in post["keyphrases"]]
+    unique = {phrase for phrase, _ in carried}
+    return Rates(
+        posts=len(posts),
+        keyphrases=len(carried),
+        per_post=len(carried) / len(posts),
+        present=sum(is_present(phrase, text, stem) for phrase, text in carried) / len(carried),
+        unique=len(unique),
+        overlap=len(unique & known) / len(unique),
+        unseen_posts=sum(not known.issuperset(post["keyphrases"]) for post in posts) / len(posts),
+        without_cot=sum(post["cot"] is None for post in posts) / len(posts),
+        without_image=sum(post["image"] is None for post in posts) / len(posts),
+    )
+
+
+def is_present(phrase: str, text: str, stem: Callable[[str], str] = str.lower) -> bool:
+    """Whether the phrase's words stand in the text side by side, after stemming."""
+    wanted, words = ([stem(word) for word in part.split()] for part in (phrase, text))
+    return any(words[i : i + len(wanted)] == wanted for i in range(len(words)))

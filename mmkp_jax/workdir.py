@@ -1,0 +1,108 @@
+"""A run's work directory: its config, where it ran, and its metrics; and what may differ when it goes on."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from mmkp_jax.errors import InputError
+
+MAY_DIFFER = ("mesh", "sharding_rules", "data.workers", "log_every", "checkpoint_every", "attention", "remat")
+"""Config keys, and beginnings of keys, under which a resumed run computes the same numbers up to rounding."""
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy", "pillow")
+
+
+def claim(workdir: Path, config: Mapping[str, Any], where: str = "--workdir") -> bool:
+    """Makes the directory, or takes it up again; True where a run of the same config began there.
+
+    Raises:
+        InputError: it holds a run of another config (the keys are named), or something else.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        if workdir.exists() and any(workdir.iterdir()):
+            raise InputError(
+                "this folder holds something other than a run", str(workdir), "give a new folder, or a run's own"
+            )
+        workdir.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return False
+    old = json.loads(file.read_text(encoding="utf-8"))
+    before, now = dict(_leaves(old)), dict(_leaves(json.loads(json.dumps(config))))
+    changed = [
+        key
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(MAY_DIFFER)
+    ]
+    if changed:
+        told = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in changed)
+        raise InputError(
+            f"the run there has another config: {told}", str(workdir), f"give another {where}, or the same config"
+        )
+    return True
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for name, value in tree.items():
+            yield from _leaves(value, f"{path}.{name}" if path else name)
+    else:
+        yield path, tree
+
+
+def write_environment(workdir: Path) -> None:
+    """Versions, devices and revision of this start, as `environment.json`."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        revision = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        revision = None
+    environment = {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "devices": [str(device) for device in jax.devices()],
+        "device_kind": jax.devices()[0].device_kind,
+        "processes": jax.process_count(),
+        "revision": revision,
+    }
+    (workdir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard events, both cut back to `step` when a run goes on from there."""
+
+    def __init__(self, workdir: Path, step: int):
+        self._file = workdir / "metrics.jsonl"
+        kept = []
+        if self._file.exists():
+            kept = [line for line in self._file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        self._file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """One line, and one point of each curve; what is not finite is null in the file."""
+        line = {"step": step, **{name: value for name, value in metrics.items()}}
+        with self._file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(line) + "\n")
+        for name, value in metrics.items():
+            if value is not None:
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is still in memory."""
+        self._events.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; a line that a kill cut off is past every step."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")

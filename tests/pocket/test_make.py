@@ -1,0 +1,165 @@
+"""The pocket folder: whole or not there, the same for a seed, and a model that everyone loads."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkp_jax.data.prompts import cot_target, prompt_tokens, read_template
+from mmkp_jax.errors import InputError
+from mmkp_jax.hf.folder import load_tokenizer, open_folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.models.definition import define, flatten
+from mmkp_jax.pocket import make
+from mmkp_jax.pocket.make import make_pocket
+from mmkp_jax.pocket.model import INIT, OUTPUT_SCALE
+from mmkp_jax.pocket.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS
+from tests import tiny
+
+SIZES = {"train": 120, "valid": 10, "test": 20}
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory):
+    """A pocket of few posts."""
+    out = tmp_path_factory.mktemp("made") / "pocket"
+    make_pocket(out, seed=0, sizes=SIZES)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(pocket):
+    return open_folder(str(pocket / "model"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return load_tokenizer(folder)
+
+
+def digests(root: Path) -> dict[str, str]:
+    files = (file for file in root.rglob("*") if file.is_file())
+    return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_the_folder_holds_what_it_should(pocket):
+    assert {file.name for file in pocket.iterdir()} == {"posts", "images", "needs.jsonl", "model", "pocket.json"}
+    assert {file.name for file in (pocket / "posts").iterdir()} == {"train.jsonl", "valid.jsonl", "test.jsonl"}
+
+
+def test_same_seed_same_bytes(pocket, tmp_path):
+    make_pocket(tmp_path / "again", seed=0, sizes=SIZES)
+    assert digests(tmp_path / "again") == digests(pocket)
+
+
+def test_made_once(pocket):
+    before = (pocket / "needs.jsonl").stat().st_mtime_ns
+    make_pocket(pocket, seed=0, sizes=SIZES)
+    assert (pocket / "needs.jsonl").stat().st_mtime_ns == before
+
+
+def test_another_pocket_or_folder_is_not_overwritten(pocket, tmp_path):
+    with pytest.raises(InputError, match="another seed"):
+        make_pocket(pocket, seed=1, sizes=SIZES)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not a pocket"):
+        make_pocket(tmp_path, sizes=SIZES)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
+    def fail(out: Path, *_) -> None:
+        (out / "posts").mkdir()
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(make, "_write", fail)
+    with pytest.raises(OSError, match="no space"):
+        make_pocket(tmp_path / "pocket", sizes=SIZES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_makers_at_once_leave_one_pocket(pocket, tmp_path, monkeypatch):
+    out, write = tmp_path / "pocket", make._write
+
+    def write_while_another_finishes(*args) -> None:
+        monkeypatch.setattr(make, "_write", write)
+        make_pocket(out, sizes=SIZES)
+        write(*args)
+
+    monkeypatch.setattr(make, "_write", write_while_another_finishes)
+    make_pocket(out, sizes=SIZES)
+    assert [file.name for file in tmp_path.iterdir()] == ["pocket"]
+    assert digests(out) == digests(pocket)
+
+
+def test_model_loads_with_its_init(folder):
+    params = flatten(load_params(folder, define(folder.config).shapes()))
+    assert 1e6 < sum(leaf.size for leaf in params.values()) < 8e6
+    for path, leaf in params.items():
+        if path.endswith(".scale"):
+            assert (leaf == 1).all(), path
+        elif path.endswith(".bias"):
+            assert (leaf == 0).all(), path
+        else:
+            scale = np.std(leaf) / INIT
+            assert scale == pytest.approx(1, rel=0.05) or scale == pytest.approx(OUTPUT_SCALE, rel=0.05), path
+
+
+def test_model_loads_with_transformers(folder):
+    import torch
+    from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
+
+    model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder.path, dtype=torch.float32, output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    theirs = model.state_dict()["model.language_model.embed_tokens.weight"].numpy()
+    ours = flatten(load_params(folder, define(folder.config).shapes()))["decoder.embedding"]
+    np.testing.assert_array_equal(theirs, ours)
+    assert GenerationConfig.from_pretrained(folder.path).eos_token_id[0] == folder.config["eos_token_id"]
+
+
+def test_image_processor_loads_with_transformers(folder):
+    from PIL import Image
+    from transformers import Qwen2VLImageProcessorPil
+
+    processor = Qwen2VLImageProcessorPil.from_pretrained(folder.path)
+    fed = processor(images=[Image.new("RGB", (168, 112))], return_tensors="np")
+    assert fed["image_grid_thw"].tolist() == [[1, 6, 8]]
+    square = processor(images=[Image.new("RGB", (1120, 1120))], return_tensors="np")
+    assert square["image_grid_thw"].tolist() == [[1, 8, 8]]
+
+
+def test_config_has_the_layout_of_the_published_ones(folder):
+    assert "text_config" not in folder.config
+    config = define(folder.config).config
+    assert set(config.vision.full_attention_layers) < set(range(config.vision.depth))
+    assert sum(config.mrope_section) == config.head_dim // 2
+    assert config.num_kv_heads < config.num_heads
+
+
+def test_special_tokens_are_qwens_and_follow_the_plain_ones(folder, tokenizer):
+    numbers = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    assert numbers == list(range(len(tokenizer) - len(SPECIAL_TOKENS), len(tokenizer)))
+    assert tokenizer("<|im_end|>").input_ids == [folder.config["eos_token_id"]]
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    assert tokenizer.convert_tokens_to_ids("<|image_pad|>") == folder.config["image_token_id"]
+    assert len(tokenizer) <= folder.config["vocab_size"] and folder.config["vocab_size"] % 64 == 0
+    assert (SPECIAL_TOKENS, CHAT_TEMPLATE) == (tiny.SPECIAL_TOKENS, tiny.CHAT_TEMPLATE)
+
+
+def test_tokenizer_gives_back_any_text(pocket, tokenizer):
+    lines = (pocket / "posts/train.jsonl").read_text().splitlines()
+    texts = [text for line in lines for text in (json.loads(line)["text"], json.loads(line)["cot"] or "")]
+    for text in (*texts, "Grüße! 你好 🙂\n\ttabs  and 1234 don't"):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_prompts_and_targets_are_short(pocket, folder, tokenizer):
+    template = read_template(tokenizer, image_token=folder.config["image_token_id"])
+    for line in (pocket / "posts/train.jsonl").read_text().splitlines():
+        post = json.loads(line)
+        assert len(prompt_tokens(post["text"], ((8, 8),), template, max_text_tokens=128)) < 160
+        assert len(cot_target(post["cot"] or "", post["keyphrases"], template)) < 100

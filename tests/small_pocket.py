@@ -1,0 +1,65 @@
+"""Pocket with few posts, prepared once for a test module, and the main command on it in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mmkp_jax.data.posts import read_jsonl
+from mmkp_jax.data.records import write_dataset
+from mmkp_jax.pocket.make import make_pocket
+
+ROOT = Path(__file__).parent.parent
+SIZES = {"train": 40, "valid": 4, "test": 6}
+
+
+def small_pocket(root: Path) -> Path:
+    """Model and dataset of a pocket of `SIZES`, in `root/pocket`."""
+    pocket = root / "pocket"
+    make_pocket(pocket, sizes=SIZES)
+    splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}
+    write_dataset(pocket / "dataset", splits, pocket / "images")
+    return pocket
+
+
+def command(pocket: Path, *flags: str, config: str = "configs/dyncot.py") -> list[str]:
+    """The main command on a small pocket, twelve short steps of it."""
+    fields = {
+        "make": "",
+        "model.path": pocket / "model",
+        "data.path": pocket / "dataset",
+        "row.tokens": 320,
+        "row.patches": 256,
+        "row.windows": 8,
+        "row.labels": 224,
+        "row.examples": 4,
+        "global_batch_size": 1,
+        "num_epochs": 0,
+        "total_steps": 12,
+        "warmup_steps": 2,
+        "gamma": 6.5,
+        "checkpoint_every": 3,
+        "eval_batch_size": 6,
+        "answer_tokens": 4,
+        "ablations": False,
+    }
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    return [sys.executable, "-m", "mmkp_jax.main", f"--config={config}", *overrides, *flags]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """Variables of a run on fake CPU devices."""
+    fake = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake, "PYTHONUNBUFFERED": "1"}
+
+
+def run(pocket: Path, *flags: str, devices: int = 1, **options: str) -> subprocess.CompletedProcess:
+    """Runs the command to its end."""
+    done = command(pocket, *flags, **options)
+    return subprocess.run(done, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=300)
+
+
+def metrics(workdir: Path) -> list[dict]:
+    """The lines of a run's metrics file."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,156 @@
+"""The main command: from a config to scores; stopped, killed and gone on; and what it cannot use, in one line."""
+
+import json
+import signal
+import subprocess
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.small_pocket import ROOT, SIZES, command, environment, metrics, run, small_pocket
+
+COMPUTED = ("loss", "loss_sft", "loss_cot", "cot_share", "gamma", "grad_norm", "learning_rate", "posts", "tokens")
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory):
+    return small_pocket(tmp_path_factory.mktemp("pocket"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(pocket):
+    """(work directory, finished process) of a run that nothing disturbed."""
+    workdir = pocket.parent / "unbroken"
+    done = run(pocket, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir, done
+
+
+def state_of(workdir, step=12):
+    restored = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
+    return {str(path): np.asarray(leaf) for path, leaf in ocp.tree.to_flat_dict(restored, sep="/").items()}
+
+
+def curve(workdir):
+    return [{name: line[name] for name in ("step", *COMPUTED)} for line in metrics(workdir)]
+
+
+def test_a_run_leaves_what_it_says(unbroken):
+    workdir, done = unbroken
+    assert [line["step"] for line in metrics(workdir)] == list(range(1, 13))
+    assert {"config.json", "environment.json", "metrics.jsonl", "results.json"} <= {f.name for f in workdir.iterdir()}
+    lines = [json.loads(line) for line in (workdir / "predictions/test-12.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [f"test-{i}" for i in range(1, SIZES["test"] + 1)]
+    assert set(lines[0]) == {"id", "keyphrases", "predicted", "output", "form", "tokens"}
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["all"]["n"] == SIZES["test"] and set(results) == {"all", "present", "absent", "seen", "unseen"}
+    for shown in ("dyncot, step 12", "most frequent", "nearest neighbour", "test-1:", "posts an epoch"):
+        assert shown in done.stdout
+    shares = {line["cot_share"] for line in metrics(workdir)}
+    assert 0.0 in shares and max(shares) > 0
+
+
+def kill_after(process, workdir, steps, kind):
+    """Sends a signal when so many steps are in the metrics file."""
+    file = workdir / "metrics.jsonl"
+    for _ in range(2000):
+        if file.exists() and len(file.read_text().splitlines()) >= steps:
+            break
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(kind)
+    return process.communicate(timeout=120)
+
+
+@pytest.mark.parametrize("resume_with", [[], ["--config.data.workers=2"]], ids=["same", "workers"])
+def test_killed_and_gone_on_is_bit_identical_to_unbroken(pocket, unbroken, resume_with):
+    workdir = pocket.parent / f"killed-{len(resume_with)}"
+    flags = f"--workdir={workdir}"
+    process = subprocess.Popen(
+        command(pocket, flags), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    kill_after(process, workdir, 5, signal.SIGKILL)
+    assert not (workdir / "checkpoints/12").exists()
+    done = run(pocket, flags, *resume_with)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on from step" in done.stdout
+    assert curve(workdir) == curve(unbroken[0])
+    ours, theirs = state_of(workdir), state_of(unbroken[0])
+    assert ours.keys() == theirs.keys()
+    for path, leaf in theirs.items():
+        np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
+
+
+def test_going_on_on_another_mesh_is_equal_to_1e_5(pocket, unbroken):
+    workdir = pocket.parent / "mesh"
+    config = [f"--workdir={workdir}", "--config.global_batch_size=2"]
+    whole = pocket.parent / "mesh-whole"
+    assert run(pocket, *config[1:], f"--workdir={whole}").returncode == 0
+    process = subprocess.Popen(
+        command(pocket, *config), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    kill_after(process, workdir, 8, signal.SIGKILL)
+    done = run(pocket, *config, devices=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for one, other in zip(curve(workdir), curve(whole), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(pocket, unbroken):
+    workdir = pocket.parent / "interrupted"
+    flags = f"--workdir={workdir}"
+    process = subprocess.Popen(
+        command(pocket, flags), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    out, err = kill_after(process, workdir, 4, signal.SIGINT)
+    assert process.returncode == 130, err[-3000:]
+    assert "to go on: python -m mmkp_jax.main --config=configs/dyncot.py" in out and "Traceback" not in err
+    done = run(pocket, flags)
+    assert done.returncode == 0 and curve(workdir) == curve(unbroken[0])
+
+
+@pytest.mark.parametrize("strategy", ["zeroshot", "sft", "cot", "multitask"])
+def test_the_other_strategies_run(pocket, strategy):
+    workdir = pocket.parent / strategy
+    done = run(pocket, f"--workdir={workdir}", "--config.total_steps=3", config=f"configs/{strategy}.py")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (
+        workdir / "results.json"
+    ).exists() and f"{strategy}, step {0 if strategy == 'zeroshot' else 3}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (["--config.gama=0.3"], "gama"),
+        (["--config=configs/dyncot.py:model=pockett"], "did you mean 'pocket'?"),
+        (["--config=configs/dyncot.py:modell=pocket"], "did you mean 'model'?"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["--config.data.path=nowhere"], "nowhere"),
+        (["--config.model.path=no such folder"], "no such folder"),
+        (["--config.total_steps=0"], "num_epochs is 0 and total_steps is 0"),
+        (["--config.row.tokens=40"], "longer than a row"),
+        (["--config.strategy=dynct"], "did you mean 'dyncot'?"),
+        (["--config.mesh.tensor=3"], "does not use exactly 1 devices"),
+        (["--confg=x"], "confg"),
+        (["and", "more"], "and"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_exit_2(pocket, tmp_path, flags, told):
+    done = run(pocket, f"--workdir={tmp_path / 'run'}", *flags)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2 and told in lines[-1] and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert len(lines) == 1, lines
+
+
+def test_a_work_directory_of_another_config_names_the_keys(pocket, unbroken):
+    done = run(pocket, f"--workdir={unbroken[0]}", "--config.gamma=0.3", "--config.log_every=7")
+    assert done.returncode == 2
+    assert "gamma (was 6.5, now 0.3)" in done.stderr and "log_every" not in done.stderr
+
+
+def test_help_exits_0():
+    done = subprocess.run([*command(ROOT)[:3], "--help"], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0 and "--config" in done.stdout and "--workdir" in done.stdout
