@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from mmkp_jax.errors import nearest
+from mmkp_jax.errors import InputError, nearest
 
 Preset = Callable[[ConfigDict], None]
 
@@ -72,15 +72,17 @@ def apply(c: ConfigDict, presets: str) -> None:
     """Applies `name=preset,…`, and pocket for model and data that are not named.
 
     Raises:
-        ValueError: there is no such preset; the flag's reader turns this into its own line.
+        InputError: there is no such preset.
     """
     chosen = {"model": "pocket", "data": "pocket"}
     for each in filter(None, presets.split(",")):
         name, _, preset = each.partition("=")
         if name not in PRESETS:
-            raise ValueError(f"unknown preset {each!r}{nearest(name, PRESETS)}")
+            known = ", ".join(f"{name}=…" for name in PRESETS)
+            raise InputError(f"unknown preset {each!r}{nearest(name, PRESETS)}", "--config", f"use {known}")
         if preset not in PRESETS[name]:
-            raise ValueError(f"unknown preset {each!r}{nearest(preset, PRESETS[name])}")
+            known = ", ".join(PRESETS[name])
+            raise InputError(f"unknown preset {each!r}{nearest(preset, PRESETS[name])}", "--config", f"use {known}")
         chosen[name] = preset
     for name, preset in chosen.items():
         PRESETS[name][preset](c)

@@ -1,5 +1,6 @@
 """A run put together: from a config to a sharded state and its compiled step."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ def plan_training(
     Raises:
         InputError: a setting, or the model, cannot be used.
     """
+    _check_ranges(config)
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
     rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
@@ -128,6 +130,28 @@ def _abstract_state(
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
     )
+
+
+RANGES = {
+    "gamma": (0, math.inf),
+    "gamma_ema_decay": (0, 1),
+    "multitask_weight": (0, 1),
+    "learning_rate": (0, math.inf),
+    "b1": (0, 1),
+    "b2": (0, 1),
+    "eps": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "clip_norm": (1e-12, math.inf),
+}
+"""The numbers that a setting may have: from the first up to the second."""
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    for field, (low, high) in RANGES.items():
+        if not low <= config[field] <= high:  # NaN is in no range
+            raise InputError(
+                f"{config[field]} is out of range", f"config.{field}", f"give a number from {low} to {high}"
+            )
 
 
 def _check_batch(config: ConfigDict, mesh: Mesh) -> None:

@@ -1,6 +1,7 @@
 """Trains, evaluates, and leaves a work directory: `python -m mmkp_jax.main --config=configs/dyncot.py`."""
 
 import importlib
+import runpy
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.models.definition import define
 from mmkp_jax.optim import join_params
 from mmkp_jax.train import Stopped, train
-from mmkp_jax.workdir import claim, write_environment
+from mmkp_jax.workdir import claim, write_environment, write_left_out
 
 FLAGS = flags.FlagValues()
 config_flags.DEFINE_config_file(
@@ -47,6 +48,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         training = plan_posts(config, recipe)
         plan = plan_training(config, folder.config, str(folder.path / CONFIG), total_steps=training.steps)
         _claim(config, workdir)
+        write_left_out(workdir, training.left_out)
         print(describe(training))
         state = train(config, plan, folder, training, workdir)
         params, step = join_params(state["trainable"], state["frozen"]), int(state["step"])
@@ -79,17 +81,25 @@ def main(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
     """The config and the work directory that the flags name."""
+    _try_config(next((each.removeprefix("--config=") for each in argv if each.startswith("--config=")), ""))
     try:
         rest = FLAGS(argv)[1:]
-    except Exception as error:  # a config is code: it may raise anything, and absl and ml_collections wrap it
-        reason = " ".join(str(error).split()).strip("'\"")
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
         raise InputError(reason, "flags", "see --help and configs/base.py") from None
     if rest:
         raise InputError(f"unexpected {rest[0]!r}", "flags", "see --help")
-    if FLAGS.config is None:
-        raise InputError("--config is not given", "flags", "give --config=configs/dyncot.py, for one")
     name = Path(FLAGS["config"].config_filename).stem
     return FLAGS.config, Path(FLAGS.workdir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _try_config(flag: str) -> None:
+    """Raises InputError where FILE[:preset,…] gives no config, in its own words: ml_collections would wrap them."""
+    file, _, chosen = flag.partition(":")
+    if not Path(file).is_file():
+        what = f"there is no config {file!r}" if file else "--config is not given"
+        raise InputError(what, "--config", "give --config=configs/dyncot.py, for one")
+    runpy.run_path(file)["get_config"](chosen)
 
 
 if __name__ == "__main__":

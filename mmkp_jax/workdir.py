@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
+from mmkp_jax.data.lengths import LeftOut
 from mmkp_jax.errors import InputError
 
 MAY_DIFFER = ("mesh", "sharding_rules", "data.workers", "log_every", "checkpoint_every", "attention", "remat")
@@ -73,6 +74,12 @@ def write_environment(workdir: Path) -> None:
         "revision": revision,
     }
     (workdir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+
+
+def write_left_out(workdir: Path, left_out: Sequence[LeftOut]) -> None:
+    """The posts that are not trained on, a line each with its reason, as `rejects.jsonl`."""
+    lines = [json.dumps({"id": each.id, "reason": each.reason}, ensure_ascii=False) + "\n" for each in left_out]
+    (workdir / "rejects.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 class MetricsLog:

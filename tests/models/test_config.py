@@ -66,7 +66,7 @@ def test_a_fault_is_told_in_one_line(change, what):
 
 def test_sizes_at_odds_are_told_at_once():
     change = {"num_key_value_heads": 3, **vision(out_hidden_size=63)}
-    with pytest.raises(InputError, match="num_key_value_heads 3; vision_config.out_hidden_size 63 is not"):
+    with pytest.raises(InputError, match=r"num_key_value_heads 3; vision_config\.out_hidden_size 63 is not"):
         config_from_hf({**hf_config_dict(tiny_config()), **change})
 
 
