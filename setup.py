@@ -24,7 +24,10 @@ INSTALL_REQUIRES = [
     "pillow>=12",
     "safetensors>=0.8",
     "scipy>=1.14",
+    "tensorboardX>=2.6",  # event files without TensorFlow
     "tensorflow-datasets>=4.9.10",
+    "tokenizers>=0.22",
+    "tqdm>=4.67",
     "transformers>=5.23",
 ]
 
