@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.assembly import DTYPES
 from mmkp_jax.data.examples import Recipe
-from mmkp_jax.data.records import Record, open_split
+from mmkp_jax.data.posts import Record
+from mmkp_jax.data.records import open_split
 from mmkp_jax.evaluation.baselines import most_frequent, nearest_neighbour
 from mmkp_jax.evaluation.metric import Scores, score
 from mmkp_jax.evaluation.table import table

@@ -81,7 +81,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
     """The config and the work directory that the flags name."""
-    _try_config(next((each.removeprefix("--config=") for each in argv if each.startswith("--config=")), ""))
+    for flag in [each for each in argv if each.startswith("--config=")] or [""]:
+        _try_config(flag.removeprefix("--config="))
     try:
         rest = FLAGS(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import Recipe, tree_of
 from mmkp_jax.data.forest import Geometry, RowSize, Tree, tree_size
-from mmkp_jax.data.records import Record
+from mmkp_jax.data.posts import Record
 from mmkp_jax.decoding.greedy import make_generate, plant_prompts
 from mmkp_jax.evaluation.outputs import parse_output
 from mmkp_jax.models.definition import Definition, Params

@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mmkp_jax.data.records import Record
+from mmkp_jax.data.posts import Record
 
 
 class KeyphrasePosts(tfds.core.GeneratorBasedBuilder):
     """Writes rows of posts into one ArrayRecord dataset, in their order."""
 
     VERSION = tfds.core.Version("1.0.0")
-    code_path = (
-        None  # TFDS would look beside the code for checksums of downloads, by a package that it does not require
-    )
+    # TFDS would look beside the code for checksums of downloads, by a package that it does not require.
+    code_path = None
 
     def __init__(self, *, rows: Mapping[str, Iterator[Record]], **options: Any):
         tfds.disable_progress_bar()

@@ -8,8 +8,8 @@ import numpy as np
 from mmkp_jax.data.forest import Geometry, Tree
 from mmkp_jax.data.geometry import Grid, patch_layout
 from mmkp_jax.data.images import decode, grid_of, patches_of
+from mmkp_jax.data.posts import Record
 from mmkp_jax.data.prompts import Template, cot_target, keyphrase_target, prompt_tokens
-from mmkp_jax.data.records import Record
 
 Branch = Literal["sft", "cot"]
 BOTH: tuple[Branch, ...] = ("sft", "cot")

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmkp_jax.data.examples import Branch, Recipe, Size, size_of
 from mmkp_jax.data.forest import RowSize
-from mmkp_jax.data.records import Record
+from mmkp_jax.data.posts import Record
 from mmkp_jax.errors import InputError
 
 LIMITS = tuple(field.name for field in dataclasses.fields(RowSize))

@@ -45,6 +45,21 @@ class Reject:
         return InputError(self.reason, f"{self.file}:{self.line}", self.mend)
 
 
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One post, as training and evaluation read it."""
+
+    id: str
+    text: str
+    image: bytes
+    """The picture's file as it was found; empty for a post without one."""
+    width: int
+    """Pixels of the upright picture; 0 without one."""
+    height: int
+    keyphrases: tuple[str, ...]
+    cot: str | None
+
+
 class _BadLine(Exception):
     """Carries a reject's reason, mend and, where it could be read, the post's id."""
 

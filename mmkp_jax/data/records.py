@@ -9,25 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from mmkp_jax.data.images import ImageError, check_aspect, decode, image_path
-from mmkp_jax.data.posts import Post, Reject
+from mmkp_jax.data.posts import Post, Record, Reject
 from mmkp_jax.errors import InputError, nearest
 
 REJECTS = "rejects.jsonl"
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One post, as training and evaluation read it."""
-
-    id: str
-    text: str
-    image: bytes
-    """The picture's file as it was found; empty for a post without one."""
-    width: int
-    """Pixels of the upright picture; 0 without one."""
-    height: int
-    keyphrases: tuple[str, ...]
-    cot: str | None
 
 
 @dataclasses.dataclass

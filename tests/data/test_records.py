@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmkp_jax.data.posts import Post, Reject, read_cmkp
-from mmkp_jax.data.records import Counts, Record, open_split, rejected_posts, write_dataset
+from mmkp_jax.data.posts import Post, Record, Reject, read_cmkp
+from mmkp_jax.data.records import Counts, open_split, rejected_posts, write_dataset
 from mmkp_jax.errors import InputError
 from tests.data.test_images import picture, saved
 from tests.data.test_posts import SHARED
