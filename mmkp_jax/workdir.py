@@ -20,7 +20,7 @@ MAY_DIFFER = ("mesh", "sharding_rules", "data.workers", "log_every", "checkpoint
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy", "pillow")
 
 
-def claim(workdir: Path, config: Mapping[str, Any], where: str = "--workdir") -> bool:
+def claim(workdir: Path, config: Mapping[str, Any]) -> bool:
     """Makes the directory, or takes it up again; True where a run of the same config began there.
 
     Raises:
@@ -45,7 +45,7 @@ def claim(workdir: Path, config: Mapping[str, Any], where: str = "--workdir") ->
     if changed:
         told = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in changed)
         raise InputError(
-            f"the run there has another config: {told}", str(workdir), f"give another {where}, or the same config"
+            f"the run there has another config: {told}", str(workdir), "give another --workdir, or the same config"
         )
     return True
 
