@@ -10,6 +10,7 @@ from typing import NoReturn
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.evaluation.files import read_aligned, read_posts, read_predictions, read_train_keyphrases
 from mmkp_jax.evaluation.metric import Scores, score
+from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.table import table
 
 
@@ -43,9 +44,8 @@ def run(arguments: Sequence[str] | None = None) -> Scores:
     if flags.json:
         _write(flags.json, json.dumps(scores, indent=2) + "\n")
     print(table(scores))
-    if predicted.forms is not None:
-        shares = (f"{100 * count / len(posts):.2f}% {form}" for form, count in predicted.forms.items())
-        print(f"outputs: {', '.join(shares)}")
+    if line := outputs_line(predicted.forms, predicted.outputs):
+        print(line)
     return scores
 
 

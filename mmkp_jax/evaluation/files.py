@@ -14,10 +14,11 @@ CMKP_ENDING = "_src.txt"
 
 
 class Predicted(NamedTuple):
-    """Predictions in the posts' order, and how many outputs came in each form (None where the file does not tell)."""
+    """What one file holds, in the posts' order; forms and outputs are None where it does not tell each of them."""
 
     predictions: list[list[str] | str]
-    forms: dict[str, int] | None
+    forms: list[str] | None
+    outputs: list[str] | None
 
 
 def read_posts(path: Path) -> list[Post]:
@@ -58,17 +59,21 @@ def read_train_keyphrases(path: Path) -> set[str]:
 def read_predictions(path: Path, posts: Sequence[Post]) -> Predicted:
     """Predictions of `posts`: by id from JSON Lines (`.jsonl`), else line by line, `;`-joined, in the posts' order."""
     if path.suffix != ".jsonl":
-        return Predicted(list(read_aligned(path, len(posts))), None)
+        return Predicted(list(read_aligned(path, len(posts))), None, None)
     rows = list(_json_rows(path)) or _refuse_empty(path)
     for where, row in rows:
         _check_strings(row, "predicted", where)
     ids = [_string(row, "id", where) for where, row in rows]
     _refuse_repeats(ids, path)
     _refuse_other_ids(ids, [post.id for post in posts], path)
-    by_id = {each: row["predicted"] for each, (_, row) in zip(ids, rows, strict=True)}
-    forms = Counter(str(row.get("form")) for _, row in rows)
-    told = {form: forms[form] for form in FORMS} if forms.keys() <= set(FORMS) else None
-    return Predicted([by_id[post.id] for post in posts], told)
+    by_id = {each: row for each, (_, row) in zip(ids, rows, strict=True)}
+    ordered = [by_id[post.id] for post in posts]
+    forms, outputs = ([row.get(key) for row in ordered] for key in ("form", "output"))
+    return Predicted(
+        [row["predicted"] for row in ordered],
+        forms if all(form in FORMS for form in forms) else None,
+        outputs if all(isinstance(output, str) for output in outputs) else None,
+    )
 
 
 def read_aligned(path: Path, posts: int) -> list[str]:

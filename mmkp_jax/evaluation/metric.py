@@ -20,7 +20,7 @@ Ours, where the protocol is silent: an empty target is no target, and a post wit
 Legend: `N` posts, `Q` predicted phrases of all posts, `K` cut-offs 1, 3, 5, M, `V` values of a post (`post_values`).
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -33,11 +33,12 @@ METRICS = ("p@1", "r@1", "f1@1", "f1@3", "f1@5", "f1@M", "map@5", "ndcg@5")
 CUTOFFS = {"1": 1, "3": 3, "5": 5, "M": np.iinfo(np.int64).max}
 RANKED = 5  # the k of MAP and NDCG
 
-ALL, PRESENT, ABSENT, SEEN, UNSEEN = (1 << bit for bit in range(len(GROUPS)))
 UNWANTED = frozenset(("<unk>", ",", "."))
 
 Phrases = Sequence[str] | str
 """A post's phrases: a list of them, or a line that joins them by `;`."""
+GroupsOf = Callable[[str, str], int]
+"""(stemmed phrase, raw phrase) of one post → the groups that it is in, a bit each."""
 Scores = Mapping[str, Mapping[str, float] | None]
 """`{group: {"n", *METRICS}}`; None for a group that cannot be formed."""
 
@@ -78,8 +79,25 @@ def score(
     Raises:
         InputError: predictions or OCR lines are not one a post.
     """
-    by_group = per_post(posts, predictions, train_keyphrases, ocr)
-    return {group: None if counts is None else _scores(counts) for group, counts in by_group.items()}
+    return _scores_by_group(per_post(posts, predictions, train_keyphrases, ocr))
+
+
+def score_by_kind(
+    posts: Sequence[Post], predictions: Sequence[Phrases], kinds: Mapping[str, str]
+) -> dict[str, dict[str, float] | None]:
+    """`score` with groups of the caller's own: what a keyphrase needs to be found, say.
+
+    Args:
+        posts: as for `score`.
+        predictions: as for `score`.
+        kinds: the kind of each raw lower-cased keyphrase; one that is not in here is of no kind.
+
+    Returns:
+        the scores of each kind, in the order that `kinds` first names them; None for one that no post has.
+    """
+    names = tuple(dict.fromkeys(kinds.values()))
+    bit = {phrase: 1 << names.index(kind) for phrase, kind in kinds.items()}
+    return _scores_by_group(_per_post(posts, predictions, names, lambda number: lambda _, raw: bit.get(raw, 0)))
 
 
 def per_post(
@@ -89,31 +107,23 @@ def per_post(
     ocr: Sequence[str] | None = None,
 ) -> dict[str, PostCounts | None]:
     """The counts behind `score`, one entry a post in the posts' order, so that runs can be compared post by post."""
-    for name, lines in (("predictions", predictions), ("ocr", ocr)):
-        if lines is not None and len(lines) != len(posts):
-            raise InputError(f"{len(lines)} entries for {len(posts)} posts", name, "give one for each post, in order")
+    if ocr is not None:
+        _check_length("ocr", ocr, posts)
     seen = None if train_keyphrases is None else frozenset(each.strip().lower() for each in train_keyphrases)
-    post_T, group_T, post_Q, group_Q, hit_Q = [], [], [], [], []
-    for number, (post, predicted) in enumerate(zip(posts, predictions, strict=True)):
-        text = post.text if ocr is None else f"{post.text} {ocr[number]}"
+    in_all, in_present, in_absent, in_seen, in_unseen = (1 << index for index in range(len(GROUPS)))
+
+    def groups_of(number: int) -> GroupsOf:
+        text = posts[number].text if ocr is None else f"{posts[number].text} {ocr[number]}"
         text = f" {stem_words(text.split())} "
-        targets = dict(_grouped(_targets(post.keyphrases), text, seen))
-        post_T += [number] * len(targets)
-        group_T += targets.values()
-        for phrase, groups in _grouped(_predictions(predicted), text, seen):
-            post_Q.append(number)
-            group_Q.append(groups)
-            hit_Q.append(groups & targets.get(phrase, 0))  # rule 7: both sides are filtered to the group
-    post_T, group_T, post_Q, group_Q, hit_Q = (
-        np.array(each, np.int64) for each in (post_T, group_T, post_Q, group_Q, hit_Q)
-    )
 
-    def counts(bit: int) -> PostCounts | None:
-        targets_N = np.bincount(post_T[group_T & bit > 0], minlength=len(posts))
-        kept_Q = group_Q & bit > 0
-        return _counts(targets_N, post_Q[kept_Q], hit_Q[kept_Q] & bit > 0) if targets_N.any() else None
+        def groups(stemmed: str, raw: str) -> int:
+            present = stemmed != "" and f" {stemmed} " in text
+            known = 0 if seen is None else in_seen if raw in seen else in_unseen
+            return in_all | (in_present if present else in_absent) | known
 
-    return {group: counts(1 << index) for index, group in enumerate(GROUPS)}
+        return groups
+
+    return _per_post(posts, predictions, GROUPS, groups_of)
 
 
 def post_values(counts: PostCounts) -> np.ndarray:
@@ -140,11 +150,47 @@ def corpus_scores(mean_V: np.ndarray) -> dict[str, np.ndarray]:
 
 def why_missing(group: str, scores: Scores) -> str:
     """Why `score` gave None for a group, for people."""
-    if scores["all"] is None:
+    if group in GROUPS and scores["all"] is None:
         return "no post has a keyphrase"
-    if scores["seen"] is None and scores["unseen"] is None and group in ("seen", "unseen"):
+    if group in ("seen", "unseen") and scores["seen"] is None and scores["unseen"] is None:
         return "no training keyphrases were given"  # with them, every keyphrase is one or the other
-    return f"no post has a keyphrase that is {group}"
+    return "no post has such a keyphrase"
+
+
+def _per_post(
+    posts: Sequence[Post], predictions: Sequence[Phrases], names: Sequence[str], groups_of: Callable[[int], GroupsOf]
+) -> dict[str, PostCounts | None]:
+    """Counts of each group of `names`, by its bit in what `groups_of(post number)` says of a phrase."""
+    _check_length("predictions", predictions, posts)
+    post_T, group_T, post_Q, group_Q, hit_Q = [], [], [], [], []
+    for number, (post, predicted) in enumerate(zip(posts, predictions, strict=True)):
+        groups = groups_of(number)
+        targets = {stemmed: groups(stemmed, raw) for stemmed, raw in _targets(post.keyphrases).items()}
+        post_T += [number] * len(targets)
+        group_T += targets.values()
+        for stemmed, raw in _predictions(predicted).items():
+            post_Q.append(number)
+            group_Q.append(groups(stemmed, raw))
+            hit_Q.append(group_Q[-1] & targets.get(stemmed, 0))  # rule 7: both sides are filtered to the group
+    post_T, group_T, post_Q, group_Q, hit_Q = (
+        np.array(each, np.int64) for each in (post_T, group_T, post_Q, group_Q, hit_Q)
+    )
+
+    def counts(bit: int) -> PostCounts | None:
+        targets_N = np.bincount(post_T[group_T & bit > 0], minlength=len(posts))
+        kept_Q = group_Q & bit > 0
+        return _counts(targets_N, post_Q[kept_Q], hit_Q[kept_Q] & bit > 0) if targets_N.any() else None
+
+    return {name: counts(1 << index) for index, name in enumerate(names)}
+
+
+def _check_length(name: str, lines: Sequence, posts: Sequence[Post]) -> None:
+    if len(lines) != len(posts):
+        raise InputError(f"{len(lines)} entries for {len(posts)} posts", name, "give one for each post, in order")
+
+
+def _scores_by_group(by_group: Mapping[str, PostCounts | None]) -> dict[str, dict[str, float] | None]:
+    return {group: None if counts is None else _scores(counts) for group, counts in by_group.items()}
 
 
 def _scores(counts: PostCounts) -> dict[str, float]:
@@ -178,16 +224,6 @@ def _targets(phrases: Phrases) -> dict[str, str]:
 def _predictions(phrases: Phrases) -> dict[str, str]:
     kept = _first_of_each(_split(phrases))
     return {stemmed: raw for stemmed, raw in kept.items() if UNWANTED.isdisjoint(stemmed.split(" "))}
-
-
-def _grouped(phrases: Mapping[str, str], text: str, seen: Collection[str] | None) -> Iterator[tuple[str, int]]:
-    """Rule 7: each stemmed phrase with the bits of its groups; `text` is stemmed, with a space at either end."""
-    for stemmed, raw in phrases.items():
-        present = stemmed != "" and f" {stemmed} " in text
-        groups = ALL | (PRESENT if present else ABSENT)
-        if seen is not None:
-            groups |= SEEN if raw in seen else UNSEEN
-        yield stemmed, groups
 
 
 def _counts(targets_N: np.ndarray, post_Q: np.ndarray, hit_Q: np.ndarray) -> PostCounts:

@@ -1,4 +1,4 @@
-"""Scores as a plain-text table by group, in percent."""
+"""Scores as plain-text tables, in percent: one run in full, or one metric of many systems."""
 
 from collections.abc import Mapping
 
@@ -17,8 +17,24 @@ def table(scores: Scores, extra: Mapping[str, Scores] | None = None, name: str =
         for index, (who, each) in enumerate(rows.items()):
             lines.append([group if index == 0 else "", *([who] if named else []), *_cells(each[group])])
     left = 1 + named  # columns of words
-    reasons = [f"{group}: {why_missing(group, scores)}" for group in GROUPS if scores[group] is None]
-    return "\n".join([*_aligned(lines, left), *reasons])
+    return "\n".join([*_aligned(lines, left), *_reasons(scores)])
+
+
+def headline(scores_by_name: Mapping[str, Scores], metric: str = "f1@1") -> str:
+    """One metric of several systems over the same posts: a row a system, a column a group (or kind), n below its name.
+
+    A group that cannot be formed is a column of dashes, and a line below says why.
+    """
+    first = next(iter(scores_by_name.values()))
+    lines = [[f"{metric.upper()}, %", *first]]
+    lines.append(["n", *(f"{scores['n']:,}" if scores else "–" for scores in first.values())])
+    for name, scores in scores_by_name.items():
+        lines.append([name, *(f"{100 * scores[group][metric]:.2f}" if scores[group] else "–" for group in first)])
+    return "\n".join([*_aligned(lines, left=1), *_reasons(first)])
+
+
+def _reasons(scores: Scores) -> list[str]:
+    return [f"{group}: {why_missing(group, scores)}" for group, found in scores.items() if found is None]
 
 
 def _cells(scores: Mapping[str, float] | None) -> list[str]:

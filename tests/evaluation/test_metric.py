@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.metric import GROUPS, METRICS, corpus_scores, per_post, post_values, score
+from mmkp_jax.evaluation.metric import GROUPS, METRICS, corpus_scores, per_post, post_values, score, score_by_kind
 from tests.evaluation.naive import naive_scores
 from tests.evaluation.shared import TextPost
 
@@ -139,6 +139,28 @@ def test_a_group_without_a_target_is_none():
     assert scores["all"]["n"] == scores["present"]["n"] == 1  # a post without targets is in no group
     assert scores["absent"] is scores["seen"] is scores["unseen"] is None
     assert set(score([], []).values()) == {None}
+
+
+def test_kinds_filter_targets_and_predictions_as_groups_do():
+    """Rule 7, for kinds of the caller's: `cat` is the first prediction of its kind; `bus` is of none."""
+    posts = [TextPost("", ["Dog", "cat", "bus"]), TextPost("", ["dog"])]
+    scores = score_by_kind(posts, ["bus;dog;x;cat", ""], {"dog": "text", "cat": "image", "sky": "both"})
+    assert scores["text"]["n"] == 2 and scores["text"]["p@1"] == scores["text"]["r@1"] == 0.5
+    assert scores["image"] == {"n": 1, **dict.fromkeys(METRICS, 1)}
+    assert list(scores) == ["text", "image", "both"] and scores["both"] is None
+    assert score_by_kind(posts, ["", ""], {}) == {}
+
+
+def test_kinds_of_all_keyphrases_seen_or_unseen_are_those_groups():
+    posts, lines, train, _ = random_case(11)
+    phrases = {
+        each.strip().lower()
+        for post, line in zip(posts, lines, strict=True)
+        for each in (*post.keyphrases, *line.split(";"))
+    }
+    kinds = {phrase: "seen" if phrase in train else "unseen" for phrase in phrases}
+    groups = score(posts, lines, train)
+    assert score_by_kind(posts, lines, kinds) == {kind: groups[kind] for kind in kinds.values()}
 
 
 def test_ocr_words_count_as_text():

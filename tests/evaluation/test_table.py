@@ -1,7 +1,7 @@
 """The table that people read."""
 
-from mmkp_jax.evaluation.metric import METRICS, score
-from mmkp_jax.evaluation.table import table
+from mmkp_jax.evaluation.metric import METRICS, score, score_by_kind
+from mmkp_jax.evaluation.table import headline, table
 from tests.evaluation.shared import TextPost
 
 POSTS = [TextPost("a dog", ("dog",)), TextPost("", ("bus", "cat"))]
@@ -23,9 +23,34 @@ def test_baselines_stand_beside_the_model():
     lines = table(model, {"most frequent": baseline}).split("\n")
     assert lines[1].split()[:4] == ["all", "model", "2", "100.00"]
     assert lines[2].split()[:4] == ["most", "frequent", "2", "50.00"]
-    assert lines[-1] == "unseen: no post has a keyphrase that is unseen"
+    assert lines[-1] == "unseen: no post has such a keyphrase"
 
 
 def test_without_targets_every_group_says_so():
     lines = table(score([], [])).split("\n")
     assert lines[-1] == "unseen: no post has a keyphrase" and len(lines) == 11
+
+
+def test_systems_are_rows_and_groups_columns():
+    model, baseline = (score(POSTS, lines, {"dog"}) for lines in (["dog", "bus"], ["dog", "dog"]))
+    lines = headline({"model": model, "most frequent": baseline}).split("\n")
+    assert lines[0].split() == ["F1@1,", "%", "all", "present", "absent", "seen", "unseen"]
+    assert lines[1].split() == ["n", "2", "1", "1", "1", "1"]
+    assert lines[2].split() == ["model", "85.71", "100.00", "66.67", "100.00", "66.67"]
+    assert lines[3].split() == ["most", "frequent", "50.00", "100.00", "0.00", "100.00", "0.00"]
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+
+
+def test_kinds_are_columns_as_groups_are():
+    kinds = {"dog": "text", "cat": "image", "sky": "neither"}
+    scores = {
+        name: score_by_kind(POSTS, lines, kinds) for name, lines in (("model", ["x", "bus;cat"]), ("none", ["", ""]))
+    }
+    lines = headline(scores, "f1@M").split("\n")
+    assert [line.split() for line in lines] == [
+        ["F1@M,", "%", "text", "image", "neither"],
+        ["n", "1", "1", "–"],
+        ["model", "0.00", "100.00", "–"],
+        ["none", "0.00", "0.00", "–"],
+        ["neither:", "no", "post", "has", "such", "a", "keyphrase"],
+    ]
