@@ -18,11 +18,15 @@ def get_config() -> ml_collections.ConfigDict:
     c.make = ""  # a module whose `make()` makes model and data where they are not there yet
 
     c.data = ml_collections.ConfigDict()
-    c.data.path = ""  # a prepared dataset (mmkp_jax.data.records) with the splits train and test
+    c.data.path = (
+        ""  # a prepared dataset, or FOLDER:WEIGHT,… (how often its posts come an epoch; tests are the first's)
+    )
     c.data.min_pixels = 3_136  # of a resized picture; one of 56 x 56 [C]
     c.data.max_pixels = 451_584  # of a resized picture: 576 image tokens [C]
     c.data.max_text_tokens = 512  # of a post's text, whose end is cut off beyond [C]
     c.data.workers = 2  # processes that load; 0 loads in threads
+    c.data.train_keyphrases = ""  # a file of the keyphrases that count as seen, one a line; "" takes the train split's
+    c.data.kinds = ""  # JSON Lines of {"needs": {keyphrase: kind}}: scores by kind too
     c.pack_for = "own"  # rows hold the strategy's own branches, or both (to compare strategies on the same rows)
     c.seed = 0  # of the order of posts
 

@@ -1,10 +1,16 @@
 """Checkpoints: the train state and the data position together, asynchronous and atomic."""
 
+import contextlib
+import logging
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
+from mmkp_jax.errors import InputError
 from mmkp_jax.step import State
 
 
@@ -19,18 +25,23 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of a work directory; one that was cut off while being written does not count.
 
-    Use as a context manager: leaving it waits for what is still being written.
+    Use as a context manager: leaving it waits for what is still being written. What cannot be written, then or later,
+    is an InputError.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._folder = folder.absolute()
+        _leave_failures_to_the_caller()
+        with self._writing():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
     def latest(self) -> int | None:
         """The last step with a whole checkpoint."""
@@ -39,10 +50,37 @@ class Checkpoints:
     def save(self, step: int, state: State, position: dict[str, Any]) -> None:
         """Starts to write; `position` is what the data pipeline needs to go on, as JSON."""
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
-        self._manager.save(step, args=args)
+        with self._writing():
+            self._manager.save(step, args=args)
 
     def restore(self, step: int, state: State) -> Restored:
         """The checkpoint of `step`, laid out as `state`: `jax.ShapeDtypeStruct`s with any shardings."""
         args = ocp.args.Composite(state=ocp.args.StandardRestore(state), position=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         return Restored(step, restored["state"], restored["position"])
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:  # the latter two from tensorstore
+            of_the_system = re.search(r": ([^:]+) \[os_error_code", str(error))
+            reason = of_the_system[1] if of_the_system else " ".join(str(error).split())
+            mend = "see to space and permissions; the run goes on from its last whole checkpoint"
+            raise InputError(f"a checkpoint cannot be written ({reason})", str(self._folder), mend) from error
+
+
+def _leave_failures_to_the_caller() -> None:
+    """Keeps the writers' threads from telling of an error on stderr: `save` or `close` raises it."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_no_failure_of_a_writer)  # which adds it once only
+    sys.unraisablehook = _ignore_closed_loops
+
+
+def _no_failure_of_a_writer(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and ("orbax" in record.pathname or "never retrieved" in record.getMessage()))
+
+
+def _ignore_closed_loops(failure: Any) -> None:
+    if not (isinstance(failure.exc_value, RuntimeError) and "Event loop is closed" in str(failure.exc_value)):
+        sys.__unraisablehook__(failure)

@@ -3,28 +3,59 @@
 import dataclasses
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.assembly import DTYPES
 from mmkp_jax.data.examples import Recipe
-from mmkp_jax.data.posts import Record
-from mmkp_jax.data.records import open_split
+from mmkp_jax.data.posts import Post, Record
+from mmkp_jax.data.records import open_split, rejected_posts
+from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.baselines import most_frequent, nearest_neighbour
-from mmkp_jax.evaluation.metric import Scores, score
-from mmkp_jax.evaluation.table import table
+from mmkp_jax.evaluation.files import read_train_keyphrases
+from mmkp_jax.evaluation.metric import Scores, score, score_by_kind
+from mmkp_jax.evaluation.outputs import outputs_line
+from mmkp_jax.evaluation.table import headline, table
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.predicting import Prediction, predict, write_predictions
 
+SPLIT = "test"
+
 SHOWN = 5
-"""Sample posts on the terminal."""
+"""Sample posts on the terminal, and ids of posts that could not be fed."""
 
 BASELINE_K = 5
 """Keyphrases that the most-frequent baseline predicts for every post."""
+
+
+class Words(NamedTuple):
+    """A post without its picture: what it takes to score it."""
+
+    id: str
+    text: str
+    keyphrases: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading(Sequence[Record]):
+    """Records that are read when they are asked for, so that no split's pictures are in memory together."""
+
+    size: int
+    read: Callable[[int], Record]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, number: int) -> Record:
+        if not 0 <= number < self.size:
+            raise IndexError(number)
+        return self.read(number)
 
 
 def evaluate(
@@ -36,10 +67,21 @@ def evaluate(
     workdir: Path,
     step: int,
 ) -> Scores:
-    """Decodes the test split; writes `predictions/test-{step}.jsonl` and `results.json`, prints table and samples."""
-    train, test = (_all_records(config.data.path, split) for split in ("train", "test"))
-    test = test[: config.eval_posts or None]
-    seen = {phrase for record in train for phrase in record.keyphrases}
+    """Decodes the test split; leaves predictions and scores in the work directory, prints tables and samples.
+
+    Writes `predictions/test-{step}.jsonl`, `results.json` (the model's scores) and `comparisons.json` (`scores` and
+    `by_kind` of every system of the tables). A post that cannot be fed counts, with nothing predicted, and is listed.
+    """
+    split, train = open_split(config.data.path, SPLIT), open_split(config.data.path, "train")
+    fed = Reading(min(config.eval_posts or len(split), len(split)), split.__getitem__)
+    unfed = rejected_posts(config.data.path, SPLIT)
+    unfed = unfed[: config.eval_posts - len(fed)] if config.eval_posts else unfed
+    test, seen_posts = [*_words(fed), *_words(unfed)], _words(Reading(len(train), train.__getitem__))
+    kinds = read_kinds(config.data.kinds) if config.data.kinds else {}
+    if config.data.train_keyphrases:
+        seen = set(read_train_keyphrases(Path(config.data.train_keyphrases)))
+    else:
+        seen = {phrase for post in seen_posts for phrase in post.keyphrases}
 
     def answers(name: str, records: Sequence[Record]) -> list[Prediction]:
         with tqdm(total=len(records), unit="post", desc=name, dynamic_ncols=True) as bar:
@@ -57,64 +99,86 @@ def evaluate(
                 )
             )
 
-    def scores_of(predicted: Sequence[Sequence[str]]) -> Scores:
-        return score(test, [list(each) or [""] for each in predicted], seen)
-
-    predictions = answers("test", test)
-    write_predictions(workdir / "predictions" / f"test-{step}.jsonl", predictions)
-    scores = scores_of([prediction.predicted for prediction in predictions])
-    others = {
-        "most frequent": scores_of([most_frequent([r.keyphrases for r in train], BASELINE_K)] * len(test)),
-        "nearest neighbour": scores_of(nearest_neighbour(train, [record.text for record in test])),
+    predictions = answers(SPLIT, fed)
+    changed = {"pictures permuted": permute_pictures(fed), "texts blanked": blank_texts(fed)}
+    by_input = {name: answers(name, records) for name, records in changed.items()} if config.ablations else {}
+    nothing = [Prediction(post.id, list(post.keyphrases), [], "", "broken", 0) for post in unfed]
+    name = f"{config.strategy}, step {step:,}"
+    predicted = {
+        name: [each.predicted for each in [*predictions, *nothing]],
+        "most frequent": [most_frequent([post.keyphrases for post in seen_posts], BASELINE_K)] * len(test),
+        "nearest neighbour": nearest_neighbour(seen_posts, [post.text for post in test]),
+        **{changed: [each.predicted for each in [*found, *nothing]] for changed, found in by_input.items()},
     }
-    changed = (
-        {"pictures permuted": permute_pictures(test), "texts blanked": blank_texts(test)} if config.ablations else {}
-    )
-    by_input = {name: answers(name, records) for name, records in changed.items()}
-    others |= {name: scores_of([each.predicted for each in found]) for name, found in by_input.items()}
-    (workdir / "results.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    print(table(scores, others, name=f"{config.strategy}, step {step:,}"))
-    print(_forms(predictions))
-    _print_samples(test, predictions)
-    return scores
+    lines = {who: [list(each) or [""] for each in phrases] for who, phrases in predicted.items()}  # rule 3
+    scores = {who: score(test, each, seen) for who, each in lines.items()}
+    by_kind = {who: score_by_kind(test, each, kinds) for who, each in lines.items()} if kinds else {}
+    if jax.process_index() == 0:
+        write_predictions(workdir / "predictions" / f"{SPLIT}-{step}.jsonl", [*predictions, *nothing])
+        _write_json(workdir / "results.json", scores[name])
+        _write_json(workdir / "comparisons.json", {"scores": scores, "by_kind": by_kind})
+        print(headline(scores))
+        if by_kind:
+            print(f"\nby what a keyphrase needs ({config.data.kinds}):\n{headline(by_kind)}")
+        print(f"\n{table(scores[name])}")
+        print(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
+        print(_told_of_unfed(unfed), end="")
+        _print_samples(test, predictions)
+    return scores[name]
 
 
-def permute_pictures(records: Sequence[Record], seed: int = 0) -> list[Record]:
+def permute_pictures(records: Sequence[Record], seed: int = 0) -> Reading:
     """Each post with another one's picture."""
     order = list(range(len(records)))
     random.Random(seed).shuffle(order)
     taken = dict(zip(order, order[1:] + order[:1], strict=True))  # a cycle: nobody keeps its own
-    return [
-        dataclasses.replace(
-            record, image=records[taken[i]].image, width=records[taken[i]].width, height=records[taken[i]].height
-        )
-        for i, record in enumerate(records)
-    ]
+
+    def read(number: int) -> Record:
+        other = records[taken[number]]
+        return dataclasses.replace(records[number], image=other.image, width=other.width, height=other.height)
+
+    return Reading(len(records), read)
 
 
-def blank_texts(records: Sequence[Record]) -> list[Record]:
+def blank_texts(records: Sequence[Record]) -> Reading:
     """Each post without its text."""
-    return [dataclasses.replace(record, text="") for record in records]
+    return Reading(len(records), lambda number: dataclasses.replace(records[number], text=""))
 
 
-def _all_records(path: str, split: str) -> list[Record]:
-    records = open_split(path, split)
-    return [records[number] for number in range(len(records))]
+def read_kinds(file: str) -> dict[str, str]:
+    """The kind of each keyphrase in JSON Lines of `{"needs": {keyphrase: kind}}`; other fields are passed over.
+
+    Raises:
+        InputError: the file cannot be read, or is not of that form.
+    """
+    try:
+        rows = [json.loads(line)["needs"] for line in Path(file).read_text(encoding="utf-8").split("\n") if line]
+        return {phrase.strip().lower(): kind for row in rows for phrase, kind in row.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        form = 'give JSON Lines of {"needs": {keyphrase: kind}}, or none (config.data.kinds)'
+        raise InputError(f"the kinds of keyphrases cannot be read ({error})", file, form) from None
 
 
-def _forms(predictions: Sequence[Prediction]) -> str:
-    forms: dict[str, int] = {}
-    for prediction in predictions:
-        forms[prediction.form] = forms.get(prediction.form, 0) + 1
-    shares = ", ".join(f"{100 * n / len(predictions):.1f}% {form}" for form, n in sorted(forms.items()))
-    words = sum(len(prediction.output.split()) for prediction in predictions) / len(predictions)
-    return f"outputs: {shares}; {words:.1f} words each"
+def _words(posts: Iterable[Record | Post]) -> list[Words]:
+    return [Words(post.id, post.text, post.keyphrases) for post in posts]
 
 
-def _print_samples(records: Sequence[Record], predictions: Sequence[Prediction]) -> None:
-    for record, prediction in list(zip(records, predictions, strict=True))[:SHOWN]:
-        print(f"\n{record.id}: {record.text}")
-        print(f"  gold       {'; '.join(record.keyphrases)}")
+def _told_of_unfed(unfed: Sequence[Post]) -> str:
+    if not unfed:
+        return ""
+    ids = ", ".join([post.id for post in unfed[:SHOWN]] + ["…"] * (len(unfed) > SHOWN))
+    told = f"{len(unfed):,} posts could not be fed, and count with nothing predicted"
+    return f"{told} (reasons: rejects.jsonl of the data): {ids}\n"
+
+
+def _write_json(file: Path, content: Mapping) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _print_samples(posts: Sequence[Words], predictions: Sequence[Prediction]) -> None:
+    for post, prediction in list(zip(posts, predictions, strict=False))[:SHOWN]:
+        print(f"\n{post.id}: {post.text}")
+        print(f"  gold       {'; '.join(post.keyphrases)}")
         print(f"  predicted  {'; '.join(prediction.predicted) or '–'}  ({prediction.form})")
         if prediction.form != "direct":
             print(f"  output     {prediction.output}")

@@ -1,10 +1,12 @@
 """Trains, evaluates, and leaves a work directory: `python -m mmkp_jax.main --config=configs/dyncot.py`."""
 
+import contextlib
+import errno
 import importlib
 import runpy
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -20,6 +22,8 @@ from mmkp_jax.models.definition import define
 from mmkp_jax.optim import join_params
 from mmkp_jax.train import Stopped, train
 from mmkp_jax.workdir import claim, write_environment, write_left_out
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 FLAGS = flags.FlagValues()
 config_flags.DEFINE_config_file(
@@ -68,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         config, workdir = _parse(argv)
-        run(config, workdir)
+        with _disk_errors_in_one_line(workdir):
+            run(config, workdir)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -77,6 +82,17 @@ def main(argv: Sequence[str]) -> int:
         print(f"stopped, and saved, at step {stopped.args[0]:,}; to go on: python -m mmkp_jax.main {resume}")
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _disk_errors_in_one_line(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = error.filename or workdir
+        raise InputError(f"cannot be written ({error.strerror})", str(where), "see to space and permissions") from error
 
 
 def _parse(argv: Sequence[str]) -> tuple[ConfigDict, Path]:

@@ -38,6 +38,8 @@ DEFAULT_RULES: Rules = {
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of all `devices` with the axes `MESH_AXES`; one size may be -1, for what the others leave.
 
+    Sizes that are all 1 take the first device alone.
+
     Raises:
         InputError: an unknown axis, a size that is not positive, or sizes that do not use exactly the devices.
     """
@@ -53,6 +55,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         raise InputError(f"sizes {dict(sizes)}", where, "give positive sizes, at most one of them -1")
     given = math.prod(size for size in shape if size != -1)
     shape = [len(devices) // given if size == -1 else size for size in shape]
+    if math.prod(shape) == 1:
+        devices = devices[:1]
     if math.prod(shape) != len(devices):
         raise InputError(
             f"{' x '.join(map(str, shape))} ({', '.join(MESH_AXES)}) does not use exactly {len(devices)} devices",

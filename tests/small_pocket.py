@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def command(pocket: Path, *flags: str, config: str = "configs/dyncot.py") -> lis
         "make": "",
         "model.path": pocket / "model",
         "data.path": pocket / "dataset",
+        "data.kinds": pocket / "needs.jsonl",
         "row.tokens": 320,
         "row.patches": 256,
         "row.windows": 8,
@@ -55,10 +57,17 @@ def environment(devices: int = 1) -> dict[str, str]:
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake, "PYTHONUNBUFFERED": "1"}
 
 
-def run(pocket: Path, *flags: str, devices: int = 1, **options: str) -> subprocess.CompletedProcess:
-    """Runs the command to its end."""
+def run(
+    pocket: Path, *flags: str, devices: int = 1, file_bytes: int = resource.RLIM_INFINITY, **options: str
+) -> subprocess.CompletedProcess:
+    """Runs the command to its end; no file may grow beyond `file_bytes`."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
     done = command(pocket, *flags, **options)
-    return subprocess.run(done, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=300)
+    pipes = {"capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run(done, cwd=ROOT, env=environment(devices), preexec_fn=limit, **pipes)
 
 
 def metrics(workdir: Path) -> list[dict]:

@@ -46,6 +46,7 @@ def test_a_run_leaves_what_it_says(unbroken):
     assert set(lines[0]) == {"id", "keyphrases", "predicted", "output", "form", "tokens"}
     results = json.loads((workdir / "results.json").read_text())
     assert results["all"]["n"] == SIZES["test"] and set(results) == {"all", "present", "absent", "seen", "unseen"}
+    assert json.loads((workdir / "comparisons.json").read_text())["scores"]["dyncot, step 12"] == results
     for shown in ("dyncot, step 12", "most frequent", "nearest neighbour", "test-1:", "posts an epoch"):
         assert shown in done.stdout
     shares = {line["cot_share"] for line in metrics(workdir)}
@@ -91,7 +92,8 @@ def test_going_on_with_workers_on_another_mesh_is_equal_to_1e_5(pocket):
     two_rows = "--config.global_batch_size=2"
     assert run(pocket, two_rows, f"--workdir={whole}").returncode == 0
     kill_after(started(pocket, two_rows, f"--workdir={workdir}"), workdir, 8, signal.SIGKILL)
-    done = run(pocket, two_rows, f"--workdir={workdir}", "--config.data.workers=2", devices=2)
+    on_two = ("--config.mesh.fsdp=2", "--config.data.workers=2")
+    done = run(pocket, two_rows, f"--workdir={workdir}", *on_two, devices=2)
     assert done.returncode == 0, done.stderr[-3000:]
     for one, other in zip(curve(workdir), curve(whole), strict=True):
         assert one == pytest.approx(other, rel=1e-5)
@@ -118,6 +120,15 @@ def test_the_other_strategies_run(pocket, strategy):
     assert (
         workdir / "results.json"
     ).exists() and f"{strategy}, step {0 if strategy == 'zeroshot' else 3}" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [500, 100_000], ids=["config", "checkpoint"])
+def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
+    done = run(pocket, f"--workdir={tmp_path / 'run'}", file_bytes=limit)
+    told = [line for line in done.stderr.split("\n") if line.strip() and "step" not in line.split("|")[-1]]
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert len(told) == 1 and "cannot be written (File too large); see to space" in told[0], told
 
 
 @pytest.mark.parametrize(
