@@ -52,7 +52,10 @@ class Reading(Sequence[Record]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, number: int) -> Record:
+    def __getitem__(self, number: int | slice) -> "Record | Reading":
+        if isinstance(number, slice):
+            numbers = range(self.size)[number]
+            return Reading(len(numbers), lambda index: self.read(numbers[index]))
         if not 0 <= number < self.size:
             raise IndexError(number)
         return self.read(number)

@@ -13,12 +13,15 @@ from mmkp_jax.pocket.make import make_pocket
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 40, "valid": 4, "test": 6}
+UNFED = f"test-{SIZES['test']}"
 
 
 def small_pocket(root: Path) -> Path:
-    """Model and dataset of a pocket of `SIZES`, in `root/pocket`."""
+    """Model and dataset of a pocket of `SIZES`, in `root/pocket`; the last test post's picture is cut short."""
     pocket = root / "pocket"
     make_pocket(pocket, sizes=SIZES)
+    (picture,) = (pocket / "images").glob(f"{UNFED}.*")
+    picture.write_bytes(picture.read_bytes()[:200])
     splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}
     write_dataset(pocket / "dataset", splits, pocket / "images")
     return pocket

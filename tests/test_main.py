@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests.small_pocket import ROOT, SIZES, command, environment, metrics, run, small_pocket
+from tests.small_pocket import ROOT, SIZES, UNFED, command, environment, metrics, run, small_pocket
 
 COMPUTED = ("loss", "loss_sft", "loss_cot", "cot_share", "gamma", "grad_norm", "learning_rate", "posts", "tokens")
 
@@ -43,11 +43,12 @@ def test_a_run_leaves_what_it_says(unbroken):
     assert {"config.json", "environment.json", "metrics.jsonl", "results.json"} <= {f.name for f in workdir.iterdir()}
     lines = [json.loads(line) for line in (workdir / "predictions/test-12.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == [f"test-{i}" for i in range(1, SIZES["test"] + 1)]
+    assert lines[-1]["id"] == UNFED and lines[-1]["predicted"] == [] and lines[-1]["keyphrases"]
     assert set(lines[0]) == {"id", "keyphrases", "predicted", "output", "form", "tokens"}
     results = json.loads((workdir / "results.json").read_text())
     assert results["all"]["n"] == SIZES["test"] and set(results) == {"all", "present", "absent", "seen", "unseen"}
     assert json.loads((workdir / "comparisons.json").read_text())["scores"]["dyncot, step 12"] == results
-    for shown in ("dyncot, step 12", "most frequent", "nearest neighbour", "test-1:", "posts an epoch"):
+    for shown in ("dyncot, step 12", "most frequent", "nearest neighbour", "test-1:", "posts an epoch", f": {UNFED}\n"):
         assert shown in done.stdout
     shares = {line["cot_share"] for line in metrics(workdir)}
     assert 0.0 in shares and max(shares) > 0
