@@ -1,4 +1,7 @@
-"""Predictions and posts → CMKP's scores by group: `python -m mmkp_jax.score --predictions=FILE --posts=FILE`."""
+"""Predictions and posts → CMKP's scores by group: `python -m mmkp_jax.score --predictions=FILE --posts=FILE`.
+
+With `--compare=FILE`, also by how much they differ from other predictions of the same posts, and how sure that is.
+"""
 
 import argparse
 import json
@@ -8,10 +11,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmkp_jax.errors import InputError, nearest
-from mmkp_jax.evaluation.files import read_aligned, read_posts, read_predictions, read_train_keyphrases
-from mmkp_jax.evaluation.metric import Scores, score
-from mmkp_jax.evaluation.outputs import outputs_line
-from mmkp_jax.evaluation.table import table
+from mmkp_jax.evaluation.files import read_aligned, read_posts, read_train_keyphrases
+from mmkp_jax.evaluation.metric import Scores
+from mmkp_jax.evaluation.significance import RESAMPLES
+from mmkp_jax.evaluation.systems import compare_systems, read_system
+from mmkp_jax.evaluation.table import overview
+
+EPILOG = (
+    "--compare may be given again, for each system that --predictions is compared with. "
+    "Files parted by commas are runs of one system under different seeds."
+)
+FEWEST_RESAMPLES = 100
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,12 +33,16 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The command's flags."""
-    flags = Parser("python -m mmkp_jax.score", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    flags = Parser(
+        "python -m mmkp_jax.score", description=__doc__.split(":")[0] + ".", epilog=EPILOG, allow_abbrev=False
+    )
     add = flags.add_argument
-    add("--predictions", type=Path, metavar="FILE", help="required: JSON Lines by id (.jsonl), or one line a post")
+    add("--predictions", type=_files, metavar="FILE", help="required: JSON Lines by id (.jsonl), or one line a post")
     add("--posts", type=Path, metavar="FILE", help="required: JSON Lines (.jsonl) or CMKP ({split}_src.txt)")
     add("--train", type=Path, metavar="FILE", help="training posts, or their keyphrases one a line: seen and unseen")
     add("--ocr", type=Path, metavar="FILE", help="words read off each image, one line a post: they count as text")
+    add("--compare", type=_files, metavar="FILE", action="append", default=[], help="predictions to compare with")
+    add("--resamples", type=int, metavar="N", default=RESAMPLES, help="of posts, for intervals and p; 0 for neither")
     add("--json", type=Path, metavar="FILE", help="write the scores here, as fractions")
     return flags
 
@@ -37,16 +51,15 @@ def run(arguments: Sequence[str] | None = None) -> Scores:
     """Scores as the flags say, printed and written."""
     flags = _parse(arguments)
     posts = read_posts(flags.posts)
-    predicted = read_predictions(flags.predictions, posts)
     train = read_train_keyphrases(flags.train) if flags.train else None
     ocr = read_aligned(flags.ocr, len(posts)) if flags.ocr else None
-    scores = score(posts, predicted.predictions, train, ocr)
+    a, *others = (read_system(files, posts, train, ocr) for files in (flags.predictions, *flags.compare))
+    comparison = compare_systems(a, others, flags.resamples)
     if flags.json:
-        _write(flags.json, json.dumps(scores, indent=2) + "\n")
-    print(table(scores))
-    if line := outputs_line(predicted.forms, predicted.outputs):
-        print(line)
-    return scores
+        more = {} if comparison.is_one_run else {"comparison": comparison.as_json()}
+        _write(flags.json, json.dumps({**a.mean, **more}, indent=2) + "\n")
+    print(overview(comparison))
+    return a.mean
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,6 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _files(text: str) -> list[Path]:
+    names = text.split(",")
+    if "" in names:
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} names a file twice")
+    return [Path(name) for name in names]
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     flags = parser()
     parsed, unknown = flags.parse_known_args(arguments)
@@ -68,6 +90,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("predictions", "posts"):
         if not getattr(parsed, name):
             flags.error(f"--{name}=FILE is not given")
+    if parsed.resamples < FEWEST_RESAMPLES and (parsed.resamples or parsed.compare):
+        flags.error(f"--resamples={parsed.resamples} is less than {FEWEST_RESAMPLES}")
     return parsed
 
 

@@ -79,7 +79,7 @@ def score(
     Raises:
         InputError: predictions or OCR lines are not one a post.
     """
-    return _scores_by_group(per_post(posts, predictions, train_keyphrases, ocr))
+    return scores_of(per_post(posts, predictions, train_keyphrases, ocr))
 
 
 def score_by_kind(
@@ -97,7 +97,7 @@ def score_by_kind(
     """
     names = tuple(dict.fromkeys(kinds.values()))
     bit = {phrase: 1 << names.index(kind) for phrase, kind in kinds.items()}
-    return _scores_by_group(_per_post(posts, predictions, names, lambda number: lambda _, raw: bit.get(raw, 0)))
+    return scores_of(_per_post(posts, predictions, names, lambda number: lambda _, raw: bit.get(raw, 0)))
 
 
 def per_post(
@@ -124,6 +124,11 @@ def per_post(
         return groups
 
     return _per_post(posts, predictions, GROUPS, groups_of)
+
+
+def scores_of(by_group: Mapping[str, PostCounts | None]) -> dict[str, dict[str, float] | None]:
+    """The scores of counts by group, as `score` gives them."""
+    return {group: None if counts is None else _scores(counts) for group, counts in by_group.items()}
 
 
 def post_values(counts: PostCounts) -> np.ndarray:
@@ -187,10 +192,6 @@ def _per_post(
 def _check_length(name: str, lines: Sequence, posts: Sequence[Post]) -> None:
     if len(lines) != len(posts):
         raise InputError(f"{len(lines)} entries for {len(posts)} posts", name, "give one for each post, in order")
-
-
-def _scores_by_group(by_group: Mapping[str, PostCounts | None]) -> dict[str, dict[str, float] | None]:
-    return {group: None if counts is None else _scores(counts) for group, counts in by_group.items()}
 
 
 def _scores(counts: PostCounts) -> dict[str, float]:

@@ -1,46 +1,120 @@
-"""Scores as plain-text tables, in percent: one run in full, or one metric of many systems."""
+"""Scores as plain-text tables, in percent: one run in full, one metric of many systems, differences of systems."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mmkp_jax.evaluation.metric import GROUPS, METRICS, Scores, why_missing
+from mmkp_jax.evaluation.outputs import outputs_line
+from mmkp_jax.evaluation.significance import Differences, Intervals
+from mmkp_jax.evaluation.systems import Comparison, System
+
+HEADLINES = ("f1@1", "f1@M")
+"""What papers report; the metrics that are shown with an interval."""
 
 
-def table(scores: Scores, extra: Mapping[str, Scores] | None = None, name: str = "model") -> str:
-    """A block of rows a group: the scores' own, named `name`, and one for each of `extra` (baselines, say).
+def table(scores: Scores, intervals: Intervals | None = None) -> str:
+    """A row a group, with its n and every metric; `HEADLINES` with ± half the width of their interval, where given.
 
-    Every row tells its n. A group that cannot be formed is a row of dashes, and a line below says why.
+    A group that cannot be formed is a row of dashes, and a line below says why.
     """
-    rows = {name: scores, **(extra or {})}
-    named = len(rows) > 1
-    lines = [["group", *(["who"] if named else []), "n", *map(str.upper, METRICS)]]
+    lines = [["group", "n", *map(str.upper, METRICS)]]
     for group in GROUPS:
-        for index, (who, each) in enumerate(rows.items()):
-            lines.append([group if index == 0 else "", *([who] if named else []), *_cells(each[group])])
-    left = 1 + named  # columns of words
-    return "\n".join([*_aligned(lines, left), *_reasons(scores)])
+        cells = (_cell(scores, group, m, (intervals or {}) if m in HEADLINES else {}) for m in METRICS)
+        lines.append([group, _n(scores[group]), *cells])
+    return "\n".join([*_aligned(lines, left=1), *_reasons(scores)])
 
 
-def headline(scores_by_name: Mapping[str, Scores], metric: str = "f1@1") -> str:
+def headline(
+    scores_by_name: Mapping[str, Scores],
+    metric: str = "f1@1",
+    intervals_by_name: Mapping[str, Intervals] | None = None,
+) -> str:
     """One metric of several systems over the same posts: a row a system, a column a group (or kind), n below its name.
 
-    A group that cannot be formed is a column of dashes, and a line below says why.
+    Scores have ± half the width of their interval where the system has one. A group that cannot be formed is a column
+    of dashes, and a line below says why.
     """
     first = next(iter(scores_by_name.values()))
     lines = [[f"{metric.upper()}, %", *first]]
-    lines.append(["n", *(f"{scores['n']:,}" if scores else "–" for scores in first.values())])
+    lines.append(["n", *map(_n, first.values())])
     for name, scores in scores_by_name.items():
-        lines.append([name, *(f"{100 * scores[group][metric]:.2f}" if scores[group] else "–" for group in first)])
+        intervals = (intervals_by_name or {}).get(name, {})
+        lines.append([name, *(_cell(scores, group, metric, intervals) for group in first)])
     return "\n".join([*_aligned(lines, left=1), *_reasons(first)])
+
+
+def difference_table(differences: Mapping[str, Differences]) -> str:
+    """A minus each system in points, for `HEADLINES` and each group that can be formed."""
+    lines = [["A minus", "metric", "group", "points", "95% interval", "p", "p, Holm", "p, swaps"]]
+    for name, groups in differences.items():
+        for metric in HEADLINES:
+            for group, cells in groups.items():
+                if cells is not None:
+                    found = cells[metric]
+                    points = [f"{100 * each + 0.0:+.2f}" for each in (found.delta, found.low, found.high)]
+                    p = [f"{each:.4f}" if each is not None else "–" for each in (found.p, found.p_holm, found.p_swaps)]
+                    lines.append([name, metric.upper(), group, points[0], f"{points[1]} to {points[2]}", *p])
+    return "\n".join(_aligned(_without_repeats(lines, 2), left=3))
+
+
+def overview(comparison: Comparison) -> str:
+    """All that `score` prints: who is who, scores, spread between runs, differences, outputs."""
+    return "\n".join(_overview(comparison))
+
+
+def _overview(comparison: Comparison) -> Iterator[str]:
+    systems, resamples = comparison.systems, f"{comparison.resamples:,}"
+    if comparison.is_one_run:
+        yield table(systems["A"].mean, comparison.intervals.get("A"))
+    else:
+        yield from (f"{name}: {', '.join(map(str, system.files))}" for name, system in systems.items())
+        for metric in HEADLINES:
+            yield "\n" + headline(_rows(systems), metric, comparison.intervals)
+    if comparison.intervals:
+        yield f"±: half of the 95% interval, over {resamples} resamples of the posts"
+    if comparison.differences:
+        yield "\n" + difference_table(comparison.differences)
+        yield f"interval and p: over {resamples} resamples of the posts; Holm: for all groups and systems of a metric;"
+        yield f"swaps: over {resamples} random swaps of posts between the two, – where they have not as many runs"
+    for name, system in systems.items():
+        for predicted in system.predicted:
+            if line := outputs_line(predicted.forms, predicted.outputs):
+                yield line if comparison.is_one_run else f"{name}, {line}"
+
+
+def _rows(systems: Mapping[str, System]) -> dict[str, Scores]:
+    """Each system's mean over its runs; below that of several, the standard deviation between them."""
+    rows = {}
+    for name, system in systems.items():
+        rows[name] = system.mean
+        if system.deviation:
+            rows[f"{name}, sd of {len(system.runs)} runs"] = system.deviation
+    return rows
+
+
+def _without_repeats(rows: list[list[str]], columns: int) -> list[list[str]]:
+    """A cell of the first `columns` is left blank where it and those before it say what the row above said."""
+    above = [[], *rows[:-1]]
+    return [
+        [*("" if row[: i + 1] == last[: i + 1] else row[i] for i in range(columns)), *row[columns:]]
+        for row, last in zip(rows, above, strict=True)
+    ]
 
 
 def _reasons(scores: Scores) -> list[str]:
     return [f"{group}: {why_missing(group, scores)}" for group, found in scores.items() if found is None]
 
 
-def _cells(scores: Mapping[str, float] | None) -> list[str]:
-    if scores is None:
-        return ["–"] * (1 + len(METRICS))
-    return [f"{scores['n']:,}", *(f"{100 * scores[metric]:.2f}" for metric in METRICS)]
+def _n(scores: Mapping[str, float] | None) -> str:
+    return f"{scores['n']:,}" if scores else "–"
+
+
+def _cell(scores: Scores, group: str, metric: str, intervals: Intervals) -> str:
+    if scores[group] is None:
+        return "–"
+    cell = f"{100 * scores[group][metric]:.2f}"
+    if found := intervals.get(group):
+        cell += f" ± {50 * (found[metric].high - found[metric].low):.2f}"
+    return cell
 
 
 def _aligned(rows: list[list[str]], left: int) -> list[str]:

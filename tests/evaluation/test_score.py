@@ -71,6 +71,85 @@ def test_a_group_that_cannot_be_formed_is_null_with_its_reason(files, tmp_path, 
     assert "seen: no training keyphrases were given" in capsys.readouterr().out
 
 
+LINES = ["dogs", "park", "city"]
+MANY_POSTS = [
+    {"id": f"p{n}", "text": LINES[n % 3], "image": None, "keyphrases": [LINES[n % 2]], "cot": None} for n in range(30)
+]
+
+
+def predictions(rate, order=1):
+    """Right for the posts whose number is below `rate` of them; lines from the last post to the first at order -1."""
+    rows = [{"id": f"p{n}", "predicted": [LINES[n % 2] if n < 30 * rate else "x"]} for n in range(30)]
+    return rows[::order]
+
+
+@pytest.fixture
+def compared(files, tmp_path):
+    """(flags) -> the JSON of a comparison; `a`, `b`, … among the flags' values are files of these names."""
+    paths = {
+        "a": files("a.jsonl", predictions(0.8)),
+        "a_turned": files("a_turned.jsonl", predictions(0.8, order=-1)),
+        "b": files("b.jsonl", predictions(0.4)),
+        "c": files("c.txt", "\n".join(row["predicted"][0] for row in predictions(0.6))),
+    }
+    posts = files("test.jsonl", MANY_POSTS)
+
+    def run(*flags):
+        given = [f"--{flag}={','.join(paths[name] for name in names.split(','))}" for flag, names in flags]
+        assert main([*given, f"--posts={posts}", f"--json={tmp_path / 'o.json'}", "--resamples=1000"]) == 0
+        return json.loads((tmp_path / "o.json").read_text())
+
+    return run
+
+
+def test_a_comparison_stands_beside_the_scores(compared, capsys):
+    alone = compared(("predictions", "a"))
+    assert list(alone) == list(GROUPS)
+    capsys.readouterr()
+    found = compared(("predictions", "a"), ("compare", "b"), ("compare", "c"))
+    assert {group: found[group] for group in GROUPS} == alone
+    systems = found["comparison"]["systems"]
+    assert list(systems) == ["A", "B1", "B2"] and systems["A"]["a_minus_this"] is None
+    assert systems["A"]["mean"] == alone
+    cell = systems["B1"]["a_minus_this"]["all"]["f1@1"]
+    assert cell["delta"] == pytest.approx(0.4) and cell["low"] < 0.4 < cell["high"]
+    assert cell["p"] < cell["p_holm"] < 0.05 and cell["p_swaps"] < 0.01
+    assert systems["B1"]["a_minus_this"]["seen"] is systems["B1"]["intervals"]["seen"] is None
+    printed = capsys.readouterr().out
+    assert "A: " in printed and "B2: " in printed and "c.txt" in printed
+    row = next(line for line in printed.splitlines() if line.startswith("B1  ") and "F1@1" in line)
+    assert row.split()[2:4] == ["all", "+40.00"]
+
+
+def test_the_same_predictions_do_not_differ_in_any_order_of_lines(compared):
+    cell = compared(("predictions", "a"), ("compare", "a_turned"))["comparison"]["systems"]["B"]["a_minus_this"]["all"]
+    for found in cell.values():
+        assert found == {"delta": 0, "low": 0, "high": 0, "p": 1, "p_holm": 1, "p_swaps": 1}
+
+
+def test_runs_of_one_system_have_a_mean_and_a_deviation(compared, capsys):
+    found = compared(("predictions", "a,b"))
+    assert found["all"]["f1@1"] == pytest.approx(0.6) and found["all"]["n"] == 30
+    system = found["comparison"]["systems"]["A"]
+    assert system["deviation"]["all"]["f1@1"] == pytest.approx(0.4 / 2**0.5)
+    assert [run["all"]["f1@1"] for run in system["runs"].values()] == pytest.approx([0.8, 0.4])
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[5] for line in printed if line.startswith("A, sd of 2 runs")] == ["28.28", "28.28"]
+    against = compared(("predictions", "a,b"), ("compare", "c"))["comparison"]["systems"]["B"]
+    assert against["a_minus_this"]["all"]["f1@1"]["delta"] == pytest.approx(0)
+
+
+def test_intervals_stand_in_the_table_unless_nothing_is_resampled(files, capsys):
+    flags = [f"--predictions={files('a.jsonl', predictions(0.8))}", f"--posts={files('test.jsonl', MANY_POSTS)}"]
+    assert main(flags) == 0
+    first = capsys.readouterr().out
+    assert "80.00 ± 13.33" in first  # 95% of binomial(30, 0.8) lie from 20 to 28
+    assert main(flags) == 0
+    assert capsys.readouterr().out == first
+    assert main([*flags, "--resamples=0"]) == 0
+    assert "±" not in capsys.readouterr().out
+
+
 def test_ocr_words_make_a_keyphrase_present(files, tmp_path):
     posts, predictions = files("test.jsonl", JSON_POSTS), files("p.txt", "dog\ncity\n")
     ocr, out = files("ocr.txt", "\nthe city\n"), tmp_path / "o.json"
@@ -105,6 +184,9 @@ GOOD = {"predictions": ("p.jsonl", JSON_PREDICTIONS), "posts": ("test.jsonl", JS
         ({"train": ("train.txt", "")}, "is empty"),
         ({"train": ("train.txt", " \n")}, "holds no keyphrase"),
         ({"ocr": ("ocr.txt", "x\n")}, "1 lines for 2 posts"),
+        ({"compare": ("b.jsonl", JSON_PREDICTIONS[:1])}, "b.jsonl: lacks the id 'a' of the posts"),
+        ({"compare": ("b.jsonl", [{"id": "c", "predicted": []}])}, "b.jsonl: lacks 2 ids ('a', …) of the posts and"),
+        ({"compare": ("b.txt", "x\n")}, "b.txt: 1 lines for 2 posts"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(files, capsys, changed, line):
@@ -121,6 +203,13 @@ def test_a_mistake_is_one_line_and_exit_2(files, capsys, changed, line):
         (["--prediction=a", "--posts=b"], "unknown flag --prediction=a (did you mean '--predictions'?)"),
         (["--predictions=absent.txt", "--posts=absent.jsonl"], "absent.jsonl: the posts cannot be read"),
         (["--predictions"], "expected one argument"),
+        (["--predictions=a,b,", "--posts=b"], "'a,b,' has an empty name"),
+        (["--predictions=", "--posts=b"], "'' has an empty name"),
+        (["--predictions=a", "--posts=b", "--compare=a,b,a"], "'a,b,a' names a file twice"),
+        (["--predictions=a", "--posts=b", "--compared=b"], "unknown flag --compared=b (did you mean '--compare'?)"),
+        (["--predictions=a", "--posts=b", "--resamples=x"], "--resamples: invalid int value: 'x'"),
+        (["--predictions=a", "--posts=b", "--resamples=-1"], "--resamples=-1 is less than 100"),
+        (["--predictions=a", "--posts=b", "--compare=c", "--resamples=0"], "--resamples=0 is less than 100"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(capsys, flags, line):
@@ -143,7 +232,7 @@ def test_help_exits_0(capsys):
 
 def test_no_accelerator_library_is_imported(files):
     """Nor by the baselines and the parser, in a process of their own."""
-    flags = [f"--{flag}={files(*file)}" for flag, file in GOOD.items()]
+    flags = [f"--{flag}={files(*file)}" for flag, file in (GOOD | {"compare": GOOD["predictions"]}).items()]
     code = f"""
 import sys
 import mmkp_jax.evaluation.baselines, mmkp_jax.evaluation.outputs

@@ -17,15 +17,6 @@ def test_rows_are_groups_in_percent_with_their_n():
     assert len({len(line) for line in lines[:6]}) == 1
 
 
-def test_baselines_stand_beside_the_model():
-    train = {"dog", "bus", "cat"}
-    model, baseline = (score(POSTS, lines, train) for lines in (["dog", "bus"], ["dog", "dog"]))
-    lines = table(model, {"most frequent": baseline}).split("\n")
-    assert lines[1].split()[:4] == ["all", "model", "2", "100.00"]
-    assert lines[2].split()[:4] == ["most", "frequent", "2", "50.00"]
-    assert lines[-1] == "unseen: no post has such a keyphrase"
-
-
 def test_without_targets_every_group_says_so():
     lines = table(score([], [])).split("\n")
     assert lines[-1] == "unseen: no post has a keyphrase" and len(lines) == 11

@@ -1,0 +1,103 @@
+"""Systems over the same posts: each one run, or several of one strategy under different seeds, scored from files."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmkp_jax.data.posts import Post
+from mmkp_jax.evaluation.files import Predicted, read_predictions
+from mmkp_jax.evaluation.metric import METRICS, Scores, per_post, scores_of
+from mmkp_jax.evaluation.significance import Differences, Intervals, Run, compare, intervals
+
+
+class System(NamedTuple):
+    """One run or more; each field has an entry a run."""
+
+    files: Sequence[Path]
+    predicted: Sequence[Predicted]
+    runs: Sequence[Run]
+    scores: Sequence[Scores]
+
+    @property
+    def mean(self) -> Scores:
+        """Each score the mean of the runs'."""
+        return _over_runs(self.scores, np.mean)
+
+    @property
+    def deviation(self) -> Scores | None:
+        """Standard deviation (n - 1) between runs, which is of seeds and not of posts; None for a single run."""
+        return _over_runs(self.scores, lambda values: np.std(values, ddof=1)) if len(self.runs) > 1 else None
+
+
+class Comparison(NamedTuple):
+    """A system beside others, and how sure of it the posts make us."""
+
+    systems: Mapping[str, System]
+    """By a short name; the first, A, is the one that is compared."""
+    intervals: Mapping[str, Intervals]
+    """Of each system; empty where nothing is resampled."""
+    differences: Mapping[str, Differences]
+    """A minus each of the others."""
+    resamples: int
+
+    @property
+    def is_one_run(self) -> bool:
+        """There is but one run in all, so nothing to compare."""
+        return len(self.systems) == len(self.systems["A"].runs) == 1
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it in plain values, by system."""
+
+        def of(name: str, system: System) -> dict[str, Any]:
+            return {
+                "runs": dict(zip(map(str, system.files), system.scores, strict=True)),
+                "mean": system.mean,
+                "deviation": system.deviation,
+                "intervals": self.intervals.get(name),
+                "a_minus_this": _plain(self.differences[name]) if name in self.differences else None,
+            }
+
+        return {"resamples": self.resamples, "systems": {name: of(name, each) for name, each in self.systems.items()}}
+
+
+def read_system(
+    files: Sequence[Path], posts: Sequence[Post], train_keyphrases: Collection[str] | None, ocr: Sequence[str] | None
+) -> System:
+    """The runs whose predictions of `posts` these files hold, scored as `metric.score` does."""
+    predicted = [read_predictions(file, posts) for file in files]
+    runs = [per_post(posts, each.predictions, train_keyphrases, ocr) for each in predicted]
+    return System(files, predicted, runs, [scores_of(run) for run in runs])
+
+
+def compare_systems(a: System, others: Sequence[System], resamples: int) -> Comparison:
+    """A against each of the others, which are named B, or B1, B2, … in order; without `resamples`, scores alone."""
+    names = [f"B{number}" for number in range(1, len(others) + 1)] if len(others) > 1 else ["B"][: len(others)]
+    systems = {"A": a, **dict(zip(names, others, strict=True))}
+    if not resamples:
+        return Comparison(systems, {}, {}, 0)
+    differences = compare(a.runs, [each.runs for each in others], resamples)
+    return Comparison(
+        systems,
+        {name: intervals(each.runs, resamples) for name, each in systems.items()},
+        dict(zip(names, differences, strict=True)),
+        resamples,
+    )
+
+
+def _over_runs(scores: Sequence[Scores], statistic: Callable[[list[float]], float]) -> Scores:
+    """`statistic` of the runs' scores; n, the number of posts, is that of each run."""
+
+    def over(group: str) -> dict[str, float]:
+        found = {metric: float(statistic([run[group][metric] for run in scores])) for metric in METRICS}
+        return {"n": scores[0][group]["n"], **found}
+
+    return {group: None if found is None else over(group) for group, found in scores[0].items()}
+
+
+def _plain(differences: Differences) -> dict[str, Any]:
+    return {
+        group: cells and {metric: cell._asdict() for metric, cell in cells.items()}
+        for group, cells in differences.items()
+    }
