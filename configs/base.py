@@ -18,9 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.make = ""  # a module whose `make()` makes model and data where they are not there yet
 
     c.data = ml_collections.ConfigDict()
-    c.data.path = (
-        ""  # a prepared dataset, or FOLDER:WEIGHT,… (how often its posts come an epoch; tests are the first's)
-    )
+    c.data.path = ""  # a prepared dataset, or FOLDER:WEIGHT,… (times its posts come an epoch; the first is tested on)
     c.data.min_pixels = 3_136  # of a resized picture; one of 56 x 56 [C]
     c.data.max_pixels = 451_584  # of a resized picture: 576 image tokens [C]
     c.data.max_text_tokens = 512  # of a post's text, whose end is cut off beyond [C]

@@ -1,23 +1,34 @@
 """The data side of a run: from a config and a model folder to planned batches and to prompts for evaluation."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import BOTH, Branch, Recipe
 from mmkp_jax.data.forest import COT, SFT, RowSize
 from mmkp_jax.data.lengths import LeftOut, choose, index, sizes_of
+from mmkp_jax.data.mixing import Joined, posts_of_epoch
 from mmkp_jax.data.pipeline import Feed
 from mmkp_jax.data.plan import EpochPlan, plan_epoch
 from mmkp_jax.data.prompts import read_template
-from mmkp_jax.data.records import open_split
+from mmkp_jax.data.records import Split, open_split
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.objectives import OWN_BRANCHES, objective
 
 PACK_FOR = ("own", "both")
+
+
+class Dataset(NamedTuple):
+    """A prepared dataset to train on."""
+
+    path: str
+    weight: float = 1.0
+    """How often each of its posts comes in an epoch."""
 
 
 class Training(NamedTuple):
@@ -29,6 +40,41 @@ class Training(NamedTuple):
     steps: int
     """Optimizer steps of the run."""
     left_out: list[LeftOut]
+
+
+def datasets_of(config: ConfigDict) -> tuple[Dataset, ...]:
+    """The datasets that `config.data.path` names: `FOLDER`, or `FOLDER:WEIGHT,FOLDER:WEIGHT,…`.
+
+    The first one's test split is evaluated on.
+
+    Raises:
+        InputError: there is no such folder, one is named twice, or a weight is not above 0.
+    """
+    datasets = [_dataset(each.strip()) for each in config.data.path.split(",")]
+    folders = [Path(dataset.path).resolve() for dataset in datasets]
+    for number, dataset in enumerate(datasets):
+        if folders[number] in folders[:number]:
+            what = f"the folder {dataset.path!r} is named twice"
+            raise InputError(what, "config.data.path", "name it once, and give it a weight: FOLDER:2")
+    return tuple(datasets)
+
+
+def _dataset(named: str) -> Dataset:
+    path, parted, weight = named.rpartition(":")
+    dataset = Dataset(named)
+    if parted and not Path(named).is_dir():
+        try:
+            dataset = Dataset(path, float(weight))
+        except ValueError:
+            what = f"the weight {weight!r} is no number, and there is no such folder"
+            raise InputError(what, f"config.data.path={named}", "write it as FOLDER:2") from None
+    if not 0 < dataset.weight < math.inf:
+        mend = "give one above 0, or leave the folder out"
+        raise InputError(f"the weight is {dataset.weight:g}", f"config.data.path={named}", mend)
+    if not dataset.path or not Path(dataset.path).is_dir():
+        mend = "give the folder that `prepare` wrote, or several as FOLDER:WEIGHT,FOLDER:WEIGHT"
+        raise InputError(f"there is no folder {dataset.path!r}", "config.data.path", mend)
+    return dataset
 
 
 def recipe_of(config: ConfigDict, definition: Definition, tokenizer: PreTrainedTokenizerBase) -> Recipe:
@@ -57,10 +103,11 @@ def branches_of(config: ConfigDict) -> tuple[Branch, ...]:
 
 
 def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
-    """Plans every batch of the run; pictures are not decoded.
+    """Plans every batch of the run, over all its datasets; pictures are not decoded.
 
     Raises:
-        InputError: there is no dataset, no post that fits a row, or not exactly one of `num_epochs`, `total_steps`.
+        InputError: a dataset is not there or has no post that fits a row, or not exactly one of `num_epochs` and
+            `total_steps` is given.
     """
     if bool(config.num_epochs) == bool(config.total_steps):
         raise InputError(
@@ -68,25 +115,51 @@ def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
             "config.num_epochs",
             "give one of them, and 0 for the other",
         )
-    records = open_split(config.data.path, "train")
     size, branches = RowSize(**config.row), branches_of(config)
-    lengths = index(records, recipe, Path(config.data.path) / "index")
+    parts = [_part(each, recipe, size, branches, config.data.workers) for each in datasets_of(config)]
+    records = Joined([part.records for part in parts])
+    sizes = np.concatenate([part.size_N5 for part in parts])
+    plans: list[EpochPlan] = []
+    while len(plans) < config.num_epochs or sum(map(len, plans)) < config.total_steps:
+        seeded = {"seed": config.seed, "epoch": len(plans)}
+        posts = [
+            start + posts_of_epoch(part.posts, part.dataset.weight, **seeded)
+            for start, part in zip(records.starts, parts, strict=True)
+        ]
+        plans.append(
+            plan_epoch(sizes, size, batch_rows=config.global_batch_size, posts=np.concatenate(posts), **seeded)
+        )
+    steps = config.total_steps or sum(map(len, plans))
+    left_out = [each for part in parts for each in part.left_out]
+    if len(parts) > 1:  # which may hold the same ids
+        left_out = [each._replace(id=f"{part.dataset.path}: {each.id}") for part in parts for each in part.left_out]
+    return Training(Feed(records, recipe, size, branches), plans, steps, left_out)
+
+
+class _Part(NamedTuple):
+    """A dataset's share of the run: its records, and the numbers of those that can be trained on."""
+
+    dataset: Dataset
+    records: Split
+    size_N5: np.ndarray
+    posts: np.ndarray
+    left_out: list[LeftOut]
+
+
+def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branch, ...], workers: int) -> _Part:
+    records = open_split(dataset.path, "train")
+    lengths = index(records, recipe, Path(dataset.path) / "index", workers=workers)
     posts, left_out = choose(lengths, size, branches)
     if not len(posts):
         raise InputError(
             f"none of {len(records)} posts can be trained on; the first: {left_out[0].reason}",
-            config.data.path,
+            dataset.path,
             "give larger rows (config.row), or posts with the targets that the strategy needs",
         )
-    sizes = sizes_of(lengths, branches)
-    plans: list[EpochPlan] = []
-    while len(plans) < config.num_epochs or sum(map(len, plans)) < config.total_steps:
-        plan = plan_epoch(
-            sizes, size, seed=config.seed, epoch=len(plans), batch_rows=config.global_batch_size, posts=posts
-        )
-        plans.append(plan)
-    steps = config.total_steps or sum(map(len, plans))
-    return Training(Feed(records, recipe, size, branches), plans, steps, left_out)
+    if dataset.weight * len(posts) < 1:
+        what = f"at weight {dataset.weight:g}, {len(posts)} posts are less than one an epoch"
+        raise InputError(what, dataset.path, "give a larger weight, or leave the folder out")
+    return _Part(dataset, records, sizes_of(lengths, branches), posts, left_out)
 
 
 def describe(training: Training) -> str:

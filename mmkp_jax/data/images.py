@@ -118,13 +118,16 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":  # 16 or 32 bits a value, which Pillow would clip at 255
-        value_HW = np.asarray(image, np.float64)
-        wide = image.mode.startswith("I;16") or value_HW.max() > 255
-        return Image.fromarray(np.clip(value_HW // 256 if wide else value_HW, 0, 255).astype(np.uint8)).convert("RGB")
+        value_HW = np.nan_to_num(np.asarray(image, np.float64))
+        if image.mode.startswith("I;16") or value_HW.max() > 255:
+            value_HW = value_HW // 256
+        elif image.mode == "F" and value_HW.max() <= 1:
+            value_HW = value_HW * 255
+        return Image.fromarray(np.clip(value_HW, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def patches_of(image: Image.Image, *, min_pixels: int, max_pixels: int) -> tuple[Grid, np.ndarray]:

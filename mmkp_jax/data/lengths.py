@@ -1,10 +1,14 @@
 """The index: each post's sizes, known before any picture is decoded, computed once and kept."""
 
 import dataclasses
+import functools
 import hashlib
-import os
+import itertools
+import multiprocessing
+import uuid
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -17,6 +21,9 @@ from mmkp_jax.errors import InputError
 
 LIMITS = tuple(field.name for field in dataclasses.fields(RowSize))
 """The columns of a table of sizes."""
+
+FEW = 5_000
+"""So many posts are measured before another process has begun."""
 
 
 class Records(Protocol):
@@ -49,10 +56,24 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-def measure(records: Records, recipe: Recipe) -> Lengths:
-    """Goes through all records and computes their sizes."""
+def measure(records: Records, recipe: Recipe, *, workers: int = 0) -> Lengths:
+    """Goes through all records and computes their sizes, shared out among `workers` processes, or in this one.
+
+    Threads would not help: the tokenizer keeps Python's lock.
+    """
+    if workers and len(records) > FEW:
+        bounds = [len(records) * worker // workers for worker in range(workers + 1)]
+        shares = [range(*each) for each in itertools.pairwise(bounds)]
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            parts = list(pool.map(functools.partial(_measure, records, recipe), shares))
+    else:
+        parts = [_measure(records, recipe, range(len(records)))]
+    return Lengths(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _measure(records: Records, recipe: Recipe, numbers: range) -> Lengths:
     ids, sizes = [], []
-    for number in range(len(records)):
+    for number in numbers:
         record = records[number]
         ids.append(record.id)
         sizes.append(size_of(record, recipe))
@@ -60,7 +81,7 @@ def measure(records: Records, recipe: Recipe) -> Lengths:
     return Lengths(*columns, np.asarray(ids, np.str_))
 
 
-def index(records: Records, recipe: Recipe, cache: str | Path) -> Lengths:
+def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int = 0) -> Lengths:
     """The sizes of the posts, out of the folder `cache` if they are there, else measured and put there.
 
     What is kept goes by content, tokenizer, prompt and pixel limits; the sizes of other data are never taken.
@@ -76,8 +97,8 @@ def index(records: Records, recipe: Recipe, cache: str | Path) -> Lengths:
             return lengths
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there yet, or damaged: measured anew
         pass
-    lengths = measure(records, recipe)
-    part = file.with_name(f".{file.stem}-{os.getpid()}.npz")  # whole or not at all, whoever else writes it
+    lengths = measure(records, recipe, workers=workers)
+    part = file.with_name(f".{file.stem}-{uuid.uuid4().hex}.npz")  # whole or not at all, though every host writes it
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(part, **lengths._asdict())
@@ -107,6 +128,12 @@ def sizes_of(lengths: Lengths, branches: Sequence[Branch]) -> np.ndarray:
         "examples": np.ones_like(label_N),
     }
     return np.stack([columns[name] for name in LIMITS], axis=-1).astype(np.int64)
+
+
+def prompt_size(lengths: Lengths) -> RowSize:
+    """The smallest row that holds any one of the posts to predict from (`examples.as_prompt`)."""
+    most = {name: int(getattr(lengths, f"{name}_N").max(initial=0)) for name in ("trunk", "patches", "windows")}
+    return RowSize(most["trunk"] + 1, most["patches"], most["windows"], labels=1, examples=1)
 
 
 def choose(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) -> tuple[np.ndarray, list[LeftOut]]:

@@ -48,7 +48,7 @@ def plan_epoch(
     Args:
         size_N5: what each post takes of a row, as `lengths.sizes_of` tells.
         batch_rows: rows of a global batch.
-        posts: the numbers of the posts to plan, each once; all without it.
+        posts: the numbers of the posts to plan, each as often as it is to come; without it, all of them once.
 
     Raises:
         ValueError: a post does not fit a row, or there is none.
@@ -65,6 +65,12 @@ def plan_epoch(
     rows = [rows[row] for row in order.tolist()] + [[]] * (-len(rows) % batch_rows)
     post_N = np.concatenate([np.asarray(row, np.int32) for row in rows])
     return EpochPlan(post_N, np.cumsum([0, *map(len, rows)]), batch_rows)
+
+
+def plan_in_order(posts: np.ndarray, *, batch_rows: int) -> EpochPlan:
+    """One post a row, in the order given; the rows that fill up the last batch are empty."""
+    rows = -(-len(posts) // batch_rows) * batch_rows
+    return EpochPlan(np.asarray(posts, np.int32), np.minimum(np.arange(rows + 1), len(posts)), batch_rows)
 
 
 def _pack(post_N: np.ndarray, size_N5: np.ndarray, limit_5: np.ndarray) -> list[list[int]]:

@@ -111,6 +111,8 @@ def user_text(text: str, *, zero_shot: bool = False) -> str:
 def trimmed(text: str, template: Template, *, max_text_tokens: int) -> str:
     """The text without surrounding space, and without its end if it has more than `max_text_tokens` tokens."""
     text = text.strip()
+    if text.isascii() and len(text) < max_text_tokens:
+        return text  # each of its tokens holds a character or more
     while len(found := template.plain.encode(text, add_special_tokens=False).offsets) > max_text_tokens:
         text = text[: found[max_text_tokens][0]].rstrip()  # a character that is cut through goes too
     return text

@@ -5,13 +5,25 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from mmkp_jax.data.images import ImageError, decode, grid_of, image_path, patches_of, smart_resize
 
 LIMITS = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 64}
-SIZES = [(1, 1), (5, 900), (640, 360), (281, 500), (68, 68), (1200, 675), (27, 29), (13, 300), (224, 224), (333, 777)]
-MODES = {"RGB": "JPEG", "L": "JPEG", "CMYK": "JPEG", "RGBA": "PNG", "LA": "PNG", "P": "GIF", "1": "PNG", "I;16": "PNG"}
+SIZES = [(1, 1), (5, 900), (640, 360), (281, 500), (68, 68), (600, 337), (27, 29), (13, 300), (224, 224), (333, 777)]
+KINDS = {
+    "RGB": ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "MPO"],
+    "L": ["JPEG", "PNG", "GIF", "TIFF"],
+    "CMYK": ["JPEG", "TIFF"],
+    "YCbCr": ["JPEG", "TIFF"],
+    "LAB": ["TIFF"],
+    "RGBA": ["PNG", "WEBP", "TIFF", "AVIF"],
+    "LA": ["PNG", "TIFF"],
+    "P": ["PNG", "GIF", "BMP", "TIFF"],
+    "PA": ["TIFF"],
+    "1": ["PNG", "BMP", "TIFF"],
+}
+"""The modes in which Pillow opens pictures of 8 bits and less, and formats that keep them."""
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -26,8 +38,20 @@ def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    if mode != "I;16":
-        return image.convert(mode)
+    """The picture in another mode, half transparent on its left side where the mode has an alpha channel."""
+    if mode == "LAB":
+        return ImageCms.profileToProfile(
+            image, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
+    changed = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
+    if mode.endswith("A"):
+        alpha = Image.new("L", image.size, 255)
+        alpha.paste(100, (0, 0, image.width // 2, image.height))
+        changed.putalpha(alpha)
+    return changed
+
+
+def sixteen_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
 
 
@@ -42,24 +66,15 @@ def processor_patches(image: Image.Image) -> tuple[tuple[int, int], np.ndarray]:
     return tuple(made["image_grid_thw"][0, 1:].tolist()), values[:, :, 0].reshape(len(values), 588) * 255
 
 
-@pytest.mark.parametrize(("width", "height"), SIZES)
-def test_patches_are_those_of_the_processor_for_any_size(width, height):
-    image = decode(saved(picture(width, height)))
-    grid, patches = patches_of(image, **LIMITS)
-    expected_grid, expected = processor_patches(image)
-    assert grid == expected_grid == grid_of(height, width, **LIMITS)
-    assert patches.dtype == np.uint8
-    np.testing.assert_allclose(patches, expected, atol=1)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_patches_are_those_of_the_processor_for_any_mode(mode):
-    image = decode(saved(in_mode(picture(130, 90), mode), MODES[mode]))
-    assert image.mode == "RGB"
-    grid, patches = patches_of(image, **LIMITS)
-    expected_grid, expected = processor_patches(image)
-    assert grid == expected_grid
-    np.testing.assert_allclose(patches, expected, atol=1)
+@pytest.mark.parametrize(("mode", "kind"), [(mode, kind) for mode, kinds in KINDS.items() for kind in kinds])
+def test_patches_are_those_of_the_processor_for_any_size_and_mode(mode, kind):
+    for seed, (width, height) in enumerate(SIZES):  # 300 pictures in all
+        data = saved(in_mode(picture(width, height, seed), mode), kind)
+        grid, patches = patches_of(decode(data), **LIMITS)
+        expected_grid, expected = processor_patches(Image.open(io.BytesIO(data)))
+        assert grid == expected_grid == grid_of(height, width, **LIMITS)
+        assert patches.dtype == np.uint8
+        np.testing.assert_allclose(patches, expected, atol=1, err_msg=f"{width} x {height}")
 
 
 def test_smart_resize_is_transformers_own():
@@ -70,10 +85,21 @@ def test_smart_resize_is_transformers_own():
             assert smart_resize(height, width, **LIMITS) == published(height, width, 28, *LIMITS.values())
 
 
-def test_sixteen_bits_are_scaled_not_clipped():
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_not_clipped(kind):
     grey = picture(40, 30).convert("L")
-    decoded = decode(saved(in_mode(grey.convert("RGB"), "I;16")))
+    decoded = decode(saved(sixteen_bits(grey), kind))
     np.testing.assert_array_equal(np.asarray(decoded)[..., 0], np.asarray(grey))
+
+
+@pytest.mark.parametrize("whole", [1, 255])
+def test_floats_are_read_from_0_to_1_or_to_255(whole):
+    grey = np.asarray(picture(40, 30).convert("L"))
+    value = grey.astype(np.float32) * np.float32(whole / 255)
+    value[0, 0] = np.nan
+    decoded = np.asarray(decode(saved(Image.fromarray(value), "TIFF")), int)[..., 0]
+    assert decoded[0, 0] == 0
+    np.testing.assert_allclose(decoded[1:], grey[1:], atol=1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -99,14 +125,20 @@ def test_transparency_shows_white():
     assert decode(saved(clear)).getpixel((3, 3)) == (255, 255, 255)
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([0, 0, 0, 255, 0, 0])
-    assert decode(saved(palette, "GIF", transparency=1)).getpixel((3, 3)) == (255, 255, 255)
+    for kind in ("GIF", "PNG"):
+        assert decode(saved(palette, kind, transparency=1)).getpixel((3, 3)) == (255, 255, 255)
+    for mode, colour in (("L", 7), ("RGB", (255, 0, 0))):  # one colour of a picture without alpha channel
+        assert decode(saved(Image.new(mode, (8, 8), colour), transparency=colour)).getpixel((3, 3)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_frame_is_taken(kind):
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO", "AVIF"])
+def test_of_several_frames_the_first_is_taken(kind):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
-    red = decode(saved(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)).getpixel((5, 5))
-    assert red == (255, 0, 0) or (kind == "WEBP" and red[0] > 240 and red[2] < 10)
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind in ("MPO", "AVIF") else {}
+    data = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    red, green, blue = decode(data).getpixel((5, 5))
+    assert red > 240 and green < 15 and blue < 15
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from mmkp_jax.data.lengths import Lengths, choose, index, measure, sizes_of
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import open_split, write_dataset
 from tests.data.posts_on_disk import SIZE
+from tests.data.test_images import picture, saved
 
 
 @pytest.mark.parametrize("branches", [BOTH, ("sft",), ("cot",)])
@@ -29,25 +30,47 @@ def test_the_index_never_decodes_a_picture(split, recipe, monkeypatch):
 
 def test_the_index_is_kept_for_what_it_depends_on(split, recipe, tmp_path, monkeypatch):
     measured = []
-    monkeypatch.setattr(module, "measure", lambda *given: measured.append(given) or measure(*given))
+    monkeypatch.setattr(module, "measure", lambda *given, workers: measured.append(given) or measure(*given))
     first = index(split, recipe, tmp_path / "cache")
     again = index(split, recipe, tmp_path / "cache")
     assert len(measured) == 1
     for ours, kept in zip(first, again, strict=True):
         np.testing.assert_array_equal(ours, kept)
-    others = [{"max_pixels": 28 * 28 * 8}, {"min_pixels": 28 * 28}, {"max_text_tokens": 5}, {"zero_shot": True}]
+    others = [
+        {"max_pixels": 28 * 28 * 8},
+        {"min_pixels": 28 * 28},
+        {"max_text_tokens": 5},
+        {"zero_shot": True},
+        {"geometry": dataclasses.replace(recipe.geometry, window_side=3)},
+        {"template": dataclasses.replace(recipe.template, fingerprint="another tokenizer or chat template")},
+    ]
     for change in others:
         index(split, dataclasses.replace(recipe, **change), tmp_path / "cache")
     assert len(measured) == 1 + len(others)
 
 
-def test_the_index_of_other_posts_is_not_taken(split, recipe, tmp_path):
-    index(split, recipe, tmp_path / "cache")
-    posts = [Post(split[i].id, "other", None, ("k",)) for i in range(len(split))]
-    (tmp_path / "images").mkdir()
-    write_dataset(tmp_path / "out", {"train": posts}, tmp_path / "images")
-    other = index(open_split(tmp_path / "out", "train"), recipe, tmp_path / "cache")
-    assert not other.patches_N.any()
+def test_the_index_of_other_posts_is_not_taken(recipe, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, side in (("a", 60), ("b", 120)):
+        (images / name).write_bytes(saved(picture(side, side)))
+    post = Post("1", "text", "a", ("k",), "since")
+    changes = [{}, {"text": "a longer text"}, {"image": "b"}, {"keyphrases": ("k", "l")}, {"cot": None}, {"id": "2"}]
+    kept = []
+    for number, change in enumerate(changes):
+        out = tmp_path / str(number)
+        write_dataset(out, {"train": [dataclasses.replace(post, **change)]}, images)
+        records = open_split(out, "train")
+        lengths = index(records, recipe, tmp_path / "cache")
+        assert [array.tolist() for array in lengths] == [array.tolist() for array in measure(records, recipe)]
+        kept.append(len(list((tmp_path / "cache").iterdir())))
+    assert kept == [1, 2, 3, 4, 5, 6]
+
+
+def test_workers_measure_the_same(split, recipe, monkeypatch):
+    monkeypatch.setattr(module, "FEW", 10)
+    for ours, alone in zip(measure(split, recipe, workers=2), measure(split, recipe), strict=True):
+        np.testing.assert_array_equal(ours, alone)
 
 
 def test_a_damaged_index_is_measured_anew(split, recipe, tmp_path):
