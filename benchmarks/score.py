@@ -2,9 +2,9 @@
 
     python -m benchmarks.score [--posts=N]
 
-The posts are made up: texts of 5 to 25 words from a vocabulary of 20,000 with Zipf's frequencies, 1 to 3 keyphrases of 1
-or 2 words, a third of them out of the text, up to 5 predictions. The other side is the tests' second implementation, one
-post and one group at a time, with its own cache of stems. Processor seconds, each of a process with empty caches.
+The posts are made up: texts of 5 to 25 words from a vocabulary of 20,000 with Zipf's frequencies, 1 to 3 keyphrases of
+1 or 2 words, a third of them out of the text, up to 5 predictions. The other side is the tests' second implementation,
+one post and one group at a time, with its own cache of stems. Processor seconds, each of a process with empty caches.
 """
 
 import argparse
@@ -19,21 +19,17 @@ from benchmarks.machine import describe_machine
 from mmkp_jax.evaluation.metric import GROUPS, METRICS, per_post, score, scores_of
 from mmkp_jax.evaluation.significance import RESAMPLES, compare, intervals
 from tests.evaluation.naive import naive_scores
+from tests.evaluation.shared import TextPost
 
 
 class Case(NamedTuple):
     """Posts and what was predicted for them."""
 
-    posts: list["TextPost"]
+    posts: list[TextPost]
     lines: list[str]
     others: list[str]
     """Another system's predictions."""
     train: set[str]
-
-
-class TextPost(NamedTuple):
-    text: str
-    keyphrases: list[str]
 
 
 def made_up(n: int) -> Case:
@@ -53,7 +49,7 @@ def made_up(n: int) -> Case:
     for _ in range(n):
         text = [next(drawn) for _ in range(rng.integers(5, 26))]
         keyphrases = [phrase(text) for _ in range(rng.integers(1, 4))]
-        posts.append(TextPost(" ".join(text), keyphrases))
+        posts.append(TextPost(" ".join(text), tuple(keyphrases)))
         for lines, rate in zip(predictions, (0.5, 0.48), strict=True):
             right = [each for each in keyphrases if rng.random() < rate]
             lines.append(";".join([*right, *(phrase(text) for _ in range(rng.integers(0, 3)))]))

@@ -21,7 +21,7 @@ EPILOG = (
     "--compare may be given again, for each system that --predictions is compared with. "
     "Files parted by commas are runs of one system under different seeds."
 )
-FEWEST_RESAMPLES = 100
+FEWEST_RESAMPLES = 100  # that a 95% interval can be read off
 
 
 class Parser(argparse.ArgumentParser):

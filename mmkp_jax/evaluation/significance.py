@@ -6,8 +6,8 @@ Bootstrap: the posts of the whole test set are drawn anew with replacement, the 
 corpus metric is taken of each resample; a group's mean is over the drawn posts that have a target in it, and a resample
 without any says nothing of that group. An interval holds the middle 95% of the resampled scores or differences; p is
 twice the share of resampled differences on the rarer side of 0.
-Approximate randomisation (Noreen, 1989): each post's counts are swapped between the two systems by the toss of a coin;
-p is the share of swaps with a difference at least as large, in either direction, as that observed.
+Approximate randomisation (Noreen, 1989): for each post a coin says whether the systems swap it, run by run; p is the
+share of such swaps with a difference at least as large, in either direction, as that observed.
 Both p count the observed posts as one draw more, so none is 0.
 
 Legend: `N` posts, `U` posts with distinct values, `S` runs, `G` groups, `V` values of a post (`post_values`, then 1 if
