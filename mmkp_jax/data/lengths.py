@@ -72,13 +72,12 @@ def measure(records: Records, recipe: Recipe, *, workers: int = 0) -> Lengths:
 
 
 def _measure(records: Records, recipe: Recipe, numbers: range) -> Lengths:
-    ids, sizes = [], []
-    for number in numbers:
+    ids, size_N5 = [], np.empty((len(numbers), len(Size._fields)), np.int32)
+    for row, number in enumerate(numbers):
         record = records[number]
         ids.append(record.id)
-        sizes.append(size_of(record, recipe))
-    columns = np.asarray(sizes, np.int32).reshape(-1, len(Size._fields)).T
-    return Lengths(*columns, np.asarray(ids, np.str_))
+        size_N5[row] = size_of(record, recipe)
+    return Lengths(*size_N5.T, np.asarray(ids, np.str_))
 
 
 def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int = 0) -> Lengths:
