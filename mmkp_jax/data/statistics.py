@@ -1,0 +1,239 @@
+"""What a dataset holds, in numbers: one pass over each split, which keeps counts and a few integers a post.
+
+N is the posts of a split.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mmkp_jax.data.examples import Recipe
+from mmkp_jax.data.lengths import Records
+from mmkp_jax.data.posts import Record
+from mmkp_jax.data.records import REJECTS
+from mmkp_jax.errors import InputError
+
+LISTED = 3
+"""Examples that are kept of each kind of duplicate or reject."""
+
+FAR_OFF = 1.5
+"""Times the 99.5th percentile: from there on a histogram does not show where the largest value lies."""
+
+COMPARED = ("text", "picture", "id")
+"""What two posts may have in common."""
+
+
+class Group(NamedTuple):
+    """The keyphrases of one kind: present, say."""
+
+    keyphrases: int
+    """Each as often as posts carry it."""
+    posts: int
+    """Posts that carry one."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SplitStatistics:
+    """The posts of one split, counted."""
+
+    posts: int
+    without_text: int
+    without_picture: int
+    with_cot: int
+    groups: dict[str, Group | None]
+    """By the metric's names: all, present, absent, seen, unseen; the last two are None without training posts."""
+    unique: Counter[str]
+    """How often each keyphrase is carried, lower-cased as where seen is told from unseen."""
+    width_N: np.ndarray
+    """int32: pixels of the upright picture; 0 without one."""
+    height_N: np.ndarray
+    text_tokens_N: np.ndarray | None
+    """int32: tokens of the whole text, before any is trimmed; None where no tokenizer was given."""
+    digest_N: dict[str, np.ndarray]
+    """uint64, for each of `COMPARED`: equal where these are; 0 where there is none."""
+
+
+def gather(
+    records: Records,
+    stem_words: Callable[[Iterable[str]], str],
+    *,
+    train: Collection[str] | None = None,
+    recipe: Recipe | None = None,
+    progress: Callable[[range], Iterable[int]] = iter,
+) -> SplitStatistics:
+    """Goes through a split once.
+
+    Args:
+        stem_words: stems words and joins them by spaces (`evaluation.stemming.stem_words`).
+        train: the training keyphrases, lower-cased.
+        recipe: by whose tokenizer to count the tokens of each text.
+        progress: is given the numbers of the posts to go through, and tells how far they are.
+    """
+    seen, carried, carriers = Counter(), Counter(), Counter()
+    unique: Counter[str] = Counter()
+    sizes_N3 = np.zeros((len(records), 3), np.int32)
+    digest_N = {what: np.zeros(len(records), np.uint64) for what in COMPARED}
+    for number in progress(range(len(records))):
+        record = records[number]
+        text = record.text.strip()
+        seen.update(text=bool(text), picture=bool(record.image), cot=record.cot is not None)
+        tokens = len(recipe.template.plain.encode(text, add_special_tokens=False)) if recipe else 0
+        sizes_N3[number] = record.width, record.height, tokens
+        for what, data in (("text", text.encode()), ("picture", record.image), ("id", record.id.encode())):
+            digest_N[what][number] = _digest(data) if data else 0
+        groups = Counter(_groups(record, stem_words, train))
+        carried.update(groups)
+        carriers.update(groups.keys())
+        unique.update(_folded(record))
+    names = ("all", "present", "absent", *(("seen", "unseen") if train is not None else ()))
+    width_N, height_N, tokens_N = sizes_N3.T
+    return SplitStatistics(
+        posts=len(records),
+        without_text=len(records) - seen["text"],
+        without_picture=len(records) - seen["picture"],
+        with_cot=seen["cot"],
+        groups={"seen": None, "unseen": None} | {name: Group(carried[name], carriers[name]) for name in names},
+        unique=unique,
+        width_N=width_N,
+        height_N=height_N,
+        text_tokens_N=tokens_N if recipe else None,
+        digest_N=digest_N,
+    )
+
+
+def _folded(record: Record) -> list[str]:
+    return [keyphrase.strip().lower() for keyphrase in record.keyphrases]
+
+
+def _groups(record: Record, stem_words: Callable[[Iterable[str]], str], train: Collection[str] | None) -> Iterator[str]:
+    """The groups of each keyphrase, as the metric has them (its rule 7), but with repeats."""
+    text = f" {stem_words(record.text.split())} "
+    for keyphrase in _folded(record):
+        yield "all"
+        yield "present" if f" {stem_words(keyphrase.split(' '))} " in text else "absent"
+        if train is not None:
+            yield "seen" if keyphrase in train else "unseen"
+
+
+def _digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") or 1
+
+
+def overlap(statistics: SplitStatistics, train: Collection[str]) -> float:
+    """The share of a split's different keyphrases that are among the training keyphrases, 0–1 (the paper's Table 2)."""
+    return sum(keyphrase in train for keyphrase in statistics.unique) / max(len(statistics.unique), 1)
+
+
+class Common(NamedTuple):
+    """The posts of two splits that have something in common."""
+
+    first: int
+    """Posts of the first split that have it in common with one of the second."""
+    second: int
+    pairs: list[tuple[int, int]]
+    """The first few: the number of a post in either split."""
+
+
+def common(first_N: np.ndarray, second_N: np.ndarray) -> Common:
+    """What the digests of two splits tell that they share."""
+    shared = np.intersect1d(first_N, second_N)
+    in_first, in_second = (np.flatnonzero(np.isin(each, shared[shared > 0])) for each in (first_N, second_N))
+    pairs = [(int((first_N == second_N[number]).argmax()), number) for number in in_second[:LISTED].tolist()]
+    return Common(len(in_first), len(in_second), pairs)
+
+
+def repeats(digest_N: np.ndarray) -> Common:
+    """The posts of one split that repeat an earlier one of it; `first` counts the earlier ones."""
+    _, first_U, count_U = np.unique(digest_N, return_index=True, return_counts=True)
+    is_later_N = digest_N > 0
+    is_later_N[first_U] = False
+    later = np.flatnonzero(is_later_N)
+    pairs = [(int((digest_N == digest_N[number]).argmax()), number) for number in later[:LISTED].tolist()]
+    return Common(int((count_U[digest_N[first_U] > 0] > 1).sum()), len(later), pairs)
+
+
+class Spread(NamedTuple):
+    """Where some integers lie."""
+
+    count: int
+    mean: float
+    median: float
+    p95: float
+    p99: float
+    most: int
+
+
+def spread(values: np.ndarray) -> Spread | None:
+    """The spread of the values; None for none."""
+    if not len(values):
+        return None
+    median, p95, p99 = np.percentile(values, (50, 95, 99), method="inverted_cdf").tolist()
+    return Spread(len(values), float(values.mean()), median, p95, p99, int(values.max()))
+
+
+class Histogram(NamedTuple):
+    """Counts of integers in bins of one width; bin `b` goes from `b * width` to before `(b + 1) * width`."""
+
+    width: int
+    count_B: np.ndarray
+    beyond: int
+    """Values past the last bin: a long tail would flatten the rest."""
+
+
+def histogram(values: np.ndarray, bins: int = 40) -> Histogram:
+    """Bins from 0 on, at most `bins`, a bin's width being 1, 2 or 5 times 10^k.
+
+    They hold all values, or where the largest is far off, 99.5% of them.
+    """
+    end = int(np.percentile(values, 99.5, method="inverted_cdf")) + 1 if len(values) else 1
+    end = int(values.max()) + 1 if len(values) and values.max() < FAR_OFF * end else end
+    width = next(nice for k in range(19) for nice in (10**k, 2 * 10**k, 5 * 10**k) if nice * bins >= end)
+    count_B = np.bincount(values // width, minlength=1)
+    shown = -(-end // width)
+    return Histogram(width, count_B[:shown], int(count_B[shown:].sum()))
+
+
+class Rejected(NamedTuple):
+    """The rows that were left out of a dataset for one kind of reason."""
+
+    count: int
+    examples: list[str]
+    """The first few, `where: reason`."""
+
+
+def rejected(out: str | Path) -> dict[tuple[str, str], Rejected]:
+    """The rejects of the dataset in the folder `out`, by (split, kind of reason), as the file has them.
+
+    Reasons that differ only in names and numbers are of one kind.
+
+    Raises:
+        InputError: the list cannot be read.
+    """
+    file = Path(out) / REJECTS
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], list[str]] = {}
+    try:
+        with file.open(encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                row = json.loads(line)
+                image = (row["post"] or {}).get("image")
+                kind = row["split"], _kind(row["reason"].removesuffix(f": {image}"))
+                counts[kind] += 1
+                if len(kept := examples.setdefault(kind, [])) < LISTED:
+                    kept.append(f"{row['id'] or ':'.join((row['file'], str(row['line'])))}: {row['reason']}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError("the list of rejects cannot be read", str(file), "prepare the dataset again") from None
+    return {kind: Rejected(count, examples[kind]) for kind, count in counts.items()}
+
+
+def _kind(reason: str) -> str:
+    """The reason without what is particular: quoted names, and numbers."""
+    unnamed = re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", "…", reason)
+    return re.sub(r"\d[\d,.]*", "N", unnamed)

@@ -1,0 +1,116 @@
+"""What a prepared dataset is: `python -m mmkp_jax.describe --data=DIR [--config=FILE] [--out=FILE.html]`."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mmkp_jax.describing import Description, Feeding, describe, show
+from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.pages.dataset import page_of, tables_of
+from mmkp_jax.pages.tables import as_text
+from mmkp_jax.score import Parser
+
+WITHOUT_CONFIG = (
+    "Token lengths, trimmed texts, posts longer than a row and what the model is fed: "
+    "add --config=configs/dyncot.py:model=…, whose tokenizer, pixel limits and rows are then used."
+)
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    flags = Parser("python -m mmkp_jax.describe", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    add = flags.add_argument
+    add("--data", type=Path, metavar="DIR", help="a prepared dataset; by default the config's")
+    add(
+        "--config",
+        metavar="FILE[:preset,…]",
+        help="an experiment: adds token lengths, and what its rows trim or leave out; --config.key=value overrides",
+    )
+    add("--out", type=Path, metavar="FILE.html", help="write it as a page too")
+    return flags
+
+
+def run(arguments: Sequence[str] | None = None) -> Description:
+    """Describes as the flags say, printed and written."""
+    flags, overrides = _parse(arguments)
+    data, feeding = flags.data, None
+    if flags.config:
+        data, feeding = _feeding(flags.config, overrides, flags.data)
+    description = describe(
+        data,
+        feeding,
+        progress=lambda numbers, split: tqdm(
+            numbers, desc=split, unit="post", leave=False, dynamic_ncols=True, disable=None
+        ),
+    )
+    print("\n\n".join(map(as_text, tables_of(description))))
+    if not feeding:
+        print(f"\n{WITHOUT_CONFIG}")
+    if flags.out:
+        _write(flags.out, page_of(description, show(description)))
+        print(f"\nwritten: {flags.out}")
+    return description
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after one line on what was wrong."""
+    try:
+        run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and those that override fields of the config."""
+    flags = parser()
+    parsed, rest = flags.parse_known_args(arguments)
+    overrides = [each for each in rest if each.startswith("--config.") and parsed.config]
+    if unknown := [each for each in rest if each not in overrides]:
+        known = [f"--{name}" for name in vars(parsed)]
+        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    if not parsed.data and not parsed.config:
+        flags.error("neither --data=DIR nor --config=FILE is given")
+    if parsed.out and not parsed.out.parent.is_dir():  # told before the work, not after it
+        raise InputError("there is no such folder", str(parsed.out.parent), "make it, or name another --out")
+    return parsed, overrides
+
+
+def _feeding(named: str, overrides: Sequence[str], data: Path | None) -> tuple[Path, Feeding]:
+    """The dataset, and how the config feeds it to its model, by the functions that training goes through."""
+    from mmkp_jax.data.forest import RowSize  # here, as these import JAX, which is not needed without a config
+    from mmkp_jax.feeding import branches_of, datasets_of, recipe_of
+    from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
+    from mmkp_jax.models.definition import define
+    from mmkp_jax.settings import read_config
+
+    config = read_config(named, overrides)
+    if config.make:
+        importlib.import_module(config.make).make()
+    if not data:
+        data, *others = (Path(dataset.path) for dataset in datasets_of(config))
+        if others:
+            raise InputError(f"it names {1 + len(others)} datasets", "config.data.path", "choose one with --data=DIR")
+    branches = branches_of(config)
+    folder = open_folder(config.model.path)
+    tokenizer = load_tokenizer(folder)
+    recipe = recipe_of(config, define(folder.config, str(folder.path / CONFIG)), tokenizer)
+    rows = RowSize(**config.row)
+    feeding = Feeding(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed)
+    return data, feeding
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", str(path), "name a file that can be") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

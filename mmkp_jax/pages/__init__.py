@@ -1,0 +1,1 @@
+"""Figures for people: the same tables for the terminal and for self-contained HTML pages."""

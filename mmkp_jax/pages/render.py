@@ -1,0 +1,39 @@
+"""HTML from the templates beside this file. What is put into them is escaped, whatever it holds."""
+
+import base64
+import functools
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from mmkp_jax.pages import charts
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["jpeg"] = jpeg
+    environment.globals.update(chart_width=charts.WIDTH, chart_height=charts.HEIGHT)
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that the template makes of the values."""
+    return _environment().get_template(template).render(values)
+
+
+def jpeg(picture_HWC: np.ndarray) -> str:
+    """An RGB picture, uint8, as a `data:` address."""
+    file = io.BytesIO()
+    Image.fromarray(picture_HWC).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,58 @@
+"""A table of text, for the terminal and for a page."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Table(NamedTuple):
+    """Rows of cells under a header; the first `left` columns hold words, the others numbers."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    left: int = 1
+    words: Sequence[int] = ()
+    """Further columns that hold words."""
+
+    def is_words(self, column: int) -> bool:
+        """Whether the column is set to the left."""
+        return column < self.left or column in self.words
+
+
+def as_text(table: Table) -> str:
+    """Title, columns two spaces apart, and notes; `none` for no rows."""
+    if not table.rows:
+        return f"{table.title}\n  none"
+    lines = [table.header, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    set_ = [
+        "  ".join(
+            cell.ljust(width) if table.is_words(column) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([table.title, *(f"  {line}" for line in [*set_, *table.notes])])
+
+
+def without_repeats(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """The rows, their first cell empty where it is that of the row before."""
+    before = [None, *(row[0] for row in rows)]
+    return [("", *row[1:]) if row[0] == above else row for row, above in zip(rows, before, strict=False)]
+
+
+def count(value: int) -> str:
+    """`1,234`."""
+    return f"{value:,}"
+
+
+def share(part: float, whole: float) -> str:
+    """`12.34%`; a dash of nothing."""
+    return f"{100 * part / whole:.2f}%" if whole else "–"
+
+
+def plain(text: str, most: int = 120) -> str:
+    """A post's text as one short line for a cell: nothing in it moves a cursor or begins a line."""
+    shown = "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text[: most + 1])
+    return shown if len(text) <= most else shown[:most] + "…"

@@ -1,0 +1,30 @@
+"""A config from the flags that name it: `--config=FILE[:preset,…] [--config.key=value …]`."""
+
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mmkp_jax.errors import InputError
+
+
+def read_config(named: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config that FILE[:preset,…] gives, with its fields as the `overrides` say.
+
+    Raises:
+        InputError: there is no such file, preset or field, or a field takes no such value.
+    """
+    file, _, chosen = named.partition(":")
+    if not Path(file).is_file():
+        raise InputError(f"there is no config {file!r}", "--config", "give --config=configs/dyncot.py, for one")
+    runpy.run_path(file)["get_config"](chosen)  # for its own words: ml_collections would wrap its errors
+    values, argv = flags.FlagValues(), ["", f"--config={named}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        raise InputError(reason, "flags", "see --help and configs/base.py") from None
+    return values.config
