@@ -1,6 +1,7 @@
 """The data side of a run: from a config and a model folder to planned batches and to prompts for evaluation."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,10 +131,7 @@ def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
             plan_epoch(sizes, size, batch_rows=config.global_batch_size, posts=np.concatenate(posts), **seeded)
         )
     steps = config.total_steps or sum(map(len, plans))
-    left_out = [each for part in parts for each in part.left_out]
-    if len(parts) > 1:  # which may hold the same ids
-        left_out = [each._replace(id=f"{part.dataset.path}: {each.id}") for part in parts for each in part.left_out]
-    return Training(Feed(records, recipe, size, branches), plans, steps, left_out)
+    return Training(Feed(records, recipe, size, branches), plans, steps, _left_out(parts, records.starts))
 
 
 class _Part(NamedTuple):
@@ -144,6 +142,17 @@ class _Part(NamedTuple):
     size_N5: np.ndarray
     posts: np.ndarray
     left_out: list[LeftOut]
+
+
+def _left_out(parts: Sequence[_Part], starts: Sequence[int]) -> list[LeftOut]:
+    """All that is left out, numbered through; of several datasets, which may share ids, each id with its folder."""
+    if len(parts) == 1:
+        return parts[0].left_out
+    return [
+        LeftOut(start + each.number, f"{part.dataset.path}: {each.id}", each.reason)
+        for start, part in zip(starts, parts, strict=True)
+        for each in part.left_out
+    ]
 
 
 def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branch, ...], workers: int) -> _Part:

@@ -96,8 +96,10 @@ def test_records_are_numbered_through(split, folders):
 
 def test_posts_left_out_of_a_mixture_tell_their_dataset(folders, recipe):
     mixed = plan_posts(config_of(",".join(map(str, folders)), strategy="cot", pack_for="own"), recipe)
-    told = {each.id.rsplit(": ")[0] for each in mixed.left_out}
-    assert told == {str(folder) for folder in folders}
+    assert {each.id.rsplit(": ")[0] for each in mixed.left_out} == {str(folder) for folder in folders}
+    records = mixed.feed.records
+    assert all(each.id.endswith(f": {records[each.number].id}") for each in mixed.left_out)
+    assert len(mixed.left_out) + len(mixed.plans[0].post_N) == sum(COUNTS)
 
 
 def test_a_path_without_weight_counts_once(folders):
