@@ -1,25 +1,52 @@
-"""Answers of a model to posts: decoded in batches, parsed, and written a line a post."""
+"""Answers of a model to posts: decoded, parsed, and a line each.
 
-import dataclasses
+    from mmkp_jax.predicting import load_predictor
+
+    predictor = load_predictor("runs/dyncot")  # a work directory, a Hugging Face folder or a hub id
+    for prediction in predictor(["the eras tour was everything"], images=["stage.jpg"]):
+        print(prediction.predicted)
+
+Keep the predictor: it compiles at its first posts, and serves others of like sizes at once.
+"""
+
+import collections
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from transformers import PreTrainedTokenizerBase
 
-from mmkp_jax.data.examples import Recipe, tree_of
-from mmkp_jax.data.forest import Geometry, RowSize, Tree, tree_size
-from mmkp_jax.data.posts import Record
-from mmkp_jax.decoding.greedy import make_generate, plant_prompts
+from mmkp_jax.data.blocks import record_of
+from mmkp_jax.data.examples import Recipe, grids_of, prompt_of, tree_of
+from mmkp_jax.data.forest import Tree
+from mmkp_jax.data.images import ImageError
+from mmkp_jax.data.posts import Post, Record, Reject
+from mmkp_jax.decoding.generate import Generator
+from mmkp_jax.decoding.prompts import Prompt, measure
+from mmkp_jax.decoding.sampling import GREEDY, Sampling
+from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import parse_output
 from mmkp_jax.models.definition import Definition, Params
+from mmkp_jax.opening import open_model
+from mmkp_jax.sharding import make_mesh
+
+READERS = min(8, os.cpu_count() or 1)
+"""Threads that read posts and measure their prompts."""
 
 
 class Prediction(NamedTuple):
-    """One line of a predictions file (DESIGN: `.jsonl`)."""
+    """One line of a predictions file (DESIGN: `.jsonl`).
+
+    Of several answers, `output`, `form` and `tokens` are the first one's, and `predicted` holds the keyphrases of all,
+    those of more answers first.
+    """
 
     id: str
     keyphrases: list[str]
@@ -27,6 +54,186 @@ class Prediction(NamedTuple):
     output: str
     form: str
     tokens: int
+    outputs: tuple[str, ...] = ()
+    """Every answer's, where there are several; else it is not in the line."""
+
+    def line(self) -> str:
+        """The prediction as JSON."""
+        row = {name: value for name, value in self._asdict().items() if name != "outputs" or value}
+        return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+class Rows(Protocol):
+    """Posts by number; read in threads, and more than once."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Record | Reject: ...
+
+
+class Unfed(NamedTuple):
+    """A post that the model could not be given: its prediction is empty."""
+
+    id: str
+    reason: str
+
+
+class _Known(NamedTuple):
+    """What is kept of a post while it waits for its answer."""
+
+    id: str
+    keyphrases: tuple[str, ...]
+    prompt: Prompt | None
+    reason: str = ""
+    """Why there is no prompt."""
+
+
+class Predictor:
+    """A model that predicts; what it compiles for some posts serves others of like sizes.
+
+    Args:
+        params: as the train state or the loader has them. Decoding runs on the mesh that they lie on.
+        recipe: how the model was fed in training.
+        batch_size: answers decoded at a time.
+        answer_tokens: most tokens of an answer.
+        dtype: what the model computes in.
+        draws: answers to each post; without a temperature all would be the same.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        params: Params,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int,
+        answer_tokens: int,
+        dtype: jnp.dtype,
+        sampling: Sampling = GREEDY,
+        draws: int = 1,
+    ):
+        self._params, self._recipe, self._tokenizer, self._draws = params, recipe, tokenizer, draws
+        stop_tokens = {recipe.template.end_token, tokenizer.pad_token_id}  # those of Qwen's generation_config.json
+        self._generator = Generator(
+            definition,
+            _mesh_of(params),
+            slots=batch_size,
+            answer_tokens=answer_tokens,
+            stop_tokens=stop_tokens,
+            dtype=dtype,
+            sampling=sampling,
+        )
+
+    def __call__(self, texts: Sequence[str], images: Sequence[str | Path | None] | None = None) -> list[Prediction]:
+        """Predictions for posts of these texts and image files, in their order; their ids are "0", "1", and so on.
+
+        Raises:
+            InputError: an image cannot be used.
+        """
+        images = [None] * len(texts) if images is None else images
+        posts = [read_post(str(n), text, image) for n, (text, image) in enumerate(zip(texts, images, strict=True))]
+        return [prediction for _, prediction in sorted(self.predict(posts))]
+
+    def predict(self, rows: Rows, unfed: Callable[[Unfed], None] = lambda _: None) -> Iterator[tuple[int, Prediction]]:
+        """(number, prediction) of every post, in the order in which their answers end.
+
+        Args:
+            unfed: is told of each post that could not be given to the model.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            posts = list(pool.map(lambda number: self._known(rows[number]), range(len(rows))))
+        fed = [number for number, post in enumerate(posts) if post.prompt is not None]
+        lost = {number: post.reason for number, post in enumerate(posts) if post.prompt is None}
+
+        def without_answer(number: int) -> tuple[int, Prediction]:
+            post = posts[number]
+            unfed(Unfed(post.id, lost.get(number, "its image cannot be read any more")))
+            return number, Prediction(post.id, list(post.keyphrases), [], "", "broken", 0)
+
+        def load(which: int) -> Tree | None:
+            row = rows[fed[which]]
+            try:
+                if isinstance(row, Record):
+                    return tree_of(row, self._recipe, ())
+                lost[fed[which]] = row.reason
+            except ImageError as error:
+                lost[fed[which]] = error.reason
+            return None
+
+        yield from map(without_answer, list(lost))
+        answers: dict[int, dict[int, list[int]]] = collections.defaultdict(dict)
+        for which, draw, tokens in self._generator(self._params, [posts[n].prompt for n in fed], load, self._draws):
+            number = fed[which]
+            answers[number][draw] = tokens
+            if len(answers[number]) == self._draws:
+                drawn = [tokens for _, tokens in sorted(answers.pop(number).items())]
+                yield without_answer(number) if tokens is None else (number, self._prediction(posts[number], drawn))
+
+    def _known(self, row: Record | Reject) -> _Known:
+        if isinstance(row, Reject):
+            return _Known(row.id, row.post.keyphrases if row.post else (), None, row.reason)
+        nothing = np.zeros(0, np.int32)
+        tree = Tree(prompt_of(row, self._recipe), nothing, nothing, grids_of(row, self._recipe))
+        return _Known(row.id, row.keyphrases, measure(row.id, tree, self._recipe.geometry))
+
+    def _prediction(self, post: _Known, drawn: Sequence[Sequence[int]]) -> Prediction:
+        outputs = [self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in drawn]
+        parsed = [parse_output(output) for output in outputs]
+        predicted, form = parsed[0]
+        if len(outputs) > 1:
+            votes = collections.Counter(phrase for phrases, _ in parsed for phrase in dict.fromkeys(phrases))
+            predicted = [phrase for phrase, _ in votes.most_common()]  # of as many, the first one written
+        several = tuple(outputs) if len(outputs) > 1 else ()
+        return Prediction(post.id, list(post.keyphrases), predicted, outputs[0], form, len(drawn[0]), several)
+
+
+def load_predictor(
+    model: str | Path,
+    *,
+    zero_shot: bool = False,
+    batch_size: int | None = None,
+    answer_tokens: int | None = None,
+    sampling: Sampling = GREEDY,
+    draws: int = 1,
+) -> Predictor:
+    """Opens a model to predict with, on all devices.
+
+    Args:
+        model: a Hugging Face folder, a hub id, or a run's work directory, `DIR`, `DIR@STEP` or `DIR@best`.
+        zero_shot: whether the prompt tells the output's format, for a model that has not learnt it.
+        batch_size, answer_tokens: as `Predictor`; None for the run's, or those of configs/base.py.
+
+    Raises:
+        InputError: there is no such model or checkpoint, or it cannot be used.
+    """
+    opened = open_model(str(model), zero_shot=zero_shot)
+    return Predictor(
+        opened.definition,
+        opened.params,
+        opened.recipe,
+        opened.tokenizer,
+        batch_size=batch_size or opened.batch_size,
+        answer_tokens=answer_tokens or opened.answer_tokens,
+        dtype=opened.dtype,
+        sampling=sampling,
+        draws=draws,
+    )
+
+
+def read_post(post_id: str, text: str, image: str | Path | None) -> Record:
+    """A post from its text and its image file.
+
+    Raises:
+        InputError: the image cannot be used.
+    """
+    if image is None:
+        return Record(post_id, text, b"", 0, 0, (), None)
+    file = Path(image)
+    row = record_of(Post(post_id, text, file.name, ()), file.parent)
+    if isinstance(row, Reject):
+        raise InputError(row.reason, str(file), "give another image, or mend this one")
+    return row
 
 
 def predict(
@@ -41,34 +248,28 @@ def predict(
     dtype: jnp.dtype,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Prediction]:
-    """Greedy answers to every record, in order; the last batch is padded with its first post."""
-    trees = [tree_of(record, recipe, ()) for record in records]
-    size = prompt_size(trees, recipe.geometry)
-    generate = jax.jit(
-        make_generate(definition, answer_tokens=answer_tokens, end_token=recipe.template.end_token, dtype=dtype)
+    """Greedy answers to every record, in order."""
+    predictor = Predictor(
+        definition, params, recipe, tokenizer, batch_size=batch_size, answer_tokens=answer_tokens, dtype=dtype
     )
-    for start in range(0, len(records), batch_size):
-        batch = trees[start : start + batch_size]
-        padded = batch + batch[:1] * (batch_size - len(batch))
-        answers = jax.device_get(generate(params, plant_prompts(padded, size, recipe.geometry)))
-        for record, tokens, length in zip(records[start:], answers.token_BA, answers.length_B, strict=False):
-            output = tokenizer.decode(tokens[:length], skip_special_tokens=False)
-            predicted, form = parse_output(output)
-            yield Prediction(record.id, list(record.keyphrases), predicted, output, form, int(length))
-        progress(min(start + batch_size, len(records)), len(records))
-
-
-def prompt_size(trees: Sequence[Tree], geometry: Geometry) -> RowSize:
-    """The smallest row that holds each of the prompts."""
-    sizes = [dataclasses.astuple(tree_size(tree, geometry)) for tree in trees]
-    tokens, patches, windows, _, examples = map(max, zip(*sizes, strict=True))
-    return RowSize(tokens + 1, patches, windows, labels=1, examples=examples)
+    found = []
+    for each in predictor.predict(records):
+        found.append(each)
+        progress(len(found), len(records))
+    yield from (prediction for _, prediction in sorted(found))
 
 
 def write_predictions(file: Path, predictions: Sequence[Prediction]) -> None:
-    """The predictions file, whole or not at all."""
+    """The predictions file, whole or not at all: JSON Lines (`.jsonl`), else CMKP's form, `kp;kp` a line."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    lines: list[dict[str, Any]] = [prediction._asdict() for prediction in predictions]
-    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    part = file.with_name(file.name + ".part")
+    as_json = file.suffix == ".jsonl"
+    lines = (each.line() if as_json else " ".join(";".join(each.predicted).splitlines()) + "\n" for each in predictions)
+    part.write_text("".join(lines), encoding="utf-8")
     part.replace(file)
+
+
+def _mesh_of(params: Params) -> Mesh:
+    """The mesh that parameters lie on; one of a single device where they lie on that."""
+    sharding = jax.tree.leaves(params)[0].sharding
+    return sharding.mesh if isinstance(sharding, NamedSharding) else make_mesh({}, list(sharding.device_set))

@@ -1,0 +1,114 @@
+"""The key-value cache: filled with trunks, moved into slots, and extended by a token a slot.
+
+B slots, R rows of a prefill, T token places of a row, S places of a slot, M moves, L layers, K key-value heads,
+H head width, D model width.
+
+A slot holds a prompt's trunk at its first places and the rest of the text behind it, so a token's place in its slot is
+its number in the text, whatever the slot and whenever it was filled. What lies behind is of an earlier text, or
+nothing; no query sees it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from mmkp_jax.data.forest import Forest
+from mmkp_jax.models.definition import Definition
+from mmkp_jax.models.qwen2_5_vl import mrope_angles
+from mmkp_jax.ops.attention import dense_attention
+from mmkp_jax.ops.backends import BACKENDS
+from mmkp_jax.ops.layout import ROW_AXES, over_rows
+from mmkp_jax.ops.splash import HEAD_AXIS
+
+
+class Cache(NamedTuple):
+    """Rotated keys, and values, of every layer: of slots, or of a prefill's rows."""
+
+    key_LBSKH: jax.Array
+    value_LBSKH: jax.Array
+
+
+def empty_cache(definition: Definition, slots: int, places: int, dtype: jnp.dtype) -> Cache:
+    """Slots that hold nothing yet."""
+    config = definition.config
+    shape = (config.num_layers, slots, places, config.num_kv_heads, config.head_dim)
+    return _laid_out(Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
+
+
+def prefill(model: nnx.Module, trunks: Forest, dtype: jnp.dtype) -> Cache:
+    """Keys and values of a trunk a row, [L, R, T, K, H]: what training computes of it, the vision tower included."""
+    attend = BACKENDS[model.attention].forest(trunks.segment_BT, trunks.branch_BT)
+    angle_RTI = mrope_angles(trunks.position_BT3, model.config)
+    graph, stacked = nnx.split(model.decoder.layers)
+
+    def layer(x_RTD: jax.Array, state: nnx.State) -> tuple[jax.Array, Cache]:
+        kept: list[jax.Array] = []
+
+        def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            kept.extend((k, v))
+            return attend(q, k, v)
+
+        x_RTD = nnx.merge(graph, state)(x_RTD, angle_RTI, attend_and_keep)
+        return over_rows(x_RTD), Cache(*kept)
+
+    _, cache = jax.lax.scan(layer, model.embed(trunks, model.visual(trunks, dtype)), stacked)
+    return _laid_out(cache)
+
+
+def insert(cache: Cache, trunks: Cache, row_M: jax.Array, slot_M: jax.Array) -> Cache:
+    """Copies rows of a prefill into slots; a move into slot B, which there is not, is none."""
+    T = trunks.key_LBSKH.shape[2]
+    return _laid_out(
+        Cache(*(old.at[:, slot_M, :T].set(new[:, row_M], mode="drop") for old, new in zip(cache, trunks, strict=True)))
+    )
+
+
+def extend(
+    model: nnx.Module, cache: Cache, token_B: jax.Array, place_B: jax.Array, position_B: jax.Array, dtype: jnp.dtype
+) -> tuple[Cache, jax.Array]:
+    """A token more in every slot.
+
+    Args:
+        token_B: text tokens.
+        place_B: where they go in their slots; one past the end goes nowhere.
+        position_B: their M-RoPE position, the same in time, row and column.
+
+    Returns:
+        The cache with these tokens in it, and their hidden states after the last norm, [B, D].
+    """
+    B, S = cache.key_LBSKH.shape[1:3]
+    seen_B1S = (jnp.arange(S) <= place_B[:, None])[:, None]
+    angle_B1I = mrope_angles(jnp.broadcast_to(position_B[:, None, None], (B, 1, 3)), model.config)
+    x_B1D = over_rows(model.decoder.embedding[...][token_B][:, None].astype(dtype))
+    graph, stacked = nnx.split(model.decoder.layers)
+
+    def layer(carry: tuple, of_layer: tuple) -> tuple[tuple, None]:
+        (x_B1D, cache), (state, i) = carry, of_layer
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            nonlocal cache
+            cache = Cache(
+                *(
+                    old.at[i, jnp.arange(B), place_B].set(new[:, 0], mode="drop")
+                    for old, new in zip(cache, (k, v), strict=True)
+                )
+            )
+            return dense_attention(q, cache.key_LBSKH[i], cache.value_LBSKH[i], seen_B1S)
+
+        x_B1D = nnx.merge(graph, state)(x_B1D, angle_B1I, attend)
+        return (over_rows(x_B1D), cache), None
+
+    layers = jnp.arange(cache.key_LBSKH.shape[0])
+    (x_B1D, cache), _ = jax.lax.scan(layer, (x_B1D, cache), (stacked, layers))
+    return _laid_out(cache), model.decoder.norm(x_B1D)[:, 0]
+
+
+def _laid_out(cache: Cache) -> Cache:
+    """Slots over the batch axes, heads over the tensor axis where it divides them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    divided = cache.key_LBSKH.shape[3] % mesh.shape[HEAD_AXIS] == 0
+    spec = PartitionSpec(None, ROW_AXES, None, HEAD_AXIS if divided else None)
+    return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, spec), cache)

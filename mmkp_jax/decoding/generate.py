@@ -1,0 +1,235 @@
+"""Answers to prompts, decoded in slots that are filled again as soon as their answer has ended.
+
+B slots, R rows of a prefill, K tokens between two looks, V vocabulary.
+
+Every process of a run holds the same prompts and takes the same decisions from the same tokens, which are all that
+leaves the devices; each loads the pictures of its own rows only, and each comes to all answers.
+"""
+
+import collections
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mmkp_jax.data.forest import Forest, Tree
+from mmkp_jax.decoding.cache import Cache, empty_cache, extend, insert, prefill
+from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks
+from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, name_number
+from mmkp_jax.models.definition import Definition, Params
+from mmkp_jax.ops.layout import ROW_AXES
+
+MOST_ROWS = 8
+"""Prompts that a device prefills at a time, at most."""
+
+LOADERS = min(8, os.cpu_count() or 1)
+"""Threads that decode pictures; each is a batch ahead."""
+
+Load = Callable[[int], Tree | None]
+"""The prompt of a number with its pictures' patches; None where they cannot be had. Called in threads."""
+
+
+class Answer(NamedTuple):
+    """What the model wrote."""
+
+    prompt: int
+    """Its number."""
+    draw: int
+    """From 0."""
+    tokens: list[int] | None
+    """Without the stop token; None for a prompt that could not be loaded."""
+
+
+class Slots(NamedTuple):
+    """What decoding goes on from, for each slot; on the host, as the tokens are all it changes by."""
+
+    token_B: np.ndarray
+    """int32: the last token of its text so far."""
+    place_B: np.ndarray
+    """int32: that token's number in the text."""
+    position_B: np.ndarray
+    """int32: its M-RoPE position."""
+    name_B: np.ndarray
+    """uint32."""
+    draw_B: np.ndarray
+    """int32."""
+    index_B: np.ndarray
+    """int32: the number in the answer of the token to come."""
+
+
+class Generator:
+    """Decodes with one model and one setting; keeps its compiled programs from call to call.
+
+    Args:
+        mesh: where the parameters lie; slots are divided over its axes data and fsdp.
+        slots: answers decoded at a time, at most; rounded up to what the mesh divides.
+        answer_tokens: most tokens of an answer.
+        stop_tokens: any of them ends an answer, and is not part of it.
+        dtype: what the model computes in; logits are float32 at least.
+        look_every: tokens decoded before the host looks which answers have ended.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        mesh: Mesh,
+        *,
+        slots: int,
+        answer_tokens: int,
+        stop_tokens: Sequence[int],
+        dtype: jnp.dtype,
+        sampling: Sampling = GREEDY,
+        look_every: int = 4,
+    ):
+        self._mesh, self._geometry = mesh, definition.geometry
+        self._slots, self._answer_tokens, self._stop_tokens = slots, answer_tokens, frozenset(stop_tokens)
+
+        def filled(params: Params, trunks: Forest) -> tuple[Cache, jax.Array]:
+            there_R = jax.lax.with_sharding_constraint((trunks.segment_BT > 0).any(axis=1), PartitionSpec())
+            return prefill(definition.bind(params), trunks, dtype), there_R
+
+        def decode(params: Params, cache: Cache, slots: Slots) -> tuple[Cache, jax.Array]:
+            model = definition.bind(params)
+
+            def one_more(carry: tuple[Cache, Slots], _: None) -> tuple[tuple[Cache, Slots], jax.Array]:
+                cache, at = carry
+                cache, hidden_BD = extend(model, cache, at.token_B, at.place_B, at.position_B, dtype)
+                logits_BV = jnp.einsum(
+                    "bd,vd->bv",
+                    hidden_BD,
+                    model.head.astype(dtype),
+                    preferred_element_type=jnp.promote_types(dtype, jnp.float32),
+                )
+                token_B = choose(logits_BV, sampling, at.name_B, at.draw_B, at.index_B)
+                following = Slots(token_B, at.place_B + 1, at.position_B + 1, at.name_B, at.draw_B, at.index_B + 1)
+                return (cache, following), token_B
+
+            (cache, _), token_KB = jax.lax.scan(one_more, (cache, slots), length=look_every)
+            return cache, jax.lax.with_sharding_constraint(token_KB, PartitionSpec())
+
+        self._empty = jax.jit(
+            lambda slots, places: empty_cache(definition, slots, places, dtype), static_argnums=(0, 1)
+        )
+        self._prefill = jax.jit(filled)
+        self._insert = jax.jit(insert, donate_argnums=0)
+        self._decode = jax.jit(decode, donate_argnums=1)
+
+    def __call__(self, params: Params, prompts: Sequence[Prompt], load: Load, draws: int = 1) -> Iterator[Answer]:
+        """`draws` answers to each prompt, in the order in which they end.
+
+        Where the answers are few, slots are only as many as they need, rounded up to a power of two.
+        """
+        shards = math.prod(self._mesh.shape[axis] for axis in ROW_AXES)
+        wanted = min(self._slots, 1 << (len(prompts) * draws - 1).bit_length())
+        slots = shards * -(-wanted // shards)
+        rows = shards * min(MOST_ROWS, -(-slots // shards // 4))
+        batches = plan_batches(prompts, rows)
+        places = max((batch.size.tokens for batch in batches), default=0) + self._answer_tokens
+        table = _Table(prompts, slots, self._answer_tokens, self._stop_tokens)
+        cache = self._on_mesh(self._empty, slots, places)
+        trunks, waiting = None, collections.deque[_Seat]()  # the rows prefilled last, and who waits for a slot there
+        with ThreadPoolExecutor(LOADERS) as pool:
+            forests = self._forests(pool, batches, rows, load)
+            while True:
+                while table.free and (waiting or (loaded := next(forests, None))):
+                    if not waiting:
+                        batch, forest = loaded
+                        trunks, there_R = self._on_mesh(self._prefill, params, forest)
+                        there_R = np.asarray(there_R)
+                        seats = [_Seat(row, n, draw) for row, n in enumerate(batch.numbers) for draw in range(draws)]
+                        waiting.extend(seat for seat in seats if there_R[seat.row])
+                        yield from (Answer(seat.prompt, seat.draw, None) for seat in seats if not there_R[seat.row])
+                    cache = self._on_mesh(self._insert, cache, trunks, *table.seat(waiting, at_most=rows))
+                if not table.taken:
+                    return
+                cache, token_KB = self._on_mesh(self._decode, params, cache, table.slots)
+                yield from table.advance(np.asarray(token_KB))
+
+    def _on_mesh(self, function: Callable, *args: Any) -> Any:
+        with jax.set_mesh(self._mesh):  # not around a yield, or the caller would get it too
+            return function(*args)
+
+    def _forests(
+        self, pool: ThreadPoolExecutor, batches: Sequence[Batch], rows: int, load: Load
+    ) -> Iterator[tuple[Batch, Forest]]:
+        """The batches, each planted and on the mesh; some are loaded ahead."""
+        sharding = NamedSharding(self._mesh, PartitionSpec(ROW_AXES))
+        spans = sharding.addressable_devices_indices_map((rows,)).values()
+        ours = {row for (span,) in spans for row in range(rows)[span]}
+
+        def planted(batch: Batch) -> Forest:
+            numbers = dict(enumerate(batch.numbers))
+            trees = [load(numbers[row]) if row in ours and row in numbers else None for row in range(rows)]
+            return plant_trunks(trees, batch.size, self._geometry)
+
+        def place(array: np.ndarray) -> jax.Array:
+            return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+        begun = collections.deque(pool.submit(planted, batch) for batch in batches[:LOADERS])
+        try:
+            for batch, following in itertools.zip_longest(batches, batches[LOADERS:]):
+                if following:
+                    begun.append(pool.submit(planted, following))
+                yield batch, jax.tree.map(place, begun.popleft().result())
+        finally:
+            for future in begun:
+                future.cancel()
+
+
+class _Seat(NamedTuple):
+    """An answer to come, to the prompt in a row of a prefill."""
+
+    row: int
+    prompt: int
+    draw: int
+
+
+class _Table:
+    """Whose answer is in which slot, and what each has written."""
+
+    def __init__(self, prompts: Sequence[Prompt], slots: int, answer_tokens: int, stop_tokens: frozenset[int]):
+        self._prompts, self._answer_tokens, self._stop_tokens = prompts, answer_tokens, stop_tokens
+        self.slots = Slots(*(np.zeros(slots, np.uint32 if field == "name_B" else np.int32) for field in Slots._fields))
+        self.free = list(range(slots))
+        self.taken: dict[int, Answer] = {}
+        """Answers that have not ended, by slot."""
+
+    def seat(self, waiting: collections.deque[_Seat], *, at_most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Takes the first from `waiting` into free slots; returns from which row to which slot, as `cache.insert`."""
+        row_M, slot_M = np.zeros(at_most, np.int32), np.full(at_most, len(self.slots.token_B), np.int32)
+        for move in range(min(len(waiting), len(self.free), at_most)):
+            row_M[move], number, draw = waiting.popleft()
+            slot_M[move] = slot = self.free.pop()
+            prompt = self._prompts[number]
+            start = (prompt.last_token, prompt.size.tokens, prompt.last_position, name_number(prompt.name), draw, 0)
+            for array, value in zip(self.slots, start, strict=True):
+                array[slot] = value
+            self.taken[slot] = Answer(number, draw, [])
+        return row_M, slot_M
+
+    def advance(self, token_KB: np.ndarray) -> Iterator[Answer]:
+        """Adds the tokens to the answers; frees the slots of those that have ended, and gives these out."""
+        for slot, answer in list(self.taken.items()):
+            if self._has_ended(answer.tokens, token_KB[:, slot].tolist()):
+                self.free.append(slot)
+                yield self.taken.pop(slot)
+            else:
+                self.slots.token_B[slot] = token_KB[-1, slot]
+                for array in (self.slots.place_B, self.slots.position_B, self.slots.index_B):
+                    array[slot] += len(token_KB)
+
+    def _has_ended(self, written: list[int], following: list[int]) -> bool:
+        for token in following:
+            if token in self._stop_tokens:
+                return True
+            written.append(token)
+            if len(written) == self._answer_tokens:
+                return True
+        return False

@@ -1,0 +1,87 @@
+"""Prompts in rows of a few static sizes, for prefill.
+
+What is prefilled of a prompt is its trunk: all but its last token, with which decoding begins.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mmkp_jax.data.forest import Forest, Geometry, RowSize, Tree, plant, tree_size
+from mmkp_jax.data.geometry import mrope_positions
+
+SHORT = 256
+"""Trunks of up to so many tokens share a size: to compile for another costs more than their padding."""
+
+
+class Prompt(NamedTuple):
+    """What is known of a prompt before its pictures are decoded."""
+
+    name: str
+    """Draws depend on it; no two prompts should share one."""
+    size: RowSize
+    """The slots that its trunk takes in a row."""
+    last_token: int
+    last_position: int
+    """The last token's M-RoPE position."""
+
+
+class Batch(NamedTuple):
+    """The prompts of one prefill, a row each, by their numbers; rows behind them stay empty."""
+
+    numbers: list[int]
+    size: RowSize
+
+
+def measure(name: str, tree: Tree, geometry: Geometry) -> Prompt:
+    """The prompt of a tree, whose targets and patches are not looked at.
+
+    Raises:
+        ValueError: the prompt has no token but its last, or does not end with a text token.
+    """
+    if len(tree.prompt) < 2 or tree.prompt[-1] == geometry.image_token:
+        raise ValueError(f"the prompt {name!r} must have two tokens at least and end with a text token")
+    position_T3, _ = mrope_positions(tree.prompt, tree.grids, image_token=geometry.image_token, merge=geometry.merge)
+    return Prompt(name, tree_size(trunk_of(tree), geometry), int(tree.prompt[-1]), int(position_T3[-1, 0]))
+
+
+def trunk_of(tree: Tree) -> Tree:
+    """The tree without its targets."""
+    nothing = np.zeros(0, np.int32)
+    return dataclasses.replace(tree, sft=nothing, cot=nothing)
+
+
+def plan_batches(prompts: Sequence[Prompt], rows: int) -> list[Batch]:
+    """Batches of at most `rows` prompts of like length, the longest first; each prompt stands in one.
+
+    Lengths are alike up to `SHORT` tokens, and from one power of two to the next. Rows of them are as large as the
+    largest needs, rounded up: so there are few sizes to compile for, and other posts come to the same ones.
+    """
+    alike: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        alike.setdefault((max(prompt.size.tokens, SHORT) - 1).bit_length(), []).append(number)
+    batches = []
+    for _, numbers in sorted(alike.items(), reverse=True):
+        sizes = [prompts[number].size for number in numbers]
+        size = RowSize(
+            tokens=_round_up(max(each.tokens for each in sizes), 8),
+            patches=_round_up(max(each.patches for each in sizes), 8),
+            windows=_round_up(max(each.windows for each in sizes), 1),
+            labels=0,
+            examples=1,
+        )
+        batches += [Batch(numbers[i : i + rows], size) for i in range(0, len(numbers), rows)]
+    return batches
+
+
+def plant_trunks(trees: Sequence[Tree | None], size: RowSize, geometry: Geometry) -> Forest:
+    """A trunk a row; a row without a tree is empty."""
+    return plant([[] if tree is None else [trunk_of(tree)] for tree in trees], size, geometry)
+
+
+def _round_up(n: int, unit: int) -> int:
+    """The next multiple of `unit` that has three binary digits before its zeros, or fewer."""
+    unit = max(unit, 1 << max(0, (n - 1).bit_length() - 3))
+    return -(-n // unit) * unit

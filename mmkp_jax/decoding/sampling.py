@@ -1,0 +1,66 @@
+"""The next token from the logits: the most probable one, or a draw.
+
+B slots, V vocabulary.
+"""
+
+import zlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Sampling(NamedTuple):
+    """How tokens are drawn."""
+
+    temperature: float = 0.0
+    """Logits are divided by it; 0 takes the most probable token (greedy)."""
+    top_p: float = 1.0
+    """Draws only from the fewest most probable tokens that together have this probability; in (0, 1]."""
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
+
+def name_number(name: str) -> int:
+    """A prompt's name as the 32 bits that its draws depend on."""
+    return zlib.crc32(name.encode())
+
+
+def choose(
+    logits_BV: jax.Array, sampling: Sampling, name_B: jax.Array, draw_B: jax.Array, index_B: jax.Array
+) -> jax.Array:
+    """A token a slot, int32 [B]: a function of the slot's own logits and of (seed, name, draw, index).
+
+    Args:
+        logits_BV: float32.
+        name_B: `name_number` of the slot's prompt, uint32.
+        draw_B: which of the prompt's answers this is.
+        index_B: which token of the answer.
+    """
+    if sampling.temperature == 0:
+        return logits_BV.argmax(axis=-1).astype(jnp.int32)
+
+    def noise(name: jax.Array, draw: jax.Array, index: jax.Array) -> jax.Array:
+        key = jax.random.key(sampling.seed)
+        for number in (name, draw, index):
+            key = jax.random.fold_in(key, number)
+        return jax.random.gumbel(key, logits_BV.shape[1:], logits_BV.dtype)
+
+    logits_BV = nucleus(logits_BV / sampling.temperature, sampling.top_p)
+    return (logits_BV + jax.vmap(noise)(name_B, draw_B, index_B)).argmax(axis=-1).astype(jnp.int32)
+
+
+def nucleus(logits_BV: jax.Array, top_p: float) -> jax.Array:
+    """The logits, with -inf for all but the fewest most probable tokens that together have probability `top_p`.
+
+    The token that reaches it is among them (Holtzman et al., 2020), and so is one that ties with that token.
+    """
+    if top_p >= 1:
+        return logits_BV
+    descending_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+    share_BV = jax.nn.softmax(descending_BV, axis=-1)
+    before_BV = jnp.cumsum(share_BV, axis=-1) - share_BV
+    last_B1 = jnp.sum(before_BV < top_p, axis=-1, keepdims=True) - 1
+    return jnp.where(logits_BV >= jnp.take_along_axis(descending_BV, last_B1, axis=-1), logits_BV, -jnp.inf)

@@ -1,0 +1,184 @@
+"""A model to predict with: a run's checkpoint, or a Hugging Face folder, and how it is fed."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerBase
+
+from mmkp_jax.assembly import DTYPES
+from mmkp_jax.data.examples import Recipe
+from mmkp_jax.data.prompts import read_template
+from mmkp_jax.errors import InputError
+from mmkp_jax.feeding import recipe_of
+from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.models.definition import Definition, Params, define
+from mmkp_jax.ops.backends import backend_name
+from mmkp_jax.optim import join_params, split_params
+from mmkp_jax.sharding import DEFAULT_RULES, make_mesh, param_shardings
+
+PREPROCESSOR = "preprocessor_config.json"
+
+MIN_PIXELS, MAX_PIXELS, MAX_TEXT_TOKENS = 3_136, 451_584, 512
+BATCH_SIZE, ANSWER_TOKENS = 32, 384
+"""Of a model folder that does not tell: the defaults of configs/base.py."""
+
+MESH = {"data": 1, "fsdp": -1, "tensor": 1}
+"""All devices hold a part of the parameters and of the answers."""
+
+
+class Opened(NamedTuple):
+    """A model with its parameters on the devices, and all that predicting needs to know of it."""
+
+    definition: Definition
+    params: Params
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    dtype: jnp.dtype
+    """What it computes in."""
+    batch_size: int
+    answer_tokens: int
+
+
+def open_model(model: str, *, zero_shot: bool = False) -> Opened:
+    """Opens a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
+
+    A run's model is fed, and computes, as its config says. A folder's pixel limits are those of its
+    preprocessor_config.json; what it does not tell is as in configs/base.py; it computes in its own dtype.
+
+    Args:
+        zero_shot: whether the prompt tells the output's format; a zero-shot run's does anyway.
+
+    Raises:
+        InputError: there is no such model or checkpoint, or it cannot be used.
+    """
+    path, at, step = (model, "", "latest") if Path(model).is_dir() else model.partition("@")
+    config = _run_config(Path(path))
+    if config is not None:
+        return _open_run(Path(path), step or "latest", config, zero_shot)
+    if at:
+        raise InputError(f"there is no run here to take {at + step} of", path, "give a run's work directory")
+    return _open_folder(open_folder(path), zero_shot)
+
+
+def _run_config(workdir: Path) -> ConfigDict | None:
+    """The config of the run in a folder; None where there is no run."""
+    try:
+        config = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a model folder's is told of when it is opened
+        return None
+    return ConfigDict(config) if isinstance(config, dict) and "strategy" in config else None
+
+
+def _open_folder(folder: Folder, zero_shot: bool) -> Opened:
+    text = folder.config | folder.config.get("text_config", {})
+    named = str(folder.config.get("dtype") or text.get("dtype") or folder.config.get("torch_dtype"))
+    dtype = DTYPES.get(named, jnp.bfloat16)
+    mesh = make_mesh(MESH)
+    definition = _define(folder, mesh)
+    structs = _structs(definition.shapes(), param_shardings(definition, mesh, DEFAULT_RULES), dtype)
+    tokenizer = load_tokenizer(folder)
+    min_pixels, max_pixels = _pixel_limits(folder.path)
+    recipe = Recipe(
+        template=read_template(tokenizer, image_token=definition.geometry.image_token),
+        geometry=definition.geometry,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        max_text_tokens=MAX_TEXT_TOKENS,
+        zero_shot=zero_shot,
+    )
+    return Opened(definition, load_params(folder, structs), recipe, tokenizer, dtype, BATCH_SIZE, ANSWER_TOKENS)
+
+
+def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool) -> Opened:
+    trained = config.strategy != "zeroshot"
+    checkpoint = _checkpoint(workdir, step) if trained else None
+    try:
+        folder = open_folder(config.model.path)
+    except InputError as error:
+        raise InputError(
+            f"the model that this run began with, {error.where!r}, cannot be opened ({error.what})",
+            str(workdir),
+            "run this in the folder that the run was started in",
+        ) from None
+    try:
+        mesh = make_mesh(config.mesh)
+    except InputError:  # the run had other devices
+        mesh = make_mesh(MESH)
+    definition = _define(folder, mesh)
+    shardings = param_shardings(definition, mesh, config.sharding_rules)
+    trainable, frozen = split_params(_structs(definition.shapes(), shardings, jnp.float32), config.freeze)
+    frozen = jax.tree.map(lambda leaf: leaf.update(dtype=DTYPES[config.frozen_dtype]), frozen)
+    if checkpoint is None:
+        params = load_params(folder, join_params(trainable, frozen))
+    else:
+        params = _restored(checkpoint, {"trainable": trainable, "frozen": frozen})
+    tokenizer = load_tokenizer(folder)
+    if zero_shot and trained:
+        config.strategy = "zeroshot"  # which is all that it decides here
+    recipe = recipe_of(config, definition, tokenizer)
+    dtype = DTYPES[config.compute_dtype]
+    return Opened(definition, params, recipe, tokenizer, dtype, config.eval_batch_size, config.answer_tokens)
+
+
+def _checkpoint(workdir: Path, step: str) -> Path:
+    """The folder of a run's checkpoint: of a step, or the `latest`."""
+    steps = sorted(int(each.name) for each in (workdir / "checkpoints").glob("*") if each.name.isdigit())
+    if not steps:
+        raise InputError("the run has no checkpoint", str(workdir), "let it come to one, or give its model's folder")
+    chosen = str(steps[-1]) if step == "latest" else step
+    if chosen not in map(str, steps):
+        known = ", ".join(map(str, steps))
+        raise InputError(f"there is no checkpoint {step!r}", str(workdir), f"give one of the steps {known}, or latest")
+    return workdir / "checkpoints" / chosen
+
+
+def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
+    """The parameters in a checkpoint, laid out as `state`; nothing else of it is read."""
+    structs = {part: params for part, params in state.items() if params}
+    args = ocp.args.PyTreeRestore(
+        item=structs,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(structs),
+        partial_restore=True,
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        try:
+            restored = checkpointer.restore((checkpoint / "state").absolute(), args=args)
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"the checkpoint cannot be read ({reason})", str(checkpoint), "give another step"
+            ) from None
+    return join_params(*restored.values())
+
+
+def _define(folder: Folder, mesh: Mesh) -> Definition:
+    attention = backend_name("auto", mesh.devices.flat[0].platform)
+    return define(folder.config, str(folder.path / CONFIG), attention=attention)
+
+
+def _structs(shapes: Params, shardings: Params, dtype: jnp.dtype) -> Params:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding), shapes, shardings
+    )
+
+
+def _pixel_limits(folder: Path) -> tuple[int, int]:
+    """Of a resized picture: `min_pixels` and `max_pixels`, or, as transformers 5 writes them, the `size`'s edges."""
+    file = folder / PREPROCESSOR
+    if not file.is_file():
+        return MIN_PIXELS, MAX_PIXELS
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        size = told.get("size") or {}
+        least = told.get("min_pixels") or size.get("shortest_edge") or MIN_PIXELS
+        most = told.get("max_pixels") or size.get("longest_edge") or MAX_PIXELS
+        return int(least), int(most)
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise InputError("this cannot be read", str(file), "copy it from the base checkpoint") from None

@@ -1,0 +1,219 @@
+"""Posts → keyphrases: `python -m mmkp_jax.predict --model=FOLDER|WORKDIR[@STEP|@best] …`.
+
+The posts are a prepared dataset's (--data, --split), a file's (--posts, --images), or one (--text, --image). An
+interrupted command goes on where it stood when it is given again.
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from mmkp_jax.data.posts import Post, Record, Reject, own_post, read_cmkp, read_jsonl
+from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.evaluation.files import CMKP_ENDING
+from mmkp_jax.evaluation.outputs import outputs_line
+from mmkp_jax.score import Parser
+
+if TYPE_CHECKING:
+    from mmkp_jax.predicting import Prediction
+
+INPUTS = {"data": ("split",), "posts": ("images",), "text": ("image",)}
+"""The flags that name posts, and those that only go with them."""
+
+REASONING = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    flags = Parser("python -m mmkp_jax.predict", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    add = flags.add_argument
+    add("--model", metavar="MODEL", help="required: a Hugging Face folder, a hub id, or a work directory: DIR[@STEP]")
+    add("--data", type=Path, metavar="DIR", help="a prepared dataset")
+    add("--split", metavar="NAME", help="of --data: which of its splits")
+    add("--posts", type=Path, metavar="FILE", help=f"JSON Lines (.jsonl), or CMKP ({{split}}{CMKP_ENDING})")
+    add("--images", type=Path, metavar="DIR", help="of --posts: the folder that their images are relative to")
+    add("--text", metavar="TEXT", help="one post's text")
+    add("--image", type=Path, metavar="FILE", help="of --text: its image")
+    add("--out", type=Path, metavar="FILE", help="predictions: JSON Lines (.jsonl), else CMKP's form, a line a post")
+    add("--explain", action="store_true", help="show the reasoning behind each answer")
+    add("--zero_shot", action="store_true", help="tell the output's format, to a model that has not learnt it")
+    add("--temperature", type=float, default=0.0, metavar="F", help="of sampling; 0 takes the likeliest token (0)")
+    add("--top_p", type=float, default=1.0, metavar="F", help="sample from the likeliest tokens of this share (1)")
+    add("--seed", type=int, default=0, metavar="N", help="of sampling (0)")
+    add("--n", type=int, default=1, metavar="N", help="answers a post; keyphrases of more of them come first (1)")
+    add("--max_tokens", type=int, metavar="N", help="most tokens of an answer (the run's, or 384)")
+    add("--batch_size", type=int, metavar="N", help="answers decoded at a time (the run's, or 32)")
+    return flags
+
+
+def run(arguments: Sequence[str] | None = None) -> list["Prediction"]:
+    """Predicts as the flags say, printed and written; in the posts' order."""
+    flags = _parse(arguments)
+    ids, read = _posts(flags)
+    from mmkp_jax.journal import Journal  # here, as it imports JAX: a mistake in the flags is told at once
+
+    journal = Journal(flags.out, ids) if flags.out else None
+    found = dict(journal.found) if journal else {}
+    left = [number for number in range(len(ids)) if number not in found]
+    if found:
+        print(f"{len(found):,} of {len(ids):,} posts are predicted in {flags.out} already")
+    predictions = _predicted(Rows(read, left), flags) if left else iter(())
+    with tqdm(total=len(ids), initial=len(found), unit="post", dynamic_ncols=True, disable=len(left) < 2) as bar:
+        for number, prediction in journal.write(predictions) if journal else predictions:
+            found[number] = prediction
+            if flags.explain:
+                tqdm.write(_explained(prediction))
+            bar.update()
+    in_order = [found[number] for number in range(len(ids))]
+    if flags.out:
+        print(outputs_line([each.form for each in in_order], [each.output for each in in_order]))
+        print(f"written: {flags.out}")
+    elif not flags.explain:
+        print("; ".join(in_order[0].predicted))
+    return in_order
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
+    try:
+        run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the predictions in --out", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    flags = parser()
+    parsed, unknown = flags.parse_known_args(arguments)
+    if unknown:
+        known = [f"--{name}" for name in vars(parsed)]
+        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    if not parsed.model:
+        flags.error("--model=FOLDER or WORKDIR is not given")
+    given = [name for name in INPUTS if getattr(parsed, name) is not None]
+    if len(given) != 1:
+        told = " and ".join(f"--{name}" for name in given) if given else "no posts"
+        flags.error(f"{told} given: give one of --data, --posts and --text")
+    for name, others in INPUTS.items():
+        for other in others:
+            if name not in given and getattr(parsed, other) is not None:
+                flags.error(f"--{other} goes with --{name}")
+    if parsed.data and not parsed.split:
+        flags.error("--data=DIR needs --split=NAME")
+    if parsed.text is None and not parsed.out:
+        flags.error("--out=FILE is not given")
+    for name, low, high in (("temperature", 0, 100), ("top_p", 1e-6, 1), ("n", 1, 1000)):
+        if not low <= getattr(parsed, name) <= high:
+            flags.error(f"--{name}={getattr(parsed, name)} is not from {low} to {high}")
+    for name in ("max_tokens", "batch_size"):
+        if (value := getattr(parsed, name)) is not None and value < 1:
+            flags.error(f"--{name}={value} is less than 1")
+    if parsed.n > 1 and not parsed.temperature:
+        flags.error("--n above 1 needs --temperature above 0: else all answers are the same")
+    return parsed
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Some of the posts, read when they are asked for."""
+
+    read: Callable[[int], Record | Reject]
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, number: int) -> Record | Reject:
+        return self.read(self.numbers[number])
+
+
+def _posts(flags: argparse.Namespace) -> tuple[list[str], Callable[[int], Record | Reject]]:
+    """The posts' ids, and how to read each."""
+    from mmkp_jax.data.blocks import record_of
+    from mmkp_jax.data.records import open_split, rejected_posts
+
+    if flags.data:
+        split, rejected = open_split(flags.data, flags.split), rejected_posts(flags.data, flags.split)
+        refused = [Reject(post.id, post.file, post.line, *REFUSED, post) for post in rejected]
+        ids = [split[number].id for number in range(len(split))] + [post.id for post in rejected]
+        return ids, lambda number: split[number] if number < len(split) else refused[number - len(split)]
+    if flags.posts:
+        posts = _listed(flags.posts)
+        if flags.images is None and (shown := next((each for each in posts if getattr(each, "image", None)), None)):
+            raise InputError(f"the post {shown.id!r} has an image", str(flags.posts), "give --images=DIR")
+        if flags.images and not flags.images.is_dir():
+            raise InputError("there is no such folder of images", str(flags.images), "give the folder that holds them")
+        return [post.id for post in posts], lambda number: record_of(posts[number], flags.images or Path())
+    from mmkp_jax.predicting import read_post
+
+    post = read_post("text", flags.text, flags.image)
+    return [post.id], lambda _: post
+
+
+REFUSED = "it could not be used when the dataset was prepared", "see its rejects.jsonl"
+
+
+def _listed(file: Path) -> list[Post | Reject]:
+    """A file's posts, and rejects for those of its lines that are named but none; keyphrases may be left out."""
+    if file.name.endswith(CMKP_ENDING):
+        rows = read_cmkp(file.parent, file.name.removesuffix(CMKP_ENDING))
+    elif file.suffix == ".jsonl":
+        rows = read_jsonl(file, post_of=_post_of)
+    else:
+        what, mend = "its name tells no layout of posts", f"name it .jsonl or {{split}}{CMKP_ENDING}"
+        raise InputError(what, str(file), mend)
+    listed: dict[str, Post | Reject] = {}
+    for row in rows:
+        if isinstance(row, Reject) and (row.id is None or row.id in listed):
+            raise row.as_error()
+        listed[row.id] = row
+    if not listed:
+        raise InputError("it holds no posts", str(file), "give one with a post a line")
+    return list(listed.values())
+
+
+def _post_of(row: dict[str, Any], file: str, number: int) -> Post:
+    if row.get("keyphrases"):
+        return own_post(row, file, number)
+    return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number), keyphrases=())
+
+
+def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, "Prediction"]]:
+    """(number, prediction) of the posts in `rows`, as their answers end; those that cannot be fed are listed."""
+    from mmkp_jax.decoding.sampling import Sampling
+    from mmkp_jax.predicting import load_predictor
+
+    predictor = load_predictor(
+        flags.model,
+        zero_shot=flags.zero_shot,
+        batch_size=flags.batch_size,
+        answer_tokens=flags.max_tokens,
+        sampling=Sampling(flags.temperature, flags.top_p, flags.seed),
+        draws=flags.n,
+    )
+    unfed = []
+    for number, prediction in predictor.predict(rows, unfed.append):
+        yield rows.numbers[number], prediction
+    if unfed:
+        tqdm.write(f"{len(unfed):,} of {len(rows):,} posts could not be fed, and nothing is predicted for them:")
+        tqdm.write("\n".join(f"  {each.id}: {each.reason}" for each in unfed))
+
+
+def _explained(prediction: "Prediction") -> str:
+    thought = REASONING.search(prediction.output)
+    why = " ".join(thought[1].split()) if thought else "answered without reasoning"
+    return f"{prediction.id}\n  reasoning  {why}\n  predicted  {'; '.join(prediction.predicted) or '–'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

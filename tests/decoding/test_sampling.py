@@ -1,0 +1,58 @@
+"""Drawn tokens come as often as temperature and top-p say, and from (seed, name, draw, index) alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, name_number, nucleus
+
+SHARE = np.array([0.05, 0.4, 0.2, 0.25, 0.1])
+DRAWS = 20_000
+
+
+def shares(sampling: Sampling) -> np.ndarray:
+    """How often each token comes in many draws for one prompt."""
+    logits = jnp.broadcast_to(jnp.log(SHARE), (DRAWS, len(SHARE))).astype(jnp.float32)
+    name, index = jnp.full(DRAWS, name_number("a"), jnp.uint32), jnp.zeros(DRAWS, jnp.int32)
+    tokens = jax.jit(choose, static_argnums=1)(logits, sampling, name, jnp.arange(DRAWS), index)
+    return np.bincount(tokens, minlength=len(SHARE)) / DRAWS
+
+
+@pytest.mark.parametrize(
+    "sampling, expected",
+    [
+        (Sampling(1.0), SHARE),
+        (Sampling(1.0, top_p=0.6), [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0]),
+        (Sampling(1.0, top_p=0.7), [0, 0.4 / 0.85, 0.2 / 0.85, 0.25 / 0.85, 0]),
+        (Sampling(1.0, top_p=0.01), [0, 1, 0, 0, 0]),
+        (Sampling(0.5), SHARE**2 / (SHARE**2).sum()),
+        (Sampling(0.5, top_p=0.6), [0, 0.16 / 0.2225, 0, 0.0625 / 0.2225, 0]),  # top-p after the temperature
+        (GREEDY, [0, 1, 0, 0, 0]),
+    ],
+)
+def test_tokens_come_as_often_as_they_should(sampling, expected):
+    """Within five standard deviations; a token outside of the nucleus never."""
+    expected = np.asarray(expected)
+    assert (np.abs(shares(sampling) - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS)).all()
+
+
+def test_the_nucleus_is_transformers():
+    import torch
+    from transformers import TopPLogitsWarper
+
+    logits = np.random.default_rng(0).normal(size=(50, 200)).astype(np.float32) * 3
+    for top_p in (0.05, 0.5, 0.9, 0.999):
+        theirs = TopPLogitsWarper(top_p)(None, torch.from_numpy(logits)).numpy()
+        np.testing.assert_array_equal(nucleus(jnp.asarray(logits), top_p), theirs)
+
+
+def test_each_of_seed_name_draw_and_index_gives_other_noise():
+    logits = jnp.zeros((1, 100_000))
+
+    def draw(seed=0, name="a", draw=0, index=0) -> int:
+        number = jnp.asarray([name_number(name)], jnp.uint32)
+        return int(choose(logits, Sampling(1.0, seed=seed), number, jnp.asarray([draw]), jnp.asarray([index]))[0])
+
+    drawn = [draw(), draw(seed=1), draw(name="b"), draw(draw=1), draw(index=1)]
+    assert len(set(drawn)) == len(drawn) and draw() == drawn[0]

@@ -1,0 +1,64 @@
+"""Answers are the same on any mesh, and all processes of a run come to all of them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import hf_model, tiny_config, write_tokenizer
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    hf_model(tiny_config(), 0).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def started(devices: int, *arguments: str) -> subprocess.Popen:
+    fake = f"--xla_force_host_platform_device_count={devices}"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake}
+    command = [sys.executable, "-m", "tests.sharded_decoding", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def report_of(process: subprocess.Popen) -> dict:
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err[-4000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    return report_of(started(8, str(folder)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["8x1x1", "1x8x1", "2x2x2"])
+def test_a_mesh_answers_as_one_device_does(alone, mesh):
+    """Token by token, greedy and sampled, with more slots than posts on one shard and fewer."""
+    expected = alone["1x1x1"]
+    assert alone[mesh] == expected
+    assert expected["greedy"]["4"] is None and sum(map(len, filter(None, expected["greedy"].values()))) > 40
+    assert expected["loaded"] == sorted(2 * list(range(13)))
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_pictures_and_both_come_to_all_answers(alone, folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [started(4, str(folder), address, str(number)) for number in range(2)]
+    one, other = map(report_of, processes)
+    for mesh in ("2x2x2", "1x8x1"):
+        for how in ("greedy", "sampled"):
+            assert one[mesh][how] == other[mesh][how] == alone["1x1x1"][how]
+        assert sorted(one[mesh]["loaded"] + other[mesh]["loaded"]) == alone["1x1x1"]["loaded"]
+        assert one[mesh]["loaded"] and other[mesh]["loaded"]

@@ -1,0 +1,159 @@
+"""The command: from a model folder or a run to a file of predictions; gone on with; and mistakes in one line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mmkp_jax.predict import main
+from tests.small_pocket import ROOT, SIZES, environment, run, small_pocket
+
+FIELDS = ["id", "keyphrases", "predicted", "output", "form", "tokens"]
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory):
+    return small_pocket(tmp_path_factory.mktemp("pocket"))
+
+
+@pytest.fixture(scope="module")
+def trained(pocket):
+    """The work directory of a short run, evaluated at its end."""
+    workdir = pocket.parent / "run"
+    done = run(pocket, f"--workdir={workdir}", "--config.total_steps=4", "--config.answer_tokens=8")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir
+
+
+def lines(file) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def of_posts(pocket, out, *flags: str) -> list[str]:
+    posts, images = pocket / "posts/test.jsonl", pocket / "images"
+    named = [f"--posts={posts}", f"--images={images}", f"--out={out}"]
+    return [f"--model={pocket / 'model'}", *named, "--max_tokens=4", *flags]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_predicts_what_its_run_did(pocket, trained, tmp_path, capsys):
+    expected = lines(trained / "predictions/test-4.jsonl")
+    posts = [f"--posts={pocket / 'posts/test.jsonl'}", f"--images={pocket / 'images'}"]
+    data = [f"--data={pocket / 'dataset'}", "--split=test"]
+    for name, model, source in (("a", trained, posts), ("b", f"{trained}@4", data)):
+        out = tmp_path / f"{name}.jsonl"
+        assert main([f"--model={model}", *source, f"--out={out}"]) == 0, capsys.readouterr().err
+        assert lines(out) == expected and list(lines(out)[0]) == FIELDS
+    assert main([f"--model={trained}@3", *posts, f"--out={tmp_path / 'c.jsonl'}"]) == 0
+    for step, told in (("5", "no checkpoint '5'; give one of the steps 3, 4, or latest"), ("x", "no checkpoint 'x'")):
+        assert main([f"--model={trained}@{step}", *posts, f"--out={tmp_path / 'd.jsonl'}"]) == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_restored_onto_other_devices(pocket, trained, tmp_path):
+    out = tmp_path / "p.jsonl"
+    data = [f"--data={pocket / 'dataset'}", "--split=test", f"--out={out}"]
+    command = [sys.executable, "-m", "mmkp_jax.predict", f"--model={trained}", *data]
+    done = subprocess.run(command, cwd=ROOT, env=environment(devices=4), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert lines(out) == lines(trained / "predictions/test-4.jsonl")
+
+
+def test_an_interrupted_file_goes_on_and_ends_in_order(pocket, tmp_path, capsys):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "p.jsonl"
+    assert main(of_posts(pocket, whole)) == 0
+    expected = whole.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["id"] for line in expected] == [f"test-{i + 1}" for i in range(SIZES["test"])]
+    out.write_text(expected[4] + expected[1].replace('"tokens"', '"outputs": ["kept"], "tokens"') + expected[3][:20])
+    assert main(of_posts(pocket, out)) == 0
+    assert "2 of 6 posts are predicted" in capsys.readouterr().out
+    assert lines(out)[1].pop("outputs") == ["kept"]  # what was there is kept, not predicted again
+    assert [line for i, line in enumerate(out.read_text().splitlines(keepends=True)) if i != 1] == [
+        line for i, line in enumerate(expected) if i != 1
+    ]
+    assert main(of_posts(pocket, whole)) == 0 and whole.read_text() == "".join(expected)
+    assert "6 of 6 posts are predicted" in capsys.readouterr().out
+
+
+def test_any_other_ending_is_cmkps_form(pocket, tmp_path):
+    out, beside = tmp_path / "p.txt", tmp_path / "p.jsonl"
+    assert main(of_posts(pocket, out)) == 0 and main(of_posts(pocket, beside)) == 0
+    assert out.read_text().splitlines() == [
+        " ".join(";".join(line["predicted"]).splitlines()) for line in lines(beside)
+    ]
+    assert not (tmp_path / "p.txt.jsonl").exists()
+    assert main(of_posts(pocket, out)) == 2  # a whole file is not written over
+
+
+def test_posts_that_cannot_be_fed_count_and_are_listed(pocket, tmp_path, capsys):
+    rows = [json.loads(line) for line in (pocket / "posts/test.jsonl").read_text().splitlines()[:4]]
+    rows[1]["image"] = "none.png"
+    rows[2]["text"] = 7
+    del rows[3]["keyphrases"]  # which nobody needs here
+    posts, out = tmp_path / "posts.jsonl", tmp_path / "p.jsonl"
+    posts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [f"--model={pocket / 'model'}", f"--posts={posts}", f"--images={pocket / 'images'}"]
+    assert main([*flags, f"--out={out}", "--max_tokens=3"]) == 0
+    predictions = lines(out)
+    assert [line["id"] for line in predictions] == [row["id"] for row in rows]
+    assert [line["tokens"] > 0 for line in predictions] == [True, False, False, True]
+    assert predictions[1]["keyphrases"] == rows[1]["keyphrases"] and predictions[3]["keyphrases"] == []
+    told = capsys.readouterr().out
+    assert "2 of 4 posts could not be fed" in told
+    assert "test-2: there is no image 'none.png'" in told and "test-3: 'text' is 7" in told
+
+
+def test_one_text_prints_its_keyphrases(pocket, capsys):
+    image = sorted((pocket / "images").iterdir())[0]
+    flags = [f"--model={pocket / 'model'}", "--text=spring parade", f"--image={image}", "--max_tokens=4"]
+    assert main(flags) == 0
+    direct = capsys.readouterr().out
+    assert direct.count("\n") == 1
+    assert main([*flags, "--explain"]) == 0
+    assert "answered without reasoning" in (told := capsys.readouterr().out) and direct.strip() in told
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        ([], "--model=FOLDER or WORKDIR is not given"),
+        (["--model=x"], "no posts given: give one of --data, --posts and --text"),
+        (["--model=x", "--text=a", "--posts=b"], "--posts and --text given"),
+        (["--model=x", "--text=a", "--images=b"], "--images goes with --posts"),
+        (["--model=x", "--data=a", "--out=p.jsonl"], "--data=DIR needs --split=NAME"),
+        (["--model=x", "--posts=a"], "--out=FILE is not given"),
+        (["--model=x", "--text=a", "--n=3"], "--n above 1 needs --temperature above 0"),
+        (["--model=x", "--text=a", "--top_p=0"], "--top_p=0.0 is not from"),
+        (["--model=x", "--text=a", "--temprature=1"], "(did you mean '--temperature'?)"),
+        (["--model=x", "--text=a", "--batch_size=0"], "--batch_size=0 is less than 1"),
+        (["--model=no such", "--text=a"], "no such: there is no such folder"),
+        (["--model={pocket}/model@3", "--text=a"], "there is no run here to take @3 of"),
+        (["--model={pocket}/images", "--text=a"], "the folder has no config.json"),
+        (["--model={empty}", "--text=a"], "the run has no checkpoint"),
+        (["--model=x", "--text=a", "--image=none.jpg"], "there is no image 'none.jpg'"),
+        (["--model=x", "--text=a", "--image={pocket}/pocket.json"], "no image of a known kind"),
+        (["--model=x", "--data={pocket}/dataset", "--split=tst", "--out=p.jsonl"], "did you mean 'test'?"),
+        (["--model=x", "--posts={pocket}/posts/test.jsonl", "--out=p.jsonl"], "give --images=DIR"),
+        (["--model=x", "--posts={pocket}/images", "--out=p.jsonl"], "its name tells no layout"),
+        (["--model=x", "--posts={pocket}/posts/test.jsonl", "--images={pocket}/images", "--out=none/p.txt"], "no such"),
+        (["--model=x", "--posts={pocket}/posts/test.jsonl", "--images={pocket}/images", "--out={others}"], "'other'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(pocket, tmp_path, capsys, monkeypatch, flags, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/config.json").write_text('{"strategy": "dyncot"}')
+    prediction = dict(id="other", keyphrases=[], predicted=[], output="", form="direct", tokens=1)
+    (tmp_path / "others.jsonl").write_text(json.dumps(prediction) + "\n")
+    places = {"pocket": pocket, "empty": tmp_path / "empty", "others": tmp_path / "others.jsonl"}
+    assert main([flag.format(**places) for flag in flags]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1 and line in output.err
+
+
+def test_help_exits_0(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0 and "--model" in capsys.readouterr().out
