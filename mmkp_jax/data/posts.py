@@ -1,14 +1,22 @@
 """Posts as their files hold them: the CMKP layout and JSON Lines, one post or one reject for every line."""
 
 import dataclasses
+import gzip
 import json
-from collections.abc import Iterator
+import re
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
 
 SEPARATOR = "<sep>"
+
+REJECTS = "rejects.jsonl"
+"""In a dataset's folder: the rows that are no record, each with its reason."""
+
+_BLANK = re.compile(r"[ \t\r\n]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +53,11 @@ class Reject:
         return InputError(self.reason, f"{self.file}:{self.line}", self.mend)
 
 
+def restored(row: dict[str, Any]) -> Post:
+    """The post that `dataclasses.asdict` and JSON made this object of."""
+    return Post(**row | {"keyphrases": tuple(row["keyphrases"])})
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One post, as training and evaluation read it."""
@@ -60,7 +73,7 @@ class Record:
     cot: str | None
 
 
-class _BadLine(Exception):
+class BadLine(Exception):
     """Carries a reject's reason, mend and, where it could be read, the post's id."""
 
     def __init__(self, reason: str, mend: str, post_id: str | None = None):
@@ -81,41 +94,112 @@ def read_cmkp(folder: str | Path, split: str) -> Iterator[Post | Reject]:
         post_id = f"{split}-{number}"
         try:
             text, keyphrases, image = _cmkp_fields(_decoded(line))
-        except _BadLine as bad:
+        except BadLine as bad:
             yield Reject(post_id, str(file), number, bad.reason, bad.mend)
         else:
             yield Post(post_id, text, image, keyphrases, None, str(file), number)
 
 
-def read_jsonl(file: str | Path) -> Iterator[Post | Reject]:
+def read_jsonl(
+    *files: str | Path, post_of: "Callable[[dict[str, Any], str, int], Post] | None" = None
+) -> Iterator[Post | Reject]:
     """Reads JSON Lines of `{"id", "text", "image": path or null, "keyphrases": [...], "cot": text or null}`.
 
-    `cot` may be left out; other fields are passed over.
+    `cot` may be left out; other fields are passed over. A name that ends in `.gz` is unpacked as it is read; in a file
+    `.json`, one array may hold all the objects.
+
+    Args:
+        files: the file, or the shards that make up a split: an id may stand in them once.
+        post_of: the post of an object in a file's line, or raises `BadLine`; without it, `own_post`.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: a file cannot be read.
     """
-    file, first_line = Path(file), {}
+    first_place: dict[str, tuple[str, int]] = {}
+    for file in map(str, files):
+        for number, row in objects_of(file):
+            try:
+                if isinstance(row, BadLine):
+                    raise row
+                post = (post_of or own_post)(row, file, number)
+                if (first := first_place.setdefault(post.id, (file, number))) != (file, number):
+                    place = f"line {first[1]}" if first[0] == file else f"{first[0]}:{first[1]}"
+                    raise BadLine(f"the id {post.id!r} stands in {place} too", "give every post its own id", post.id)
+            except BadLine as bad:
+                yield Reject(bad.id, file, number, bad.reason, bad.mend)
+            else:
+                yield post
+
+
+def objects_of(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
+    """The JSON objects of a file, each with its line from 1, and a `BadLine` for each line that holds none.
+
+    Raises:
+        InputError: the file cannot be read, or is an array that is damaged somewhere: what follows cannot be told.
+    """
+    file = Path(file)
+    if file.name.removesuffix(".gz").endswith(".json"):
+        whole = b"".join(line for _, line in _lines(file))
+        if whole.lstrip()[:1] == b"[":
+            yield from ((number, _object(row)) for number, row in _array_items(whole, str(file)))
+            return
     for number, line in _lines(file):
         try:
-            post = _json_post(_decoded(line), str(file), number)
-            if (first := first_line.setdefault(post.id, number)) != number:
-                raise _BadLine(f"the id {post.id!r} stands in line {first} too", "give every post its own id", post.id)
-        except _BadLine as bad:
-            yield Reject(bad.id, str(file), number, bad.reason, bad.mend)
-        else:
-            yield post
+            row: Any = _object(json.loads(_decoded(line)))
+        except BadLine as bad:
+            row = bad
+        except (ValueError, RecursionError) as error:
+            reason = f"the line is not JSON ({str(error).splitlines()[0]})"
+            row = BadLine(reason, "write one JSON object a line")
+        yield number, row
+
+
+def _array_items(whole: bytes, file: str) -> Iterator[tuple[int, Any]]:
+    try:
+        text = whole.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = 1 + whole.count(b"\n", 0, error.start)
+        raise InputError("the array is not UTF-8", f"{file}:{number}", "save the file as UTF-8") from None
+    decode, line, at = json.JSONDecoder().raw_decode, 1, 0
+
+    def skip_blank(start: int) -> str:
+        nonlocal line, at
+        end = _BLANK.match(text, start).end()
+        line += text.count("\n", at, end)
+        at = end
+        return text[at : at + 1]
+
+    mark = skip_blank(0)
+    while mark in ("[", ","):
+        if skip_blank(at + 1) == "]" and mark == "[":
+            return
+        started = line
+        try:
+            row, end = decode(text, at)
+        except (ValueError, RecursionError):
+            break
+        yield started, row
+        if (mark := skip_blank(end)) == "]":
+            return
+    raise InputError("the array is not JSON from here on", f"{file}:{line}", "write [{…}, {…}, …]")
+
+
+def _object(row: Any) -> dict[str, Any] | BadLine:
+    if isinstance(row, dict):
+        return row
+    return BadLine("the line is not a JSON object", 'write {"id": …, "text": …, "image": …, "keyphrases": […]}')
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """The file's lines from 1, split at line feeds only: other line breaks of Unicode occur inside posts."""
     try:
-        with file.open("rb") as opened:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
             for number, line in enumerate(opened, start=1):
                 yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or "it is no gzip file, or a damaged one"
         raise InputError(
-            f"the posts cannot be read ({error.strerror})", str(file), "give the folder or file of the posts"
+            f"the posts cannot be read ({reason})", str(file), "give the folder or file of the posts"
         ) from None
 
 
@@ -123,60 +207,61 @@ def _decoded(line: bytes) -> str:
     try:
         return line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise _BadLine("the line is not UTF-8", "save the file as UTF-8") from None
+        raise BadLine("the line is not UTF-8", "save the file as UTF-8") from None
 
 
 def _cmkp_fields(line: str) -> tuple[str, tuple[str, ...], str]:
     fields = line.split(SEPARATOR)
     if len(fields) != 3:
         layout = f"write it as text{SEPARATOR}keyphrase;keyphrase{SEPARATOR}image URL"
-        raise _BadLine(f"the line has {len(fields)} field{'s' * (len(fields) != 1)}, not 3", layout)
+        raise BadLine(f"the line has {len(fields)} field{'s' * (len(fields) != 1)}, not 3", layout)
     text, keyphrases, url = fields
     image = url.strip().rsplit("/", 1)[-1]
     if not image:
-        raise _BadLine("the image URL names no file", "end the URL with the image's file name")
-    return text, _keyphrases(keyphrases.split(";")), image
+        raise BadLine("the image URL names no file", "end the URL with the image's file name")
+    return text, keyphrases_of(keyphrases.split(";")), image
 
 
-def _keyphrases(listed: list[str], post_id: str | None = None) -> tuple[str, ...]:
+def keyphrases_of(listed: list[str], post_id: str | None = None) -> tuple[str, ...]:
+    """The keyphrases without blanks around them, and without empty ones; `BadLine` where none is left."""
     keyphrases = tuple(k for k in (keyphrase.strip() for keyphrase in listed) if k)
     if not keyphrases:
-        raise _BadLine("the post has no keyphrase", "give it at least one, or leave the post out", post_id)
+        raise BadLine("the post has no keyphrase", "give it at least one, or leave the post out", post_id)
     return keyphrases
 
 
-def _json_post(line: str, file: str, number: int) -> Post:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = f"the line is not JSON ({str(error).splitlines()[0]})"
-        raise _BadLine(reason, "write one JSON object a line") from None
-    if not isinstance(row, dict):
-        raise _BadLine("the line is not a JSON object", 'write {"id": …, "text": …, "image": …, "keyphrases": […]}')
-    post_id = _field(row, "id", None, str)
+def own_post(row: dict[str, Any], file: str, number: int) -> Post:
+    """The post of an object in this project's own form; `BadLine` where it is none."""
+    post_id = field(row, "id", None, str)
     if not post_id:
-        raise _BadLine("the id is empty", "give every post its own id")
-    text = _field(row, "text", post_id, str)
-    image = _field(row, "image", post_id, str, type(None))
-    cot = _field({"cot": None} | row, "cot", post_id, str, type(None))
-    listed = _field(row, "keyphrases", post_id, list)
+        raise BadLine("the id is empty", "give every post its own id")
+    text = field(row, "text", post_id, str)
+    image = field(row, "image", post_id, str, type(None))
+    cot = field({"cot": None} | row, "cot", post_id, str, type(None))
+    listed = field(row, "keyphrases", post_id, list)
     if not all(isinstance(keyphrase, str) for keyphrase in listed):
-        raise _BadLine("keyphrases holds something that is not text", 'write it as ["kp", "kp"]', post_id)
+        raise BadLine("keyphrases holds something that is not text", 'write it as ["kp", "kp"]', post_id)
     if parted := [keyphrase for keyphrase in listed if ";" in keyphrase]:
         reason = f"the keyphrase {parted[0]!r} has a ';', which parts keyphrases"
-        raise _BadLine(reason, 'write it as two: ["kp", "kp"]', post_id)
-    keyphrases = _keyphrases(listed, post_id)
-    try:
-        "".join([post_id, text, image or "", cot or "", *keyphrases]).encode("utf-8")
-    except UnicodeEncodeError:  # JSON can hold half of a surrogate pair, which is no character
-        raise _BadLine("the line holds half a character (a lone surrogate)", "write the whole one", None) from None
+        raise BadLine(reason, 'write it as two: ["kp", "kp"]', post_id)
+    keyphrases = keyphrases_of(listed, post_id)
+    check_characters(post_id, text, image or "", cot or "", *keyphrases)
     return Post(post_id, text, image or None, keyphrases, cot or None, file, number)
 
 
-def _field(row: dict[str, Any], name: str, post_id: str | None, *kinds: type) -> Any:
+def check_characters(*texts: str) -> None:
+    """Refuses, with `BadLine`, half of a surrogate pair: JSON can hold it, but it is no character."""
+    try:
+        "".join(texts).encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadLine("the line holds half a character (a lone surrogate)", "write the whole one") from None
+
+
+def field(row: dict[str, Any], name: str, post_id: str | None, *kinds: type) -> Any:
+    """The object's field, of one of these kinds; `BadLine` where it is not."""
     what = " or ".join({str: "text", list: "a list", type(None): "null"}[kind] for kind in kinds)
     if name not in row:
-        raise _BadLine(f"the post has no {name!r}", f"add it: {what}", post_id)
+        raise BadLine(f"the post has no {name!r}", f"add it: {what}", post_id)
     if not isinstance(row[name], kinds):
-        raise _BadLine(f"{name!r} is {json.dumps(row[name])[:40]}", f"write it as {what}", post_id)
+        raise BadLine(f"{name!r} is {json.dumps(row[name])[:40]}", f"write it as {what}", post_id)
     return row[name]

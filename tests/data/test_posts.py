@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from mmkp_jax.data.posts import Post, Reject, read_cmkp, read_jsonl
+from mmkp_jax.data.sources import SPLITS
 from mmkp_jax.errors import InputError
+from tests.evaluation.shared import CMKP, cmkp
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 GOOD = {"id": "a", "text": "hello", "image": "a.jpg", "keyphrases": ["good news"], "cot": None}
 
 
-def cmkp(tmp_path: Path, content: str | bytes) -> list[Post | Reject]:
+def read_lines(tmp_path: Path, content: str | bytes) -> list[Post | Reject]:
     file = tmp_path / "train_src.txt"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return list(read_cmkp(tmp_path, "train"))
@@ -26,14 +27,14 @@ def jsonl(tmp_path: Path, *lines: object) -> list[Post | Reject]:
 
 
 def test_cmkp_line_is_a_post(tmp_path):
-    (post,) = cmkp(tmp_path, "a text<sep>good news; snow day ;<sep>https://pbs.twimg.com/media/X.jpg\n")
+    (post,) = read_lines(tmp_path, "a text<sep>good news; snow day ;<sep>https://pbs.twimg.com/media/X.jpg\n")
     assert (post.id, post.text, post.image) == ("train-1", "a text", "X.jpg")
     assert post.keyphrases == ("good news", "snow day")
     assert post.cot is None
 
 
 def test_cmkp_ids_count_rejected_lines(tmp_path):
-    first, second, third = cmkp(tmp_path, "t<sep>k<sep>http://h/a.jpg\nt<sep>k\nu<sep>k<sep>http://h/b.jpg")
+    first, second, third = read_lines(tmp_path, "t<sep>k<sep>http://h/a.jpg\nt<sep>k\nu<sep>k<sep>http://h/b.jpg")
     assert (first.id, second.id, third.id) == ("train-1", "train-2", "train-3")
     assert isinstance(second, Reject)
     assert (second.line, second.reason) == (2, "the line has 2 fields, not 3")
@@ -51,13 +52,13 @@ def test_cmkp_ids_count_rejected_lines(tmp_path):
     ],
 )
 def test_bad_cmkp_line_is_rejected(tmp_path, line, reason):
-    (reject,) = cmkp(tmp_path, line)
+    (reject,) = read_lines(tmp_path, line)
     assert reason in reject.reason
     assert reject.as_error().where.endswith("train_src.txt:1")
 
 
 def test_unicode_line_breaks_stay_inside_a_post(tmp_path):
-    (post,) = cmkp(tmp_path, "one\u2028two\x0cthree<sep>k<sep>http://h/a.jpg\n")
+    (post,) = read_lines(tmp_path, "one\u2028two\x0cthree<sep>k<sep>http://h/a.jpg\n")
     assert post.text == "one\u2028two\x0cthree"
 
 
@@ -102,9 +103,18 @@ def test_missing_file_is_the_users_mistake(tmp_path):
 
 
 def test_real_posts_are_all_read():
-    folder = SHARED / "data/cmkp/tw_mm_s1_tiny"
-    if not folder.is_dir():
-        pytest.skip(f"the real posts are not at {folder}")
-    counts = {split: [type(row) for row in read_cmkp(folder, split)] for split in ("train", "valid", "test")}
+    cmkp("tw_mm_s1_tiny")
+    counts = {split: [type(row) for row in read_cmkp(CMKP / "tw_mm_s1_tiny", split)] for split in SPLITS}
     assert {split: len(rows) for split, rows in counts.items()} == {"train": 200, "valid": 200, "test": 50}
     assert all(kind is Post for rows in counts.values() for kind in rows)
+
+
+def test_real_posts_have_the_published_figures():
+    train = set(cmkp("tw_mm_s1/train_keyphrases.txt").read_text(encoding="utf-8").split("\n")) - {""}
+    found = {split: list(read_cmkp(CMKP / "tw_mm_s1", split)) for split in ("valid", "test")}
+    assert {split: len(posts) for split, posts in found.items()} == {"valid": 5370, "test": 5372}
+    assert all(isinstance(post, Post) for posts in found.values() for post in posts)
+    different = {split: {each for post in posts for each in post.keyphrases} for split, posts in found.items()}
+    assert {split: len(each) for split, each in different.items()} == {"valid": 2544, "test": 2534}
+    assert {split: len(each & train) for split, each in different.items()} == {"valid": 2488, "test": 2466}
+    assert f"{len(different['test'] & train) / len(different['test']):.2%}" == "97.32%"

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmkp_jax.data.posts import Post, Record, Reject, read_cmkp
+from mmkp_jax.data.posts import Post, Record, Reject
 from mmkp_jax.data.records import Counts, open_split, rejected_posts, write_dataset
 from mmkp_jax.errors import InputError
 from tests.data.test_images import picture, saved
-from tests.data.test_posts import SHARED
 
 POSTS = [
     Post("t-1", "naïve 🎉\n", "a.png", ("snow day", "née; no")[:1], None, "f", 1),
@@ -132,22 +131,3 @@ def test_a_full_disk_is_one_clear_line(tmp_path, images):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
     )  # fmt: skip
     assert "told:" in done.stdout, done.stderr[-2000:]
-
-
-def test_faults_among_real_posts_are_all_found(tmp_path):
-    if not (SHARED / "tools/standin_images.py").is_file():
-        pytest.skip(f"the real posts are not at {SHARED}")
-    folder = SHARED / "data/cmkp/tw_mm_s1_tiny"
-    small = tmp_path / "posts"
-    small.mkdir()
-    rows = (folder / "valid_src.txt").read_text(encoding="utf-8").split("\n")[:60]
-    (small / "valid_src.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    images = tmp_path / "images"
-    command = [sys.executable, str(SHARED / "tools/standin_images.py"), str(small), str(images), "--faults"]
-    subprocess.run(command, check=True, capture_output=True)
-    faults = [line.split("\t") for line in (images / "faults.tsv").read_text().splitlines()[1:]]
-    expected = {f"{split}-{line}" for split, line, _, kind in faults if kind != "one_pixel"}
-    counts = write_dataset(tmp_path / "out", {"valid": read_cmkp(small, "valid")}, images)["valid"]
-    found = {json.loads(line)["id"] for line in (tmp_path / "out/rejects.jsonl").read_text().splitlines()}
-    assert found == expected
-    assert (counts.posts, counts.records) == (60, 60 - len(expected))

@@ -1,0 +1,215 @@
+"""A split as blocks of posts. Each is checked and written on its own, by any process, and kept once it is whole.
+
+A block is some files of one name in a folder: `.posts`, its rows as JSON Lines; then `.array_record`, its records; last
+`.result`, which says that it is done, and with what. So a killed run goes on where it stood, and the same code runs in
+this process or under Beam.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from mmkp_jax.data.images import ImageError, check_aspect, decode, image_path
+from mmkp_jax.data.posts import Post, Record, Reject, restored
+
+POSTS_A_BLOCK = 1024
+"""And so a shard, but for rejects: about 200 MB of photographs."""
+
+WRITER_OPTIONS = "group_size:1,uncompressed"
+"""Random access to each record; images are compressed already."""
+
+OnBadRow = Literal["drop", "error"]
+_In, _Out = TypeVar("_In"), TypeVar("_Out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of a block."""
+
+    stamp: str
+    records: int
+    bytes: int
+    sha256: str
+    """Of the file of records, as `bytes` is."""
+    fingerprint: str
+    """Of the records alone, without what the file adds."""
+    rejects: list[dict[str, Any]]
+
+    @property
+    def posts(self) -> int:
+        return self.records + len(self.rejects)
+
+
+@functools.cache
+def features() -> tfds.features.FeaturesDict:
+    """How a record lies in a file."""
+    return tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "text": tfds.features.Text(),
+            "image": tfds.features.Tensor(shape=(), dtype=np.object_),  # the bytes as they are
+            "width": np.int32,
+            "height": np.int32,
+            "keyphrases": tfds.features.Text(doc="a JSON list"),
+            "cot": tfds.features.Text(),
+            "has_cot": np.bool_,
+        }
+    )
+
+
+def stage(rows: Iterable[Post | Reject], folder: Path, split: str, on_bad_row: OnBadRow = "drop") -> list[Path]:
+    """Writes the rows of a split into blocks, and returns these, in their order.
+
+    Raises:
+        InputError: a row is a reject where none may be.
+    """
+    blocks, rows = [], iter(rows)
+    while some := list(itertools.islice(rows, POSTS_A_BLOCK)):
+        if on_bad_row == "error" and (bad := next((row for row in some if isinstance(row, Reject)), None)):
+            raise bad.as_error()
+        block = folder / f"{split}-{len(blocks):05d}"
+        lines = [json.dumps({type(row).__name__: dataclasses.asdict(row)}) + "\n" for row in some]
+        block.with_suffix(".posts").write_text("".join(lines), encoding="utf-8")
+        blocks.append(block)
+    return blocks
+
+
+def stamp_of(block: Path, image_root: Path) -> str:
+    """Names what a block is made from: its rows, wherever they were read, and the sizes of their images' files."""
+    digest = hashlib.sha256()
+    for row in _staged(block):
+        size = None
+        if isinstance(row, Post) and row.image is not None:
+            with contextlib.suppress(OSError, ValueError):
+                size = os.stat(image_root / row.image).st_size
+        digest.update(repr((dataclasses.replace(row, file=""), size)).encode())
+    return digest.hexdigest()
+
+
+def result_of(block: Path, stamp: str) -> Result | None:
+    """What became of a block that was done from the same posts and images; None for another one."""
+    try:
+        result = Result(**json.loads(block.with_suffix(".result").read_bytes()))
+        whole = not result.records or block.with_suffix(".array_record").stat().st_size == result.bytes
+    except (OSError, ValueError, TypeError):
+        return None
+    return result if whole and result.stamp == stamp else None
+
+
+def write_block(
+    block: Path,
+    image_root: Path,
+    *,
+    on_bad_row: OnBadRow = "drop",
+    threads: int = 1,
+    progress: Callable[[int], object] = lambda posts: None,
+) -> Result:
+    """Makes records of a block's posts, unless that was done before.
+
+    Args:
+        threads: images decoded at a time; twice as many are in memory.
+        progress: called with the number of posts that were done since.
+
+    Raises:
+        InputError: a row is bad where none may be.
+    """
+    stamp = stamp_of(block, image_root)
+    if result := result_of(block, stamp):
+        if on_bad_row == "error" and result.rejects:
+            raise _restored_reject(result.rejects[0]).as_error()
+        progress(result.posts)
+        return result
+    file, rejects, records, fingerprint = block.with_suffix(".array_record"), [], 0, hashlib.sha256()
+    writer = ArrayRecordWriter(str(file), WRITER_OPTIONS)
+    with ThreadPoolExecutor(threads) as pool:
+        make = functools.partial(record_of, image_root=image_root)
+        for row in _in_order(pool, make, _staged(block), ahead=2 * threads):
+            progress(1)
+            if isinstance(row, Record):
+                records += 1
+                content = _serialized(row)
+                fingerprint.update(content)
+                writer.write(content)
+            elif on_bad_row == "error":
+                raise row.as_error()
+            else:
+                rejects.append(dataclasses.asdict(row))
+    writer.close()
+    with file.open("rb") as opened:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    result = Result(stamp, records, file.stat().st_size, sha256, fingerprint.hexdigest(), rejects)
+    unfinished = block.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")
+    os.replace(unfinished, block.with_suffix(".result"))
+    return result
+
+
+def record_of(post: Post | Reject, image_root: str | Path) -> Record | Reject:
+    """The post with its image, which is decoded once to see that it can be used.
+
+    Left out is an image that is missing, empty, no image of a known kind, truncated, or damaged; one of more than
+    `MAX_DECODED_PIXELS`, which may be a decompression bomb; and one of more than 200:1, which the model's own processor
+    refuses. An image of one pixel can be fed, and stays.
+    """
+    if isinstance(post, Reject):
+        return post
+    data, width, height = b"", 0, 0
+    if post.image is not None:
+        try:
+            data = image_path(image_root, post.image).read_bytes()
+            width, height = decode(data).size
+            check_aspect(height, width)
+        except (ImageError, OSError) as error:
+            reason = error.reason if isinstance(error, ImageError) else f"the image cannot be read ({error.strerror})"
+            if repr(post.image) not in reason:
+                reason += f": {post.image}"
+            mend = "mend or replace the image, or leave the post out"
+            return Reject(post.id, post.file, post.line, reason, mend, post)
+    return Record(post.id, post.text, data, width, height, post.keyphrases, post.cot)
+
+
+def _serialized(record: Record) -> bytes:
+    """The record as a `tf.train.Example`; equal records are equal bytes."""
+    row = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
+    row |= {"keyphrases": json.dumps(record.keyphrases), "cot": record.cot or "", "has_cot": bool(record.cot)}
+    serializer = tfds.core.ExampleSerializer(features().get_serialized_info())
+    return serializer.get_tf_example(features().encode_example(row)).SerializeToString(deterministic=True)
+
+
+def _staged(block: Path) -> Iterator[Post | Reject]:
+    with block.with_suffix(".posts").open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            yield restored(row["Post"]) if "Post" in row else _restored_reject(row["Reject"])
+
+
+def _restored_reject(row: dict[str, Any]) -> Reject:
+    return Reject(**row | {"post": row["post"] and restored(row["post"])})
+
+
+def _in_order(pool: Executor, function: Callable[[_In], _Out], items: Iterable[_In], ahead: int) -> Iterator[_Out]:
+    """`map` by the pool's workers, never more than `ahead` results before the one that is taken."""
+    waiting: deque[Future[_Out]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for each in waiting:
+            each.cancel()

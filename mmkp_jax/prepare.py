@@ -1,0 +1,113 @@
+"""Raw posts and images → a dataset to train on: `python -m mmkp_jax.prepare --dataset=mmkp --raw=DIR --images=DIR …`.
+
+The dataset appears in `--out` whole or not at all. The same command goes on where a killed one stood, and leaves a
+dataset of the same posts and images as it is.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkp_jax.data.builders import MmkpV2Config
+from mmkp_jax.data.posts import REJECTS
+from mmkp_jax.data.records import Counts, dataset_folders, write_dataset
+from mmkp_jax.data.sources import Chains, keyphrase_posts, mmkp, mmkp_v2
+from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.score import Parser
+
+DATASETS = {
+    "mmkp": "the CMKP release, {train,valid,test}_src.txt",
+    "mmkp_v2": "the same, resampled",
+    "keyphrase_posts": "JSON Lines, NAME.jsonl, or NAME-00000-of-00004.jsonl and its like, also of LLaVA, "
+    "LLaMA-Factory (sharegpt) and OpenAI; .json arrays; .gz",
+}
+RESAMPLING = ("seed", "target_overlap")
+"""Flags for mmkp_v2 alone, and its builder's config."""
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    datasets = "; ".join(f"{name}: {what}" for name, what in DATASETS.items())
+    flags = Parser("python -m mmkp_jax.prepare", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    add = flags.add_argument
+    add("--dataset", metavar="NAME", help=f"required. {datasets}")
+    add("--raw", type=Path, metavar="DIR", help="required: the folder of the posts' files")
+    add("--images", type=Path, metavar="DIR", help="required: the folder that posts' images are relative to")
+    add("--out", type=Path, metavar="DIR", help="required: where the dataset is written")
+    add("--cot", type=Path, metavar="FILE", help='chains of thought, JSON Lines of {"id", "cot"}')
+    add("--on_bad_row", choices=("drop", "error"), default="drop", help="drop: list it and go on; error: stop there")
+    add("--seed", type=int, metavar="N", help="mmkp_v2: of the resampling (0)")
+    add("--target_overlap", type=float, metavar="F", help="mmkp_v2: share of test keyphrases known from train (0.4528)")
+    add("--beam", metavar="OPTIONS", help="let Apache Beam write it, with these of its options, in one string")
+    return flags
+
+
+def run(arguments: Sequence[str] | None = None) -> dict[str, Counts]:
+    """Prepares as the flags say, and prints what became of every post."""
+    flags = _parse(arguments)
+    source = {"keyphrase_posts": keyphrase_posts}.get(flags.dataset, mmkp)(flags.raw)
+    chains = Chains(flags.cot) if flags.cot else None
+    if chains:
+        if chains.rejects and flags.on_bad_row == "error":
+            raise chains.rejects[0].as_error()
+        source = chains.join(source)
+    config = None
+    if flags.dataset == "mmkp_v2":
+        config = MmkpV2Config(**{each: getattr(flags, each) for each in RESAMPLING if getattr(flags, each) is not None})
+        source = mmkp_v2(source, config.target_overlap, config.seed)
+    print(*source.notes, sep="\n", end="\n" * bool(source.notes))
+    there = bool(dataset_folders(flags.out))
+    counts = write_dataset(
+        flags.out,
+        source.splits,
+        flags.images,
+        on_bad_row=flags.on_bad_row,
+        name=flags.dataset,
+        config=config,
+        beside=source.beside,
+        beam=flags.beam,
+        progress=True,
+    )
+    for split, count in counts.items():
+        print(f"{split}: {count.posts:,} posts = {count.records:,} records + {count.rejects:,} rejects")
+    if there:
+        print("it is there already, from the same posts and images, and left as it is")
+    elif chains:
+        print(chains.summary())
+    print(f"dataset: {dataset_folders(flags.out)[0]}; rejects: {flags.out / REJECTS}")
+    return counts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
+    try:
+        run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    flags = parser()
+    parsed, unknown = flags.parse_known_args(arguments)
+    if unknown:
+        known = [f"--{name}" for name in vars(parsed)]
+        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    for name in ("dataset", "raw", "images", "out"):
+        if not getattr(parsed, name):
+            flags.error(f"--{name} is not given")
+    if parsed.dataset not in DATASETS:
+        flags.error(f"unknown dataset {parsed.dataset!r}{nearest(parsed.dataset, DATASETS)}")
+    for name in RESAMPLING:
+        if getattr(parsed, name) is not None and parsed.dataset != "mmkp_v2":
+            flags.error(f"--{name} is for mmkp_v2 alone")
+    return parsed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""The command: a raw folder becomes a dataset, nothing is lost, and each mistake is told in one line."""
+
+import gzip
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmkp_jax import prepare
+from mmkp_jax.data import blocks
+from mmkp_jax.data.records import dataset_folders
+from mmkp_jax.data.resample import resample
+from mmkp_jax.errors import InputError
+from tests.data.raw_posts import json_post, read_rows, records_of, write_cmkp, write_images, write_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return write_images(tmp_path_factory.mktemp("raw") / "images")
+
+
+@pytest.fixture
+def run(tmp_path, images, capsys):
+    """Runs the command on `tmp_path/raw`; returns its exit status, lines of output and of errors."""
+
+    def run(*flags: str, dataset: str = "mmkp") -> tuple[int, list[str], list[str]]:
+        known = {"dataset": dataset, "raw": tmp_path / "raw", "images": images, "out": tmp_path / "out"}
+        given = {flag.partition("=")[0].lstrip("-") for flag in flags}
+        status = prepare.main([*(f"--{name}={value}" for name, value in known.items() if name not in given), *flags])
+        told = capsys.readouterr()
+        errors = [line for line in told.err.splitlines() if "post/s" not in line and line.strip()]
+        return status, told.out.splitlines(), errors
+
+    return run
+
+
+def test_mmkp_takes_the_splits_that_are_there(run, tmp_path, images):
+    write_cmkp(tmp_path / "raw", valid=["Snow day;news"] * 3, test=["a"] * 2)
+    status, told, _ = run()
+    assert status == 0
+    assert told[:3] == [
+        "not there, and so no split of the dataset: train_src.txt",
+        "valid: 3 posts = 3 records + 0 rejects",
+        "test: 2 posts = 2 records + 0 rejects",
+    ]
+    record = records_of(tmp_path / "out", "valid")[1]
+    assert (record.id, record.text, record.keyphrases) == ("valid-2", "valid 1", ("Snow day", "news"))
+    assert record.image == (images / "1.jpg").read_bytes()
+    assert (record.width, record.height) == (41, 30)
+
+
+def test_counts_add_up_and_rejects_are_listed(run, tmp_path):
+    write_cmkp(tmp_path / "raw", train=["a", "b", "", "c"])
+    with (tmp_path / "raw/train_src.txt").open("ab") as file:
+        file.write(b"two fields<sep>k\n\xff<sep>k<sep>http://h/0.jpg\nt<sep>k<sep>http://h/none.jpg\n")
+    status, told, _ = run()
+    assert (status, told[1]) == (0, "train: 7 posts = 3 records + 4 rejects")
+    rejects = read_rows(tmp_path / "out/rejects.jsonl")
+    assert [(row["id"], row["line"], row["reason"]) for row in rejects] == [
+        ("train-3", 3, "the post has no keyphrase"),
+        ("train-5", 5, "the line has 2 fields, not 3"),
+        ("train-6", 6, "the line is not UTF-8"),
+        ("train-7", 7, "there is no image 'none.jpg'"),
+    ]
+    assert all(row["mend"] and row["file"].endswith("train_src.txt") and row["split"] == "train" for row in rejects)
+
+
+@pytest.mark.parametrize("flags", [(), ("--on_bad_row=drop",), ("--on_bad_row=error",)])
+def test_the_same_command_again_leaves_the_dataset(run, tmp_path, monkeypatch, flags):
+    write_cmkp(tmp_path / "raw", train=["a", "b"])
+    run()
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
+    monkeypatch.chdir(tmp_path)
+    status, told, _ = run("--raw=raw", *flags)  # by another name
+    assert status == 0
+    assert "it is there already, from the same posts and images, and left as it is" in told
+    assert told[1] == "train: 2 posts = 2 records + 0 rejects"
+    files = (tmp_path / "out").rglob("*")
+    assert {file: file.stat().st_mtime_ns for file in files if file.is_file()} == {
+        file: at for file, at in before.items() if file.is_file()
+    }
+
+
+def test_another_dataset_is_not_written_over(run, tmp_path):
+    write_cmkp(tmp_path / "raw", train=["a", "b"])
+    run()
+    write_cmkp(tmp_path / "raw", train=["a", "c"])
+    status, _, errors = run()
+    assert (status, len(errors)) == (2, 1)
+    assert "out: the folder holds a dataset already, of other posts or images; give another folder" in errors[0]
+    assert [record.keyphrases for record in records_of(tmp_path / "out", "train")] == [("a",), ("b",)]
+
+
+def bad_lines() -> dict[str, tuple[dict[str, bytes], tuple[str, ...], str]]:
+    """Raw files, flags, and what the one line must say."""
+    good = b"t<sep>k<sep>http://h/0.jpg\n"
+    train = {"train_src.txt": good * 2}
+    return {
+        "no posts": ({}, (), r"raw: the folder holds no posts; give the folder with train_src.txt"),
+        "no posts of ours": ({}, ("--dataset=keyphrase_posts",), r"raw: the folder holds no posts; .*train.jsonl"),
+        "no raw folder": ({}, ("--raw=/nowhere",), r"/nowhere: the folder holds no posts"),
+        "unknown dataset": (train, ("--dataset=mkmp",), r"unknown dataset 'mkmp' \(did you mean 'mmkp'\?\)"),
+        "unknown flag": (train, ("--on_bad_rows=drop",), r"--on_bad_rows.*did you mean '--on_bad_row'"),
+        "no dataset": (train, ("--dataset=",), r"--dataset is not given"),
+        "two fields": (
+            {"train_src.txt": good + b"t<sep>k\n"},
+            ("--on_bad_row=error",),
+            r"train_src.txt:2: the line has 2 fields, not 3; write it as",
+        ),
+        "not UTF-8": (
+            {"train_src.txt": good + b"\xe9<sep>k<sep>http://h/0.jpg\n"},
+            ("--on_bad_row=error",),
+            r"train_src.txt:2: the line is not UTF-8; save the file as UTF-8",
+        ),
+        "image missing": (
+            {"train_src.txt": good + b"t<sep>k<sep>http://h/gone.jpg\n" * 2},
+            ("--on_bad_row=error",),
+            r"train_src.txt:2: there is no image 'gone.jpg'",
+        ),
+        "none usable": ({"train_src.txt": b"x\n"}, (), r"rejects.jsonl: the split 'train' has 1 posts, none of them"),
+        "empty file": ({"train_src.txt": b""}, (), r"out: the split 'train' has no posts"),
+        "no images folder": (train, ("--images=/nowhere",), r"/nowhere: there is no such folder of images"),
+        "seed of nothing": (train, ("--seed=1",), r"--seed is for mmkp_v2 alone"),
+        "overlap": ({**train, "test_src.txt": good}, ("--dataset=mmkp_v2", "--target_overlap=2"), r"2.0, not a share"),
+        "nothing to resample": (train, ("--dataset=mmkp_v2",), r"there is no test_src.txt"),
+        "no chains": (train, ("--cot=/nowhere.jsonl",), r"/nowhere.jsonl: there is no such file of chains"),
+        "bad chain": (
+            {**train, "cot": b'{"id": "train-1", "cot": "x"}\n{"id": "train-1"}\n'},
+            ("--cot=raw/cot", "--on_bad_row=error"),
+            r"cot:2: the post has no 'cot'",
+        ),
+        "out is a file": (train, ("--out=raw/train_src.txt",), r"train_src.txt: the dataset cannot be written"),
+        "shard missing": (
+            {"train-00000-of-00003.jsonl": b"{}\n", "train-00002-of-00003.jsonl": b"{}\n"},
+            ("--dataset=keyphrase_posts",),
+            r"raw: the split 'train' lacks 1 of 3 shards, the first number 00001; add",
+        ),
+        "split twice": (
+            {"train-00000-of-00001.jsonl": b"{}\n", "train.jsonl": b"{}\n"},
+            ("--dataset=keyphrase_posts",),
+            r"the split 'train' is there twice: train-00000-of-00001.jsonl, train.jsonl",
+        ),
+        "no split's name": ({"a-b.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"a-b.jsonl: its name tells no"),
+        "all splits": ({"all.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"all.jsonl: its name tells no split"),
+        "no gzip": ({"train.jsonl.gz": b"{}\n"}, ("--dataset=keyphrase_posts",), r"train.jsonl.gz: .*no gzip file"),
+    }
+
+
+@pytest.mark.parametrize("case", bad_lines())
+def test_a_mistake_is_one_line(run, tmp_path, monkeypatch, case):
+    files, flags, expected = bad_lines()[case]
+    (tmp_path / "raw").mkdir()
+    for name, content in files.items():
+        (tmp_path / "raw" / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = run(*flags)
+    assert status == 2
+    assert len(errors) == 1
+    assert re.search(expected, errors[0]), errors[0]
+    assert not dataset_folders(tmp_path / "out")
+
+
+def test_without_beam_its_flag_is_a_mistake(run, tmp_path, monkeypatch):
+    write_cmkp(tmp_path / "raw", train=["a"])
+    for name in ("apache_beam", "apache_beam.options", "apache_beam.options.pipeline_options"):
+        monkeypatch.setitem(sys.modules, name, None)
+    status, _, errors = run("--beam=--runner=DirectRunner")
+    assert (status, errors) == (2, ["--beam: Apache Beam is not installed; pip install 'mmkp_jax[beam]'"])
+
+
+def test_help_is_no_mistake(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        prepare.main(["--help"])
+    assert stopped.value.code == 0
+    assert "keyphrase_posts" in capsys.readouterr().out
+
+
+def test_shards_are_one_split_in_their_order(run, tmp_path):
+    raw = tmp_path / "raw"
+    shards = [[json_post(f"{shard}{i}") for i in range(3)] for shard in "abc"]
+    write_rows(raw / "train-00002-of-00003.jsonl", [*shards[2], json_post("a1")])
+    write_rows(raw / "train-00000-of-00003.jsonl", shards[0])
+    lines = "".join(json.dumps(row) + "\n" for row in shards[1]).encode()
+    (raw / "train-00001-of-00003.jsonl.gz").write_bytes(gzip.compress(lines))
+    question = [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "3.jpg"}}]
+    answer = "<think>since</think><answer>a; b</answer>"
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    (raw / "test.json").write_text(json.dumps([{"messages": turns}]))
+    status, told, _ = run(dataset="keyphrase_posts")
+    assert (status, told[:2]) == (
+        0,
+        ["train: 10 posts = 9 records + 1 rejects", "test: 1 posts = 1 records + 0 rejects"],
+    )
+    ids = [record.id for record in records_of(tmp_path / "out", "train")]
+    assert ids == [f"{shard}{i}" for shard in "abc" for i in range(3)]
+    (reject,) = read_rows(tmp_path / "out/rejects.jsonl")
+    assert reject["reason"] == f"the id 'a1' stands in {raw / 'train-00000-of-00003.jsonl'}:2 too"
+    assert (Path(reject["file"]).name, reject["line"]) == ("train-00002-of-00003.jsonl", 4)
+    (record,) = records_of(tmp_path / "out", "test")
+    assert (record.id, record.text, record.keyphrases, record.cot) == ("test-1", "hi", ("a", "b"), "since")
+
+
+def test_chains_are_joined_by_id_and_the_rest_told(run, tmp_path):
+    rows = [
+        json_post("a"),
+        json_post("b", cot="old"),
+        json_post("c", cot="own"),
+        json_post("d"),
+        json_post("e", text=1),
+    ]
+    write_rows(tmp_path / "raw/train.jsonl", rows)
+    lines = [{"id": "b", "cot": "new"}, {"id": "a", "cot": "why"}, {"id": "a", "cot": "again"}, {"id": "x", "cot": "y"}]
+    chains = write_rows(
+        tmp_path / "chains.jsonl", [*lines, {"id": "d", "cot": " "}, {"id": "e", "cot": "for a reject"}]
+    )
+    status, told, _ = run(f"--cot={chains}", dataset="keyphrase_posts")
+    assert status == 0
+    assert [record.cot for record in records_of(tmp_path / "out", "train")] == ["why", "new", "own", None]
+    assert told[1] == (
+        f"{chains}: 6 lines = 2 joined (1 in the place of another) + 2 without a usable post + 2 bad or double; "
+        "see cot_rejects.jsonl; posts without a chain: train 1"
+    )
+    unused = read_rows(tmp_path / "out/cot_rejects.jsonl")
+    assert [(row["id"], row["line"], row["reason"]) for row in unused] == [
+        ("x", 4, "no post has this id"),
+        ("e", 6, "its post is a reject"),
+        ("a", 3, "the id 'a' stands in line 2 too"),
+        ("d", 5, "the chain of thought is empty"),
+    ]
+
+
+def test_mmkp_v2_is_resampled_with_its_provenance(run, tmp_path):
+    keyphrases = {"train": [f"k{i % 12};extra" if i % 7 else f"own {i}" for i in range(60)]}
+    keyphrases |= {"test": [f"k{i}" for i in range(12)] + ["extra", "k3"], "valid": ["k1", "k2"]}
+    write_cmkp(tmp_path / "raw", **keyphrases)
+    with (tmp_path / "raw/train_src.txt").open("a") as train, (tmp_path / "raw/valid_src.txt").open("a") as valid:
+        train.write("bad\n")
+        valid.write("train 1<sep>k9<sep>http://h/1.jpg\n")
+    status, told, _ = run("--seed=3", "--target_overlap=0.5", dataset="mmkp_v2")
+    assert status == 0
+    source = prepare.mmkp(tmp_path / "raw")
+    posts = {split: [row for row in rows if isinstance(row, blocks.Post)] for split, rows in source.splits.items()}
+    train, test, provenance = resample(posts["train"], posts["test"], 0.5, 3)
+    assert provenance.dropped and {"train", "test"} == set(provenance.test)
+    out = tmp_path / "out"
+    assert [record.id for record in records_of(out, "train")] == [post.id for post in train]
+    assert [record.id for record in records_of(out, "test")] == [post.id for post in test]
+    assert [record.id for record in records_of(out, "valid")] == ["valid-1", "valid-2", "valid-3"]
+    rows = read_rows(out / "provenance.jsonl")
+    assert [(row["id"], row["origin"]) for row in rows if row["split"]] == [
+        (post.id, origin) for post, origin in zip(test, provenance.test, strict=True)
+    ]
+    assert [row["id"] for row in rows if not row["split"]] == [each.post.id for each in provenance.dropped]
+    assert read_rows(out / "repeats.jsonl") == [{"id": "valid-3", "train": ["train-2"]}]
+    assert f"train: {len(train) + 1} posts = {len(train)} records + 1 rejects" in told
+    assert dataset_folders(out)[0].parts[-3:] == ("mmkp_v2", "overlap_0.5-seed_3", "1.0.0")
+
+
+def child(tmp_path: Path, images: Path, **options) -> subprocess.Popen:
+    """The command in a process of its own, with blocks of 8 posts and slow images."""
+    script = (
+        "import sys, time; from mmkp_jax import prepare; from mmkp_jax.data import blocks\n"
+        "blocks.POSTS_A_BLOCK, decode = 8, blocks.decode\n"
+        "def slow(data): time.sleep(float(sys.argv[1])); return decode(data)\n"
+        "blocks.decode = slow\n"
+        "sys.exit(prepare.main(sys.argv[2:]))"
+    )
+    flags = ["--dataset=mmkp", f"--raw={tmp_path / 'raw'}", f"--images={images}", f"--out={tmp_path / 'out'}"]
+    command = [sys.executable, "-c", script, str(options.pop("delay", 0)), *flags]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_killed_run_goes_on_and_never_passes_for_whole(run, tmp_path, images, monkeypatch):
+    write_cmkp(tmp_path / "raw", train=[f"k{i}" for i in range(100)], test=["a"] * 10)
+    killed = child(tmp_path, images, delay=0.02)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "out").glob("unfinished/*.result"))) < 4:
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not dataset_folders(tmp_path / "out")
+    done = {file: file.stat().st_mtime_ns for file in (tmp_path / "out/unfinished").glob("*.result")}
+    assert 4 <= len(done) < 13
+    monkeypatch.setattr(blocks, "POSTS_A_BLOCK", 8)
+    decoded = []
+    monkeypatch.setattr(blocks, "decode", lambda data, decode=blocks.decode: decoded.append(1) or decode(data))
+    assert run()[0] == 0
+    assert len(decoded) == 110 - 8 * len(done)
+    assert [record.id for record in records_of(tmp_path / "out", "train")] == [f"train-{i}" for i in range(1, 101)]
+    assert not (tmp_path / "out/unfinished").exists()
+
+
+def test_what_was_done_from_another_image_is_done_again(run, tmp_path):
+    write_cmkp(tmp_path / "raw", train=["a"] * 4)
+    images = write_images(tmp_path / "images", count=3)  # the fourth comes later
+    flags = ("--on_bad_row=error", f"--images={images}")
+    assert run(*flags)[0] == 2
+    write_images(tmp_path / "more")
+    os.replace(tmp_path / "more/3.jpg", images / "3.jpg")
+    assert run(*flags)[0] == 0
+    assert len(records_of(tmp_path / "out", "train")) == 4
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, images):
+    write_cmkp(tmp_path / "raw", train=["word " * 4000 + str(i) for i in range(16)])
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (170_000, 170_000))  # noqa: E731
+    full = child(tmp_path, images, preexec_fn=limit)
+    _, errors = full.communicate(timeout=120)
+    told = [line for line in errors.splitlines() if line.strip() and "post/s" not in line]
+    assert (full.returncode, len(told)) == (2, 1), errors
+    assert "out: the dataset cannot be written (" in told[0] and "see to space and permissions" in told[0]
+    assert not dataset_folders(tmp_path / "out")
+    assert child(tmp_path, images).wait(timeout=120) == 0
+    assert len(records_of(tmp_path / "out", "train")) == 16
+
+
+def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
+    write_cmkp(tmp_path / "raw", train=["a"])
+
+    def interrupted(data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(blocks, "decode", interrupted)
+    status, _, errors = run()
+    assert (status, errors) == (130, ["stopped; the same command goes on"])
+    with pytest.raises(InputError, match="no dataset"):
+        records_of(tmp_path / "out", "train")
