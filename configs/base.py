@@ -47,11 +47,14 @@ def get_config() -> ml_collections.ConfigDict:
     c.accumulation_steps = 1  # micro-batches that an optimizer step is split into
     c.row = ml_collections.ConfigDict()
     c.row.tokens = 4096  # token slots of a row
-    c.row.patches = 9216  # patch slots of a row; a picture of 451,584 pixels has 2,304
-    c.row.windows = 192  # window tiles of a row; each holds 64 patches
+    c.row.patches = 11_520  # patch slots of a row; a picture of 451,584 pixels has 2,304
+    c.row.windows = 208  # window tiles of a row; each holds 64 patches
     c.row.labels = 1536  # label slots of a row, over both targets
     c.row.examples = 16  # posts of a row, at most
 
+    c.eval_every = 0  # steps between evaluations on valid, whose best is then tested; 0 tests the last step
+    c.valid_posts = 512  # posts of the valid split, from its top, that are decoded then
+    c.best_metric = "valid/all/f1@1"  # what the best step is best by, of the names in metrics.jsonl
     c.eval_posts = 0  # posts of the test split that are decoded at the end; 0 is all
     c.eval_batch_size = 32  # posts decoded at a time
     c.answer_tokens = 384  # most tokens of an answer [C]

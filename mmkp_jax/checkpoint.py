@@ -1,10 +1,11 @@
-"""Checkpoints: the train state and the data position together, asynchronous and atomic."""
+"""Checkpoints, asynchronous and atomic: the train state with the data position, and the parameters of the best step."""
 
 import contextlib
 import logging
+import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ class Restored(NamedTuple):
 
     step: int
     state: State
-    position: dict[str, Any]
+    note: dict[str, Any]
 
 
 class Checkpoints:
@@ -47,17 +48,26 @@ class Checkpoints:
         """The last step with a whole checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: State, position: dict[str, Any]) -> None:
-        """Starts to write; `position` is what the data pipeline needs to go on, as JSON."""
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
+    def save(self, step: int, state: State, note: dict[str, Any]) -> None:
+        """Starts to write; `note` is kept beside the state, as JSON."""
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
         with self._writing():
             self._manager.save(step, args=args)
 
     def restore(self, step: int, state: State) -> Restored:
         """The checkpoint of `step`, laid out as `state`: `jax.ShapeDtypeStruct`s with any shardings."""
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(state), position=ocp.args.JsonRestore())
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(state), note=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
-        return Restored(step, restored["state"], restored["position"])
+        return Restored(step, restored["state"], restored["note"])
+
+    def note(self, step: int) -> dict[str, Any]:
+        """What was kept beside the state of `step`."""
+        return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]
+
+    def wait(self) -> None:
+        """Until what was saved is written."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -68,6 +78,46 @@ class Checkpoints:
             reason = of_the_system[1] if of_the_system else " ".join(str(error).split())
             mend = "see to space and permissions; the run goes on from its last whole checkpoint"
             raise InputError(f"a checkpoint cannot be written ({reason})", str(self._folder), mend) from error
+
+
+class Best:
+    """The parameters of the step with the highest score so far, of all starts of a run, in a folder of their own.
+
+    Use as a context manager, as `Checkpoints`.
+    """
+
+    PARTS = ("trainable", "frozen")
+
+    def __init__(self, folder: Path, metric: str):
+        self._metric, self._kept = metric, Checkpoints(folder, keep=1)
+        step = self._kept.latest()
+        self.score = -math.inf if step is None else float(self._kept.note(step)["score"])
+
+    def __enter__(self) -> "Best":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept.__exit__()
+
+    def offer(self, step: int, state: State, scores: Mapping[str, float]) -> None:
+        """Keeps the state's parameters if they score higher than those kept.
+
+        Raises:
+            InputError: the metric's group has no post, or a checkpoint cannot be written.
+        """
+        if self._metric not in scores:
+            what = f"the posts of valid give no {self._metric!r}"
+            raise InputError(what, "config.best_metric", "name another, or take more posts (config.valid_posts)")
+        if (score := scores[self._metric]) > self.score:
+            self.score = score
+            note = {"metric": self._metric, "score": score}
+            self._kept.save(step, {part: state[part] for part in self.PARTS}, note)
+
+    def restore(self, state: State) -> Restored | None:
+        """The parameters, laid out as those of `state` (`jax.ShapeDtypeStruct`s); None where none were offered."""
+        self._kept.wait()
+        step = self._kept.latest()
+        return None if step is None else self._kept.restore(step, {part: state[part] for part in self.PARTS})
 
 
 def _leave_failures_to_the_caller() -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,17 @@ class Meter(contextlib.AbstractContextManager):
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Leaves out of all times what is done meanwhile."""
+        start = time.perf_counter()
+        yield
+        self._last += time.perf_counter() - start
+
+    def note(self, values: Mapping[str, float]) -> None:
+        """Adds to the line of the step that was added last."""
+        self._pending[-1][2].update(values)
 
     def add(self, step: int, metrics: Metrics, forest: Forest) -> None:
         """Takes a step's metrics, and writes those of the steps before it."""

@@ -10,6 +10,7 @@ Keep the predictor: it compiles at its first posts, and serves others of like si
 """
 
 import collections
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -124,6 +125,12 @@ class Predictor:
             dtype=dtype,
             sampling=sampling,
         )
+
+    def of(self, params: Params) -> "Predictor":
+        """The same for other parameters, laid out as these; what is compiled is shared."""
+        other = copy.copy(self)
+        other._params = params
+        return other
 
     def __call__(self, texts: Sequence[str], images: Sequence[str | Path | None] | None = None) -> list[Prediction]:
         """Predictions for posts of these texts and image files, in their order; their ids are "0", "1", and so on.

@@ -1,10 +1,11 @@
-"""The loop: batches through the step, metrics to the log, checkpoints, and a clean stop.
+"""The loop: batches through the step, metrics to the log, evaluation on the way, checkpoints, and a clean stop.
 
 A run that was stopped goes on from its last checkpoint with the same batches, and comes to the same numbers.
 """
 
 import contextlib
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,48 @@ import jax
 from ml_collections import ConfigDict
 
 from mmkp_jax.assembly import Plan, load_state
-from mmkp_jax.checkpoint import Checkpoints
+from mmkp_jax.checkpoint import Best, Checkpoints
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.data.pipeline import batches, position_of
 from mmkp_jax.feeding import Training
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.meter import Meter
+from mmkp_jax.models.definition import Params
+from mmkp_jax.optim import join_params
 from mmkp_jax.sharding import place_batch
 from mmkp_jax.step import State
 
 
 class Stopped(Exception):
-    """The run was asked to stop; `args[0]` is the step that was saved."""
+    """The run was asked to stop, and is saved."""
+
+    def __init__(self, step: int, workdir: Path):
+        super().__init__(step, workdir)
+        self.step, self.workdir = step, workdir
 
 
-def train(config: ConfigDict, plan: Plan, folder: Folder, training: Training, workdir: Path) -> State:
-    """Trains to the end, or goes on to it from the work directory's last checkpoint; returns the last state.
+Validate = Callable[[Params], dict[str, float]]
+"""Parameters to their scores, by the names under which they are logged."""
+
+
+def train(
+    config: ConfigDict, plan: Plan, folder: Folder, training: Training, workdir: Path, validate: Validate | None
+) -> State:
+    """Trains to the end, or goes on to it from the work directory's last checkpoint.
+
+    Args:
+        validate: called every `config.eval_every` steps and at the end; None where that is 0.
+
+    Returns:
+        the last state; where the run validates, with the parameters of the step that was best by `config.best_metric`.
 
     Raises:
-        InputError: the folder's tensors are not the model's.
+        InputError: the folder's tensors are not the model's, or a checkpoint cannot be written.
         Stopped: by SIGINT or SIGTERM, when the state has been saved.
     """
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints))
+        best = stack.enter_context(Best(workdir / "best", config.best_metric)) if validate else None
         step, state = _begin(plan, folder, checkpoints)
         if step:
             print(f"going on from step {step:,} of {training.steps:,}")
@@ -49,12 +69,19 @@ def train(config: ConfigDict, plan: Plan, folder: Folder, training: Training, wo
             state, metrics = plan.step(state, place_batch(_micro_batches(forest, config), plan.mesh))
             step += 1
             meter.add(step, metrics, forest)
-            if asked.stop or step == training.steps or step % config.checkpoint_every == 0:
+            last = step == training.steps
+            if best and (last or step % config.eval_every == 0):
+                with meter.pausing(), jax.transfer_guard("allow"):
+                    scores = validate(join_params(state["trainable"], state["frozen"]))
+                    best.offer(step, state, scores)
+                meter.note(scores)
+            if asked.stop or last or step % config.checkpoint_every == 0:
                 meter.write()
                 checkpoints.save(step, state, position_of(training.plans, step)._asdict())
-            if asked.stop and step < training.steps:
-                raise Stopped(step)
-    return state
+            if asked.stop and not last:
+                raise Stopped(step, workdir)
+        with jax.transfer_guard("allow"):
+            return _chosen(best, plan, state) if best else state
 
 
 def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints) -> tuple[int, State]:
@@ -62,6 +89,14 @@ def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints) -> tuple[int, S
     if step is None:
         return 0, load_state(plan, folder)
     return step, checkpoints.restore(step, plan.state).state
+
+
+def _chosen(best: Best, plan: Plan, state: State) -> State:
+    restored = best.restore(plan.state)
+    if restored is None:
+        return state
+    print(f"best on valid: step {restored.step:,}, {restored.note['metric']} {restored.note['score']:.4f}")
+    return {**state, **restored.state, "step": restored.step}
 
 
 def _feed(config: ConfigDict, training: Training, step: int):

@@ -14,7 +14,10 @@ from tensorboardX import SummaryWriter
 from mmkp_jax.data.lengths import LeftOut
 from mmkp_jax.errors import InputError
 
-MAY_DIFFER = ("mesh", "sharding_rules", "data.workers", "log_every", "checkpoint_every", "attention", "remat")
+MAY_DIFFER = (
+    *("mesh", "sharding_rules", "attention", "remat", "data.workers"),
+    *("log_every", "checkpoint_every", "eval_every", "eval_batch_size"),
+)
 """Config keys, and beginnings of keys, under which a resumed run computes the same numbers up to rounding."""
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy", "pillow")

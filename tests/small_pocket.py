@@ -61,16 +61,16 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 
 def run(
-    pocket: Path, *flags: str, devices: int = 1, file_bytes: int = resource.RLIM_INFINITY, **options: str
+    pocket: Path, *flags: str, devices: int = 1, file_bytes: int = 0, **options: str
 ) -> subprocess.CompletedProcess:
-    """Runs the command to its end; no file may grow beyond `file_bytes`."""
+    """Runs the command to its end; no file may grow beyond `file_bytes`, where that is given."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     done = command(pocket, *flags, **options)
     pipes = {"capture_output": True, "text": True, "timeout": 300}
-    return subprocess.run(done, cwd=ROOT, env=environment(devices), preexec_fn=limit, **pipes)
+    return subprocess.run(done, cwd=ROOT, env=environment(devices), preexec_fn=limit if file_bytes else None, **pipes)
 
 
 def metrics(workdir: Path) -> list[dict]:

@@ -73,6 +73,21 @@ def started(pocket, *flags):
 
 
 @pytest.mark.slow
+def test_the_best_step_on_valid_is_the_one_that_is_tested(pocket, unbroken):
+    workdir = pocket.parent / "validated"
+    flags = ("--config.eval_every=5", "--config.best_metric=valid/words", "--config.keep_checkpoints=1")
+    done = run(pocket, f"--workdir={workdir}", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    words = {line["step"]: line["valid/words"] for line in metrics(workdir) if "valid/words" in line}
+    assert list(words) == [5, 10, 12]
+    best = max(words, key=words.get)  # of equals, the first
+    assert f"best on valid: step {best}, valid/words {words[best]:.4f}" in done.stdout
+    assert f"dyncot, step {best}" in done.stdout and (workdir / f"predictions/test-{best}.jsonl").exists()
+    assert [each.name for each in (workdir / "best").iterdir()] == [str(best)]
+    assert curve(workdir) == curve(unbroken[0])  # training does not notice
+
+
+@pytest.mark.slow
 def test_killed_and_gone_on_is_bit_identical_to_unbroken(pocket, unbroken):
     workdir = pocket.parent / "killed"
     kill_after(started(pocket, f"--workdir={workdir}"), workdir, 5, signal.SIGKILL)
@@ -143,6 +158,7 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
         (["--config.data.path=nowhere"], "nowhere"),
         (["--config.model.path=no such folder"], "no such folder"),
         (["--config.total_steps=0"], "num_epochs is 0 and total_steps is 0"),
+        (["--config.eval_every=1", "--config.best_metric=valid/all/f2"], "did you mean 'valid/all/f1@M'?"),
         (["--config.row.tokens=40"], "longer than a row"),
         (["--config.strategy=dynct"], "did you mean 'dyncot'?"),
         (["--config.mesh.tensor=3"], "does not use exactly 1 devices"),

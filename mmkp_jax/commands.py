@@ -1,0 +1,70 @@
+"""What the commands share: flags whose mistakes are told in one line, and the exit status."""
+
+import argparse
+import contextlib
+import errno
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from mmkp_jax.errors import InputError, nearest
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake as an `InputError`; a flag is never abbreviated.
+
+    Args:
+        command: `main`, say: `python -m mmkp_jax.main`.
+        about: the module's docstring, whose first line says what the command does.
+    """
+
+    def __init__(self, command: str, about: str):
+        said = about.strip().split("\n", 1)[0].split(": `python")[0].rstrip(".") + "."
+        super().__init__(f"python -m mmkp_jax.{command}", description=said, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message, self.prog, "see --help")
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """The flags; an unknown one names the nearest known."""
+        flags, overrides = self.parse_with_overrides(arguments)
+        if overrides:
+            self._refuse(overrides[0], flags)
+        return flags
+
+    def parse_with_overrides(self, arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+        """The flags, and those of the form --config.key=value."""
+        flags, rest = self.parse_known_args(arguments)
+        for each in rest:
+            if not each.startswith("--config."):
+                self._refuse(each, flags)
+        return flags, rest
+
+    def _refuse(self, flag: str, flags: argparse.Namespace) -> NoReturn:
+        known = [f"--{name}" for name in vars(flags)]
+        self.error(f"unknown flag {flag}{nearest(flag.partition('=')[0], known)}")
+
+
+def status_of(run: Callable[[Sequence[str] | None], object], arguments: Sequence[str] | None = None) -> int:
+    """The exit status of a command: 0, or 2 after one line on what was wrong."""
+    try:
+        with disk_errors_in_one_line():
+            run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+@contextlib.contextmanager
+def disk_errors_in_one_line(where: object = "the disk") -> Iterator[None]:
+    """Turns an OSError of a full, closed or read-only disk into an InputError; `where` stands for a file not named."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        file = str(error.filename or where)
+        raise InputError(f"cannot be written ({error.strerror})", file, "see to space and permissions") from error
