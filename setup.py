@@ -11,11 +11,12 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmkp_jax/__init__.py").rea
 # Lower bounds only; requirements/tested.txt pins the releases tested together.
 INSTALL_REQUIRES = [
     "absl-py>=2",
+    "array_record>=0.8",
     "flax>=0.12.8",
     "grain>=0.2.18",
     "huggingface_hub>=2",
     "jax>=0.10",
-    "jinja2>=3.1",  # chat templates
+    "jinja2>=3.1",  # chat templates, pages
     "ml-collections>=1.1",
     "nltk>=3.9",  # the Porter stemmer of the metric
     "numpy>=2",
@@ -35,11 +36,13 @@ EXTRAS_REQUIRE = {
     "test": [
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "ruff==0.17.5",  # another release may format otherwise
         # The parity reference: tests hold our models against the PyTorch originals, to bounds measured
         # with this very release. Nothing in mmkp_jax itself imports it.
         "torch==2.13.0",
     ],
+    "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine
     "tpu": ["jax[tpu]"],
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
@@ -56,7 +59,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["mmkp_jax", "mmkp_jax.*"]),
-    package_data={"mmkp_jax": ["py.typed"]},
+    package_data={"mmkp_jax": ["py.typed", "pages/*.jinja"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

@@ -18,6 +18,7 @@ from mmkp_jax.evaluation.systems import compare_systems, read_system
 from mmkp_jax.evaluation.table import overview
 
 EPILOG = (
+    "A dataset is a folder that prepare wrote, DIR or DIR:SPLIT; where no split is named, test or, of --train, train. "
     "--compare may be given again, for each system that --predictions is compared with. "
     "Files parted by commas are runs of one system under different seeds."
 )
@@ -38,7 +39,7 @@ def parser() -> Parser:
     )
     add = flags.add_argument
     add("--predictions", type=_files, metavar="FILE", help="required: JSON Lines by id (.jsonl), or one line a post")
-    add("--posts", type=Path, metavar="FILE", help="required: JSON Lines (.jsonl) or CMKP ({split}_src.txt)")
+    add("--posts", type=Path, metavar="FILE", help="required: JSON Lines (.jsonl), CMKP ({split}_src.txt) or a dataset")
     add("--train", type=Path, metavar="FILE", help="training posts, or their keyphrases one a line: seen and unseen")
     add("--ocr", type=Path, metavar="FILE", help="words read off each image, one line a post: they count as text")
     add("--compare", type=_files, metavar="FILE", action="append", default=[], help="predictions to compare with")

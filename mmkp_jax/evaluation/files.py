@@ -21,12 +21,18 @@ class Predicted(NamedTuple):
     outputs: list[str] | None
 
 
-def read_posts(path: Path) -> list[Post]:
-    """Posts of a JSON Lines file (`.jsonl`) or of a CMKP file (`{split}_src.txt`).
+def read_posts(path: Path, split: str = "test") -> list[Post]:
+    """Posts of JSON Lines (`.jsonl`), of a CMKP file (`{split}_src.txt`), or of a prepared dataset, DIR or DIR:SPLIT.
+
+    Args:
+        split: which one of a dataset is taken, where none is named.
 
     Raises:
         InputError: for the first line that is no post, since no post may go unscored.
     """
+    folder, parted, named = str(path).rpartition(":")
+    if path.is_dir() or (parted and Path(folder).is_dir()):
+        return _prepared(path, split) if path.is_dir() else _prepared(Path(folder), named)
     if path.suffix == ".jsonl":
         rows = read_jsonl(path)
     elif path.name.endswith(CMKP_ENDING):
@@ -45,9 +51,20 @@ def read_posts(path: Path) -> list[Post]:
     return posts or _refuse_empty(path)
 
 
+def _prepared(dataset: Path, split: str) -> list[Post]:
+    """A split's posts, those that prepare could read but not use included: they count as any other."""
+    from mmkp_jax.data.records import open_split, rejected_posts  # here, as it imports TFDS
+
+    records = open_split(dataset, split)
+    rows = (records[number] for number in range(len(records)))
+    return [Post(row.id, row.text, None, row.keyphrases) for row in rows] + rejected_posts(dataset, split)
+
+
 def read_train_keyphrases(path: Path) -> set[str]:
-    """The keyphrases of training posts (`.jsonl` or `{split}_src.txt`), or of a plain list, one a line."""
-    if path.suffix == ".jsonl" or any(SEPARATOR in line for line in read_lines(path)):
+    """The keyphrases of training posts (as `read_posts` takes them), or of a plain list, one a line."""
+    if not path.is_file():
+        keyphrases = {each.lower() for post in read_posts(path, "train") for each in post.keyphrases}
+    elif path.suffix == ".jsonl" or any(SEPARATOR in line for line in read_lines(path)):
         keyphrases = {each.lower() for post in read_posts(path) for each in post.keyphrases}
     else:
         keyphrases = {each for line in read_lines(path) for each in split_keyphrases(line)}

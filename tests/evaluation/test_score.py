@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from mmkp_jax.data.posts import read_jsonl
+from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.metric import GROUPS, METRICS
 from mmkp_jax.score import main
 
@@ -248,3 +250,21 @@ def test_the_command_exits_as_it_says():
     command = [sys.executable, "-m", "mmkp_jax.score", "--posts=nowhere.jsonl", "--predictions=nowhere.txt"]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 2 and len(ran.stderr.splitlines()) == 1
+
+
+def test_posts_of_a_prepared_dataset_count_fed_or_not(files, tmp_path, capsys):
+    rows = [dict(row) for row in JSON_POSTS]
+    rows[1]["image"] = "gone.jpg"
+    posts = files("test.jsonl", rows)
+    files("train.jsonl", [JSON_POSTS[0]])
+    splits = {split: read_jsonl(tmp_path / f"{split}.jsonl") for split in ("test", "train")}
+    counts = write_dataset(tmp_path / "data", splits, tmp_path)
+    assert counts["test"].rejects == 1
+    predictions = files("predictions.jsonl", JSON_PREDICTIONS)
+    printed = []
+    for where, train in ((posts, tmp_path / "train.jsonl"), (tmp_path / "data", tmp_path / "data")):
+        assert main([f"--predictions={predictions}", f"--posts={where}", f"--train={train}"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert main([f"--predictions={predictions}", f"--posts={tmp_path / 'data'}:tset"]) == 2
+    assert "did you mean 'test'?" in capsys.readouterr().err
