@@ -1,0 +1,42 @@
+"""Runs → one page of their scores, curves and answers: `python -m mmkp_jax.report RUN [RUN …] --out=FILE.html`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkp_jax.commands import Parser, status_of
+from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.report.page import write_report
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    flags = Parser("report", __doc__)
+    add = flags.add_argument
+    add("runs", type=Path, nargs="*", metavar="RUN", help="work directories of mmkp_jax.main, with the same test posts")
+    add("--out", type=Path, metavar="FILE.html", help="required: the page")
+    add("--data", type=Path, metavar="DIR", help="the dataset of the posts; by default the first run's")
+    return flags
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Reports as the flags say."""
+    flags = parser()
+    parsed = flags.parse(arguments)
+    if not parsed.runs:
+        flags.error("no RUN is given")
+    if not parsed.out:
+        flags.error("--out=FILE.html is not given")
+    if not parsed.out.parent.is_dir():  # told before the work, not after it
+        raise InputError("there is no such folder", str(parsed.out.parent), "make it, or name another --out")
+    write_report(parsed.runs, parsed.out, parsed.data)
+    print(f"written: {parsed.out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after one line on what was wrong."""
+    return status_of(run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
