@@ -48,6 +48,9 @@ EXTRAS_REQUIRE = {
     "cuda13": ["jax[cuda13]"],
 }
 
+REPORT = ("jinja", "js", "css")
+"""Kinds of files that the report is made from."""
+
 setup(
     name="mmkp_jax",
     version=VERSION,
@@ -59,7 +62,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["mmkp_jax", "mmkp_jax.*"]),
-    package_data={"mmkp_jax": ["py.typed", "pages/*.jinja"]},
+    package_data={"mmkp_jax": ["py.typed", "pages/*.jinja", *(f"evaluation/report/*.{kind}" for kind in REPORT)]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

@@ -7,12 +7,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from mmkp_jax.assembly import DTYPES, plan_training
 from mmkp_jax.commands import Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluate import evaluate, validation
+from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
@@ -69,6 +71,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         state = train(config, plan, folder, training, workdir, validate)
         params, step = join_params(state["trainable"], state["frozen"]), int(state["step"])
     evaluate(config, predictor_of(params), workdir, step)
+    if jax.process_index() == 0:
+        write_report([workdir], workdir / "report.html")
+        print(f"\nreport: {workdir / 'report.html'}")
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
