@@ -18,7 +18,7 @@ def pocket_model(c: ConfigDict) -> None:
     c.remat = False
     c.learning_rate, c.warmup_steps, c.num_epochs = 6e-4, 50, 4
     c.global_batch_size = 1  # many small steps teach it more than few large ones
-    c.row.update(tokens=384, patches=256, windows=8, labels=256, examples=8)
+    c.row.update(tokens=384, patches=208, windows=6, labels=224, examples=8)
     c.data.min_pixels, c.data.max_pixels, c.data.max_text_tokens = 3_136, 12_544, 96
     c.eval_batch_size, c.answer_tokens, c.ablations = 64, 96, True
     c.checkpoint_every = 500
