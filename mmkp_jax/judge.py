@@ -1,0 +1,284 @@
+"""Systems' predictions ranked by a model or by people: `python -m mmkp_jax.judge --posts=FILE --predictions=A,B …`.
+
+The judge is any OpenAI-compatible endpoint; every answer is on disk, in --store, before anything is made of it, and the
+same command goes on where a stopped one stood. With --people, it writes pages for human raters instead; with --collect,
+it reads what they saved, and compares it with the model's ranks in --out.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkp_jax.data.posts import Post
+from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.evaluation.files import CMKP_ENDING, read_posts, read_predictions
+from mmkp_jax.evaluation.outputs import split_keyphrases
+from mmkp_jax.score import Parser
+from mmkp_jax.teacher.asking import Run, ask_all
+from mmkp_jax.teacher.cost import money
+from mmkp_jax.teacher.flags import (
+    Progress,
+    add_endpoint_flags,
+    check_endpoint_flags,
+    endpoint_of,
+    limits_of,
+    prices_of,
+)
+from mmkp_jax.teacher.forecast import forecast
+from mmkp_jax.teacher.people import KEY, choose, read_people, write_sheets
+from mmkp_jax.teacher.questions import PostRecords
+from mmkp_jax.teacher.ranking import CRITERIA, FIELDS, LABELS, RANK, Rankings, Study, averaged, collect
+from mmkp_jax.teacher.standing import standing_of, tau_b
+from mmkp_jax.teacher.store import Store
+from mmkp_jax.teacher.templates import Template, read_template
+
+MAX_TOKENS = 512
+PAIRS = 100
+RATERS = 4
+"""As in the paper."""
+
+ANSWERS, RANKINGS, RESULTS, FAILURES, PEOPLE = (
+    "answers.jsonl",
+    "rankings.jsonl",
+    "results.json",
+    "failures.jsonl",
+    "people",
+)
+"""In --out."""
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    flags = Parser("python -m mmkp_jax.judge", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    add = flags.add_argument
+    add("--posts", type=Path, metavar="FILE", help=f"JSON Lines (.jsonl) or CMKP ({{split}}{CMKP_ENDING})")
+    add("--images", type=Path, metavar="DIR", help="the folder that posts' images are relative to")
+    add("--predictions", type=_files, metavar="A,B,…", help="of the systems, over these posts")
+    add("--out", type=Path, metavar="DIR", help="required: where ranks, results and answers are written")
+    add("--orders", type=int, default=2, metavar="N", help="in which each post is judged (%(default)s)")
+    add("--pairs", type=int, default=PAIRS, metavar="N", help="compared alone, in both orders (%(default)s)")
+    add("--template", type=Path, metavar="FILE", help="a prompt: system line, a line ---, user's turn with {outputs} …")
+    add("--people", type=int, metavar="N", help="write pages with N posts for people, and ask no model")
+    add("--raters", type=int, default=RATERS, metavar="N", help="of --people: pages, one a rater (%(default)s)")
+    add("--collect", type=_files, metavar="A,B,…", help="what raters' pages saved: compare it with the model's ranks")
+    add_endpoint_flags(flags, MAX_TOKENS)
+    return flags
+
+
+def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """Judges as the flags say, printed and written; what `results.json` holds, or None where nothing was judged."""
+    flags = _parse(arguments)
+    if flags.collect:
+        return _collect(flags)
+    posts = read_posts(flags.posts)
+    records = PostRecords(posts, flags.images)
+    systems = _systems(flags.predictions, posts)
+    if flags.people:
+        chosen = choose(len(posts), min(flags.people, len(posts)))
+        files = write_sheets(flags.out / PEOPLE, records, systems, chosen, flags.raters, flags.image_edge)
+        print(f"written: {', '.join(map(str, files))}; keep {KEY} from the raters")
+        return None
+    study = Study(
+        records,
+        systems,
+        endpoint_of(flags),
+        _template(flags.template),
+        flags.orders,
+        min(flags.pairs, len(posts)),
+        flags.image_edge,
+    )
+    prices, store_file = prices_of(flags), flags.store or flags.out / ANSWERS
+    if flags.dry_run:
+        with Store(store_file) if store_file.exists() else contextlib.nullcontext(()) as known:
+            told = forecast(study.questions, study.question_of(), known, study.endpoint.answer_tokens, prices)
+        print(told.text())
+        return None
+    study.endpoint.key()  # before anything is opened
+    with _written(flags.out):
+        flags.out.mkdir(parents=True, exist_ok=True)
+    with Store(store_file) as store, Progress(study.questions, prices, unit="question") as progress:
+        done = ask_all(
+            study.questions,
+            study.question_of(),
+            study.endpoint,
+            store,
+            limits=limits_of(flags),
+            prices=prices,
+            max_cost=flags.max_cost,
+            retry_refused=flags.retry_refused,
+            progress=progress,
+        )
+        rankings = collect(study, done, store)
+    return _finish(flags, study, done, rankings)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
+    try:
+        run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; every answer is in --store, and the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _files(text: str) -> list[Path]:
+    names = text.split(",")
+    if "" in names or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name, or one twice")
+    return [Path(name) for name in names]
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    flags = parser()
+    parsed, unknown = flags.parse_known_args(arguments)
+    if unknown:
+        known = [f"--{name}" for name in vars(parsed)]
+        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    if not parsed.out:
+        flags.error("--out=DIR is not given")
+    if parsed.collect:
+        return parsed
+    for name in ("posts", "predictions"):
+        if not getattr(parsed, name):
+            flags.error(f"--{name} is not given")
+    if not 2 <= len(parsed.predictions) <= len(LABELS):
+        flags.error(f"--predictions names {len(parsed.predictions)} files, not 2 to {len(LABELS)}")
+    if parsed.people is None:
+        check_endpoint_flags(parsed, flags)
+    elif parsed.people < 1:
+        flags.error(f"--people={parsed.people} is less than 1")
+    for name, least in (("orders", 1), ("pairs", 0), ("raters", 1)):
+        if getattr(parsed, name) < least:
+            flags.error(f"--{name}={getattr(parsed, name)} is less than {least}")
+    return parsed
+
+
+def _systems(files: Sequence[Path], posts: Sequence[Post]) -> dict[str, list[list[str]]]:
+    """Keyphrases of each system, by a short name; whatever else it wrote, a chain of thought, is left out."""
+    short = [file.stem for file in files]
+    names = short if len(set(short)) == len(short) else list(map(str, files))
+    predicted = (read_predictions(file, posts).predictions for file in files)
+    return {
+        name: [split_keyphrases(each) if isinstance(each, str) else each for each in lines]
+        for name, lines in zip(names, predicted, strict=True)
+    }
+
+
+def _template(file: Path | None) -> Template:
+    if file is None:
+        return RANK
+    template = read_template(file)
+    template.check(["text", "outputs"], FIELDS, str(file))
+    return template
+
+
+def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankings) -> dict[str, Any]:
+    """Writes and prints what the judge said."""
+    whole = [pair for pair in rankings.pairs if pair]
+    consistent = sum(first == second for first, second in whole) / len(whole) if whole else None
+    standing = standing_of(rankings.systems, rankings.written_POCN)
+    results = {
+        "model": study.endpoint.model,
+        "prompt": study.template.version,
+        "posts": len(rankings.ids),
+        "questions": study.questions,
+        "failures": len(rankings.failures),
+        "pairs": len(whole),
+        "position_consistent": consistent,
+        "standing": standing and standing.as_json(),
+    }
+    with _written(flags.out):
+        _lines(flags.out / RANKINGS, _rows(rankings))
+        _lines(flags.out / FAILURES, rankings.failures)
+        (flags.out / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print("\n".join(standing.lines()) if standing else "no post has all its ranks")
+    if consistent is not None:
+        print(f"pairs in both orders: {consistent:.2%} of {len(whole):,} got the same answer")
+    print(f"answers without readable ranks: {len(rankings.failures):,} of {study.questions:,}; see {FAILURES}")
+    print(f"asked now: {done.asked:,}; spent in all: {money(done.spent if flags.price_in is not None else None)}")
+    if done.stopped:
+        print(f"stopped: {done.stopped}; the same command goes on with a higher one")
+    print(f"written: {flags.out}")
+    return results
+
+
+def _rows(rankings: Rankings) -> list[dict[str, Any]]:
+    """A row for each readable answer: ranks as they were written."""
+    return [
+        {
+            "id": post,
+            "order": order,
+            "ranks": {
+                name: dict(zip(CRITERIA, ranks_C.tolist(), strict=True))
+                for name, ranks_C in zip(rankings.systems, ranks_CN.T, strict=True)
+            },
+        }
+        for post, written_OCN in zip(rankings.ids, rankings.written_POCN, strict=True)
+        for order, ranks_CN in enumerate(written_OCN)
+        if not np.isnan(ranks_CN).any()
+    ]
+
+
+def _collect(flags: argparse.Namespace) -> dict[str, Any]:
+    """Writes and prints what people said, and how far the model agrees with them."""
+    systems, ids, written_POCN = read_people(flags.out / PEOPLE, flags.collect)
+    people = standing_of(systems, written_POCN)
+    model = _model_ranks(flags.out / RANKINGS, systems)
+    both = [place for place, post in enumerate(ids) if post in model]
+    results: dict[str, Any] = {"people": people.as_json(), "posts_of_both": len(both), "tau_b": None}
+    print("people: " + "\n".join(people.lines()))
+    if both:
+        model_PCN = np.stack([model[ids[place]] for place in both])
+        taus = tau_b(averaged(written_POCN[both]).mean(axis=1), model_PCN)
+        results["tau_b"] = {name: None if np.isnan(value) else value for name, value in taus.items()}
+        told = ", ".join(f"{name} {'–' if np.isnan(value) else format(value, '.2f')}" for name, value in taus.items())
+        print(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {told}")
+    else:
+        print("no ranks of a model to compare with: give the same --out to a judge")
+    with _written(flags.out):
+        (flags.out / PEOPLE / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(f"written: {flags.out / PEOPLE / RESULTS}")
+    return results
+
+
+def _model_ranks(file: Path, systems: Sequence[str]) -> dict[str, np.ndarray]:
+    """[C, N] of each post that the model ranked: ties averaged, mean over orders."""
+    if not file.exists():
+        return {}
+    found: dict[str, list[np.ndarray]] = {}
+    try:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            ranks_CN = [[row["ranks"][name][criterion] for name in systems] for criterion in CRITERIA]
+            found.setdefault(row["id"], []).append(averaged(np.array(ranks_CN, float)))
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"it holds no ranks of the systems of the sheets ({error})"
+        raise InputError(what, str(file), "judge the same predictions again") from None
+    return {post: np.mean(each, axis=0) for post, each in found.items()}
+
+
+def _lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what, mend = f"this cannot be written ({error.strerror})", "see to space and permissions"
+        raise InputError(what, str(error.filename or folder), mend) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Many questions to one endpoint: none twice, none lost, and no more money than was allowed."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.client import Client, Endpoint, Limits, Refused, Unavailable
+from mmkp_jax.teacher.cost import Budget, Prices, usage_of
+from mmkp_jax.teacher.questions import Question, Unaskable
+from mmkp_jax.teacher.store import Store
+
+TOO_MANY = 10
+"""Posts one after the other that get no answer: then something is wrong that the next ones will not mend."""
+
+QuestionOf = Callable[[int], Question]
+
+
+@dataclass
+class Run:
+    """How far the questions are."""
+
+    total: int
+    keys: dict[int, str] = field(default_factory=dict)
+    """Of each question that could be made."""
+    unaskable: dict[int, str] = field(default_factory=dict)
+    """Why there is no request, by the post's number."""
+    unavailable: dict[int, str] = field(default_factory=dict)
+    """Why there is no answer yet; the same command asks again."""
+    found: int = 0
+    """Answers that were in the store."""
+    asked: int = 0
+    """Answers that came now."""
+    lost: int = 0
+    """Calls that ended without a readable answer; what the endpoint charged for them is not known."""
+    spent: float = 0.0
+    """Money for all answers in the store."""
+    trouble: str = ""
+    """What the endpoint last complained of."""
+    seconds: float = 0.0
+    stopped: str = ""
+    """Why not all questions were asked, if they were not."""
+
+    @property
+    def done(self) -> int:
+        """Questions that need no more asking in this run."""
+        return self.found + self.asked + len(self.unaskable) + len(self.unavailable)
+
+
+def ask_all(
+    total: int,
+    question_of: QuestionOf,
+    endpoint: Endpoint,
+    store: Store,
+    *,
+    limits: Limits = Limits(),  # noqa: B008, as it is frozen
+    prices: Prices = Prices(),  # noqa: B008
+    max_cost: float | None = None,
+    retry_refused: bool = False,
+    progress: Callable[[Run], None] = lambda run: None,
+) -> Run:
+    """Asks every question whose answer is not in the store; when it returns, the store has the answers.
+
+    Ctrl-C lets the calls that are out come home, and asks no more; a second one does not wait for them.
+
+    Args:
+        total: questions, numbered from 0.
+        question_of: makes one; called in threads, and may raise `Unaskable`.
+        max_cost: money that the answers in the store may cost in all, those of earlier runs with them.
+        retry_refused: ask again what the endpoint refused to answer in an earlier run.
+        progress: called after each answer.
+
+    Raises:
+        InputError: nothing can be asked, or answers cannot be kept.
+        KeyboardInterrupt: after Ctrl-C.
+    """
+    run = Run(total, spent=store.spent)
+    budget = Budget(max_cost, prices, store.spent)
+    asker = _Asker(run, question_of, store, budget, set(store.refused) if retry_refused else set(), progress)
+    if error := asyncio.run(asker.ask(endpoint, limits)):
+        raise error
+    return run
+
+
+class _Asker:
+    def __init__(
+        self,
+        run: Run,
+        question_of: QuestionOf,
+        store: Store,
+        budget: Budget,
+        again: set[str],
+        progress: Callable[[Run], None],
+    ):
+        self._run, self._question_of, self._store, self._progress = run, question_of, store, progress
+        self._budget, self._again = budget, again
+        self._numbers: Iterator[int] = iter(range(run.total))
+        self._answers: dict[str, asyncio.Event] = {}  # that come in now, by key: two posts may ask the same
+        self._tasks: list[asyncio.Task[None]] = []
+        self._error: BaseException | None = None
+        self._unanswered: list[str] = []  # reasons, since the last answer
+
+    async def ask(self, endpoint: Endpoint, limits: Limits) -> BaseException | None:
+        """Returns why it ended early, if it did."""
+        started = time.monotonic()
+        async with Client(endpoint, limits) as client:
+            self._client = client
+            with self._interruptible():
+                workers = min(limits.concurrency, max(1, self._run.total))
+                self._tasks = [asyncio.create_task(self._work()) for _ in range(workers)]
+                ended = await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._run.lost, self._run.seconds = client.lost, time.monotonic() - started
+        return self._error or next((each for each in ended if isinstance(each, Exception)), None)
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        loop, signals = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+
+        def interrupt() -> None:
+            if self._client.stopped:
+                for task in self._tasks:
+                    task.cancel()
+            self._stop(KeyboardInterrupt())
+
+        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # outside the main thread
+            for each in signals:
+                loop.add_signal_handler(each, interrupt)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+                for each in signals:
+                    loop.remove_signal_handler(each)
+
+    def _stop(self, error: BaseException) -> None:
+        """Begins no more calls; those that are out go on to their end."""
+        self._error = self._error or error
+        self._client.stopped = True
+        for task in self._tasks:
+            if task not in self._client.out and task is not asyncio.current_task():
+                task.cancel()
+
+    async def _work(self) -> None:
+        for number in self._numbers:
+            try:
+                await self._answer(number)
+            except (InputError, OSError) as error:
+                self._stop(error if isinstance(error, InputError) else _input_error(error))
+            finally:
+                self._client.out.discard(asyncio.current_task())
+            if self._client.stopped or self._run.stopped:
+                return
+            self._run.trouble = self._client.trouble
+            self._progress(self._run)
+
+    async def _answer(self, number: int) -> None:
+        """Sees to it that the store has the answer to a question."""
+        run, store = self._run, self._store
+        try:
+            question = await asyncio.to_thread(self._question_of, number)
+            key = run.keys[number] = question.key
+            while other := self._answers.get(key):
+                await other.wait()
+            if key in store and key not in self._again:
+                run.found += 1
+                return
+            event = self._answers[key] = asyncio.Event()
+            try:
+                await self._ask(number, question)
+            finally:
+                self._again.discard(key)
+                del self._answers[key]
+                event.set()
+        except Unaskable as error:
+            run.unaskable[number] = str(error)
+
+    async def _ask(self, number: int, question: Question) -> None:
+        run, budget, endpoint = self._run, self._budget, self._client.endpoint
+        body = endpoint.body(await asyncio.to_thread(question.messages))
+        high, usage, cost = question.size.high, None, None
+        reserved = await budget.reserve(high, endpoint.answer_tokens)
+        if reserved is None:
+            run.stopped = "--max_cost is reached"
+            return
+        try:
+            reply = await self._client.ask(body, budget.tokens(high, endpoint.answer_tokens))
+            usage = usage_of(reply.body)
+            cost = budget.prices.of(usage)
+        except Refused as error:
+            row = row_of(question, None, None, reason=str(error))
+            self._no_answer(str(error))
+        except Unavailable as error:
+            run.unavailable[number] = str(error)
+            self._no_answer(str(error))
+            return
+        else:
+            self._unanswered.clear()
+            row = row_of(question, reply.body, cost, attempt=reply.attempt)
+        finally:
+            await budget.settle(reserved, high, usage)
+        await self._store.add(row)
+        run.asked += 1
+        run.spent = self._store.spent
+
+    def _no_answer(self, reason: str) -> None:
+        self._unanswered.append(reason)
+        if len(self._unanswered) >= TOO_MANY and not self._client.stopped:
+            what = f"{TOO_MANY} posts after each other got no answer (the last: {reason})"
+            mend = "see to that; the same command goes on, and asks refused posts again with --retry_refused"
+            self._stop(InputError(what, self._client.endpoint.base_url, mend))
+
+
+def row_of(
+    question: Question, body: dict[str, Any] | None, cost: float | None, *, reason: str = "", attempt: int = 1
+) -> dict[str, Any]:
+    """The store's row of an answer; without a body, of a refusal."""
+    status, told = ("refused", reason) if body is None else verdict(body)
+    usage = usage_of(body or {})
+    return {
+        "id": question.id,
+        "key": question.key,
+        "asked": question.asked,
+        "status": status,
+        "reason": told,
+        "answer": body,
+        "usage": usage and usage._asdict(),
+        "cost": cost,
+        "finish_reason": body["choices"][0].get("finish_reason") if body else None,
+        "attempt": attempt,
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+
+
+def verdict(body: dict[str, Any]) -> tuple[str, str]:
+    """What an answer is worth: `answered`, or why it is none."""
+    choice = body["choices"][0]
+    message, finish = choice["message"], choice.get("finish_reason")
+    if finish == "length":
+        return "cut", "the answer was cut off: it has as many tokens as --max_tokens allows"
+    if finish == "content_filter":
+        return "filtered", "the endpoint's content filter held the answer back"
+    if message.get("refusal"):
+        return "declined", f"the model declined: {message['refusal']}"
+    if not isinstance(message.get("content"), str) or not message["content"].strip():
+        return "empty", "the answer holds no text"
+    return "answered", ""
+
+
+def content_of(row: dict[str, Any]) -> str:
+    """The text of an answer."""
+    return row["answer"]["choices"][0]["message"]["content"].strip()
+
+
+def _input_error(error: OSError) -> InputError:
+    return InputError(
+        str(error.strerror or error), str(error.filename or "the posts"), "see to it; the same command goes on"
+    )

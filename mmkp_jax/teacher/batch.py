@@ -1,0 +1,236 @@
+"""The same questions through the Batch API: files of requests, answered within a day, at half the price elsewhere.
+
+What is known of a batch is in the store before and after it is made: a killed command finds its batches again, also one
+that was made in the moment of the kill, by the name that it carries.
+"""
+
+import asyncio
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.asking import QuestionOf, Run, row_of
+from mmkp_jax.teacher.client import CHAT, Again, Client, Endpoint, Limits, Refused, Unavailable
+from mmkp_jax.teacher.cost import Prices, Usage, usage_of
+from mmkp_jax.teacher.questions import Question, Unaskable
+from mmkp_jax.teacher.store import Store
+
+BATCH_SIZE = 50_000
+"""Requests in a file at most, as OpenAI has it."""
+BATCH_BYTES = 190_000_000
+"""Of a file; OpenAI takes 200 MB."""
+POLL_EVERY = 60.0
+"""Seconds."""
+TRANSFER = 900.0
+"""Seconds until the transfer of a file is given up."""
+ROWS_AT_A_TIME = 1_000
+"""Answers that go to the disk together."""
+
+ENDED = ("completed", "failed", "expired", "cancelled")
+METADATA = "mmkp_jax"
+
+
+def ask_in_batches(
+    total: int,
+    question_of: QuestionOf,
+    endpoint: Endpoint,
+    store: Store,
+    *,
+    most: int = BATCH_SIZE,
+    prices: Prices = Prices(),  # noqa: B008, as it is frozen
+    max_cost: float | None = None,
+    progress: Callable[[Run], None] = lambda run: None,
+    limits: Limits = Limits(),  # noqa: B008
+    poll_every: float = POLL_EVERY,
+) -> Run:
+    """As `asking.ask_all`, but by batches of at most `most` requests; returns when all of them have ended.
+
+    What an expired batch has answered is taken; the same command asks for the rest.
+
+    Raises:
+        InputError: nothing can be asked, a batch was not accepted, or answers cannot be kept.
+    """
+    run = Run(total, spent=store.spent)
+    asker = _Batches(run, question_of, store, prices, progress)
+    asyncio.run(asker.ask(endpoint, limits, most, max_cost, poll_every))
+    return run
+
+
+class _Batches:
+    def __init__(
+        self, run: Run, question_of: QuestionOf, store: Store, prices: Prices, progress: Callable[[Run], None]
+    ):
+        self._run, self._question_of, self._store = run, question_of, store
+        self._prices, self._progress = prices, progress
+        self._number: dict[str, int] = {}  # of the first question with a key
+
+    async def ask(
+        self, endpoint: Endpoint, limits: Limits, most: int, max_cost: float | None, poll_every: float
+    ) -> None:
+        for number in range(self._run.total):
+            self._run.keys[number] = key = self._question_of(number).key
+            self._number.setdefault(key, number)
+            self._run.found += key in self._store
+        self._progress(self._run)
+        async with Client(endpoint, limits) as client:
+            self._client = client
+            await self._adopt()
+            pending = {key for row in self._open() for key in row["keys"]}
+            left = [key for key in self._number if key not in self._store and key not in pending]
+            for name, file, keys in self._files(left, pending, most, max_cost):
+                await self._submit(name, file, keys)
+            while waiting := self._open():
+                for row in waiting:
+                    await self._collect(row)
+                if self._open():
+                    await asyncio.sleep(poll_every)
+        for number, key in self._run.keys.items():
+            if key not in self._store and number not in self._run.unaskable and not self._run.stopped:
+                self._run.unavailable.setdefault(number, "its batch ended without an answer to it")
+        self._progress(self._run)
+
+    def _open(self) -> list[dict[str, Any]]:
+        """The batches that the endpoint has and that were not collected."""
+        return [row for row in self._store.batches.values() if row["state"] == "submitted"]
+
+    async def _adopt(self) -> None:
+        """Finds the batches that a killed command may have made."""
+        lost = {name for name, row in self._store.batches.items() if row["state"] == "intended"}
+        if not lost:
+            return
+
+        async def listed() -> dict[str, str]:
+            return {
+                (each.metadata or {}).get(METADATA): each.id async for each in self._client.sdk.batches.list(limit=100)
+            }
+
+        there = await self._repeated(listed)
+        for name in lost:
+            state = {"state": "submitted", "id": there[name]} if name in there else {"state": "collected"}
+            await self._store.add({"batch": name, **state})
+
+    def _files(
+        self, keys: Sequence[str], pending: Iterable[str], most: int, max_cost: float | None
+    ) -> Iterator[tuple[str, Path, list[str]]]:
+        """(name, file, keys) of each batch to make, within what may be spent; the file is there until the next one."""
+        spent = self._store.spent + sum(self._price(self._question_of(self._number[key])) for key in pending)
+        left = iter(keys)
+        ended = False
+        while not ended:
+            name = uuid.uuid4().hex
+            file = self._store.file.with_name(f"{self._store.file.name}.{name}.part")
+            taken: list[str] = []
+            try:
+                with file.open("wb") as lines:
+                    while len(taken) < most and lines.tell() < BATCH_BYTES:
+                        if (key := next(left, None)) is None:
+                            ended = True
+                            break
+                        question = self._question_of(self._number[key])
+                        spent += self._price(question)
+                        if max_cost is not None and spent > max_cost:
+                            self._run.stopped, ended = "--max_cost is reached", True
+                            break
+                        try:
+                            lines.write(_request(key, self._client.endpoint.body(question.messages())))
+                        except Unaskable as error:
+                            self._run.unaskable[self._number[key]] = str(error)
+                        else:
+                            taken.append(key)
+                if taken:
+                    yield name, file, taken
+            except OSError as error:
+                what, mend = f"a batch cannot be written ({error.strerror})", "see to space and permissions"
+                raise InputError(what, str(file), mend) from error
+            finally:
+                file.unlink(missing_ok=True)
+
+    def _price(self, question: Question) -> float:
+        """The most that an answer may cost."""
+        return self._prices.of(Usage(question.size.high, self._client.endpoint.answer_tokens)) or 0.0
+
+    async def _submit(self, name: str, file: Path, keys: list[str]) -> None:
+        sdk = self._client.sdk
+        uploaded = await self._repeated(lambda: sdk.files.create(file=file, purpose="batch"))
+        await self._store.add({"batch": name, "state": "intended", "keys": keys})
+
+        def make() -> Any:
+            return sdk.batches.create(
+                input_file_id=uploaded.id,
+                endpoint=f"/v1{CHAT}",
+                completion_window="24h",
+                metadata={METADATA: name},
+            )
+
+        try:
+            made = await self._client.response(make, TRANSFER)
+        except (Again, Refused) as error:
+            if isinstance(error, Refused):
+                await self._store.add({"batch": name, "state": "collected"})
+            what = f"the endpoint did not take a batch ({error})"
+            raise InputError(what, self._client.endpoint.base_url, "the same command goes on") from None
+        await self._store.add({"batch": name, "state": "submitted", "id": made.id})
+
+    async def _collect(self, row: dict[str, Any]) -> None:
+        """Takes the answers of a batch that has ended."""
+        sdk = self._client.sdk
+        batch = await self._repeated(lambda: sdk.batches.retrieve(row["id"]))
+        if batch.status not in ENDED:
+            self._run.trouble = f"batch {batch.id}: {batch.status}"
+            self._progress(self._run)
+            return
+        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+            content = await self._repeated(lambda file=file: sdk.files.content(file))
+            rows = filter(None, map(self._answer, content.content.splitlines()))
+            while some := list(itertools.islice(rows, ROWS_AT_A_TIME)):
+                await asyncio.gather(*map(self._store.add, some))
+                self._run.asked += len(some)
+                self._run.spent = self._store.spent
+                self._progress(self._run)
+        await self._store.add({"batch": row["batch"], "state": "collected"})
+        if batch.status == "failed":
+            reasons = [each.message for each in (batch.errors and batch.errors.data) or []]
+            what = f"the endpoint refused a batch ({'; '.join(filter(None, reasons[:3])) or 'it gives no reason'})"
+            raise InputError(what, batch.id, "see to that, or give a smaller --batch_size; the same command goes on")
+
+    def _answer(self, line: bytes) -> dict[str, Any] | None:
+        """The store's row of one line of results; None where the store has it, or it is none."""
+        try:
+            told = json.loads(line)
+            key, response = told["custom_id"], told.get("response") or {}
+            number = self._number.get(key)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._client.lost += 1
+            return None
+        if number is None or key in self._store:
+            return None
+        question = self._question_of(number)
+        body = response.get("body")
+        try:
+            if response.get("status_code") == 200:
+                body = self._client.whole(json.dumps(body))
+                return row_of(question, body, self._prices.of(usage_of(body)))
+            if response:
+                error = body.get("error") if isinstance(body, dict) else body
+                raise self._client.status_error(int(response["status_code"]), error, "", {})
+            self._run.unavailable[number] = str((told.get("error") or {}).get("message") or "no answer")
+        except Refused as error:
+            return row_of(question, None, None, reason=str(error))
+        except (Again, InputError) as error:
+            self._run.unavailable[number] = str(error)
+        return None
+
+    async def _repeated(self, request: Callable[[], Any]) -> Any:
+        try:
+            return await self._client.repeated(request, TRANSFER)
+        except (Unavailable, Refused) as error:
+            what, mend = f"the Batch API does not answer ({error})", "the same command goes on; or leave --batch out"
+            raise InputError(what, self._client.endpoint.base_url, mend) from None
+
+
+def _request(key: str, body: dict[str, Any]) -> bytes:
+    return json.dumps({"custom_id": key, "method": "POST", "url": f"/v1{CHAT}", "body": body}).encode() + b"\n"

@@ -1,0 +1,149 @@
+"""The flags of every command that asks an endpoint."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.asking import Run
+from mmkp_jax.teacher.client import Endpoint, Limits
+from mmkp_jax.teacher.cost import Prices, money
+from mmkp_jax.teacher.questions import IMAGE_EDGE
+
+_AT_LEAST = {
+    "max_tokens": 1,
+    "image_edge": 28,
+    "concurrency": 1,
+    "rpm": 1,
+    "tpm": 1,
+    "timeout": 1,
+    "attempts": 1,
+    "price_in": 0,
+    "price_out": 0,
+    "max_cost": 0,
+    "temperature": 0,
+}
+
+
+def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int) -> None:
+    """Adds them, in a group of their own.
+
+    Args:
+        max_tokens: of an answer, by default.
+    """
+    add = flags.add_argument_group("the endpoint").add_argument
+    add("--base_url", metavar="URL", help="required: of an OpenAI-compatible endpoint; mostly ends in /v1")
+    add("--model", metavar="NAME", help="required: as the endpoint names it")
+    add(
+        "--key_env",
+        metavar="VARIABLE",
+        default="OPENAI_API_KEY",
+        help="of the environment: holds the key (%(default)s)",
+    )
+    add("--max_tokens", type=int, metavar="N", default=max_tokens, help="most tokens of an answer (%(default)s)")
+    add("--temperature", type=float, metavar="F", help="of sampling (the endpoint's own)")
+    add("--extra_body", type=_object, metavar="JSON", default={}, help="more fields of the request: '{\"top_p\": 0.9}'")
+    add(
+        "--extra_headers",
+        type=_object,
+        metavar="JSON",
+        default={},
+        help="more headers; a value $NAME is taken from the environment",
+    )
+    add("--image_edge", type=int, metavar="N", default=IMAGE_EDGE, help="pixels a side, at most (%(default)s)")
+    add("--concurrency", type=int, metavar="N", default=Limits.concurrency, help="most calls at a time (%(default)s)")
+    add("--rpm", type=int, metavar="N", help="most requests in any minute")
+    add("--tpm", type=int, metavar="N", help="most tokens in any minute")
+    add("--timeout", type=float, metavar="SECONDS", default=Limits.timeout, help="of a call (%(default)g)")
+    add("--attempts", type=int, metavar="N", default=Limits.attempts, help="at a call (%(default)s)")
+    add("--price_in", type=float, metavar="F", help="of a million tokens of prompts")
+    add("--price_out", type=float, metavar="F", help="of a million tokens of answers")
+    add("--max_cost", type=float, metavar="F", help="stop before the answers in --store cost more than this in all")
+    add("--store", type=Path, metavar="FILE", help="where every answer is kept, and taken from when it is there")
+    add("--retry_refused", action="store_true", help="ask again what the endpoint refused to answer")
+    add("--dry_run", action="store_true", help="tell calls, tokens and price, show three prompts, call nobody")
+
+
+def check_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> None:
+    """Refuses what cannot be meant, in `flags.error`'s way."""
+    for name in ("base_url", "model"):
+        if not getattr(parsed, name):
+            flags.error(f"--{name} is not given")
+    for name, least in _AT_LEAST.items():
+        value = getattr(parsed, name)
+        if value is not None and not least <= value < float("inf"):
+            flags.error(f"--{name}={value} is not a number from {least}")
+    if (parsed.price_in is None) != (parsed.price_out is None):
+        flags.error("--price_in and --price_out go together")
+    if parsed.max_cost is not None and parsed.price_in is None:
+        flags.error("--max_cost needs --price_in and --price_out")
+
+
+def endpoint_of(parsed: argparse.Namespace) -> Endpoint:
+    """The endpoint that the flags name.
+
+    Raises:
+        InputError: it is not one, or the environment lacks a header's value.
+    """
+    told: dict[str, Any] = {"max_tokens": parsed.max_tokens}
+    if "max_completion_tokens" in parsed.extra_body:  # what newer models call it
+        told = {}
+    if parsed.temperature is not None:
+        told["temperature"] = parsed.temperature
+    headers = {name: _from_environment(name, str(value)) for name, value in parsed.extra_headers.items()}
+    return Endpoint(parsed.base_url, parsed.model, told | parsed.extra_body, headers, parsed.key_env)
+
+
+def limits_of(parsed: argparse.Namespace) -> Limits:
+    """What the endpoint is asked to bear."""
+    return Limits(parsed.concurrency, parsed.rpm, parsed.tpm, parsed.timeout, parsed.attempts)
+
+
+def prices_of(parsed: argparse.Namespace) -> Prices:
+    """What tokens cost."""
+    return Prices(parsed.price_in, parsed.price_out)
+
+
+class Progress:
+    """A bar with rate, spend and time left, for `ask_all`; it comes with the first answer."""
+
+    def __init__(self, total: int, prices: Prices, unit: str = "post"):
+        self._total, self._unit, self._priced = total, unit, prices.input is not None
+        self._bar: tqdm | None = None
+
+    def __call__(self, run: Run) -> None:
+        self._bar = self._bar or tqdm(total=self._total, unit=self._unit, dynamic_ncols=True)
+        told = {"spent": money(run.spent if self._priced else None)}
+        if run.trouble:
+            told["last trouble"] = run.trouble[:40]
+        self._bar.set_postfix(told, refresh=False)
+        self._bar.update(run.done - self._bar.n)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.close()
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object, such as {{"name": "value"}}')
+    return told
+
+
+def _from_environment(header: str, value: str) -> str:
+    if not value.startswith("$"):
+        return value
+    if found := os.environ.get(value[1:]):
+        return found
+    raise InputError(f"the environment holds no value for the header {header}", value[1:], "export it")

@@ -1,0 +1,93 @@
+"""The bill before it comes: how many calls, tokens and how much money questions will take."""
+
+import itertools
+import json
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmkp_jax.teacher.asking import QuestionOf
+from mmkp_jax.teacher.cost import Estimate, Prices, Usage, money
+from mmkp_jax.teacher.questions import Unaskable
+
+SHORT_ANSWER = 8
+"""The cheapest case: answers of this part of the most tokens that they may have."""
+SHOWN = 3
+"""Prompts that are shown."""
+
+
+@dataclass
+class Forecast:
+    """What asking would take."""
+
+    questions: int
+    answer_tokens: int
+    """Most of an answer."""
+    prices: Prices
+    calls: int = 0
+    prompt: Estimate = field(default_factory=lambda: Estimate(0, 0))
+    """Tokens of all prompts."""
+    unaskable: dict[int, str] = field(default_factory=dict)
+    """Of the questions whose chats were made, those that could not be; by number."""
+    chats: list[list[dict[str, Any]]] = field(default_factory=list)
+    """A few of them, images left out."""
+
+    def text(self) -> str:
+        """For people."""
+        low, high = (self.calls * most for most in (max(1, self.answer_tokens // SHORT_ANSWER), self.answer_tokens))
+        cost = [money(self.prices.of(usage)) for usage in (Usage(self.prompt.low, low), Usage(self.prompt.high, high))]
+        price = "unknown: give --price_in and --price_out" if "unknown" in cost else " to ".join(cost)
+        return "\n".join(
+            [
+                *(f"prompt {number}:\n{_shown(chat)}\n" for number, chat in enumerate(self.chats, start=1)),
+                f"calls: {self.calls:,}; {self.questions - self.calls:,} of {self.questions:,} questions are answered "
+                "already, or the same as others",
+                f"tokens of prompts: {self.prompt.low:,} to {self.prompt.high:,}, estimated",
+                f"tokens of answers: {low:,} to {high:,} ({self.answer_tokens:,} each at most)",
+                f"price: {price}",
+                "nothing was sent",
+            ]
+        )
+
+
+def forecast(
+    total: int, question_of: QuestionOf, known: Container[str], answer_tokens: int, prices: Prices
+) -> Forecast:
+    """Counts what asking `total` questions would take, and calls nobody.
+
+    Args:
+        known: keys that have an answer.
+        answer_tokens: most of an answer.
+    """
+    told = Forecast(total, answer_tokens, prices)
+    seen: set[str] = set()
+    for number in range(total):
+        question = question_of(number)
+        if question.key in known or question.key in seen:
+            continue
+        seen.add(question.key)
+        told.calls += 1
+        told.prompt += question.size
+        if len(told.chats) < SHOWN:
+            try:
+                told.chats.append(question.messages())
+            except Unaskable as error:
+                told.unaskable[number] = str(error)
+    return told
+
+
+def _shown(chat: Sequence[dict[str, Any]]) -> str:
+    parts = [
+        (message["role"], part)
+        for message in chat
+        for part in ([message["content"]] if isinstance(message["content"], str) else message["content"])
+    ]
+    lines = []
+    for role, group in itertools.groupby(parts, key=lambda each: each[0]):
+        said = [part if isinstance(part, str) else part.get("text") or _image(part) for _, part in group]
+        lines.append(f"  [{role}] " + "\n    ".join("\n".join(said).splitlines()))
+    return "\n".join(lines)
+
+
+def _image(part: dict[str, Any]) -> str:
+    return f"(image, {len(json.dumps(part)):,} bytes on the wire)"

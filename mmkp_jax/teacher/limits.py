@@ -1,0 +1,99 @@
+"""How many calls may be out at a time, and how many requests and tokens may go out in a minute."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator
+
+from aiolimiter import AsyncLimiter
+
+MINUTE = 60.0  # seconds
+
+
+class Rate:
+    """At most `most` of something in any minute, whichever second the minute begins with.
+
+    A leaky bucket lets through what it holds and, in a minute, what has leaked out: here both together are `most`.
+    """
+
+    def __init__(self, most: float, burst: float):
+        self._burst = min(burst, most / 2)
+        self._bucket = AsyncLimiter(self._burst, MINUTE * self._burst / (most - self._burst))
+
+    async def take(self, amount: float) -> None:
+        """Waits until so much may go; in pieces, as a bucket cannot give more than it holds."""
+        while amount > 0:
+            piece = min(amount, self._burst)
+            await self._bucket.acquire(piece)
+            amount -= piece
+
+
+class Throttle:
+    """Lets calls through: as many at a time as the endpoint bears, within the limits of a minute.
+
+    The first call goes alone. Each answer then lets one more go, which doubles their number with every round, until the
+    endpoint is overloaded; from there on it is halved when that happens again, and else grows by one a round (additive
+    increase, multiplicative decrease, as TCP has it).
+
+    Args:
+        most: calls at a time.
+        rpm: requests in any minute; None for no limit.
+        tpm: tokens in any minute, of prompts and the most that may be answered; None for no limit.
+    """
+
+    def __init__(self, most: int, rpm: float | None = None, tpm: float | None = None):
+        self._most, self._width, self._out = most, 1.0, 0
+        self._starting = True
+        self._cut = self._open_at = -math.inf
+        self._room, self._line = asyncio.Condition(), asyncio.Lock()
+        self._requests = Rate(rpm, 1) if rpm else None
+        self._tokens = Rate(tpm, tpm / 10) if tpm else None
+
+    @property
+    def width(self) -> int:
+        """Calls that may be out now."""
+        return int(self._width)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, tokens: int) -> AsyncIterator[None]:
+        """Waits for a call's turn, and holds its place while it is out."""
+        async with self._room:
+            await self._room.wait_for(lambda: self._out < self.width)
+            self._out += 1
+        try:
+            async with self._line:  # one at a time: those that wait behind it have taken nothing yet
+                await self._opened()
+                if self._requests:
+                    await self._requests.take(1)
+                if self._tokens:
+                    await self._tokens.take(tokens)
+                await self._opened()
+            yield
+        finally:
+            self._out -= 1
+            async with self._room:
+                self._room.notify(max(0, self.width - self._out))
+
+    def answered(self) -> None:
+        """Tells of an answer."""
+        self._width = min(self._most, self._width + (1 if self._starting else 1 / self._width))
+
+    def overloaded(self, started: float) -> None:
+        """Tells that a call, which `started` then by the loop's clock, found the endpoint overloaded."""
+        self._starting = False
+        if started > self._cut:  # else it is of the same trouble that was heeded already
+            self._cut = asyncio.get_running_loop().time()
+            self._width = max(1.0, self._width / 2)
+
+    def pause(self, seconds: float) -> None:
+        """Lets no call go for so long."""
+        self._open_at = max(self._open_at, asyncio.get_running_loop().time() + seconds)
+
+    async def more_tokens(self, amount: int) -> None:
+        """Counts tokens that a call took beyond those it was let through with."""
+        if self._tokens:
+            await self._tokens.take(amount)
+
+    async def _opened(self) -> None:
+        while (left := self._open_at - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(left)

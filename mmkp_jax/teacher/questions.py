@@ -1,0 +1,138 @@
+"""From a post to a request: its prompt, its image made small, and the key that its answer is kept under."""
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from mmkp_jax.data.images import ImageError, decode, image_path
+from mmkp_jax.data.posts import Post, Record
+from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.client import Endpoint
+from mmkp_jax.teacher.cost import Estimate, estimate
+from mmkp_jax.teacher.templates import IMAGE, Template
+
+IMAGE_EDGE = 768
+"""Pixels: what OpenAI shrinks the shorter side of an image to."""
+JPEG_QUALITY = 90
+
+
+class Records(Protocol):
+    """Posts by number, read when they are needed; called from several threads."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Record: ...
+
+
+class Unaskable(Exception):
+    """A post that no request can be made of; nothing is sent."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One request, and what its answer is kept under."""
+
+    id: str
+    asked: dict[str, Any]
+    """All that the answer depends on, texts and images by their hashes."""
+    size: Estimate
+    """Tokens of the prompt."""
+    messages: Callable[[], list[dict[str, Any]]]
+    """Makes the chat; raises `Unaskable` for an image that cannot be used."""
+
+    @property
+    def key(self) -> str:
+        """Names `asked`."""
+        return _hash(json.dumps(self.asked, sort_keys=True, ensure_ascii=False))
+
+
+def ask_about(
+    record: Record, template: Template, values: Mapping[str, str], endpoint: Endpoint, image_edge: int = IMAGE_EDGE
+) -> Question:
+    """The question that a template asks about a post.
+
+    Args:
+        values: of the template's fields, but for the image.
+        image_edge: pixels; a larger image is made so small that neither side is longer.
+    """
+    image = record.image if IMAGE in template.fields else b""
+    bare = template.messages(values, None)
+    asked = {
+        "model": endpoint.model,
+        "parameters": dict(endpoint.parameters),
+        "prompt": template.version,
+        "text": _hash(json.dumps(bare, ensure_ascii=False)),
+        "image": _hash(image) if image else None,
+        "image_edge": image_edge if image else None,
+    }
+
+    def messages() -> list[dict[str, Any]]:
+        if not image:
+            return bare
+        try:
+            return template.messages(values, data_url(image, image_edge))
+        except ImageError as error:
+            raise Unaskable(error.reason) from None
+
+    said = "".join(message["content"] for message in bare)
+    return Question(record.id, asked, estimate(said, image_edge if image else None), messages)
+
+
+def data_url(image: bytes, edge: int) -> str:
+    """The picture upright and in RGB, neither side above `edge` pixels, as a `data:` address of a JPEG.
+
+    What else the file holds, such as the place where a photograph was taken, does not go with it.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    picture = decode(image)
+    picture.thumbnail((edge, edge), Image.Resampling.BICUBIC)
+    picture.info.clear()
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+class PostRecords:
+    """Posts of a file as records; each image is read when its post is."""
+
+    def __init__(self, posts: Sequence[Post], images: Path | None):
+        """Makes sure that every image is there.
+
+        Raises:
+            InputError: one is not.
+        """
+        self._posts = posts
+        self._images: list[Path | None] = []
+        for post in posts:
+            if post.image is not None and images is None:
+                what = f"its post has the image {post.image!r}"
+                raise InputError(what, f"{post.file}:{post.line}", "give the folder of images, with --images")
+            try:
+                self._images.append(image_path(images, post.image) if post.image is not None else None)
+            except ImageError as error:
+                mend = "mend the path or --images, or write null for a post without one"
+                raise InputError(error.reason, f"{post.file}:{post.line}", mend) from None
+
+    def __len__(self) -> int:
+        return len(self._posts)
+
+    def __getitem__(self, number: int) -> Record:
+        post, file = self._posts[number], self._images[number]
+        try:
+            image = file.read_bytes() if file else b""
+        except OSError as error:
+            raise InputError(f"the image cannot be read ({error.strerror})", str(file), "see to it") from None
+        return Record(post.id, post.text, image, 0, 0, post.keyphrases, post.cot)
+
+
+def _hash(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content).hexdigest()

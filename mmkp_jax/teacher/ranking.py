@@ -1,0 +1,204 @@
+"""Systems ranked by a judge: anonymous lists of keyphrases in balanced orders, and what the judge answers.
+
+Legend: `P` posts, `O` orders in which a post is judged, `C` criteria, `N` systems.
+"""
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from mmkp_jax.teacher.asking import QuestionOf, Run, content_of
+from mmkp_jax.teacher.client import Endpoint
+from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, Records, ask_about
+from mmkp_jax.teacher.store import Store
+from mmkp_jax.teacher.templates import Template
+
+CRITERIA = {
+    "correctness": "the keyphrases are right for what the post says and shows",
+    "relevance": "they are about what matters most in it",
+    "usefulness": "they would help people to find the post",
+}
+LABELS = string.ascii_uppercase
+
+RANK = Template(
+    "You compare systems that predict keyphrases (hashtags) for social-media posts. You are given the text of a post, "
+    "its image, and one list of keyphrases from each system, in no particular order. Rank the lists on each of three "
+    "criteria: " + "; ".join(f"{name} ({what})" for name, what in CRITERIA.items()) + ". Rank 1 is the best; lists "
+    "that are equally good share a rank. Judge what the keyphrases say, not how many they are or where they stand. "
+    'Answer with one JSON object alone, with a rank for every list, like this: {"correctness": {"A": 1, "B": 2}, '
+    '"relevance": {"A": 1, "B": 1}, "usefulness": {"A": 2, "B": 1}}',
+    "Post text: {text}\nLists of keyphrases:\n{outputs}\nImage: {image}",
+)
+PAIR = Template(
+    "You compare two systems that predict keyphrases (hashtags) for social-media posts. You are given the text of a "
+    "post, its image, and a list of keyphrases from each of them. Which list is better, in "
+    + ", ".join(CRITERIA)
+    + '? Answer with one JSON object alone: {"better": "A"}, {"better": "B"}, or {"better": "tie"}',
+    RANK.user,
+)
+FIELDS = ("text", "outputs", "keyphrases", "image")
+"""Of a judge's template."""
+
+
+class Unreadable(ValueError):
+    """An answer that holds no ranks."""
+
+
+def balanced_orders(systems: int) -> list[list[int]]:
+    """Orders in which each system stands in each place equally often, and before and after each other one too.
+
+    A Latin square after Williams (1949): `systems` rows, or twice as many where that number is odd.
+    """
+    first = [0, *(x for k in range(1, systems // 2 + 1) for x in (k, systems - k))][:systems]
+    square = [[(each + row) % systems for each in first] for row in range(systems)]
+    return square + [row[::-1] for row in square] if systems % 2 and systems > 1 else square
+
+
+def listed(keyphrases: Sequence[str]) -> str:
+    """What is shown of one system: its keyphrases, each once, and nothing of how it came to them."""
+    return "; ".join(dict.fromkeys(filter(None, (each.strip() for each in keyphrases)))) or "(none)"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is judged, by whom, and how often."""
+
+    records: Records
+    systems: Mapping[str, Sequence[Sequence[str]]]
+    """Keyphrases of each system, by post."""
+    endpoint: Endpoint
+    template: Template = RANK
+    orders: int = 2
+    """In which each post is judged."""
+    pairs: int = 0
+    """Of systems that are compared alone, in both orders, each on another post."""
+    image_edge: int = IMAGE_EDGE
+
+    @property
+    def rankings(self) -> int:
+        """Questions for ranks; those on pairs come after them."""
+        return len(self.records) * self.orders
+
+    @property
+    def questions(self) -> int:
+        return self.rankings + 2 * self.pairs
+
+    def order(self, number: int) -> tuple[int, list[int]]:
+        """The post of a question, and the systems whose lists it shows, from A on."""
+        if number < self.rankings:
+            rows = balanced_orders(len(self.systems))
+            return number // self.orders, rows[number % len(rows)]
+        pair, turned = divmod(number - self.rankings, 2)
+        couples = [[a, b] for a in range(len(self.systems)) for b in range(a)]
+        couple = couples[pair % len(couples)]
+        return pair * len(self.records) // self.pairs, couple[::-1] if turned else couple
+
+    def question_of(self) -> QuestionOf:
+        """The question by number."""
+        systems = list(self.systems.values())
+
+        def question(number: int) -> Question:
+            post, order = self.order(number)
+            record = self.records[post]
+            outputs = "\n".join(f"{label}: {listed(systems[n][post])}" for label, n in zip(LABELS, order, strict=False))
+            values = {"text": record.text, "outputs": outputs, "keyphrases": "; ".join(record.keyphrases)}
+            template = self.template if number < self.rankings else PAIR
+            return ask_about(record, template, values, self.endpoint, self.image_edge)
+
+        return question
+
+
+def read_ranks(answer: str, systems: int) -> np.ndarray:
+    """The ranks that an answer gives, [C, N] in the order of the lists, as it writes them.
+
+    Raises:
+        Unreadable: it lacks one, or has others.
+    """
+    told = _object(answer)
+    labels = LABELS[:systems]
+    ranks_CN = np.zeros((len(CRITERIA), systems))
+    for row, criterion in enumerate(CRITERIA):
+        ranks = told.get(criterion)
+        if not isinstance(ranks, dict) or sorted(ranks) != sorted(labels):
+            raise Unreadable(f"no {criterion} for each of {', '.join(labels)}")
+        for column, label in enumerate(labels):
+            rank = ranks[label]
+            if isinstance(rank, bool) or not isinstance(rank, int | float) or not 1 <= rank <= systems:
+                raise Unreadable(f"the {criterion} of {label} is {rank!r}, not a rank from 1 to {systems}")
+            ranks_CN[row, column] = rank
+    return ranks_CN
+
+
+def read_better(answer: str) -> int | None:
+    """Which of two lists an answer prefers: 0, 1, or None for neither.
+
+    Raises:
+        Unreadable: it does not say.
+    """
+    told = _object(answer).get("better")
+    if told not in ("A", "B", "tie"):
+        raise Unreadable(f"the better one is {told!r}, neither A, B nor tie")
+    return {"A": 0, "B": 1}.get(told)
+
+
+def averaged(ranks_N: np.ndarray) -> np.ndarray:
+    """Ranks 1 to N over the last axis; those that tie share the mean of their places."""
+    return rankdata(ranks_N, method="average", axis=-1)
+
+
+@dataclass
+class Rankings:
+    """What the judge answered. NaN stands for an answer that is missing or unreadable."""
+
+    systems: list[str]
+    ids: list[str]
+    """Of the posts."""
+    written_POCN: np.ndarray
+    """Ranks as they were written, by system."""
+    pairs: list[tuple[str | None, str | None] | None]
+    """The system that was preferred in each of the two orders; None for a pair without two readable answers."""
+    failures: list[dict[str, Any]]
+    """Answers that are none, or hold no ranks: `id`, `reason`, `answer`."""
+
+
+def collect(study: Study, run: Run, store: Store) -> Rankings:
+    """Reads the answers in the store."""
+    names, systems = list(study.systems), len(study.systems)
+    written_POCN = np.full((len(study.records), study.orders, len(CRITERIA), systems), np.nan)
+    better: dict[int, str | None] = {}
+    failures = []
+    for number in range(study.questions):
+        post, order = study.order(number)
+        row = store.get(run.keys.get(number))
+        try:
+            if row is None or row["status"] != "answered":
+                none = run.unaskable.get(number) or run.unavailable.get(number) or run.stopped
+                raise Unreadable(row["reason"] if row else none)
+            if number < study.rankings:
+                written_POCN[post, number % study.orders][:, order] = read_ranks(content_of(row), systems)
+            else:
+                place = read_better(content_of(row))
+                better[number - study.rankings] = None if place is None else names[order[place]]
+        except Unreadable as error:
+            said = content_of(row) if row and row["status"] == "answered" else None
+            failures.append({"id": study.records[post].id, "reason": str(error), "answer": said})
+    couples = range(0, 2 * study.pairs, 2)
+    pairs = [(better[n], better[n + 1]) if n in better and n + 1 in better else None for n in couples]
+    return Rankings(names, [study.records[n].id for n in range(len(study.records))], written_POCN, pairs, failures)
+
+
+def _object(answer: str) -> dict[str, Any]:
+    """The JSON object in an answer, whatever stands around it."""
+    start, end = answer.find("{"), answer.rfind("}")
+    try:
+        told = json.loads(answer[start : end + 1])
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise Unreadable("the answer holds no JSON object")
+    return told

@@ -1,0 +1,168 @@
+"""What a teacher is asked about posts, and what is made of its answers: chains, or keyphrases, and why not."""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mmkp_jax.data.posts import Post, Record
+from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.asking import QuestionOf, Run, content_of
+from mmkp_jax.teacher.chains import Gates, Rejected, cleaned
+from mmkp_jax.teacher.client import Endpoint
+from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, Records, ask_about
+from mmkp_jax.teacher.store import Store
+from mmkp_jax.teacher.templates import CLEAN, DEDUCE, EXPLAIN, Template
+
+Task = Literal["chains", "keyphrases"]
+FIELDS = ("keyphrases", "text", "image")
+"""Of a teacher's template."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked about each post, and what becomes of the answer."""
+
+    endpoint: Endpoint
+    template: Template
+    task: Task = "chains"
+    gates: Gates = field(default_factory=Gates)
+    """Of chains."""
+    image_edge: int = IMAGE_EDGE
+
+    def question_of(self, records: Records) -> QuestionOf:
+        """The question about a record, by number."""
+
+        def question(number: int) -> Question:
+            record = records[number]
+            values = {"keyphrases": "; ".join(record.keyphrases), "text": record.text}
+            return ask_about(record, self.template, values, self.endpoint, self.image_edge)
+
+        return question
+
+    def row_of(self, answer: str, record: Record, image: str | None) -> dict[str, Any]:
+        """The line that an answer gives: a chain, for `prepare --cot`, or a post, for `prepare --raw`.
+
+        Args:
+            image: the path of the post's image.
+
+        Raises:
+            Rejected: it gives none.
+        """
+        if self.task == "chains":
+            return {"id": record.id, "cot": self.gates.chain(answer, record)}
+        keyphrases = cleaned(answer)
+        return {"id": record.id, "text": record.text, "image": image, "keyphrases": keyphrases, "cot": record.cot}
+
+
+def default_template(task: Task, answer_hidden: bool) -> Template:
+    """The prompt that is used where none is given."""
+    if task == "keyphrases":
+        return CLEAN
+    return DEDUCE if answer_hidden else EXPLAIN
+
+
+@dataclass
+class Outcome:
+    """What became of the posts: kept + left out = posts."""
+
+    posts: int
+    kept: int = 0
+    answers: int = 0
+    """Posts that the endpoint gave a whole answer for, kept or not."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Posts by what held them back: a gate, or the endpoint's own word."""
+    words: list[int] = field(default_factory=list)
+    """Of each kept chain."""
+    models: Counter[str] = field(default_factory=Counter)
+    """As the answers name them."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    unpriced: int = 0
+    """Answers whose cost is not known."""
+    times: tuple[str, str] = ("", "")
+    """When the first and the last answer came, UTC; empty without one."""
+
+    @property
+    def acceptance(self) -> float:
+        """The share of whole answers that were kept."""
+        return self.kept / self.answers if self.answers else 0.0
+
+    def charge(self, row: Mapping[str, Any]) -> None:
+        """Counts a row of the store."""
+        if row["answer"] is None:
+            return
+        self.models[str(row["answer"].get("model"))] += 1
+        if usage := row["usage"]:
+            self.prompt_tokens += usage["prompt"]
+            self.completion_tokens += usage["completion"]
+        self.cost += row["cost"] or 0.0
+        self.unpriced += row["cost"] is None
+        first, last = self.times
+        self.times = min(first or row["time"], row["time"]), max(last, row["time"])
+
+
+def rejects_file(out: Path) -> Path:
+    """Where the posts are listed that gave nothing, each with the reason."""
+    return out.with_name(f"{out.stem}.rejects.jsonl")
+
+
+def write_results(
+    out: Path, job: Job, records: Records, run: Run, store: Store, posts: list[Post] | None = None
+) -> Outcome:
+    """Writes what the answers give, in the posts' order, and what is left out; both files whole or not at all.
+
+    Args:
+        posts: the records' own, whose paths of images are repeated.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    outcome, charged = Outcome(len(records)), set()
+    files = out, rejects_file(out)
+    parts = [file.with_name(f"{file.name}.part") for file in files]
+    try:
+        with contextlib.ExitStack() as stack:
+            kept, left_out = (stack.enter_context(part.open("w", encoding="utf-8")) for part in parts)
+            for number in range(len(records)):
+                record, key = records[number], run.keys.get(number)
+                row = store.get(key)
+                if row and key not in charged:
+                    charged.add(key)
+                    outcome.charge(row)
+                try:
+                    answer = _answer(row, run, number)
+                    outcome.answers += 1
+                    made = job.row_of(answer, record, posts[number].image if posts else None)
+                except Rejected as error:
+                    outcome.left_out[error.gate] += 1
+                    left_out.write(_line({"id": record.id, "gate": error.gate, "reason": str(error)}))
+                else:
+                    outcome.kept += 1
+                    if job.task == "chains":
+                        outcome.words.append(len(made["cot"].split()))
+                    kept.write(_line(made))
+        for part, file in zip(parts, files, strict=True):
+            part.replace(file)
+    except OSError as error:
+        mend = "see to space and permissions; the same command goes on"
+        raise InputError(f"this cannot be written ({error.strerror})", str(out), mend) from error
+    return outcome
+
+
+def _answer(row: Mapping[str, Any] | None, run: Run, number: int) -> str:
+    if number in run.unaskable:
+        raise Rejected("image", run.unaskable[number])
+    if row is None:
+        raise Rejected("unanswered", run.unavailable.get(number) or run.stopped)
+    if row["status"] != "answered":
+        raise Rejected(row["status"], row["reason"])
+    return content_of(row)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -1,0 +1,356 @@
+"""An OpenAI-compatible endpoint on loopback, with the faults of real ones: a real HTTP server in a thread."""
+
+import asyncio
+import email.parser
+import email.policy
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+MODEL = "fake-1"
+RETURNED = "fake-1-2026-01-01"
+"""As the answers name it."""
+
+FAULTS = (
+    "429",  # without Retry-After
+    "429 after",
+    "500",
+    "503",
+    "200 error",  # an error under the status of success
+    "hang",
+    "reset",
+    "half",  # the connection breaks inside the body
+    "not json",
+    "no choices",
+)
+"""What passes when asked again."""
+
+FINAL = ("400", "filter", "filtered", "cut", "declined", "empty")
+"""What does not."""
+
+
+class Call(NamedTuple):
+    """One request for a chat."""
+
+    time: float
+    said: str
+    """The text of the user's turn."""
+    fault: str | None
+    tokens: int
+    """Charged; 0 where nothing was answered."""
+    body: dict[str, Any]
+
+
+@dataclass
+class Batch:
+    """One batch, with the results of its requests."""
+
+    id: str
+    metadata: dict[str, str]
+    status: str
+    polls: int
+    output: bytes
+    errors: bytes
+
+
+def said_of(body: dict[str, Any]) -> str:
+    """The text of the user's turn."""
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def explanation(body: dict[str, Any]) -> str:
+    """A made-up answer, always the same to the same request."""
+    return f"People say so: {hashlib.sha256(said_of(body).encode()).hexdigest()[:12]}."
+
+
+class FakeEndpoint:
+    """Answers while the `with` block runs.
+
+    Args:
+        answer: the text that answers a request's body.
+        fault: what goes wrong at the n-th (from 1) request that says this; None for nothing.
+        delay: seconds until an answer.
+        retry_after: seconds that `429 after` tells.
+        key: the key that is let in; None for any.
+        batch_polls: how often a batch is asked after until it has ended.
+        batch_failure: why a batch is not accepted.
+
+    Attributes:
+        calls: every request for a chat, in their order.
+        most_out: requests that were worked on at a time, at most.
+        too_soon: requests that came while a Retry-After had yet to pass, and after the first half of it: those that
+            were under way when it was told are not meant.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[dict[str, Any]], str] = explanation,
+        fault: Callable[[str, int], str | None] = lambda said, attempt: None,
+        *,
+        delay: float = 0.0,
+        retry_after: float = 0.2,
+        key: str | None = None,
+        batch_polls: int = 1,
+        batch_failure: str | None = None,
+    ):
+        self._answer, self._fault, self._delay, self._retry_after = answer, fault, delay, retry_after
+        self._key, self._batch_polls, self.batch_failure = key, batch_polls, batch_failure
+        self.calls: list[Call] = []
+        self.tries: Counter[str] = Counter()
+        self.out = self.most_out = self.too_soon = 0
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, Batch] = {}
+        self._told_at: list[float] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._ready = threading.Event()
+
+    def __enter__(self) -> "FakeEndpoint":
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def answered(self) -> Counter[str]:
+        """How often each text was answered, and charged."""
+        return Counter(call.said for call in self.calls if call.tokens)
+
+    def tokens(self) -> tuple[int, int]:
+        """Charged in all, of prompts and of answers."""
+        charged = [self._usage(call.body) for call in self.calls if call.tokens]
+        return sum(each["prompt_tokens"] for each in charged), sum(each["completion_tokens"] for each in charged)
+
+    def most_within(self, seconds: float, amount: Callable[[Call], float] = lambda call: 1) -> float:
+        """The most that came in any stretch of so many seconds."""
+        most = held = first = 0
+        for call in self.calls:
+            held += amount(call)
+            while self.calls[first].time <= call.time - seconds:
+                held -= amount(self.calls[first])
+                first += 1
+            most = max(most, held)
+        return most
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._run())
+
+    async def _run(self) -> None:
+        self._end = asyncio.Event()
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=1024, limit=1 << 20)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._end.wait()
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                method, path, _ = head[0].split(" ")
+                headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:] if line)}
+                content = await reader.readexactly(int(headers.get("content-length", 0)))
+                if "chunked" in headers.get("transfer-encoding", ""):
+                    content = await _chunks(reader)
+                if not await self._respond(writer, method, path.removeprefix("/v1"), headers, content):
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.transport.abort()
+
+    async def _respond(self, writer, method: str, path: str, headers: dict[str, str], content: bytes) -> bool:
+        """Whether the connection is kept."""
+        if self._key and headers.get("authorization") != f"Bearer {self._key}":
+            message = f"Incorrect API key provided: {headers.get('authorization', '')[7:]}"
+            return await _send(writer, 401, {"error": {"message": message, "code": "invalid_api_key"}})
+        if method == "POST" and path == "/chat/completions":
+            return await self._chat(writer, json.loads(content))
+        if path.startswith(("/files", "/batches")):
+            found = self._batch_api(method, path.partition("?")[0], headers, content)
+            return await _send(writer, 200, found)
+        return await _send(writer, 404, {"error": {"message": f"no {path}"}})
+
+    async def _chat(self, writer, body: dict[str, Any]) -> bool:
+        said, now = said_of(body), time.monotonic()
+        self.tries[said] += 1
+        fault = self._fault(said, self.tries[said])
+        self.too_soon += any(told + self._retry_after / 2 < now < told + self._retry_after for told in self._told_at)
+        self.out += 1
+        self.most_out = max(self.most_out, self.out)
+        place = len(self.calls)
+        self.calls.append(Call(now, said, fault, 0, body))
+        try:
+            if fault == "hang":
+                await asyncio.sleep(3600)
+            await asyncio.sleep(self._delay)
+            if body["model"] != MODEL:
+                error = {"message": f"The model `{body['model']}` does not exist", "code": "model_not_found"}
+                return await _send(writer, 404, {"error": error})
+            if fault in ("400", "filter"):
+                code = {"400": "invalid_request", "filter": "content_filter"}[fault]
+                return await _send(writer, 400, {"error": {"message": "it is against the rules", "code": code}})
+            if fault == "429 after":
+                self._told_at.append(time.monotonic())
+                message = {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}
+                return await _send(writer, 429, message, {"Retry-After": str(self._retry_after)})
+            if fault in ("401", "429", "500", "503"):
+                return await _send(writer, int(fault), {"error": {"message": f"trouble {fault}"}})
+            if fault == "200 error":
+                return await _send(writer, 200, {"error": {"message": "no upstream", "code": 502}})
+            if fault == "not json":
+                return await _send(writer, 200, b"<html>busy</html>")
+            if fault == "no choices":
+                return await _send(writer, 200, {"id": "x", "choices": []})
+            if fault == "reset":
+                return False
+            answer = self.completion(body, fault)
+            if fault == "half":
+                whole = json.dumps(answer).encode()
+                writer.write(_head(200, len(whole)) + whole[: len(whole) // 2])
+                await writer.drain()
+                return False
+            usage = answer["usage"]
+            charged = usage["prompt_tokens"] + usage["completion_tokens"]
+            self.calls[place] = self.calls[place]._replace(tokens=charged)
+            return await _send(writer, 200, answer)
+        finally:
+            self.out -= 1
+
+    def completion(self, body: dict[str, Any], fault: str | None = None) -> dict[str, Any]:
+        """The body of an answer."""
+        message: dict[str, Any] = {"role": "assistant", "content": self._answer(body)}
+        finish = "stop"
+        if fault == "cut":
+            finish = "length"
+        elif fault == "filtered":
+            message["content"], finish = "", "content_filter"
+        elif fault == "declined":
+            message |= {"content": None, "refusal": "I cannot help with that"}
+        elif fault == "empty":
+            message["content"] = "  "
+        choices = [{"index": 0, "message": message, "finish_reason": finish}]
+        return {"id": "chatcmpl-1", "model": RETURNED, "choices": choices, "usage": self._usage(body)}
+
+    def _usage(self, body: dict[str, Any]) -> dict[str, int]:
+        prompt, completion = len(json.dumps(body["messages"])) // 4, len(self._answer(body).split())
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+    def _batch_api(self, method: str, path: str, headers: dict[str, str], content: bytes) -> Any:
+        match method, path.strip("/").split("/"):
+            case "POST", ["files"]:
+                name = f"file-{len(self.files)}"
+                self.files[name] = _form(headers, content)["file"]
+                return {"id": name, "object": "file", "bytes": 0, "created_at": 0, "filename": "f", "purpose": "batch"}
+            case "GET", ["files", name, "content"]:
+                return self.files[name]
+            case "POST", ["batches"]:
+                return self._told(self._make_batch(json.loads(content)))
+            case "GET", ["batches"]:
+                return {"object": "list", "data": [*map(self._told, self.batches.values())], "has_more": False}
+            case "GET", ["batches", name]:
+                self.batches[name].polls -= 1
+                return self._told(self.batches[name])
+        raise AssertionError(path)
+
+    def _make_batch(self, told: dict[str, Any]) -> Batch:
+        """Answers all but what has a fault: `expired`, or one of those above."""
+        if self.batch_failure:
+            batch = Batch(f"batch-{len(self.batches)}", told["metadata"], "failed", 0, self.batch_failure.encode(), b"")
+            self.batches[batch.id] = batch
+            return batch
+        output, errors, expired = [], [], False
+        for line in self.files[told["input_file_id"]].splitlines():
+            request = json.loads(line)
+            body, said = request["body"], said_of(request["body"])
+            self.tries[said] += 1
+            fault = self._fault(said, self.tries[said])
+            row: dict[str, Any] = {"custom_id": request["custom_id"], "response": None, "error": None}
+            charged = 0
+            if fault == "expired":
+                expired, row["error"] = True, {"code": "batch_expired", "message": "the batch expired"}
+                errors.append(row)
+            elif fault == "400":
+                error = {"error": {"message": "it is against the rules"}}
+                errors.append(row | {"response": {"status_code": 400, "body": error}})
+            else:
+                answer = self.completion(body, fault)
+                charged = answer["usage"]["total_tokens"]
+                output.append(row | {"response": {"status_code": 200, "body": answer}})
+            self.calls.append(Call(time.monotonic(), said, fault, charged, body))
+        files = ["\n".join(map(json.dumps, rows)).encode() for rows in (output, errors)]
+        status = "expired" if expired else "completed"
+        batch = Batch(f"batch-{len(self.batches)}", told.get("metadata", {}), status, self._batch_polls, *files)
+        self.batches[batch.id] = batch
+        return batch
+
+    def _told(self, batch: Batch) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "id": batch.id,
+            "object": "batch",
+            "endpoint": "/v1/chat/completions",
+            "input_file_id": "f",
+            "completion_window": "24h",
+            "created_at": 0,
+            "metadata": batch.metadata,
+            "status": "in_progress",
+        }
+        if batch.polls > 0:
+            return told
+        if batch.status == "failed":
+            return told | {
+                "status": "failed",
+                "errors": {"object": "list", "data": [{"message": batch.output.decode()}]},
+            }
+        for name, content in (("output_file_id", batch.output), ("error_file_id", batch.errors)):
+            if content:
+                self.files[f"{batch.id}-{name}"] = content
+                told[name] = f"{batch.id}-{name}"
+        return told | {"status": batch.status}
+
+
+def _head(status: int, length: int, more: dict[str, str] | None = None) -> bytes:
+    headers = {"Content-Type": "application/json", "Content-Length": str(length), **(more or {})}
+    return "".join([f"HTTP/1.1 {status} X\r\n", *(f"{k}: {v}\r\n" for k, v in headers.items()), "\r\n"]).encode()
+
+
+async def _send(writer, status: int, told: Any, headers: dict[str, str] | None = None) -> bool:
+    content = told if isinstance(told, bytes) else json.dumps(told).encode()
+    writer.write(_head(status, len(content), headers) + content)
+    await writer.drain()
+    return True
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    content = b""
+    while size := int(await reader.readline(), 16):
+        content += await reader.readexactly(size)
+        await reader.readline()
+    await reader.readline()
+    return content
+
+
+def _form(headers: dict[str, str], content: bytes) -> dict[str, bytes]:
+    """The fields of a multipart form."""
+    whole = f"Content-Type: {headers['content-type']}\r\n\r\n".encode() + content
+    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(whole)
+    return {
+        part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
+        for part in message.iter_parts()
+    }

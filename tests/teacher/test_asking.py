@@ -1,0 +1,135 @@
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.client import Limits
+from mmkp_jax.teacher.questions import PostRecords
+from mmkp_jax.teacher.store import Store
+from mmkp_jax.teacher.teaching import write_results
+from tests.fake_endpoint import FAULTS, FINAL, RETURNED, FakeEndpoint
+from tests.teacher.posts import LIMITS, ask, charged, faults, job_for, number_of, text_posts
+
+TRANSIENT = [each for each in FAULTS if each != "hang"]
+
+
+def rows_of(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_thousand_posts_come_out_of_a_bad_endpoint_without_loss_or_double_charge(tmp_path):
+    transient, final = faults(0.06, TRANSIENT, first=2), faults(0.04, FINAL, first=99)
+
+    def fault(said, attempt):
+        if number_of(said) % 600 == 7 and attempt == 1:
+            return "hang"
+        return transient(said, attempt) or final(said[::-1], attempt)
+
+    posts = text_posts(2000)
+    with FakeEndpoint(fault=fault) as server:
+        run = ask(server, tmp_path / "s", posts, dataclasses.replace(LIMITS, timeout=5))
+    rows = rows_of(tmp_path / "s")
+    assert {row["id"] for row in rows} == {post.id for post in posts} and len(rows) == 2000
+    assert run.asked == 2000 and not run.unavailable and run.lost > 0
+    assert max(server.answered.values()) == 1
+    assert run.spent == pytest.approx(charged(server), rel=1e-9)
+    assert server.most_out <= LIMITS.concurrency and server.too_soon == 0
+    found = Counter(row["status"] for row in rows)
+    assert set(found) == {"answered", "cut", "refused", "filtered", "declined", "empty"} and found["answered"] > 1800
+    assert {row["answer"]["model"] for row in rows if row["answer"]} == {RETURNED}
+    assert len(server.calls) > 2100  # the faults were there
+
+
+def test_what_is_in_the_store_is_not_asked_again(tmp_path):
+    posts = text_posts(30)
+    with FakeEndpoint() as server:
+        ask(server, tmp_path / "s", posts[:20])
+        run = ask(server, tmp_path / "s", posts)
+        assert (run.found, run.asked, len(server.calls)) == (20, 10, 30)
+
+
+def test_posts_that_ask_the_same_are_asked_once(tmp_path):
+    posts = text_posts(3) * 5
+    with FakeEndpoint(delay=0.05) as server:
+        run = ask(server, tmp_path / "s", posts)
+        assert len(server.calls) == 3 and run.asked + run.found == 15
+
+
+def test_refused_posts_are_asked_again_only_when_told(tmp_path):
+    with FakeEndpoint(fault=lambda said, attempt: "400" if number_of(said) == 3 and attempt == 1 else None) as server:
+        ask(server, tmp_path / "s", text_posts(5))
+        assert ask(server, tmp_path / "s", text_posts(5)).asked == 0
+        assert ask(server, tmp_path / "s", text_posts(5), retry_refused=True).asked == 1
+    assert [row["status"] for row in rows_of(tmp_path / "s") if row["id"] == "p3"] == ["refused", "answered"]
+
+
+def test_unavailable_posts_are_asked_again(tmp_path):
+    with FakeEndpoint(fault=lambda said, attempt: "500" if number_of(said) == 3 and attempt < 3 else None) as server:
+        run = ask(server, tmp_path / "s", text_posts(5), Limits(4, attempts=2, backoff=0.01))
+        assert list(run.unavailable) == [3] and "500" in run.unavailable[3]
+        assert ask(server, tmp_path / "s", text_posts(5)).asked == 1
+
+
+def test_max_cost_is_never_passed_and_counts_earlier_runs(tmp_path):
+    with FakeEndpoint() as server:
+        whole = ask(server, tmp_path / "a", text_posts(60)).spent
+        run = ask(server, tmp_path / "b", text_posts(60), max_cost=whole / 2)
+        assert run.stopped and 0 < run.spent <= whole / 2
+        calls = len(server.calls)
+        again = ask(server, tmp_path / "b", text_posts(60), max_cost=run.spent)
+        assert again.asked == 0 and len(server.calls) == calls
+
+
+def test_an_endpoint_that_refuses_everything_is_left_alone(tmp_path):
+    with FakeEndpoint(fault=lambda said, attempt: "400") as server:
+        with pytest.raises(InputError, match=r"10 posts after each other got no answer .*against the rules"):
+            ask(server, tmp_path / "s", text_posts(200), Limits(4, backoff=0.01))
+        assert len(server.calls) < 20
+
+
+def test_a_key_that_is_withdrawn_ends_the_run_and_loses_no_answer(tmp_path, monkeypatch):
+    with FakeEndpoint(delay=0.1) as server:
+        monkeypatch.setattr(server, "_fault", lambda said, attempt: "401" if len(server.calls) > 40 else None)
+        with pytest.raises(InputError, match="does not let us in"):
+            ask(server, tmp_path / "s", text_posts(100), Limits(8, backoff=0.01))
+    assert len(rows_of(tmp_path / "s")) == len(server.answered) >= 40
+
+
+def test_ctrl_c_waits_for_the_calls_that_are_out(tmp_path):
+    def interrupt():
+        while len(server.calls) < 20:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with FakeEndpoint(delay=0.2) as server:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            ask(server, tmp_path / "s", text_posts(2000), Limits(8, backoff=0.01))
+        thread.join()
+    assert 20 <= len(server.calls) < 200
+    assert len(rows_of(tmp_path / "s")) == len(server.calls)
+
+
+def test_results_are_in_the_posts_order_and_say_why_posts_are_missing(tmp_path):
+    def fault(said, attempt):
+        return {2: "cut", 4: "filter"}.get(number_of(said))
+
+    posts = text_posts(6)
+    with FakeEndpoint(fault=fault) as server:
+        job, records = job_for(server), PostRecords(posts, None)
+        run = ask(server, tmp_path / "s", posts)
+        with Store(tmp_path / "s") as store:
+            outcome = write_results(tmp_path / "cot.jsonl", job, records, run, store)
+    assert [row["id"] for row in rows_of(tmp_path / "cot.jsonl")] == ["p0", "p1", "p3", "p5"]
+    left = {row["id"]: row["reason"] for row in rows_of(tmp_path / "cot.rejects.jsonl")}
+    assert set(left) == {"p2", "p4"} and "cut off" in left["p2"] and "against the rules" in left["p4"]
+    assert (outcome.kept, outcome.answers, outcome.left_out) == (4, 4, {"cut": 1, "refused": 1})
+    assert outcome.cost == pytest.approx(charged(server)) and outcome.models == {RETURNED: 5}

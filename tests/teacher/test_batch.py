@@ -1,0 +1,72 @@
+import pytest
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.batch import ask_in_batches
+from mmkp_jax.teacher.client import Limits
+from mmkp_jax.teacher.questions import PostRecords
+from mmkp_jax.teacher.store import Store
+from tests.fake_endpoint import FakeEndpoint
+from tests.teacher.posts import PRICES, ask, charged, job_for, number_of, text_posts
+
+
+def batched(server, file, posts, **options):
+    job = job_for(server)
+    with Store(file) as store:
+        options = {"prices": PRICES, "poll_every": 0.05, "limits": Limits(attempts=2, backoff=0.01)} | options
+        return ask_in_batches(
+            len(posts), job.question_of(PostRecords(posts, None)), job.endpoint, store, **options
+        ), store.spent
+
+
+def test_batches_answer_what_single_calls_would(tmp_path):
+    posts = text_posts(25)
+    with FakeEndpoint() as server:
+        run, spent = batched(server, tmp_path / "s", posts, most=10)
+        assert (run.asked, len(server.batches)) == (25, 3) and spent == pytest.approx(charged(server))
+        assert ask(server, tmp_path / "s", posts).found == 25  # one store for both
+        assert len(server.calls) == 25
+    assert [each.name for each in tmp_path.iterdir()] == ["s"]  # no file of requests is left
+
+
+def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(tmp_path):
+    def fault(said, attempt):
+        return "expired" if number_of(said) % 3 == 0 and attempt == 1 else "400" if number_of(said) == 7 else None
+
+    with FakeEndpoint(fault=fault) as server:
+        run, _ = batched(server, tmp_path / "s", text_posts(12))
+        assert run.asked == 8 and sorted(run.unavailable) == [0, 3, 6, 9] and "expired" in run.unavailable[0]
+        run, spent = batched(server, tmp_path / "s", text_posts(12))
+        assert (run.found, run.asked, run.unavailable) == (8, 4, {})
+        assert max(server.answered.values()) == 1 and spent == pytest.approx(charged(server))
+
+
+@pytest.mark.parametrize("state", ["submitted", "collected"])
+def test_a_batch_is_not_sent_twice_whenever_the_command_dies(tmp_path, monkeypatch, state):
+    keep = Store.add
+
+    async def dying(self, row):
+        if row.get("state") == state:  # before it is on the disk
+            raise KeyboardInterrupt
+        await keep(self, row)
+
+    with FakeEndpoint(batch_polls=2) as server:
+        monkeypatch.setattr(Store, "add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            batched(server, tmp_path / "s", text_posts(6))
+        monkeypatch.setattr(Store, "add", keep)
+        run, _ = batched(server, tmp_path / "s", text_posts(6))
+    assert len(server.batches) == 1 and max(server.answered.values()) == 1 and run.found + run.asked == 6
+
+
+def test_a_failed_batch_is_one_line_with_its_reason(tmp_path):
+    with FakeEndpoint(batch_failure="Enqueued token limit reached") as server:
+        with pytest.raises(InputError, match=r"refused a batch .Enqueued token limit reached"):
+            batched(server, tmp_path / "s", text_posts(3))
+        server.batch_failure = None
+        assert batched(server, tmp_path / "s", text_posts(3))[0].asked == 3
+
+
+def test_max_cost_bounds_what_is_submitted(tmp_path):
+    with FakeEndpoint() as server:
+        run, spent = batched(server, tmp_path / "s", text_posts(50), max_cost=0.02)
+    assert run.stopped and 0 < len(server.calls) < 50 and spent <= 0.02

@@ -1,0 +1,63 @@
+import asyncio
+import time
+
+import pytest
+
+from mmkp_jax.teacher import limits
+from mmkp_jax.teacher.client import Limits
+from mmkp_jax.teacher.limits import Throttle
+from tests.fake_endpoint import FakeEndpoint
+from tests.teacher.posts import ask, text_posts
+
+
+@pytest.fixture
+def short_minute(monkeypatch):
+    """A minute of one second, so that a test can see several of them."""
+    monkeypatch.setattr(limits, "MINUTE", 1.0)
+
+
+def test_requests_a_minute_are_never_more_at_the_endpoint(tmp_path, short_minute):
+    with FakeEndpoint() as server:
+        ask(server, tmp_path / "s", text_posts(130), Limits(32, rpm=50))
+    assert server.most_within(0.95) <= 50  # what is evenly spaced here comes in unevenly there
+    assert server.calls[-1].time - server.calls[0].time < 4  # but not far fewer
+
+
+def test_tokens_a_minute_are_never_more_at_the_endpoint(tmp_path, short_minute):
+    with FakeEndpoint() as server:
+        ask(server, tmp_path / "s", text_posts(60), Limits(32, tpm=20_000))
+    assert server.calls[-1].time - server.calls[0].time > 0.5
+    assert server.most_within(0.95, lambda call: call.tokens + 96) <= 20_000
+
+
+def test_the_first_call_goes_alone_and_their_number_doubles_until_the_endpoint_is_overloaded():
+    async def widths():
+        throttle, found = Throttle(64), []
+        for _ in range(5):
+            found.append(throttle.width)
+            for _ in range(throttle.width):
+                throttle.answered()
+        started = time.monotonic()
+        throttle.overloaded(asyncio.get_running_loop().time())
+        found.append(throttle.width)
+        throttle.overloaded(started - 1)  # of the same trouble
+        found.append(throttle.width)
+        for _ in range(throttle.width + 1):
+            throttle.answered()
+        return [*found, throttle.width]
+
+    assert asyncio.run(widths()) == [1, 2, 4, 8, 16, 16, 16, 17]
+
+
+def test_calls_at_a_time_stay_below_the_bound(tmp_path):
+    with FakeEndpoint(delay=0.05) as server:
+        ask(server, tmp_path / "s", text_posts(200), Limits(12))
+    assert server.most_out == 12
+
+
+def test_calls_become_fewer_where_the_endpoint_is_overloaded(tmp_path):
+    with FakeEndpoint(delay=0.03) as server:
+        server._fault = lambda said, attempt: "503" if server.out >= 6 else None
+        run = ask(server, tmp_path / "s", text_posts(300), Limits(64, attempts=20, backoff=0.01))
+    overloaded = sum(call.fault is not None for call in server.calls)
+    assert run.asked == 300 and overloaded < 100

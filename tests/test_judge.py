@@ -1,0 +1,189 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from mmkp_jax import judge
+from mmkp_jax.teacher.people import read_people
+from mmkp_jax.teacher.ranking import CRITERIA
+from mmkp_jax.teacher.standing import standing_of
+from tests.data.test_images import picture, saved
+from tests.fake_endpoint import MODEL, FakeEndpoint, said_of
+
+POSTS = 12
+QUALITY = {"good": 0, "fair": 1, "poor": 2}
+"""What each system's keyphrases begin with, and its place."""
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-tests")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Posts, one of them with an image, and three systems' predictions in two layouts."""
+    (tmp_path / "0.png").write_bytes(saved(picture(40, 30, seed=0)))
+    rows = [{"id": f"p{n}", "text": f"text {n}", "image": None, "keyphrases": ["snow"]} for n in range(POSTS)]
+    rows[0]["image"] = "0.png"
+    (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in QUALITY:
+        told = [
+            {"id": row["id"], "predicted": [f"{name} {row['id']}"], "output": "<think>long</think>"} for row in rows
+        ]
+        if name == "fair":
+            (tmp_path / "fair.txt").write_text("".join(";".join(each["predicted"]) + "\n" for each in told))
+        else:
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in told))
+    return tmp_path
+
+
+def flags(files, *more, server=None):
+    systems = ",".join(str(files / name) for name in ("good.jsonl", "fair.txt", "poor.jsonl"))
+    given = [
+        f"--posts={files / 'posts.jsonl'}",
+        f"--images={files}",
+        f"--predictions={systems}",
+        f"--out={files / 'out'}",
+    ]
+    return [*given, *([f"--base_url={server.base_url}", f"--model={MODEL}"] if server else []), *more]
+
+
+def fair_judge(body):
+    """Ranks by quality, wherever a list stands; of two, prefers the better."""
+    shown = dict(re.findall(r"^([A-C]): (\w+)", said_of(body), re.MULTILINE))
+    assert "think" not in said_of(body) and len(shown) in (2, 3)
+    if len(shown) == 2:
+        return json.dumps({"better": min(shown, key=lambda label: QUALITY[shown[label]])})
+    return json.dumps({name: {label: QUALITY[each] + 1 for label, each in shown.items()} for name in CRITERIA})
+
+
+def first_is_best(body):
+    """Ranks by place alone."""
+    labels = re.findall(r"^([A-C]): ", said_of(body), re.MULTILINE)
+    if len(labels) == 2:
+        return '{"better": "A"}'
+    return json.dumps({name: {label: n + 1 for n, label in enumerate(labels)} for name in CRITERIA})
+
+
+def results(files):
+    return json.loads((files / "out" / "results.json").read_text())
+
+
+def test_a_fair_judge_puts_systems_where_they_belong(files, capsys):
+    with FakeEndpoint(fair_judge) as server:
+        assert judge.main(flags(files, server=server)) == 0
+        assert len(server.calls) == POSTS * 2 + POSTS * 2  # two orders, and each pair in both
+        calls = len(server.calls)
+        assert judge.main(flags(files, server=server)) == 0 and len(server.calls) == calls
+    told = results(files)
+    assert {name: each["all"]["value"] for name, each in told["standing"]["means"].items()} == {
+        "good": 1, "fair": 2, "poor": 3
+    }  # fmt: skip
+    assert told["standing"]["w"] == 1 and set(told["standing"]["alpha"].values()) == {1}
+    assert (told["position_consistent"], told["failures"]) == (1, 0)
+    rows = [json.loads(line) for line in (files / "out" / "rankings.jsonl").read_text().splitlines()]
+    assert len(rows) == POSTS * 2 and rows[5]["ranks"]["fair"] == dict.fromkeys(CRITERIA, 2)
+    printed = capsys.readouterr().out
+    assert "Kendall's W 1.00" in printed and "100.00% of 12" in printed
+
+
+def test_a_judge_that_looks_at_places_is_found_out(files):
+    with FakeEndpoint(first_is_best) as server:
+        assert judge.main(flags(files, server=server)) == 0
+    told = results(files)
+    assert all(abs(each["all"]["value"] - 2) < 1e-9 for each in told["standing"]["means"].values())  # balanced orders
+    assert told["position_consistent"] == 0 and told["standing"]["alpha"]["relevance"] < 0
+
+
+def test_unreadable_answers_are_counted_and_their_posts_left_out(files, capsys):
+    def answer(body):
+        return "I like A" if "text 3\n" in said_of(body) and "C:" in said_of(body) else fair_judge(body)
+
+    with FakeEndpoint(answer) as server:
+        assert judge.main(flags(files, "--pairs=0", server=server)) == 0
+    told = results(files)
+    assert (told["failures"], told["standing"]["posts"]) == (2, POSTS - 1)
+    failures = [json.loads(line) for line in (files / "out" / "failures.jsonl").read_text().splitlines()]
+    assert failures[0] == {"id": "p3", "reason": "the answer holds no JSON object", "answer": "I like A"}
+    assert "answers without readable ranks: 2 of 24" in capsys.readouterr().out
+
+
+def test_dry_run_counts_the_calls(files, capsys):
+    with FakeEndpoint() as server:
+        assert judge.main(flags(files, "--dry_run", "--pairs=5", server=server)) == 0
+        assert not server.calls
+    assert f"calls: {POSTS * 2 + 10};" in capsys.readouterr().out and not (files / "out").exists()
+
+
+def fill_in(files, sheet, rank_of):
+    """What a page saves, by a rater who ranks what a list shows."""
+    page = (files / "out" / "people" / f"sheet-{sheet}.html").read_text()
+    ranks = {}
+    for post, criterion, label in re.findall(r'data-post="(.*?)" data-criterion="(.*?)" data-label="(.*?)"', page):
+        shown = re.search(rf"<td>{label}</td><td>(\w+) {post}</td>", page)[1]
+        ranks.setdefault(post, {}).setdefault(criterion, {})[label] = str(rank_of(shown))
+    file = files / f"ranks-{sheet}.json"
+    file.write_text(json.dumps({"sheet": sheet, "ranks": ranks}))
+    return file
+
+
+def test_people_get_pages_and_are_compared_with_the_model(files, capsys):
+    assert judge.main(flags(files, f"--people={POSTS}", "--raters=2")) == 0
+    page = (files / "out" / "people" / "sheet-1.html").read_text()
+    assert page.count("<article>") == POSTS and page.count("data:image/jpeg;base64,") == 1
+    assert (
+        "fair.txt" not in page and "http:" not in page and "https:" not in page
+    )  # neither names nor anything from outside
+    saved_files = [fill_in(files, 1, lambda shown: QUALITY[shown] + 1), fill_in(files, 2, lambda shown: 1)]
+    collect = [f"--out={files / 'out'}", "--collect=" + ",".join(map(str, saved_files))]
+    assert judge.main(collect) == 0
+    assert "no ranks of a model" in capsys.readouterr().out
+    with FakeEndpoint(fair_judge) as server:
+        assert judge.main(flags(files, server=server)) == 0
+    assert judge.main(collect) == 0
+    told = json.loads((files / "out" / "people" / "results.json").read_text())
+    assert told["tau_b"] == dict.fromkeys([*CRITERIA, "systems"], 1) and told["posts_of_both"] == POSTS
+    means = {name: each["all"]["value"] for name, each in told["people"]["means"].items()}
+    assert means == {"good": 1.5, "fair": 2, "poor": 2.5}  # the second rater ties all
+    assert told["people"]["written"] == {"good": 1, "fair": 1.5, "poor": 2}
+
+
+def test_a_page_that_is_not_filled_in_is_refused(files, capsys):
+    assert judge.main(flags(files, "--people=2", "--raters=2")) == 0
+    file = fill_in(files, 1, lambda shown: "")
+    collect = [f"--out={files / 'out'}", f"--collect={file}"]
+    capsys.readouterr()
+    assert judge.main(collect) == 2 and "let the rater fill in every box" in capsys.readouterr().err
+    fill_in(files, 1, lambda shown: 2)
+    copy = files / "again.json"
+    copy.write_text(file.read_text())
+    assert judge.main([collect[0], f"--collect={file},{copy}"]) == 2
+    assert "the same sheet" in capsys.readouterr().err
+    assert read_people(files / "out" / "people", [file])[2].shape == (2, 1, 3, 3)
+
+
+def test_mistakes_are_one_line(files, capsys):
+    with FakeEndpoint() as server:
+        for wrong, what in [
+            (["--orders=0"], "--orders=0"),
+            ([f"--predictions={files / 'good.jsonl'}"], "names 1 files"),
+            ([f"--predictions={files / 'good.jsonl'},{files / 'no.jsonl'}"], "no.jsonl: cannot be read"),
+            (["--judge=x"], "unknown flag --judge"),
+            ([f"--images={files / 'elsewhere'}"], "there is no image '0.png'"),
+        ]:
+            assert judge.main(flags(files, *wrong, server=server)) == 2
+            told = capsys.readouterr().err.splitlines()
+            assert len(told) == 1 and what in told[0]
+        assert not server.calls
+
+
+def test_a_standing_is_of_posts_with_all_their_ranks():
+    written = np.ones((2, 1, 3, 2))
+    written[:, :, :, 1] = 2
+    written[1, 0, 0, 0] = np.nan
+    standing = standing_of(["a", "b"], written)
+    assert standing.posts == 1 and standing.means["a"]["all"].value == 1 and np.isnan(standing.w)
+    assert standing_of(["a", "b"], np.full((1, 1, 3, 2), np.nan)) is None

@@ -1,0 +1,217 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmkp_jax import teach
+from mmkp_jax.data.sources import Chains
+from mmkp_jax.teacher.store import Store
+from tests.data.posts_on_disk import write_posts
+from tests.data.test_images import picture, saved
+from tests.fake_endpoint import MODEL, RETURNED, FakeEndpoint
+
+ROOT = Path(__file__).parents[1]
+SECRET = "sk-secret-of-the-tests"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def write_file(folder, count=6, images=()):
+    """A file of posts, those numbered in `images` with one."""
+    rows = []
+    for n in range(count):
+        name = f"{n}.png" if n in images else None
+        if name:
+            (folder / name).write_bytes(saved(picture(40, 30, seed=n)))
+        rows.append({"id": f"p{n}", "text": f"text {n}", "image": name, "keyphrases": ["snow", f"#Key{n}"]})
+    file = folder / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def flags(server, file, out, *more):
+    return [f"--posts={file}", f"--out={out}", f"--base_url={server.base_url}", f"--model={MODEL}", *more]
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def refused(capsys, arguments):
+    """The one line that a mistake gives."""
+    assert teach.main(arguments) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1, told
+    return told[0]
+
+
+def test_a_dataset_becomes_chains_that_prepare_takes(tmp_path, capsys):
+    write_posts(tmp_path, 10)
+    out = tmp_path / "cot.jsonl"
+    prices = ["--price_in=2.5", "--price_out=10"]
+    with FakeEndpoint(lambda body: "It is a picture of news.") as server:
+        arguments = [f"--data={tmp_path / 'out'}", "--split=train", *flags(server, "", out, *prices)[1:]]
+        assert teach.main(arguments) == 0
+        prompt, completion = server.tokens()
+    chains = Chains(out)
+    assert not chains.rejects and len(lines(out)) == 10
+    with_image = [call for call in server.calls if isinstance(call.body["messages"][-1]["content"], list)]
+    assert len(with_image) == 8  # of ten posts, as the dataset has it
+    url = with_image[0].body["messages"][-1]["content"][-1]["image_url"]["url"]
+    assert url.startswith("data:image/jpeg;base64,")
+    printed = capsys.readouterr().out
+    assert "10 posts = 10 kept + 0 left out" in printed
+    assert f"spent in all: {(prompt * 2.5 + completion * 10) / 1e6:.4f}" in printed
+    card = (tmp_path / "cot.card.md").read_text()
+    assert f"{RETURNED} (10)" in card and "100.00%" in card and f"{prompt:,} of prompts" in card
+    for file in tmp_path.glob("cot*"):
+        assert SECRET not in file.read_text() and "base64" not in file.read_text()
+
+
+def test_dry_run_tells_the_bill_and_calls_nobody(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    file = write_file(tmp_path, images=(0,))
+    with FakeEndpoint(lambda body: "because " * 150) as server:
+        arguments = flags(server, file, tmp_path / "cot.jsonl", f"--images={tmp_path}", "--dry_run")
+        assert teach.main(arguments) == 0
+        told = capsys.readouterr().out
+        assert "calls: 6;" in told and "price: unknown" in told
+        assert told.count("Post text: text") == 3 and "(image, " in told and "base64" not in told
+        assert teach.main([*arguments, "--price_in=1", "--price_out=2"]) == 0
+        told = capsys.readouterr().out
+        low, high = (float(each) for each in told.split("price: ")[1].split("\n")[0].split(" to "))
+        assert 0 < low < high
+        monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+        assert not server.calls and [each.name for each in tmp_path.glob("cot*")] == []
+        assert teach.main([*arguments[:-1], "--price_in=1", "--price_out=2"]) == 0
+        assert low < sum(row["cost"] for row in lines(tmp_path / "cot.answers.jsonl")) < high
+        capsys.readouterr()
+        assert teach.main(arguments) == 0
+        assert "calls: 0; 6 of 6" in capsys.readouterr().out
+
+
+def test_gates_leave_out_and_list(tmp_path, capsys):
+    answers = {"text 0": "It shows snow.", "text 1": "It does not.", "text 2": "Snow, " + "snow " * 30}
+
+    def answer(body):
+        return next(said for text, said in answers.items() if text in str(body["messages"]))
+
+    with FakeEndpoint(answer) as server:
+        arguments = flags(server, write_file(tmp_path, 3), tmp_path / "cot.jsonl", "--mentions=any", "--max_words=20")
+        assert teach.main(arguments) == 0
+    assert lines(tmp_path / "cot.jsonl") == [{"id": "p0", "cot": "It shows snow."}]
+    assert [row["gate"] for row in lines(tmp_path / "cot.rejects.jsonl")] == ["mentions", "length"]
+    assert "kept of 3 whole answers: 33.33%" in capsys.readouterr().out
+
+
+def test_a_teacher_that_does_not_see_the_keyphrases(tmp_path, capsys):
+    def answer(body):
+        assert "snow" not in str(body["messages"])
+        right = "text 1" in str(body["messages"])
+        return f"It is cold. <answer>{'Snow; #key1' if right else 'sun'}</answer>"
+
+    with FakeEndpoint(answer) as server:
+        assert teach.main(flags(server, write_file(tmp_path), tmp_path / "cot.jsonl", "--answer_hidden")) == 0
+    assert lines(tmp_path / "cot.jsonl") == [{"id": "p1", "cot": "It is cold."}]
+    assert "kept of 6 whole answers: 16.67%" in capsys.readouterr().out
+
+
+def test_hashtags_become_keyphrases_of_posts(tmp_path):
+    with FakeEndpoint(lambda body: "none" if "Key2" in str(body) else "snow; key") as server:
+        arguments = flags(server, write_file(tmp_path, 3, (1,)), tmp_path / "clean.jsonl", f"--images={tmp_path}")
+        assert teach.main([*arguments, "--task=keyphrases"]) == 0
+        assert "Hashtags: snow; #Key0" in server.calls[0].said
+    found = lines(tmp_path / "clean.jsonl")
+    assert found[1] == {"id": "p1", "text": "text 1", "image": "1.png", "keyphrases": ["snow", "key"], "cot": None}
+    assert [row["id"] for row in lines(tmp_path / "clean.rejects.jsonl")] == ["p2"]
+
+
+def test_a_test_split_is_refused_unless_it_is_named(tmp_path, capsys):
+    file = write_file(tmp_path).rename(tmp_path / "test.jsonl")
+    with FakeEndpoint() as server:
+        arguments = flags(server, file, tmp_path / "cot.jsonl")
+        assert "leak" in refused(capsys, arguments)
+        assert not server.calls
+        assert teach.main([*arguments, "--allow_split=test"]) == 0
+
+
+def test_batches_give_the_same_file(tmp_path):
+    file = write_file(tmp_path)
+    with FakeEndpoint(batch_polls=0) as server:
+        assert teach.main(flags(server, file, tmp_path / "a.jsonl")) == 0
+        assert teach.main(flags(server, file, tmp_path / "b.jsonl", "--batch", "--batch_size=4")) == 0
+        assert len(server.batches) == 2
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_mistakes_are_one_line_and_nothing_is_sent(tmp_path, capsys, monkeypatch):
+    file = write_file(tmp_path, images=(1,))
+    with FakeEndpoint() as server:
+        out = tmp_path / "cot.jsonl"
+        good = flags(server, file, out, f"--images={tmp_path}")
+        for wrong, what in [
+            (["--modell=x"], "did you mean '--model'"),
+            (["--base_url=localhost:1"], "it is no address"),
+            (["--data=x", "--split=y"], "one of --data and --posts"),
+            (["--max_cost=3"], "needs --price_in"),
+            (["--price_in=3"], "go together"),
+            (["--concurrency=0"], "--concurrency=0"),
+            (["--extra_body=5"], "no JSON object"),
+            (["--extra_headers={\"X\": \"$NOT_THERE\"}"], "NOT_THERE: the environment holds no value"),
+            (["--template=none.txt"], "none.txt: the template cannot be read"),
+            (["--min_words=9", "--max_words=3"], "--min_words"),
+            ([f"--out={tmp_path}/no/cot.jsonl"], "there is no such folder"),
+            (["--model=other"], "no model 'other'"),
+            ([f"--images={tmp_path}/elsewhere"], "there is no image '1.png'"),
+        ]:  # fmt: skip
+            assert what in refused(capsys, good + wrong)
+        monkeypatch.delenv("OPENAI_API_KEY")
+        assert "OPENAI_API_KEY: the environment holds no key" in refused(capsys, good)
+        assert not server.answered and not out.exists()
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    assert "cannot be reached" in refused(capsys, good)
+    with pytest.raises(SystemExit) as ended:
+        teach.main(["--help"])
+    assert ended.value.code == 0
+
+
+def test_a_command_killed_at_random_moments_pays_for_nothing_twice(tmp_path):
+    file, concurrency, kills = write_file(tmp_path, 240), 8, 3
+    draw = random.Random(0)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def start(server, out):
+        arguments = flags(server, file, out, f"--concurrency={concurrency}", "--price_in=1", "--price_out=1")
+        command = [sys.executable, "-m", "mmkp_jax.teach", *arguments]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+
+    with FakeEndpoint(delay=0.05) as server:
+        assert start(server, tmp_path / "unbroken.jsonl").wait() == 0
+        assert len(server.calls) == 240
+    with FakeEndpoint(delay=0.05) as server:
+        for _ in range(kills):
+            process, until = start(server, tmp_path / "cot.jsonl"), len(server.calls) + draw.randrange(1, 70)
+            while len(server.calls) < until:
+                assert process.poll() is None
+                time.sleep(0.002)
+            time.sleep(draw.random() * 0.06)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            with Store(tmp_path / "cot.answers.jsonl") as store:
+                before = len(store)
+            assert before >= len(server.answered) - concurrency  # but those that were on their way
+        assert start(server, tmp_path / "cot.jsonl").wait() == 0
+        repeated = len(server.calls) - 240
+        assert 0 <= repeated <= kills * concurrency
+    assert (tmp_path / "cot.jsonl").read_bytes() == (tmp_path / "unbroken.jsonl").read_bytes()
+    assert (tmp_path / "cot.rejects.jsonl").read_bytes() == b""
