@@ -18,7 +18,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt")
+FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "README.md", "LICENSE*")
 """Files that are taken from the hub."""
 
 _VOCABULARY = ("vocab.json", "merges.txt")
@@ -56,7 +56,7 @@ def open_folder(path: str) -> Folder:
     local = _locate(path)
     if not _is_there(local / CONFIG):
         raise InputError(f"the folder has no {CONFIG}", str(local), "give the folder of a Hugging Face checkpoint")
-    config = _read_json(local / CONFIG)
+    config = read_json(local / CONFIG)
     if not _is_there(local / "tokenizer.json") and not all(_is_there(local / name) for name in _VOCABULARY):
         raise InputError(
             "the folder has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt",
@@ -78,7 +78,7 @@ def load_tokenizer(folder: Folder) -> "PreTrainedTokenizerBase":
         return AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises a bare Exception for a damaged file
         raise InputError(
-            f"transformers cannot read the tokenizer ({_reason(error)})",
+            f"transformers cannot read the tokenizer ({reason_of(error)})",
             str(folder.path),
             "copy the tokenizer's files from the base checkpoint",
         ) from None
@@ -102,7 +102,7 @@ def _locate(path: str) -> Path:
         return Path(snapshot_download(path, allow_patterns=list(FETCHED)))
     except Exception as error:  # the network's, the hub's and the disk's failures have no class in common
         raise InputError(
-            f"there is no such folder, and the hub does not give it ({_reason(error)})",
+            f"there is no such folder, and the hub does not give it ({reason_of(error)})",
             path,
             "check the name, the network and, for a gated model, HF_TOKEN; or give a local folder",
         ) from None
@@ -123,15 +123,21 @@ def _is_there(file: Path) -> bool:
     return file.is_file()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """An error of another library in a line: its class, and the first line of what it says."""
     return " ".join([type(error).__name__ + ":", *str(error).splitlines()[:1]])
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # unreadable, not UTF-8, or not JSON
-        raise InputError(f"this cannot be read as JSON ({_reason(error)})", str(file), _AGAIN) from None
+        raise InputError(f"this cannot be read as JSON ({reason_of(error)})", str(file), _AGAIN) from None
     if not isinstance(content, dict):
         raise InputError("this is not a JSON object", str(file), _AGAIN)
     return content
@@ -154,7 +160,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _read_indexed(path: Path) -> dict[str, Tensor]:
     index = path / INDEX
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise InputError("the index has no weight_map of tensor names to files", str(index), _AGAIN)
     files = sorted(set(weight_map.values()))
@@ -171,7 +177,7 @@ def _read_header(file: Path) -> dict[str, Tensor]:
         declared = _declared_bytes(file)
     except OSError as error:  # asked first, as safetensors takes any failure to open for an absent file
         raise InputError(
-            f"the file cannot be read ({_reason(error)})", str(file), "check its permissions and its disk"
+            f"the file cannot be read ({reason_of(error)})", str(file), "check its permissions and its disk"
         ) from None
     try:
         with safe_open(file, framework="numpy") as opened:
@@ -180,7 +186,7 @@ def _read_header(file: Path) -> dict[str, Tensor]:
                 name: Tensor(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
-        found, what = file.stat().st_size, _reason(error)
+        found, what = file.stat().st_size, reason_of(error)
         if declared not in (None, found):
             what = f"{found:,} bytes where its header tells of {declared:,}"
         raise InputError(f"the file is truncated or damaged ({what})", str(file), _AGAIN) from None

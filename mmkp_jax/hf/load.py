@@ -43,7 +43,7 @@ def load_params(folder: Folder, target: Params) -> Params:
     names = NAMES[folder.config["model_type"]]
     structs = flatten(target)
     wanted = published_tensors({path: struct.shape for path, struct in structs.items()}, names)
-    found = _find(folder, wanted, names)
+    found = find_tensors(folder, wanted, names)
 
     # The largest first: what a tensor needs on its way is then smallest when the devices are fullest.
     order = sorted(wanted, key=lambda path: math.prod(wanted[path][0].shape), reverse=True)
@@ -73,11 +73,14 @@ def read(tensor: Tensor, index: Index) -> np.ndarray:
     return out
 
 
-def _find(folder: Folder, wanted: Mapping[str, list[Published]], names: Names) -> dict[str, Tensor]:
-    """The folder's tensors by published name, where they are just the wanted ones."""
+def find_tensors(folder: Folder, wanted: Mapping[str, list[Published]], names: Names) -> dict[str, Tensor]:
+    """The folder's tensors by published name.
+
+    Raises:
+        InputError: they are not just the wanted ones; one error names all.
+    """
     expected = {part.name: part.shape for parts in wanted.values() for part in parts}
-    # A checkpoint with tied embeddings may carry the head all the same: the embedding over again.
-    spare = {name for name, path in names.ours.items() if path == "lm_head" and path not in wanted}
+    spare = {name for name, path in names.ours.items() if path in names.tied and path not in wanted}
     found: dict[str, Tensor] = {}
     unexpected, others = [], {}
     for name, tensor in folder.tensors.items():

@@ -15,6 +15,8 @@ class Names(NamedTuple):
     """Our path by published name; `{}` in a name is the layer number there, and the front axis here."""
     aliases: tuple[tuple[str, str], ...]
     """Prefixes of names that other releases of transformers write, and what is published in their place."""
+    tied: Mapping[str, str]
+    """Our path of what a tied checkpoint lacks, or carries over again, to the path that it repeats."""
 
 
 class Published(NamedTuple):
@@ -25,7 +27,7 @@ class Published(NamedTuple):
     shape: tuple[int, ...]
 
 
-NAMES = {"qwen2_5_vl": Names(qwen2_5_vl.NAMES, qwen2_5_vl.ALIASES)}
+NAMES = {"qwen2_5_vl": Names(qwen2_5_vl.NAMES, qwen2_5_vl.ALIASES, qwen2_5_vl.TIED)}
 """The tables by the `model_type` of a Hugging Face config."""
 
 

@@ -38,3 +38,6 @@ NAMES = {
     "lm_head.weight": "lm_head",
 }
 """Published name to our path. A tied checkpoint has no `lm_head.weight`, or one that is left unread."""
+
+TIED = {"lm_head": "decoder.embedding"}
+"""What a tied checkpoint lacks, or carries over again, and what it repeats."""

@@ -1,0 +1,97 @@
+"""A run's checkpoint → a Hugging Face folder: `python -m mmkp_jax.export --workdir=DIR [--step=N] --out=DIR`.
+
+With --verify, transformers loads the folder and is held against our model. Nothing is uploaded but by --push_to_hub.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmkp_jax.commands import Parser, status_of
+from mmkp_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from mmkp_jax.exporting import Verdict
+
+SHOWN = 5
+"""Ids of posts that are answered differently."""
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    flags = Parser("export", __doc__)
+    add = flags.add_argument
+    add("--workdir", type=Path, metavar="DIR", help="required: a run's work directory")
+    add("--step", default="latest", metavar="N", help="of its checkpoint: a number, latest (default) or best")
+    add("--out", type=Path, metavar="DIR", help="required: a folder that is not there yet, or is empty")
+    add("--verify", action="store_true", help="compare logits and answers with transformers' (needs torch)")
+    add("--push_to_hub", default="", metavar="REPO", help="upload it into a private repository, with --yes")
+    add("--yes", action="store_true", help="confirm --push_to_hub")
+    return flags
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Exports as the flags say, and prints what was written."""
+    flags = _parse(arguments)
+    from mmkp_jax.exporting import (
+        export,
+        facts_of,
+        open_run,
+        verify,
+    )  # here, as these import JAX: a mistake is told at once
+    from mmkp_jax.hf.export import check_out, push
+    from mmkp_jax.hf.verify import BOUND, has_torch
+
+    check_out(flags.out)  # before the work, not after it
+    checkpoint = open_run(flags.workdir, flags.step)
+    facts = facts_of(checkpoint, flags.push_to_hub)
+    if facts.no_data:
+        print(f"the card says nothing of data and scores: {facts.no_data}")
+    counts = export(checkpoint, facts, flags.out)
+    print(
+        f"written: {flags.out}, step {checkpoint.step:,} of {flags.workdir}: {counts.trained:,} tensors that trained, "
+        f"{counts.copied:,} copied from the base; config.json is the base's"
+    )
+    if flags.verify and not has_torch():
+        print("not verified: torch is not installed")
+    elif flags.verify:
+        verdict = verify(checkpoint, flags.out)
+        print(_told(verdict))
+        if not verdict.logits <= BOUND:
+            what = f"transformers' logits differ from ours by {verdict.logits:.1e} of the largest, more than {BOUND:g}"
+            raise InputError(what, str(flags.out), "do not use it, and report this")
+    if flags.push_to_hub:
+        print(f"uploaded: {push(flags.out, flags.push_to_hub)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after one line on what was wrong."""
+    return status_of(run, arguments)
+
+
+def _told(verdict: "Verdict") -> str:
+    others = verdict.other_answers
+    ids = ", ".join([*others[:SHOWN], *["…"] * (len(others) > SHOWN)])
+    return (
+        f"verified on {verdict.posts} test posts, in float32: transformers' logits are within {verdict.logits:.1e} of "
+        f"ours, of the largest ({verdict.largest:.3g}); "
+        f"{verdict.posts - len(others)} answers are the same{f', not those of {ids}' if ids else ''}\n"
+        f"rounding: logits of the run's own parameters are within {verdict.rounding:.3g} of the export's"
+    )
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    flags = parser()
+    parsed = flags.parse(arguments)
+    for name in ("workdir", "out"):
+        if not getattr(parsed, name):
+            flags.error(f"--{name}=DIR is not given")
+    if parsed.push_to_hub and not parsed.yes:
+        flags.error(f"--push_to_hub={parsed.push_to_hub} uploads the folder: confirm it with --yes")
+    return parsed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""The model card of an exported folder: a README that the hub can read, with code that runs as it stands there."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from mmkp_jax import __version__
+from mmkp_jax.data.prompts import user_text
+from mmkp_jax.hf.card_text import BODY, TRANSFORMERS, VLLM
+
+CARD = "README.md"
+
+HEADLINES = ("f1@1", "f1@M")
+
+FINGERPRINT = 16
+"""Digits that tell one dataset from another."""
+
+SOFTWARE = ("jax", "flax", "transformers", "pillow")
+
+STRATEGIES = {
+    "sft": "SFT: the target is the keyphrases",
+    "cot": "Fine-tune-CoT: the target is a chain of thought, then the keyphrases",
+    "multitask": "multi-task: the loss is a weighted mean of that of the keyphrases and that of the chain of thought",
+    "dyncot": "Dynamic CoT: the target is the keyphrases, after a chain of thought where their own loss is below γ",
+}
+
+
+class Licence(NamedTuple):
+    """As the hub's metadata name one."""
+
+    id: str
+    name: str | None = None
+    link: str | None = None
+
+    def __str__(self) -> str:
+        return self.name or self.id
+
+
+class Base(NamedTuple):
+    """The model that a run began with."""
+
+    name: str
+    """Its hub id, or its folder's name."""
+    on_hub: bool
+    licence: Licence
+
+
+class Data(NamedTuple):
+    """A dataset that a run read."""
+
+    name: str
+    weight: float
+    posts: Mapping[str, int]
+    """By split."""
+    fingerprints: Mapping[str, str]
+
+
+class Results(NamedTuple):
+    """Scores of the exported step on the first dataset's test split, as fractions."""
+
+    scores: Mapping[str, Mapping[str, float] | None]
+    intervals: Mapping[str, Mapping[str, tuple[float, float]] | None]
+    """95%; empty where they cannot be told."""
+    resamples: int
+
+
+class Facts(NamedTuple):
+    """All that the card says."""
+
+    repo: str
+    """The hub's name for the folder; empty for a local one."""
+    base: Base
+    config: Mapping[str, Any]
+    """The run's, as its work directory holds it."""
+    step: int
+    dtypes: Sequence[str]
+    """Of the exported tensors."""
+    data: Sequence[Data]
+    left_out: int
+    """Posts that no step saw, of those that the dataset holds for training."""
+    results: Results | None
+    no_data: str
+    """Why nothing is known of data and scores, where that is so."""
+    environment: Mapping[str, Any]
+
+
+def licence_of(folder: Path) -> Licence:
+    """The licence that a model folder tells of, in its card's metadata or its LICENSE file; else `unknown`."""
+    card, texts = folder / CARD, sorted(folder.glob("LICENSE*"))
+    if card.is_file():
+        try:
+            told = ModelCard.load(card, ignore_metadata_errors=True).data
+        except Exception:  # metadata that are no YAML, or no mapping: their errors have no class in common
+            told = ModelCardData()
+        if told.license:
+            return Licence(told.license, told.license_name, told.license_link)
+    if not texts:
+        return Licence("unknown")
+    title = " ".join(texts[0].read_text(encoding="utf-8", errors="replace")[:400].lower().split())
+    if "apache license version 2.0" in title:
+        return Licence("apache-2.0")
+    return Licence("other", "qwen-research" if "qwen research" in title else None, texts[0].name)
+
+
+def card_of(facts: Facts) -> str:
+    """The card, metadata first."""
+    title = facts.repo.rpartition("/")[2] or f"{facts.base.name.rpartition('/')[2]}-{facts.config['strategy']}"
+    base = facts.base.name
+    parts = {
+        "title": title,
+        "base": f"[{base}](https://huggingface.co/{base})" if facts.base.on_hub else f"`{base}`",
+        "strategy": STRATEGIES[facts.config["strategy"]],
+        "results": _results(facts),
+        "transformers": TRANSFORMERS.substitute(_settings(facts)),
+        "vllm": VLLM.substitute(_settings(facts)),
+        "training": _rows([("", ""), *_training(facts)]),
+        "data": _data(facts),
+        "prompt": user_text("{text}"),
+        "min_pixels": f"{facts.config['data']['min_pixels']:,}",
+        "max_pixels": f"{facts.config['data']['max_pixels']:,}",
+        "text_tokens": f"{facts.config['data']['max_text_tokens']:,}",
+        "licence": _licence(facts.base.licence),
+        "version": __version__,
+    }
+    return f"---\n{_metadata(facts, title).to_yaml()}\n---\n\n{BODY.substitute(parts)}"
+
+
+def _metadata(facts: Facts, title: str) -> ModelCardData:
+    licence = facts.base.licence
+    return ModelCardData(
+        base_model=facts.base.name if facts.base.on_hub else None,
+        license=licence.id,
+        license_name=licence.name,
+        license_link=licence.link,
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["keyphrase-generation", "social-media", "mmkp_jax"],
+        model_name=title,
+        eval_results=_eval_results(facts) or None,
+    )
+
+
+def _eval_results(facts: Facts) -> list[EvalResult]:
+    if facts.results is None:
+        return []
+    name = facts.data[0].name if facts.data else "test posts"
+    return [
+        EvalResult(
+            task_type="image-text-to-text",
+            task_name="Multi-modal keyphrase prediction",
+            dataset_type=name,
+            dataset_name=name,
+            dataset_split="test",
+            metric_type="f1",
+            metric_name=f"{metric.upper()}, {group} (n = {found['n']:,})",
+            metric_value=round(100 * found[metric], 2),
+        )
+        for group, found in facts.results.scores.items()
+        if found is not None
+        for metric in HEADLINES
+    ]
+
+
+def _results(facts: Facts) -> str:
+    if facts.results is None:
+        return "No scores: this step was not evaluated, or its dataset was not at hand."
+    scores, intervals, resamples = facts.results
+    lines = [("group", "n", *map(str.upper, HEADLINES))]
+    for group, found in scores.items():
+        if found is not None:
+            cells = (_cell(found[metric], (intervals.get(group) or {}).get(metric)) for metric in HEADLINES)
+            lines.append((group, f"{found['n']:,}", *cells))
+    told = "In percent, on the test split, by the protocol of CMKP (Wang et al., EMNLP 2020)"
+    told += f"; in brackets 95% intervals over {resamples:,} resamples of the posts." if intervals else "."
+    without = [group for group, found in scores.items() if found is None]
+    return f"{told}\n\n{_rows(lines)}" + (f"\n\nNo such posts: {', '.join(without)}." if without else "")
+
+
+def _cell(value: float, interval: tuple[float, float] | None) -> str:
+    return f"{100 * value:.2f}" + (f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if interval else "")
+
+
+def _training(facts: Facts) -> list[tuple[str, str]]:
+    c = facts.config
+    gamma = f"{c['gamma']:g} nats a label" if c["gamma_mode"] == "fixed" else f"{c['gamma_mode']} of earlier SFT losses"
+    length = f"{c['num_epochs']:g} epochs" if c["num_epochs"] else f"{c['total_steps']:,} steps"
+    packages = facts.environment.get("packages", {})
+    rows = {
+        "steps": f"{facts.step:,} (planned: {length})",
+        "γ": gamma if c["strategy"] == "dyncot" else None,
+        "weight of the SFT loss": f"{c['multitask_weight']:g}" if c["strategy"] == "multitask" else None,
+        "frozen": ", ".join(f"`{path}`" for path in c["freeze"]) or "nothing",
+        "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts",
+        "optimizer": f"AdamW, β = ({c['b1']:g}, {c['b2']:g}), ε = {c['eps']:g}, weight decay {c['weight_decay']:g}, "
+        f"gradients clipped to norm {c['clip_norm']:g}",
+        "learning rate": f"{c['learning_rate']:g} after {c['warmup_steps']:,} steps of warm-up, then a cosine to 0",
+        "numbers": f"trained in float32, computed in {c['compute_dtype']}; here {' and '.join(facts.dtypes)}",
+        "seed": str(c["seed"]),
+        "software": ", ".join(f"{name} {packages[name]}" for name in SOFTWARE if name in packages),
+        "device": facts.environment.get("device_kind"),
+    }
+    return [(name, value) for name, value in rows.items() if value]
+
+
+def _data(facts: Facts) -> str:
+    if not facts.data:
+        return "The dataset was not at hand when this card was written."
+    lines = [("dataset", "split", "posts", "fingerprint")]
+    for each in facts.data:
+        name = each.name if each.weight == 1 else f"{each.name}, × {each.weight:g}"
+        lines += [
+            (name, split, f"{posts:,}", f"`{each.fingerprints[split][:FINGERPRINT]}`")
+            for split, posts in each.posts.items()
+        ]
+    left_out = f"\n\n{facts.left_out:,} training posts were left out." if facts.left_out else ""
+    return _rows(lines) + left_out
+
+
+def _licence(licence: Licence) -> str:
+    if licence.id == "unknown":
+        return "The base's files tell of no licence. Look it up before you use or share these weights."
+    where = f" ([text]({licence.link}))" if licence.link else ""
+    return f"These weights derive from the base's, and its licence holds for them: {licence}{where}."
+
+
+def _settings(facts: Facts) -> dict[str, str]:
+    return {
+        "folder": json.dumps(facts.repo or "."),
+        "prompt": repr(user_text("{}")),
+        "answer_tokens": str(facts.config["answer_tokens"]),
+    }
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], re.sub(r"[^|]+", " --- ", lines[0]), *lines[1:]])

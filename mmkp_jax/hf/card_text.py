@@ -1,0 +1,134 @@
+"""The words of the model card, with places for what differs from run to run."""
+
+from string import Template
+
+TRANSFORMERS = Template('''\
+import re
+
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+FOLDER = $folder  # this folder, or its name on the hub
+PROMPT = $prompt
+device = "cuda" if torch.cuda.is_available() else "cpu"
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+processor = Qwen2VLImageProcessorPil.from_pretrained(FOLDER)  # resizes with Pillow, as training did
+model = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER, dtype="auto").to(device).eval()
+
+
+def answer(text, image=None):
+    """What the model writes about a post: its text, and its image file if it has one."""
+    content, inputs = [{"type": "text", "text": PROMPT.format(text.strip())}], {}
+    if image is not None:
+        content.insert(0, {"type": "image"})
+        picture = ImageOps.exif_transpose(Image.open(image)).convert("RGB")
+        inputs = dict(processor([picture], return_tensors="pt"))
+    turn = [{"role": "user", "content": content}]
+    prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    if image is not None:
+        image_tokens = int(inputs["image_grid_thw"].prod()) // 4
+        prompt = prompt.replace("<|image_pad|>", "<|image_pad|>" * image_tokens, 1)
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()  # else positions are those of plain text
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    written = model.generate(**inputs, max_new_tokens=$answer_tokens, do_sample=False, repetition_penalty=1.0)
+    return tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def keyphrases(text, image=None):
+    """The keyphrases in an answer: of the last <answer>, or all of it where there is no reasoning."""
+    written = answer(text, image)
+    answers = re.findall(r"<answer>(.*?)</answer>", written, re.DOTALL)
+    if not answers and re.search(r"</?(think|answer)>", written):
+        return []  # cut off while it reasoned
+    return [phrase.strip().lower() for phrase in (answers or [written])[-1].split(";") if phrase.strip()]
+
+
+print(keyphrases("the eras tour was everything"))  # with a picture: keyphrases(text, "stage.jpg")
+''')
+
+VLLM = Template("""\
+from PIL import Image, ImageOps
+from vllm import LLM, SamplingParams
+
+PROMPT = $prompt
+llm = LLM($folder, limit_mm_per_prompt={"image": 1})  # pixels: as preprocessor_config.json says
+content = [
+    {"type": "image_pil", "image_pil": ImageOps.exif_transpose(Image.open("stage.jpg")).convert("RGB")},
+    {"type": "text", "text": PROMPT.format("the eras tour was everything")},
+]
+greedy = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=$answer_tokens)
+print(llm.chat([{"role": "user", "content": content}], greedy)[0].outputs[0].text)
+""")
+
+BODY = Template("""\
+# $title
+
+Writes the keyphrases (hashtags) of a social-media post, from its text and its picture. It is $base, trained by
+[mmkp_jax](#citation) $version.
+
+$strategy.
+
+## Scores
+
+$results
+
+## Use it in transformers
+
+Needs `transformers>=5.23`, `torch` and `pillow`.
+
+```python
+$transformers```
+
+## Use it in vLLM
+
+```python
+$vllm```
+
+`vllm serve` takes a repetition penalty from `generation_config.json`: start it with `--generation-config vllm`. The
+answer holds keyphrases parted by `;`, or `<think>…</think><answer>…</answer>` with them in the last `<answer>`.
+
+## Prompt and pictures
+
+The picture comes first, then, in one user's turn:
+
+```
+$prompt
+```
+
+Pictures are resized (bicubic, by Pillow) to $min_pixels to $max_pixels pixels, as `preprocessor_config.json` says; what
+shows through is laid on white. A text was cut off after $text_tokens tokens. In training, a post's text was never read
+as special tokens: where you do not trust it, take marks such as `<|im_end|>` out.
+
+## Training
+
+$training
+
+## Data
+
+$data
+
+## Licence
+
+$licence
+
+## Citation
+
+```bibtex
+@inproceedings{ma2025boosting,
+  title = {Boosting Multi-modal Keyphrase Prediction with Dynamic Chain-of-Thought in Vision-Language Models},
+  author = {Ma, Qihang and Li, Shengyu and Tang, Jie and Yang, Dingkang and Chen, Shaodong and Zhang, Yingyi and
+            Feng, Chao and Ran, Jiao},
+  booktitle = {Proceedings of the 2025 Conference on Empirical Methods in Natural Language Processing},
+  year = {2025},
+  url = {https://arxiv.org/abs/2510.09358}
+}
+@software{mmkp_jax,
+  title = {mmkp_jax: multi-modal keyphrase prediction with vision-language models in JAX},
+  author = {{The mmkp_jax authors}},
+  version = {$version}
+}
+```
+""")

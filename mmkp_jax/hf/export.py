@@ -1,0 +1,217 @@
+"""A run's parameters as a Hugging Face folder that others load as if it were the base that the run began with.
+
+A file of tensors keeps the base's header, and so names, shapes, dtypes, order and shards. In it, what trained is
+written anew, rounded to the file's dtype; all else is copied byte for byte, as is `config.json`: no key of it changes.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.hf.card import CARD
+from mmkp_jax.hf.folder import CONFIG, FETCHED, INDEX, WEIGHTS, Folder, Tensor, read_json, reason_of
+from mmkp_jax.hf.load import BLOCK_BYTES, DTYPES, find_tensors, read
+from mmkp_jax.hf.names import NAMES, Published, compact, published_name, published_tensors
+from mmkp_jax.models.definition import Params, flatten
+
+PREPROCESSORS = {"preprocessor_config.json": None, "processor_config.json": "image_processor"}
+"""The files that tell of pixels, and under which key: transformers 5 writes the second, and prefers it."""
+
+PIXELS = (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
+"""What the limits of a resized picture are called, by one release of transformers or another."""
+
+Make = Callable[[], np.ndarray]
+
+
+class Counts(NamedTuple):
+    """Tensors of an exported folder."""
+
+    trained: int
+    copied: int
+
+
+def export_folder(
+    trained: Params, frozen: Params, base: Folder, out: Path, *, pixels: tuple[int, int], card: str
+) -> Counts:
+    """Writes the folder tensor by tensor; it appears whole or not at all.
+
+    Args:
+        trained: JAX arrays, sharded or not, that this process can read.
+        frozen: the other parameters, only to see that the base is still what it was. Its files are what is copied.
+        base: the folder that the run began with.
+        out: a folder that is not there yet, or is empty.
+        pixels: the least and the most of a resized picture, as the run was fed.
+        card: the text of the model card, which takes the place of the base's.
+
+    Raises:
+        InputError: `out` is not empty or cannot be written, or the base is not, or no longer, what the run began with.
+    """
+    check_out(out)
+    settings = _preprocessors(base, pixels)
+    made = _made_anew(trained, frozen, base)
+    weights = {tensor.file for tensor in base.tensors.values()}
+    with _appearing(out) as unfinished:
+        for file in base.path.iterdir():
+            if _is_copied(file) and file.name not in settings:
+                shutil.copyfile(file, unfinished / file.name)
+        if base.path / WEIGHTS not in weights:
+            shutil.copyfile(base.path / INDEX, unfinished / INDEX)
+        for name, content in settings.items():
+            (unfinished / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (unfinished / CARD).write_text(card, encoding="utf-8")
+        for file in sorted(weights):
+            rewrite(file, unfinished / file.name, made)
+        shutil.copyfile(base.path / CONFIG, unfinished / CONFIG)  # last: a folder with it is whole
+    return Counts(len(made), len(base.tensors) - len(made))
+
+
+def check_out(out: Path) -> None:
+    """Refuses, with `InputError`, what is there already and no empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("this is there already, and no empty folder", str(out), "give another --out, or remove it")
+
+
+def rewrite(source: Path, target: Path, made: Mapping[str, Make]) -> None:
+    """Copies a file of tensors, with the bytes of those in `made` replaced; one of them is in memory at a time."""
+    with source.open("rb") as old, target.open("wb") as new:
+        length = old.read(8)
+        header = old.read(int.from_bytes(length, "little"))
+        new.write(length + header)
+        spans = {name: entry["data_offsets"] for name, entry in json.loads(header).items() if name != "__metadata__"}
+        for name, (start, end) in sorted(spans.items(), key=lambda span: span[1]):
+            if name in made:
+                new.write(made[name]().reshape(-1).view(np.uint8))
+                continue
+            old.seek(8 + len(header) + start)
+            for at in range(start, end, BLOCK_BYTES):
+                new.write(old.read(min(BLOCK_BYTES, end - at)))
+
+
+def _made_anew(trained: Params, frozen: Params, base: Folder) -> dict[str, Make]:
+    """How to make each tensor that trained, by its name in the base's files."""
+    names = NAMES[base.config["model_type"]]
+    arrays = flatten(trained) | flatten(frozen)
+    parts = published_tensors({path: array.shape for path, array in arrays.items()}, names)
+    found = find_tensors(base, parts, names)
+    _check_frozen({path: (arrays[path], parts[path]) for path in flatten(frozen)}, found, base)
+    made = {
+        found[part.name].name: functools.partial(_fetch, arrays[path], part.layer, DTYPES[found[part.name].dtype])
+        for path in flatten(trained)
+        for part in parts[path]
+    }
+    for name, tensor in base.tensors.items():
+        repeated = names.tied.get(names.ours.get(published_name(name, names), ""))
+        if repeated in flatten(trained) and tensor not in found.values():  # a tied checkpoint's own copy of its head
+            made[name] = functools.partial(_fetch, arrays[repeated], None, DTYPES[tensor.dtype])
+    return made
+
+
+def _check_frozen(
+    frozen: Mapping[str, tuple[jax.Array, list[Published]]], found: Mapping[str, Tensor], base: Folder
+) -> None:
+    changed = []
+    for array, parts in frozen.values():
+        for part in parts:
+            tensor = found[part.name]
+            theirs = read(tensor, (slice(None),) * len(tensor.shape)).astype(array.dtype, copy=False)
+            if not np.array_equal(theirs.view(np.uint8), _fetch(array, part.layer, array.dtype).view(np.uint8)):
+                changed.append(tensor.name)
+    if changed:
+        raise InputError(
+            f"tensors that did not train are not those that the run began with: {compact(changed)}",
+            str(base.path),
+            "bring back the base of the run (config.model.path)",
+        )
+
+
+def _fetch(array: jax.Array, layer: int | None, dtype: np.dtype) -> np.ndarray:
+    return np.ascontiguousarray(_part(array, layer, dtype))
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _part(array: jax.Array, layer: int | None, dtype: np.dtype) -> jax.Array:
+    """One layer of a stack, or the whole of what is none, rounded where it lies."""
+    if layer is not None:
+        array = jax.lax.dynamic_index_in_dim(array, layer, keepdims=False)
+    return array.astype(dtype)
+
+
+def _is_copied(file: Path) -> bool:
+    """Whether a file of the base's stays as it is: all but the weights, their index, the card and the config."""
+    if not any(file.match(pattern) for pattern in FETCHED) or not file.is_file():
+        return False
+    return file.suffix != ".safetensors" and not file.name.endswith(".index.json") and file.name not in (CARD, CONFIG)
+
+
+def _preprocessors(base: Folder, pixels: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """The files that tell of pixels, with the run's."""
+    found = {}
+    for name, key in PREPROCESSORS.items():
+        if (base.path / name).is_file():
+            content = read_json(base.path / name)
+            told = content if key is None else content.get(key)
+            if isinstance(told, dict):
+                _set_pixels(told, pixels)
+                found[name] = content
+    if not found:
+        raise InputError(
+            f"the folder has no {next(iter(PREPROCESSORS))}, which tells of pixels",
+            str(base.path),
+            "copy it from the base checkpoint",
+        )
+    return found
+
+
+def _set_pixels(told: dict[str, Any], pixels: tuple[int, int]) -> None:
+    """Sets the limits under the names that the file uses."""
+    size = told.get("size")
+    parts = [told, size] if isinstance(size, dict) else [told]
+    for names, limit in zip(PIXELS, pixels, strict=True):
+        used = [(part, name) for part in parts for name in names if name in part]
+        for part, name in used or [(told, names[0])]:
+            part[name] = limit
+
+
+def push(folder: Path, repo: str) -> str:
+    """Uploads an exported folder to the hub, into a private repository that is made where there is none; its address.
+
+    The token is the one that huggingface_hub finds (`hf auth login`, or HF_TOKEN).
+
+    Raises:
+        InputError: the hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    try:
+        hub.create_repo(repo, private=True, exist_ok=True)
+        return str(hub.upload_folder(folder_path=folder, repo_id=repo, commit_message="Export of mmkp_jax").repo_url)
+    except Exception as error:  # the network's, the hub's and the token's failures have no class in common
+        what = f"the hub does not take it ({reason_of(error)})"
+        raise InputError(what, repo, "check the name, the network and the token (hf auth login)") from None
+
+
+@contextlib.contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write into, which takes its name in the end; nothing is left of a failure."""
+    out = out.absolute()
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)  # a killed export's
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        os.replace(unfinished, out)
+    except OSError as error:
+        what = f"the export cannot be written ({error.strerror or error})"
+        raise InputError(what, str(out), "see to space and permissions") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,98 @@
+"""An exported folder held against our model: logits and answers of transformers, in float32. Needs PyTorch."""
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmkp_jax.data.forest import RowSize, Tree, plant, tree_size
+from mmkp_jax.data.images import decode
+from mmkp_jax.models.definition import Definition, Params
+
+BOUND = 1e-5
+"""Of the largest logit: how far apart float32 may put the two. A layer adds a few 1e-7."""
+
+
+class Theirs(NamedTuple):
+    """What transformers makes of a post."""
+
+    logits_MV: np.ndarray
+    """float32: where each token of its target is predicted."""
+    answer: str
+    tokens: int
+    """Of the answer, without the one that ends it."""
+
+
+def has_torch() -> bool:
+    """Whether transformers can load a model here."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def our_logits(definition: Definition, params: Params, trees: Sequence[Tree]) -> Iterator[np.ndarray]:
+    """float32 [M, V] of each tree: where each token of its SFT target is predicted."""
+    sizes = [tree_size(tree, definition.geometry) for tree in trees]
+    size = RowSize(*(max(getattr(each, name) for each in sizes) for name in RowSize.__dataclass_fields__))
+
+    @jax.jit
+    def run(params: Params, forest) -> jax.Array:
+        model = definition.bind(params)
+        hidden_BTD = model(forest, jnp.float32)
+        hidden_BMD = jnp.take_along_axis(hidden_BTD, forest.label_slot_BM[..., None], axis=1)
+        return jnp.einsum("bmd,vd->bmv", hidden_BMD, model.head.astype(jnp.float32))
+
+    with jax.default_matmul_precision("highest"):  # else a TPU multiplies in bf16
+        for tree in trees:
+            forest = plant([[tree]], size, definition.geometry)
+            yield np.asarray(run(params, forest)[0, : len(tree.sft)])
+
+
+def their_answers(folder: Path, trees: Sequence[Tree], images: Sequence[bytes], answer_tokens: int) -> Iterator[Theirs]:
+    """Loads the folder in transformers, on the CPU, and feeds it the prompts and SFT targets of `trees`.
+
+    Args:
+        images: the file of each tree's picture, empty without one: the folder's own image processor reads it.
+        answer_tokens: most tokens of an answer, which is greedy.
+    """
+    import torch
+    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model.eval()
+    greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
+    for tree, image in zip(trees, images, strict=True):
+        pictures = dict(processor([decode(image)], return_tensors="pt")) if image else {}
+
+        def inputs(tokens: np.ndarray, pictures=pictures) -> dict[str, torch.Tensor]:
+            ids = torch.from_numpy(tokens.astype(np.int64))[None]
+            kinds = (ids == model.config.image_token_id).int()  # without them, positions are those of plain text
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": kinds, **pictures}
+
+        prompt = tree.prompt
+        with torch.no_grad():
+            logits = model(**inputs(np.concatenate([prompt, tree.sft[:-1]])), logits_to_keep=len(tree.sft)).logits[0]
+            written = model.generate(**inputs(prompt), **greedy)[0, len(prompt) :].tolist()
+        ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+        answer = next((written[:i] for i, token in enumerate(written) if token in ends), written)
+        yield Theirs(logits.numpy(), tokenizer.decode(answer, skip_special_tokens=False), len(answer))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,105 @@
+"""The model card: code that runs as it stands, metadata that the hub reads, and what is known of the run."""
+
+import json
+import re
+import shutil
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from mmkp_jax.export import main
+from mmkp_jax.exporting import facts_of, open_run
+from mmkp_jax.hf.card import Base, Licence, card_of, licence_of
+from mmkp_jax.predicting import load_predictor
+
+
+def snippets(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+
+
+def test_the_snippet_predicts_what_we_predict(exported_pocket, monkeypatch, capsys):
+    """As it stands in the card, on texts alone and on pictures, one of them lying on its side."""
+    _, out = exported_pocket
+    pictures = sorted((out.parent / "pocket" / "images").glob("test-*"))[:3]
+    turned = out.parent / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(pictures[0]).convert("RGB").save(turned, exif=exif)
+    texts, images = ["the band at <place>", "rain again", "who else saw it", "café ☕"], [None, *pictures[1:], turned]
+    transformers, vllm = snippets((out / "README.md").read_text(encoding="utf-8"))
+    compile(vllm, "README.md", "exec")
+    monkeypatch.chdir(out)
+    names: dict = {}
+    exec(compile(transformers, "README.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("[")
+    theirs = [names["keyphrases"](text, image) for text, image in zip(texts, images, strict=True)]
+    written = [names["answer"](text, image) for text, image in zip(texts, images, strict=True)]
+    ours = load_predictor(out, answer_tokens=24)(texts, images)
+    assert [each.predicted for each in ours] == theirs and any(theirs)
+    assert [each.output for each in ours] == written and len(set(written)) > 1
+
+
+def test_the_hub_reads_the_metadata(exported_pocket):
+    _, out = exported_pocket
+    data = ModelCard.load(out / "README.md").data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "image-text-to-text", "unknown")
+    results = {each.metric_name: each for each in data.eval_results}
+    assert results["F1@M, all (n = 6)"].metric_value == 50.0
+    assert results["F1@1, all (n = 6)"].dataset_name == "keyphrase_posts"
+    assert {each.dataset_split for each in data.eval_results} == {"test"}
+
+
+def test_the_card_tells_scores_with_n_and_intervals_data_and_settings(exported_pocket):
+    _, out = exported_pocket
+    card = (out / "README.md").read_text(encoding="utf-8")
+    row = re.search(r"\| all \| 6 \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \| 50.00 \[", card)
+    assert row and float(row[2]) < float(row[1]) < float(row[3])
+    assert re.search(r"\| keyphrase_posts \| train \| 40 \| `[0-9a-f]{16}` \|", card)
+    assert re.search(r"\| keyphrase_posts \| test \| 5 \|", card)
+    for part in ("| γ | 0.4 nats a label |", "3,136 to 12,544 pixels", "96 tokens", "visual.blocks", "| steps | 7 ("):
+        assert part in card, part
+    assert str(out.parent) not in card  # nothing of this machine
+
+
+def test_without_its_dataset_the_card_says_so(exported_pocket, tmp_path, capsys):
+    workdir, _ = exported_pocket
+    run = shutil.copytree(workdir, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["path"] = str(tmp_path / "gone")
+    (run / "config.json").write_text(json.dumps(config))
+    assert main([f"--workdir={run}", f"--out={tmp_path / 'out'}"]) == 0
+    assert "the card says nothing of data and scores: " in capsys.readouterr().out
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "The dataset was not at hand" in card and "No scores" in card and "model-index" not in card
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"README.md": "---\nlicense: apache-2.0\n---\n"}, Licence("apache-2.0")),
+        (
+            {"README.md": "---\nlicense: other\nlicense_name: qwen-research\nlicense_link: https://x/LICENSE\n---\n"},
+            Licence("other", "qwen-research", "https://x/LICENSE"),
+        ),
+        ({"LICENSE": "                Apache License\n            Version 2.0, January 2004\n"}, Licence("apache-2.0")),
+        ({"LICENSE": "Qwen RESEARCH LICENSE AGREEMENT\n"}, Licence("other", "qwen-research", "LICENSE")),
+        ({"LICENSE": "Do as you like.\n"}, Licence("other", None, "LICENSE")),
+        ({"README.md": "No metadata.\n"}, Licence("unknown")),
+        ({"README.md": "---\nlicense: [\n---\n"}, Licence("unknown")),
+        ({}, Licence("unknown")),
+    ],
+)
+def test_the_licence_is_what_the_base_tells(tmp_path, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert licence_of(tmp_path) == expected
+
+
+def test_a_base_on_the_hub_is_named_and_linked(exported_pocket):
+    workdir, _ = exported_pocket
+    base = Base("Qwen/Qwen2.5-VL-3B-Instruct", True, Licence("other", "qwen-research", "https://x/LICENSE"))
+    card = ModelCard(card_of(facts_of(open_run(workdir, "latest"))._replace(base=base)))
+    assert card.data.base_model == base.name and card.data.license_name == "qwen-research"
+    assert "[Qwen/Qwen2.5-VL-3B-Instruct](https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct)" in card.text
+    assert "qwen-research ([text](https://x/LICENSE))" in card.text
