@@ -33,7 +33,7 @@ from mmkp_jax.teacher.flags import (
 from mmkp_jax.teacher.forecast import forecast
 from mmkp_jax.teacher.people import KEY, choose, read_people, write_sheets
 from mmkp_jax.teacher.questions import PostRecords
-from mmkp_jax.teacher.ranking import CRITERIA, FIELDS, LABELS, RANK, Rankings, Study, averaged, collect
+from mmkp_jax.teacher.ranking import FIELDS, LABELS, RANK, Rankings, Study, averaged, collect, read_rankings
 from mmkp_jax.teacher.standing import standing_of, tau_b
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import Template, read_template
@@ -198,7 +198,7 @@ def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankin
         "standing": standing and standing.as_json(),
     }
     with _written(flags.out):
-        _lines(flags.out / RANKINGS, _rows(rankings))
+        _lines(flags.out / RANKINGS, rankings.rows())
         _lines(flags.out / FAILURES, rankings.failures)
         (flags.out / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print("\n".join(standing.lines()) if standing else "no post has all its ranks")
@@ -212,28 +212,11 @@ def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankin
     return results
 
 
-def _rows(rankings: Rankings) -> list[dict[str, Any]]:
-    """A row for each readable answer: ranks as they were written."""
-    return [
-        {
-            "id": post,
-            "order": order,
-            "ranks": {
-                name: dict(zip(CRITERIA, ranks_C.tolist(), strict=True))
-                for name, ranks_C in zip(rankings.systems, ranks_CN.T, strict=True)
-            },
-        }
-        for post, written_OCN in zip(rankings.ids, rankings.written_POCN, strict=True)
-        for order, ranks_CN in enumerate(written_OCN)
-        if not np.isnan(ranks_CN).any()
-    ]
-
-
 def _collect(flags: argparse.Namespace) -> dict[str, Any]:
     """Writes and prints what people said, and how far the model agrees with them."""
     systems, ids, written_POCN = read_people(flags.out / PEOPLE, flags.collect)
     people = standing_of(systems, written_POCN)
-    model = _model_ranks(flags.out / RANKINGS, systems)
+    model = read_rankings(flags.out / RANKINGS, systems)
     both = [place for place, post in enumerate(ids) if post in model]
     results: dict[str, Any] = {"people": people.as_json(), "posts_of_both": len(both), "tau_b": None}
     print("people: " + "\n".join(people.lines()))
@@ -249,22 +232,6 @@ def _collect(flags: argparse.Namespace) -> dict[str, Any]:
         (flags.out / PEOPLE / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"written: {flags.out / PEOPLE / RESULTS}")
     return results
-
-
-def _model_ranks(file: Path, systems: Sequence[str]) -> dict[str, np.ndarray]:
-    """[C, N] of each post that the model ranked: ties averaged, mean over orders."""
-    if not file.exists():
-        return {}
-    found: dict[str, list[np.ndarray]] = {}
-    try:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            ranks_CN = [[row["ranks"][name][criterion] for name in systems] for criterion in CRITERIA]
-            found.setdefault(row["id"], []).append(averaged(np.array(ranks_CN, float)))
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"it holds no ranks of the systems of the sheets ({error})"
-        raise InputError(what, str(file), "judge the same predictions again") from None
-    return {post: np.mean(each, axis=0) for post, each in found.items()}
 
 
 def _lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:

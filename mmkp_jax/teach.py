@@ -7,6 +7,7 @@ for `prepare --cot`. With --task=keyphrases, raw hashtags become keyphrases inst
 
 import argparse
 import contextlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ from mmkp_jax.teacher.questions import PostRecords, Records
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import FIELDS, Job, Outcome, default_template, rejects_file, write_results
 from mmkp_jax.teacher.templates import read_template
+
+TEST = re.compile(r"(?<![a-z])test", re.IGNORECASE)
+"""Names of splits that no training may see."""
 
 MAX_TOKENS = 512
 """Of an answer: the paper's models write 157 words."""
@@ -122,7 +126,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not 1 <= parsed.batch_size <= BATCH_SIZE:
         flags.error(f"--batch_size={parsed.batch_size} is not from 1 to {BATCH_SIZE:,}")
     split = parsed.split or parsed.posts.name.removesuffix(".jsonl").removesuffix(CMKP_ENDING)
-    if parsed.task == "chains" and "test" in split.lower() and parsed.allow_split != split:
+    if parsed.task == "chains" and TEST.search(split) and parsed.allow_split != split:
         what = f"{split!r} is a test split: chains made from its keyphrases would leak them into training"
         raise InputError(what, "teach", f"name another split, or allow it with --allow_split={split}")
     return parsed

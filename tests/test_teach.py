@@ -167,6 +167,7 @@ def test_mistakes_are_one_line_and_nothing_is_sent(tmp_path, capsys, monkeypatch
             (["--price_in=3"], "go together"),
             (["--concurrency=0"], "--concurrency=0"),
             (["--extra_body=5"], "no JSON object"),
+            (["--extra_body={\"stream\": true}"], "'stream' of a request cannot be set"),
             (["--extra_headers={\"X\": \"$NOT_THERE\"}"], "NOT_THERE: the environment holds no value"),
             (["--template=none.txt"], "none.txt: the template cannot be read"),
             (["--min_words=9", "--max_words=3"], "--min_words"),

@@ -38,6 +38,7 @@ def card_of(out: Path, job: Job, source: str, outcome: Outcome) -> str:
     cost = money(outcome.cost) if outcome.unpriced < sum(outcome.models.values()) or not outcome.models else "unknown"
     if outcome.unpriced and cost != "unknown":
         cost += f", and {outcome.unpriced:,} answers whose price is unknown"
+    first, last = outcome.times
     rows = {
         "posts": f"{source}: {outcome.posts:,}",
         "model asked": f"{job.endpoint.model} at {job.endpoint.base_url}",
@@ -45,7 +46,7 @@ def card_of(out: Path, job: Job, source: str, outcome: Outcome) -> str:
         "parameters": f"`{json.dumps(dict(job.endpoint.parameters), ensure_ascii=False)}`",
         "images": f"at most {job.image_edge:,} pixels a side, JPEG",
         "prompt": f"{job.template.version}, below",
-        "answers": f"{outcome.answers:,} whole ones, between {' and '.join(outcome.times)} UTC",
+        "answers": f"{outcome.answers:,} whole ones" + f", between {first} and {last}" * bool(first),
         "kept": f"{outcome.kept:,}, {outcome.acceptance:.2%} of the whole answers",
         "left out": f"{outcome.posts - outcome.kept:,}, listed in `{rejects_file(out).name}`",
         "tokens": f"{outcome.prompt_tokens:,} of prompts, {outcome.completion_tokens:,} of answers",

@@ -25,6 +25,7 @@ LONGEST_RETRY_AFTER = 3600.0
 """Seconds: an endpoint that asks for a longer wait (a daily quota) ends the run."""
 
 T = TypeVar("T")
+_OURS = {"model", "messages", "stream", "n"}
 _OVERLOADED = {408, 429, 503, 504, 529}
 _AGAIN = {408, 409, 425, 429}  # and those from 500
 _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -41,7 +42,7 @@ class Endpoint:
     model: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the request beside model and messages: `max_tokens`, `temperature`, what else the endpoint knows."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # they may hold secrets
     key_env: str = "OPENAI_API_KEY"
     """The variable of the environment that holds the key, which is kept nowhere else."""
 
@@ -52,6 +53,9 @@ class Endpoint:
         if parts.username or parts.password or parts.query or parts.fragment:
             what, mend = "the address holds more than a host and a path", "put keys into the environment, not into it"
             raise InputError(what, f"{parts.scheme}://{parts.hostname}", mend)
+        if taken := _OURS & self.parameters.keys():
+            what = f"the field {min(taken)!r} of a request cannot be set"
+            raise InputError(what, "--extra_body", "leave it out: one whole answer is read for each post")
 
     def key(self) -> str:
         """The key.

@@ -1,5 +1,6 @@
 """The bill before it comes: how many calls, tokens and how much money questions will take."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Container, Sequence
@@ -27,8 +28,6 @@ class Forecast:
     calls: int = 0
     prompt: Estimate = field(default_factory=lambda: Estimate(0, 0))
     """Tokens of all prompts."""
-    unaskable: dict[int, str] = field(default_factory=dict)
-    """Of the questions whose chats were made, those that could not be; by number."""
     chats: list[list[dict[str, Any]]] = field(default_factory=list)
     """A few of them, images left out."""
 
@@ -69,10 +68,8 @@ def forecast(
         told.calls += 1
         told.prompt += question.size
         if len(told.chats) < SHOWN:
-            try:
+            with contextlib.suppress(Unaskable):
                 told.chats.append(question.messages())
-            except Unaskable as error:
-                told.unaskable[number] = str(error)
     return told
 
 

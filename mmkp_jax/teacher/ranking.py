@@ -7,11 +7,13 @@ import json
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
+from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.asking import QuestionOf, Run, content_of
 from mmkp_jax.teacher.client import Endpoint
 from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, Records, ask_about
@@ -164,6 +166,42 @@ class Rankings:
     """The system that was preferred in each of the two orders; None for a pair without two readable answers."""
     failures: list[dict[str, Any]]
     """Answers that are none, or hold no ranks: `id`, `reason`, `answer`."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each readable answer: the post's `id`, the number of the order, and ranks as they were written."""
+        return [
+            {
+                "id": post,
+                "order": order,
+                "ranks": {
+                    name: dict(zip(CRITERIA, ranks_C.tolist(), strict=True))
+                    for name, ranks_C in zip(self.systems, ranks_CN.T, strict=True)
+                },
+            }
+            for post, written_OCN in zip(self.ids, self.written_POCN, strict=True)
+            for order, ranks_CN in enumerate(written_OCN)
+            if not np.isnan(ranks_CN).any()
+        ]
+
+
+def read_rankings(file: Path, systems: Sequence[str]) -> dict[str, np.ndarray]:
+    """[C, N] of each post in a file of `Rankings.rows`: ties averaged, mean over orders. Empty where there is no file.
+
+    Raises:
+        InputError: it holds no ranks of these systems.
+    """
+    if not file.exists():
+        return {}
+    found: dict[str, list[np.ndarray]] = {}
+    try:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            ranks_CN = [[row["ranks"][name][criterion] for name in systems] for criterion in CRITERIA]
+            found.setdefault(row["id"], []).append(averaged(np.array(ranks_CN, float)))
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"it holds no ranks of the systems of the sheets ({error})"
+        raise InputError(what, str(file), "judge the same predictions again") from None
+    return {post: np.mean(each, axis=0) for post, each in found.items()}
 
 
 def collect(study: Study, run: Run, store: Store) -> Rankings:

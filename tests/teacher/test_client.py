@@ -98,6 +98,12 @@ def test_an_address_is_a_host_and_a_path(url):
     assert "word" not in str(error.value) and "key=1" not in str(error.value)
 
 
+@pytest.mark.parametrize("field", ["stream", "n", "messages"])
+def test_a_field_that_would_spoil_answers_is_refused(field):
+    with pytest.raises(InputError, match=f"'{field}' of a request cannot be set"):
+        Endpoint("http://host/v1", MODEL, {field: 2})
+
+
 def test_extra_body_and_headers_pass_through():
     with FakeEndpoint() as server:
         ask_once(server, parameters={"top_k": 5, "provider": {"order": ["x"]}}, headers={"X-Title": "keyphrases"})
