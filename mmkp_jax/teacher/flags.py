@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,19 @@ _AT_LEAST = {
 }
 
 
-def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int) -> None:
+def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, but: Collection[str] = ()) -> None:
     """Adds them, in a group of their own.
 
     Args:
         max_tokens: of an answer, by default.
+        but: flags that the command has already.
     """
-    add = flags.add_argument_group("the endpoint").add_argument
+    group = flags.add_argument_group("the endpoint")
+
+    def add(name: str, **options: Any) -> None:
+        if name not in but:
+            group.add_argument(name, **options)
+
     add("--base_url", metavar="URL", help="required: of an OpenAI-compatible endpoint; mostly ends in /v1")
     add("--model", metavar="NAME", help="required: as the endpoint names it")
     add(
