@@ -1,51 +1,59 @@
-"""Whether memory grows with the number of posts: prepare, index, plan and describe datasets of two sizes.
+"""Whether memory grows with the number of posts: prepare, index, plan and describe JSON Lines of two sizes.
 
     python -m benchmarks.soak_data [--posts=36000,360000] [--workers=N] [--keep=DIR]
 
 Posts of MMKP-360k's shape (4.48 keyphrases, a text, a chain of thought) on a few hundred distinct pictures of 56 x 56.
-Each stage runs in a process of its own; printed are its seconds, the peak of its resident memory and of its largest
-worker's, and what a post more adds to it.
+Each stage runs in a process of its own: the commands `prepare` and, with a config and a page, `describe`; and what
+training begins with. Printed are its seconds, the peak of its resident memory and of its largest worker's, and what a
+post more adds to it.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.machine import describe_machine
-from configs.base import get_config
-from mmkp_jax.data.examples import BOTH, Recipe
-from mmkp_jax.data.forest import Geometry, RowSize
-from mmkp_jax.data.lengths import choose, index, sizes_of
-from mmkp_jax.data.plan import plan_epoch
-from mmkp_jax.data.posts import Post
-from mmkp_jax.data.prompts import read_template
-from mmkp_jax.data.records import open_split, write_dataset
+from mmkp_jax import describe, prepare
+from mmkp_jax.data.lengths import index
+from mmkp_jax.data.records import open_split
+from mmkp_jax.feeding import plan_posts, recipe_of
+from mmkp_jax.hf.folder import load_tokenizer, open_folder
+from mmkp_jax.models.definition import define
+from mmkp_jax.pocket.model import write_model
 from mmkp_jax.pocket.tokenizer import train_tokenizer
+from mmkp_jax.settings import read_config
+
+CONFIG = "configs/dyncot.py:model=qwen2_5_vl_3b"
+"""But for its model's folder: a small one here, with a tokenizer of the posts' words."""
 
 PICTURES = 300
 WORDS = tuple(f"{start}{middle}{end}" for start in ("ba", "ke", "lo", "mi") for middle in "drst" for end in ("n", "ly"))
 STAGES = ("prepare", "index", "plan", "describe")
 
 
-def make_posts(count: int) -> Iterator[Post]:
+def make_rows(count: int) -> Iterator[dict[str, Any]]:
     """`count` posts, one at a time."""
     for number in range(count):
         rng = random.Random(number)
         text, cot = (" ".join(rng.choices(WORDS, k=words)) for words in (25, 110))
-        keyphrases = tuple(f"{rng.choice(WORDS)} {rng.randrange(5000)}" for _ in range(rng.choice((4, 5))))
-        yield Post(f"train-{number + 1}", text, f"{number % PICTURES}.jpg", keyphrases, cot, "made", number + 1)
+        keyphrases = [f"{rng.choice(WORDS)} {rng.randrange(5000)}" for _ in range(rng.choice((4, 5)))]
+        image = f"{number % PICTURES}.jpg"
+        yield {"id": f"train-{number + 1}", "text": text, "image": image, "keyphrases": keyphrases, "cot": cot}
 
 
 def make_pictures(folder: Path) -> None:
@@ -56,35 +64,31 @@ def make_pictures(folder: Path) -> None:
         Image.fromarray(small).resize((56, 56)).save(folder / f"{number}.jpg")
 
 
-def recipe_of_3b() -> Recipe:
-    """The 3B's limits, with a small tokenizer of these words."""
-    config = get_config()
-    tokenizer = train_tokenizer(WORDS)
-    image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    limits = {name: config.data[name] for name in ("min_pixels", "max_pixels", "max_text_tokens")}
-    return Recipe(read_template(tokenizer, image_token=image_token), Geometry(image_token), **limits)
+def write_raw(raw: Path, count: int) -> None:
+    """The posts as JSON Lines, in a folder of raw posts."""
+    raw.mkdir(exist_ok=True)
+    with (raw / "train.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in make_rows(count))
 
 
-def run_stage(stage: str, folder: Path, count: int, workers: int) -> None:
-    """One stage on the dataset of `count` posts in `folder`."""
+def run_stage(stage: str, folder: Path, count: int, workers: int) -> int:
+    """One stage on the dataset of `count` posts in `folder`, in this process; its exit status."""
     dataset = folder / str(count)
+    overrides = ["--config.make=", f"--config.model.path={folder / 'model'}"]
     if stage == "prepare":
-        write_dataset(dataset, {"train": make_posts(count)}, folder / "images", on_bad_row="error")
-        return
+        places = {"raw": folder / f"{count}-raw", "images": folder / "images", "out": dataset}
+        flags = [f"--{name}={path}" for name, path in places.items()]
+        return prepare.main(["--dataset=keyphrase_posts", "--on_bad_row=error", *flags])
     if stage == "describe":
-        command = [sys.executable, "-m", "mmkp_jax.describe", f"--data={dataset}"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stderr)
-        return
-    config = get_config()
-    lengths = index(open_split(dataset, "train"), recipe_of_3b(), dataset / "index", workers=workers)
-    if stage == "plan":
-        size = RowSize(**config.row)
-        posts, _ = choose(lengths, size, BOTH)
-        sizes = sizes_of(lengths, BOTH)
-        for epoch in range(config.num_epochs):
-            plan_epoch(sizes, size, seed=0, epoch=epoch, batch_rows=config.global_batch_size, posts=posts)
+        return describe.main([f"--config={CONFIG}", *overrides, f"--data={dataset}", f"--out={folder / 'page.html'}"])
+    config = read_config(CONFIG, [*overrides, f"--config.data.path={dataset}", f"--config.data.workers={workers}"])
+    model = open_folder(str(folder / "model"))
+    recipe = recipe_of(config, define(model.config, str(model.path)), load_tokenizer(model))
+    if stage == "index":
+        index(open_split(dataset, "train"), recipe, dataset / "index", workers=workers)
+    else:
+        plan_posts(config, recipe)
+    return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +106,9 @@ def measured(stage: str, folder: Path, count: int, workers: int) -> Usage:
     flags = [f"--stage={stage}", f"--keep={folder}", f"--posts={count}", f"--workers={workers}"]
     command = [sys.executable, "-m", "benchmarks.soak_data", *flags]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, env=environment, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
     return Usage(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -115,7 +121,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.stage:
         begun = time.perf_counter()
-        run_stage(args.stage, args.keep, int(args.posts), args.workers)
+        with contextlib.redirect_stdout(sys.stderr):
+            if run_stage(args.stage, args.keep, int(args.posts), args.workers):
+                sys.exit(f"{args.stage} failed")
         seconds = time.perf_counter() - begun
         peaks = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         print(json.dumps(dataclasses.asdict(Usage(seconds, *peaks))))
@@ -128,6 +136,10 @@ def soak(folder: Path, counts: list[int], workers: int) -> None:
     """Runs and prints every stage at each number of posts."""
     folder.mkdir(parents=True, exist_ok=True)
     make_pictures(folder / "images")
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    write_model(train_tokenizer(WORDS), 0, folder / "model")
+    for count in counts:
+        write_raw(folder / f"{count}-raw", count)
     print(describe_machine())
     print(f"{'stage':<10}{'posts':>9}{'s':>9}{'posts/s':>10}{'MB':>9}{'MB of a worker':>16}{'bytes a post more':>19}")
     for stage in STAGES:

@@ -16,7 +16,7 @@ from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.lengths import Lengths, index
 from mmkp_jax.data.pipeline import Feed
 from mmkp_jax.data.posts import Record
-from mmkp_jax.data.records import Split, open_split
+from mmkp_jax.data.records import Split, open_split, split_names
 from mmkp_jax.data.statistics import COMPARED, Rejected, SplitStatistics, common, gather, rejected, repeats
 from mmkp_jax.data.view import RowView, view_row
 from mmkp_jax.errors import InputError
@@ -143,13 +143,8 @@ def _open(path: Path) -> dict[str, Split]:
     Raises:
         InputError: none is, or one is damaged.
     """
-    records = {}
-    for name in SPLITS:
-        try:
-            records[name] = open_split(path, name)
-        except InputError as error:
-            if not error.what.startswith("there is no split"):
-                raise
+    there = split_names(path)
+    records = {name: open_split(path, name) for name in SPLITS if name in there}
     if not records:
         raise InputError(f"it has none of the splits {', '.join(SPLITS)}", str(path), "name its splits so")
     return records

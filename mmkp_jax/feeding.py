@@ -16,7 +16,7 @@ from mmkp_jax.data.mixing import Joined, posts_of_epoch
 from mmkp_jax.data.pipeline import Feed
 from mmkp_jax.data.plan import EpochPlan, plan_epoch
 from mmkp_jax.data.prompts import read_template
-from mmkp_jax.data.records import Split, open_split
+from mmkp_jax.data.records import Split, open_split, split_names
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.objectives import OWN_BRANCHES, objective
@@ -41,6 +41,8 @@ class Training(NamedTuple):
     steps: int
     """Optimizer steps of the run."""
     left_out: list[LeftOut]
+    known_tests: int = 0
+    """Test posts of the first dataset whose text a training post has."""
 
 
 def datasets_of(config: ConfigDict) -> tuple[Dataset, ...]:
@@ -131,7 +133,8 @@ def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
             plan_epoch(sizes, size, batch_rows=config.global_batch_size, posts=np.concatenate(posts), **seeded)
         )
     steps = config.total_steps or sum(map(len, plans))
-    return Training(Feed(records, recipe, size, branches), plans, steps, _left_out(parts, records.starts))
+    feed, left_out = Feed(records, recipe, size, branches), _left_out(parts, records.starts)
+    return Training(feed, plans, steps, left_out, _known(parts, recipe, config.data.workers))
 
 
 class _Part(NamedTuple):
@@ -140,6 +143,7 @@ class _Part(NamedTuple):
     dataset: Dataset
     records: Split
     size_N5: np.ndarray
+    text_N: np.ndarray
     posts: np.ndarray
     left_out: list[LeftOut]
 
@@ -155,6 +159,16 @@ def _left_out(parts: Sequence[_Part], starts: Sequence[int]) -> list[LeftOut]:
     ]
 
 
+def _known(parts: Sequence[_Part], recipe: Recipe, workers: int) -> int:
+    """How many test posts of the first dataset have the text of a post that is trained on."""
+    path = parts[0].dataset.path
+    if "test" not in split_names(path):
+        return 0
+    test_N = index(open_split(path, "test"), recipe, Path(path) / "index", workers=workers).text_N
+    trained_N = np.concatenate([part.text_N[part.posts] for part in parts])
+    return int((np.isin(test_N, trained_N) & (test_N > 0)).sum())
+
+
 def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branch, ...], workers: int) -> _Part:
     records = open_split(dataset.path, "train")
     lengths = index(records, recipe, Path(dataset.path) / "index", workers=workers)
@@ -168,11 +182,11 @@ def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branc
     if dataset.weight * len(posts) < 1:
         what = f"at weight {dataset.weight:g}, {len(posts)} posts are less than one an epoch"
         raise InputError(what, dataset.path, "give a larger weight, or leave the folder out")
-    return _Part(dataset, records, sizes_of(lengths, branches), posts, left_out)
+    return _Part(dataset, records, sizes_of(lengths, branches), lengths.text_N, posts, left_out)
 
 
 def describe(training: Training) -> str:
-    """One line: how much is trained on, in how many steps, and what is left out."""
+    """One line: how much is trained on, in how many steps, what is left out, and test posts that are trained on."""
     posts, epochs = sum(len(plan.post_N) for plan in training.plans[:1]), len(training.plans)
     reasons: dict[str, int] = {}
     for each in training.left_out:
@@ -180,4 +194,5 @@ def describe(training: Training) -> str:
         reasons[kind] = reasons.get(kind, 0) + 1
     out = "".join(f"; left out: {n:,}, as {reason}" for reason, n in reasons.items())
     steps = f"{len(training.plans[0]):,} steps, {training.steps:,} steps in all ({epochs} epochs begun)"
-    return f"{posts:,} posts an epoch in {steps}{out}"
+    known = f"; test posts that have the text of a training post: {training.known_tests:,}" * bool(training.known_tests)
+    return f"{posts:,} posts an epoch in {steps}{out}{known}"

@@ -1,7 +1,7 @@
 """Raw posts and images → a dataset to train on: `python -m mmkp_jax.prepare --dataset=mmkp --raw=DIR --images=DIR …`.
 
 The dataset appears in `--out` whole or not at all. The same command goes on where a killed one stood, and leaves a
-dataset of the same posts and images as it is.
+dataset of the same posts and images as it is, if it is undamaged.
 """
 
 import argparse
@@ -36,7 +36,12 @@ def parser() -> Parser:
     add("--images", type=Path, metavar="DIR", help="required: the folder that posts' images are relative to")
     add("--out", type=Path, metavar="DIR", help="required: where the dataset is written")
     add("--cot", type=Path, metavar="FILE", help='chains of thought, JSON Lines of {"id", "cot"}')
-    add("--on_bad_row", choices=("drop", "error"), default="drop", help="drop: list it and go on; error: stop there")
+    add(
+        "--on_bad_row",
+        choices=("drop", "error"),
+        default="drop",
+        help="drop: list it and go on; error: stop at the first, lines before images",
+    )
     add("--seed", type=int, metavar="N", help="mmkp_v2: of the resampling (0)")
     add("--target_overlap", type=float, metavar="F", help="mmkp_v2: share of test keyphrases known from train (0.4528)")
     add("--beam", metavar="OPTIONS", help="let Apache Beam write it, with these of its options, in one string")
@@ -106,6 +111,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in RESAMPLING:
         if getattr(parsed, name) is not None and parsed.dataset != "mmkp_v2":
             flags.error(f"--{name} is for mmkp_v2 alone")
+    if parsed.out.resolve() == parsed.raw.resolve():
+        flags.error("--out is the folder of --raw: give another, as files in it would be taken for posts")
     return parsed
 
 

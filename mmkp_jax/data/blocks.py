@@ -23,7 +23,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from mmkp_jax.data.images import ImageError, check_aspect, decode, image_path
-from mmkp_jax.data.posts import Post, Record, Reject, restored
+from mmkp_jax.data.posts import Post, Record, Reject, restored, restored_reject
+from mmkp_jax.errors import InputError
 
 POSTS_A_BLOCK = 1024
 """And so a shard, but for rejects: about 200 MB of photographs."""
@@ -74,28 +75,34 @@ def stage(rows: Iterable[Post | Reject], folder: Path, split: str, on_bad_row: O
     """Writes the rows of a split into blocks, and returns these, in their order.
 
     Raises:
-        InputError: a row is a reject where none may be.
+        InputError: a row is a reject where none may be, or all of them are.
     """
-    blocks, rows = [], iter(rows)
+    blocks, rows, usable, bad = [], iter(rows), 0, None
     while some := list(itertools.islice(rows, POSTS_A_BLOCK)):
-        if on_bad_row == "error" and (bad := next((row for row in some if isinstance(row, Reject)), None)):
+        usable += sum(isinstance(row, Post) for row in some)
+        bad = bad or next((row for row in some if isinstance(row, Reject)), None)
+        if bad and on_bad_row == "error":
             raise bad.as_error()
         block = folder / f"{split}-{len(blocks):05d}"
         lines = [json.dumps({type(row).__name__: dataclasses.asdict(row)}) + "\n" for row in some]
         block.with_suffix(".posts").write_text("".join(lines), encoding="utf-8")
         blocks.append(block)
+    if bad and not usable:
+        what = f"no line of the split {split!r} can be used ({bad.reason})"
+        raise InputError(what, f"{bad.file}:{bad.line}", "mend the file, or take it out of the folder")
     return blocks
 
 
 def stamp_of(block: Path, image_root: Path) -> str:
-    """Names what a block is made from: its rows, wherever they were read, and the sizes of their images' files."""
+    """Names what a block is made from: its rows, wherever they were read, and the sizes and times of their images."""
     digest = hashlib.sha256()
     for row in _staged(block):
-        size = None
+        image = None
         if isinstance(row, Post) and row.image is not None:
             with contextlib.suppress(OSError, ValueError):
-                size = os.stat(image_root / row.image).st_size
-        digest.update(repr((dataclasses.replace(row, file=""), size)).encode())
+                found = os.stat(image_root / row.image)
+                image = found.st_size, found.st_mtime_ns
+        digest.update(repr((dataclasses.replace(row, file=""), image)).encode())
     return digest.hexdigest()
 
 
@@ -129,7 +136,7 @@ def write_block(
     stamp = stamp_of(block, image_root)
     if result := result_of(block, stamp):
         if on_bad_row == "error" and result.rejects:
-            raise _restored_reject(result.rejects[0]).as_error()
+            raise restored_reject(result.rejects[0]).as_error()
         progress(result.posts)
         return result
     file, rejects, records, fingerprint = block.with_suffix(".array_record"), [], 0, hashlib.sha256()
@@ -193,11 +200,7 @@ def _staged(block: Path) -> Iterator[Post | Reject]:
     with block.with_suffix(".posts").open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            yield restored(row["Post"]) if "Post" in row else _restored_reject(row["Reject"])
-
-
-def _restored_reject(row: dict[str, Any]) -> Reject:
-    return Reject(**row | {"post": row["post"] and restored(row["post"])})
+            yield restored(row["Post"]) if "Post" in row else restored_reject(row["Reject"])
 
 
 def _in_order(pool: Executor, function: Callable[[_In], _Out], items: Iterable[_In], ahead: int) -> Iterator[_Out]:

@@ -17,14 +17,19 @@ from mmkp_jax.data.posts import BadLine, Post, check_characters, keyphrases_of, 
 PLACEHOLDER = "<image>"
 """Where the question shows the image; of LLaVA and sharegpt, when the row names one."""
 
-ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+ROLES = {
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+}
+"""Who speaks, by each trainer's name for it."""
 
 ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 TAG = re.compile(r"</?(?:think|answer)>")
 
 _PLACE = re.compile(rf"{PLACEHOLDER}\n?|\n{PLACEHOLDER}\Z")
-_URL = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 
 
 def post_of(row: dict[str, Any], file: str, number: int) -> Post:
@@ -118,9 +123,11 @@ def _content(content: Any, post_id: str) -> tuple[str, list[str]]:
 
 
 def _listed(row: dict[str, Any], name: str, post_id: str) -> Iterator[str]:
-    """The image or images that a field of the row names."""
+    """The image or images that a field of the row names; null, "" and [] name none."""
     value = row.get(name)
-    for path in value if isinstance(value, list) else [value] if value else []:
+    if value is None or value == "":
+        return
+    for path in value if isinstance(value, list) else [value]:
         if not isinstance(path, str):
             raise BadLine(f"{name!r} holds something that is no path", "name the image's file", post_id)
         yield _local(path, post_id)

@@ -18,8 +18,15 @@ MAX_DECODED_PIXELS = 89_478_485
 
 MAX_ASPECT = 200
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "MPO")
-"""What is decoded. Others are left out: Pillow hands some (EPS) to programs outside."""
+_ELSEWHERE = {"EPS", "WMF", "FITS", "BUFR", "GRIB", "HDF5", "MPEG", "FPX", "MIC"}
+"""What Pillow hands to other programs or libraries, or cannot decode; and FITS, which holds measurements."""
+
+_WITHOUT_MARK = {"IM", "IMT", "IPTC", "PCD", "SPIDER", "TGA"}
+"""Files that begin with no mark of their kind, so that a reader may take others for them: they are tried last."""
+
+Image.init()
+FORMATS = tuple(sorted(Image.OPEN.keys() - _ELSEWHERE, key=lambda name: (name in _WITHOUT_MARK, name)))
+"""What is decoded: all that Pillow reads itself."""
 
 _ORIENTATION = 0x0112  # EXIF
 _UPRIGHT = {
@@ -95,7 +102,7 @@ def decode(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise ImageError(f"the image has more than {MAX_DECODED_PIXELS:,} pixels") from None
     except Exception:  # Pillow's readers raise what they please on hostile bytes
-        raise ImageError(f"the file is no image of a known kind ({', '.join(FORMATS)})") from None
+        raise ImageError("the file is no image of a known kind") from None
     width, height = image.size
     if width * height > MAX_DECODED_PIXELS:
         raise ImageError(f"the image is {width:,} x {height:,} pixels, more than {MAX_DECODED_PIXELS:,} in all")

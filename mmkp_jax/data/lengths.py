@@ -1,9 +1,11 @@
 """The index: each post's sizes, known before any picture is decoded, computed once and kept."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
+import logging
 import multiprocessing
 import uuid
 import zipfile
@@ -17,7 +19,6 @@ import numpy as np
 from mmkp_jax.data.examples import Branch, Recipe, Size, size_of
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.posts import Record
-from mmkp_jax.errors import InputError
 
 LIMITS = tuple(field.name for field in dataclasses.fields(RowSize))
 """The columns of a table of sizes."""
@@ -37,13 +38,15 @@ class Records(Protocol):
 
 
 class Lengths(NamedTuple):
-    """The sizes of N posts (`examples.Size`), int32 [N] each."""
+    """The sizes of N posts (`examples.Size`), int32 [N] each, and what else is asked of a post without reading it."""
 
     trunk_N: np.ndarray
     sft_N: np.ndarray
     cot_N: np.ndarray
     patches_N: np.ndarray
     windows_N: np.ndarray
+    text_N: np.ndarray
+    """uint64: equal where the posts' texts are, but for blanks around them; 0 for a post without text."""
     id_N: np.ndarray
     """The posts' ids, as text."""
 
@@ -72,21 +75,26 @@ def measure(records: Records, recipe: Recipe, *, workers: int = 0) -> Lengths:
 
 
 def _measure(records: Records, recipe: Recipe, numbers: range) -> Lengths:
-    ids, size_N5 = [], np.empty((len(numbers), len(Size._fields)), np.int32)
+    ids, text_N = [], np.empty(len(numbers), np.uint64)
+    size_N5 = np.empty((len(numbers), len(Size._fields)), np.int32)
     for row, number in enumerate(numbers):
         record = records[number]
         ids.append(record.id)
+        text_N[row] = digest(record.text.strip().encode())
         size_N5[row] = size_of(record, recipe)
-    return Lengths(*size_N5.T, np.asarray(ids, np.str_))
+    return Lengths(*size_N5.T, text_N, np.asarray(ids, np.str_))
+
+
+def digest(data: bytes) -> int:
+    """64 bits that tell data apart; 0 for no data."""
+    return (int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") or 1) if data else 0
 
 
 def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int = 0) -> Lengths:
     """The sizes of the posts, out of the folder `cache` if they are there, else measured and put there.
 
-    What is kept goes by content, tokenizer, prompt and pixel limits; the sizes of other data are never taken.
-
-    Raises:
-        InputError: the folder cannot be written.
+    What is kept goes by content, tokenizer, prompt and pixel limits; the sizes of other data are never taken. Where the
+    folder cannot be written, a warning says so, and nothing is kept.
     """
     file = Path(cache) / f"lengths-{_key(records, recipe)}.npz"
     try:
@@ -103,10 +111,10 @@ def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int =
         np.savez(part, **lengths._asdict())
         part.replace(file)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(
-            f"the index of lengths cannot be written ({error.strerror})", str(cache), "see to space and permissions"
-        ) from None
+        with contextlib.suppress(OSError):
+            part.unlink()
+        told = "%s: the index of lengths cannot be kept there (%s), and is measured anew each time"
+        logging.getLogger(__name__).warning(told, cache, error.strerror or error)
     return lengths
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import re
+import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ SEPARATOR = "<sep>"
 
 REJECTS = "rejects.jsonl"
 """In a dataset's folder: the rows that are no record, each with its reason."""
+
+LONGEST_ID = 256
+"""Characters: the index of lengths takes as much for every post as for the longest id."""
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 
@@ -56,6 +60,11 @@ class Reject:
 def restored(row: dict[str, Any]) -> Post:
     """The post that `dataclasses.asdict` and JSON made this object of."""
     return Post(**row | {"keyphrases": tuple(row["keyphrases"])})
+
+
+def restored_reject(row: dict[str, Any]) -> Reject:
+    """The reject that `dataclasses.asdict` and JSON made this object of."""
+    return Reject(**row | {"post": row["post"] and restored(row["post"])})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +114,8 @@ def read_jsonl(
 ) -> Iterator[Post | Reject]:
     """Reads JSON Lines of `{"id", "text", "image": path or null, "keyphrases": [...], "cot": text or null}`.
 
-    `cot` may be left out; other fields are passed over. A name that ends in `.gz` is unpacked as it is read; in a file
-    `.json`, one array may hold all the objects.
+    `cot` may be left out; other fields and blank lines are passed over. A name that ends in `.gz` is unpacked as it is
+    read; in a file `.json`, one array may hold all the objects.
 
     Args:
         files: the file, or the shards that make up a split: an id may stand in them once.
@@ -115,14 +124,15 @@ def read_jsonl(
     Raises:
         InputError: a file cannot be read.
     """
-    first_place: dict[str, tuple[str, int]] = {}
+    ids = _Ids()
     for file in map(str, files):
         for number, row in objects_of(file):
             try:
                 if isinstance(row, BadLine):
                     raise row
                 post = (post_of or own_post)(row, file, number)
-                if (first := first_place.setdefault(post.id, (file, number))) != (file, number):
+                check_id(post.id)
+                if (first := ids.first_place(post.id, file, number)) != (file, number):
                     place = f"line {first[1]}" if first[0] == file else f"{first[0]}:{first[1]}"
                     raise BadLine(f"the id {post.id!r} stands in {place} too", "give every post its own id", post.id)
             except BadLine as bad:
@@ -131,8 +141,27 @@ def read_jsonl(
                 yield post
 
 
+class _Ids:
+    """The ids of a split with their first places, on disk where they are many: memory does not grow with the posts."""
+
+    def __init__(self):
+        self._database = sqlite3.connect("", check_same_thread=False)  # a temporary file, gone with the connection
+        self._database.execute("CREATE TABLE ids (id TEXT PRIMARY KEY, file TEXT, line INTEGER) WITHOUT ROWID")
+
+    def first_place(self, post_id: str, file: str, line: int) -> tuple[str, int]:
+        """The file and line where the id stood first: these, if it is new."""
+        try:
+            added = self._database.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", (post_id, file, line))
+        except sqlite3.Error as error:
+            what = f"the ids cannot be kept in the folder of temporary files ({error})"
+            raise InputError(what, file, "see to space there, or name another in TMPDIR") from None
+        if added.rowcount:
+            return file, line
+        return self._database.execute("SELECT file, line FROM ids WHERE id = ?", (post_id,)).fetchone()
+
+
 def objects_of(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
-    """The JSON objects of a file, each with its line from 1, and a `BadLine` for each line that holds none.
+    """The JSON objects of a file, each with its line from 1, and a `BadLine` for each other line that is not blank.
 
     Raises:
         InputError: the file cannot be read, or is an array that is damaged somewhere: what follows cannot be told.
@@ -144,6 +173,8 @@ def objects_of(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | BadLine
             yield from ((number, _object(row)) for number, row in _array_items(whole, str(file)))
             return
     for number, line in _lines(file):
+        if not line.strip():
+            continue
         try:
             row: Any = _object(json.loads(_decoded(line)))
         except BadLine as bad:
@@ -246,7 +277,16 @@ def own_post(row: dict[str, Any], file: str, number: int) -> Post:
         raise BadLine(reason, 'write it as two: ["kp", "kp"]', post_id)
     keyphrases = keyphrases_of(listed, post_id)
     check_characters(post_id, text, image or "", cot or "", *keyphrases)
-    return Post(post_id, text, image or None, keyphrases, cot or None, file, number)
+    return Post(post_id, text, image or None, keyphrases, cot if cot and cot.strip() else None, file, number)
+
+
+def check_id(post_id: str) -> None:
+    """Refuses, with `BadLine`, an id that an array of ids could not hold as it is, or not cheaply."""
+    if len(post_id) > LONGEST_ID:
+        reason = f"the id has {len(post_id):,} characters, more than {LONGEST_ID}"
+        raise BadLine(reason, "give the post a shorter one")
+    if "\0" in post_id:
+        raise BadLine("the id holds a NUL character", "take it out", post_id)
 
 
 def check_characters(*texts: str) -> None:

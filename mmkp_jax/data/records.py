@@ -2,15 +2,17 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
+import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmkp_jax.data.posts import REJECTS, Post, Record, Reject, restored
+from mmkp_jax.data.posts import REJECTS, Post, Record, Reject, restored_reject
 from mmkp_jax.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ UNFINISHED = "unfinished"
 
 _HALF = "incomplete."
 """How TFDS names the folder of a dataset that it is not done with."""
+
+_ANEW = "delete the dataset and prepare it again"
 
 READ_ON_OPENING = 1 << 28
 """Bytes: the files of a split are held against their checksums when they have no more than this in all."""
@@ -50,7 +54,8 @@ def write_dataset(
     """Writes a dataset into the folder `out`: the records of each split, and `rejects.jsonl` for all other rows.
 
     It appears whole or not at all. What a killed run has done is kept, and not done again, as far as it would be made
-    from the same posts and images; so is a whole dataset of these that is there already.
+    from the same posts and images; so is a whole dataset of these that is there already, and undamaged. An image whose
+    size or time of change is another counts as another image.
 
     Args:
         splits: the posts and rejects of each split, as the readers of `posts` give them.
@@ -66,8 +71,8 @@ def write_dataset(
         What became of the posts of each split.
 
     Raises:
-        InputError: the folder holds another dataset or cannot be written, a split has no usable post, or a row is
-            bad where none may be.
+        InputError: the folder holds another dataset or a damaged one, another process prepares one there, it cannot be
+            written, a split has no usable post, or a row is bad where none may be.
     """
     from mmkp_jax.data.blocks import stage, stamp_of  # these import TFDS
     from mmkp_jax.data.builders import BUILDERS, download_config, input_of
@@ -77,51 +82,83 @@ def write_dataset(
         raise InputError("there is no such folder of images", str(image_root), "give the folder that holds the images")
     unfinished = out / UNFINISHED
     try:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        blocks = {split: stage(rows, unfinished, split, on_bad_row) for split, rows in splits.items()}
-        for split in blocks:
-            if not blocks[split]:
-                raise InputError(f"the split {split!r} has no posts", str(out), "give it posts, or leave it out")
-        if dataset_folders(out):
-            stamps = {split: [stamp_of(block, image_root) for block in each] for split, each in blocks.items()}
-            shutil.rmtree(unfinished)
-            counts = _counts_of(out, name, {split: input_of(each) for split, each in stamps.items()})
-        else:
-            builder = BUILDERS[name](
-                blocks=blocks,
-                images=image_root,
-                on_bad_row=on_bad_row,
-                beside=beside,
-                progress=progress,
-                config=config,
-                data_dir=out,
-            )
-            for half in out.glob(f"{name}/**/{_HALF}*"):  # TFDS's, of a killed run
-                shutil.rmtree(half)
-            with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download that there is not
-                builder.download_and_prepare(download_dir=unfinished, download_config=download_config(beam))
-            shutil.rmtree(unfinished)
-            counts = {split: _counts(each) for split, each in builder.info.metadata.items()}
+        out.mkdir(parents=True, exist_ok=True)
+        with _alone_in(out):
+            unfinished.mkdir(exist_ok=True)
+            blocks = {split: stage(rows, unfinished, split, on_bad_row) for split, rows in splits.items()}
+            for split in blocks:
+                if not blocks[split]:
+                    raise InputError(f"the split {split!r} has no posts", str(out), "give it posts, or leave it out")
+            if dataset_folders(out):
+                stamps = {split: [stamp_of(block, image_root) for block in each] for split, each in blocks.items()}
+                shutil.rmtree(unfinished)
+                told = _whole(out, name, {split: input_of(each) for split, each in stamps.items()}, beside or {})
+                _check_rejects(out, told, on_bad_row)
+            else:
+                builder = BUILDERS[name](
+                    blocks=blocks,
+                    images=image_root,
+                    on_bad_row=on_bad_row,
+                    beside=beside,
+                    progress=progress,
+                    config=config,
+                    data_dir=out,
+                )
+                for half in out.glob(f"{name}/**/{_HALF}*"):  # TFDS's, of a killed run
+                    shutil.rmtree(half)
+                with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download that there is not
+                    builder.download_and_prepare(download_dir=unfinished, download_config=download_config(beam))
+                shutil.rmtree(unfinished)
+                told = builder.info.metadata
     except (OSError, RuntimeError) as error:  # the last from ArrayRecord's writer, on a full disk
         what = " ".join(str(error).split())
         raise InputError(f"the dataset cannot be written ({what})", str(out), "see to space and permissions") from None
-    return counts
+    return {split: Counts(each["posts"], each["records"], _rejects(each)) for split, each in told.items()}
 
 
-def _counts(told: Mapping[str, Any]) -> Counts:
-    return Counts(told["posts"], told["records"], told["posts"] - told["records"])
+@contextlib.contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keeps other processes from preparing a dataset in the folder meanwhile."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                what = "another process prepares a dataset there"
+                raise InputError(what, str(out), "wait for it, or give another folder") from None
+        yield
+    finally:
+        os.close(folder)
 
 
-def _counts_of(out: Path, name: str, inputs: Mapping[str, str]) -> dict[str, Counts]:
-    """The counts of the dataset that is there, if it is this one; an error if it is another."""
-    import tensorflow_datasets as tfds
+def _rejects(told: Mapping[str, Any]) -> int:
+    return told["posts"] - told["records"]
 
-    there = tfds.builder_from_directory(str(dataset_folders(out)[0]))
-    found = {split: dict(told).get("input") for split, told in there.info.metadata.items()}
-    if (there.name, found) != (name, inputs):
-        what = "the folder holds a dataset already, of other posts or images"
+
+def _whole(out: Path, name: str, inputs: Mapping[str, str], beside: Iterable[str]) -> dict[str, Any]:
+    """What the dataset that is there tells of its splits; an error if it is another one, or damaged."""
+    (folder, *_) = dataset_folders(out)
+    there = _builder_in(folder)
+    told = dict(there.info.metadata)
+    if (there.name, {split: dict(each).get("input") for split, each in told.items()}) != (name, inputs):
+        what = "the folder holds a dataset already, of other posts or images (by their sizes and times)"
         raise InputError(what, str(out), "give another folder, or delete this one")
-    return {split: _counts(told) for split, told in there.info.metadata.items()}
+    for each in told.values():
+        _check_files(folder, each, read=True)
+    for each in beside:
+        if not (out / each).is_file():
+            raise InputError("this file of the dataset is gone", str(out / each), _ANEW)
+    return told
+
+
+def _check_rejects(out: Path, told: Mapping[str, Any], on_bad_row: str) -> None:
+    """Holds the list of rejects against their number; the first is an error where there may be none."""
+    rows = _listed(out)
+    if len(rows) != (total := sum(map(_rejects, told.values()))):
+        raise InputError(f"it lists {len(rows):,} rejects, not {total:,}", str(out / REJECTS), _ANEW)
+    if rows and on_bad_row == "error":
+        raise rows[0][1].as_error()
 
 
 def rejected_posts(out: str | Path, split: str) -> list[Post]:
@@ -130,13 +167,17 @@ def rejected_posts(out: str | Path, split: str) -> list[Post]:
     Raises:
         InputError: the dataset's list of rejects cannot be read.
     """
-    file = Path(out) / REJECTS
+    return [row.post for of, row in _listed(Path(out)) if of == split and row.post]
+
+
+def _listed(out: Path) -> list[tuple[str, Reject]]:
+    """The rejects of the dataset, each with its split."""
+    file = out / REJECTS
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-        posts = [row["post"] for row in rows if row["split"] == split and row["post"]]
-        return [restored(post) for post in posts]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError("the list of rejects cannot be read", str(file), "prepare the dataset again") from None
+        return [(row.pop("split"), restored_reject(row)) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError("the list of rejects cannot be read", str(file), _ANEW) from None
 
 
 class Split:
@@ -155,7 +196,7 @@ class Split:
             row = self._source[number]
         except RuntimeError as error:  # ArrayRecord's, whose records carry checksums
             what = f"record {number:,} is damaged ({' '.join(str(error).split())})"
-            raise InputError(what, self._folder, "copy the dataset again, or prepare it again") from None
+            raise InputError(what, self._folder, f"copy the dataset again, or {_ANEW}") from None
         return Record(
             id=row["id"].decode(),
             text=row["text"].decode(),
@@ -176,37 +217,66 @@ def open_split(out: str | Path, split: str) -> Split:
     Raises:
         InputError: the folder does not hold one dataset, the dataset has no such split, or a file is damaged.
     """
-    import tensorflow_datasets as tfds
-
-    versions = dataset_folders(Path(out))
-    if len(versions) != 1:
-        what = f"the folder holds {len(versions) or 'no'} dataset{'s' * (len(versions) != 1)}"
-        raise InputError(what, str(out), "give the folder that `prepare` wrote, with --out")
-    builder = tfds.builder_from_directory(str(versions[0]))
+    folder, builder = _open(Path(out))
     if split not in builder.info.splits:
         raise InputError(f"there is no split {split!r}{nearest(split, builder.info.splits)}", str(out), "name another")
     told = builder.info.metadata[split]
-    if "files" not in told:
-        raise InputError("the dataset was prepared by an older version", str(out), "delete it and prepare it again")
-    _check_files(versions[0], told["files"])
-    return Split(builder.as_data_source(split), told["fingerprint"], str(versions[0]))
+    _check_files(folder, told)
+    return Split(builder.as_data_source(split), told["fingerprint"], str(folder))
 
 
-def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    read = sum(told["bytes"] for told in files.values()) <= READ_ON_OPENING
-    for name, told in files.items():
+def split_names(out: str | Path) -> list[str]:
+    """The splits of the dataset in the folder `out`.
+
+    Raises:
+        InputError: the folder does not hold one dataset.
+    """
+    return list(_open(Path(out))[1].info.splits)
+
+
+def _open(out: Path) -> tuple[Path, Any]:
+    """The folder of the one dataset in `out`, and its TFDS builder."""
+    versions = dataset_folders(out)
+    if len(versions) != 1:
+        what = f"the folder holds {len(versions) or 'no'} dataset{'s' * (len(versions) != 1)}"
+        raise InputError(what, str(out), "give the folder that `prepare` wrote, with --out")
+    return versions[0], _builder_in(versions[0])
+
+
+def _builder_in(folder: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(str(folder))
+    except Exception as error:  # protobuf's, JSON's and TFDS's own
+        what = " ".join(str(error).split())[:100] or type(error).__name__
+        mend = "take it away if it is another program's; else delete the dataset and prepare it again"
+        raise InputError(f"this tells of no dataset ({what})", str(folder / "dataset_info.json"), mend) from None
+
+
+def _check_files(folder: Path, split: Mapping[str, Any], *, read: bool = False) -> None:
+    """Holds a split's files against their sizes, and small ones, or all with `read`, against their checksums."""
+    if "files" not in split:
+        raise InputError("the dataset was prepared by an older version", str(folder), _ANEW)
+    read = read or sum(told["bytes"] for told in split["files"].values()) <= READ_ON_OPENING
+    for name, told in split["files"].items():
         try:
             size = (folder / name).stat().st_size
             if size != told["bytes"]:
                 wrong = f"it has {size:,} bytes, not {told['bytes']:,}"
-            elif read and hashlib.sha256((folder / name).read_bytes()).hexdigest() != told["sha256"]:
+            elif read and _sha256(folder / name) != told["sha256"]:
                 wrong = "its checksum is another"
             else:
                 continue
         except OSError as error:
             wrong = f"it cannot be read: {error.strerror}"
-        what, mend = f"the dataset is damaged in this file ({wrong})", "copy the dataset again, or prepare it again"
-        raise InputError(what, str(folder / name), mend)
+        what = f"the dataset is damaged in this file ({wrong})"
+        raise InputError(what, str(folder / name), f"copy the dataset again, or {_ANEW}")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def dataset_folders(out: Path) -> list[Path]:

@@ -16,7 +16,10 @@ from mmkp_jax.errors import InputError
 SPLITS = ("train", "valid", "test")
 
 PROVENANCE = "provenance.jsonl"
-"""Of MMKP-V2: a line for each row of the new test split, in its order, then one for each post that was dropped."""
+"""Of MMKP-V2: a line for each post of the new test split, in its order, then one for each post that was dropped.
+
+Images are read later: a post whose image turns out bad is in here too, and a reject.
+"""
 
 COT_REJECTS = "cot_rejects.jsonl"
 """Of chains of thought from a file: its lines that gave no post its chain, each with the reason."""
@@ -71,6 +74,7 @@ def mmkp_v2(source: Source, target_overlap: float, seed: int) -> Source:
         f"train: of {len(good['train']):,} posts {len(train):,} stay and {moved:,} go to test",
         f"test: of {len(good['test']):,} posts and {moved:,} from train {len(test):,} stay and "
         f"{len(provenance.dropped):,} are dropped; overlap {overlap(train, test):.2%}",
+        f"these figures and {PROVENANCE} are of posts: those whose image turns out bad are rejects after this",
     ]
     told = [
         {"id": post.id, "split": "test", "origin": origin} for post, origin in zip(test, provenance.test, strict=True)
@@ -156,9 +160,9 @@ class Chains:
         self.replaced = 0
         """Posts that had another chain before."""
         self.unmatched = 0
-        """Chains whose id no usable post has."""
+        """Chains whose id no post has that could be read."""
         self.without: Counter[str] = Counter()
-        """Posts that have no chain, of each split."""
+        """Posts that have no chain, of each split; as read, before any is rejected for its image."""
         self._chain: dict[str, tuple[str, int]] = {}
         self._posts: set[str] = set()
         self._rejected: set[str | None] = set()
@@ -213,7 +217,7 @@ class Chains:
         lines = len(self._chain) + len(self.rejects)
         without = ", ".join(f"{split} {count:,}" for split, count in self.without.items()) or "none"
         return (
-            f"{self.file}: {lines:,} lines = {len(self._posts):,} joined ({self.replaced:,} in the place of another) + "
-            f"{self.unmatched:,} without a usable post + {len(self.rejects):,} bad or double; see {COT_REJECTS}; "
-            f"posts without a chain: {without}"
+            f"{self.file}: {lines:,} lines = {len(self._posts):,} joined to posts as read "
+            f"({self.replaced:,} in the place of another) + {self.unmatched:,} without a post + "
+            f"{len(self.rejects):,} bad or double; see {COT_REJECTS}; posts read without a chain: {without}"
         )

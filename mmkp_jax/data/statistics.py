@@ -4,7 +4,6 @@ N is the posts of a split.
 """
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections import Counter
@@ -15,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mmkp_jax.data.examples import Recipe
-from mmkp_jax.data.lengths import Records
-from mmkp_jax.data.posts import Record
+from mmkp_jax.data.images import MAX_ASPECT
+from mmkp_jax.data.lengths import Records, digest
+from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.data.records import REJECTS
 from mmkp_jax.errors import InputError
 
@@ -87,7 +87,7 @@ def gather(
         tokens = len(recipe.template.plain.encode(text, add_special_tokens=False)) if recipe else 0
         sizes_N3[number] = record.width, record.height, tokens
         for what, data in (("text", text.encode()), ("picture", record.image), ("id", record.id.encode())):
-            digest_N[what][number] = _digest(data) if data else 0
+            digest_N[what][number] = digest(data)
         groups = Counter(_groups(record, stem_words, train))
         carried.update(groups)
         carriers.update(groups.keys())
@@ -120,10 +120,6 @@ def _groups(record: Record, stem_words: Callable[[Iterable[str]], str], train: C
         yield "present" if f" {stem_words(keyphrase.split(' '))} " in text else "absent"
         if train is not None:
             yield "seen" if keyphrase in train else "unseen"
-
-
-def _digest(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") or 1
 
 
 def overlap(statistics: SplitStatistics, train: Collection[str]) -> float:
@@ -200,6 +196,13 @@ def histogram(values: np.ndarray, bins: int = 40) -> Histogram:
     return Histogram(width, count_B[:shown], int(count_B[shown:].sum()))
 
 
+_FIELDS = {*(each.name for each in dataclasses.fields(Post)), "images"}
+_ASPECT = f"{MAX_ASPECT}:1"
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_HELD = re.compile(r"^('\w+' is) .*", re.DOTALL)
+_NUMBER = re.compile(rf"\b{_ASPECT}\b|(?<![\w-])\d[\d,.]*")
+
+
 class Rejected(NamedTuple):
     """The rows that were left out of a dataset for one kind of reason."""
 
@@ -229,11 +232,12 @@ def rejected(out: str | Path) -> dict[tuple[str, str], Rejected]:
                 if len(kept := examples.setdefault(kind, [])) < LISTED:
                     kept.append(f"{row['id'] or ':'.join((row['file'], str(row['line'])))}: {row['reason']}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError("the list of rejects cannot be read", str(file), "prepare the dataset again") from None
+        mend = "delete the dataset and prepare it again"
+        raise InputError("the list of rejects cannot be read", str(file), mend) from None
     return {kind: Rejected(count, examples[kind]) for kind, count in counts.items()}
 
 
 def _kind(reason: str) -> str:
-    """The reason without what is particular: quoted names, and numbers."""
-    unnamed = re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", "…", reason)
-    return re.sub(r"\d[\d,.]*", "N", unnamed)
+    """The reason without what is particular: quoted names, but for fields', what a field holds, and numbers."""
+    unnamed = _QUOTED.sub(lambda quoted: quoted[0] if quoted[0][1:-1] in _FIELDS else "…", reason)
+    return _NUMBER.sub(lambda number: number[0] if number[0] == _ASPECT else "N", _HELD.sub(r"\1 …", unnamed))

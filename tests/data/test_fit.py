@@ -43,7 +43,7 @@ def test_rows_that_no_post_fits_are_told_too(lengths):
 def test_one_post_of_each_kind_is_picked_the_commonest_first():
     patches, cot = [4, 4, 0, 4, 4, 0, 0], [9, 9, 9, 0, 9, 9, 0]
     nothing = np.zeros(7, np.int32)
-    lengths = Lengths(nothing, nothing, np.array(cot), np.array(patches), nothing, np.arange(7).astype(str))
+    lengths = Lengths(nothing, nothing, np.array(cot), np.array(patches), nothing, nothing, np.arange(7).astype(str))
     trimmed = np.array([False, True, False, False, True, False, False])
     everyone = np.arange(7)
     assert one_of_each_kind(lengths, trimmed, everyone, most=9) == [2, 1, 6, 3, 0]

@@ -33,6 +33,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": "sub/a.jpg"}}
         {"images": ["sub/a.jpg"], "conversations": llava(f"<image>\n{TEXT}"), "system": "You tag posts."},
         {"images": ["sub/a.jpg"], "messages": [SYSTEM, *ask(f"<image>\n{TEXT}")]},
         {"messages": ask([{"type": "text", "text": TEXT}, PICTURE])},
+        {"messages": [SYSTEM | {"role": "developer"}, *ask([{"type": "text", "text": TEXT}, PICTURE])], "image": None},
         {"messages": ask([PICTURE | {"image_url": "sub/a.jpg"}, {"type": "text", "text": TEXT}])},
         {"messages": ask([{"type": "image", "image": "sub/a.jpg"}, {"type": "text", "text": TEXT}])},
         {"messages": ask([PICTURE, {"type": "text", "text": TEXT}], [{"type": "text", "text": ANSWER}])},
@@ -62,6 +63,15 @@ def test_an_answer_with_a_chain_gives_both():
     assert parse_answer("<answer>a</answer><answer>b</answer>") == (("b",), None)  # the last complete one
 
 
+@pytest.mark.parametrize("none", [None, "", []])
+def test_no_image_is_null_or_empty(none):
+    assert post_of({"image": none, "images": none, "conversations": llava("x")}, "f", 1).image is None
+
+
+def test_a_file_may_have_a_colon_in_its_name():
+    assert post_of({"image": "tweet:123.png", "conversations": llava("x")}, "f", 1).image == "tweet:123.png"
+
+
 def test_ids_are_made_where_there_are_none():
     row = {"messages": ask("text")}
     assert post_of(row, "in/train-00001-of-00002.jsonl.gz", 7).id == "train-00001-of-00002-7"
@@ -79,7 +89,9 @@ def test_ids_are_made_where_there_are_none():
         ({"messages": []}, "0 turns"),
         ({"messages": "hi"}, "no list of turns"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "by 'tool'"),
-        ({"image": "https://h/a.jpg", "conversations": llava("x")}, "at a URL (https:)"),
+        ({"image": "https://h/a.jpg", "conversations": llava("x")}, "at a URL (https://)"),
+        ({"image": 0, "conversations": llava("x")}, "no path"),
+        ({"image": {}, "conversations": llava("x")}, "no path"),
         (
             {"messages": ask([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}])},
             "inside the row",

@@ -1,13 +1,14 @@
 """A picture becomes the patches of transformers' own image processor, whatever it was saved as."""
 
 import io
+import itertools
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from mmkp_jax.data.images import ImageError, decode, grid_of, image_path, patches_of, smart_resize
+from mmkp_jax.data.images import FORMATS, ImageError, decode, grid_of, image_path, patches_of, smart_resize
 
 LIMITS = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 64}
 SIZES = [(1, 1), (5, 900), (640, 360), (281, 500), (68, 68), (600, 337), (27, 29), (13, 300), (224, 224), (333, 777)]
@@ -24,6 +25,12 @@ KINDS = {
     "1": ["PNG", "BMP", "TIFF"],
 }
 """The modes in which Pillow opens pictures of 8 bits and less, and formats that keep them."""
+
+RARER = {
+    **dict.fromkeys(("DDS", "DIB", "ICNS", "ICO", "IM", "JPEG2000", "PCX", "PPM", "QOI", "SGI", "TGA"), "RGB"),
+    **{"BLP": "P", "MSP": "1", "SPIDER": "F", "XBM": "1"},
+}
+"""Other formats without loss, each with a mode that it keeps."""
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -83,6 +90,18 @@ def test_smart_resize_is_transformers_own():
     for height, width in np.random.default_rng(0).integers(1, 3000, (400, 2)).tolist():
         if max(height, width) <= 200 * min(height, width):
             assert smart_resize(height, width, **LIMITS) == published(height, width, 28, *LIMITS.values())
+
+
+@pytest.mark.filterwarnings("ignore:IM image format is deprecated")
+@pytest.mark.parametrize(("kind", "mode"), [each for each in RARER.items() if each[0] in Image.SAVE])
+def test_rarer_formats_are_decoded_as_they_were_saved(kind, mode):
+    image = picture(1024, 1024) if kind == "ICNS" else picture(48, 48)
+    decoded = decode(saved(image.convert(mode), kind))
+    np.testing.assert_array_equal(np.asarray(decoded), np.asarray(image.convert(mode).convert("RGB")))
+
+
+def test_every_format_that_pillow_reads_itself_and_can_write_is_tested():
+    assert set(FORMATS) & set(Image.SAVE) <= {*RARER, *itertools.chain(*KINDS.values())}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -151,6 +170,7 @@ def test_of_several_frames_the_first_is_taken(kind):
         (saved(picture(200, 200), "WEBP")[:200], "truncated|no image"),
         (saved(picture(200, 200), "GIF")[:3000], "truncated"),
         (saved(picture(20, 20), "EPS"), "no image of a known kind"),
+        (saved(picture(20, 20), "PDF"), "no image of a known kind"),
         (saved(Image.new("1", (12_000, 9_000))), "12,000 x 9,000"),
         (saved(Image.new("1", (20_000, 20_000))), "pixels"),
     ],

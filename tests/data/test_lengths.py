@@ -82,9 +82,19 @@ def test_a_damaged_index_is_measured_anew(split, recipe, tmp_path):
             np.testing.assert_array_equal(ours, kept)
 
 
+def test_where_the_index_cannot_be_kept_a_warning_says_so(split, recipe, tmp_path, caplog):
+    (tmp_path / "index").write_text("a file, not a folder")
+    lengths = index(split, recipe, tmp_path / "index")
+    for ours, alone in zip(lengths, measure(split, recipe), strict=True):
+        np.testing.assert_array_equal(ours, alone)
+    (told,) = caplog.messages
+    assert told.startswith(f"{tmp_path / 'index'}: the index of lengths cannot be kept there (")
+
+
 def test_posts_that_fit_no_row_are_told_with_their_reason():
     ids = np.asarray(["a", "b", "c"])
-    lengths = Lengths(*np.asarray([[50, 50, 900], [9, 9, 9], [20, 0, 20], [64, 64, 300], [4, 4, 4]], np.int32), ids)
+    size_5N = np.asarray([[50, 50, 900], [9, 9, 9], [20, 0, 20], [64, 64, 300], [4, 4, 4]], np.int32)
+    lengths = Lengths(*size_5N, np.zeros(3, np.uint64), ids)
     numbers, left_out = choose(lengths, SIZE, BOTH)
     assert numbers.tolist() == [0, 1]
     assert [(post.number, post.id) for post in left_out] == [(2, "c")]

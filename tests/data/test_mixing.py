@@ -12,6 +12,8 @@ from mmkp_jax.data.lengths import choose, measure, sizes_of
 from mmkp_jax.data.mixing import Joined, posts_of_epoch
 from mmkp_jax.data.pipeline import batches
 from mmkp_jax.data.plan import plan_epoch
+from mmkp_jax.data.posts import Post
+from mmkp_jax.data.records import write_dataset
 from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import Dataset, datasets_of, plan_posts
 from tests.data.posts_on_disk import SIZE, write_posts
@@ -100,6 +102,18 @@ def test_posts_left_out_of_a_mixture_tell_their_dataset(folders, recipe):
     records = mixed.feed.records
     assert all(each.id.endswith(f": {records[each.number].id}") for each in mixed.left_out)
     assert len(mixed.left_out) + len(mixed.plans[0].post_N) == sum(COUNTS)
+
+
+def test_test_posts_that_are_trained_on_are_counted(recipe, tmp_path):
+    train = [Post(str(i), f"text {i}", None, ("k",)) for i in range(6)]
+    test = [Post(f"t-{i}", text, None, ("k",)) for i, text in enumerate([" text 0", "new", ""])]
+    for name, splits in {"a": {"train": train[1:], "test": test}, "b": {"train": [*train, test[2]]}}.items():
+        write_dataset(tmp_path / name, splits, tmp_path)
+    alone = plan_posts(config_of(str(tmp_path / "a")), recipe)
+    mixed = plan_posts(config_of(f"{tmp_path / 'a'},{tmp_path / 'b'}"), recipe)
+    assert (alone.known_tests, mixed.known_tests) == (0, 1)
+    assert "test posts" not in feeding.describe(alone)
+    assert feeding.describe(mixed).endswith("; test posts that have the text of a training post: 1")
 
 
 def test_a_path_without_weight_counts_once(folders):

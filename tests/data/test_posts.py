@@ -73,11 +73,12 @@ def test_json_line_is_a_post(tmp_path):
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "not a JSON object"),
-        ("", "not JSON"),
         ({k: v for k, v in GOOD.items() if k != "text"}, "no 'text'"),
         ({k: v for k, v in GOOD.items() if k != "image"}, "no 'image'"),
         (GOOD | {"id": 7}, "'id' is 7"),
         (GOOD | {"id": ""}, "id is empty"),
+        (GOOD | {"id": "a" * 257}, "257 characters, more than 256"),
+        (GOOD | {"id": "a\0"}, "NUL"),
         (GOOD | {"keyphrases": []}, "no keyphrase"),
         (GOOD | {"keyphrases": [" "]}, "no keyphrase"),
         (GOOD | {"keyphrases": "a;b"}, "'keyphrases' is"),
@@ -95,6 +96,16 @@ def test_bad_json_line_is_rejected(tmp_path, line, reason):
 def test_repeated_id_is_rejected(tmp_path):
     _, reject = jsonl(tmp_path, GOOD, GOOD)
     assert (reject.id, reject.line, reject.reason) == ("a", 2, "the id 'a' stands in line 1 too")
+
+
+def test_blank_lines_are_passed_over_but_counted(tmp_path):
+    rows = jsonl(tmp_path, GOOD, "", " \t\r", GOOD | {"id": "b"}, "")
+    assert [(row.id, row.line) for row in rows] == [("a", 1), ("b", 4)]
+
+
+@pytest.mark.parametrize("cot", [None, "", "  ", "\n"])
+def test_a_blank_chain_is_none(tmp_path, cot):
+    assert jsonl(tmp_path, GOOD | {"cot": cot})[0].cot is None
 
 
 def test_missing_file_is_the_users_mistake(tmp_path):

@@ -96,8 +96,61 @@ def test_another_dataset_is_not_written_over(run, tmp_path):
     write_cmkp(tmp_path / "raw", train=["a", "c"])
     status, _, errors = run()
     assert (status, len(errors)) == (2, 1)
-    assert "out: the folder holds a dataset already, of other posts or images; give another folder" in errors[0]
+    assert "out: the folder holds a dataset already, of other posts or images (by" in errors[0]
     assert [record.keyphrases for record in records_of(tmp_path / "out", "train")] == [("a",), ("b",)]
+
+
+@pytest.mark.parametrize("damage", ["shard", "rejects gone", "rejects cut", "provenance gone"])
+def test_a_damaged_dataset_is_not_left_as_it_is(run, tmp_path, damage):
+    write_cmkp(tmp_path / "raw", train=["a;own", "b", ""], test=["a", "b"])
+    assert run("--target_overlap=1", dataset="mmkp_v2")[0] == 0
+    out = tmp_path / "out"
+    if damage == "shard":
+        file = next(out.rglob("*train*array_record*"))
+        with file.open("r+b") as opened:
+            opened.seek(file.stat().st_size // 2)
+            opened.write(b"\xde\xad\xbe\xef")
+    elif damage == "rejects cut":
+        (out / "rejects.jsonl").write_text("")
+    else:
+        (out / f"{damage.split()[0]}.jsonl").unlink()
+    status, _, errors = run("--target_overlap=1", dataset="mmkp_v2")
+    assert (status, len(errors)) == (2, 1)
+    assert "delete the dataset and prepare it again" in errors[0]
+
+
+def test_the_rejects_of_a_dataset_that_is_there_are_errors_where_none_may_be(run, tmp_path):
+    write_cmkp(tmp_path / "raw", train=["a"])
+    with (tmp_path / "raw/train_src.txt").open("a") as file:
+        file.write("t<sep>k<sep>http://h/none.jpg\n")
+    assert run()[0] == run()[0] == 0
+    status, _, errors = run("--on_bad_row=error")
+    assert status == 2
+    assert re.search(r"train_src.txt:2: there is no image 'none.jpg'", errors[0])
+
+
+def test_a_stray_file_in_the_datasets_folder_is_one_line(run, tmp_path):
+    write_cmkp(tmp_path / "raw", train=["a"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/dataset_info.json").write_text('{"mine": {"file_name": "train.json"}}')
+    status, _, errors = run()
+    assert (status, len(errors)) == (2, 1)
+    assert re.search(r"out/dataset_info.json: this tells of no dataset \(.*\); take it away", errors[0])
+
+
+def test_of_two_at_once_one_is_told(run, tmp_path, images):
+    write_cmkp(tmp_path / "raw", train=["a"] * 50)
+    first = child(tmp_path, images, delay=0.2)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out/unfinished").exists():
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    status, _, errors = run()
+    assert (status, errors) == (
+        2, [f"{tmp_path / 'out'}: another process prepares a dataset there; wait for it, or give another folder"]
+    )  # fmt: skip
+    assert first.wait(timeout=60) == 0
+    assert len(records_of(tmp_path / "out", "train")) == 50
 
 
 def bad_lines() -> dict[str, tuple[dict[str, bytes], tuple[str, ...], str]]:
@@ -126,7 +179,17 @@ def bad_lines() -> dict[str, tuple[dict[str, bytes], tuple[str, ...], str]]:
             ("--on_bad_row=error",),
             r"train_src.txt:2: there is no image 'gone.jpg'",
         ),
-        "none usable": ({"train_src.txt": b"x\n"}, (), r"rejects.jsonl: the split 'train' has 1 posts, none of them"),
+        "none usable": (
+            {"train_src.txt": b"x\n"},
+            (),
+            r"train_src.txt:1: no line of the split 'train' can be used \(the line has 1 f",
+        ),
+        "a stray file": (
+            {"train.jsonl": json.dumps(json_post("a")).encode(), "dataset_info.json": b'{"mine": {"file": "x"}}\n'},
+            ("--dataset=keyphrase_posts",),
+            r"dataset_info.json:1: no line of the split 'dataset_info' .* 'id'\); mend the file, or take it out",
+        ),
+        "out is raw": (train, ("--out=raw",), r"--out is the folder of --raw: give another"),
         "empty file": ({"train_src.txt": b""}, (), r"out: the split 'train' has no posts"),
         "no images folder": (train, ("--images=/nowhere",), r"/nowhere: there is no such folder of images"),
         "seed of nothing": (train, ("--seed=1",), r"--seed is for mmkp_v2 alone"),
@@ -226,8 +289,8 @@ def test_chains_are_joined_by_id_and_the_rest_told(run, tmp_path):
     assert status == 0
     assert [record.cot for record in records_of(tmp_path / "out", "train")] == ["why", "new", "own", None]
     assert told[1] == (
-        f"{chains}: 6 lines = 2 joined (1 in the place of another) + 2 without a usable post + 2 bad or double; "
-        "see cot_rejects.jsonl; posts without a chain: train 1"
+        f"{chains}: 6 lines = 2 joined to posts as read (1 in the place of another) + 2 without a post + 2 bad or "
+        "double; see cot_rejects.jsonl; posts read without a chain: train 1"
     )
     unused = read_rows(tmp_path / "out/cot_rejects.jsonl")
     assert [(row["id"], row["line"], row["reason"]) for row in unused] == [
@@ -309,6 +372,16 @@ def test_what_was_done_from_another_image_is_done_again(run, tmp_path):
     os.replace(tmp_path / "more/3.jpg", images / "3.jpg")
     assert run(*flags)[0] == 0
     assert len(records_of(tmp_path / "out", "train")) == 4
+
+
+def test_an_image_of_the_same_size_written_anew_is_another(run, tmp_path):
+    write_cmkp(tmp_path / "raw", train=["a"])
+    images = write_images(tmp_path / "images")
+    content = (images / "0.jpg").read_bytes()
+    assert run(f"--images={images}")[0] == 0
+    (images / "0.jpg").write_bytes(content[:-1] + b"\0")
+    status, _, errors = run(f"--images={images}")
+    assert status == 2 and "of other posts or images" in errors[0]
 
 
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, images):

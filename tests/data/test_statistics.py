@@ -140,6 +140,11 @@ def test_rejects_are_counted_by_kind_of_reason(tmp_path):
         reject("train", 5, "the line has 4 fields, not 3"),
         reject("test", 6, "the image is truncated (1,200 bytes): y.jpg", "y.jpg", "s-6"),
         reject("train", 7, "the image is truncated (9 bytes): z.jpg", "z.jpg", "t-7"),
+        reject("train", 8, "the line is not UTF-8"),
+        reject("train", 9, "the image is 4,020 x 20 pixels, more than 200:1: w.jpg", "w.jpg", "t-9"),
+        reject("train", 10, "'id' is 7"),
+        reject("train", 11, """'id' is ["x", 7]"""),
+        reject("train", 12, "the post has no 'text'"),
     ]
     (tmp_path / "rejects.jsonl").write_text("".join(lines))
     found = rejected(tmp_path)
@@ -147,6 +152,10 @@ def test_rejects_are_counted_by_kind_of_reason(tmp_path):
         ("train", "there is no image …"): 2,
         ("train", "the line has N fields, not N"): 2,
         ("train", "the image is truncated (N bytes)"): 2,
+        ("train", "the line is not UTF-8"): 1,
+        ("train", "the image is N x N pixels, more than 200:1"): 1,
+        ("train", "'id' is …"): 2,
+        ("train", "the post has no 'text'"): 1,
         ("test", "the image is truncated (N bytes)"): 1,
     }
     assert found["train", "the line has N fields, not N"].examples[0] == "f.jsonl:2: the line has 2 fields, not 3"
