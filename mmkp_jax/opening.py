@@ -98,7 +98,9 @@ def _open_folder(folder: Folder, zero_shot: bool) -> Opened:
 
 def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool) -> Opened:
     trained = config.strategy != "zeroshot"
-    checkpoint = _checkpoint(workdir, step) if trained else None
+    if not trained and step != "latest":
+        raise InputError("a zero-shot run has no steps", str(workdir), f"leave out @{step}")
+    checkpoint = checkpoint_of(workdir, step) if trained else None
     try:
         folder = open_folder(config.model.path)
     except InputError as error:
@@ -127,16 +129,23 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool) -> 
     return Opened(definition, params, recipe, tokenizer, dtype, config.eval_batch_size, config.answer_tokens)
 
 
-def _checkpoint(workdir: Path, step: str) -> Path:
-    """The folder of a run's checkpoint: of a step, or the `latest`."""
-    steps = sorted(int(each.name) for each in (workdir / "checkpoints").glob("*") if each.name.isdigit())
+def checkpoint_of(workdir: Path, step: str) -> Path:
+    """The folder of a run's checkpoint: of a step, its `latest`, or the `best` on valid.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    folder = workdir / ("best" if step == "best" else "checkpoints")
+    steps = sorted(int(each.name) for each in folder.glob("*") if each.name.isdigit())
+    if not steps and step == "best":
+        mend = "give a step, or latest (config.eval_every chooses)"
+        raise InputError("the run chose no best step", str(workdir), mend)
     if not steps:
-        raise InputError("the run has no checkpoint", str(workdir), "let it come to one, or give its model's folder")
-    chosen = str(steps[-1]) if step == "latest" else step
-    if chosen not in map(str, steps):
-        known = ", ".join(map(str, steps))
-        raise InputError(f"there is no checkpoint {step!r}", str(workdir), f"give one of the steps {known}, or latest")
-    return workdir / "checkpoints" / chosen
+        raise InputError("the run has no checkpoint", str(workdir), "let it come to one")
+    if step not in ("latest", "best", *map(str, steps)):
+        mend = f"give one of the steps {', '.join(map(str, steps))}, latest or best"
+        raise InputError(f"there is no checkpoint {step!r}", str(workdir), mend)
+    return folder / (step if step.isdigit() else str(steps[-1]))
 
 
 def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.posts import Post, Record, Reject, own_post, read_cmkp, read_jsonl
-from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.evaluation.outputs import outputs_line
-from mmkp_jax.score import Parser
 
 if TYPE_CHECKING:
     from mmkp_jax.predicting import Prediction
@@ -31,9 +31,13 @@ REASONING = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 
 def parser() -> Parser:
     """The command's flags."""
-    flags = Parser("python -m mmkp_jax.predict", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    flags = Parser("predict", __doc__)
     add = flags.add_argument
-    add("--model", metavar="MODEL", help="required: a Hugging Face folder, a hub id, or a work directory: DIR[@STEP]")
+    add(
+        "--model",
+        metavar="MODEL",
+        help="required: a Hugging Face folder, a hub id, or a work directory: DIR[@STEP|@best]",
+    )
     add("--data", type=Path, metavar="DIR", help="a prepared dataset")
     add("--split", metavar="NAME", help="of --data: which of its splits")
     add("--posts", type=Path, metavar="FILE", help=f"JSON Lines (.jsonl), or CMKP ({{split}}{CMKP_ENDING})")
@@ -82,22 +86,15 @@ def run(arguments: Sequence[str] | None = None) -> list["Prediction"]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
     try:
-        run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return status_of(run, arguments)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the predictions in --out", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     flags = parser()
-    parsed, unknown = flags.parse_known_args(arguments)
-    if unknown:
-        known = [f"--{name}" for name in vars(parsed)]
-        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    parsed = flags.parse(arguments)
     if not parsed.model:
         flags.error("--model=FOLDER or WORKDIR is not given")
     given = [name for name in INPUTS if getattr(parsed, name) is not None]

@@ -243,29 +243,6 @@ def read_post(post_id: str, text: str, image: str | Path | None) -> Record:
     return row
 
 
-def predict(
-    definition: Definition,
-    params: Params,
-    records: Sequence[Record],
-    recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_size: int,
-    answer_tokens: int,
-    dtype: jnp.dtype,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[Prediction]:
-    """Greedy answers to every record, in order."""
-    predictor = Predictor(
-        definition, params, recipe, tokenizer, batch_size=batch_size, answer_tokens=answer_tokens, dtype=dtype
-    )
-    found = []
-    for each in predictor.predict(records):
-        found.append(each)
-        progress(len(found), len(records))
-    yield from (prediction for _, prediction in sorted(found))
-
-
 def write_predictions(file: Path, predictions: Sequence[Prediction]) -> None:
     """The predictions file, whole or not at all: JSON Lines (`.jsonl`), else CMKP's form, `kp;kp` a line."""
     file.parent.mkdir(parents=True, exist_ok=True)

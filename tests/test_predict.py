@@ -19,9 +19,10 @@ def pocket(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(pocket):
-    """The work directory of a short run, evaluated at its end."""
+    """The work directory of a short run that was tested at its best step."""
     workdir = pocket.parent / "run"
-    done = run(pocket, f"--workdir={workdir}", "--config.total_steps=4", "--config.answer_tokens=8")
+    flags = ["total_steps=4", "answer_tokens=8", "eval_every=2", "valid_posts=4", "best_metric=valid/words"]
+    done = run(pocket, f"--workdir={workdir}", *(f"--config.{flag}" for flag in flags))
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir
 
@@ -38,15 +39,18 @@ def of_posts(pocket, out, *flags: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_checkpoint_predicts_what_its_run_did(pocket, trained, tmp_path, capsys):
-    expected = lines(trained / "predictions/test-4.jsonl")
+    (tested,) = (trained / "predictions").glob("test-*.jsonl")
+    best = tested.stem.removeprefix("test-")
     posts = [f"--posts={pocket / 'posts/test.jsonl'}", f"--images={pocket / 'images'}"]
     data = [f"--data={pocket / 'dataset'}", "--split=test"]
-    for name, model, source in (("a", trained, posts), ("b", f"{trained}@4", data)):
+    latest = tmp_path / "latest.jsonl"
+    assert main([f"--model={trained}", *posts, f"--out={latest}"]) == 0, capsys.readouterr().err
+    for name, step, source, expected in (("a", "best", data, tested), ("b", "4", data, latest)):
         out = tmp_path / f"{name}.jsonl"
-        assert main([f"--model={model}", *source, f"--out={out}"]) == 0, capsys.readouterr().err
-        assert lines(out) == expected and list(lines(out)[0]) == FIELDS
-    assert main([f"--model={trained}@3", *posts, f"--out={tmp_path / 'c.jsonl'}"]) == 0
-    for step, told in (("5", "no checkpoint '5'; give one of the steps 3, 4, or latest"), ("x", "no checkpoint 'x'")):
+        assert main([f"--model={trained}@{step}", *source, f"--out={out}"]) == 0, capsys.readouterr().err
+        assert lines(out) == lines(expected) and list(lines(out)[0]) == FIELDS
+    assert best in ("2", "4") and (best == "4") == (lines(latest) == lines(tested))
+    for step, told in (("5", "'5'; give one of the steps 3, 4, latest or best"), ("x", "no checkpoint 'x'")):
         assert main([f"--model={trained}@{step}", *posts, f"--out={tmp_path / 'd.jsonl'}"]) == 2
         assert told in capsys.readouterr().err
 
@@ -55,10 +59,11 @@ def test_a_checkpoint_predicts_what_its_run_did(pocket, trained, tmp_path, capsy
 def test_a_checkpoint_is_restored_onto_other_devices(pocket, trained, tmp_path):
     out = tmp_path / "p.jsonl"
     data = [f"--data={pocket / 'dataset'}", "--split=test", f"--out={out}"]
-    command = [sys.executable, "-m", "mmkp_jax.predict", f"--model={trained}", *data]
+    command = [sys.executable, "-m", "mmkp_jax.predict", f"--model={trained}@best", *data]
     done = subprocess.run(command, cwd=ROOT, env=environment(devices=4), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert lines(out) == lines(trained / "predictions/test-4.jsonl")
+    (tested,) = (trained / "predictions").glob("test-*.jsonl")
+    assert lines(out) == lines(tested)
 
 
 def test_an_interrupted_file_goes_on_and_ends_in_order(pocket, tmp_path, capsys):

@@ -13,7 +13,7 @@ from configs.base import get_config
 from mmkp_jax.data.posts import Post, Reject
 from mmkp_jax.decoding.sampling import Sampling
 from mmkp_jax.errors import InputError
-from mmkp_jax.predicting import Prediction, load_predictor, predict, read_post, write_predictions
+from mmkp_jax.predicting import Prediction, load_predictor, read_post, write_predictions
 from tests.data.posts_on_disk import write_posts
 from tests.data.test_images import picture, saved
 from tests.tiny import hf_model, tiny_config, write_tokenizer
@@ -59,32 +59,25 @@ def test_a_picture_matters_and_company_does_not(predictor, image):
     assert 0 < alone.tokens <= ANSWER_TOKENS and alone.form in ("direct", "cot", "broken")
 
 
-def test_records_come_in_order_and_rejects_count(predictor, folder, tmp_path):
+def test_every_record_is_predicted_and_rejects_count(predictor, tmp_path):
     split = write_posts(tmp_path, count=11)
     rows = [split[number] for number in range(11)]
-    opened = opening.open_model(str(folder))
-    sizes = dict(batch_size=4, answer_tokens=ANSWER_TOKENS, dtype=opened.dtype)
-    steps = []
-    expected = list(
-        predict(
-            opened.definition,
-            opened.params,
-            rows,
-            opened.recipe,
-            opened.tokenizer,
-            progress=lambda done, total: steps.append((done, total)),
-            **sizes,
-        )
-    )
-    assert steps == [(done, 11) for done in range(1, 12)]
+    expected = [each for _, each in sorted(predictor.predict(rows))]
     assert [each.id for each in expected] == [row.id for row in rows]
-    assert expected[1].keyphrases == ["key 1", "news"]
+    assert expected[1].keyphrases == ["key 1", "news"] and min(each.tokens for each in expected) > 0
     bad = Reject("bad", "f", 3, "the image is truncated", "mend it", Post("bad", "text", "x.png", ("kp",)))
     unfed = []
     found = dict(predictor.predict([*rows[:3], bad, *rows[3:]], unfed.append))
     assert found.pop(3) == Prediction("bad", ["kp"], [], "", "broken", 0)
     assert [(each.id, each.reason) for each in unfed] == [("bad", "the image is truncated")]
     assert [each for _, each in sorted(found.items())] == expected
+
+
+def test_other_parameters_share_what_is_compiled(predictor):
+    other = predictor.of(jax.tree.map(lambda leaf: leaf * 0.9, predictor._params))
+    before = predictor(["snow"])
+    assert other(["snow"]) != before and predictor(["snow"]) == before
+    assert other._generator is predictor._generator
 
 
 def test_a_picture_that_goes_bad_on_the_way_is_an_empty_prediction(predictor, image):
