@@ -32,24 +32,25 @@ INSTALL_REQUIRES = [
     "transformers>=5.23",
 ]
 
+TEACHER = ["aiolimiter>=1.2", "openai>=3", "tenacity>=9"]
+
 EXTRAS_REQUIRE = {
     "test": [
+        *TEACHER,
         "pytest",
         "pytest-timeout",
         "pytest-xdist",
         "ruff==0.17.5",  # another release may format otherwise
         # The parity reference: tests hold our models against the PyTorch originals, to bounds measured
-        # with this very release. Nothing in mmkp_jax itself imports it.
+        # with this very release. mmkp_jax imports it for export --verify only.
         "torch==2.13.0",
     ],
+    "teacher": TEACHER,
     "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine
     "tpu": ["jax[tpu]"],
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
 }
-
-REPORT = ("jinja", "js", "css")
-"""Kinds of files that the report is made from."""
 
 setup(
     name="mmkp_jax",
@@ -62,7 +63,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["mmkp_jax", "mmkp_jax.*"]),
-    package_data={"mmkp_jax": ["py.typed", "pages/*.jinja", *(f"evaluation/report/*.{kind}" for kind in REPORT)]},
+    package_data={"mmkp_jax": ["py.typed", *(f"**/*.{kind}" for kind in ("jinja", "js", "css"))]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

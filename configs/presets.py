@@ -71,12 +71,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 
 def apply(c: ConfigDict, presets: str) -> None:
-    """Applies `name=preset,…`, and pocket for model and data that are not named.
+    """Applies `name=preset,…`; pocket for a model that is not named, and for its data.
 
     Raises:
         InputError: there is no such preset.
     """
-    chosen = {"model": "pocket", "data": "pocket"}
+    chosen = {"model": "pocket"}
     for each in filter(None, presets.split(",")):
         name, _, preset = each.partition("=")
         if name not in PRESETS:
@@ -86,5 +86,7 @@ def apply(c: ConfigDict, presets: str) -> None:
             known = ", ".join(PRESETS[name])
             raise InputError(f"unknown preset {each!r}{nearest(preset, PRESETS[name])}", "--config", f"use {known}")
         chosen[name] = preset
+    if chosen["model"] == "pocket":
+        chosen = {"model": "pocket", "data": "pocket"} | chosen
     for name, preset in chosen.items():
         PRESETS[name][preset](c)

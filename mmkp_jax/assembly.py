@@ -1,6 +1,7 @@
 """A run put together: from a config to a sharded state and its compiled step."""
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -58,12 +59,11 @@ def plan_training(
     Raises:
         InputError: a setting, or the model, cannot be used.
     """
-    _check_ranges(config)
+    check_settings(config)
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
     rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
-    attention = backend_name(config.attention, mesh.devices.flat[0].platform)
-    definition = define(published, where, remat=config.remat, attention=attention)
+    definition = _definition(config, published, where, mesh)
     _check_batch(config, mesh)
     schedule = learning_rate(
         config.learning_rate, warmup_steps=config.warmup_steps, total_steps=total_steps or config.total_steps
@@ -79,7 +79,7 @@ def plan_training(
     state = _abstract_state(config, definition, mesh, optimizer, rule)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(
-        definition, optimizer, train, rule, examples=config.row.examples, dtype=_dtype(config, "compute_dtype")
+        definition, optimizer, train, rule, examples=config.row.examples, dtype=dtype_of(config, "compute_dtype")
     )
     step = jax.jit(
         step,
@@ -88,6 +88,28 @@ def plan_training(
         donate_argnums=0,
     )
     return Plan(definition, mesh, optimizer, rule, state, step)
+
+
+def load_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Definition, Params]:
+    """The model as it is, sharded over the config's mesh, all of it in `frozen_dtype`.
+
+    Raises:
+        InputError: a setting, or the model, cannot be used.
+    """
+    check_settings(config)
+    mesh, dtype = make_mesh(config.mesh), dtype_of(config, "frozen_dtype")
+    definition = _definition(config, folder.config, where, mesh)
+    structs = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
+        definition.shapes(),
+        param_shardings(definition, mesh, config.sharding_rules),
+    )
+    return definition, load_params(folder, structs)
+
+
+def _definition(config: ConfigDict, published: Mapping[str, Any], where: str, mesh: Mesh) -> Definition:
+    attention = backend_name(config.attention, mesh.devices.flat[0].platform)
+    return define(published, where, remat=config.remat, attention=attention)
 
 
 def load_state(plan: Plan, folder: Folder) -> State:
@@ -115,7 +137,7 @@ def _abstract_state(
 ) -> State:
     """Shapes, dtypes and shardings of the whole state."""
     trainable, frozen = split_params(definition.shapes(), config.freeze)
-    frozen_dtype = _dtype(config, "frozen_dtype")
+    frozen_dtype = dtype_of(config, "frozen_dtype")
     frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, frozen_dtype), frozen)
     of_params = param_shardings(definition, mesh, config.sharding_rules)
     of_trainable, of_frozen = split_params(of_params, config.freeze)
@@ -142,16 +164,36 @@ RANGES = {
     "eps": (0, math.inf),
     "weight_decay": (0, math.inf),
     "clip_norm": (1e-12, math.inf),
+    "seed": (0, math.inf),
+    "data.min_pixels": (1, math.inf),
+    "data.max_pixels": (1, math.inf),
+    "data.max_text_tokens": (1, math.inf),
+    "data.workers": (0, math.inf),
+    "eval_every": (0, math.inf),
+    "valid_posts": (0, math.inf),
+    "eval_posts": (0, math.inf),
+    "eval_batch_size": (1, math.inf),
+    "answer_tokens": (1, math.inf),
+    "log_every": (1, math.inf),
+    "checkpoint_every": (1, math.inf),
+    "keep_checkpoints": (1, math.inf),
 }
-"""The numbers that a setting may have: from the first up to the second."""
+"""The numbers that a setting may have: from the first to the second."""
 
 
-def _check_ranges(config: ConfigDict) -> None:
+def check_settings(config: ConfigDict) -> None:
+    """Raises InputError for a number out of its range."""
     for field, (low, high) in RANGES.items():
-        if not low <= config[field] <= high:  # NaN is in no range
-            raise InputError(
-                f"{config[field]} is out of range", f"config.{field}", f"give a number from {low} to {high}"
-            )
+        value = operator.attrgetter(field)(config)
+        if not low <= value <= high:  # NaN is in no range
+            raise InputError(f"{value} is out of range", f"config.{field}", f"give a number from {low} to {high}")
+    data, tokens = config.data, config.row.tokens
+    if data.min_pixels > data.max_pixels:
+        what = f"min_pixels is {data.min_pixels:,} and max_pixels is {data.max_pixels:,}"
+        raise InputError(what, "config.data", "give a smaller min_pixels")
+    if data.max_text_tokens > tokens:
+        what = f"a text may have {data.max_text_tokens:,} tokens, a row {tokens:,}"
+        raise InputError(what, "config.data.max_text_tokens", "give fewer, or longer rows (config.row.tokens)")
 
 
 def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
@@ -164,7 +206,8 @@ def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
         )
 
 
-def _dtype(config: ConfigDict, field: str) -> jnp.dtype:
+def dtype_of(config: ConfigDict, field: str) -> jnp.dtype:
+    """The dtype that a field names; raises InputError for another."""
     if config[field] not in DTYPES:
         raise InputError(
             f"unknown dtype {config[field]!r}{nearest(str(config[field]), DTYPES)}",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint as ocp
 
 from mmkp_jax.errors import InputError
@@ -31,7 +32,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
         self._folder = folder.absolute()
         _leave_failures_to_the_caller()
         with self._writing():
@@ -51,13 +54,27 @@ class Checkpoints:
     def save(self, step: int, state: State, note: dict[str, Any]) -> None:
         """Starts to write; `note` is kept beside the state, as JSON."""
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
-        with self._writing():
-            self._manager.save(step, args=args)
+        with self._writing(), jax.transfer_guard("allow"):
+            self._manager.save(step, args=args, force=True)
+
+    def delete_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, which are about to be computed again."""
+        for later in [each for each in self._manager.all_steps() if each > step]:
+            self._manager.delete(later)
 
     def restore(self, step: int, state: State) -> Restored:
-        """The checkpoint of `step`, laid out as `state`: `jax.ShapeDtypeStruct`s with any shardings."""
+        """The checkpoint of `step`, laid out as `state`: `jax.ShapeDtypeStruct`s with any shardings.
+
+        Raises:
+            InputError: it cannot be read.
+        """
         args = ocp.args.Composite(state=ocp.args.StandardRestore(state), note=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
+        try:
+            restored = self._manager.restore(step, args=args)
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            mend = "remove this checkpoint's folder, to go on from the one before it"
+            raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), mend) from error
         return Restored(step, restored["state"], restored["note"])
 
     def note(self, step: int) -> dict[str, Any]:
@@ -88,8 +105,10 @@ class Best:
 
     PARTS = ("trainable", "frozen")
 
-    def __init__(self, folder: Path, metric: str):
+    def __init__(self, folder: Path, metric: str, step: int):
+        """Goes on from `step`: what scored best after it is computed, and offered, again."""
         self._metric, self._kept = metric, Checkpoints(folder, keep=1)
+        self._kept.delete_after(step)
         step = self._kept.latest()
         self.score = -math.inf if step is None else float(self._kept.note(step)["score"])
 
@@ -100,22 +119,19 @@ class Best:
         self._kept.__exit__()
 
     def offer(self, step: int, state: State, scores: Mapping[str, float]) -> None:
-        """Keeps the state's parameters if they score higher than those kept.
+        """Keeps the state's parameters if they score higher than those kept; they are written when it returns.
 
         Raises:
-            InputError: the metric's group has no post, or a checkpoint cannot be written.
+            InputError: they cannot be written.
         """
-        if self._metric not in scores:
-            what = f"the posts of valid give no {self._metric!r}"
-            raise InputError(what, "config.best_metric", "name another, or take more posts (config.valid_posts)")
         if (score := scores[self._metric]) > self.score:
             self.score = score
             note = {"metric": self._metric, "score": score}
             self._kept.save(step, {part: state[part] for part in self.PARTS}, note)
+            self._kept.wait()  # the run's own checkpoint must not come to be without it
 
     def restore(self, state: State) -> Restored | None:
         """The parameters, laid out as those of `state` (`jax.ShapeDtypeStruct`s); None where none were offered."""
-        self._kept.wait()
         step = self._kept.latest()
         return None if step is None else self._kept.restore(step, {part: state[part] for part in self.PARTS})
 

@@ -48,14 +48,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def status_of(run: Callable[[Sequence[str] | None], object], arguments: Sequence[str] | None = None) -> int:
-    """The exit status of a command: 0, or 2 after one line on what was wrong."""
+    """The exit status: what `run` returns where that is a number, else 0; 2 after one line on what was wrong."""
     try:
         with disk_errors_in_one_line():
-            run(arguments)
+            status = run(arguments)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 @contextlib.contextmanager

@@ -12,15 +12,14 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from mmkp_jax.data.posts import Post, Record
-from mmkp_jax.data.records import open_split, rejected_posts
+from mmkp_jax.data.records import Split, open_split, rejected_posts
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.evaluation.baselines import most_frequent, nearest_neighbour
 from mmkp_jax.evaluation.files import read_train_keyphrases
-from mmkp_jax.evaluation.metric import GROUPS, Scores, score, score_by_kind
+from mmkp_jax.evaluation.metric import Scores, score, score_by_kind
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words, outputs_line
 from mmkp_jax.evaluation.table import headline, table
 from mmkp_jax.feeding import datasets_of
-from mmkp_jax.models.definition import Params
 from mmkp_jax.predicting import Prediction, Predictor, write_predictions
 
 TEST, VALID = "test", "valid"
@@ -62,94 +61,104 @@ class Reading(Sequence[Record]):
         return self.read(number)
 
 
-def evaluate(config: ConfigDict, predictor: Predictor, workdir: Path, step: int) -> Scores:
-    """Decodes the test split; leaves predictions and scores in the work directory, prints tables and samples.
-
-    Writes `predictions/test-{step}.jsonl`, `results.json` (the model's scores) and `comparisons.json` (`scores` and
-    `by_kind` of every system of the tables). A post that cannot be fed counts, with nothing predicted, and is listed.
-    """
-    fed, unfed = _posts(config, TEST, config.eval_posts)
-    test, train = [*_words(fed), *_words(unfed)], _training_posts(config)
-    seen = seen_keyphrases(config, train)
-    kinds = read_kinds(config.data.kinds) if config.data.kinds else {}
-    predictions = _answers(predictor, fed, TEST)
-    changed = {"pictures permuted": permute_pictures(fed), "texts blanked": blank_texts(fed)}
-    by_input = {name: _answers(predictor, each, name) for name, each in changed.items()} if config.ablations else {}
-    nothing = _nothing(unfed)
-    name = f"{config.strategy}, step {step:,}"
-    predicted = {
-        name: [each.predicted for each in [*predictions, *nothing]],
-        "most frequent": [most_frequent([post.keyphrases for post in train], BASELINE_K)] * len(test),
-        "nearest neighbour": nearest_neighbour(train, [post.text for post in test]),
-        **{changed: [each.predicted for each in [*found, *nothing]] for changed, found in by_input.items()},
-    }
-    lines = {who: _lines(each) for who, each in predicted.items()}
-    scores = {who: score(test, each, seen) for who, each in lines.items()}
-    by_kind = {who: score_by_kind(test, each, kinds) for who, each in lines.items()} if kinds else {}
-    if jax.process_index() == 0:
-        write_predictions(workdir / "predictions" / f"{TEST}-{step}.jsonl", [*predictions, *nothing])
-        _write_json(workdir / "results.json", scores[name])
-        _write_json(workdir / "comparisons.json", {"scores": scores, "by_kind": by_kind})
-        print(headline(scores))
-        if by_kind:
-            print(f"\nby what a keyphrase needs ({config.data.kinds}):\n{headline(by_kind)}")
-        print(f"\n{table(scores[name])}")
-        print(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
-        print(_told_of_unfed(unfed), end="")
-        _print_samples(test, predictions)
-    return scores[name]
-
-
-def validation(config: ConfigDict, predictor_of: Callable[[Params], Predictor]) -> Callable[[Params], dict[str, float]]:
-    """A function from parameters to their scores on the first posts of the valid split, by the names of the log.
-
-    These are `valid/{group}/{metric}`, the shares of the outputs' forms `valid/{form}`, and `valid/words`, the mean of
-    the words written for a post.
+class Evaluation:
+    """What a run is evaluated on; made before it trains, so that nothing that it needs is missing afterwards.
 
     Raises:
-        InputError: the data cannot be read, or `config.best_metric` is none of these.
+        InputError: the data or a file that the config names cannot be read, or `config.best_metric` is no score of the
+            posts of valid.
     """
-    names = [f"{VALID}/{each}" for each in (*(f"{g}/{m}" for g in GROUPS for m in LOGGED), *FORMS, "words")]
-    if config.best_metric not in names:
-        what = f"unknown score {config.best_metric!r}{nearest(config.best_metric, names)}"
-        raise InputError(what, "config.best_metric", "name another")
-    fed, unfed = _posts(config, VALID, config.valid_posts)
-    valid = [*_words(fed), *_words(unfed)]
-    seen = seen_keyphrases(config, _training_posts(config))
 
-    def scores_of(params: Params) -> dict[str, float]:
-        predictions = _answers(predictor_of(params), fed, VALID)
-        by_group = score(valid, _lines([each.predicted for each in [*predictions, *_nothing(unfed)]]), seen)
+    def __init__(self, config: ConfigDict):
+        self._config = config
+        train = [words for each in datasets_of(config) for words in _words(_records(open_split(each.path, "train"), 0))]
+        if config.data.train_keyphrases:
+            self._seen = read_train_keyphrases(Path(config.data.train_keyphrases))
+        else:
+            self._seen = {phrase for post in train for phrase in post.keyphrases}
+        self._kinds = read_kinds(config.data.kinds) if config.data.kinds else {}
+        self._test = Posts(config, TEST, config.eval_posts)
+        self._baselines = {
+            "most frequent": [most_frequent([post.keyphrases for post in train], BASELINE_K)] * len(self._test.words),
+            "nearest neighbour": nearest_neighbour(train, [post.text for post in self._test.words]),
+        }
+        self._valid = Posts(config, VALID, config.valid_posts) if config.eval_every else None
+        if self._valid:
+            _check_metric(config.best_metric, score(self._valid.words, [""] * len(self._valid.words), self._seen))
+
+    def validate(self, predictor: Predictor) -> dict[str, float]:
+        """Scores on the first posts of the valid split, by the names of the log.
+
+        These are `valid/{group}/{metric}`, the shares of the outputs' forms `valid/{form}`, and `valid/words`, the mean
+        of the words written for a post.
+        """
+        predictions = _answers(predictor, self._valid.fed, VALID)
+        predicted = [each.predicted for each in [*predictions, *self._valid.unfed]]
+        by_group = score(self._valid.words, _lines(predicted), self._seen)
         scores = {f"{group}/{metric}": each[metric] for group, each in by_group.items() if each for metric in LOGGED}
-        forms = form_shares([each.form for each in predictions])
-        scores |= forms | {"words": mean_words([each.output for each in predictions])}
+        scores |= form_shares([each.form for each in predictions])
+        scores["words"] = mean_words([each.output for each in predictions])
         return {f"{VALID}/{name}": value for name, value in scores.items()}
 
-    return scores_of
+    def test(self, predictor: Predictor, workdir: Path, step: int) -> Scores:
+        """Decodes the test split; leaves predictions and scores in the work directory, prints tables and samples.
+
+        Writes `predictions/test-{step}.jsonl`, `results.json` (the model's scores) and `comparisons.json` (`scores` and
+        `by_kind` of every system of the tables). A post that cannot be fed counts, with nothing predicted, and is
+        listed.
+        """
+        fed, test, kinds = self._test.fed, self._test.words, self._kinds
+        predictions = _answers(predictor, fed, TEST)
+        changed = {"pictures permuted": permute_pictures(fed), "texts blanked": blank_texts(fed)}
+        changed = changed if self._config.ablations else {}
+        by_input = {name: _answers(predictor, each, name) for name, each in changed.items()}
+        name = f"{self._config.strategy}, step {step:,}"
+        answered = {name: predictions, **by_input}
+        predicted = {who: [each.predicted for each in [*found, *self._test.unfed]] for who, found in answered.items()}
+        lines = {who: _lines(each) for who, each in ({name: predicted[name]} | self._baselines | predicted).items()}
+        scores = {who: score(test, each, self._seen) for who, each in lines.items()}
+        by_kind = {who: score_by_kind(test, each, kinds) for who, each in lines.items()} if kinds else {}
+        if jax.process_index() == 0:
+            write_predictions(workdir / "predictions" / f"{TEST}-{step}.jsonl", [*predictions, *self._test.unfed])
+            _write_json(workdir / "results.json", scores[name])
+            _write_json(workdir / "comparisons.json", {"scores": scores, "by_kind": by_kind})
+            print(headline(scores))
+            if by_kind:
+                print(f"\nby what a keyphrase needs ({self._config.data.kinds}):\n{headline(by_kind)}")
+            print(f"\n{table(scores[name])}")
+            print(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
+            print(_told_of_unfed(self._test.unfed), end="")
+            _print_samples(test, predictions)
+        return scores[name]
 
 
-def seen_keyphrases(config: ConfigDict, train: Iterable[Words]) -> set[str]:
-    """Those that count as seen: of the file that the config names, else of the training posts."""
-    if config.data.train_keyphrases:
-        return read_train_keyphrases(Path(config.data.train_keyphrases))
-    return {phrase for post in train for phrase in post.keyphrases}
+class Posts:
+    """The first posts of a split of the first dataset that can be fed; of a whole split, also those that cannot.
+
+    Args:
+        most: how many of those that can be fed; 0 for all.
+    """
+
+    def __init__(self, config: ConfigDict, split: str, most: int):
+        path = datasets_of(config)[0].path
+        self.fed = _records(open_split(path, split), most)
+        rejected = [] if most else rejected_posts(path, split)
+        self.unfed = [Prediction(post.id, list(post.keyphrases), [], "", "broken", 0) for post in rejected]
+        """With nothing predicted."""
+        self.words = [*_words(self.fed), *_words(rejected)]
+        """Of all of them, in this order."""
 
 
-def _training_posts(config: ConfigDict) -> list[Words]:
-    return [post for dataset in datasets_of(config) for post in _words(_records(dataset.path, "train"))]
+def _check_metric(metric: str, scores: Scores) -> None:
+    of_groups = [f"{VALID}/{group}/{each}" for group, found in scores.items() if found for each in LOGGED]
+    names = [*of_groups, *(f"{VALID}/{each}" for each in (*FORMS, "words"))]
+    if metric not in names:
+        what = f"the posts of valid give no score {metric!r}{nearest(metric, names)}"
+        raise InputError(what, "config.best_metric", "name another")
 
 
-def _records(path: str, split: str) -> Reading:
-    records = open_split(path, split)
-    return Reading(len(records), records.__getitem__)
-
-
-def _posts(config: ConfigDict, split: str, most: int) -> tuple[Reading, list[Post]]:
-    """The first `most` posts of a split (0: all) of the first dataset: what can be fed, then what cannot."""
-    path = datasets_of(config)[0].path
-    fed, unfed = _records(path, split), rejected_posts(path, split)
-    fed = fed[: most or None]
-    return fed, unfed[: most - len(fed)] if most else unfed
+def _records(split: Split, most: int) -> Reading:
+    return Reading(len(split), split.__getitem__)[: most or None]
 
 
 def _answers(predictor: Predictor, records: Reading, name: str) -> list[Prediction]:
@@ -160,10 +169,6 @@ def _answers(predictor: Predictor, records: Reading, name: str) -> list[Predicti
             found.append(each)
             bar.update()
     return [prediction for _, prediction in sorted(found)]
-
-
-def _nothing(unfed: Sequence[Post]) -> list[Prediction]:
-    return [Prediction(post.id, list(post.keyphrases), [], "", "broken", 0) for post in unfed]
 
 
 def _lines(predicted: Iterable[Sequence[str]]) -> list[list[str]]:
@@ -207,7 +212,7 @@ def _words(posts: Iterable[Record | Post]) -> list[Words]:
     return [Words(post.id, post.text, post.keyphrases) for post in posts]
 
 
-def _told_of_unfed(unfed: Sequence[Post]) -> str:
+def _told_of_unfed(unfed: Sequence[Prediction]) -> str:
     if not unfed:
         return ""
     ids = ", ".join([post.id for post in unfed[:SHOWN]] + ["…"] * (len(unfed) > SHOWN))

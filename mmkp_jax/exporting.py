@@ -30,7 +30,7 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import compact
 from mmkp_jax.hf.verify import our_logits, their_answers
 from mmkp_jax.models.definition import define, flatten
-from mmkp_jax.opening import Opened, open_model
+from mmkp_jax.opening import Opened, checkpoint_of, open_model
 from mmkp_jax.optim import split_params
 from mmkp_jax.predicting import Predictor
 
@@ -80,26 +80,6 @@ def open_run(workdir: Path, step: str) -> Run:
         _check_shapes(checkpoint / "state", open_folder(config.model.path))
     opened = open_model(f"{workdir}@{step if step == 'best' else checkpoint.name}")
     return Run(workdir, config, int(checkpoint.name), open_folder(config.model.path), opened)
-
-
-def checkpoint_of(workdir: Path, step: str) -> Path:
-    """The folder of a run's checkpoint: of a step, its `latest`, or the `best` on valid.
-
-    Raises:
-        InputError: there is no such checkpoint.
-    """
-    folder = workdir / ("best" if step == "best" else "checkpoints")
-    steps = sorted(int(each.name) for each in folder.glob("*") if each.name.isdigit())
-    if not steps and step == "best":
-        raise InputError(
-            "the run chose no best step", str(workdir), "give a step, or latest (config.eval_every chooses)"
-        )
-    if not steps:
-        raise InputError("the run has no checkpoint", str(workdir), "let it come to one")
-    if step not in ("latest", "best", *map(str, steps)):
-        mend = f"give one of the steps {', '.join(map(str, steps))}, latest or best"
-        raise InputError(f"there is no checkpoint {step!r}", str(workdir), mend)
-    return folder / (step if step.isdigit() else str(steps[-1]))
 
 
 def _check_shapes(state: Path, base: Folder) -> None:

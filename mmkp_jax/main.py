@@ -10,16 +10,14 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from mmkp_jax.assembly import DTYPES, plan_training
+from mmkp_jax.assembly import check_settings, dtype_of, load_untrained, plan_training
 from mmkp_jax.commands import Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluate import evaluate, validation
+from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
-from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import Params, define
-from mmkp_jax.optim import join_params
+from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.predicting import Predictor
 from mmkp_jax.settings import read_config
 from mmkp_jax.train import Stopped, train
@@ -42,38 +40,48 @@ def run(config: ConfigDict, workdir: Path) -> None:
         InputError: something that the user gave cannot be used.
         Stopped: the run was asked to stop, and is saved.
     """
+    check_settings(config)
     if config.make:
-        importlib.import_module(config.make).make()
+        _make(config.make)
     folder = open_folder(config.model.path)
-    tokenizer = load_tokenizer(folder)
-    definition = define(folder.config, str(folder.path / CONFIG))
-    recipe = recipe_of(config, definition, tokenizer)
-
+    tokenizer, where = load_tokenizer(folder), str(folder.path / CONFIG)
+    recipe = recipe_of(config, define(folder.config, where), tokenizer)
+    dtype = dtype_of(config, "compute_dtype")
     predictor = None
 
-    def predictor_of(params: Params) -> Predictor:
+    def predictor_of(params: Params, definition: Definition) -> Predictor:
         nonlocal predictor  # one, so that it is compiled once
         sizes = {"batch_size": config.eval_batch_size, "answer_tokens": config.answer_tokens}
-        more = {**sizes, "dtype": DTYPES[config.compute_dtype]}
-        predictor = predictor.of(params) if predictor else Predictor(definition, params, recipe, tokenizer, **more)
-        return predictor
+        if predictor is None:
+            predictor = Predictor(definition, params, recipe, tokenizer, **sizes, dtype=dtype)
+        return predictor.of(params)
 
     if config.strategy == "zeroshot":
+        evaluation = Evaluation(config)
         _claim(config, workdir)
-        params, step = load_params(folder, definition.shapes()), 0
+        definition, params = load_untrained(config, folder, where)
+        step = 0
     else:
         training = plan_posts(config, recipe)
-        plan = plan_training(config, folder.config, str(folder.path / CONFIG), total_steps=training.steps)
+        plan = plan_training(config, folder.config, where, total_steps=training.steps)
+        definition, evaluation = plan.definition, Evaluation(config)
         _claim(config, workdir)
         write_left_out(workdir, training.left_out)
         print(describe(training))
-        validate = validation(config, predictor_of) if config.eval_every else None
-        state = train(config, plan, folder, training, workdir, validate)
-        params, step = join_params(state["trainable"], state["frozen"]), int(state["step"])
-    evaluate(config, predictor_of(params), workdir, step)
+        validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
+        step, params = train(config, plan, folder, training, workdir, validate)
+    evaluation.test(predictor_of(params, definition), workdir, step)
     if jax.process_index() == 0:
         write_report([workdir], workdir / "report.html")
         print(f"\nreport: {workdir / 'report.html'}")
+
+
+def _make(module: str) -> None:
+    try:
+        make = importlib.import_module(module).make
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"this is no module with a make() ({error})", f"config.make={module}", "name one") from None
+    make()
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
@@ -84,17 +92,10 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
-    given = sys.argv[1:] if arguments is None else arguments
-    try:
-        return status_of(_run, given)
-    except Stopped as stopped:
-        flags, overrides = parser().parse_with_overrides(given)
-        resume = shlex.join([f"--config={flags.config}", *overrides, f"--workdir={stopped.workdir}"])
-        print(f"stopped, and saved, at step {stopped.step:,}; to go on: python -m mmkp_jax.main {resume}")
-        return 130
+    return status_of(_run, arguments)
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _run(arguments: Sequence[str] | None) -> int:
     flags = parser()
     parsed, overrides = flags.parse_with_overrides(arguments)
     if not parsed.config:
@@ -102,8 +103,15 @@ def _run(arguments: Sequence[str]) -> None:
     config = read_config(parsed.config, overrides)
     name = Path(parsed.config.partition(":")[0]).stem
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    with disk_errors_in_one_line(workdir):
-        run(config, workdir)
+    resume = shlex.join([f"--config={parsed.config}", *overrides, f"--workdir={workdir}"])
+    try:
+        with disk_errors_in_one_line(workdir):
+            run(config, workdir)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        saved = f", and saved, at step {stopped.step:,}" if isinstance(stopped, Stopped) else ""
+        print(f"stopped{saved}; to go on: python -m mmkp_jax.main {resume}")
+        return 130
+    return 0
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ class Meter(contextlib.AbstractContextManager):
         for step, metrics, host in self._pending:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             line = {**values, "learning_rate": float(self._rate_at(step)), **host}
+            line |= {f"{each}_per_second": line[each] / line["seconds"] for each in ("posts", "tokens")}
             self._log.write(step, {name: value if np.isfinite(value) else None for name, value in line.items()})
             if step % self._every == 0:
                 self._bar.set_postfix_str(_summary(line))
@@ -87,7 +88,11 @@ def _share(used: np.ndarray) -> float:
 
 
 def _summary(line: dict[str, Any]) -> str:
+    fills = "/".join(f"{line[f'fill_{each}']:.0%}" for each in ("tokens", "patches", "windows"))
     return (
-        f"loss {line['loss']:.3f}, sft {line['loss_sft']:.3f}, cot {line['loss_cot']:.3f}, "
-        f"on cot {line['cot_share']:.0%}, γ {line['gamma']:.2f}, {line['posts'] / line['seconds']:.1f} posts/s"
+        f"loss {line['loss']:.3f} (sft {line['loss_sft']:.3f}, cot {line['loss_cot']:.3f}), "
+        f"{line['cot_share']:.0%} on cot, γ {line['gamma']:.2f}, lr {line['learning_rate']:.1e}, "
+        f"|g| {line['grad_norm']:.2f}, "
+        f"{line['posts_per_second']:.1f} posts/s, {line['tokens_per_second']:,.0f} tokens/s, "
+        f"fill {fills}, wait {line['data_wait_share']:.0%}"
     )

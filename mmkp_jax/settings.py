@@ -1,13 +1,13 @@
 """A config from the flags that name it: `--config=FILE[:preset,…] [--config.key=value …]`."""
 
 import runpy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mmkp_jax.errors import InputError
+from mmkp_jax.errors import InputError, nearest
 
 
 def read_config(named: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -19,7 +19,18 @@ def read_config(named: str, overrides: Sequence[str] = ()) -> ConfigDict:
     file, _, chosen = named.partition(":")
     if not Path(file).is_file():
         raise InputError(f"there is no config {file!r}", "--config", "give --config=configs/dyncot.py, for one")
-    runpy.run_path(file)["get_config"](chosen)  # for its own words: ml_collections would wrap its errors
+    try:
+        config = runpy.run_path(file)["get_config"](chosen)  # here, as ml_collections would wrap its errors
+        known = list(_keys(config))
+    except InputError:
+        raise
+    except Exception as error:  # whatever the code in the user's file does
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"it gives no config ({reason})", file, "make it as configs/dyncot.py is made") from None
+    for each in overrides:
+        key = each.removeprefix("--config.").partition("=")[0]
+        if key not in known:
+            raise InputError(f"unknown key {key!r}{nearest(key, known)}", f"--config.{key}", "see configs/base.py")
     values, argv = flags.FlagValues(), ["", f"--config={named}", *overrides]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
@@ -28,3 +39,8 @@ def read_config(named: str, overrides: Sequence[str] = ()) -> ConfigDict:
         reason = " ".join(str(error.args[0] if error.args else error).split())
         raise InputError(reason, "flags", "see --help and configs/base.py") from None
     return values.config
+
+
+def _keys(config: ConfigDict) -> Iterator[str]:
+    for name, value in config.items():
+        yield from (f"{name}.{key}" for key in _keys(value)) if isinstance(value, ConfigDict) else [name]

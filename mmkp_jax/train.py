@@ -5,6 +5,7 @@ A run that was stopped goes on from its last checkpoint with the same batches, a
 
 import contextlib
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mmkp_jax.assembly import Plan, load_state
 from mmkp_jax.checkpoint import Best, Checkpoints
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.data.pipeline import batches, position_of
+from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import Training
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.meter import Meter
@@ -28,9 +30,9 @@ from mmkp_jax.step import State
 class Stopped(Exception):
     """The run was asked to stop, and is saved."""
 
-    def __init__(self, step: int, workdir: Path):
-        super().__init__(step, workdir)
-        self.step, self.workdir = step, workdir
+    def __init__(self, step: int):
+        super().__init__(step)
+        self.step = step
 
 
 Validate = Callable[[Params], dict[str, float]]
@@ -39,27 +41,29 @@ Validate = Callable[[Params], dict[str, float]]
 
 def train(
     config: ConfigDict, plan: Plan, folder: Folder, training: Training, workdir: Path, validate: Validate | None
-) -> State:
+) -> tuple[int, Params]:
     """Trains to the end, or goes on to it from the work directory's last checkpoint.
 
     Args:
         validate: called every `config.eval_every` steps and at the end; None where that is 0.
 
     Returns:
-        the last state; where the run validates, with the parameters of the step that was best by `config.best_metric`.
+        a step and its parameters: the last; where the run validates, the best by `config.best_metric`.
 
     Raises:
-        InputError: the folder's tensors are not the model's, or a checkpoint cannot be written.
+        InputError: the folder's tensors are not the model's, a checkpoint cannot be read or written, or the data are
+            not those that the run began with.
         Stopped: by SIGINT or SIGTERM, when the state has been saved.
     """
     with contextlib.ExitStack() as stack:
+        asked = stack.enter_context(_StopAsked())  # first, so that it still holds while the last checkpoint is written
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints))
-        best = stack.enter_context(Best(workdir / "best", config.best_metric)) if validate else None
-        step, state = _begin(plan, folder, checkpoints)
+        data = training.feed.records.fingerprint
+        step, state = _begin(plan, folder, checkpoints, data, config.data.path)
+        best = stack.enter_context(Best(workdir / "best", config.best_metric, step)) if validate else None
         if step:
             print(f"going on from step {step:,} of {training.steps:,}")
         meter = stack.enter_context(Meter(config, training, workdir, step))
-        asked = stack.enter_context(_StopAsked())
         feed = stack.enter_context(contextlib.closing(_feed(config, training, step)))
         stack.enter_context(jax.set_mesh(plan.mesh))
         stack.enter_context(jax.transfer_guard("disallow"))  # a hidden transfer would stall every step
@@ -77,26 +81,30 @@ def train(
                 meter.note(scores)
             if asked.stop or last or step % config.checkpoint_every == 0:
                 meter.write()
-                checkpoints.save(step, state, position_of(training.plans, step)._asdict())
+                checkpoints.save(step, state, {**position_of(training.plans, step)._asdict(), "data": data})
             if asked.stop and not last:
-                raise Stopped(step, workdir)
+                raise Stopped(step)
+        params = join_params(state["trainable"], state["frozen"])
+        del state  # its optimizer's part is the largest
+        if not best:
+            return step, params
         with jax.transfer_guard("allow"):
-            return _chosen(best, plan, state) if best else state
+            restored = best.restore(plan.state)
+        if restored is None:  # it was trained to its end before it was to validate
+            return step, params
+        print(f"best on valid: step {restored.step:,}, {restored.note['metric']} {restored.note['score']:.4f}")
+        return restored.step, join_params(restored.state["trainable"], restored.state["frozen"])
 
 
-def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints) -> tuple[int, State]:
+def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path: str) -> tuple[int, State]:
     step = checkpoints.latest()
     if step is None:
         return 0, load_state(plan, folder)
-    return step, checkpoints.restore(step, plan.state).state
-
-
-def _chosen(best: Best, plan: Plan, state: State) -> State:
-    restored = best.restore(plan.state)
-    if restored is None:
-        return state
-    print(f"best on valid: step {restored.step:,}, {restored.note['metric']} {restored.note['score']:.4f}")
-    return {**state, **restored.state, "step": restored.step}
+    restored = checkpoints.restore(step, plan.state)
+    if restored.note["data"] != data:
+        mend = "prepare them as they were, or give another --workdir"
+        raise InputError(f"the training posts are not those that this run saw up to step {step:,}", path, mend)
+    return step, restored.state
 
 
 def _feed(config: ConfigDict, training: Training, step: int):
@@ -133,3 +141,4 @@ class _StopAsked(contextlib.AbstractContextManager):
         if self.stop:
             raise KeyboardInterrupt
         self.stop = True
+        print("\nstopping after this step; once more to stop at once", file=sys.stderr)

@@ -31,14 +31,20 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> bool:
     """
     file = workdir / "config.json"
     if not file.exists():
-        if workdir.exists() and any(workdir.iterdir()):
+        if workdir.exists() and any(each.name != "config.part" for each in workdir.iterdir()):
             raise InputError(
                 "this folder holds something other than a run", str(workdir), "give a new folder, or a run's own"
             )
         workdir.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        part = file.with_suffix(".part")  # whole or not at all
+        part.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        part.replace(file)
         return False
-    old = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        old = json.loads(file.read_text(encoding="utf-8"))
+        old["strategy"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError("this is not the config of a run", str(file), "give a new folder, or a run's own") from None
     before, now = dict(_leaves(old)), dict(_leaves(json.loads(json.dumps(config))))
     changed = [
         key

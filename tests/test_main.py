@@ -1,6 +1,7 @@
 """The main command: from a config to scores; stopped, killed and gone on; and what it cannot use, in one line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -9,6 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from mmkp_jax.data.posts import read_jsonl
+from mmkp_jax.data.records import write_dataset
 from tests.small_pocket import ROOT, SIZES, UNFED, command, environment, metrics, run, small_pocket
 
 COMPUTED = ("loss", "loss_sft", "loss_cot", "cot_share", "gamma", "grad_norm", "learning_rate", "posts", "tokens")
@@ -23,7 +26,7 @@ def pocket(tmp_path_factory):
 def unbroken(pocket):
     """(work directory, finished process) of a run that nothing disturbed."""
     workdir = pocket.parent / "unbroken"
-    done = run(pocket, f"--workdir={workdir}")
+    done = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir, done
 
@@ -48,6 +51,9 @@ def test_a_run_leaves_what_it_says(unbroken):
     results = json.loads((workdir / "results.json").read_text())
     assert results["all"]["n"] == SIZES["test"] and set(results) == {"all", "present", "absent", "seen", "unseen"}
     assert json.loads((workdir / "comparisons.json").read_text())["scores"]["dyncot, step 12"] == results
+    for shown in ("pictures permuted", "texts blanked", "report: "):
+        assert shown in done.stdout
+    assert "test-1" in (workdir / "report.html").read_text()
     for shown in ("dyncot, step 12", "most frequent", "nearest neighbour", "test-1:", "posts an epoch", f": {UNFED}\n"):
         assert shown in done.stdout
     shares = {line["cot_share"] for line in metrics(workdir)}
@@ -150,7 +156,14 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
 @pytest.mark.parametrize(
     "flags, told",
     [
-        (["--config.gama=0.3"], "gama"),
+        (["--config.gama=0.3"], "unknown key 'gama' (did you mean 'gamma'?)"),
+        (["--config=configs/base.py"], "configs/base.py: it gives no config"),
+        (["--config.make=no.such"], "config.make=no.such"),
+        (["--config.log_every=0"], "config.log_every: 0 is out of range"),
+        (["--config.data.max_text_tokens=9999"], "a text may have 9,999 tokens, a row 320"),
+        (["--config.strategy=zeroshot", "--config.frozen_dtype=bf16"], "did you mean 'bfloat16'?"),
+        (["--config.data.kinds=none.jsonl"], "none.jsonl: the kinds of keyphrases cannot be read"),
+        (["--config.data.train_keyphrases=none.txt"], "none.txt"),
         (["--config=configs/dyncot.py:model=pockett"], "did you mean 'pocket'?"),
         (["--config=configs/dyncot.py:modell=pocket"], "did you mean 'model'?"),
         (["--config=configs/none.py"], "configs/none.py"),
@@ -159,7 +172,7 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
         (["--config.model.path=no such folder"], "no such folder"),
         (["--config.total_steps=0"], "num_epochs is 0 and total_steps is 0"),
         (["--config.eval_every=1", "--config.best_metric=valid/all/f2"], "did you mean 'valid/all/f1@M'?"),
-        (["--config.row.tokens=40"], "longer than a row"),
+        (["--config.row.tokens=40", "--config.data.max_text_tokens=20"], "longer than a row"),
         (["--config.strategy=dynct"], "did you mean 'dyncot'?"),
         (["--config.mesh.tensor=3"], "does not use exactly 1 devices"),
         (["--confg=x"], "confg"),
@@ -173,8 +186,34 @@ def test_what_cannot_be_used_is_one_line_and_exit_2(pocket, tmp_path, flags, tol
     assert len(lines) == 1, lines
 
 
+def test_a_folder_that_holds_something_else_is_left_alone(pocket, tmp_path):
+    for name, content in (("half", '{"strategy": "dyn'), ("model", '{"model_type": "qwen2_5_vl"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+        done = run(pocket, f"--workdir={tmp_path / name}")
+        assert done.returncode == 2 and "this is not the config of a run" in done.stderr.splitlines()[-1]
+        assert [file.name for file in (tmp_path / name).iterdir()] == ["config.json"]
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_data(pocket, unbroken, tmp_path):
+    other = tmp_path / "other"
+    splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}
+    splits["train"] = [post for post in splits["train"] if post.id != "train-7"]
+    write_dataset(other, splits, pocket / "images")
+    workdir = shutil.copytree(unbroken[0], tmp_path / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["path"] = str(other)
+    (workdir / "config.json").write_text(json.dumps(config))
+    done = run(pocket, f"--workdir={workdir}", f"--config.data.path={other}", "--config.ablations=True")
+    assert done.returncode == 2
+    assert "the training posts are not those that this run saw up to step 12" in done.stderr.splitlines()[-1]
+
+
 def test_a_work_directory_of_another_config_names_the_keys(pocket, unbroken):
-    done = run(pocket, f"--workdir={unbroken[0]}", "--config.gamma=0.3", "--config.log_every=7")
+    done = run(
+        pocket, f"--workdir={unbroken[0]}", "--config.ablations=True", "--config.gamma=0.3", "--config.log_every=7"
+    )
     assert done.returncode == 2
     assert "gamma (was 6.5, now 0.3)" in done.stderr and "log_every" not in done.stderr
 

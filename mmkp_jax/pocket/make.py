@@ -87,6 +87,10 @@ def make(root: Path = Path("runs/pocket")) -> None:
     unfinished = Path(tempfile.mkdtemp(prefix=".dataset.unfinished-", dir=root))
     try:
         write_dataset(unfinished, splits, root / "images")
-        os.replace(unfinished, dataset)
+        try:
+            os.replace(unfinished, dataset)
+        except OSError:
+            if not dataset.exists():  # made by another process, meanwhile
+                raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from mmkp_jax.checkpoint import Best
 from mmkp_jax.export import main
-from mmkp_jax.exporting import checkpoint_of, open_run, verify
+from mmkp_jax.exporting import open_run, verify
 from mmkp_jax.hf.export import export_folder
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
@@ -25,7 +26,7 @@ from mmkp_jax.hf.names import NAMES, published_tensors
 from mmkp_jax.hf.verify import BOUND
 from mmkp_jax.models.definition import define, flatten
 from mmkp_jax.models.qwen2_5_vl_config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
-from mmkp_jax.opening import open_model
+from mmkp_jax.opening import checkpoint_of, open_model
 from mmkp_jax.optim import split_params
 from tests.hf.run_on_disk import FROZEN, STEP, write_base, write_run
 from tests.small_pocket import ROOT, SIZES
@@ -274,9 +275,14 @@ def test_the_best_checkpoint_is_in_a_folder_of_its_own(run_of, tmp_path):
     _, workdir, trained, _ = run_of("published")
     run = shutil.copytree(workdir, tmp_path / "run")
     with Best(run / "best", "valid/all/f1@1") as best:
-        best.offer(3, {"trainable": trained, "frozen": {}}, {"valid/all/f1@1": 0.5})
+        halved = jax.tree.map(lambda leaf: leaf / 2, trained)
+        frozen = split_params(open_model(str(workdir)).params, FROZEN)[1]
+        best.offer(3, {"trainable": halved, "frozen": frozen}, {"valid/all/f1@1": 0.5})
     assert checkpoint_of(run, "best") == run / "best" / "3"
     assert checkpoint_of(run, "latest") == checkpoint_of(run, str(STEP)) == run / "checkpoints" / str(STEP)
+    assert main([f"--workdir={run}", "--step=best", f"--out={tmp_path / 'out'}"]) == 0
+    norm = tensors_of(tmp_path / "out")["model.norm.weight"]
+    assert norm.tobytes() == np.asarray(halved["decoder"]["norm"]["scale"]).astype(jnp.bfloat16).tobytes()
 
 
 def test_a_base_that_is_gone_or_another_one_is_refused(tmp_path, capsys):
