@@ -9,7 +9,11 @@ from typing import NoReturn
 
 from mmkp_jax.errors import InputError, nearest
 
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+}
+"""Of a disk that is full or closed to us, and of a path that leads nowhere."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,9 +24,9 @@ class Parser(argparse.ArgumentParser):
         about: the module's docstring, whose first line says what the command does.
     """
 
-    def __init__(self, command: str, about: str):
+    def __init__(self, command: str, about: str, **options: str):
         said = about.strip().split("\n", 1)[0].split(": `python")[0].rstrip(".") + "."
-        super().__init__(f"python -m mmkp_jax.{command}", description=said, allow_abbrev=False)
+        super().__init__(f"python -m mmkp_jax.{command}", description=said, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message, self.prog, "see --help")
@@ -47,14 +51,23 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unknown flag {flag}{nearest(flag.partition('=')[0], known)}")
 
 
-def status_of(run: Callable[[Sequence[str] | None], object], arguments: Sequence[str] | None = None) -> int:
-    """The exit status: what `run` returns where that is a number, else 0; 2 after one line on what was wrong."""
+def status_of(
+    run: Callable[[Sequence[str] | None], object], arguments: Sequence[str] | None = None, *, interrupted: str = ""
+) -> int:
+    """The exit status: what `run` returns where that is a number, else 0; 2 after one line on what was wrong.
+
+    Args:
+        interrupted: the line to leave at a Ctrl-C, which ends in 130.
+    """
     try:
         with disk_errors_in_one_line():
             status = run(arguments)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\n{interrupted or 'interrupted'}", file=sys.stderr)
+        return 130
     return status if isinstance(status, int) else 0
 
 

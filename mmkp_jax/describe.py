@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.describing import Description, Feeding, describe, show
-from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.errors import InputError
 from mmkp_jax.pages.dataset import page_of, tables_of
 from mmkp_jax.pages.tables import as_text
-from mmkp_jax.score import Parser
 
 WITHOUT_CONFIG = (
     "Token lengths, trimmed texts, posts longer than a row and what the model is fed: "
@@ -22,7 +22,7 @@ WITHOUT_CONFIG = (
 
 def parser() -> Parser:
     """The command's flags."""
-    flags = Parser("python -m mmkp_jax.describe", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    flags = Parser("describe", __doc__)
     add = flags.add_argument
     add("--data", type=Path, metavar="DIR", help="a prepared dataset; by default the config's")
     add(
@@ -51,29 +51,22 @@ def run(arguments: Sequence[str] | None = None) -> Description:
     if not feeding:
         print(f"\n{WITHOUT_CONFIG}")
     if flags.out:
-        _write(flags.out, page_of(description, show(description)))
+        flags.out.write_text(page_of(description, show(description)), encoding="utf-8")
         print(f"\nwritten: {flags.out}")
     return description
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 after one line on what was wrong."""
-    try:
-        run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return status_of(run, arguments)
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The flags, and those that override fields of the config."""
     flags = parser()
-    parsed, rest = flags.parse_known_args(arguments)
-    overrides = [each for each in rest if each.startswith("--config.") and parsed.config]
-    if unknown := [each for each in rest if each not in overrides]:
-        known = [f"--{name}" for name in vars(parsed)]
-        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    parsed, overrides = flags.parse_with_overrides(arguments)
+    if overrides and not parsed.config:
+        flags.error(f"{overrides[0]} goes with --config=FILE")
     if not parsed.data and not parsed.config:
         flags.error("neither --data=DIR nor --config=FILE is given")
     if parsed.out and not parsed.out.parent.is_dir():  # told before the work, not after it
@@ -103,13 +96,6 @@ def _feeding(named: str, overrides: Sequence[str], data: Path | None) -> tuple[P
     rows = RowSize(**config.row)
     feeding = Feeding(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed)
     return data, feeding
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", str(path), "name a file that can be") from error
 
 
 if __name__ == "__main__":

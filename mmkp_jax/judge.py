@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.posts import Post
-from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING, read_posts, read_predictions
 from mmkp_jax.evaluation.outputs import split_keyphrases
-from mmkp_jax.score import Parser
 from mmkp_jax.teacher.asking import Run, ask_all
 from mmkp_jax.teacher.cost import money
 from mmkp_jax.teacher.flags import (
@@ -55,7 +55,7 @@ ANSWERS, RANKINGS, RESULTS, FAILURES, PEOPLE = (
 
 def parser() -> Parser:
     """The command's flags."""
-    flags = Parser("python -m mmkp_jax.judge", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    flags = Parser("judge", __doc__)
     add = flags.add_argument
     add("--posts", type=Path, metavar="FILE", help=f"JSON Lines (.jsonl) or CMKP ({{split}}{CMKP_ENDING})")
     add("--images", type=Path, metavar="DIR", help="the folder that posts' images are relative to")
@@ -120,15 +120,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
-    try:
-        run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; every answer is in --store, and the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return status_of(run, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
 
 
 def _files(text: str) -> list[Path]:
@@ -140,10 +132,7 @@ def _files(text: str) -> list[Path]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     flags = parser()
-    parsed, unknown = flags.parse_known_args(arguments)
-    if unknown:
-        known = [f"--{name}" for name in vars(parsed)]
-        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    parsed = flags.parse(arguments)
     if not parsed.out:
         flags.error("--out=DIR is not given")
     if parsed.collect:

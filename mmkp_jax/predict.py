@@ -85,11 +85,8 @@ def run(arguments: Sequence[str] | None = None) -> list["Prediction"]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
-    try:
-        return status_of(run, arguments)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the predictions in --out", file=sys.stderr)
-        return 130
+    told = "interrupted; the same command goes on from the predictions in --out"
+    return status_of(run, arguments, interrupted=told)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

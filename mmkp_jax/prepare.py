@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.builders import MmkpV2Config
 from mmkp_jax.data.posts import REJECTS
 from mmkp_jax.data.records import Counts, dataset_folders, write_dataset
 from mmkp_jax.data.sources import Chains, keyphrase_posts, mmkp, mmkp_v2
-from mmkp_jax.errors import InputError, nearest
-from mmkp_jax.score import Parser
+from mmkp_jax.errors import nearest
 
 DATASETS = {
     "mmkp": "the CMKP release, {train,valid,test}_src.txt",
@@ -29,7 +29,7 @@ RESAMPLING = ("seed", "target_overlap")
 def parser() -> Parser:
     """The command's flags."""
     datasets = "; ".join(f"{name}: {what}" for name, what in DATASETS.items())
-    flags = Parser("python -m mmkp_jax.prepare", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    flags = Parser("prepare", __doc__)
     add = flags.add_argument
     add("--dataset", metavar="NAME", help=f"required. {datasets}")
     add("--raw", type=Path, metavar="DIR", help="required: the folder of the posts' files")
@@ -86,23 +86,12 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Counts]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
-    try:
-        run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return status_of(run, arguments, interrupted="stopped; the same command goes on")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     flags = parser()
-    parsed, unknown = flags.parse_known_args(arguments)
-    if unknown:
-        known = [f"--{name}" for name in vars(parsed)]
-        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    parsed = flags.parse(arguments)
     for name in ("dataset", "raw", "images", "out"):
         if not getattr(parsed, name):
             flags.error(f"--{name} is not given")

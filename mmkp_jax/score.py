@@ -8,9 +8,8 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.evaluation.files import read_aligned, read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.metric import Scores
 from mmkp_jax.evaluation.significance import RESAMPLES
@@ -25,18 +24,9 @@ EPILOG = (
 FEWEST_RESAMPLES = 100  # that a 95% interval can be read off
 
 
-class Parser(argparse.ArgumentParser):
-    """Tells a mistake as an `InputError`."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message, self.prog, "see --help")
-
-
 def parser() -> Parser:
     """The command's flags."""
-    flags = Parser(
-        "python -m mmkp_jax.score", description=__doc__.split(":")[0] + ".", epilog=EPILOG, allow_abbrev=False
-    )
+    flags = Parser("score", __doc__, epilog=EPILOG)
     add = flags.add_argument
     add("--predictions", type=_files, metavar="FILE", help="required: JSON Lines by id (.jsonl), or one line a post")
     add("--posts", type=Path, metavar="FILE", help="required: JSON Lines (.jsonl), CMKP ({split}_src.txt) or a dataset")
@@ -58,19 +48,14 @@ def run(arguments: Sequence[str] | None = None) -> Scores:
     comparison = compare_systems(a, others, flags.resamples)
     if flags.json:
         more = {} if comparison.is_one_run else {"comparison": comparison.as_json()}
-        _write(flags.json, json.dumps({**a.mean, **more}, indent=2) + "\n")
+        flags.json.write_text(json.dumps({**a.mean, **more}, indent=2) + "\n", encoding="utf-8")
     print(overview(comparison))
     return a.mean
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 after one line on what was wrong."""
-    try:
-        run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return status_of(run, arguments)
 
 
 def _files(text: str) -> list[Path]:
@@ -84,23 +69,13 @@ def _files(text: str) -> list[Path]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     flags = parser()
-    parsed, unknown = flags.parse_known_args(arguments)
-    if unknown:
-        known = [f"--{name}" for name in vars(parsed)]
-        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    parsed = flags.parse(arguments)
     for name in ("predictions", "posts"):
         if not getattr(parsed, name):
             flags.error(f"--{name}=FILE is not given")
     if parsed.resamples < FEWEST_RESAMPLES and (parsed.resamples or parsed.compare):
         flags.error(f"--resamples={parsed.resamples} is less than {FEWEST_RESAMPLES}")
     return parsed
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", str(path), "name a file that can be") from error
 
 
 if __name__ == "__main__":

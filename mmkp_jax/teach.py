@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.posts import Post
-from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING, read_posts
-from mmkp_jax.score import Parser
 from mmkp_jax.teacher.asking import Run, ask_all
 from mmkp_jax.teacher.batch import BATCH_SIZE, ask_in_batches
 from mmkp_jax.teacher.card import card_file, write_card
@@ -44,7 +44,7 @@ MAX_TOKENS = 512
 
 def parser() -> Parser:
     """The command's flags."""
-    flags = Parser("python -m mmkp_jax.teach", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
+    flags = Parser("teach", __doc__)
     add = flags.add_argument
     add("--data", type=Path, metavar="DIR", help="a prepared dataset")
     add("--split", metavar="NAME", help="of --data: which of its splits")
@@ -93,23 +93,12 @@ def run(arguments: Sequence[str] | None = None) -> Outcome | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
-    try:
-        run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; every answer is in --store, and the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return status_of(run, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     flags = parser()
-    parsed, unknown = flags.parse_known_args(arguments)
-    if unknown:
-        known = [f"--{name}" for name in vars(parsed)]
-        flags.error(f"unknown flag {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+    parsed = flags.parse(arguments)
     if (parsed.data is None) == (parsed.posts is None):
         flags.error("give one of --data and --posts")
     if (parsed.data is None) != (parsed.split is None):

@@ -188,7 +188,7 @@ def test_a_damaged_split_is_no_missing_split(tmp_path, capsys):
         ([], "neither --data=DIR nor --config=FILE is given"),
         (["--data=nowhere"], "nowhere: the folder holds no dataset"),
         (["--dta=x"], "unknown flag --dta=x (did you mean '--data'?)"),
-        (["--data=x", "--config.seed=1"], "unknown flag --config.seed=1"),
+        (["--data=x", "--config.seed=1"], "--config.seed=1 goes with --config=FILE"),
         (["--data=x", "stray"], "unknown flag stray"),
         (["--config=nowhere.py"], "--config: there is no config 'nowhere.py'"),
         ([f"--config={CONFIG}:model=qwen"], "unknown preset 'model=qwen'"),
