@@ -187,13 +187,6 @@ def check_settings(config: ConfigDict) -> None:
         value = operator.attrgetter(field)(config)
         if not low <= value <= high:  # NaN is in no range
             raise InputError(f"{value} is out of range", f"config.{field}", f"give a number from {low} to {high}")
-    data, tokens = config.data, config.row.tokens
-    if data.min_pixels > data.max_pixels:
-        what = f"min_pixels is {data.min_pixels:,} and max_pixels is {data.max_pixels:,}"
-        raise InputError(what, "config.data", "give a smaller min_pixels")
-    if data.max_text_tokens > tokens:
-        what = f"a text may have {data.max_text_tokens:,} tokens, a row {tokens:,}"
-        raise InputError(what, "config.data.max_text_tokens", "give fewer, or longer rows (config.row.tokens)")
 
 
 def _check_batch(config: ConfigDict, mesh: Mesh) -> None:

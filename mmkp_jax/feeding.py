@@ -81,7 +81,18 @@ def _dataset(named: str) -> Dataset:
 
 
 def recipe_of(config: ConfigDict, definition: Definition, tokenizer: PreTrainedTokenizerBase) -> Recipe:
-    """How posts are fed to the model, in training and evaluation."""
+    """How posts are fed to the model, in training and evaluation.
+
+    Raises:
+        InputError: the limits of pictures or texts cannot be held together, or the tokenizer is unfit.
+    """
+    data, tokens = config.data, config.row.tokens
+    if data.min_pixels > data.max_pixels:
+        what = f"min_pixels is {data.min_pixels:,} and max_pixels is {data.max_pixels:,}"
+        raise InputError(what, "config.data", "give a smaller min_pixels")
+    if data.max_text_tokens > tokens:
+        what = f"a text may have {data.max_text_tokens:,} tokens, a row {tokens:,}"
+        raise InputError(what, "config.data.max_text_tokens", "give fewer, or longer rows (config.row.tokens)")
     return Recipe(
         template=read_template(tokenizer, image_token=definition.geometry.image_token),
         geometry=definition.geometry,

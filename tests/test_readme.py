@@ -1,9 +1,14 @@
 """README's code runs as it stands."""
 
+import importlib
 import re
+import shlex
 from pathlib import Path
 
+import pytest
+
 import configs.base
+from mmkp_jax.settings import read_config
 from tests.tiny import hf_model, tiny_config, write_tokenizer
 
 README = Path(__file__).parent.parent / "README.md"
@@ -34,3 +39,15 @@ def test_the_test_command_is_the_one_that_ci_runs():
     assert command in ci.splitlines()
     install = re.search(r"pip install (-c \S+ -e '.\[test\]')", README.read_text())
     assert install and install[1] in ci
+
+
+COMMANDS = re.findall(r"^python -m mmkp_jax\.(\w+) (.+)$", README.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command, flags", COMMANDS, ids=[f"{command} {flags}" for command, flags in COMMANDS])
+def test_the_flags_and_presets_of_every_command_are_known(command, flags):
+    parser = importlib.import_module(f"mmkp_jax.{command}").parser()
+    parsed, overrides = parser.parse_with_overrides(shlex.split(flags))
+    assert getattr(parsed, "config", None) or not overrides
+    if named := getattr(parsed, "config", None):
+        read_config(named, overrides)
