@@ -1,7 +1,7 @@
 """The key-value cache: filled with trunks, moved into slots, and extended by a token a slot.
 
-B slots, R rows of a prefill, T token places of a row, S places of a slot, M moves, L layers, K key-value heads,
-H head width, D model width.
+B slots, R rows of a prefill, T token places of a row, S places of a slot, M moves, L layers, N query heads,
+K key-value heads, G = N / K, H head width, D model width.
 
 A slot holds a prompt's trunk at its first places and the rest of the text behind it, so a token's place in its slot is
 its number in the text, whatever the slot and whenever it was filled. What lies behind is of an earlier text, or
@@ -18,28 +18,30 @@ from jax.sharding import PartitionSpec
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.models.qwen2_5_vl import mrope_angles
-from mmkp_jax.ops.attention import dense_attention
 from mmkp_jax.ops.backends import BACKENDS
 from mmkp_jax.ops.layout import ROW_AXES, over_rows
 from mmkp_jax.ops.splash import HEAD_AXIS
 
 
 class Cache(NamedTuple):
-    """Rotated keys, and values, of every layer: of slots, or of a prefill's rows."""
+    """Rotated keys, and values, of every layer: of slots, or of a prefill's rows.
 
-    key_LBSKH: jax.Array
-    value_LBSKH: jax.Array
+    Keys and values are laid out so that neither product of attention has to transpose them.
+    """
+
+    key_LBKHS: jax.Array
+    value_LBKSH: jax.Array
 
 
 def empty_cache(definition: Definition, slots: int, places: int, dtype: jnp.dtype) -> Cache:
     """Slots that hold nothing yet."""
     config = definition.config
-    shape = (config.num_layers, slots, places, config.num_kv_heads, config.head_dim)
-    return _laid_out(Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
+    L, K, H = config.num_layers, config.num_kv_heads, config.head_dim
+    return _laid_out(Cache(jnp.zeros((L, slots, K, H, places), dtype), jnp.zeros((L, slots, K, places, H), dtype)))
 
 
 def prefill(model: nnx.Module, trunks: Forest, dtype: jnp.dtype) -> Cache:
-    """Keys and values of a trunk a row, [L, R, T, K, H]: what training computes of it, the vision tower included."""
+    """Keys and values of a trunk a row: what training computes of it, the vision tower included."""
     attend = BACKENDS[model.attention].forest(trunks.segment_BT, trunks.branch_BT)
     angle_RTI = mrope_angles(trunks.position_BT3, model.config)
     graph, stacked = nnx.split(model.decoder.layers)
@@ -48,7 +50,7 @@ def prefill(model: nnx.Module, trunks: Forest, dtype: jnp.dtype) -> Cache:
         kept: list[jax.Array] = []
 
         def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            kept.extend((k, v))
+            kept.extend((jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2)))
             return attend(q, k, v)
 
         x_RTD = nnx.merge(graph, state)(x_RTD, angle_RTI, attend_and_keep)
@@ -60,9 +62,12 @@ def prefill(model: nnx.Module, trunks: Forest, dtype: jnp.dtype) -> Cache:
 
 def insert(cache: Cache, trunks: Cache, row_M: jax.Array, slot_M: jax.Array) -> Cache:
     """Copies rows of a prefill into slots; a move into slot B, which there is not, is none."""
-    T = trunks.key_LBSKH.shape[2]
+    T = trunks.key_LBKHS.shape[-1]
     return _laid_out(
-        Cache(*(old.at[:, slot_M, :T].set(new[:, row_M], mode="drop") for old, new in zip(cache, trunks, strict=True)))
+        Cache(
+            cache.key_LBKHS.at[:, slot_M, :, :, :T].set(trunks.key_LBKHS[:, row_M], mode="drop"),
+            cache.value_LBKSH.at[:, slot_M, :, :T].set(trunks.value_LBKSH[:, row_M], mode="drop"),
+        )
     )
 
 
@@ -79,8 +84,8 @@ def extend(
     Returns:
         The cache with these tokens in it, and their hidden states after the last norm, [B, D].
     """
-    B, S = cache.key_LBSKH.shape[1:3]
-    seen_B1S = (jnp.arange(S) <= place_B[:, None])[:, None]
+    L, B, *_, S = cache.key_LBKHS.shape
+    slot_B, seen_BS = jnp.arange(B), jnp.arange(S) <= place_B[:, None]
     angle_B1I = mrope_angles(jnp.broadcast_to(position_B[:, None, None], (B, 1, 3)), model.config)
     x_B1D = over_rows(model.decoder.embedding[...][token_B][:, None].astype(dtype))
     graph, stacked = nnx.split(model.decoder.layers)
@@ -88,27 +93,36 @@ def extend(
     def layer(carry: tuple, of_layer: tuple) -> tuple[tuple, None]:
         (x_B1D, cache), (state, i) = carry, of_layer
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        def attend(q_B1NH: jax.Array, k_B1KH: jax.Array, v_B1KH: jax.Array) -> jax.Array:
             nonlocal cache
             cache = Cache(
-                *(
-                    old.at[i, jnp.arange(B), place_B].set(new[:, 0], mode="drop")
-                    for old, new in zip(cache, (k, v), strict=True)
-                )
+                cache.key_LBKHS.at[i, slot_B, :, :, place_B].set(k_B1KH[:, 0], mode="drop"),
+                cache.value_LBKSH.at[i, slot_B, :, place_B].set(v_B1KH[:, 0], mode="drop"),
             )
-            return dense_attention(q, cache.key_LBSKH[i], cache.value_LBSKH[i], seen_B1S)
+            return _attend(q_B1NH, cache.key_LBKHS[i], cache.value_LBKSH[i], seen_BS)
 
         x_B1D = nnx.merge(graph, state)(x_B1D, angle_B1I, attend)
         return (over_rows(x_B1D), cache), None
 
-    layers = jnp.arange(cache.key_LBSKH.shape[0])
-    (x_B1D, cache), _ = jax.lax.scan(layer, (x_B1D, cache), (stacked, layers))
+    (x_B1D, cache), _ = jax.lax.scan(layer, (x_B1D, cache), (stacked, jnp.arange(L)))
     return _laid_out(cache), model.decoder.norm(x_B1D)[:, 0]
+
+
+def _attend(q_B1NH: jax.Array, key_BKHS: jax.Array, value_BKSH: jax.Array, seen_BS: jax.Array) -> jax.Array:
+    """`ops.attention.dense_attention` of one query a slot, with keys and values as the cache has them."""
+    B, _, N, H = q_B1NH.shape
+    K = key_BKHS.shape[1]
+    wide = jnp.promote_types(q_B1NH.dtype, jnp.float32)
+    q_BKGH = q_B1NH.reshape(B, K, N // K, H)
+    scores_BKGS = jnp.einsum("bkgh,bkhs->bkgs", q_BKGH, key_BKHS, preferred_element_type=wide) * H**-0.5
+    scores_BKGS = jnp.where(seen_BS[:, None, None], scores_BKGS, jnp.finfo(wide).min)
+    share_BKGS = jax.nn.softmax(scores_BKGS, axis=-1).astype(value_BKSH.dtype)
+    return jnp.einsum("bkgs,bksh->bkgh", share_BKGS, value_BKSH).reshape(B, 1, N, H)
 
 
 def _laid_out(cache: Cache) -> Cache:
     """Slots over the batch axes, heads over the tensor axis where it divides them."""
     mesh = jax.sharding.get_abstract_mesh()
-    divided = cache.key_LBSKH.shape[3] % mesh.shape[HEAD_AXIS] == 0
-    spec = PartitionSpec(None, ROW_AXES, None, HEAD_AXIS if divided else None)
+    divided = cache.key_LBKHS.shape[2] % mesh.shape[HEAD_AXIS] == 0
+    spec = PartitionSpec(None, ROW_AXES, HEAD_AXIS if divided else None)
     return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, spec), cache)
