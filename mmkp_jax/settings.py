@@ -1,8 +1,9 @@
 """A config from the flags that name it: `--config=FILE[:preset,…] [--config.key=value …]`."""
 
 import runpy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -21,7 +22,7 @@ def read_config(named: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise InputError(f"there is no config {file!r}", "--config", "give --config=configs/dyncot.py, for one")
     try:
         config = runpy.run_path(file)["get_config"](chosen)  # here, as ml_collections would wrap its errors
-        known = list(_keys(config))
+        known = [key for key, _ in leaves(config.to_dict())]
     except InputError:
         raise
     except Exception as error:  # whatever the code in the user's file does
@@ -41,6 +42,10 @@ def read_config(named: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return values.config
 
 
-def _keys(config: ConfigDict) -> Iterator[str]:
-    for name, value in config.items():
-        yield from (f"{name}.{key}" for key in _keys(value)) if isinstance(value, ConfigDict) else [name]
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a config as plain values, each with its dotted key; an empty mapping is a value."""
+    if isinstance(tree, Mapping) and tree:
+        for name, value in tree.items():
+            yield from leaves(value, f"{path}.{name}" if path else name)
+    else:
+        yield path, tree

@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 
 from mmkp_jax.data.lengths import LeftOut
 from mmkp_jax.errors import InputError
+from mmkp_jax.settings import leaves
 
 MAY_DIFFER = (
     *("mesh", "sharding_rules", "attention", "remat", "data.workers"),
@@ -45,7 +46,7 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> bool:
         old["strategy"]
     except (ValueError, KeyError, TypeError):
         raise InputError("this is not the config of a run", str(file), "give a new folder, or a run's own") from None
-    before, now = dict(_leaves(old)), dict(_leaves(json.loads(json.dumps(config))))
+    before, now = dict(leaves(old)), dict(leaves(json.loads(json.dumps(config))))
     changed = [
         key
         for key in sorted(before.keys() | now.keys())
@@ -57,14 +58,6 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> bool:
             f"the run there has another config: {told}", str(workdir), "give another --workdir, or the same config"
         )
     return True
-
-
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for name, value in tree.items():
-            yield from _leaves(value, f"{path}.{name}" if path else name)
-    else:
-        yield path, tree
 
 
 def write_environment(workdir: Path) -> None:

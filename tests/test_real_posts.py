@@ -26,11 +26,12 @@ def run(out, workdir, *flags, **options):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """The tiny variant of the release: 200 training and 50 test posts."""
+    """The tiny variant of the release: 200 training, 200 valid and 50 test posts."""
     out, raw = tmp_path_factory.mktemp("tiny"), cmkp("tw_mm_s1_tiny/train_src.txt").parent
     draw_standins(raw, out / "images", None)
-    counts = make_real(out, raw, out / "images", {"train": ("train", None), "test": ("test", None)})
-    assert {split: (each.posts, each.rejects) for split, each in counts.items()} == {"train": (200, 0), "test": (50, 0)}
+    counts = make_real(out, raw, out / "images", {split: (split, None) for split in ("train", "valid", "test")})
+    posts = {split: each.records for split, each in counts.items() if not each.rejects}
+    assert posts == {"train": 200, "valid": 200, "test": 50}
     return out
 
 
@@ -48,7 +49,7 @@ def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
         assert "200 posts an epoch" in out
         lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
         assert sum(line["posts"] for line in lines) == 200  # each of them once
-        assert lines[-1]["loss"] < lines[0]["loss"]
+        assert lines[-1]["loss"] < lines[0]["loss"] and "valid/all/f1@1" in lines[-1]
 
 
 def test_seen_goes_by_the_list_that_is_named(tmp_path):

@@ -2,8 +2,7 @@
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from mmkp_jax.evaluation.report.runs import Run
 from mmkp_jax.evaluation.report.scores import Scored
 from mmkp_jax.evaluation.significance import RESAMPLES, Differences
 from mmkp_jax.pages.tables import Table, count, plain, share, without_repeats
+from mmkp_jax.settings import leaves
 
 NOTHING = "–"
 
@@ -57,23 +57,15 @@ def _when(run: Run) -> str:
 
 def differences_of_config(runs: Sequence[Run]) -> Table:
     """The keys of the runs' configs that differ."""
-    leaves = [dict(_leaves(run.config)) for run in runs]
-    keys = sorted(set().union(*leaves))
+    fields = [dict(leaves(run.config)) for run in runs]
+    keys = sorted(set().union(*fields))
     rows = [
-        (key, *(plain(json.dumps(each[key], ensure_ascii=False)) if key in each else NOTHING for each in leaves))
+        (key, *(plain(json.dumps(each[key], ensure_ascii=False)) if key in each else NOTHING for each in fields))
         for key in keys
-        if any(each.get(key, ...) != leaves[0].get(key, ...) for each in leaves)
+        if any(each.get(key, ...) != fields[0].get(key, ...) for each in fields)
     ]
     names = (plain(run.name, 60) for run in runs)
     return Table("Config: what differs", ("config.", *names), rows, words=range(1, len(runs) + 1))
-
-
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for name, value in tree.items():
-            yield from _leaves(value, f"{path}.{name}" if path else name)
-    else:
-        yield path, tree
 
 
 def groups_table(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> Table:
