@@ -7,8 +7,6 @@ Follows transformers' `modeling_qwen2_5_vl.py`, block by block, for still pictur
 are one here: the patch embedding's kernel is summed over its time axis.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,13 +159,6 @@ class DecoderLayer(nnx.Module):
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
 
-class Cache(NamedTuple):
-    """Rotated keys, and values, of every layer."""
-
-    key_LBSKH: jax.Array
-    value_LBSKH: jax.Array
-
-
 class Decoder(nnx.Module):
     """Token embedding, the layers, and the last norm."""
 
@@ -182,38 +173,6 @@ class Decoder(nnx.Module):
             return layer(x_BTD, angle_BTI, attend)
 
         return self.norm(scan_layers(self.layers, x_BTD, layer, remat=self.remat))
-
-    def extend(
-        self, x_BTD: jax.Array, angle_BTI: jax.Array, cache: Cache, slot: jax.Array, mask_BTS: jax.Array
-    ) -> tuple[jax.Array, Cache]:
-        """The next T tokens of each row, with the keys and values of those before them.
-
-        Args:
-            slot: where in the cache's S slots the T tokens go.
-            mask_BTS: which slots, their own among them, the tokens may see.
-
-        Returns:
-            Hidden states after the last norm, and the cache with these tokens in it.
-        """
-        graph, stacked = nnx.split(self.layers)
-
-        def layer(carry: tuple, of_layer: tuple) -> tuple[tuple, None]:
-            (x_BTD, cache), (state, i) = carry, of_layer
-
-            def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-                nonlocal cache
-                at = (i, 0, slot, 0, 0)
-                cache = Cache(
-                    *(jax.lax.dynamic_update_slice(old, new[None], at) for old, new in zip(cache, (k, v), strict=True))
-                )
-                return dense_attention(q, cache.key_LBSKH[i], cache.value_LBSKH[i], mask_BTS)
-
-            x_BTD = nnx.merge(graph, state)(x_BTD, angle_BTI, attend)
-            return (x_BTD, cache), None
-
-        layers = jnp.arange(cache.key_LBSKH.shape[0])
-        (x_BTD, cache), _ = jax.lax.scan(layer, (x_BTD, cache), (stacked, layers))
-        return self.norm(x_BTD), cache
 
 
 def mrope_angles(position_BT3: jax.Array, config: Qwen2_5_VLConfig) -> jax.Array:
