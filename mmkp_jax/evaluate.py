@@ -72,10 +72,7 @@ class Evaluation:
     def __init__(self, config: ConfigDict):
         self._config = config
         train = [words for each in datasets_of(config) for words in _words(_records(open_split(each.path, "train"), 0))]
-        if config.data.train_keyphrases:
-            self._seen = read_train_keyphrases(Path(config.data.train_keyphrases))
-        else:
-            self._seen = {phrase for post in train for phrase in post.keyphrases}
+        self._seen = seen_keyphrases(config, train)
         self._kinds = read_kinds(config.data.kinds) if config.data.kinds else {}
         self._test = Posts(config, TEST, config.eval_posts)
         self._baselines = {
@@ -147,6 +144,13 @@ class Posts:
         """With nothing predicted."""
         self.words = [*_words(self.fed), *_words(rejected)]
         """Of all of them, in this order."""
+
+
+def seen_keyphrases(config: ConfigDict, train: Iterable[Words]) -> set[str]:
+    """Those that count as seen: of the file that the config names, else of the training posts."""
+    if config.data.train_keyphrases:
+        return read_train_keyphrases(Path(config.data.train_keyphrases))
+    return {phrase for post in train for phrase in post.keyphrases}
 
 
 def _check_metric(metric: str, scores: Scores) -> None:

@@ -274,7 +274,7 @@ def test_mistakes_are_told_in_one_line(run_of, tmp_path, capsys):
 def test_the_best_checkpoint_is_in_a_folder_of_its_own(run_of, tmp_path):
     _, workdir, trained, _ = run_of("published")
     run = shutil.copytree(workdir, tmp_path / "run")
-    with Best(run / "best", "valid/all/f1@1") as best:
+    with Best(run / "best", "valid/all/f1@1", step=0) as best:
         halved = jax.tree.map(lambda leaf: leaf / 2, trained)
         frozen = split_params(open_model(str(workdir)).params, FROZEN)[1]
         best.offer(3, {"trainable": halved, "frozen": frozen}, {"valid/all/f1@1": 0.5})
