@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 SHORT = ("--config.num_epochs=1", "--config.warmup_steps=2", "--config.global_batch_size=4")
+VALIDATED = ("--config.eval_every=100", "--config.valid_posts=20")
 
 
 def run(out, workdir, *flags, **options):
@@ -37,13 +38,7 @@ def tiny(tmp_path_factory):
 
 @pytest.mark.parametrize("strategy", ["zeroshot", "sft", "cot", "multitask", "dyncot"])
 def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
-    flags = (
-        "--config.num_epochs=1",
-        "--config.warmup_steps=2",
-        "--config.answer_tokens=24",
-        "--config.global_batch_size=4",
-    )
-    out, results = run(tiny, tmp_path / "run", *flags, strategy=strategy)
+    out, results = run(tiny, tmp_path / "run", *VALIDATED, "--config.answer_tokens=24", strategy=strategy)
     assert results["all"]["n"] == 50 and results["seen"]["n"] + results["unseen"]["n"] >= 50
     if strategy != "zeroshot":
         assert "200 posts an epoch" in out
