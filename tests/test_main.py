@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -32,7 +33,12 @@ def unbroken(pocket):
 
 
 def state_of(workdir, step=12):
-    restored = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
+    """The whole state as numpy arrays, whatever devices it was saved from."""
+    folder = workdir / "checkpoints" / str(step) / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        saved = checkpointer.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return {str(path): np.asarray(leaf) for path, leaf in ocp.tree.to_flat_dict(restored, sep="/").items()}
 
 
@@ -119,6 +125,11 @@ def test_going_on_with_workers_on_another_mesh_is_equal_to_1e_5(pocket):
     assert done.returncode == 0, done.stderr[-3000:]
     for one, other in zip(curve(workdir), curve(whole), strict=True):
         assert one == pytest.approx(other, rel=1e-5)
+    ours, theirs = state_of(workdir), state_of(whole)
+    assert ours.keys() == theirs.keys()
+    for path, leaf in theirs.items():
+        bound = 1e-5 * np.abs(leaf).max(initial=0)
+        np.testing.assert_allclose(ours[path], leaf, rtol=0, atol=bound, err_msg=path)
 
 
 @pytest.mark.slow
