@@ -91,11 +91,6 @@ def tree_of(record: Record, recipe: Recipe, branches: tuple[Branch, ...] = BOTH)
     return dataclasses.replace(tree, patches=(patches,))
 
 
-def as_prompt(tree: Tree) -> Tree:
-    """The tree as it is predicted from, alone in a row: one label, whose token is the last of the prompt."""
-    return dataclasses.replace(tree, sft=np.zeros(1, np.int32), cot=np.zeros(0, np.int32))
-
-
 def _without_picture(record: Record, recipe: Recipe, branches: tuple[Branch, ...]) -> Tree:
     nothing = np.zeros(0, np.int32)
     with_cot = "cot" in branches and record.cot is not None

@@ -137,12 +137,6 @@ def sizes_of(lengths: Lengths, branches: Sequence[Branch]) -> np.ndarray:
     return np.stack([columns[name] for name in LIMITS], axis=-1).astype(np.int64)
 
 
-def prompt_size(lengths: Lengths) -> RowSize:
-    """The smallest row that holds any one of the posts to predict from (`examples.as_prompt`)."""
-    most = {name: int(getattr(lengths, f"{name}_N").max(initial=0)) for name in ("trunk", "patches", "windows")}
-    return RowSize(most["trunk"] + 1, most["patches"], most["windows"], labels=1, examples=1)
-
-
 def choose(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) -> tuple[np.ndarray, list[LeftOut]]:
     """Parts the posts into those that can be trained on, int64 [N] of their numbers, and those left out.
 

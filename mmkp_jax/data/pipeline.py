@@ -4,7 +4,6 @@ The position in the data is (epoch, batch), whatever the number of workers and h
 on from a position is a slice, and the workers share out whole batches.
 """
 
-import contextlib
 import dataclasses
 import gc
 import multiprocessing
@@ -18,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from absl import flags
 
-from mmkp_jax.data.examples import BOTH, Branch, Recipe, as_prompt, tree_of
-from mmkp_jax.data.forest import Forest, RowSize, Tree, plant
+from mmkp_jax.data.examples import BOTH, Branch, Recipe, tree_of
+from mmkp_jax.data.forest import Forest, RowSize, plant
 from mmkp_jax.data.lengths import Records
-from mmkp_jax.data.plan import EpochPlan, Rows, host_rows, plan_in_order
+from mmkp_jax.data.plan import EpochPlan, Rows, host_rows
 
 if TYPE_CHECKING:
     import grain
@@ -48,16 +47,11 @@ class Feed:
     recipe: Recipe
     size: RowSize
     branches: tuple[Branch, ...] = BOTH
-    """The targets to pack; without any, rows hold prompts to predict from, one each."""
 
     def load(self, rows: Rows) -> Forest:
         """Reads, decodes and packs the posts of `rows`."""
-        trees = [[self._tree(post) for post in row] for row in rows]
+        trees = [[tree_of(self.records[post], self.recipe, self.branches) for post in row] for row in rows]
         return plant(trees, self.size, self.recipe.geometry)
-
-    def _tree(self, post: int) -> Tree:
-        tree = tree_of(self.records[post], self.recipe, self.branches)
-        return tree if self.branches else as_prompt(tree)
 
 
 def step_of(plans: Sequence[EpochPlan], position: Position) -> int:
@@ -124,37 +118,6 @@ def batches(
         iterator.close()
         del iterator
         gc.collect()  # Grain keeps its last batches in a circle, which would end as leaks of shared memory
-
-
-def prompt_batches(
-    records: Records,
-    recipe: Recipe,
-    size: RowSize,
-    posts: np.ndarray,
-    *,
-    batch_rows: int,
-    host: int = 0,
-    hosts: int = 1,
-    workers: int = 0,
-) -> Iterator[tuple[np.ndarray, Forest]]:
-    """Loads prompts to predict from, one a row: each of `posts` once over all hosts, in their order.
-
-    Args:
-        size: of a row, as `lengths.prompt_size` tells.
-        posts: their numbers.
-        batch_rows: rows of a global batch, of which a host loads its part.
-        host, hosts, workers: as in `batches`.
-
-    Yields:
-        int64 [B], the number of each row's post, -1 where the row is padding; and the rows.
-    """
-    plan = plan_in_order(posts, batch_rows=batch_rows)
-    feed = Feed(records, recipe, size, branches=())
-    loading = batches(feed, [plan], host=host, hosts=hosts, workers=workers)
-    with contextlib.closing(loading):
-        for (_, batch), forest in loading:
-            rows = host_rows(plan[batch], host, hosts)
-            yield np.asarray([row[0] if row else -1 for row in rows]), forest
 
 
 def _loading(source: "_HostBatches", feed: Feed, workers: int) -> "grain.IterDataset[Forest]":

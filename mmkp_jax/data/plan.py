@@ -67,12 +67,6 @@ def plan_epoch(
     return EpochPlan(post_N, np.cumsum([0, *map(len, rows)]), batch_rows)
 
 
-def plan_in_order(posts: np.ndarray, *, batch_rows: int) -> EpochPlan:
-    """One post a row, in the order given; the rows that fill up the last batch are empty."""
-    rows = -(-len(posts) // batch_rows) * batch_rows
-    return EpochPlan(np.asarray(posts, np.int32), np.minimum(np.arange(rows + 1), len(posts)), batch_rows)
-
-
 def _pack(post_N: np.ndarray, size_N5: np.ndarray, limit_5: np.ndarray) -> list[list[int]]:
     """First fit, in the order of `post_N`, among the last rows begun."""
     left_R5 = np.repeat(limit_5[None], OPEN_ROWS, axis=0)

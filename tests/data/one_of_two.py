@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from mmkp_jax.data.examples import Recipe, prompt_of
 from mmkp_jax.data.forest import TRUNK, Forest
-from mmkp_jax.data.lengths import Records, measure, prompt_size
-from mmkp_jax.data.pipeline import batches, prompt_batches
+from mmkp_jax.data.lengths import Records
+from mmkp_jax.data.pipeline import batches
 from mmkp_jax.feeding import plan_posts
 from tests.data.posts_on_disk import tiny_recipe
 from tests.data.test_mixing import config_of
@@ -45,14 +44,11 @@ def main() -> None:
     records = training.feed.records
     number_of = by_prompt(records, recipe)
     trained = [posts_in(forest, number_of) for _, forest in batches(training.feed, training.plans, **mine)]
-    size = prompt_size(measure(records, recipe))
-    asked = prompt_batches(records, recipe, size, np.arange(len(records)), batch_rows=8, **mine)
     told = {
         "hosts": mine["hosts"],
         "steps": list(map(len, training.plans)),
         "plan": [list(plan) for plan in training.plans],
         "trained": trained,
-        "predicted": [number_B.tolist() for number_B, _ in asked],
     }
     (Path(folder) / f"{process}.json").write_text(json.dumps(told))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmkp_jax.data.examples import BOTH, as_prompt, tree_of
+from mmkp_jax.data.examples import BOTH, tree_of
 from mmkp_jax.data.forest import Forest, plant
-from mmkp_jax.data.lengths import choose, measure, prompt_size, sizes_of
-from mmkp_jax.data.pipeline import Feed, Position, batches, position_of, prompt_batches, step_of
+from mmkp_jax.data.lengths import choose, measure, sizes_of
+from mmkp_jax.data.pipeline import Feed, Position, batches, position_of, step_of
 from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.errors import InputError
 from tests.data.posts_on_disk import SIZE
@@ -106,34 +106,6 @@ def test_only_the_asked_for_targets_are_packed(feed, branches):
     labels = sizes_of(measure(own.records, own.recipe), branches)[:, 3]
     assert sum(int(f.weight_BM.sum()) for f in forests) == EPOCHS * labels.sum()
     assert sum(int(f.segment_BT.max(axis=1).sum()) for f in forests) == EPOCHS * (labels > 0).sum()
-
-
-@pytest.mark.parametrize(("hosts", "workers"), [(1, 0), (1, 2), (2, 0), (4, 0)])
-def test_each_prompt_comes_once_over_all_hosts_and_the_rest_is_padding(feed, hosts, workers):
-    records, recipe = feed.records, feed.recipe
-    posts = np.arange(len(records))[::-1][:27]  # any posts, in any order; 27 are no multiple of 8
-    size = prompt_size(measure(records, recipe))
-    asked = {"batch_rows": 8, "hosts": hosts, "workers": workers}
-    parts = [list(prompt_batches(records, recipe, size, posts, host=host, **asked)) for host in range(hosts)]
-    joined = [np.concatenate([number_B for number_B, _ in batch]) for batch in zip(*parts, strict=True)]
-    assert np.concatenate(joined).tolist() == [*posts.tolist(), *[-1] * 5]
-    for number_B, forest in (batch for part in parts for batch in part):
-        assert len(number_B) == 8 // hosts
-        for row, number in enumerate(number_B.tolist()):
-            ours = Forest(*(array[row : row + 1] for array in forest))
-            trees = [as_prompt(tree_of(records[number], recipe, ()))] if number >= 0 else []
-            assert_same([(0, ours)], [(0, plant([trees], size, recipe.geometry))])
-
-
-def test_a_prompt_stands_alone_in_its_row_and_answers_go_on_from_its_end(feed):
-    records, recipe = feed.records, feed.recipe
-    size = prompt_size(measure(records, recipe))
-    ((_, forest),) = prompt_batches(records, recipe, size, np.arange(8), batch_rows=8)
-    for row in range(8):
-        prompt = tree_of(records[row], recipe, ()).prompt
-        assert forest.token_BT[row, : len(prompt)].tolist() == prompt.tolist()
-        assert (forest.segment_BT[row] > 0).sum() == len(prompt)
-        assert forest.label_slot_BM[row].tolist() == [len(prompt) - 1]
 
 
 def test_positions_and_steps_are_one(plans):

@@ -69,10 +69,3 @@ def test_two_processes_load_the_halves_of_each_batch(told):
         half = len(batch) // 2
         assert one == [post for row in batch[:half] for post in row]
         assert other == [post for row in batch[half:] for post in row]
-
-
-@pytest.mark.slow
-def test_two_processes_predict_each_post_once(told):
-    numbers = [number for process in told for batch in process["predicted"] for number in batch]
-    assert sorted(number for number in numbers if number >= 0) == list(range(sum(COUNTS)))
-    assert numbers.count(-1) == -sum(COUNTS) % 8
