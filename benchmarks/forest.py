@@ -195,7 +195,7 @@ def time_interleaved(steps: dict, params, optimizer, gamma: float, rounds: int) 
         trainable, frozen = split_params(jax.tree.map(jnp.array, params), FROZEN_BY_DEFAULT)
         state = init_state(trainable, frozen, optimizer, gamma_rule("fixed", gamma))
         compiled = jax.jit(step, donate_argnums=0)
-        state, _ = jax.block_until_ready(compiled(state, batch))
+        state, *_ = jax.block_until_ready(compiled(state, batch))
         running[name] = [compiled, state, jax.device_put(batch)]
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     rng = np.random.default_rng(0)
@@ -203,7 +203,7 @@ def time_interleaved(steps: dict, params, optimizer, gamma: float, rounds: int) 
         for name in rng.permutation(list(steps)):
             compiled, state, batch = running[name]
             start, busy = time.perf_counter(), time.process_time()
-            state, _ = jax.block_until_ready(compiled(state, batch))
+            state, *_ = jax.block_until_ready(compiled(state, batch))
             seconds[name].append((time.perf_counter() - start, time.process_time() - busy))
             running[name][1] = state
     return seconds

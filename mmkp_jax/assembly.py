@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,6 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmkp_jax.data.forest import Forest
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.gamma import GammaRule, gamma_rule
 from mmkp_jax.hf.folder import Folder
@@ -21,7 +20,7 @@ from mmkp_jax.objectives import objective
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.optim import adamw, join_params, learning_rate, split_params
 from mmkp_jax.sharding import batch_sharding, make_mesh, optimizer_shardings, param_shardings, replicated
-from mmkp_jax.step import Metrics, State, init_state, make_train_step
+from mmkp_jax.step import State, Step, init_state, make_train_step
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -29,8 +28,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Plan(NamedTuple):
     """A run that has read no weights: enough to compile it, to load it, or to restore it.
 
-    The step is called as `with jax.set_mesh(plan.mesh): state, metrics = plan.step(state, batch)` and donates the
-    state; its batch is [accumulation steps, rows, ...] (`sharding.place_batch`).
+    The step is called as `with jax.set_mesh(plan.mesh): state, metrics, losses = plan.step(state, batch)` and donates
+    the state; its batch is [accumulation steps, rows, ...] (`sharding.place_batch`).
     """
 
     definition: Definition
@@ -39,7 +38,7 @@ class Plan(NamedTuple):
     rule: GammaRule
     state: State
     """`jax.ShapeDtypeStruct`s with shardings."""
-    step: Callable[[State, Forest], tuple[State, Metrics]]
+    step: Step
 
 
 def plan_training(
@@ -84,7 +83,7 @@ def plan_training(
     step = jax.jit(
         step,
         in_shardings=(shardings, batch_sharding(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
         donate_argnums=0,
     )
     return Plan(definition, mesh, optimizer, rule, state, step)
@@ -177,6 +176,9 @@ RANGES = {
     "log_every": (1, math.inf),
     "checkpoint_every": (1, math.inf),
     "keep_checkpoints": (1, math.inf),
+    "keep_hours": (0, math.inf),
+    "max_nonfinite": (0, math.inf),
+    "hang_seconds": (0, math.inf),
 }
 """The numbers that a setting may have: from the first to the second."""
 

@@ -5,14 +5,17 @@ import logging
 import math
 import re
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.hosts import everywhere, is_writer, wait_for_all
 from mmkp_jax.step import State
 
 
@@ -31,9 +34,13 @@ class Checkpoints:
     is an InputError.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2):
+    def __init__(self, folder: Path, *, keep: int = 2, keep_hours: float = 0):
+        """Keeps the last `keep`, and, where `keep_hours` is not 0, one of each so many hours."""
+        kept = [policies.LatestN(keep), *([policies.EveryNSeconds(int(3600 * keep_hours))] if keep_hours else [])]
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
         )
         self._folder = folder.absolute()
         _leave_failures_to_the_caller()
@@ -73,9 +80,40 @@ class Checkpoints:
             restored = self._manager.restore(step, args=args)
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
-            mend = "remove this checkpoint's folder, to go on from the one before it"
+            mend = "remove its folder, to go on from an earlier one or from the beginning"
             raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), mend) from error
         return Restored(step, restored["state"], restored["note"])
+
+    def restore_latest(self, state: State) -> Restored | None:
+        """The last checkpoint that can be read; None where there is none.
+
+        One that cannot is named on stderr and put aside, as `STEP.damaged`, so that its step can be saved again.
+
+        Raises:
+            InputError: there are some, and none can be read.
+        """
+        failed: InputError | None = None
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            restored = None
+            try:
+                restored = self.restore(step, state)
+            except InputError as error:
+                failed = error
+                print(error, file=sys.stderr)
+            if everywhere(restored is not None):
+                self._put_aside_after(step)
+                return restored
+        if failed:
+            raise failed
+        return None
+
+    def _put_aside_after(self, step: int) -> None:
+        for later in [each for each in self._manager.all_steps() if each > step]:
+            if is_writer():
+                (self._folder / str(later)).rename(self._folder / f"{later}.damaged-{uuid.uuid4().hex[:8]}")
+            print(f"going back to step {step:,}; that of step {later:,} is put aside", file=sys.stderr)
+        wait_for_all("damaged checkpoints")
+        self._manager.reload()
 
     def note(self, step: int) -> dict[str, Any]:
         """What was kept beside the state of `step`."""

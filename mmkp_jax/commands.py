@@ -16,6 +16,10 @@ DISK_ERRORS = {
 """Of a disk that is full or closed to us, and of a path that leads nowhere."""
 
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
+
+
 class Parser(argparse.ArgumentParser):
     """Tells a mistake as an `InputError`; a flag is never abbreviated.
 
@@ -67,7 +71,7 @@ def status_of(
         return 2
     except KeyboardInterrupt:
         print(f"\n{interrupted or 'interrupted'}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return status if isinstance(status, int) else 0
 
 

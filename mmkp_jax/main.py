@@ -10,18 +10,21 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+import mmkp_jax
 from mmkp_jax.assembly import check_settings, dtype_of, load_untrained, plan_training
-from mmkp_jax.commands import Parser, disk_errors_in_one_line, status_of
+from mmkp_jax.commands import INTERRUPTED, Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
+from mmkp_jax.guards import AGAIN
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
+from mmkp_jax.hosts import check_agreement, ending_together, join, on_writer, several
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.predicting import Predictor
 from mmkp_jax.settings import read_config
 from mmkp_jax.train import Stopped, train
-from mmkp_jax.workdir import claim, write_environment, write_left_out
+from mmkp_jax.workdir import claim, revision, write_environment, write_left_out
 
 
 def parser() -> Parser:
@@ -30,11 +33,20 @@ def parser() -> Parser:
     add = flags.add_argument
     add("--config", metavar="FILE[:preset,…]", help="required: an experiment; --config.key=value overrides a field")
     add("--workdir", type=Path, metavar="DIR", help="the run's folder; an unfinished run there goes on")
+    add("--extend", action="store_true", help="the run there may become longer: num_epochs or total_steps may differ")
+    add("--profile_steps", metavar="FIRST:LAST", help="trace these steps into the run's folder, for TensorBoard")
+    add("--coordinator", metavar="HOST:PORT", help="of a job's first process; TPU slices, Slurm and Open MPI tell it")
+    add("--num_processes", type=int, metavar="N", help="with --coordinator: how many processes the job has")
+    add("--process_id", type=int, metavar="N", help="with --coordinator: which of them this is, from 0")
     return flags
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
-    """The whole of it.
+def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: range = range(0)) -> None:
+    """The whole of it, on each of the job's hosts.
+
+    Args:
+        extend: a run in the work directory may have been shorter.
+        profiled: the steps to trace.
 
     Raises:
         InputError: something that the user gave cannot be used.
@@ -42,7 +54,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     check_settings(config)
     if config.make:
-        _make(config.make)
+        on_writer(lambda: _make(config.make))
     folder = open_folder(config.model.path)
     tokenizer, where = load_tokenizer(folder), str(folder.path / CONFIG)
     recipe = recipe_of(config, define(folder.config, where), tokenizer)
@@ -58,22 +70,23 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     if config.strategy == "zeroshot":
         evaluation = Evaluation(config)
-        _claim(config, workdir)
+        _check_hosts(config)
+        _claim(config, workdir, extend)
         definition, params = load_untrained(config, folder, where)
         step = 0
     else:
         training = plan_posts(config, recipe)
         plan = plan_training(config, folder.config, where, total_steps=training.steps)
         definition, evaluation = plan.definition, Evaluation(config)
-        _claim(config, workdir)
-        write_left_out(workdir, training.left_out)
+        _check_hosts(config, training.feed.records.fingerprint)
+        _claim(config, workdir, extend)
+        on_writer(lambda: write_left_out(workdir, training.left_out))
         print(describe(training))
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
-        step, params = train(config, plan, folder, training, workdir, validate)
+        step, params = train(config, plan, folder, training, workdir, validate, profiled)
     evaluation.test(predictor_of(params, definition), workdir, step)
-    if jax.process_index() == 0:
-        write_report([workdir], workdir / "report.html")
-        print(f"\nreport: {workdir / 'report.html'}")
+    on_writer(lambda: write_report([workdir], workdir / "report.html"))
+    print(f"\nreport: {workdir / 'report.html'}")
 
 
 def _make(module: str) -> None:
@@ -84,14 +97,30 @@ def _make(module: str) -> None:
     make()
 
 
-def _claim(config: ConfigDict, workdir: Path) -> None:
-    resumed = claim(workdir, config.to_dict())
-    write_environment(workdir)
-    print(f"{'going on in' if resumed else 'work directory:'} {workdir}")
+def _check_hosts(config: ConfigDict, dataset: str = "") -> None:
+    code = f"{mmkp_jax.__version__} {revision()}"
+    check_agreement({"config": config.to_json_best_effort(sort_keys=True), "code version": code, "dataset": dataset})
+
+
+def _claim(config: ConfigDict, workdir: Path, extend: bool) -> None:
+    def begin() -> None:
+        resumed = claim(workdir, config.to_dict(), extend=extend)
+        write_environment(workdir)
+        print(f"{'going on in' if resumed else 'work directory:'} {workdir}")
+
+    on_writer(begin)
+    if not jax.config.jax_compilation_cache_dir:  # the environment may name one for many runs
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
+    if not (workdir / "config.json").exists():
+        what = "this host does not see the work directory that the first host made"
+        raise InputError(what, str(workdir), "give a folder that all hosts share")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
+    """The exit status: 0; 2 after one line on what was wrong; 75 when the machine was taken away, 130 when interrupted.
+
+    After either of the latter two a line tells how to go on; after 75 a launcher gives the command again.
+    """
     return status_of(_run, arguments)
 
 
@@ -100,18 +129,34 @@ def _run(arguments: Sequence[str] | None) -> int:
     parsed, overrides = flags.parse_with_overrides(arguments)
     if not parsed.config:
         raise InputError("--config is not given", flags.prog, "give --config=configs/dyncot.py, for one")
+    profiled = _steps(parsed.profile_steps, flags)
     config = read_config(parsed.config, overrides)
+    join(parsed.coordinator, parsed.num_processes, parsed.process_id)
     name = Path(parsed.config.partition(":")[0]).stem
+    if several() and not parsed.workdir:
+        raise InputError("several hosts need the same --workdir", flags.prog, "give a folder that all of them share")
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     resume = shlex.join([f"--config={parsed.config}", *overrides, f"--workdir={workdir}"])
-    try:
-        with disk_errors_in_one_line(workdir):
-            run(config, workdir)
-    except (Stopped, KeyboardInterrupt) as stopped:
-        saved = f", and saved, at step {stopped.step:,}" if isinstance(stopped, Stopped) else ""
-        print(f"stopped{saved}; to go on: python -m mmkp_jax.main {resume}")
-        return 130
+    with ending_together(AGAIN), disk_errors_in_one_line(workdir):
+        try:
+            run(config, workdir, extend=parsed.extend, profiled=profiled)
+        except KeyboardInterrupt:
+            print(f"stopped; to go on: python -m mmkp_jax.main {resume}")
+            return INTERRUPTED
+        except Stopped as stopped:
+            print(f"stopped, and saved, at step {stopped.step:,}; to go on: python -m mmkp_jax.main {resume}")
+            return INTERRUPTED if stopped.by_user else AGAIN
     return 0
+
+
+def _steps(named: str | None, flags: Parser) -> range:
+    """`FIRST:LAST`, both included."""
+    if named is None:
+        return range(0)
+    first, _, last = named.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+        flags.error(f"--profile_steps={named} is not FIRST:LAST, two steps from 1 on")
+    return range(int(first), int(last) + 1)
 
 
 if __name__ == "__main__":

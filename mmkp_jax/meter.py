@@ -1,10 +1,10 @@
-"""What a run tells of itself: a progress bar, a line of metrics a step, and where the time goes."""
+"""What a run tells of itself: a progress bar, a line of metrics a step, every post's loss, and where the time goes."""
 
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,74 +13,127 @@ from tqdm import tqdm
 
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.feeding import Training
+from mmkp_jax.goodput import Goodput, Kind
+from mmkp_jax.guards import Skipped
+from mmkp_jax.hosts import is_writer, merged
+from mmkp_jax.objectives import Losses
 from mmkp_jax.optim import learning_rate
+from mmkp_jax.post_losses import PostLosses
 from mmkp_jax.step import Metrics
 from mmkp_jax.workdir import MetricsLog
 
 
-class Meter(contextlib.AbstractContextManager):
-    """Collects steps' metrics on the device and fetches them one step late, so that the device never waits."""
+class _Pending(NamedTuple):
+    """A step that may still be under way."""
 
-    def __init__(self, config: ConfigDict, training: Training, workdir: Path, step: int):
-        self._log = MetricsLog(workdir, step)
+    step: int
+    metrics: Metrics
+    losses: Losses
+    host: dict[str, float]
+
+
+class Meter(contextlib.AbstractContextManager):
+    """Collects steps' metrics on the device and fetches them one step late, so that the device never waits.
+
+    Of several hosts, one writes.
+
+    Args:
+        step: the run goes on from it.
+        row_AB: int64, which of a batch's planned rows each row of the step's batch is.
+    """
+
+    def __init__(self, config: ConfigDict, training: Training, workdir: Path, step: int, row_AB: np.ndarray):
+        self._writes = is_writer()
+        self._log = MetricsLog(workdir, step) if self._writes else None
+        self._losses = PostLosses(workdir, training.plans, steps=training.steps, step=step)
+        self._skipped = Skipped(workdir, most=config.max_nonfinite, step=step)
+        self._records, self._place_R = training.feed.records, np.argsort(row_AB, axis=None)
         self._rate = learning_rate(config.learning_rate, warmup_steps=config.warmup_steps, total_steps=training.steps)
         self._bar = tqdm(total=training.steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
         self._every = config.log_every
-        self._pending: list[tuple[int, Metrics, dict[str, float]]] = []
-        self._waited, self._last = 0.0, time.perf_counter()
+        self._pending: list[_Pending] = []
+        self._goodput = Goodput()
+        self._waited, self._elsewhere, self._last = 0.0, 0.0, time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._log.close()
+        print(self._goodput.line())
+        if self._log:
+            self._log.close()
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Times a wait for data."""
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def pausing(self) -> Iterator[None]:
-        """Leaves out of all times what is done meanwhile."""
-        start = time.perf_counter()
-        yield
-        self._last += time.perf_counter() - start
+    def spending(self, kind: Kind) -> Iterator[None]:
+        """Counts what is done meanwhile as of that kind; but for data, it is no part of a step's seconds."""
+        with self._goodput.spending(kind):
+            yield
 
     def note(self, values: Mapping[str, float]) -> None:
         """Adds to the line of the step that was added last."""
-        self._pending[-1][2].update(values)
+        self._pending[-1].host.update(values)
 
-    def add(self, step: int, metrics: Metrics, forest: Forest) -> None:
-        """Takes a step's metrics, and writes those of the steps before it."""
-        now = time.perf_counter()
+    def add(self, step: int, metrics: Metrics, losses: Losses, forest: Forest) -> None:
+        """Takes what a step gave, and writes that of the steps before it.
+
+        Raises:
+            InputError: too many steps in a row were not finite.
+        """
+        now, waited, elsewhere = time.perf_counter(), self._goodput.of("data"), self._goodput.elsewhere()
+        seconds = now - self._last - (elsewhere - self._elsewhere)
         host = {
-            "seconds": now - self._last,
-            "data_wait_share": self._waited / max(now - self._last, 1e-9),
+            "seconds": seconds,
+            "data_wait_share": (waited - self._waited) / max(seconds, 1e-9),
             "tokens": float((forest.segment_BT > 0).sum()),
             "fill_tokens": float((forest.segment_BT > 0).mean()),
             "fill_patches": _share(forest.image_BP > 0),
             "fill_windows": _share(forest.window_BW > 0),
         }
-        self._waited, self._last = 0.0, now
+        self._waited, self._elsewhere, self._last = waited, elsewhere, now
         self.write()
-        self._pending.append((step, metrics, host))
+        self._pending.append(_Pending(step, metrics, losses, host))
         self._bar.update()
 
     def write(self) -> None:
-        """Fetches and writes what is pending."""
-        for step, metrics, host in self._pending:
+        """Fetches and writes what is pending.
+
+        Raises:
+            InputError: too many steps in a row were not finite.
+        """
+        for step, metrics, losses, host in self._pending:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             line = {**values, "learning_rate": float(self._rate_at(step)), **host}
             line |= {f"{each}_per_second": line[each] / line["seconds"] for each in ("posts", "tokens")}
-            self._log.write(step, {name: value if np.isfinite(value) else None for name, value in line.items()})
+            nll_ABS = _of_this_host(losses.sft_BS)
+            nll_ABS[_of_this_host(losses.has_sft_BS) != 1] = np.nan
+            self._losses.put(step, nll_ABS.reshape(-1, nll_ABS.shape[-1])[self._place_R])
+            if self._log:
+                self._log.write(step, {name: value if np.isfinite(value) else None for name, value in line.items()})
             if step % self._every == 0:
                 self._bar.set_postfix_str(_summary(line))
+            self._skipped.look(step, values, lambda step=step: self._ids(step))
         self._pending.clear()
+
+    def keep(self) -> None:
+        """Writes all, the posts' losses too, for a run that goes on from here; on all hosts at the same step."""
+        self.write()
+        self._losses.merge(merged)
+        if self._writes:
+            self._losses.write()
+
+    def _ids(self, step: int) -> list[str]:
+        return [self._records[number].id for number in self._losses.posts(step).tolist()]
 
     def _rate_at(self, step: int) -> float:
         with jax.transfer_guard("allow"):
             return float(self._rate(step - 1))
+
+
+def _of_this_host(array: jax.Array) -> np.ndarray:
+    """The parts that this host's devices hold, as float32; NaN elsewhere."""
+    found = np.full(array.shape, np.nan, np.float32)
+    shards = array.addressable_shards
+    for shard, data in zip(shards, jax.device_get([shard.data for shard in shards]), strict=True):
+        found[shard.index] = data
+    return found
 
 
 def _share(used: np.ndarray) -> float:

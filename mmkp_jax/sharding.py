@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -112,7 +113,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def place_batch(batch: Forest, mesh: Mesh) -> Forest:
     """A host's part of a batch [accumulation steps, its rows, ...] as global arrays on the mesh."""
-    return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh)), batch)
+    place = functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
+    with jax.transfer_guard("allow"):  # of several hosts, this counts as a hidden transfer
+        return jax.tree.map(place, batch)
+
+
+def planned_rows(mesh: Mesh, accumulation_steps: int, rows: int) -> np.ndarray:
+    """Which of the `rows` that are planned for a batch each of its rows on the mesh is: int [A, B].
+
+    Each host loads an equal part of the planned rows, in its order (`data.plan.host_rows`).
+    """
+    part = rows // jax.process_count()
+    own = np.arange(rows, dtype=np.int32)[jax.process_index() * part :][:part].reshape(accumulation_steps, -1)
+    placed = jax.make_array_from_process_local_data(batch_sharding(mesh), own)
+    return np.asarray(jax.jit(lambda row_AB: row_AB, out_shardings=replicated(mesh))(placed))
 
 
 def optimizer_shardings(

@@ -2,6 +2,8 @@
 
 A micro-batches, B rows of each, T tokens, M label slots, S examples a row.
 
+A step whose loss or gradient is not finite moves nothing but `step`: its update is skipped.
+
 The state is a plain nested dict: `step` (int32), `trainable` (float32), `frozen` (usually bf16, no optimizer state),
 `optimizer`, `gamma` (`mmkp_jax.gamma`).
 """
@@ -22,6 +24,8 @@ from mmkp_jax.optim import join_params
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
+Step = Callable[[State, Forest], tuple[State, Metrics, Losses]]
+"""A pure `(state, batch [A, B, ...]) -> (state, metrics, every example's losses [A, B, S])`."""
 
 
 def init_state(trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, rule: GammaRule) -> State:
@@ -56,39 +60,42 @@ def make_train_step(
     *,
     examples: int,
     dtype: jnp.dtype,
-) -> Callable[[State, Forest], tuple[State, Metrics]]:
-    """A pure `(state, batch [A, B, ...]) -> (state, metrics)`; jit it with shardings and donate the state.
+) -> Step:
+    """The step; jit it with shardings and donate the state.
 
     The loss of a step is the mean over the posts that count, over all micro-batches: sums are accumulated and divided
     once, so A micro-batches of B rows give what one batch of A * B rows gives.
     """
 
-    def loss_of(trainable: Params, frozen: Params, forest: Forest, gamma: jax.Array) -> tuple[jax.Array, Metrics]:
+    def loss_of(trainable: Params, frozen: Params, forest: Forest, gamma: jax.Array) -> tuple[jax.Array, tuple]:
         params = join_params(trainable, frozen)
         losses = forest_losses(definition, params, forest, examples=examples, dtype=dtype)
         sums = _sums(losses, objective(losses, gamma), forest)
-        return sums["loss"], sums
+        return sums["loss"], (sums, losses)
 
-    def train_step(state: State, batch: Forest) -> tuple[State, Metrics]:
+    def train_step(state: State, batch: Forest) -> tuple[State, Metrics, Losses]:
         trainable, gamma = state["trainable"], state["gamma"]["gamma"]
 
-        def accumulate(total: tuple, forest: Forest) -> tuple[tuple, None]:
-            one = jax.grad(loss_of, has_aux=True)(trainable, state["frozen"], forest, gamma)
-            return jax.tree.map(jnp.add, total, one), None
+        def accumulate(total: tuple, forest: Forest) -> tuple[tuple, Losses]:
+            gradient, (sums, losses) = jax.grad(loss_of, has_aux=True)(trainable, state["frozen"], forest, gamma)
+            return jax.tree.map(jnp.add, total, (gradient, sums)), losses
 
         nothing = jax.tree.map(jnp.zeros_like, trainable), dict.fromkeys(SUMS, jnp.float32(0))
-        (gradient, sums), _ = jax.lax.scan(accumulate, nothing, batch)
+        (gradient, sums), losses = jax.lax.scan(accumulate, nothing, batch)
         gradient = jax.tree.map(lambda g: g / jnp.maximum(sums["posts"], 1), gradient)
+        grad_norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
 
         updates, optimizer_state = optimizer.update(gradient, state["optimizer"], trainable)
-        new_state = {
-            "step": state["step"] + 1,
+        moved = {
             "trainable": optax.apply_updates(trainable, updates),
-            "frozen": state["frozen"],
             "optimizer": optimizer_state,
             "gamma": update_gamma(rule, state["gamma"], sums["loss_sft"], sums["posts_sft"]),
         }
-        return new_state, _metrics(sums, optax.tree.norm(gradient), gamma)
+        kept = {part: state[part] for part in moved}
+        moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
+        new_state = {"step": state["step"] + 1, "frozen": state["frozen"], **moved}
+        return new_state, {**_metrics(sums, grad_norm, gamma), "skipped": 1.0 - finite}, losses
 
     return train_step
 

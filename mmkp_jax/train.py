@@ -4,9 +4,10 @@ A run that was stopped goes on from its last checkpoint with the same batches, a
 """
 
 import contextlib
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,31 @@ from ml_collections import ConfigDict
 from mmkp_jax.assembly import Plan, load_state
 from mmkp_jax.checkpoint import Best, Checkpoints
 from mmkp_jax.data.forest import Forest
-from mmkp_jax.data.pipeline import batches, position_of
+from mmkp_jax.data.pipeline import Position, batches, position_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import Training
+from mmkp_jax.guards import Watchdog
 from mmkp_jax.hf.folder import Folder
+from mmkp_jax.hosts import asked_to_stop, several
+from mmkp_jax.maintenance import watch_maintenance
 from mmkp_jax.meter import Meter
 from mmkp_jax.models.definition import Params
 from mmkp_jax.optim import join_params
-from mmkp_jax.sharding import place_batch
+from mmkp_jax.profiling import Profiler
+from mmkp_jax.sharding import place_batch, planned_rows
 from mmkp_jax.step import State
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and is saved."""
+    """The run was asked to stop, and is saved.
 
-    def __init__(self, step: int):
-        super().__init__(step)
-        self.step = step
+    Args:
+        by_user: by Ctrl-C; else by the machine, so that it is to be started again.
+    """
+
+    def __init__(self, step: int, by_user: bool):
+        super().__init__(step, by_user)
+        self.step, self.by_user = step, by_user
 
 
 Validate = Callable[[Params], dict[str, float]]
@@ -40,50 +49,68 @@ Validate = Callable[[Params], dict[str, float]]
 
 
 def train(
-    config: ConfigDict, plan: Plan, folder: Folder, training: Training, workdir: Path, validate: Validate | None
+    config: ConfigDict,
+    plan: Plan,
+    folder: Folder,
+    training: Training,
+    workdir: Path,
+    validate: Validate | None,
+    profiled: range = range(0),
 ) -> tuple[int, Params]:
     """Trains to the end, or goes on to it from the work directory's last checkpoint.
 
     Args:
         validate: called every `config.eval_every` steps and at the end; None where that is 0.
+        profiled: the steps that are traced, into `workdir/profile`.
 
     Returns:
         a step and its parameters: the last; where the run validates, the best by `config.best_metric`.
 
     Raises:
-        InputError: the folder's tensors are not the model's, a checkpoint cannot be read or written, or the data are
-            not those that the run began with.
-        Stopped: by SIGINT or SIGTERM, when the state has been saved.
+        InputError: the folder's tensors are not the model's, a checkpoint cannot be read or written, the data are not
+            those that the run began with, or too many steps in a row were not finite.
+        Stopped: by SIGINT, SIGTERM or a maintenance event, when the state has been saved.
     """
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(_StopAsked())  # first, so that it still holds while the last checkpoint is written
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints))
+        stack.enter_context(watch_maintenance())
+        kept = {"keep": config.keep_checkpoints, "keep_hours": config.keep_hours}
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **kept))
         data = training.feed.records.fingerprint
         step, state = _begin(plan, folder, checkpoints, data, config.data.path)
         best = stack.enter_context(Best(workdir / "best", config.best_metric, step)) if validate else None
         if step:
             print(f"going on from step {step:,} of {training.steps:,}")
-        meter = stack.enter_context(Meter(config, training, workdir, step))
+        row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
+        meter = stack.enter_context(Meter(config, training, workdir, step, row_AB))
+        watchdog = stack.enter_context(Watchdog(workdir, config.hang_seconds))
+        profiler = stack.enter_context(Profiler(workdir / "profile", profiled))
         feed = stack.enter_context(contextlib.closing(_feed(config, training, step)))
         stack.enter_context(jax.set_mesh(plan.mesh))
         stack.enter_context(jax.transfer_guard("disallow"))  # a hidden transfer would stall every step
+        first = step + 1
         while step < training.steps:
-            with meter.waiting():
+            with meter.spending("data"):
                 _, forest = next(feed)
-            state, metrics = plan.step(state, place_batch(_micro_batches(forest, config), plan.mesh))
+            batch = place_batch(_micro_batches(forest, config), plan.mesh)
             step += 1
-            meter.add(step, metrics, forest)
-            last = step == training.steps
+            with meter.spending("compile") if step == first else contextlib.nullcontext(), profiler.around(step):
+                state, metrics, losses = plan.step(state, batch)
+            profiler.called(step, metrics)
+            meter.add(step, metrics, losses, forest)
+            watchdog.beat()
+            last, stop = step == training.steps, asked.stop or asked_to_stop(step)
             if best and (last or step % config.eval_every == 0):
-                with meter.pausing(), jax.transfer_guard("allow"):
+                with meter.spending("evaluation"), watchdog.pausing(), jax.transfer_guard("allow"):
                     scores = validate(join_params(state["trainable"], state["frozen"]))
                     best.offer(step, state, scores)
                 meter.note(scores)
-            if asked.stop or last or step % config.checkpoint_every == 0:
-                meter.write()
-                checkpoints.save(step, state, {**position_of(training.plans, step)._asdict(), "data": data})
-            if asked.stop and not last:
-                raise Stopped(step)
+            if stop or last or step % config.checkpoint_every == 0:
+                meter.keep()
+                with meter.spending("checkpoint"), watchdog.pausing():
+                    checkpoints.save(step, state, {"data": data})
+            if stop and not last:
+                raise Stopped(step, asked.by_user)
         params = join_params(state["trainable"], state["frozen"])
         del state  # its optimizer's part is the largest
         if not best:
@@ -97,17 +124,17 @@ def train(
 
 
 def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path: str) -> tuple[int, State]:
-    step = checkpoints.latest()
-    if step is None:
+    restored = checkpoints.restore_latest(plan.state)
+    if restored is None:
         return 0, load_state(plan, folder)
-    restored = checkpoints.restore(step, plan.state)
+    step = restored.step
     if restored.note["data"] != data:
         mend = "prepare them as they were, or give another --workdir"
         raise InputError(f"the training posts are not those that this run saw up to step {step:,}", path, mend)
     return step, restored.state
 
 
-def _feed(config: ConfigDict, training: Training, step: int):
+def _feed(config: ConfigDict, training: Training, step: int) -> Iterator[tuple[Position, Forest]]:
     return batches(
         training.feed,
         training.plans,
@@ -124,21 +151,30 @@ def _micro_batches(forest: Forest, config: ConfigDict) -> Forest:
 
 
 class _StopAsked(contextlib.AbstractContextManager):
-    """Turns SIGINT and SIGTERM into a wish that the loop looks for between steps; a second one is taken at once."""
+    """Turns SIGINT and SIGTERM into a wish that the loop looks for between steps; a second one is taken at once.
+
+    Of several hosts, JAX hands SIGTERM to all of them (`hosts.asked_to_stop`); SIGINT is made one.
+    """
 
     def __init__(self) -> None:
-        self.stop = False
+        self.stop = self.by_user = False
+        self._several = several()
 
     def __enter__(self) -> "_StopAsked":
-        self._before = {each: signal.signal(each, self._wish) for each in (signal.SIGINT, signal.SIGTERM)}
+        kinds = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
+        self._before = {each: signal.signal(each, self._wish) for each in kinds}
         return self
 
     def __exit__(self, *_: object) -> None:
         for each, handler in self._before.items():
             signal.signal(each, handler)
 
-    def _wish(self, *_: Any) -> None:
-        if self.stop:
+    def _wish(self, kind: int, _: Any) -> None:
+        if self.stop or self.by_user:
             raise KeyboardInterrupt
-        self.stop = True
+        self.by_user = kind == signal.SIGINT
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.stop = True

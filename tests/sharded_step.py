@@ -53,7 +53,7 @@ def main(folder: str) -> None:
             metrics = []
             with jax.set_mesh(plan.mesh):
                 for _ in range(3):
-                    state, seen = plan.step(state, place_batch(batch, plan.mesh))
+                    state, seen, _ = plan.step(state, place_batch(batch, plan.mesh))
                     metrics.append({key: float(value) for key, value in seen.items()})
             params = {path: np.asarray(leaf) for path, leaf in flatten(state["trainable"]).items()}
             shards = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in flatten(state["trainable"]).items()}

@@ -46,7 +46,7 @@ def test_bf16_dynamic_cot_learns_both_targets_by_heart(folder, mode):
     seen = []
     with jax.set_mesh(plan.mesh):
         for _ in range(40):
-            state, metrics = plan.step(state, place_batch(batch, plan.mesh))
+            state, metrics, _ = plan.step(state, place_batch(batch, plan.mesh))
             seen.append({name: float(value) for name, value in metrics.items()})
     assert seen[0]["cot_share"] == 0 and seen[0]["posts"] == 8
     assert max(step["cot_share"] for step in seen) > 0.5

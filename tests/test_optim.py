@@ -61,7 +61,7 @@ def outcome(folder, **fields) -> tuple[dict, dict]:
     batch = Forest(*(a[None] for a in forest_of(ROWS, CONFIG)))
     with jax.set_mesh(plan.mesh):
         for _ in range(2):
-            state, metrics = plan.step(state, place_batch(batch, plan.mesh))
+            state, metrics, _ = plan.step(state, place_batch(batch, plan.mesh))
     params = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(state["trainable"]).items()}
     return params, {name: float(value) for name, value in metrics.items()} | {"next": float(state["gamma"]["gamma"])}
 

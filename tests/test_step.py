@@ -37,7 +37,7 @@ def run(forest: Forest, micro: int, strategy="dyncot", gamma=6.2, optimizer=None
     batch = jax.tree.map(lambda a: a.reshape(micro, -1, *a.shape[1:]), forest)
     state = init_state(trainable, frozen, optimizer, rule)
     for _ in range(steps):
-        state, metrics = jax.jit(step)(state, batch)
+        state, metrics, _ = jax.jit(step)(state, batch)
     return state, {name: float(value) for name, value in metrics.items()}
 
 

@@ -1,0 +1,68 @@
+"""Each post's SFT loss when its step began, as a run keeps it: what γ is chosen by.
+
+N posts of the run, in the order of its plan, R rows of a batch, S examples a row.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmkp_jax.data.plan import EpochPlan
+
+FILE = "losses.npz"
+
+
+class PostLosses:
+    """`losses.npz`: `epoch_N` (int32, from 0), `post_N` (int32, the training post) and `nll_sft_N` (nats a label).
+
+    A loss is NaN where the post's row holds no SFT target of it. A run that goes on keeps what lies before its step.
+    """
+
+    def __init__(self, workdir: Path, plans: Sequence[EpochPlan], *, steps: int, step: int):
+        self._file = workdir / FILE
+        self._rows = plans[0].batch_rows
+        starts = np.cumsum([0, *(len(plan.post_N) for plan in plans)])
+        ends = [start + plan.bound_R1[1:] for start, plan in zip(starts, plans, strict=False)]
+        self._bound_R1 = np.concatenate([[0], *ends])[: steps * self._rows + 1]
+        last = self._bound_R1[-1]
+        self._epoch_N = np.repeat(np.arange(len(plans), dtype=np.int32), np.diff(starts))[:last]
+        self._post_N = np.concatenate([plan.post_N for plan in plans])[:last]
+        self._nll_sft_N = np.full(last, np.nan, np.float32)
+        self._merged = self._end = self._bound_R1[step * self._rows]
+        if self._end and self._file.exists():
+            with np.load(self._file) as before:
+                kept = before["nll_sft_N"][: self._end]
+            self._nll_sft_N[: len(kept)] = kept
+
+    def posts(self, step: int) -> np.ndarray:
+        """The training posts of the batch that led to `step`, int32."""
+        return self._post_N[slice(*self._span(step))]
+
+    def put(self, step: int, nll_sft_RS: np.ndarray) -> None:
+        """Takes the losses of the batch that led to `step`, its rows as planned; NaN where this host knows none."""
+        start, end = self._span(step)
+        bound_R1 = self._bound_R1[(step - 1) * self._rows : step * self._rows + 1]
+        held_RS = np.arange(nll_sft_RS.shape[1]) < np.diff(bound_R1)[:, None]
+        self._nll_sft_N[start:end] = nll_sft_RS[held_RS]
+        self._end = end
+
+    def merge(self, merged: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Has `merged` put together what each host took since the last time."""
+        new = slice(self._merged, self._end)
+        self._nll_sft_N[new] = merged(self._nll_sft_N[new])
+        self._merged = self._end
+
+    def write(self) -> None:
+        """Writes what was put so far, whole or not at all; nothing where no post has had an SFT target."""
+        if np.isnan(self._nll_sft_N[: self._end]).all():
+            return
+        part = self._file.with_suffix(".part")
+        arrays = {"epoch_N": self._epoch_N, "post_N": self._post_N, "nll_sft_N": self._nll_sft_N}
+        with part.open("wb") as out:
+            np.savez(out, **{name: array[: self._end] for name, array in arrays.items()})
+        os.replace(part, self._file)
+
+    def _span(self, step: int) -> tuple[int, int]:
+        return self._bound_R1[(step - 1) * self._rows], self._bound_R1[step * self._rows]

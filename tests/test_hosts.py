@@ -1,0 +1,125 @@
+"""Two hosts as one job, as two processes on loopback: the same numbers, one writer, and an end together."""
+
+import signal
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.guards import AGAIN
+from mmkp_jax.hosts import join
+from tests.small_pocket import ROOT, command, environment, run, small_pocket
+from tests.test_main import curve, state_of
+
+FIELDS = ("--config.global_batch_size=2", "--config.mesh.fsdp=2", "--config.total_steps=8", "--config.answer_tokens=2")
+STEPS = 8
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory):
+    return small_pocket(tmp_path_factory.mktemp("hosts"))
+
+
+def start(pocket, workdir, *flags, of_second=()):
+    """The processes of two hosts."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    job = (f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}", "--num_processes=2", *FIELDS, *flags)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment()}
+    return [
+        subprocess.Popen(command(pocket, *job, f"--process_id={host}", *(of_second if host else ())), **pipes)
+        for host in range(2)
+    ]
+
+
+def finish(processes, seconds=400):
+    """Each one's (status, stdout, stderr)."""
+    ended = [process.communicate(timeout=seconds) for process in processes]
+    return [(process.returncode, *told) for process, told in zip(processes, ended, strict=True)]
+
+
+def at_step(processes, workdir, step):
+    while not (workdir / "metrics.jsonl").exists() or len((workdir / "metrics.jsonl").read_text().splitlines()) < step:
+        assert all(process.poll() is None for process in processes), finish(processes)
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def unbroken(pocket):
+    """(work directory, each host's end) of a job of two hosts that nothing disturbed."""
+    workdir = pocket.parent / "unbroken"
+    return workdir, finish(start(pocket, workdir))
+
+
+def nearly_equal(one, other):
+    """The same curves, losses and state to 1e-5, of each array's largest number."""
+    for ours, theirs in zip(curve(one), curve(other), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
+    with np.load(one / "losses.npz") as ours, np.load(other / "losses.npz") as theirs:
+        np.testing.assert_array_equal(ours["post_N"], theirs["post_N"])
+        np.testing.assert_allclose(ours["nll_sft_N"], theirs["nll_sft_N"], rtol=1e-5)
+    ours, theirs = state_of(one, STEPS), state_of(other, STEPS)
+    for path, leaf in theirs.items():
+        np.testing.assert_allclose(ours[path], leaf, rtol=0, atol=1e-5 * max(1e-3, np.abs(leaf).max()), err_msg=path)
+
+
+def test_two_hosts_compute_what_one_does_and_the_first_alone_tells(pocket, unbroken):
+    workdir, ((status, told, _), (status_of_second, told_by_second, _)) = unbroken
+    assert status == status_of_second == 0
+    assert "report: " in told and "report: " not in told_by_second and "posts an epoch" not in told_by_second
+    alone = pocket.parent / "alone"
+    done = run(pocket, f"--workdir={alone}", *FIELDS, devices=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    nearly_equal(workdir, alone)
+    answers = [(each / f"predictions/test-{STEPS}.jsonl").read_text() for each in (workdir, alone)]
+    assert answers[0] == answers[1]
+
+
+def test_sigterm_on_one_host_saves_on_both_and_a_restart_is_bit_identical(pocket, unbroken):
+    workdir = pocket.parent / "terminated"
+    processes = start(pocket, workdir)
+    at_step(processes, workdir, 2)
+    processes[1].send_signal(signal.SIGTERM)
+    ended = finish(processes)
+    assert [status for status, *_ in ended] == [AGAIN, AGAIN], ended
+    assert "stopped, and saved, at step" in ended[0][1] and f"--workdir={workdir}" in ended[0][1]
+    ended = finish(start(pocket, workdir))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert "going on from step" in ended[0][1]
+    assert curve(workdir) == curve(unbroken[0])
+    ours, theirs = state_of(workdir, STEPS), state_of(unbroken[0], STEPS)
+    for path, leaf in theirs.items():
+        np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
+
+
+def test_a_host_that_dies_ends_the_job_within_a_minute_and_one_host_goes_on(pocket, unbroken):
+    workdir = pocket.parent / "killed"
+    processes = start(pocket, workdir)
+    at_step(processes, workdir, 4)  # the checkpoint of step 3 is written, or will not count
+    processes[1].kill()
+    began = time.monotonic()
+    (status, _, error), (killed, *_) = finish(processes, seconds=60)
+    assert time.monotonic() - began < 60 and killed == -signal.SIGKILL
+    assert status == AGAIN and "another host of this job is lost" in error and "Traceback" not in error
+    done = run(pocket, f"--workdir={workdir}", *FIELDS, devices=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    nearly_equal(workdir, unbroken[0])
+
+
+def test_hosts_that_disagree_end_with_a_line_that_says_in_what(pocket):
+    workdir = pocket.parent / "disagree"
+    ended = finish(start(pocket, workdir, of_second=("--config.learning_rate=1e-5",)))
+    for status, _, error in ended:
+        assert status == 2 and "host 1 has another config" in error and "Traceback" not in error
+    assert not workdir.exists()
+
+
+def test_a_job_names_all_of_its_flags_and_a_shared_folder():
+    with pytest.raises(InputError, match="--num_processes"):
+        join("127.0.0.1:1", None, 0)
