@@ -115,7 +115,7 @@ def test_dry_run_counts_the_calls(files, capsys):
     with FakeEndpoint() as server:
         assert judge.main(flags(files, "--dry_run", "--pairs=5", server=server)) == 0
         assert not server.calls
-    assert f"calls: {POSTS * 2 + 10};" in capsys.readouterr().out and not (files / "out").exists()
+    assert f"calls: {POSTS * 2 + 10} for" in capsys.readouterr().out and not (files / "out").exists()
 
 
 def fill_in(files, sheet, rank_of):

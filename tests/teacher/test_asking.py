@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.client import Limits
+from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import write_results
