@@ -56,6 +56,8 @@ parse() {
   done
 }
 
+need_command() { $dry_run || type -P "$1" >/dev/null || fail "$1 is not installed, or not on the path"; }
+
 need() { [[ -n ${!1} ]] || fail "--$1 is not given: see --help"; }
 
 need_number() { [[ ${!1} =~ ^[0-9]+$ && ${!1} -ge $2 ]] || fail "--$1=${!1} is not a whole number from $2"; }

@@ -103,6 +103,7 @@ if [[ $command != delete ]]; then
   need_program
   [[ $(flag_of_program --workdir) == /mnt/shared/* ]] || fail "--workdir is not under /mnt/shared, and would be lost"
 fi
+[[ $command == manifest ]] || need_command kubectl
 trap 'say "left; the run goes on until launch/gke.sh delete" && exit 130' INT
 
 case $command in

@@ -22,6 +22,7 @@ parse "processes port" "one_gpu_each dry_run" "$@"
 need processes
 need_number processes 1
 need_program
+need_command python
 
 free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 

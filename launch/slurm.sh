@@ -29,6 +29,7 @@ need_number nodes 1
 need_number gpus 0
 need_number cpus 1
 need_program
+need_command sbatch
 
 options=("--nodes=$nodes" "--cpus-per-task=$cpus" ${time:+"--time=$time"})
 options+=(${partition:+"--partition=$partition"} ${account:+"--account=$account"})

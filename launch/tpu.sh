@@ -70,11 +70,13 @@ state() {
 }
 
 # Waits until the slices are there; asks for them where there are none, or they were lost.
-lost=0
+lost=0 known=false
 obtain() {
-  local asked=false
+  local asked=false now
   while true; do
-    case $(state) in
+    now=$(state)
+    if [[ $now != UNKNOWN ]]; then known=true; elif ! $known; then return 1; fi
+    case $now in
       ACTIVE) return ;;
       ABSENT)
         if $asked; then say "the queued resource $name was deleted by someone" && return 1; fi
@@ -171,6 +173,7 @@ case $command in babysit | install)
   ;;
 esac
 case $command in babysit | run) need_program ;; esac
+need_command gcloud
 trap 'say "left; a run that was started goes on: run joins it, stop and delete end it" && exit 130' INT
 
 case $command in

@@ -84,6 +84,12 @@ def test_a_job_that_failed_is_not_requeued(slurm, status):
     assert "scontrol" not in [call[0] for call in slurm.calls()]
 
 
+def test_a_job_that_was_cancelled_stays_so(slurm):
+    slurm.make("srun", "os.kill(os.getppid(), 15)\nsys.exit(75)")  # to the job's script too, as scancel does
+    assert slurm.run("slurm.sh", "--gpus=0", "--", *PROGRAM).returncode == 75
+    assert "scontrol" not in [call[0] for call in slurm.calls()]
+
+
 @pytest.mark.parametrize(
     "statuses, status", [((0, 0), 0), ((0, 3), 3), ((75, 134), 134), ((137, 134), 137), ((2, 2), 2)]
 )

@@ -19,6 +19,8 @@ if "describe" in words:
     state = answer("states")
     if state == "ABSENT":
         sys.exit("ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: no such resource")
+    if state == "UNKNOWN":
+        sys.exit("ERROR: not logged in")
     print("a warning", file=sys.stderr)
     print(state)
 elif "ssh" in words and "host.sh run" in words[-2]:
@@ -77,8 +79,7 @@ def test_an_uneventful_run(gcloud):
     assert calls.count(look) == 5
 
 
-@pytest.mark.parametrize("lost", ["SUSPENDING", "SUSPENDED", "FAILED", "PREEMPTED"])
-@pytest.mark.parametrize("status", [1, 134, 255])
+@pytest.mark.parametrize("lost, status", [("SUSPENDING", 134), ("SUSPENDED", 1), ("FAILED", 255), ("PREEMPTED", 137)])
 def test_a_preemption_in_the_middle_asks_for_the_slices_again(gcloud, lost, status):
     states = ["ABSENT", "ACTIVE", "ACTIVE", lost, lost, "ABSENT", "WAITING_FOR_RESOURCES", "ACTIVE"]
     fakes = gcloud(states, [status, 0])
@@ -131,6 +132,14 @@ def test_slices_that_someone_deleted_are_not_paid_for_again(gcloud):
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == 1 and "was deleted by someone" in done.stderr
     assert told(fakes) == ["create"]
+
+
+@pytest.mark.parametrize("states, status", [(["UNKNOWN"], 1), (["ACTIVE", "UNKNOWN", "ACTIVE"], 0)])
+def test_a_gcloud_that_cannot_tell_ends_it_at_once_and_not_later(gcloud, states, status):
+    fakes = gcloud(states, [75, 0])
+    done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
+    assert done.returncode == status and "not logged in" in done.stderr
+    assert ("run" in told(fakes)) == (status == 0) and "create" not in told(fakes)
 
 
 def test_ctrl_c_leaves_the_run_and_the_slices(fakes):
