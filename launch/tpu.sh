@@ -70,14 +70,17 @@ state() {
 }
 
 # Waits until the slices are there; asks for them where there are none, or they were lost.
-lost=0 known=false
+lost=0 asked=false known=false
 obtain() {
-  local asked=false now
+  local now
   while true; do
     now=$(state)
     if [[ $now != UNKNOWN ]]; then known=true; elif ! $known; then return 1; fi
     case $now in
-      ACTIVE) return ;;
+      ACTIVE)
+        asked=true
+        return
+        ;;
       ABSENT)
         if $asked; then say "the queued resource $name was deleted by someone" && return 1; fi
         ask || return
@@ -98,7 +101,7 @@ obtain() {
 still_there() {
   local look
   for look in 1 2 3 4; do
-    [[ $(state) == ACTIVE ]] || return
+    [[ $(state) == @(ACTIVE|UNKNOWN) ]] || return
     ((look == 4)) || sleep "$poll"
   done
 }
@@ -124,7 +127,9 @@ install() {
 install_where_missing() { install 'test -e mmkp_jax/.venv/installed && exit; '; }
 
 start() {
-  on_all_hosts "cd mmkp_jax && launch/host.sh run ${EPOCHREALTIME/[.,]/} $(show .venv/bin/python -m mmkp_jax.main "${program[@]}")"
+  local line
+  line=$(show launch/host.sh run "${EPOCHREALTIME/[.,]/}" .venv/bin/python -m mmkp_jax.main "${program[@]}")
+  on_all_hosts "cd mmkp_jax && $line"
 }
 
 babysit() {

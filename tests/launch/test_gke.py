@@ -28,7 +28,8 @@ JOB_SET = {
 
 JOB = {
     "parallelism", "completions", "completionMode", "backoffLimit",
-    "podFailurePolicy.rules.action", "podFailurePolicy.rules.onExitCodes.containerName",
+    "podFailurePolicy.rules.action", "podFailurePolicy.rules.onPodConditions",
+    "podFailurePolicy.rules.onExitCodes.containerName",
     "podFailurePolicy.rules.onExitCodes.operator", "podFailurePolicy.rules.onExitCodes.values", "template.spec",
 }  # fmt: skip
 """Fields of a batch/v1 Job."""
@@ -36,7 +37,7 @@ JOB = {
 POD = {
     "restartPolicy", "terminationGracePeriodSeconds", "hostNetwork", "dnsPolicy", "nodeSelector",
     "containers.name", "containers.image", "containers.command", "containers.args", "containers.env.name",
-    "containers.env.value", "containers.securityContext.privileged", "containers.ports.containerPort",
+    "containers.env.value", "containers.ports.containerPort",
     "containers.resources.requests", "containers.resources.limits", "containers.volumeMounts.name",
     "containers.volumeMounts.mountPath", "volumes.name", "volumes.persistentVolumeClaim.claimName",
     "volumes.emptyDir.medium",

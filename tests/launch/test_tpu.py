@@ -127,11 +127,19 @@ def test_a_lost_connection_joins_the_run_again(gcloud):
     assert told(fakes) == ["install", "run"] * 2
 
 
-def test_slices_that_someone_deleted_are_not_paid_for_again(gcloud):
-    fakes = gcloud(["ABSENT", "PROVISIONING", "DELETING", "ABSENT"], [0])
+@pytest.mark.parametrize(
+    "states, done_so_far",
+    [
+        (["ABSENT", "PROVISIONING", "DELETING", "ABSENT"], ["create"]),
+        (["ABSENT", "ACTIVE", "DELETING", "ABSENT"], ["create", "install", "run"]),
+        (["ACTIVE", "ABSENT"], ["install", "run"]),
+    ],
+)
+def test_slices_that_someone_deleted_are_not_paid_for_again(gcloud, states, done_so_far):
+    fakes = gcloud(states, [255])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == 1 and "was deleted by someone" in done.stderr
-    assert told(fakes) == ["create"]
+    assert told(fakes) == done_so_far
 
 
 @pytest.mark.parametrize("states, status", [(["UNKNOWN"], 1), (["ACTIVE", "UNKNOWN", "ACTIVE"], 0)])
