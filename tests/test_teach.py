@@ -163,6 +163,8 @@ def test_mistakes_are_one_line_and_nothing_is_sent(tmp_path, capsys, monkeypatch
             (["--modell=x"], "did you mean '--model'"),
             (["--base_url=localhost:1"], "it is no address"),
             (["--data=x", "--split=y"], "one of --data and --posts"),
+            ([f"--posts={tmp_path}"], "a dataset goes with --data"),  # or its test split would leak
+            (["--batch", "--retry_refused"], "--retry_refused asks one by one"),
             (["--max_cost=3"], "needs --price_in"),
             (["--price_in=3"], "go together"),
             (["--concurrency=0"], "--concurrency=0"),
