@@ -7,7 +7,7 @@ SAVED=75 # the program's exit status when it was asked to stop and has saved: it
 dry_run=false
 program=() # the flags of mmkp_jax.main
 
-launcher=$(realpath "$0")
+launcher=$(cd "$(dirname "$0")" && pwd)/${0##*/}
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
@@ -20,7 +20,7 @@ fail() {
 
 # The comment on top of a launcher is its help.
 help() {
-  sed -n '2,/^[^#]/s/^#$\|^# //p' "$0"
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$launcher"
   exit 0
 }
 

@@ -31,7 +31,7 @@ case ${1:-} in
     ;;
   stop) pkill -TERM --parent "$(<"$folder/pid")" ;;
   *)
-    sed -n '2,/^[^#]/s/^#$\|^# //p' "$0"
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
     [[ ${1:-} == --help ]] || exit 2
     ;;
 esac

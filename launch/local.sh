@@ -28,7 +28,8 @@ free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1"
 
 # Starts all processes; their ids in `started`.
 start() {
-  local place=${port:-$(free_port)} number
+  local place=$port number
+  if [[ -z $place ]]; then if $dry_run; then place=PORT; else place=$(free_port); fi; fi
   started=()
   for ((number = 0; number < processes; number++)); do
     local line=(python -m mmkp_jax.main "${program[@]}")

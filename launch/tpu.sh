@@ -177,7 +177,11 @@ case $command in babysit | install)
   need revision
   ;;
 esac
-case $command in babysit | run) need_program ;; esac
+case $command in babysit | run)
+  need_program
+  [[ $(flag_of_program --workdir) == /* ]] || fail "--workdir is no absolute path: the hosts' own disks go with them"
+  ;;
+esac
 need_command gcloud
 trap 'say "left; a run that was started goes on: run joins it, stop and delete end it" && exit 130' INT
 

@@ -31,8 +31,8 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize("launcher", WHOLE)
-def test_help_names_every_flag(fakes, launcher):
-    done = fakes.run(launcher, "--help")
+def test_help_names_every_flag(launcher):
+    done = subprocess.run([f"./{launcher}", "--help"], cwd=ROOT / "launch", capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
     declared = re.search(r'^parse "([^"]*)" "([^"]*)"', (ROOT / "launch" / launcher).read_text(), re.MULTILINE)
     assert all(f"  --{flag}=" in done.stdout for flag in declared[1].split())
@@ -47,7 +47,7 @@ def test_a_dry_run_prints_every_command_and_calls_nothing(fakes, launcher):
     done = fakes.run(launcher, *WHOLE[launcher], "--dry_run", "--", *PROGRAM)
     assert done.returncode == 0, done.stderr
     called = [call for call in fakes.calls() if call[:2] not in (["git", "remote"], ["git", "rev-parse"])]
-    assert [call for call in called if call[:2] != ["python", "-c"]] == []  # a free port is looked for
+    assert called == []
     assert all(flag in done.stdout for flag in PROGRAM)
     expected = {
         "tpu.sh": ["queued-resources create", "queued-resources describe", "git clone", "host.sh run", "delete mmkp"],
@@ -85,6 +85,7 @@ def test_a_dry_run_prints_every_command_and_calls_nothing(fakes, launcher):
             ["run", *TPU, "--", PROGRAM[0], "--workdir=gs://b/run"],
             "--workdir=gs://b/run is no path: mount it",
         ),
+        ("tpu.sh", ["run", *TPU, "--", PROGRAM[0], "--workdir=runs/3b"], "--workdir is no absolute path"),
         ("gke.sh", ["create", *GKE, "--", PROGRAM[0], "--workdir=runs/3b"], "--workdir is not under /mnt/shared"),
         ("gke.sh", ["create", *GKE, "--name=My_Run", "--", *PROGRAM], "--name=My_Run: lower-case letters"),
         ("gke.sh", ["create", *GKE, "--accelerator=v6e-8", "--slices=2", "--", *PROGRAM], "v6e-8 has one"),
