@@ -74,6 +74,7 @@ def plan_training(
         eps=config.eps,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
+        moments_dtype=dtype_of(config, "moments_dtype"),
     )
     state = _abstract_state(config, definition, mesh, optimizer, rule)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)

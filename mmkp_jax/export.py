@@ -35,29 +35,25 @@ def parser() -> Parser:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Exports as the flags say, and prints what was written."""
     flags = _parse(arguments)
-    from mmkp_jax.exporting import (
-        export,
-        facts_of,
-        open_run,
-        verify,
-    )  # here, as these import JAX: a mistake is told at once
+    # Here, as these import JAX: a mistake is told at once.
+    from mmkp_jax.exporting import export, facts_of, open_step, verify
     from mmkp_jax.hf.export import check_out, push
     from mmkp_jax.hf.verify import BOUND, has_torch
 
     check_out(flags.out)  # before the work, not after it
-    checkpoint = open_run(flags.workdir, flags.step)
-    facts = facts_of(checkpoint, flags.push_to_hub)
+    step, opened = open_step(flags.workdir, flags.step)
+    facts = facts_of(step, flags.push_to_hub)
     if facts.no_data:
         print(f"the card says nothing of data and scores: {facts.no_data}")
-    counts = export(checkpoint, facts, flags.out)
+    counts = export(step, facts, flags.out)
     print(
-        f"written: {flags.out}, step {checkpoint.step:,} of {flags.workdir}: {counts.trained:,} tensors that trained, "
+        f"written: {flags.out}, step {step.number:,} of {flags.workdir}: {counts.trained:,} tensors that trained, "
         f"{counts.copied:,} copied from the base; config.json is the base's"
     )
     if flags.verify and not has_torch():
         print("not verified: torch is not installed")
     elif flags.verify:
-        verdict = verify(checkpoint, flags.out)
+        verdict = verify(step, opened, flags.out)
         print(_told(verdict))
         if not verdict.logits <= BOUND:
             what = f"transformers' logits differ from ours by {verdict.logits:.1e} of the largest, more than {BOUND:g}"

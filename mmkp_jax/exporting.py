@@ -1,4 +1,4 @@
-"""A run's checkpoint as a Hugging Face folder, what its card says of the run, and transformers' own word on it."""
+"""A step of a run as a Hugging Face folder, what its card says of the run, and transformers' own word on it."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmkp_jax.data.examples import Recipe, tree_of
@@ -23,14 +24,15 @@ from mmkp_jax.evaluation.files import read_lines
 from mmkp_jax.evaluation.significance import RESAMPLES, intervals
 from mmkp_jax.evaluation.systems import read_system
 from mmkp_jax.feeding import Dataset, datasets_of
-from mmkp_jax.hf.card import Base, Data, Facts, Results, card_of, licence_of
+from mmkp_jax.hf.card import CARD, Base, Data, Facts, Results, card_of, licence_of
 from mmkp_jax.hf.export import Counts, export_folder
-from mmkp_jax.hf.folder import CONFIG, Folder, open_folder, read_json
+from mmkp_jax.hf.folder import CONFIG, Folder, digests, open_folder, read_json
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import compact
+from mmkp_jax.hf.preprocessor import with_pixel_limits
 from mmkp_jax.hf.verify import our_logits, their_answers
-from mmkp_jax.models.definition import define, flatten
-from mmkp_jax.opening import Opened, checkpoint_of, open_model
+from mmkp_jax.models.definition import Params, define, flatten
+from mmkp_jax.opening import Opened, checkpoint_of, open_base, open_model
 from mmkp_jax.optim import split_params
 from mmkp_jax.predicting import Predictor
 
@@ -38,14 +40,25 @@ VERIFIED = 16
 """Posts of the test split that an export is verified on."""
 
 
-class Run(NamedTuple):
-    """A checkpoint to export."""
+EXPORTS = "export"
+"""Of a work directory: the folder of what a run exports itself, a folder a step."""
+
+BASE = "base.json"
+"""Of a work directory: what the base's files were when the run began."""
+
+
+_BRING_BACK = "bring back the base of the run (config.model.path)"
+
+
+class Step(NamedTuple):
+    """A step of a run, to be exported."""
 
     workdir: Path
     config: ConfigDict
-    step: int
     base: Folder
-    opened: Opened
+    """What the run began with."""
+    number: int
+    params: Params
 
 
 class Verdict(NamedTuple):
@@ -62,8 +75,8 @@ class Verdict(NamedTuple):
     """The largest logit."""
 
 
-def open_run(workdir: Path, step: str) -> Run:
-    """Opens the checkpoint of a step: a number, `latest` or `best`.
+def open_step(workdir: Path, step: str) -> tuple[Step, Opened]:
+    """Opens the checkpoint of a step: a number, `latest` or `best`; also as a model to predict with.
 
     Raises:
         InputError: there is no such run or checkpoint, it trained nothing, or its base is gone or another one.
@@ -76,10 +89,44 @@ def open_run(workdir: Path, step: str) -> Run:
     if config.strategy == "zeroshot":
         raise InputError("a zero-shot run trains nothing", str(workdir), f"take its model, {config.model.path}")
     checkpoint = checkpoint_of(workdir, step)
-    if Path(config.model.path).is_dir():  # one that is gone is told of below
-        _check_shapes(checkpoint / "state", open_folder(config.model.path))
+    base = open_base(workdir, config)
+    check_base(workdir, base)
+    _check_shapes(checkpoint / "state", base)
     opened = open_model(f"{workdir}@{step if step == 'best' else checkpoint.name}")
-    return Run(workdir, config, int(checkpoint.name), open_folder(config.model.path), opened)
+    return Step(workdir, config, base, int(checkpoint.name), opened.params), opened
+
+
+def check_exports(config: ConfigDict, base: Folder) -> None:
+    """Refuses, with `InputError`, a run that is to export what it cannot: to be called before it trains."""
+    if config.export_every and not config.eval_every:
+        what = f"every {config.export_every} evaluations are to be exported, and eval_every is 0"
+        raise InputError(what, "config.export_every", "give config.eval_every, or 0 here")
+    if config.eval_every:
+        with_pixel_limits(base.path, (config.data.min_pixels, config.data.max_pixels))
+
+
+def note_base(workdir: Path, base: Folder) -> None:
+    """Writes down what the base's files are; where that is done already, they must be the same.
+
+    Raises:
+        InputError: they are not.
+    """
+    check_base(workdir, base)
+    if jax.process_index() == 0:
+        _write(workdir / BASE, json.dumps(digests(base), indent=2) + "\n")
+
+
+def check_base(workdir: Path, base: Folder) -> None:
+    """Refuses, with `InputError`, a base whose files are not those that the run wrote down; it may have written none.
+
+    What did not train is compared number by number when it is exported; of tensors, this looks at names and shapes.
+    """
+    if not (workdir / BASE).is_file():
+        return
+    before, now = read_json(workdir / BASE), digests(base)
+    if changed := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
+        what = f"files are not what they were when the run began: {', '.join(changed)}"
+        raise InputError(what, str(base.path), _BRING_BACK)
 
 
 def _check_shapes(state: Path, base: Folder) -> None:
@@ -91,39 +138,58 @@ def _check_shapes(state: Path, base: Folder) -> None:
         raise InputError(
             f"it is not what the run began with: the checkpoint has other shapes of {compact(others)}",
             str(base.path),
-            "bring back the base of the run (config.model.path)",
+            _BRING_BACK,
         )
 
 
-def export(run: Run, facts: Facts, out: Path) -> Counts:
+def export_into_run(step: Step) -> None:
+    """Leaves a step as `export/{step}` in the work directory; what is there already only gets its card anew.
+
+    So a run that goes on keeps what it exported. In a run of many processes all of them call this; the first writes.
+
+    Raises:
+        InputError: as `export_folder`.
+    """
+    out = step.workdir / EXPORTS / str(step.number)
+    facts = facts_of(step)
+    if multihost_utils.broadcast_one_to_all(out.exists()):
+        if jax.process_index() == 0:
+            _write(out / CARD, card_of(facts))
+    else:
+        export(step, facts, out)
+    if jax.process_index() == 0:
+        print(f"exported: {out}")
+
+
+def export(step: Step, facts: Facts, out: Path) -> Counts:
     """Writes the folder, with a card that tells the facts.
 
     Raises:
         InputError: as `export_folder`.
     """
-    limits = run.config.data.min_pixels, run.config.data.max_pixels
-    trained, frozen = split_params(run.opened.params, run.config.freeze)
-    return export_folder(trained, frozen, run.base, out, pixels=limits, card=card_of(facts))
+    limits = step.config.data.min_pixels, step.config.data.max_pixels
+    trained, frozen = split_params(step.params, step.config.freeze)
+    return export_folder(trained, frozen, step.base, out, pixels=limits, card=card_of(facts))
 
 
-def facts_of(run: Run, repo: str = "") -> Facts:
-    """What the card says of a run, which is `repo` on the hub; without the dataset, nothing of data and scores."""
+def facts_of(step: Step, repo: str = "") -> Facts:
+    """What the card says of a step, which is `repo` on the hub; without the dataset, nothing of data and scores."""
     data, results, no_data = [], None, ""
     try:
-        datasets = datasets_of(run.config)
+        datasets = datasets_of(step.config)
         data = [_data(each) for each in datasets]
-        results = _results(run, datasets[0].path)
+        results = _results(step, datasets[0].path)
     except InputError as error:
         data, no_data = [], str(error)
-    path, rejects = run.config.model.path, run.workdir / "rejects.jsonl"
+    path, rejects = step.config.model.path, step.workdir / "rejects.jsonl"
     local = Path(path).is_dir()
-    environment = run.workdir / "environment.json"
+    environment = step.workdir / "environment.json"
     return Facts(
         repo=repo,
-        base=Base(Path(path).resolve().name if local else path, not local, licence_of(run.base.path)),
-        config=run.config.to_dict(),
-        step=run.step,
-        dtypes=sorted({tensor.dtype for tensor in run.base.tensors.values()}),
+        base=Base(Path(path).resolve().name if local else path, not local, licence_of(step.base.path)),
+        config=step.config.to_dict(),
+        step=step.number,
+        dtypes=sorted({tensor.dtype for tensor in step.base.tensors.values()}),
         data=data,
         left_out=len(rejects.read_text(encoding="utf-8").splitlines()) if rejects.is_file() else 0,
         results=results,
@@ -146,15 +212,15 @@ def _data(dataset: Dataset) -> Data:
     )
 
 
-def _results(run: Run, data: str) -> Results | None:
+def _results(step: Step, data: str) -> Results | None:
     """Scores of the run's own predictions of this step; None where it was not evaluated."""
-    file = run.workdir / "predictions" / f"{TEST}-{run.step}.jsonl"
+    file = step.workdir / "predictions" / f"{TEST}-{step.number}.jsonl"
     if not file.is_file():
         return None
     predicted = {json.loads(line)["id"] for line in read_lines(file)}
     test = [post for post in [*_words(data, TEST), *rejected_posts(data, TEST)] if post.id in predicted]
-    train = (post for dataset in datasets_of(run.config) for post in _words(dataset.path, "train"))
-    system = read_system([file], test, seen_keyphrases(run.config, train), None)
+    train = (post for dataset in datasets_of(step.config) for post in _words(dataset.path, "train"))
+    system = read_system([file], test, seen_keyphrases(step.config, train), None)
     return Results(system.mean, intervals(system.runs), RESAMPLES)
 
 
@@ -164,14 +230,13 @@ def _words(data: str, split: str) -> Iterator[Words]:
         yield Words(record.id, record.text, record.keyphrases)
 
 
-def verify(run: Run, out: Path, posts: int = VERIFIED) -> Verdict:
+def verify(step: Step, opened: Opened, out: Path, posts: int = VERIFIED) -> Verdict:
     """Holds transformers against our model, both on the export in float32, over the first posts of the test split.
 
     Raises:
         InputError: the run's dataset or the export cannot be opened.
     """
-    opened = run.opened
-    records, trees = _posts(open_split(datasets_of(run.config)[0].path, TEST), opened.recipe, posts)
+    records, trees = _posts(open_split(datasets_of(step.config)[0].path, TEST), opened.recipe, posts)
     structs = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), opened.params
     )
@@ -211,3 +276,10 @@ def _posts(split: Split, recipe: Recipe, posts: int) -> tuple[list[Record], list
             trees.append(tree_of(split[number], recipe, ("sft",)))
             records.append(split[number])
     return records, trees
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)

@@ -6,10 +6,9 @@ it reads what they saved, and compares it with the model's ranks in --out.
 """
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,22 @@ import numpy as np
 
 from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.posts import Post
-from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.files import CMKP_ENDING, read_posts, read_predictions
+from mmkp_jax.evaluation.files import read_posts, read_predictions
 from mmkp_jax.evaluation.outputs import split_keyphrases
-from mmkp_jax.teacher.asking import Run, ask_all
-from mmkp_jax.teacher.cost import money
 from mmkp_jax.teacher.flags import (
-    Progress,
     add_endpoint_flags,
+    add_post_flags,
     check_endpoint_flags,
+    check_post_flags,
     endpoint_of,
-    limits_of,
     prices_of,
+    records_of,
 )
-from mmkp_jax.teacher.forecast import forecast
 from mmkp_jax.teacher.people import KEY, choose, read_people, write_sheets
-from mmkp_jax.teacher.questions import PostRecords
+from mmkp_jax.teacher.progress import Run
 from mmkp_jax.teacher.ranking import FIELDS, LABELS, RANK, Rankings, Study, averaged, collect, read_rankings
+from mmkp_jax.teacher.session import answered, print_bill
 from mmkp_jax.teacher.standing import standing_of, tau_b
-from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import Template, read_template
 
 MAX_TOKENS = 512
@@ -56,9 +52,8 @@ ANSWERS, RANKINGS, RESULTS, FAILURES, PEOPLE = (
 def parser() -> Parser:
     """The command's flags."""
     flags = Parser("judge", __doc__)
+    add_post_flags(flags)
     add = flags.add_argument
-    add("--posts", type=Path, metavar="FILE", help=f"JSON Lines (.jsonl) or CMKP ({{split}}{CMKP_ENDING})")
-    add("--images", type=Path, metavar="DIR", help="the folder that posts' images are relative to")
     add("--predictions", type=_files, metavar="A,B,…", help="of the systems, over these posts")
     add("--out", type=Path, metavar="DIR", help="required: where ranks, results and answers are written")
     add("--orders", type=int, default=2, metavar="N", help="in which each post is judged (%(default)s)")
@@ -76,11 +71,13 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     flags = _parse(arguments)
     if flags.collect:
         return _collect(flags)
-    posts = read_posts(flags.posts)
-    records = PostRecords(posts, flags.images)
+    posts = read_posts(flags.posts or flags.data, flags.split or "")
+    records = records_of(flags, posts)
     systems = _systems(flags.predictions, posts)
+    if left := len(posts) - len(records):  # they are the last ones
+        print(f"{left:,} of {len(posts):,} posts could not be used when the dataset was prepared, and are not judged")
     if flags.people:
-        chosen = choose(len(posts), min(flags.people, len(posts)))
+        chosen = choose(len(records), min(flags.people, len(records)))
         files = write_sheets(flags.out / PEOPLE, records, systems, chosen, flags.raters, flags.image_edge)
         print(f"written: {', '.join(map(str, files))}; keep {KEY} from the raters")
         return None
@@ -90,30 +87,16 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
         endpoint_of(flags),
         _template(flags.template),
         flags.orders,
-        min(flags.pairs, len(posts)),
+        min(flags.pairs, len(records)),
         flags.image_edge,
     )
-    prices, store_file = prices_of(flags), flags.store or flags.out / ANSWERS
+    questions = study.questions, study.question_of(), study.endpoint
     if flags.dry_run:
-        with Store(store_file) if store_file.exists() else contextlib.nullcontext(()) as known:
-            told = forecast(study.questions, study.question_of(), known, study.endpoint.answer_tokens, prices)
-        print(told.text())
+        print_bill(flags, *questions)
         return None
-    study.endpoint.key()  # before anything is opened
-    with _written(flags.out):
-        flags.out.mkdir(parents=True, exist_ok=True)
-    with Store(store_file) as store, Progress(study.questions, prices, unit="question") as progress:
-        done = ask_all(
-            study.questions,
-            study.question_of(),
-            study.endpoint,
-            store,
-            limits=limits_of(flags),
-            prices=prices,
-            max_cost=flags.max_cost,
-            retry_refused=flags.retry_refused,
-            progress=progress,
-        )
+    study.endpoint.key()  # before anything is made
+    flags.out.mkdir(parents=True, exist_ok=True)
+    with answered(flags, *questions, unit="question") as (done, store):
         rankings = collect(study, done, store)
     return _finish(flags, study, done, rankings)
 
@@ -137,11 +120,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         flags.error("--out=DIR is not given")
     if parsed.collect:
         return parsed
-    for name in ("posts", "predictions"):
-        if not getattr(parsed, name):
-            flags.error(f"--{name} is not given")
+    check_post_flags(parsed, flags)
+    if not parsed.predictions:
+        flags.error("--predictions=A,B,… is not given")
     if not 2 <= len(parsed.predictions) <= len(LABELS):
         flags.error(f"--predictions names {len(parsed.predictions)} files, not 2 to {len(LABELS)}")
+    parsed.store = parsed.store or parsed.out / ANSWERS
     if parsed.people is None:
         check_endpoint_flags(parsed, flags)
     elif parsed.people < 1:
@@ -186,17 +170,14 @@ def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankin
         "position_consistent": consistent,
         "standing": standing and standing.as_json(),
     }
-    with _written(flags.out):
-        _lines(flags.out / RANKINGS, rankings.rows())
-        _lines(flags.out / FAILURES, rankings.failures)
-        (flags.out / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    _lines(flags.out / RANKINGS, rankings.rows())
+    _lines(flags.out / FAILURES, rankings.failures)
+    (flags.out / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print("\n".join(standing.lines()) if standing else "no post has all its ranks")
     if consistent is not None:
         print(f"pairs in both orders: {consistent:.2%} of {len(whole):,} got the same answer")
     print(f"answers without readable ranks: {len(rankings.failures):,} of {study.questions:,}; see {FAILURES}")
-    print(f"asked now: {done.asked:,}; spent in all: {money(done.spent if flags.price_in is not None else None)}")
-    if done.stopped:
-        print(f"stopped: {done.stopped}; the same command goes on with a higher one")
+    print("\n".join(done.lines(prices_of(flags))))
     print(f"written: {flags.out}")
     return results
 
@@ -217,23 +198,13 @@ def _collect(flags: argparse.Namespace) -> dict[str, Any]:
         print(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {told}")
     else:
         print("no ranks of a model to compare with: give the same --out to a judge")
-    with _written(flags.out):
-        (flags.out / PEOPLE / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (flags.out / PEOPLE / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"written: {flags.out / PEOPLE / RESULTS}")
     return results
 
 
 def _lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _written(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        what, mend = f"this cannot be written ({error.strerror})", "see to space and permissions"
-        raise InputError(what, str(error.filename or folder), mend) from error
 
 
 if __name__ == "__main__":

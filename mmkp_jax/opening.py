@@ -18,12 +18,11 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import recipe_of
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
+from mmkp_jax.hf.preprocessor import pixel_limits
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.optim import join_params, split_params
 from mmkp_jax.sharding import DEFAULT_RULES, make_mesh, param_shardings
-
-PREPROCESSOR = "preprocessor_config.json"
 
 MIN_PIXELS, MAX_PIXELS, MAX_TEXT_TOKENS = 3_136, 451_584, 512
 BATCH_SIZE, ANSWER_TOKENS = 32, 384
@@ -49,8 +48,8 @@ class Opened(NamedTuple):
 def open_model(model: str, *, zero_shot: bool = False) -> Opened:
     """Opens a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
 
-    A run's model is fed, and computes, as its config says. A folder's pixel limits are those of its
-    preprocessor_config.json; what it does not tell is as in configs/base.py; it computes in its own dtype.
+    A run's model is fed, and computes, as its config says. A folder's pixel limits are those that transformers
+    reads in it; what it does not tell is as in configs/base.py; it computes in its own dtype.
 
     Args:
         zero_shot: whether the prompt tells the output's format; a zero-shot run's does anyway.
@@ -84,7 +83,7 @@ def _open_folder(folder: Folder, zero_shot: bool) -> Opened:
     definition = _define(folder, mesh)
     structs = _structs(definition.shapes(), param_shardings(definition, mesh, DEFAULT_RULES), dtype)
     tokenizer = load_tokenizer(folder)
-    min_pixels, max_pixels = _pixel_limits(folder.path)
+    min_pixels, max_pixels = pixel_limits(folder.path, (MIN_PIXELS, MAX_PIXELS))
     recipe = Recipe(
         template=read_template(tokenizer, image_token=definition.geometry.image_token),
         geometry=definition.geometry,
@@ -101,14 +100,7 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool) -> 
     if not trained and step != "latest":
         raise InputError("a zero-shot run has no steps", str(workdir), f"leave out @{step}")
     checkpoint = checkpoint_of(workdir, step) if trained else None
-    try:
-        folder = open_folder(config.model.path)
-    except InputError as error:
-        raise InputError(
-            f"the model that this run began with, {error.where!r}, cannot be opened ({error.what})",
-            str(workdir),
-            "run this in the folder that the run was started in",
-        ) from None
+    folder = open_base(workdir, config)
     try:
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other devices
@@ -127,6 +119,22 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool) -> 
     recipe = recipe_of(config, definition, tokenizer)
     dtype = DTYPES[config.compute_dtype]
     return Opened(definition, params, recipe, tokenizer, dtype, config.eval_batch_size, config.answer_tokens)
+
+
+def open_base(workdir: Path, config: ConfigDict) -> Folder:
+    """Opens the model that a run began with.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    try:
+        return open_folder(config.model.path)
+    except InputError as error:
+        raise InputError(
+            f"the model that this run began with, {error.where!r}, cannot be opened ({error.what})",
+            str(workdir),
+            "run this in the folder that the run was started in",
+        ) from None
 
 
 def checkpoint_of(workdir: Path, step: str) -> Path:
@@ -176,18 +184,3 @@ def _structs(shapes: Params, shardings: Params, dtype: jnp.dtype) -> Params:
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding), shapes, shardings
     )
-
-
-def _pixel_limits(folder: Path) -> tuple[int, int]:
-    """Of a resized picture: `min_pixels` and `max_pixels`, or, as transformers 5 writes them, the `size`'s edges."""
-    file = folder / PREPROCESSOR
-    if not file.is_file():
-        return MIN_PIXELS, MAX_PIXELS
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        size = told.get("size") or {}
-        least = told.get("min_pixels") or size.get("shortest_edge") or MIN_PIXELS
-        most = told.get("max_pixels") or size.get("longest_edge") or MAX_PIXELS
-        return int(least), int(most)
-    except (OSError, ValueError, TypeError, AttributeError):
-        raise InputError("this cannot be read", str(file), "copy it from the base checkpoint") from None

@@ -1,7 +1,8 @@
 """Posts → keyphrases: `python -m mmkp_jax.predict --model=FOLDER|WORKDIR[@STEP|@best] …`.
 
-The posts are a prepared dataset's (--data, --split), a file's (--posts, --images), or one (--text, --image). An
-interrupted command goes on where it stood when it is given again.
+The posts are a prepared dataset's (--data, --split), a file's (--posts, --images), or one (--text, --image). With
+--base_url, the model is one behind an OpenAI-compatible endpoint, and gets the prompt of --zero_shot. An interrupted
+command goes on where it stood when it is given again.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,12 +20,28 @@ from mmkp_jax.data.posts import Post, Record, Reject, own_post, read_cmkp, read_
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.evaluation.outputs import outputs_line
-
-if TYPE_CHECKING:
-    from mmkp_jax.predicting import Prediction
+from mmkp_jax.evaluation.predictions import Prediction, write_predictions
+from mmkp_jax.teacher.flags import (
+    add_endpoint_flags,
+    check_endpoint_flags,
+    endpoint_of,
+    prices_of,
+    refuse_endpoint_flags,
+)
+from mmkp_jax.teacher.questions import PostRecords
+from mmkp_jax.teacher.session import answered, print_bill
+from mmkp_jax.teacher.store import answers_file
+from mmkp_jax.teacher.zero_shot import predictions_of, zero_shot_questions
 
 INPUTS = {"data": ("split",), "posts": ("images",), "text": ("image",)}
 """The flags that name posts, and those that only go with them."""
+
+SHARED = ("model", "temperature", "max_tokens")
+"""Flags of a local model and of an endpoint."""
+LOCAL = ("zero_shot", "top_p", "seed", "n", "batch_size")
+"""Flags of a local model alone."""
+MAX_TOKENS = 384
+"""Of an endpoint's answer."""
 
 REASONING = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 
@@ -36,7 +53,8 @@ def parser() -> Parser:
     add(
         "--model",
         metavar="MODEL",
-        help="required: a Hugging Face folder, a hub id, or a work directory: DIR[@STEP|@best]",
+        help="required: a Hugging Face folder, a hub id, or a work directory: DIR[@STEP|@best]; "
+        "with --base_url, as the endpoint names it",
     )
     add("--data", type=Path, metavar="DIR", help="a prepared dataset")
     add("--split", metavar="NAME", help="of --data: which of its splits")
@@ -53,13 +71,16 @@ def parser() -> Parser:
     add("--n", type=int, default=1, metavar="N", help="answers a post; keyphrases of more of them come first (1)")
     add("--max_tokens", type=int, metavar="N", help="most tokens of an answer (the run's, or 384)")
     add("--batch_size", type=int, metavar="N", help="answers decoded at a time (the run's, or 32)")
+    add_endpoint_flags(flags, MAX_TOKENS, but=SHARED)
     return flags
 
 
-def run(arguments: Sequence[str] | None = None) -> list["Prediction"]:
-    """Predicts as the flags say, printed and written; in the posts' order."""
+def run(arguments: Sequence[str] | None = None) -> list[Prediction]:
+    """Predicts as the flags say, printed and written; in the posts' order. None where --max_cost came first."""
     flags = _parse(arguments)
     ids, read = _posts(flags)
+    if flags.base_url:
+        return _through_endpoint(ids, read, flags)
     from mmkp_jax.journal import Journal  # here, as it imports JAX: a mistake in the flags is told at once
 
     journal = Journal(flags.out, ids) if flags.out else None
@@ -76,8 +97,7 @@ def run(arguments: Sequence[str] | None = None) -> list["Prediction"]:
             bar.update()
     in_order = [found[number] for number in range(len(ids))]
     if flags.out:
-        print(outputs_line([each.form for each in in_order], [each.output for each in in_order]))
-        print(f"written: {flags.out}")
+        _print_written(flags.out, in_order)
     elif not flags.explain:
         print("; ".join(in_order[0].predicted))
     return in_order
@@ -85,7 +105,7 @@ def run(arguments: Sequence[str] | None = None) -> list["Prediction"]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
-    told = "interrupted; the same command goes on from the predictions in --out"
+    told = "interrupted; the same command goes on from what is in --out, or in --store"
     return status_of(run, arguments, interrupted=told)
 
 
@@ -114,6 +134,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             flags.error(f"--{name}={value} is less than 1")
     if parsed.n > 1 and not parsed.temperature:
         flags.error("--n above 1 needs --temperature above 0: else all answers are the same")
+    if parsed.base_url is None:
+        refuse_endpoint_flags(parsed, flags, but=SHARED)
+        return parsed
+    if parsed.text is not None:
+        flags.error("--base_url takes --data or --posts, not --text")
+    for name in LOCAL:
+        if getattr(parsed, name) != flags.get_default(name):
+            flags.error(f"--{name} does not go with --base_url" + "; --extra_body may" * (name in ("top_p", "seed")))
+    parsed.max_tokens, parsed.store = parsed.max_tokens or MAX_TOKENS, parsed.store or answers_file(parsed.out)
+    check_endpoint_flags(parsed, flags)
     return parsed
 
 
@@ -147,6 +177,11 @@ def _posts(flags: argparse.Namespace) -> tuple[list[str], Callable[[int], Record
             raise InputError(f"the post {shown.id!r} has an image", str(flags.posts), "give --images=DIR")
         if flags.images and not flags.images.is_dir():
             raise InputError("there is no such folder of images", str(flags.images), "give the folder that holds them")
+        if flags.base_url:  # whatever is wrong with them is told before any money is spent
+            for bad in posts:
+                if isinstance(bad, Reject):
+                    raise bad.as_error()
+            return [post.id for post in posts], PostRecords(posts, flags.images).__getitem__
         return [post.id for post in posts], lambda number: record_of(posts[number], flags.images or Path())
     from mmkp_jax.predicting import read_post
 
@@ -182,7 +217,7 @@ def _post_of(row: dict[str, Any], file: str, number: int) -> Post:
     return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number), keyphrases=())
 
 
-def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, "Prediction"]]:
+def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, Prediction]]:
     """(number, prediction) of the posts in `rows`, as their answers end; those that cannot be fed are listed."""
     from mmkp_jax.decoding.sampling import Sampling
     from mmkp_jax.predicting import load_predictor
@@ -198,12 +233,45 @@ def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, "Pr
     unfed = []
     for number, prediction in predictor.predict(rows, unfed.append):
         yield rows.numbers[number], prediction
+    _print_unfed(unfed, len(rows))
+
+
+def _through_endpoint(
+    ids: Sequence[str], read: Callable[[int], Record | Reject], flags: argparse.Namespace
+) -> list[Prediction]:
+    """The predictions of all posts, from the answers in --store; none where some are not there yet."""
+    endpoint = endpoint_of(flags)
+    questions = len(ids), zero_shot_questions(read, endpoint, flags.image_edge), endpoint
+    if flags.dry_run:
+        print_bill(flags, *questions)
+        return []
+    if flags.out.exists() and not flags.store.exists():
+        raise InputError("this is there already", str(flags.out), "name another --out, or remove it")
+    with answered(flags, *questions) as (done, store):
+        predictions, unfed = ([], []) if done.stopped else predictions_of(ids, read, done, store)
+    print("\n".join(done.lines(prices_of(flags))))
+    if done.stopped:
+        return []
+    write_predictions(flags.out, predictions)
+    _print_unfed(unfed, len(ids))
+    if flags.explain:
+        print("\n".join(map(_explained, predictions)))
+    _print_written(flags.out, predictions)
+    return predictions
+
+
+def _print_unfed(unfed: Sequence[tuple[str, str]], total: int) -> None:
     if unfed:
-        tqdm.write(f"{len(unfed):,} of {len(rows):,} posts could not be fed, and nothing is predicted for them:")
-        tqdm.write("\n".join(f"  {each.id}: {each.reason}" for each in unfed))
+        tqdm.write(f"{len(unfed):,} of {total:,} posts could not be fed, and nothing is predicted for them:")
+        tqdm.write("\n".join(f"  {post}: {reason}" for post, reason in unfed))
 
 
-def _explained(prediction: "Prediction") -> str:
+def _print_written(out: Path, predictions: Sequence[Prediction]) -> None:
+    print(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
+    print(f"written: {out}")
+
+
+def _explained(prediction: Prediction) -> str:
     thought = REASONING.search(prediction.output)
     why = " ".join(thought[1].split()) if thought else "answered without reasoning"
     return f"{prediction.id}\n  reasoning  {why}\n  predicted  {'; '.join(prediction.predicted) or '–'}"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 import optax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmkp_jax.data.forest import Forest
@@ -39,10 +40,12 @@ DEFAULT_RULES: Rules = {
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of all `devices` with the axes `MESH_AXES`; one size may be -1, for what the others leave.
 
-    Sizes that are all 1 take the first device alone.
+    Sizes that are all 1 take the first device alone. Of several TPU slices, the axis data divides them first: only its
+    gradients then cross the network between them.
 
     Raises:
-        InputError: an unknown axis, a size that is not positive, or sizes that do not use exactly the devices.
+        InputError: an unknown axis, a size that is not positive, sizes that do not use exactly the devices, or an axis
+            data that does not divide into the slices.
     """
     devices = jax.devices() if devices is None else devices
     where = "config.mesh"
@@ -64,7 +67,16 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             where,
             "make the product of the sizes the number of devices, or one size -1",
         )
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    types = (AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1 or devices[0].platform != "tpu":
+        return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
+    data, *rest = shape
+    if data % slices:
+        mend = "make it a multiple of them, as mesh=slices does"
+        raise InputError(f"{data} does not divide into {slices} slices", "config.mesh.data", mend)
+    grid = mesh_utils.create_hybrid_device_mesh((data // slices, *rest), (slices, 1, 1), list(devices))
+    return Mesh(grid, MESH_AXES, axis_types=types)
 
 
 def check_rules(rules: Rules) -> None:

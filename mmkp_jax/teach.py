@@ -6,32 +6,28 @@ for `prepare --cot`. With --task=keyphrases, raw hashtags become keyphrases inst
 """
 
 import argparse
-import contextlib
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmkp_jax.commands import Parser, status_of
-from mmkp_jax.data.posts import Post
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING, read_posts
-from mmkp_jax.teacher.asking import Run, ask_all
-from mmkp_jax.teacher.batch import BATCH_SIZE, ask_in_batches
 from mmkp_jax.teacher.card import card_file, write_card
 from mmkp_jax.teacher.chains import Gates
-from mmkp_jax.teacher.cost import money
+from mmkp_jax.teacher.endpoint import BATCH_SIZE
 from mmkp_jax.teacher.flags import (
-    Progress,
     add_endpoint_flags,
+    add_post_flags,
     check_endpoint_flags,
+    check_post_flags,
     endpoint_of,
-    limits_of,
     prices_of,
+    records_of,
 )
-from mmkp_jax.teacher.forecast import forecast
-from mmkp_jax.teacher.questions import PostRecords, Records
-from mmkp_jax.teacher.store import Store
+from mmkp_jax.teacher.session import answered, print_bill
+from mmkp_jax.teacher.store import answers_file
 from mmkp_jax.teacher.teaching import FIELDS, Job, Outcome, default_template, rejects_file, write_results
 from mmkp_jax.teacher.templates import read_template
 
@@ -45,11 +41,8 @@ MAX_TOKENS = 512
 def parser() -> Parser:
     """The command's flags."""
     flags = Parser("teach", __doc__)
+    add_post_flags(flags)
     add = flags.add_argument
-    add("--data", type=Path, metavar="DIR", help="a prepared dataset")
-    add("--split", metavar="NAME", help="of --data: which of its splits")
-    add("--posts", type=Path, metavar="FILE", help=f"or JSON Lines (.jsonl), or CMKP ({{split}}{CMKP_ENDING})")
-    add("--images", type=Path, metavar="DIR", help="of --posts: the folder that their images are relative to")
     add("--out", type=Path, metavar="FILE", help="required: JSON Lines; beside it come its rejects and its data card")
     add("--allow_split", metavar="NAME", help="a test split, by its name: chains for it leak its answers into training")
     add("--task", choices=("chains", "keyphrases"), default="chains", help="what is asked for (chains)")
@@ -68,26 +61,22 @@ def parser() -> Parser:
 def run(arguments: Sequence[str] | None = None) -> Outcome | None:
     """Teaches as the flags say; what became of the posts, or None where nothing was asked for."""
     flags = _parse(arguments)
-    job, prices = _job(flags), prices_of(flags)
-    records, posts, source = _records(flags)
-    question_of = job.question_of(records)
-    store_file = flags.store or flags.out.with_name(f"{flags.out.stem}.answers.jsonl")
+    job, posts = _job(flags), read_posts(flags.posts) if flags.posts else []
+    records = records_of(flags, posts)
+    questions = len(records), job.question_of(records), job.endpoint
     if flags.dry_run:
-        with Store(store_file) if store_file.exists() else contextlib.nullcontext(()) as known:
-            print(forecast(len(records), question_of, known, job.endpoint.answer_tokens, prices).text())
+        print_bill(flags, *questions)
         return None
-    job.endpoint.key()  # before anything is opened
-    _check_folder(flags.out, store_file)
-    with Store(store_file) as store, Progress(len(records), prices) as progress:
-        options = {"prices": prices, "max_cost": flags.max_cost, "progress": progress}
-        if flags.batch:
-            run = ask_in_batches(len(records), question_of, job.endpoint, store, most=flags.batch_size, **options)
-        else:
-            options |= {"limits": limits_of(flags), "retry_refused": flags.retry_refused}
-            run = ask_all(len(records), question_of, job.endpoint, store, **options)
+    with answered(flags, *questions, batch_size=flags.batch_size if flags.batch else None) as (run, store):
         outcome = write_results(flags.out, job, records, run, store, posts)
-    write_card(flags.out, job, source, outcome)
-    _report(run, outcome, flags)
+    write_card(flags.out, job, str(flags.posts or f"{flags.split} of {flags.data}"), outcome)
+    print(
+        f"{outcome.posts:,} posts = {outcome.kept:,} kept + {outcome.posts - outcome.kept:,} left out"
+        + "".join(f"; {gate} {count:,}" for gate, count in outcome.left_out.most_common())
+    )
+    print(f"kept of {outcome.answers:,} whole answers: {outcome.acceptance:.2%}")
+    print("\n".join(run.lines(prices_of(flags))))
+    print(f"written: {flags.out}, {rejects_file(flags.out).name}, {card_file(flags.out).name}")
     return outcome
 
 
@@ -99,21 +88,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     flags = parser()
     parsed = flags.parse(arguments)
-    if (parsed.data is None) == (parsed.posts is None):
-        flags.error("give one of --data and --posts")
-    if (parsed.data is None) != (parsed.split is None):
-        flags.error("--data=DIR and --split=NAME go together")
-    if parsed.images and not parsed.posts:
-        flags.error("--images goes with --posts")
+    check_post_flags(parsed, flags)
     if not parsed.out:
         flags.error("--out=FILE is not given")
     check_endpoint_flags(parsed, flags)
+    parsed.store = parsed.store or answers_file(parsed.out)
     if parsed.task == "keyphrases" and (parsed.data or parsed.answer_hidden):
         flags.error("--task=keyphrases takes raw --posts, and shows their hashtags")
     if parsed.min_words < 1 or (parsed.max_words or parsed.min_words) < parsed.min_words:
         flags.error("--min_words must be 1 or more, and --max_words no less than it")
     if not 1 <= parsed.batch_size <= BATCH_SIZE:
         flags.error(f"--batch_size={parsed.batch_size} is not from 1 to {BATCH_SIZE:,}")
+    if parsed.batch and parsed.retry_refused:
+        flags.error("--retry_refused asks one by one, without --batch")
     split = parsed.split or parsed.posts.name.removesuffix(".jsonl").removesuffix(CMKP_ENDING)
     if parsed.task == "chains" and TEST.search(split) and parsed.allow_split != split:
         what = f"{split!r} is a test split: chains made from its keyphrases would leak them into training"
@@ -133,38 +120,6 @@ def _job(flags: argparse.Namespace) -> Job:
             template.check(["keyphrases"], FIELDS, str(flags.template))
     gates = Gates(flags.min_words, flags.max_words, flags.mentions, flags.match if flags.answer_hidden else None)
     return Job(endpoint_of(flags), template, flags.task, gates, flags.image_edge)
-
-
-def _records(flags: argparse.Namespace) -> tuple[Records, list[Post] | None, str]:
-    """The posts as records, those of a file as such, and where they came from."""
-    if flags.posts:
-        posts = read_posts(flags.posts)
-        return PostRecords(posts, flags.images), posts, str(flags.posts)
-    from mmkp_jax.data.records import open_split  # here, as it takes a second to import
-
-    return open_split(flags.data, flags.split), None, f"{flags.split} of {flags.data}"
-
-
-def _check_folder(*files: Path) -> None:
-    for file in files:
-        if not file.parent.is_dir():
-            raise InputError("there is no such folder", str(file.parent), "make it, or name another")
-
-
-def _report(run: Run, outcome: Outcome, flags: argparse.Namespace) -> None:
-    print(
-        f"{outcome.posts:,} posts = {outcome.kept:,} kept + {outcome.posts - outcome.kept:,} left out"
-        + "".join(f"; {gate} {count:,}" for gate, count in outcome.left_out.most_common())
-    )
-    print(f"kept of {outcome.answers:,} whole answers: {outcome.acceptance:.2%}")
-    print(f"asked now: {run.asked:,}; spent in all: {money(run.spent if flags.price_in is not None else None)}")
-    if run.lost:
-        print(f"calls that broke off, which the endpoint may have charged too: {run.lost:,}")
-    if run.stopped:
-        print(f"stopped: {run.stopped}; the same command goes on with a higher one")
-    elif run.unavailable:
-        print(f"the endpoint gave no answer to {len(run.unavailable):,} posts; the same command asks again")
-    print(f"written: {flags.out}, {rejects_file(flags.out).name}, {card_file(flags.out).name}")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -5,6 +6,8 @@ import numpy as np
 import pytest
 
 from mmkp_jax import judge
+from mmkp_jax.data.posts import Post
+from mmkp_jax.data.records import write_dataset
 from mmkp_jax.teacher.people import read_people
 from mmkp_jax.teacher.ranking import CRITERIA
 from mmkp_jax.teacher.standing import standing_of
@@ -115,7 +118,7 @@ def test_dry_run_counts_the_calls(files, capsys):
     with FakeEndpoint() as server:
         assert judge.main(flags(files, "--dry_run", "--pairs=5", server=server)) == 0
         assert not server.calls
-    assert f"calls: {POSTS * 2 + 10};" in capsys.readouterr().out and not (files / "out").exists()
+    assert f"calls: {POSTS * 2 + 10} for" in capsys.readouterr().out and not (files / "out").exists()
 
 
 def fill_in(files, sheet, rank_of):
@@ -173,11 +176,26 @@ def test_mistakes_are_one_line(files, capsys):
             ([f"--predictions={files / 'good.jsonl'},{files / 'no.jsonl'}"], "no.jsonl: cannot be read"),
             (["--judge=x"], "unknown flag --judge"),
             ([f"--images={files / 'elsewhere'}"], "there is no image '0.png'"),
+            (["--model=other"], "no model 'other'"),
         ]:
             assert judge.main(flags(files, *wrong, server=server)) == 2
             told = capsys.readouterr().err.splitlines()
             assert len(told) == 1 and what in told[0]
-        assert not server.calls
+        assert not server.answered
+
+
+def test_a_datasets_posts_are_judged_with_their_images(files, capsys):
+    rows = [json.loads(line) for line in (files / "posts.jsonl").read_text().splitlines()]
+    posts = [Post(row["id"], row["text"], row["image"], ("snow",), None, "f", n) for n, row in enumerate(rows)]
+    posts[3] = dataclasses.replace(posts[3], image="gone.png")
+    write_dataset(files / "set", {"test": posts}, files, on_bad_row="drop")
+    systems = ",".join(str(files / f"{name}.jsonl") for name in ("good", "poor"))
+    with FakeEndpoint(lambda body: json.dumps({name: {"A": 1, "B": 2} for name in CRITERIA})) as server:
+        given = [f"--data={files / 'set'}", "--split=test", f"--predictions={systems}", f"--out={files / 'out'}"]
+        assert judge.main([*given, f"--base_url={server.base_url}", f"--model={MODEL}", "--pairs=0"]) == 0
+        assert sum("data:image/jpeg" in str(call.body) for call in server.calls) == 2
+    assert results(files)["standing"]["posts"] == POSTS - 1
+    assert "1 of 12 posts could not be used when the dataset was prepared" in capsys.readouterr().out
 
 
 def test_a_standing_is_of_posts_with_all_their_ranks():

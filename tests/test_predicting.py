@@ -129,21 +129,6 @@ def test_defaults_are_those_of_the_base_config():
     assert (base.eval_batch_size, base.answer_tokens) == (opening.BATCH_SIZE, opening.ANSWER_TOKENS)
 
 
-@pytest.mark.parametrize(
-    "told, limits",
-    [
-        ('{"min_pixels": 3136, "max_pixels": 12544}', (3136, 12544)),
-        ('{"size": {"shortest_edge": 784, "longest_edge": 50176}}', (784, 50176)),
-        ("{}", (opening.MIN_PIXELS, opening.MAX_PIXELS)),
-        (None, (opening.MIN_PIXELS, opening.MAX_PIXELS)),
-    ],
-)
-def test_a_folder_tells_its_pixel_limits(tmp_path, told, limits):
-    if told is not None:
-        (tmp_path / "preprocessor_config.json").write_text(told)
-    assert opening._pixel_limits(tmp_path) == limits
-
-
 def test_an_image_that_cannot_be_used_is_one_line(predictor, tmp_path):
     with pytest.raises(InputError, match=r"none\.png: there is no image 'none\.png'; give another image"):
         predictor(["a"], [tmp_path / "none.png"])

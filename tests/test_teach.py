@@ -85,7 +85,7 @@ def test_dry_run_tells_the_bill_and_calls_nobody(tmp_path, capsys, monkeypatch):
         arguments = flags(server, file, tmp_path / "cot.jsonl", f"--images={tmp_path}", "--dry_run")
         assert teach.main(arguments) == 0
         told = capsys.readouterr().out
-        assert "calls: 6;" in told and "price: unknown" in told
+        assert "calls: 6 for 6 questions;" in told and "price: unknown" in told
         assert told.count("Post text: text") == 3 and "(image, " in told and "base64" not in told
         assert teach.main([*arguments, "--price_in=1", "--price_out=2"]) == 0
         told = capsys.readouterr().out
@@ -97,7 +97,7 @@ def test_dry_run_tells_the_bill_and_calls_nobody(tmp_path, capsys, monkeypatch):
         assert low < sum(row["cost"] for row in lines(tmp_path / "cot.answers.jsonl")) < high
         capsys.readouterr()
         assert teach.main(arguments) == 0
-        assert "calls: 0; 6 of 6" in capsys.readouterr().out
+        assert "calls: 0 for 6 questions; 6 are answered" in capsys.readouterr().out
 
 
 def test_gates_leave_out_and_list(tmp_path, capsys):
@@ -163,6 +163,8 @@ def test_mistakes_are_one_line_and_nothing_is_sent(tmp_path, capsys, monkeypatch
             (["--modell=x"], "did you mean '--model'"),
             (["--base_url=localhost:1"], "it is no address"),
             (["--data=x", "--split=y"], "one of --data and --posts"),
+            ([f"--posts={tmp_path}"], "a dataset goes with --data"),  # or its test split would leak
+            (["--batch", "--retry_refused"], "--retry_refused asks one by one"),
             (["--max_cost=3"], "needs --price_in"),
             (["--price_in=3"], "go together"),
             (["--concurrency=0"], "--concurrency=0"),

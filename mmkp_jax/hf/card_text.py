@@ -54,7 +54,7 @@ from PIL import Image, ImageOps
 from vllm import LLM, SamplingParams
 
 PROMPT = $prompt
-llm = LLM($folder, limit_mm_per_prompt={"image": 1})  # pixels: as preprocessor_config.json says
+llm = LLM($folder, limit_mm_per_prompt={"image": 1})  # resizes pictures as the folder says
 content = [
     {"type": "image_pil", "image_pil": ImageOps.exif_transpose(Image.open("stage.jpg")).convert("RGB")},
     {"type": "text", "text": PROMPT.format("the eras tour was everything")},
@@ -98,7 +98,7 @@ The picture comes first, then, in one user's turn:
 $prompt
 ```
 
-Pictures are resized (bicubic, by Pillow) to $min_pixels to $max_pixels pixels, as `preprocessor_config.json` says; what
+Pictures are resized (bicubic, by Pillow) to $min_pixels to $max_pixels pixels, as the preprocessor's config says; what
 shows through is laid on white. A text was cut off after $text_tokens tokens. In training, a post's text was never read
 as special tokens: where you do not trust it, take marks such as `<|im_end|>` out.
 

@@ -11,23 +11,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.card import CARD
-from mmkp_jax.hf.folder import CONFIG, FETCHED, INDEX, WEIGHTS, Folder, Tensor, read_json, reason_of
+from mmkp_jax.hf.folder import CONFIG, FETCHED, INDEX, WEIGHTS, Folder, Tensor, reason_of
 from mmkp_jax.hf.load import BLOCK_BYTES, DTYPES, find_tensors, read
 from mmkp_jax.hf.names import NAMES, Published, compact, published_name, published_tensors
+from mmkp_jax.hf.preprocessor import with_pixel_limits
 from mmkp_jax.models.definition import Params, flatten
-
-PREPROCESSORS = {"preprocessor_config.json": None, "processor_config.json": "image_processor"}
-"""The files that tell of pixels, and under which key: transformers 5 writes the second, and prefers it."""
-
-PIXELS = (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
-"""What the limits of a resized picture are called, by one release of transformers or another."""
 
 Make = Callable[[], np.ndarray]
 
@@ -44,8 +40,10 @@ def export_folder(
 ) -> Counts:
     """Writes the folder tensor by tensor; it appears whole or not at all.
 
+    In a run of many processes all of them call this; the first writes.
+
     Args:
-        trained: JAX arrays, sharded or not, that this process can read.
+        trained: JAX arrays, sharded or not.
         frozen: the other parameters, only to see that the base is still what it was. Its files are what is copied.
         base: the folder that the run began with.
         out: a folder that is not there yet, or is empty.
@@ -55,10 +53,15 @@ def export_folder(
     Raises:
         InputError: `out` is not empty or cannot be written, or the base is not, or no longer, what the run began with.
     """
-    check_out(out)
-    settings = _preprocessors(base, pixels)
+    settings = with_pixel_limits(base.path, pixels)
     made = _made_anew(trained, frozen, base)
-    weights = {tensor.file for tensor in base.tensors.values()}
+    weights = sorted({tensor.file for tensor in base.tensors.values()})
+    counts = Counts(len(made), len(base.tensors) - len(made))
+    if jax.process_index():
+        for file in weights:
+            rewrite(file, Path(os.devnull), made)  # takes part in fetching each tensor
+        return counts
+    check_out(out)
     with _appearing(out) as unfinished:
         for file in base.path.iterdir():
             if _is_copied(file) and file.name not in settings:
@@ -68,10 +71,10 @@ def export_folder(
         for name, content in settings.items():
             (unfinished / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (unfinished / CARD).write_text(card, encoding="utf-8")
-        for file in sorted(weights):
+        for file in weights:
             rewrite(file, unfinished / file.name, made)
         shutil.copyfile(base.path / CONFIG, unfinished / CONFIG)  # last: a folder with it is whole
-    return Counts(len(made), len(base.tensors) - len(made))
+    return counts
 
 
 def check_out(out: Path) -> None:
@@ -134,7 +137,10 @@ def _check_frozen(
 
 
 def _fetch(array: jax.Array, layer: int | None, dtype: np.dtype) -> np.ndarray:
-    return np.ascontiguousarray(_part(array, layer, dtype))
+    part = _part(array, layer, dtype)
+    if not part.is_fully_addressable:  # other processes hold some of it, and fetch it too
+        part = multihost_utils.process_allgather(part, tiled=True)
+    return np.ascontiguousarray(part)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -150,35 +156,6 @@ def _is_copied(file: Path) -> bool:
     if not any(file.match(pattern) for pattern in FETCHED) or not file.is_file():
         return False
     return file.suffix != ".safetensors" and not file.name.endswith(".index.json") and file.name not in (CARD, CONFIG)
-
-
-def _preprocessors(base: Folder, pixels: tuple[int, int]) -> dict[str, dict[str, Any]]:
-    """The files that tell of pixels, with the run's."""
-    found = {}
-    for name, key in PREPROCESSORS.items():
-        if (base.path / name).is_file():
-            content = read_json(base.path / name)
-            told = content if key is None else content.get(key)
-            if isinstance(told, dict):
-                _set_pixels(told, pixels)
-                found[name] = content
-    if not found:
-        raise InputError(
-            f"the folder has no {next(iter(PREPROCESSORS))}, which tells of pixels",
-            str(base.path),
-            "copy it from the base checkpoint",
-        )
-    return found
-
-
-def _set_pixels(told: dict[str, Any], pixels: tuple[int, int]) -> None:
-    """Sets the limits under the names that the file uses."""
-    size = told.get("size")
-    parts = [told, size] if isinstance(size, dict) else [told]
-    for names, limit in zip(PIXELS, pixels, strict=True):
-        used = [(part, name) for part in parts for name in names if name in part]
-        for part, name in used or [(told, names[0])]:
-            part[name] = limit
 
 
 def push(folder: Path, repo: str) -> str:
@@ -197,7 +174,8 @@ def push(folder: Path, repo: str) -> str:
         return str(hub.upload_folder(folder_path=folder, repo_id=repo, commit_message="Export of mmkp_jax").repo_url)
     except Exception as error:  # the network's, the hub's and the token's failures have no class in common
         what = f"the hub does not take it ({reason_of(error)})"
-        raise InputError(what, repo, "check the name, the network and the token (hf auth login)") from None
+        mend = f"check the name, the network and the token (hf auth login); then: hf upload --private {repo} {folder}"
+        raise InputError(what, repo, mend) from None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A Hugging Face model folder: its config, its tokenizer, and where each tensor lies. Never a pickle."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -64,6 +65,20 @@ def open_folder(path: str) -> Folder:
             "copy the tokenizer's files from the base checkpoint",
         )
     return Folder(local, config, _read_tensors(local))
+
+
+def digests(folder: Folder) -> dict[str, str]:
+    """SHA-256 of each file that decides what the model is, by name; of a file of tensors only of its header."""
+    named = {file.name: file for pattern in FETCHED for file in folder.path.glob(pattern) if file.is_file()}
+    deciding = {name: file for name, file in sorted(named.items()) if not name.startswith(("README", "LICENSE"))}
+    return {name: hashlib.sha256(_deciding(file)).hexdigest() for name, file in deciding.items()}
+
+
+def _deciding(file: Path) -> bytes:
+    if file.suffix != ".safetensors":
+        return file.read_bytes()
+    with file.open("rb") as opened:
+        return opened.read(int.from_bytes(opened.read(8), "little"))
 
 
 def load_tokenizer(folder: Folder) -> "PreTrainedTokenizerBase":

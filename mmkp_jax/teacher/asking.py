@@ -5,51 +5,18 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.client import Client, Endpoint, Limits, Refused, Unavailable
+from mmkp_jax.teacher.answers import row_of
+from mmkp_jax.teacher.client import Client, Refused, Unavailable
 from mmkp_jax.teacher.cost import Budget, Prices, usage_of
-from mmkp_jax.teacher.questions import Question, Unaskable
+from mmkp_jax.teacher.endpoint import Endpoint, Limits
+from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
 TOO_MANY = 10
 """Posts one after the other that get no answer: then something is wrong that the next ones will not mend."""
-
-QuestionOf = Callable[[int], Question]
-
-
-@dataclass
-class Run:
-    """How far the questions are."""
-
-    total: int
-    keys: dict[int, str] = field(default_factory=dict)
-    """Of each question that could be made."""
-    unaskable: dict[int, str] = field(default_factory=dict)
-    """Why there is no request, by the post's number."""
-    unavailable: dict[int, str] = field(default_factory=dict)
-    """Why there is no answer yet; the same command asks again."""
-    found: int = 0
-    """Answers that were in the store."""
-    asked: int = 0
-    """Answers that came now."""
-    lost: int = 0
-    """Calls that ended without a readable answer; what the endpoint charged for them is not known."""
-    spent: float = 0.0
-    """Money for all answers in the store."""
-    trouble: str = ""
-    """What the endpoint last complained of."""
-    seconds: float = 0.0
-    stopped: str = ""
-    """Why not all questions were asked, if they were not."""
-
-    @property
-    def done(self) -> int:
-        """Questions that need no more asking in this run."""
-        return self.found + self.asked + len(self.unaskable) + len(self.unavailable)
 
 
 def ask_all(
@@ -213,47 +180,6 @@ class _Asker:
             what = f"{TOO_MANY} posts after each other got no answer (the last: {reason})"
             mend = "see to that; the same command goes on, and asks refused posts again with --retry_refused"
             self._stop(InputError(what, self._client.endpoint.base_url, mend))
-
-
-def row_of(
-    question: Question, body: dict[str, Any] | None, cost: float | None, *, reason: str = "", attempt: int = 1
-) -> dict[str, Any]:
-    """The store's row of an answer; without a body, of a refusal."""
-    status, told = ("refused", reason) if body is None else verdict(body)
-    usage = usage_of(body or {})
-    return {
-        "id": question.id,
-        "key": question.key,
-        "asked": question.asked,
-        "status": status,
-        "reason": told,
-        "answer": body,
-        "usage": usage and usage._asdict(),
-        "cost": cost,
-        "finish_reason": body["choices"][0].get("finish_reason") if body else None,
-        "attempt": attempt,
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-    }
-
-
-def verdict(body: dict[str, Any]) -> tuple[str, str]:
-    """What an answer is worth: `answered`, or why it is none."""
-    choice = body["choices"][0]
-    message, finish = choice["message"], choice.get("finish_reason")
-    if finish == "length":
-        return "cut", "the answer was cut off: it has as many tokens as --max_tokens allows"
-    if finish == "content_filter":
-        return "filtered", "the endpoint's content filter held the answer back"
-    if message.get("refusal"):
-        return "declined", f"the model declined: {message['refusal']}"
-    if not isinstance(message.get("content"), str) or not message["content"].strip():
-        return "empty", "the answer holds no text"
-    return "answered", ""
-
-
-def content_of(row: dict[str, Any]) -> str:
-    """The text of an answer."""
-    return row["answer"]["choices"][0]["message"]["content"].strip()
 
 
 def _input_error(error: OSError) -> InputError:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.asking import QuestionOf, Run, row_of
-from mmkp_jax.teacher.client import CHAT, Again, Client, Endpoint, Limits, Refused, Unavailable
+from mmkp_jax.teacher.answers import row_of
+from mmkp_jax.teacher.client import CHAT, Again, Client, Refused, Unavailable
 from mmkp_jax.teacher.cost import Prices, Usage, usage_of
-from mmkp_jax.teacher.questions import Question, Unaskable
+from mmkp_jax.teacher.endpoint import BATCH_SIZE, Endpoint, Limits
+from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
-BATCH_SIZE = 50_000
-"""Requests in a file at most, as OpenAI has it."""
 BATCH_BYTES = 190_000_000
 """Of a file; OpenAI takes 200 MB."""
 POLL_EVERY = 60.0
@@ -72,7 +72,11 @@ class _Batches:
         self, endpoint: Endpoint, limits: Limits, most: int, max_cost: float | None, poll_every: float
     ) -> None:
         for number in range(self._run.total):
-            self._run.keys[number] = key = self._question_of(number).key
+            try:
+                key = self._run.keys[number] = self._question_of(number).key
+            except Unaskable as error:
+                self._run.unaskable[number] = str(error)
+                continue
             self._number.setdefault(key, number)
             self._run.found += key in self._store
         self._progress(self._run)

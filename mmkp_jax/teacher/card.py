@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.chains import histogram
 from mmkp_jax.teacher.cost import money
 from mmkp_jax.teacher.teaching import Job, Outcome, rejects_file
@@ -22,14 +21,8 @@ def write_card(out: Path, job: Job, source: str, outcome: Outcome) -> None:
 
     Args:
         source: where the posts came from.
-
-    Raises:
-        InputError: it cannot be written.
     """
-    try:
-        card_file(out).write_text(card_of(out, job, source, outcome), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"the card cannot be written ({error.strerror})", str(card_file(out)), "see to it") from error
+    card_file(out).write_text(card_of(out, job, source, outcome), encoding="utf-8")
 
 
 def card_of(out: Path, job: Job, source: str, outcome: Outcome) -> str:

@@ -4,19 +4,17 @@ import asyncio
 import email.utils
 import functools
 import json
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.cost import usage_of
+from mmkp_jax.teacher.endpoint import Endpoint, Limits
 from mmkp_jax.teacher.limits import Throttle
 
 CHAT = "/chat/completions"
@@ -25,74 +23,12 @@ LONGEST_RETRY_AFTER = 3600.0
 """Seconds: an endpoint that asks for a longer wait (a daily quota) ends the run."""
 
 T = TypeVar("T")
-_OURS = {"model", "messages", "stream", "n"}
 _OVERLOADED = {408, 429, 503, 504, 529}
 _AGAIN = {408, 409, 425, 429}  # and those from 500
 _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _NOT_CONNECTED = {"ConnectError", "ConnectTimeout", "UnsupportedProtocol", "ProxyError"}
 """Names of httpx's errors; the SDK brings httpx under one name or another."""
 _NO_MODEL = {"model_not_found", "invalid_model", "model_not_supported"}
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Who is asked, and how."""
-
-    base_url: str
-    model: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the request beside model and messages: `max_tokens`, `temperature`, what else the endpoint knows."""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # they may hold secrets
-    key_env: str = "OPENAI_API_KEY"
-    """The variable of the environment that holds the key, which is kept nowhere else."""
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError("it is no address", self.base_url, "give one like https://api.openai.com/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            what, mend = "the address holds more than a host and a path", "put keys into the environment, not into it"
-            raise InputError(what, f"{parts.scheme}://{parts.hostname}", mend)
-        if taken := _OURS & self.parameters.keys():
-            what = f"the field {min(taken)!r} of a request cannot be set"
-            raise InputError(what, "--extra_body", "leave it out: one whole answer is read for each post")
-
-    def key(self) -> str:
-        """The key.
-
-        Raises:
-            InputError: the environment has none.
-        """
-        if key := os.environ.get(self.key_env, "").strip():
-            return key
-        mend = "export it; any word will do for an endpoint that asks for none"
-        raise InputError("the environment holds no key", self.key_env, mend)
-
-    def body(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        """A request's body."""
-        return {"model": self.model, "messages": messages, **self.parameters}
-
-    @property
-    def answer_tokens(self) -> int:
-        """Most tokens of an answer."""
-        return int(self.parameters.get("max_completion_tokens") or self.parameters.get("max_tokens") or 0)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an endpoint is asked to bear, and how long it is waited for."""
-
-    concurrency: int = 16
-    """Most calls at a time."""
-    rpm: int | None = None
-    """Most requests in a minute."""
-    tpm: int | None = None
-    """Most tokens in a minute."""
-    timeout: float = 120.0
-    """Seconds until a call is given up."""
-    attempts: int = 8
-    backoff: float = 1.0
-    """Seconds: a second attempt waits up to this, a third up to twice as long, and so on."""
 
 
 class Reply(NamedTuple):

@@ -3,17 +3,16 @@
 import argparse
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from mmkp_jax.data.posts import Post
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.asking import Run
-from mmkp_jax.teacher.client import Endpoint, Limits
-from mmkp_jax.teacher.cost import Prices, money
-from mmkp_jax.teacher.questions import IMAGE_EDGE
+from mmkp_jax.evaluation.files import CMKP_ENDING
+from mmkp_jax.teacher.cost import Prices
+from mmkp_jax.teacher.endpoint import Endpoint, Limits
+from mmkp_jax.teacher.questions import IMAGE_EDGE, PostRecords, Records
 
 _AT_LEAST = {
     "max_tokens": 1,
@@ -30,49 +29,82 @@ _AT_LEAST = {
 }
 
 
+def add_post_flags(flags: argparse.ArgumentParser) -> None:
+    """Adds those that name the posts: a dataset's split, or a file."""
+    add = flags.add_argument
+    add("--data", type=Path, metavar="DIR", help="a prepared dataset")
+    add("--split", metavar="NAME", help="of --data: which of its splits")
+    add("--posts", type=Path, metavar="FILE", help=f"or JSON Lines (.jsonl), or CMKP ({{split}}{CMKP_ENDING})")
+    add("--images", type=Path, metavar="DIR", help="of --posts: the folder that their images are relative to")
+
+
+def check_post_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> None:
+    """Refuses what cannot be meant, in `flags.error`'s way."""
+    if (parsed.data is None) == (parsed.posts is None):
+        flags.error("give one of --data and --posts")
+    if (parsed.data is None) != (parsed.split is None):
+        flags.error("--data=DIR and --split=NAME go together")
+    if parsed.images and not parsed.posts:
+        flags.error("--images goes with --posts")
+    if parsed.posts and not parsed.posts.name.endswith((".jsonl", CMKP_ENDING)):
+        flags.error(f"--posts={parsed.posts} is no .jsonl or {{split}}{CMKP_ENDING}; a dataset goes with --data")
+
+
+def records_of(parsed: argparse.Namespace, posts: Sequence[Post]) -> Records:
+    """The posts with their images: `posts`, which are those of --posts, or the split of --data.
+
+    Raises:
+        InputError: there is no such split, or an image is missing.
+    """
+    if parsed.posts:
+        return PostRecords(posts, parsed.images)
+    from mmkp_jax.data.records import open_split  # here, as it takes a second to import
+
+    return open_split(parsed.data, parsed.split)
+
+
+def _endpoint_flags(max_tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, options) of each."""
+    yield "base_url", {"metavar": "URL", "help": "of an OpenAI-compatible endpoint; mostly ends in /v1"}
+    yield "model", {"metavar": "NAME", "help": "as the endpoint names it"}
+    key_env = "of the environment: holds the key (%(default)s)"
+    yield "key_env", {"metavar": "VARIABLE", "default": "OPENAI_API_KEY", "help": key_env}
+    length = "most tokens of an answer (%(default)s)"
+    yield "max_tokens", {"type": int, "metavar": "N", "default": max_tokens, "help": length}
+    yield "temperature", {"type": float, "metavar": "F", "help": "of sampling (the endpoint's own)"}
+    extra = {"type": _object, "metavar": "JSON", "default": {}}
+    yield "extra_body", extra | {"help": "more fields of the request: '{\"top_p\": 0.9}'"}
+    yield "extra_headers", extra | {"help": "more headers; a value $NAME is taken from the environment"}
+    edge = "pixels a side, at most (%(default)s)"
+    yield "image_edge", {"type": int, "metavar": "N", "default": IMAGE_EDGE, "help": edge}
+    calls = "most calls at a time (%(default)s)"
+    yield "concurrency", {"type": int, "metavar": "N", "default": Limits.concurrency, "help": calls}
+    yield "rpm", {"type": int, "metavar": "N", "help": "most requests in any minute"}
+    yield "tpm", {"type": int, "metavar": "N", "help": "most tokens in any minute"}
+    seconds = "of a call (%(default)g)"
+    yield "timeout", {"type": float, "metavar": "SECONDS", "default": Limits.timeout, "help": seconds}
+    yield "attempts", {"type": int, "metavar": "N", "default": Limits.attempts, "help": "at a call (%(default)s)"}
+    yield "price_in", {"type": float, "metavar": "F", "help": "of a million tokens of prompts"}
+    yield "price_out", {"type": float, "metavar": "F", "help": "of a million tokens of answers"}
+    most = "stop before the answers in --store cost more than this in all"
+    yield "max_cost", {"type": float, "metavar": "F", "help": most}
+    store = "where every answer is kept, and taken from when it is there (beside --out)"
+    yield "store", {"type": Path, "metavar": "FILE", "help": store}
+    yield "retry_refused", {"action": "store_true", "help": "ask again what the endpoint refused to answer"}
+    yield "dry_run", {"action": "store_true", "help": "tell calls, tokens and price, show three prompts, call nobody"}
+
+
 def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, but: Collection[str] = ()) -> None:
     """Adds them, in a group of their own.
 
     Args:
         max_tokens: of an answer, by default.
-        but: flags that the command has already.
+        but: names of flags that the command has already.
     """
     group = flags.add_argument_group("the endpoint")
-
-    def add(name: str, **options: Any) -> None:
+    for name, options in _endpoint_flags(max_tokens):
         if name not in but:
-            group.add_argument(name, **options)
-
-    add("--base_url", metavar="URL", help="required: of an OpenAI-compatible endpoint; mostly ends in /v1")
-    add("--model", metavar="NAME", help="required: as the endpoint names it")
-    add(
-        "--key_env",
-        metavar="VARIABLE",
-        default="OPENAI_API_KEY",
-        help="of the environment: holds the key (%(default)s)",
-    )
-    add("--max_tokens", type=int, metavar="N", default=max_tokens, help="most tokens of an answer (%(default)s)")
-    add("--temperature", type=float, metavar="F", help="of sampling (the endpoint's own)")
-    add("--extra_body", type=_object, metavar="JSON", default={}, help="more fields of the request: '{\"top_p\": 0.9}'")
-    add(
-        "--extra_headers",
-        type=_object,
-        metavar="JSON",
-        default={},
-        help="more headers; a value $NAME is taken from the environment",
-    )
-    add("--image_edge", type=int, metavar="N", default=IMAGE_EDGE, help="pixels a side, at most (%(default)s)")
-    add("--concurrency", type=int, metavar="N", default=Limits.concurrency, help="most calls at a time (%(default)s)")
-    add("--rpm", type=int, metavar="N", help="most requests in any minute")
-    add("--tpm", type=int, metavar="N", help="most tokens in any minute")
-    add("--timeout", type=float, metavar="SECONDS", default=Limits.timeout, help="of a call (%(default)g)")
-    add("--attempts", type=int, metavar="N", default=Limits.attempts, help="at a call (%(default)s)")
-    add("--price_in", type=float, metavar="F", help="of a million tokens of prompts")
-    add("--price_out", type=float, metavar="F", help="of a million tokens of answers")
-    add("--max_cost", type=float, metavar="F", help="stop before the answers in --store cost more than this in all")
-    add("--store", type=Path, metavar="FILE", help="where every answer is kept, and taken from when it is there")
-    add("--retry_refused", action="store_true", help="ask again what the endpoint refused to answer")
-    add("--dry_run", action="store_true", help="tell calls, tokens and price, show three prompts, call nobody")
+            group.add_argument(f"--{name}", **options)
 
 
 def check_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> None:
@@ -88,6 +120,17 @@ def check_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentPar
         flags.error("--price_in and --price_out go together")
     if parsed.max_cost is not None and parsed.price_in is None:
         flags.error("--max_cost needs --price_in and --price_out")
+
+
+def refuse_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser, but: Collection[str]) -> None:
+    """Refuses each of them that is given without an endpoint, in `flags.error`'s way.
+
+    Args:
+        but: names of flags that mean something without one too.
+    """
+    for name, _ in _endpoint_flags(0):
+        if name not in but and getattr(parsed, name) != flags.get_default(name):
+            flags.error(f"--{name} goes with --base_url")
 
 
 def endpoint_of(parsed: argparse.Namespace) -> Endpoint:
@@ -113,29 +156,6 @@ def limits_of(parsed: argparse.Namespace) -> Limits:
 def prices_of(parsed: argparse.Namespace) -> Prices:
     """What tokens cost."""
     return Prices(parsed.price_in, parsed.price_out)
-
-
-class Progress:
-    """A bar with rate, spend and time left, for `ask_all`; it comes with the first answer."""
-
-    def __init__(self, total: int, prices: Prices, unit: str = "post"):
-        self._total, self._unit, self._priced = total, unit, prices.input is not None
-        self._bar: tqdm | None = None
-
-    def __call__(self, run: Run) -> None:
-        self._bar = self._bar or tqdm(total=self._total, unit=self._unit, dynamic_ncols=True)
-        told = {"spent": money(run.spent if self._priced else None)}
-        if run.trouble:
-            told["last trouble"] = run.trouble[:40]
-        self._bar.set_postfix(told, refresh=False)
-        self._bar.update(run.done - self._bar.n)
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.close()
 
 
 def _object(text: str) -> dict[str, Any]:

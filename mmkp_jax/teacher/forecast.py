@@ -7,9 +7,8 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmkp_jax.teacher.asking import QuestionOf
 from mmkp_jax.teacher.cost import Estimate, Prices, Usage, money
-from mmkp_jax.teacher.questions import Unaskable
+from mmkp_jax.teacher.questions import QuestionOf, Unaskable
 
 SHORT_ANSWER = 8
 """The cheapest case: answers of this part of the most tokens that they may have."""
@@ -26,6 +25,8 @@ class Forecast:
     """Most of an answer."""
     prices: Prices
     calls: int = 0
+    unaskable: int = 0
+    """Questions that no request can be made of, whatever their image holds."""
     prompt: Estimate = field(default_factory=lambda: Estimate(0, 0))
     """Tokens of all prompts."""
     chats: list[list[dict[str, Any]]] = field(default_factory=list)
@@ -36,11 +37,12 @@ class Forecast:
         low, high = (self.calls * most for most in (max(1, self.answer_tokens // SHORT_ANSWER), self.answer_tokens))
         cost = [money(self.prices.of(usage)) for usage in (Usage(self.prompt.low, low), Usage(self.prompt.high, high))]
         price = "unknown: give --price_in and --price_out" if "unknown" in cost else " to ".join(cost)
+        known = self.questions - self.calls - self.unaskable
         return "\n".join(
             [
                 *(f"prompt {number}:\n{_shown(chat)}\n" for number, chat in enumerate(self.chats, start=1)),
-                f"calls: {self.calls:,}; {self.questions - self.calls:,} of {self.questions:,} questions are answered "
-                "already, or the same as others",
+                f"calls: {self.calls:,} for {self.questions:,} questions; {known:,} are answered already, or the same "
+                f"as others, {self.unaskable:,} cannot be asked",
                 f"tokens of prompts: {self.prompt.low:,} to {self.prompt.high:,}, estimated",
                 f"tokens of answers: {low:,} to {high:,} ({self.answer_tokens:,} each at most)",
                 f"price: {price}",
@@ -61,7 +63,11 @@ def forecast(
     told = Forecast(total, answer_tokens, prices)
     seen: set[str] = set()
     for number in range(total):
-        question = question_of(number)
+        try:
+            question = question_of(number)
+        except Unaskable:
+            told.unaskable += 1
+            continue
         if question.key in known or question.key in seen:
             continue
         seen.add(question.key)

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -14,8 +15,8 @@ from PIL import Image
 from mmkp_jax.data.images import ImageError, decode, image_path
 from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.client import Endpoint
 from mmkp_jax.teacher.cost import Estimate, estimate
+from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.templates import IMAGE, Template
 
 IMAGE_EDGE = 768
@@ -47,10 +48,14 @@ class Question:
     messages: Callable[[], list[dict[str, Any]]]
     """Makes the chat; raises `Unaskable` for an image that cannot be used."""
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Names `asked`."""
         return _hash(json.dumps(self.asked, sort_keys=True, ensure_ascii=False))
+
+
+QuestionOf = Callable[[int], Question]
+"""Makes a question by its number; called in several threads. It may raise `Unaskable`."""
 
 
 def ask_about(

@@ -14,9 +14,10 @@ import numpy as np
 from scipy.stats import rankdata
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.asking import QuestionOf, Run, content_of
-from mmkp_jax.teacher.client import Endpoint
-from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, Records, ask_about
+from mmkp_jax.teacher.answers import content_of
+from mmkp_jax.teacher.endpoint import Endpoint
+from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, QuestionOf, Records, ask_about
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import Template
 

@@ -12,6 +12,11 @@ from mmkp_jax.errors import InputError
 MEND = "name another --store, or remove it"
 
 
+def answers_file(out: Path) -> Path:
+    """Where the answers behind the file `out` are kept, unless another is named: beside it."""
+    return out.with_name(f"{out.stem}.answers.jsonl")
+
+
 class Store:
     """Answers by key; at a time, one process has it open.
 

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.asking import QuestionOf, Run, content_of
+from mmkp_jax.teacher.answers import content_of
 from mmkp_jax.teacher.chains import Gates, Rejected, cleaned
-from mmkp_jax.teacher.client import Endpoint
-from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, Records, ask_about
+from mmkp_jax.teacher.endpoint import Endpoint
+from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, QuestionOf, Records, ask_about
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import CLEAN, DEDUCE, EXPLAIN, Template
 

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from mmkp_jax.export import main
-from mmkp_jax.exporting import facts_of, open_run
+from mmkp_jax.exporting import facts_of, open_step
 from mmkp_jax.hf.card import Base, Licence, card_of, licence_of
 from mmkp_jax.predicting import load_predictor
 
@@ -99,7 +99,7 @@ def test_the_licence_is_what_the_base_tells(tmp_path, files, expected):
 def test_a_base_on_the_hub_is_named_and_linked(exported_pocket):
     workdir, _ = exported_pocket
     base = Base("Qwen/Qwen2.5-VL-3B-Instruct", True, Licence("other", "qwen-research", "https://x/LICENSE"))
-    card = ModelCard(card_of(facts_of(open_run(workdir, "latest"))._replace(base=base)))
+    card = ModelCard(card_of(facts_of(open_step(workdir, "latest")[0])._replace(base=base)))
     assert card.data.base_model == base.name and card.data.license_name == "qwen-research"
     assert "[Qwen/Qwen2.5-VL-3B-Instruct](https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct)" in card.text
     assert "qwen-research ([text](https://x/LICENSE))" in card.text

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from mmkp_jax.checkpoint import Best
 from mmkp_jax.export import main
-from mmkp_jax.exporting import open_run, verify
+from mmkp_jax.exporting import open_step, verify
 from mmkp_jax.hf.export import export_folder
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
@@ -140,31 +140,6 @@ def test_other_files_are_the_bases_but_for_card_and_pixels(run_of):
     assert not list(out.parent.glob(".*"))
 
 
-@pytest.mark.parametrize(
-    ("name", "told", "expected"),
-    [
-        ("preprocessor_config.json", {"patch_size": 14}, {"patch_size": 14, "min_pixels": 1, "max_pixels": 2}),
-        (
-            "preprocessor_config.json",
-            {"size": {"shortest_edge": 9, "longest_edge": 9}},
-            {"size": {"shortest_edge": 1, "longest_edge": 2}},
-        ),
-        (
-            "processor_config.json",
-            {"image_processor": {"size": {"shortest_edge": 9, "longest_edge": 9}, "min_pixels": 9, "max_pixels": 9}},
-            {"image_processor": {"size": {"shortest_edge": 1, "longest_edge": 2}, "min_pixels": 1, "max_pixels": 2}},
-        ),
-    ],
-)
-def test_pixels_are_told_as_the_base_tells_them(tmp_path, name, told, expected):
-    base = write_base(tmp_path / "base", tiny_config())
-    (base / "preprocessor_config.json").unlink()
-    (base / name).write_text(json.dumps(told))
-    folder, params = load_float32(base)
-    export_folder(params, {}, folder, tmp_path / "out", pixels=(1, 2), card="")
-    assert json.loads((tmp_path / "out" / name).read_text()) == expected
-
-
 def test_a_tied_bases_own_head_is_the_new_embedding(tmp_path):
     base = write_base(tmp_path / "base", tiny_config())
     rename(base, lambda tensors: tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]})
@@ -230,20 +205,29 @@ KILLED = """
 import os, sys
 from mmkp_jax import export
 from mmkp_jax.hf import export as writer
-writer.rewrite = lambda *_: os.kill(os.getpid(), 9)
-export.main(sys.argv[1:])
+
+def kill(*_):
+    os.kill(os.getpid(), 9)
+
+if sys.argv[1] == "among tensors":
+    fetch, left = writer._fetch, iter(range(60))  # of which 49 are compared with the base
+    writer._fetch = lambda *arguments: kill() if next(left, None) is None else fetch(*arguments)
+else:
+    writer.os.replace = kill
+sys.exit(export.main(sys.argv[2:]))
 """
 
 
-def test_an_export_that_was_killed_is_no_folder_and_is_replaced(run_of, tmp_path):
+@pytest.mark.parametrize("moment", ["among tensors", "before the name"])
+def test_an_export_that_was_killed_is_no_folder_and_is_replaced(run_of, tmp_path, moment):
     _, workdir, _, out = run_of("published")
     flags = [f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *flags], cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}
-    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    killed = subprocess.run([sys.executable, "-c", KILLED, moment, *flags], cwd=ROOT, env=environment)
     assert killed.returncode == -9
     (left,) = tmp_path.iterdir()
-    assert left.name == ".out.unfinished" and not (left / "config.json").exists()
+    assert left.name == ".out.unfinished" and (left / "model.safetensors").stat().st_size > 0
+    assert (left / "config.json").exists() == (moment == "before the name")  # then it is whole
     assert main(flags) == 0
     assert weights_of(tmp_path / "out") == weights_of(out) and not left.exists()
 
@@ -313,7 +297,7 @@ def test_a_base_that_is_gone_or_another_one_is_refused(tmp_path, capsys):
 def test_transformers_says_what_our_model_says(exported_pocket):
     """On every post that can be fed; the run's own float32 numbers differ by what bf16 rounds away."""
     workdir, out = exported_pocket
-    verdict = verify(open_run(workdir, "latest"), out)
+    verdict = verify(*open_step(workdir, "latest"), out)
     assert verdict.posts == SIZES["test"] - 1
     assert verdict.logits <= BOUND and verdict.other_answers == []
     assert 1e-4 < verdict.rounding / verdict.largest < 0.1
@@ -324,7 +308,7 @@ def test_an_export_that_is_not_the_models_is_found_out(exported_pocket, tmp_path
     spoilt = shutil.copytree(out, tmp_path / "out")
     config = json.loads((spoilt / "config.json").read_text())
     (spoilt / "config.json").write_text(json.dumps(config | {"rope_theta": 500.0}))
-    verdict = verify(open_run(workdir, "latest"), spoilt, posts=2)
+    verdict = verify(*open_step(workdir, "latest"), spoilt, posts=2)
     assert verdict.logits > BOUND
 
 
@@ -389,6 +373,15 @@ def test_an_upload_is_private_and_whole_and_keeps_the_token_to_itself(run_of, tm
     said = "".join(capfd.readouterr())
     assert "uploaded: http" in said and "hf_secret" not in said
     assert not any(b"hf_secret" in file.read_bytes() for file in out.iterdir())
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line(run_of, tmp_path, hub, capsys):
+    hub.server_close()
+    _, workdir, _, _ = run_of("published")
+    out = tmp_path / "out"
+    line = told(capsys, f"--workdir={workdir}", f"--out={out}", "--push_to_hub=me/mine", "--yes")
+    assert line.startswith("me/mine: the hub does not take it (") and "hf_secret" not in line
+    assert line.endswith(f"; then: hf upload --private me/mine {out}\n")
 
 
 def test_a_hub_that_refuses_is_told_in_one_line(run_of, tmp_path, hub, capsys):

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmkp_jax.data.posts import Post
-from mmkp_jax.teacher.asking import Run, ask_all
-from mmkp_jax.teacher.client import Endpoint, Limits
+from mmkp_jax.teacher.asking import ask_all
 from mmkp_jax.teacher.cost import Prices
+from mmkp_jax.teacher.endpoint import Endpoint, Limits
+from mmkp_jax.teacher.progress import Run
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import Job

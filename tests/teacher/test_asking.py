@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.client import Limits
+from mmkp_jax.teacher import limits
+from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import write_results
@@ -24,7 +25,8 @@ def rows_of(file):
 
 
 @pytest.mark.slow
-def test_two_thousand_posts_come_out_of_a_bad_endpoint_without_loss_or_double_charge(tmp_path):
+def test_two_thousand_posts_come_out_of_a_bad_endpoint_without_loss_or_double_charge(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "MINUTE", 1.0)  # so that the test sees many of them
     transient, final = faults(0.06, TRANSIENT, first=2), faults(0.04, FINAL, first=99)
 
     def fault(said, attempt):
@@ -33,14 +35,17 @@ def test_two_thousand_posts_come_out_of_a_bad_endpoint_without_loss_or_double_ch
         return transient(said, attempt) or final(said[::-1], attempt)
 
     posts = text_posts(2000)
-    with FakeEndpoint(fault=fault) as server:
-        run = ask(server, tmp_path / "s", posts, dataclasses.replace(LIMITS, timeout=5))
+    with FakeEndpoint(fault=fault, delay=0.02) as server:
+        bounds = dataclasses.replace(LIMITS, timeout=5, rpm=300, tpm=120_000)
+        run = ask(server, tmp_path / "s", posts, bounds)
     rows = rows_of(tmp_path / "s")
     assert {row["id"] for row in rows} == {post.id for post in posts} and len(rows) == 2000
     assert run.asked == 2000 and not run.unavailable and run.lost > 0
     assert max(server.answered.values()) == 1
     assert run.spent == pytest.approx(charged(server), rel=1e-9)
     assert server.most_out <= LIMITS.concurrency and server.too_soon == 0
+    assert server.most_within(0.95) <= 300  # what is evenly spaced here comes in unevenly there
+    assert server.most_within(0.95, lambda call: call.tokens) <= 120_000
     found = Counter(row["status"] for row in rows)
     assert set(found) == {"answered", "cut", "refused", "filtered", "declined", "empty"} and found["answered"] > 1800
     assert {row["answer"]["model"] for row in rows if row["answer"]} == {RETURNED}

@@ -2,7 +2,7 @@ import pytest
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.batch import ask_in_batches
-from mmkp_jax.teacher.client import Limits
+from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from tests.fake_endpoint import FakeEndpoint

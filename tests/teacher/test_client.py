@@ -5,7 +5,8 @@ import time
 import pytest
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.client import Client, Endpoint, Limits, Refused, Unavailable, _retry_after
+from mmkp_jax.teacher.client import Client, Refused, Unavailable, _retry_after
+from mmkp_jax.teacher.endpoint import Endpoint, Limits
 from tests.fake_endpoint import FINAL, MODEL, FakeEndpoint
 
 

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from mmkp_jax.teacher import limits
-from mmkp_jax.teacher.client import Limits
+from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.limits import Throttle
 from tests.fake_endpoint import FakeEndpoint
 from tests.teacher.posts import ask, text_posts

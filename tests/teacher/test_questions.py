@@ -6,8 +6,8 @@ from PIL import Image
 
 from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.client import Endpoint
 from mmkp_jax.teacher.cost import estimate
+from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.questions import PostRecords, Unaskable, ask_about, data_url
 from mmkp_jax.teacher.templates import EXPLAIN, ZERO_SHOT, Template, read_template
 

@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mmkp_jax.teacher.client import Endpoint
+from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.ranking import CRITERIA, Study, Unreadable, averaged, balanced_orders, read_better, read_ranks
 from tests.teacher.posts import text_posts

@@ -1,5 +1,6 @@
-"""Loading the 3B takes little more memory than its arrays."""
+"""Loading and exporting the 3B take little more memory than its arrays, and give back the bytes that were there."""
 
+import filecmp
 import json
 import os
 import shutil
@@ -15,27 +16,39 @@ from mmkp_jax.hf.names import NAMES, published_tensors
 from mmkp_jax.hf.save import Pending, save_tensors
 from mmkp_jax.models.definition import define, flatten
 from mmkp_jax.models.qwen2_5_vl_config import QWEN2_5_VL_3B
+from mmkp_jax.pocket.model import preprocessor_json
 from tests.tiny import hf_config_dict, write_tokenizer
 
 BFLOAT16 = jnp.dtype(jnp.bfloat16)
 LARGEST_BYTES = 151_936 * 2048 * BFLOAT16.itemsize
 
-LOAD = """
+LOAD_AND_EXPORT = """
 import json, resource, sys
+from pathlib import Path
 import jax, jax.numpy as jnp
+from mmkp_jax.hf.export import export_folder
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.models.definition import define
+from mmkp_jax.optim import FROZEN_BY_DEFAULT, split_params
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 folder = open_folder(sys.argv[1])
 target = jax.tree.map(
     lambda struct: jax.ShapeDtypeStruct(struct.shape, jnp.bfloat16), define(folder.config).shapes()
 )
-params = load_params(folder, target)
-jax.block_until_ready(params)
+params = jax.block_until_ready(load_params(folder, target))
+loaded = peak()
+counts = export_folder(
+    *split_params(params, FROZEN_BY_DEFAULT), folder, Path(sys.argv[2]), pixels=(3136, 451584), card=""
+)
 print(json.dumps({
     "arrays": sum(array.nbytes for array in jax.tree.leaves(params)),
-    "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "loaded": loaded,
+    "exported": peak(),
+    "trained": counts.trained,
     "last_row": params["decoder"]["embedding"][-1, :8].tolist(),
 }))
 """
@@ -45,7 +58,7 @@ print(json.dumps({
 def folder_of_3b(tmp_path):
     """The published shapes in bfloat16, in files like the published ones; removed after the test."""
     free = shutil.disk_usage(tmp_path).free
-    assert free > 10 * 10**9, f"this test writes 7.5 GB to {tmp_path}, which has {free / 1e9:.1f} GB free, not 10"
+    assert free > 17 * 10**9, f"this test writes 15 GB to {tmp_path}, which has {free / 1e9:.1f} GB free, not 17"
     published = hf_config_dict(QWEN2_5_VL_3B)
     block = np.random.default_rng(0).standard_normal(1_000_003, np.float32).astype(BFLOAT16)
     shapes = {path: struct.shape for path, struct in flatten(define(published).shapes()).items()}
@@ -59,27 +72,35 @@ def folder_of_3b(tmp_path):
     try:
         save_tensors(tensors, published, path)
         write_tokenizer(path)
+        (path / "preprocessor_config.json").write_text(json.dumps(preprocessor_json()))
         yield path, np.resize(block, shapes["decoder.embedding"])[-1, :8]
     finally:
         shutil.rmtree(path)
 
 
 @pytest.mark.slow
-def test_loading_3b_takes_twice_its_largest_tensor_beside_the_arrays(folder_of_3b):
+def test_loading_and_exporting_3b_takes_twice_its_largest_tensor_beside_the_arrays(folder_of_3b, tmp_path):
     path, last_row = folder_of_3b
-    assert len(list(path.glob("*.safetensors"))) >= 2
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(path)],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=170,
-    )
-    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD_AND_EXPORT, str(path), str(out)],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        files = [file.name for file in path.glob("*.safetensors*")]
+        assert len(files) >= 3 and filecmp.cmpfiles(path, out, files, shallow=False) == (files, [], [])
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
     said = json.loads(done.stdout)
     assert said["arrays"] == 2 * 3_754_622_976
     assert said["last_row"] == last_row.tolist()
-    beside = said["peak"] - said["arrays"]
-    print(f"arrays {said['arrays'] / 1e9:.2f} GB, beside them {beside / 1e9:.2f} GB")
-    assert beside <= 2 * LARGEST_BYTES
+    assert said["trained"] == 824 - 12 * 32 - 1
+    for moment in ("loaded", "exported"):
+        beside = said[moment] - said["arrays"]
+        print(f"{moment}: arrays {said['arrays'] / 1e9:.2f} GB, beside them {beside / 1e9:.2f} GB at most")
+        assert beside <= 2 * LARGEST_BYTES

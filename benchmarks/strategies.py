@@ -1,0 +1,331 @@
+"""The paper's Table 4 in miniature: every strategy on pocket, the same posts in the same steps, and Tables 4, 5 and 7.
+
+    python -m benchmarks.strategies [--seeds=N] [--runs=DIR] [--jobs=N]
+
+Runs of `mmkp_jax.main`, seed by seed, `--jobs` at a time, each on cores of its own. A seed is that of the order of
+posts; the weights that runs begin with are the same, as a published checkpoint's are. A run that is complete is kept
+and one that was stopped goes on, so this can be cut off and called again; the tables are of the seeds under which every
+system is complete (of the first one, as far as it is, where there is none), and `--jobs=0` prints them alone.
+"""
+
+import argparse
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.machine import describe_machine
+from mmkp_jax.commands import status_of
+from mmkp_jax.evaluation.files import read_posts, read_train_keyphrases
+from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
+from mmkp_jax.evaluation.report import paper
+from mmkp_jax.evaluation.report.runs import Run, read_runs
+from mmkp_jax.evaluation.significance import RESAMPLES, Differences, Intervals
+from mmkp_jax.evaluation.systems import System, compare_systems, read_system
+from mmkp_jax.pages.tables import Table, as_text, count, share, without_repeats
+from mmkp_jax.pocket.make import make
+
+ROOT = Path(__file__).parents[1]
+POCKET = ROOT / "runs" / "pocket"
+
+SYSTEMS: Mapping[str, Sequence[str]] = {
+    "zeroshot": (),
+    "sft": (),
+    "dyncot-0.4": ("--config.gamma=0.4",),
+    "cot": (),
+    "multitask": (),
+    "dyncot-0.3": ("--config.gamma=0.3",),
+    "dyncot-0.5": ("--config.gamma=0.5",),
+    "dyncot-0.6": ("--config.gamma=0.6",),
+    "dyncot-avg": ("--config.gamma_mode=mean",),
+    "dyncot-ema": ("--config.gamma_mode=ema",),
+}
+"""In the order of running; a name begins with its strategy's."""
+
+OURS = "dyncot-0.4"
+"""The one that stands for Dynamic CoT, as in the paper, and that the others are compared with."""
+
+NOTHING = "–"
+
+
+class Job(NamedTuple):
+    """One run."""
+
+    system: str
+    seed: int
+    workdir: Path
+
+    @property
+    def complete(self) -> bool:
+        """It was trained to its end and evaluated."""
+        return (self.workdir / "results.json").exists()
+
+    def command(self) -> list[str]:
+        """That begins it, or goes on with it."""
+        config = f"--config=configs/{self.system.partition('-')[0]}.py"
+        shared = ("--config.pack_for=both", "--config.ablations=False", f"--config.seed={self.seed}")
+        return [
+            *(sys.executable, "-m", "mmkp_jax.main", config, *shared),
+            *(*SYSTEMS[self.system], f"--workdir={self.workdir}"),
+        ]
+
+
+def jobs_of(seeds: int, runs: Path) -> list[Job]:
+    """All runs, seed by seed; zero-shot, which no order of posts changes, once."""
+    return [
+        Job(system, seed, runs / f"{system}-seed{seed}")
+        for seed in range(seeds)
+        for system in SYSTEMS
+        if system != "zeroshot" or seed == 0
+    ]
+
+
+def run_all(jobs: Sequence[Job], at_a_time: int) -> None:
+    """Runs those that are not complete; Ctrl-C and SIGTERM stop them where they can go on.
+
+    Raises:
+        KeyboardInterrupt: by those, when all have stopped.
+    """
+    cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+    for share_of_cores in _split(sorted(os.sched_getaffinity(0)), at_a_time):
+        cores.put(share_of_cores)
+    children: list[subprocess.Popen] = []
+
+    def run(job: Job) -> str:
+        own, start = cores.get(), time.perf_counter()
+        os.sched_setaffinity(0, own)  # of this thread, and so of the process that it starts
+        job.workdir.parent.mkdir(parents=True, exist_ok=True)
+        with Path(f"{job.workdir}.log").open("ab") as log:
+            # a session of its own, so that Ctrl-C comes to it from here alone: a second one would cut off its saving
+            child = subprocess.Popen(job.command(), cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            children.append(child)
+            status = child.wait()
+        cores.put(own)
+        took = f"{time.perf_counter() - start:,.0f} s"
+        return f"{job.workdir.name}: {took if status == 0 else f'ended with {status} after {took}, see {log.name}'}"
+
+    left = [job for job in jobs if not job.complete]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ThreadPoolExecutor(at_a_time) as pool:
+        try:
+            for number, done in enumerate(as_completed([pool.submit(run, job) for job in left]), 1):
+                print(f"{number} of {len(left)}: {done.result()}", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in children:
+                child.terminate()
+            raise
+
+
+def _split(cores: Sequence[int], parts: int) -> list[set[int]]:
+    return [set(cores[part::parts]) or {cores[part % len(cores)]} for part in range(parts)]
+
+
+class Result(NamedTuple):
+    """The complete runs of one system."""
+
+    seeds: list[int]
+    runs: list[Run]
+    scored: System
+    intervals: Intervals
+    ours_minus_this: Differences
+    """Empty for `OURS` itself."""
+
+    @property
+    def strategy(self) -> str:
+        """One of `paper.NAMES`."""
+        return self.runs[0].strategy
+
+    @property
+    def gamma(self) -> str:
+        """As in `paper.BY_GAMMA`; says nothing of strategies other than Dynamic CoT."""
+        return self.runs[0].gamma
+
+    @property
+    def name(self) -> str:
+        """With γ, where there is one."""
+        return paper.NAMES[self.strategy] + f", γ {self.gamma}" * (self.strategy == "dyncot")
+
+    def f1(self, group: str) -> dict[int, float]:
+        """F1@1 by seed, in percent."""
+        return {seed: 100 * each[group]["f1@1"] for seed, each in zip(self.seeds, self.scored.scores, strict=True)}
+
+
+def comparable(jobs: Sequence[Job]) -> list[Job]:
+    """Those of the seeds under which every run is complete; where there is none, what is complete of the first."""
+    broken = {job.seed for job in jobs if not job.complete}
+    return [job for job in jobs if job.seed not in broken] or [job for job in jobs if job.complete and job.seed == 0]
+
+
+def read_results(complete: Sequence[Job]) -> dict[str, Result]:
+    """By system, `OURS` first; p of the differences is adjusted for all groups and systems."""
+    if OURS not in {job.system for job in complete}:
+        return {}
+    runs = dict(zip(complete, read_runs([job.workdir for job in complete]), strict=True))
+    posts, seen = read_posts(POCKET / "dataset"), read_train_keyphrases(POCKET / "dataset")
+    by_system = {
+        system: {job.seed: runs[job] for job in complete if job.system == system}
+        for system in (OURS, *(system for system in SYSTEMS if system != OURS))
+    }
+    by_system = {system: own for system, own in by_system.items() if own}
+    scored = [read_system([run.file for run in own.values()], posts, seen, None) for own in by_system.values()]
+    compared = compare_systems(scored[0], scored[1:], RESAMPLES)
+    return {
+        system: Result(
+            list(own), list(own.values()), each, compared.intervals[name], compared.differences.get(name, {})
+        )
+        for (system, own), (name, each) in zip(by_system.items(), compared.systems.items(), strict=True)
+    }
+
+
+def strategies_table(results: Mapping[str, Result]) -> Table:
+    """Table 4."""
+    v2 = paper.STRATEGY_SETTINGS.index("3B, MMKP-V2")
+    rows = [
+        (results[system], paper.BY_STRATEGY[strategy][v2])
+        for strategy in paper.NAMES
+        if (system := OURS if strategy == "dyncot" else strategy) in results
+    ]
+    return _scores_table("By strategy (Table 4)", paper.STRATEGY_GROUPS, rows)
+
+
+def gammas_table(results: Mapping[str, Result]) -> Table:
+    """Table 5."""
+    rows = [
+        (result, paper.BY_GAMMA.get(result.gamma, ()))
+        for _, result in sorted(results.items())
+        if result.strategy == "dyncot"
+    ]
+    return _scores_table("Dynamic CoT by γ (Table 5)", paper.GAMMA_GROUPS, rows)
+
+
+def _scores_table(title: str, groups: Sequence[str], rows: Sequence[tuple[Result, Sequence[float]]]) -> Table:
+    def cell(result: Result, group: str) -> str:
+        low, high = result.intervals[group]["f1@1"]
+        return f"{_spread(list(result.f1(group).values()))} ({100 * low:.1f}–{100 * high:.1f})"
+
+    def reported(values: Sequence[float]) -> list[str]:
+        return [f"{value:.2f}" for value in values] or [NOTHING] * len(groups)
+
+    header = ("", *groups, *FACTS, *(f"paper, {group}" for group in groups))
+    notes = [
+        "F1@1 in percent: mean ± standard deviation between seeds (95% interval over the test posts);"
+        " the paper's: Qwen2.5-VL-3B on MMKP-V2",
+        "label tokens: of the rows, both targets; a strategy's loss takes its own. on CoT: of the posts of all steps",
+    ]
+    return Table(
+        title,
+        header,
+        [
+            (result.name, *(cell(result, group) for group in groups), *_facts(result), *reported(values))
+            for result, values in rows
+        ],
+        notes,
+    )
+
+
+FACTS = ("runs", "steps", "posts", "label tokens", "on CoT")
+
+
+def _facts(result: Result) -> list[str]:
+    """The cells of `FACTS`; steps, posts and labels of each run, which are the same under every seed or else listed."""
+    trained = [run.metrics for run in result.runs if run.metrics]
+
+    def each(values: Sequence[float]) -> str:
+        return " / ".join(count(int(value)) for value in sorted(set(values))) or NOTHING
+
+    posts, labels = ([np.nansum(metrics[name]) for metrics in trained] for name in ("posts", "labels"))
+    on_cot = sum(np.nansum(metrics["cot_share"] * metrics["posts"]) for metrics in trained)
+    steps = [run.step for run in result.runs]
+    return [count(len(result.runs)), each(steps), each(posts), each(labels), share(on_cot, sum(posts))]
+
+
+def differences_table(results: Mapping[str, Result]) -> Table:
+    """`OURS` minus each of the others."""
+    ours, rows = results[OURS], []
+    for result in results.values():
+        for group, by_metric in result.ours_minus_this.items():
+            found, own, other = by_metric["f1@1"], ours.f1(group), result.f1(group)
+            rows.append(
+                (
+                    result.name,
+                    group,
+                    f"{100 * found.delta:+.2f}",
+                    f"{100 * found.low:+.2f} to {100 * found.high:+.2f}",
+                    *(NOTHING if p is None else f"{p:.4f}" for p in (found.p, found.p_holm, found.p_swaps)),
+                    " ".join(f"{own[seed] - other[seed]:+.1f}" for seed in own if seed in other),
+                )
+            )
+    header = (f"{ours.name} minus", "group", "points", "95% interval", "p", "p, Holm", "p, swaps", "by seed")
+    notes = [
+        f"F1@1; interval and p: {RESAMPLES:,} resamples of the test posts, in which how seeds differ is not;"
+        " Holm: for all groups and systems; swaps: – where they have not as many runs"
+    ]
+    return Table("Differences", header, without_repeats(rows), notes, left=2)
+
+
+def words_table(results: Mapping[str, Result]) -> Table:
+    """Table 7, with the forms of the outputs."""
+    words = {
+        system: [mean_words([answer.output for answer in run.answers]) for run in result.runs]
+        for system, result in results.items()
+    }
+    rows = []
+    for system in sorted(results, key=lambda each: (list(paper.NAMES).index(results[each].strategy), each)):
+        result = results[system]
+        less = f"{100 * (np.mean(words[system]) / np.mean(words['cot']) - 1):+.2f}%" if "cot" in words else NOTHING
+        forms = form_shares([answer.form for run in result.runs for answer in run.answers])
+        reported = paper.WORDS.get(result.strategy) if system in (OURS, result.strategy) else None
+        told = f"{reported:.2f}" if reported else NOTHING
+        rows.append((result.name, _spread(words[system]), less, *(share(forms[form], 1) for form in FORMS), told))
+    return Table("Words generated (Table 7)", ("", "words", "against CoT", *FORMS, "paper"), rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, where there is more than one."""
+    return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def show(jobs: Sequence[Job]) -> None:
+    """Prints where this was run, what is missing, and the tables."""
+    shown = comparable(jobs)
+    results = read_results(shown)
+    missing = [job.workdir.name for job in jobs if not job.complete]
+    print(describe_machine())
+    revisions = {str(run.environment.get("revision")) for result in results.values() for run in result.runs}
+    print(f"{len(shown)} of {len(jobs)} runs, of revision {', '.join(sorted(revisions)) or NOTHING}")
+    if missing:
+        print(f"missing: {', '.join(missing)}")
+    if early := [job.workdir.name for job in jobs if job.complete and job not in shown]:
+        print(f"complete, but not all of their seed are: {', '.join(early)}")
+    for table in (strategies_table, gammas_table, differences_table, words_table) if results else ():
+        print(f"\n{as_text(table(results))}")
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Runs and prints; 1 where a run is missing at the end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=Path("runs/strategies"), help="where the runs lie")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time; 0 for none")
+    args = parser.parse_args(arguments)
+    jobs = jobs_of(args.seeds, args.runs.resolve())
+    make(POCKET)
+    try:
+        if args.jobs:
+            run_all(jobs, args.jobs)
+    finally:
+        show(jobs)
+    return 0 if all(job.complete for job in jobs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(run))

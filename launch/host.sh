@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# One host's side of launch/tpu.sh: a run that outlives the connection that it was started from.
+#
+#   launch/host.sh run ID COMMAND…   start it, or join what runs here already; shows its output, ends with its status
+#   launch/host.sh stop              ask what runs here to save and end
+#
+# gcloud makes a broken connection again and repeats its command line: the same ID is never started twice.
+set -euo pipefail
+
+folder=$HOME/.mmkp_jax
+
+case ${1:-} in
+  run)
+    id=$2
+    mkdir -p "$folder"
+    exec 9>"$folder/lock" # held for as long as something runs
+    if ! flock --nonblock 9; then
+      id=$(<"$folder/id")
+    elif [[ ! -e $folder/$id.log ]]; then
+      echo "$id" >"$folder/id"
+      : >"$folder/$id.log"
+      # shellcheck disable=SC2016
+      setsid bash -c '"${@:2}" >"$1.log" 2>&1 9>&-; echo $? >"$1.status"' host.sh "$folder/$id" "${@:3}" \
+        </dev/null >/dev/null 2>&1 &
+      echo "$!" >"$folder/pid"
+    fi
+    exec 9>&-
+    tail --lines=+1 --follow --pid="$(<"$folder/pid")" "$folder/$id.log"
+    [[ -e $folder/$id.status ]] || exit 137 # it was killed, and the shell around it too
+    exit "$(<"$folder/$id.status")"
+    ;;
+  stop) pkill -TERM --parent "$(<"$folder/pid")" ;;
+  *)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    [[ ${1:-} == --help ]] || exit 2
+    ;;
+esac

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Trains in several processes on this machine, as on several hosts.
+#
+#   launch/local.sh --processes=N [flags] -- flags of mmkp_jax.main
+#
+# Flags
+#   --processes=N   on the loopback interface
+#   --one_gpu_each  process K sees GPU K alone
+#   --port=PORT     where the processes meet (a free one)
+#   --dry_run       print every command, run none
+#
+# Ends with 0 when the run is done. When all processes have saved and ended with 75, because one of them was asked to,
+# they are started again. SIGTERM to this script lets them save, and ends it with 75; Ctrl-C the same, with 130.
+# Any other status of a process is passed on.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+processes='' one_gpu_each=false port=''
+[[ ${1:-} != --help ]] || help
+parse "processes port" "one_gpu_each dry_run" "$@"
+need processes
+need_number processes 1
+need_program
+need_command python
+
+free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+# Starts all processes; their ids in `started`.
+start() {
+  local place=$port number
+  if [[ -z $place ]]; then if $dry_run; then place=PORT; else place=$(free_port); fi; fi
+  started=()
+  for ((number = 0; number < processes; number++)); do
+    local line=(python -m mmkp_jax.main "${program[@]}")
+    line+=("--coordinator=127.0.0.1:$place" "--num_processes=$processes" "--process_id=$number")
+    if $one_gpu_each; then line=(env "CUDA_VISIBLE_DEVICES=$number" "${line[@]}"); fi
+    if $dry_run; then
+      show "${line[@]}"
+    else
+      "${line[@]}" &
+      started+=("$!")
+    fi
+  done
+}
+
+# Waits for all of them. The status is the first that is neither 0 nor 75; else 75 if one is; else 0.
+wait_for_end() {
+  local id code status=0
+  for id in "${started[@]}"; do
+    interrupted=true
+    while $interrupted; do # a signal to this script ends `wait` too
+      interrupted=false code=0
+      wait "$id" || code=$?
+    done
+    if ((code && (status == 0 || status == SAVED))); then status=$code; fi
+  done
+  return "$status"
+}
+
+asked='' # the status to end with, once this script was asked to stop
+stop() {
+  asked=$1 interrupted=true
+  say "asked to stop: the processes save and end"
+  kill -TERM "${started[@]}" 2>/dev/null || true
+}
+trap 'stop "$SAVED"' TERM
+trap 'stop 130' INT
+
+while true; do
+  start
+  if $dry_run; then exit; fi
+  status=0
+  wait_for_end || status=$?
+  ((status == SAVED)) || exit "$status"
+  [[ -z $asked ]] || exit "$asked"
+  say "the run was stopped, and saved; it goes on"
+done

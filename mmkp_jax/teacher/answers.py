@@ -1,0 +1,48 @@
+"""What an endpoint answered: what it is worth, and the row that the store keeps of it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from mmkp_jax.teacher.cost import usage_of
+from mmkp_jax.teacher.questions import Question
+
+
+def row_of(
+    question: Question, body: dict[str, Any] | None, cost: float | None, *, reason: str = "", attempt: int = 1
+) -> dict[str, Any]:
+    """The store's row of an answer; without a body, of a refusal."""
+    status, told = ("refused", reason) if body is None else verdict(body)
+    usage = usage_of(body or {})
+    return {
+        "id": question.id,
+        "key": question.key,
+        "asked": question.asked,
+        "status": status,
+        "reason": told,
+        "answer": body,
+        "usage": usage and usage._asdict(),
+        "cost": cost,
+        "finish_reason": body["choices"][0].get("finish_reason") if body else None,
+        "attempt": attempt,
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+
+
+def verdict(body: dict[str, Any]) -> tuple[str, str]:
+    """What an answer is worth: `answered`, or why it is none."""
+    choice = body["choices"][0]
+    message, finish = choice["message"], choice.get("finish_reason")
+    if finish == "length":
+        return "cut", "the answer was cut off: it has as many tokens as --max_tokens allows"
+    if finish == "content_filter":
+        return "filtered", "the endpoint's content filter held the answer back"
+    if message.get("refusal"):
+        return "declined", f"the model declined: {message['refusal']}"
+    if not isinstance(message.get("content"), str) or not message["content"].strip():
+        return "empty", "the answer holds no text"
+    return "answered", ""
+
+
+def content_of(row: dict[str, Any]) -> str:
+    """The text of an answer."""
+    return row["answer"]["choices"][0]["message"]["content"].strip()

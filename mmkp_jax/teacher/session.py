@@ -1,0 +1,61 @@
+"""What every command does with its questions: tell the bill, or have them answered."""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.endpoint import Endpoint
+from mmkp_jax.teacher.flags import limits_of, prices_of
+from mmkp_jax.teacher.forecast import forecast
+from mmkp_jax.teacher.progress import Progress, Run
+from mmkp_jax.teacher.questions import QuestionOf
+from mmkp_jax.teacher.store import Store
+
+
+def print_bill(flags: argparse.Namespace, total: int, question_of: QuestionOf, endpoint: Endpoint) -> None:
+    """What asking for the answers that are not in --store would take; nobody is called, and nothing written."""
+    with Store(flags.store) if flags.store.exists() else contextlib.nullcontext(()) as known:
+        print(forecast(total, question_of, known, endpoint.answer_tokens, prices_of(flags)).text())
+
+
+@contextlib.contextmanager
+def answered(
+    flags: argparse.Namespace,
+    total: int,
+    question_of: QuestionOf,
+    endpoint: Endpoint,
+    *,
+    unit: str = "post",
+    batch_size: int | None = None,
+) -> Iterator[tuple[Run, Store]]:
+    """How it went, and --store with the answers, open until the block ends.
+
+    Args:
+        total: questions, numbered from 0.
+        unit: what a question is about.
+        batch_size: of the Batch API, which is used where this is given.
+
+    Raises:
+        InputError: nothing can be asked, or answers cannot be kept.
+        KeyboardInterrupt: after Ctrl-C.
+    """
+    endpoint.key()  # before anything is opened
+    for file in (flags.out, flags.store):
+        if not file.parent.is_dir():
+            raise InputError("there is no such folder", str(file.parent), "make it, or name another")
+    try:
+        from mmkp_jax.teacher.asking import ask_all  # here, as only those who ask need the extra
+        from mmkp_jax.teacher.batch import ask_in_batches
+    except ModuleNotFoundError as error:
+        mend = "pip install 'mmkp_jax[teacher]'"
+        raise InputError(f"it needs {error.name}, which is not installed", "an endpoint's client", mend) from None
+    prices = prices_of(flags)
+    with Store(flags.store) as store, contextlib.closing(Progress(total, prices, unit)) as progress:
+        options = {"limits": limits_of(flags), "prices": prices, "max_cost": flags.max_cost, "progress": progress}
+        if batch_size:
+            run = ask_in_batches(total, question_of, endpoint, store, most=batch_size, **options)
+        else:
+            run = ask_all(total, question_of, endpoint, store, retry_refused=flags.retry_refused, **options)
+        progress.close()
+        yield run, store

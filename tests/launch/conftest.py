@@ -1,0 +1,10 @@
+import pytest
+
+from tests.launch.fakes import Fakes
+
+
+@pytest.fixture
+def fakes(tmp_path) -> Fakes:
+    folder = tmp_path / "fakes"
+    folder.mkdir()
+    return Fakes(folder)

@@ -1,0 +1,121 @@
+"""A run leaves its steps as Hugging Face folders, keeps them when it goes on, and knows when its base has changed."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from configs import dyncot
+from mmkp_jax.errors import InputError
+from mmkp_jax.exporting import check_base, check_exports, export_into_run, note_base, open_step
+from mmkp_jax.hf.folder import open_folder
+from tests.hf.run_on_disk import STEP, write_base, write_predictions_of, write_run
+from tests.small_pocket import ROOT, small_pocket
+from tests.tiny import tiny_config
+
+
+@pytest.fixture
+def base(tmp_path):
+    return write_base(tmp_path / "base", tiny_config())
+
+
+def test_a_step_is_exported_once_and_its_card_told_anew(tmp_path, capsys):
+    """The second time as at a run's end, when the step has been tested."""
+    pocket, workdir = small_pocket(tmp_path), tmp_path / "run"
+    write_run(workdir, pocket / "model", pocket / "dataset")
+    step, _ = open_step(workdir, "latest")
+    export_into_run(step)
+    out = workdir / "export" / str(STEP)
+    assert capsys.readouterr().out == f"exported: {out}\n"
+    before = (out / "model.safetensors").stat()
+    assert "No scores" in (out / "README.md").read_text()
+
+    write_predictions_of(workdir, pocket / "posts" / "test.jsonl")
+    export_into_run(step)
+    after = (out / "model.safetensors").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert re.search(r"\| all \| 6 \| [\d.]+ \[", (out / "README.md").read_text())
+    assert [file.name for file in (workdir / "export").iterdir()] == [out.name]
+
+
+@pytest.mark.slow
+def test_two_processes_export_together_what_neither_can_read_alone(tmp_path, base):
+    write_run(tmp_path / "run", base)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    program = [sys.executable, "-m", "tests.sharded_export", str(tmp_path / "run"), address, "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [subprocess.Popen([*program, number], cwd=ROOT, env=environment, **pipes) for number in "01"]
+    try:
+        said = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(int(re.search(r"out of reach: (\d+)", each)[1]) > 0 for each in said), said
+    out = tmp_path / "run" / "export" / str(STEP)
+    assert [each.count(f"exported: {out}") for each in said] == [2, 0], said
+    assert (out / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+
+
+def test_what_cannot_be_exported_is_told_before_training(base):
+    config = dyncot.get_config()
+    config.unlock()
+    config.export_every, config.eval_every = 2, 0
+    with pytest.raises(InputError, match="every 2 evaluations are to be exported, and eval_every is 0; give config"):
+        check_exports(config, open_folder(str(base)))
+    config.eval_every = 10
+    check_exports(config, open_folder(str(base)))
+    (base / "preprocessor_config.json").unlink()
+    with pytest.raises(InputError, match=r"no preprocessor_config\.json, which tells of pixels; copy it"):
+        check_exports(config, open_folder(str(base)))
+    config.export_every = config.eval_every = 0
+    check_exports(config, open_folder(str(base)))
+
+
+def rewrite(file, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda base: rewrite(base / "chat_template.jinja", "another"), "chat_template.jinja"),
+        (lambda base: rewrite(base / "processor_config.json", "{}"), "processor_config.json"),
+        (lambda base: (base / "generation_config.json").unlink(), "generation_config.json"),
+        (lambda base: write_wider(base), "config.json, model.safetensors"),
+    ],
+    ids=["changed", "new", "gone", "of another shape"],
+)
+def test_a_base_that_changed_since_the_run_began_is_refused(tmp_path, base, change, told):
+    """At the next start and at an export; the card and the licence may change."""
+    note_base(tmp_path, open_folder(str(base)))
+    before = (tmp_path / "base.json").read_bytes()
+    rewrite(base / "README.md", "Another card.")
+    note_base(tmp_path, open_folder(str(base)))
+    assert (tmp_path / "base.json").read_bytes() == before and set(json.loads(before)) >= {"tokenizer.json"}
+    change(base)
+    for look in (check_base, note_base):
+        with pytest.raises(InputError) as caught:
+            look(tmp_path, open_folder(str(base)))
+        assert f"files are not what they were when the run began: {told}; bring back" in str(caught.value)
+    assert (tmp_path / "base.json").read_bytes() == before
+
+
+def write_wider(base) -> None:
+    (base / "model.safetensors").unlink()
+    write_base(base, tiny_config(intermediate_size=100))
+
+
+def test_a_run_whose_base_changed_is_not_exported(tmp_path, base):
+    write_run(tmp_path / "run", base)
+    note_base(tmp_path / "run", open_folder(str(base)))
+    open_step(tmp_path / "run", "latest")
+    rewrite(base / "chat_template.jinja", "{{ messages[0].content[0].text }}<|image_pad|>")
+    with pytest.raises(InputError, match=r"when the run began: chat_template\.jinja"):
+        open_step(tmp_path / "run", "latest")
