@@ -289,6 +289,8 @@ class FakeEndpoint:
             elif fault == "400":
                 error = {"error": {"message": "it is against the rules"}}
                 errors.append(row | {"response": {"status_code": 400, "body": error}})
+            elif fault == "not json":
+                output.append("<html>busy</html>")
             else:
                 answer = self.completion(body, fault)
                 charged = answer["usage"]["total_tokens"]

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-import time
 from collections.abc import Callable, Iterator
 
 from mmkp_jax.errors import InputError
@@ -74,14 +73,13 @@ class _Asker:
 
     async def ask(self, endpoint: Endpoint, limits: Limits) -> BaseException | None:
         """Returns why it ended early, if it did."""
-        started = time.monotonic()
         async with Client(endpoint, limits) as client:
             self._client = client
             with self._interruptible():
                 workers = min(limits.concurrency, max(1, self._run.total))
                 self._tasks = [asyncio.create_task(self._work()) for _ in range(workers)]
                 ended = await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._run.lost, self._run.seconds = client.lost, time.monotonic() - started
+        self._run.lost = client.lost
         return self._error or next((each for each in ended if isinstance(each, Exception)), None)
 
     @contextlib.contextmanager

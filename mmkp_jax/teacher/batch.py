@@ -92,6 +92,7 @@ class _Batches:
                     await self._collect(row)
                 if self._open():
                     await asyncio.sleep(poll_every)
+        self._run.lost = client.lost
         for number, key in self._run.keys.items():
             if key not in self._store and number not in self._run.unaskable and not self._run.stopped:
                 self._run.unavailable.setdefault(number, "its batch ended without an answer to it")

@@ -28,7 +28,6 @@ class Run:
     """Money for all answers in the store."""
     trouble: str = ""
     """What the endpoint last complained of."""
-    seconds: float = 0.0
     stopped: str = ""
     """Why not all questions were asked, if they were not."""
 

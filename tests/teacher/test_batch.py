@@ -40,6 +40,16 @@ def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(tmp_path
         assert max(server.answered.values()) == 1 and spent == pytest.approx(charged(server))
 
 
+def test_an_unreadable_result_is_counted_and_asked_again(tmp_path):
+    def fault(said, attempt):
+        return "not json" if number_of(said) == 2 and attempt == 1 else None
+
+    with FakeEndpoint(fault=fault) as server:
+        run, _ = batched(server, tmp_path / "s", text_posts(5))
+        assert (run.asked, run.lost, list(run.unavailable)) == (4, 1, [2])
+        assert batched(server, tmp_path / "s", text_posts(5))[0].asked == 1
+
+
 @pytest.mark.parametrize("state", ["submitted", "collected"])
 def test_a_batch_is_not_sent_twice_whenever_the_command_dies(tmp_path, monkeypatch, state):
     keep = Store.add
