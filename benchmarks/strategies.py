@@ -2,10 +2,11 @@
 
     python -m benchmarks.strategies [--seeds=N] [--runs=DIR] [--jobs=N]
 
-Runs of `mmkp_jax.main`, seed by seed, `--jobs` at a time, each on cores of its own. A seed is that of the order of
-posts; the weights that runs begin with are the same, as a published checkpoint's are. A run that is complete is kept
-and one that was stopped goes on, so this can be cut off and called again; the tables are of the seeds under which every
-system is complete (of the first one, as far as it is, where there is none), and `--jobs=0` prints them alone.
+Runs of `mmkp_jax.main`, `--jobs` at a time, each on cores of its own: the strategies seed by seed, then the other γ. A
+seed is that of the order of posts; the weights that runs begin with are the same, as a published checkpoint's are. A
+run that is complete is kept and one that was stopped goes on, so this can be cut off and called again; a table is of
+the seeds under which each of its systems is complete (where there is none, of what is complete under the first), and
+`--jobs=0` prints them alone.
 """
 
 import argparse
@@ -36,10 +37,13 @@ from mmkp_jax.pocket.make import make
 ROOT = Path(__file__).parents[1]
 POCKET = ROOT / "runs" / "pocket"
 
-SYSTEMS: Mapping[str, Sequence[str]] = {
+OURS = "dyncot-0.4"
+"""The system that stands for Dynamic CoT, as in the paper, and that the others are compared with."""
+
+OVERRIDES: Mapping[str, Sequence[str]] = {
     "zeroshot": (),
     "sft": (),
-    "dyncot-0.4": ("--config.gamma=0.4",),
+    OURS: ("--config.gamma=0.4",),
     "cot": (),
     "multitask": (),
     "dyncot-0.3": ("--config.gamma=0.3",),
@@ -48,10 +52,11 @@ SYSTEMS: Mapping[str, Sequence[str]] = {
     "dyncot-avg": ("--config.gamma_mode=mean",),
     "dyncot-ema": ("--config.gamma_mode=ema",),
 }
-"""In the order of running; a name begins with its strategy's."""
+"""Of each system; its name begins with its strategy's."""
 
-OURS = "dyncot-0.4"
-"""The one that stands for Dynamic CoT, as in the paper, and that the others are compared with."""
+BY_STRATEGY = ("zeroshot", "sft", "cot", "multitask", OURS)
+BY_GAMMA = ("dyncot-avg", "dyncot-ema", "dyncot-0.3", OURS, "dyncot-0.5", "dyncot-0.6")
+"""The systems of a table, in its order."""
 
 NOTHING = "–"
 
@@ -74,17 +79,18 @@ class Job(NamedTuple):
         shared = ("--config.pack_for=both", "--config.ablations=False", f"--config.seed={self.seed}")
         return [
             *(sys.executable, "-m", "mmkp_jax.main", config, *shared),
-            *(*SYSTEMS[self.system], f"--workdir={self.workdir}"),
+            *(*OVERRIDES[self.system], f"--workdir={self.workdir}"),
         ]
 
 
 def jobs_of(seeds: int, runs: Path) -> list[Job]:
-    """All runs, seed by seed; zero-shot, which no order of posts changes, once."""
+    """All runs in their order; zero-shot, which no order of posts changes, once."""
     return [
         Job(system, seed, runs / f"{system}-seed{seed}")
+        for systems in (BY_STRATEGY, set(BY_GAMMA) - {OURS})
         for seed in range(seeds)
-        for system in SYSTEMS
-        if system != "zeroshot" or seed == 0
+        for system in OVERRIDES
+        if system in systems and (system != "zeroshot" or seed == 0)
     ]
 
 
@@ -165,45 +171,46 @@ def comparable(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if job.seed not in broken] or [job for job in jobs if job.complete and job.seed == 0]
 
 
-def read_results(complete: Sequence[Job]) -> dict[str, Result]:
-    """By system, `OURS` first; p of the differences is adjusted for all groups and systems."""
-    if OURS not in {job.system for job in complete}:
-        return {}
-    runs = dict(zip(complete, read_runs([job.workdir for job in complete]), strict=True))
-    posts, seen = read_posts(POCKET / "dataset"), read_train_keyphrases(POCKET / "dataset")
-    by_system = {
-        system: {job.seed: runs[job] for job in complete if job.system == system}
-        for system in (OURS, *(system for system in SYSTEMS if system != OURS))
-    }
+def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Result]:
+    """Of those systems, in their order; p of the differences is adjusted for all groups and systems.
+
+    Empty as long as `OURS` is not complete.
+    """
+    shown = comparable([job for job in jobs if job.system in systems])
+    runs = dict(zip(shown, read_runs([job.workdir for job in shown]), strict=True)) if shown else {}
+    by_system = {system: {job.seed: run for job, run in runs.items() if job.system == system} for system in systems}
     by_system = {system: own for system, own in by_system.items() if own}
-    scored = [read_system([run.file for run in own.values()], posts, seen, None) for own in by_system.values()]
-    compared = compare_systems(scored[0], scored[1:], RESAMPLES)
+    if OURS not in by_system:
+        return {}
+    posts, seen = read_posts(POCKET / "dataset"), read_train_keyphrases(POCKET / "dataset")
+    scored = {
+        system: read_system([run.file for run in own.values()], posts, seen, None) for system, own in by_system.items()
+    }
+    others = [system for system in scored if system != OURS]
+    compared = compare_systems(scored[OURS], [scored[system] for system in others], RESAMPLES)
+    short = dict(zip([OURS, *others], compared.systems, strict=True))
     return {
         system: Result(
-            list(own), list(own.values()), each, compared.intervals[name], compared.differences.get(name, {})
+            list(own),
+            list(own.values()),
+            scored[system],
+            compared.intervals[short[system]],
+            compared.differences.get(short[system], {}),
         )
-        for (system, own), (name, each) in zip(by_system.items(), compared.systems.items(), strict=True)
+        for system, own in by_system.items()
     }
 
 
 def strategies_table(results: Mapping[str, Result]) -> Table:
     """Table 4."""
     v2 = paper.STRATEGY_SETTINGS.index("3B, MMKP-V2")
-    rows = [
-        (results[system], paper.BY_STRATEGY[strategy][v2])
-        for strategy in paper.NAMES
-        if (system := OURS if strategy == "dyncot" else strategy) in results
-    ]
+    rows = [(result, paper.BY_STRATEGY[result.strategy][v2]) for result in results.values()]
     return _scores_table("By strategy (Table 4)", paper.STRATEGY_GROUPS, rows)
 
 
 def gammas_table(results: Mapping[str, Result]) -> Table:
     """Table 5."""
-    rows = [
-        (result, paper.BY_GAMMA.get(result.gamma, ()))
-        for _, result in sorted(results.items())
-        if result.strategy == "dyncot"
-    ]
+    rows = [(result, paper.BY_GAMMA.get(result.gamma, ())) for result in results.values()]
     return _scores_table("Dynamic CoT by γ (Table 5)", paper.GAMMA_GROUPS, rows)
 
 
@@ -279,13 +286,11 @@ def words_table(results: Mapping[str, Result]) -> Table:
         for system, result in results.items()
     }
     rows = []
-    for system in sorted(results, key=lambda each: (list(paper.NAMES).index(results[each].strategy), each)):
-        result = results[system]
+    for system, result in results.items():
         less = f"{100 * (np.mean(words[system]) / np.mean(words['cot']) - 1):+.2f}%" if "cot" in words else NOTHING
         forms = form_shares([answer.form for run in result.runs for answer in run.answers])
-        reported = paper.WORDS.get(result.strategy) if system in (OURS, result.strategy) else None
-        told = f"{reported:.2f}" if reported else NOTHING
-        rows.append((result.name, _spread(words[system]), less, *(share(forms[form], 1) for form in FORMS), told))
+        reported = f"{paper.WORDS[result.strategy]:.2f}" if result.strategy in paper.WORDS else NOTHING
+        rows.append((result.name, _spread(words[system]), less, *(share(forms[form], 1) for form in FORMS), reported))
     return Table("Words generated (Table 7)", ("", "words", "against CoT", *FORMS, "paper"), rows)
 
 
@@ -296,18 +301,22 @@ def _spread(values: Sequence[float]) -> str:
 
 def show(jobs: Sequence[Job]) -> None:
     """Prints where this was run, what is missing, and the tables."""
-    shown = comparable(jobs)
-    results = read_results(shown)
+    by_strategy, by_gamma = (read_results(systems, jobs) for systems in (BY_STRATEGY, BY_GAMMA))
     missing = [job.workdir.name for job in jobs if not job.complete]
+    runs = [run for results in (by_strategy, by_gamma) for result in results.values() for run in result.runs]
+    revisions = ", ".join(sorted({str(run.environment.get("revision", NOTHING)) for run in runs}))
     print(describe_machine())
-    revisions = {str(run.environment.get("revision")) for result in results.values() for run in result.runs}
-    print(f"{len(shown)} of {len(jobs)} runs, of revision {', '.join(sorted(revisions)) or NOTHING}")
+    print(
+        f"{len(jobs) - len(missing)} of {len(jobs)} runs are complete; revision of those shown: {revisions or NOTHING}"
+    )
     if missing:
         print(f"missing: {', '.join(missing)}")
-    if early := [job.workdir.name for job in jobs if job.complete and job not in shown]:
-        print(f"complete, but not all of their seed are: {', '.join(early)}")
-    for table in (strategies_table, gammas_table, differences_table, words_table) if results else ():
-        print(f"\n{as_text(table(results))}")
+    for results, tables in (
+        (by_strategy, (strategies_table, differences_table, words_table)),
+        (by_gamma, (gammas_table, differences_table)),
+    ):
+        for table in tables if results else ():
+            print(f"\n{as_text(table(results))}")
 
 
 def run(arguments: Sequence[str] | None) -> int:
