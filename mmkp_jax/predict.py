@@ -251,6 +251,7 @@ def _through_endpoint(
         predictions, unfed = ([], []) if done.stopped else predictions_of(ids, read, done, store)
     print("\n".join(done.lines(prices_of(flags))))
     if done.stopped:
+        print(f"not written, as some predictions are missing: {flags.out}")
         return []
     write_predictions(flags.out, predictions)
     _print_unfed(unfed, len(ids))

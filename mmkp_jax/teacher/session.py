@@ -51,11 +51,11 @@ def answered(
         mend = "pip install 'mmkp_jax[teacher]'"
         raise InputError(f"it needs {error.name}, which is not installed", "an endpoint's client", mend) from None
     prices = prices_of(flags)
-    with Store(flags.store) as store, contextlib.closing(Progress(total, prices, unit)) as progress:
-        options = {"limits": limits_of(flags), "prices": prices, "max_cost": flags.max_cost, "progress": progress}
-        if batch_size:
-            run = ask_in_batches(total, question_of, endpoint, store, most=batch_size, **options)
-        else:
-            run = ask_all(total, question_of, endpoint, store, retry_refused=flags.retry_refused, **options)
-        progress.close()
+    with Store(flags.store) as store:
+        with contextlib.closing(Progress(total, prices, unit)) as progress:
+            options = {"limits": limits_of(flags), "prices": prices, "max_cost": flags.max_cost, "progress": progress}
+            if batch_size:
+                run = ask_in_batches(total, question_of, endpoint, store, most=batch_size, **options)
+            else:
+                run = ask_all(total, question_of, endpoint, store, retry_refused=flags.retry_refused, **options)
         yield run, store
