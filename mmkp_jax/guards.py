@@ -90,8 +90,6 @@ class Watchdog(contextlib.AbstractContextManager):
     def _end(self) -> None:
         with self._file.open("w", encoding="utf-8") as out:
             faulthandler.dump_traceback(out, all_threads=True)
-        told = (
-            f"no step ended for {self._seconds:g} s; the stacks: {self._file}; the run goes on from its last checkpoint"
-        )
-        print(f"\n{told} when it is started again", file=sys.stderr, flush=True)
+        told = f"no step ended for {self._seconds:g} s; all stacks are in {self._file}"
+        print(f"\n{told}; started again, the run goes on from its last checkpoint", file=sys.stderr, flush=True)
         os._exit(AGAIN)  # nothing that hangs is waited for

@@ -1,6 +1,7 @@
 """The main command: from a config to scores; stopped, killed and gone on; and what it cannot use, in one line."""
 
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from benchmarks.soak_kill import differences, killed_run
 from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
 from tests.small_pocket import ROOT, SIZES, UNFED, command, environment, metrics, run, small_pocket
@@ -232,3 +234,47 @@ def test_a_work_directory_of_another_config_names_the_keys(pocket, unbroken):
 def test_help_exits_0():
     done = subprocess.run([*command(ROOT)[:3], "--help"], cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0 and "--config" in done.stdout and "--workdir" in done.stdout
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_a_run_comes_to_every_number_of_an_unbroken_one(pocket, unbroken, monkeypatch):
+    """`benchmarks/soak_kill.py` does it twenty times, on pocket as it is."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    workdir = pocket.parent / "soaked"
+    flags = (f"--workdir={workdir}", "--config.checkpoint_every=2", "--config.ablations=True")
+    killed_run(command(pocket, *flags), workdir, 3, random.Random(0))
+    assert differences(workdir, unbroken[0]) == []
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(pocket, unbroken, tmp_path):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(unbroken[0], workdir)
+    for file in (workdir / "checkpoints/12/state").rglob("*"):
+        if file.is_file() and file.stat().st_size > 100_000:
+            file.write_bytes(file.read_bytes()[:50_000])
+    done = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{workdir}/checkpoints/12: it cannot be read" in done.stderr and "Traceback" not in done.stderr
+    assert "going back to step 9" in done.stderr and "going on from step 9 of 12" in done.stdout
+    assert [each.name.split("-")[0] for each in (workdir / "checkpoints").glob("*damaged*")] == ["12.damaged"]
+    assert differences(workdir, unbroken[0]) == []
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_run_which_then_goes_on(pocket, unbroken):
+    workdir = pocket.parent / "worker"
+    flags = (f"--workdir={workdir}", "--config.data.workers=1", "--config.hang_seconds=20", "--config.ablations=True")
+    process = started(pocket, *flags)
+    while not (workdir / "metrics.jsonl").exists() or len((workdir / "metrics.jsonl").read_text().splitlines()) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    for child in children:
+        subprocess.run(["kill", "-KILL", child], check=True)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode and "worker" in error, (process.returncode, error)
+    done = run(pocket, *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert differences(workdir, unbroken[0]) == []
