@@ -4,6 +4,7 @@ import importlib
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,6 +112,7 @@ def _claim(config: ConfigDict, workdir: Path, extend: bool) -> None:
     on_writer(begin)
     if not jax.config.jax_compilation_cache_dir:  # the environment may name one for many runs
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # then it is compiled
     if not (workdir / "config.json").exists():
         what = "this host does not see the work directory that the first host made"
         raise InputError(what, str(workdir), "give a folder that all hosts share")

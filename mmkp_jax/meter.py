@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from mmkp_jax.data.forest import Forest
 from mmkp_jax.feeding import Training
 from mmkp_jax.goodput import Goodput, Kind
 from mmkp_jax.guards import Skipped
@@ -71,7 +70,7 @@ class Meter(contextlib.AbstractContextManager):
         """Adds to the line of the step that was added last."""
         self._pending[-1].host.update(values)
 
-    def add(self, step: int, metrics: Metrics, losses: Losses, forest: Forest) -> None:
+    def add(self, step: int, metrics: Metrics, losses: Losses) -> None:
         """Takes what a step gave, and writes that of the steps before it.
 
         Raises:
@@ -82,10 +81,6 @@ class Meter(contextlib.AbstractContextManager):
         host = {
             "seconds": seconds,
             "data_wait_share": (waited - self._waited) / max(seconds, 1e-9),
-            "tokens": float((forest.segment_BT > 0).sum()),
-            "fill_tokens": float((forest.segment_BT > 0).mean()),
-            "fill_patches": _share(forest.image_BP > 0),
-            "fill_windows": _share(forest.window_BW > 0),
         }
         self._waited, self._elsewhere, self._last = waited, elsewhere, now
         self.write()
@@ -134,10 +129,6 @@ def _of_this_host(array: jax.Array) -> np.ndarray:
     for shard, data in zip(shards, jax.device_get([shard.data for shard in shards]), strict=True):
         found[shard.index] = data
     return found
-
-
-def _share(used: np.ndarray) -> float:
-    return float(used.mean()) if used.size else 0.0
 
 
 def _summary(line: dict[str, Any]) -> str:

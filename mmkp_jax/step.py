@@ -95,12 +95,16 @@ def make_train_step(
         kept = {part: state[part] for part in moved}
         moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
         new_state = {"step": state["step"] + 1, "frozen": state["frozen"], **moved}
-        return new_state, {**_metrics(sums, grad_norm, gamma), "skipped": 1.0 - finite}, losses
+        metrics = {**_metrics(sums, grad_norm, gamma), **_fills(sums, batch), "skipped": 1.0 - finite}
+        return new_state, metrics, losses
 
     return train_step
 
 
-SUMS = ("loss", "posts", "packed", "loss_sft", "posts_sft", "loss_cot", "posts_cot", "on_cot", "labels")
+SUMS = (
+    *("loss", "posts", "packed", "loss_sft", "posts_sft", "loss_cot", "posts_cot", "on_cot", "labels"),
+    *("tokens", "patches", "windows"),
+)
 """What a step adds up over its micro-batches."""
 
 
@@ -115,6 +119,9 @@ def _sums(losses: Losses, choice: Choice, forest: Forest) -> Metrics:
         "posts_cot": losses.has_cot_BS,
         "on_cot": choice.on_cot_BS,
         "labels": forest.weight_BM,
+        "tokens": forest.segment_BT > 0,
+        "patches": forest.image_BP > 0,
+        "windows": forest.window_BW > 0,
     }
     return {name: jnp.sum(array, dtype=jnp.float32) for name, array in sums.items()}
 
@@ -131,4 +138,11 @@ def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
         "posts": sums["posts"],
         "left_out": sums["packed"] - sums["posts"],
         "labels": sums["labels"],
+        "tokens": sums["tokens"],
     }
+
+
+def _fills(sums: Metrics, batch: Forest) -> Metrics:
+    """The share of the batch's slots that hold something."""
+    slots = {"tokens": batch.segment_BT, "patches": batch.image_BP, "windows": batch.window_BW}
+    return {f"fill_{name}": sums[name] / max(slot.size, 1) for name, slot in slots.items()}

@@ -97,7 +97,7 @@ def train(
             with meter.spending("compile") if step == first else contextlib.nullcontext(), profiler.around(step):
                 state, metrics, losses = plan.step(state, batch)
             profiler.called(step, metrics)
-            meter.add(step, metrics, losses, forest)
+            meter.add(step, metrics, losses)
             watchdog.beat()
             last, stop = step == training.steps, asked.stop or asked_to_stop(step)
             if best and (last or step % config.eval_every == 0):

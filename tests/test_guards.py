@@ -127,9 +127,10 @@ def test_a_hung_worker_ends_the_run_which_then_goes_on(tmp_path):
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     for child in children:
         subprocess.run(["kill", "-STOP", child])
-    _, error = process.communicate(timeout=120)
-    for child in children:
+    process.wait(timeout=120)
+    for child in children:  # which hold its stderr open
         subprocess.run(["kill", "-KILL", child], capture_output=True)
+    _, error = process.communicate()
     assert process.returncode == AGAIN and "no step ended for 5 s" in error
     again = subprocess.run(command(pocket, *flags), cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]

@@ -1,8 +1,10 @@
 """Two hosts as one job, as two processes on loopback: the same numbers, one writer, and an end together."""
 
+import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -118,6 +120,43 @@ def test_hosts_that_disagree_end_with_a_line_that_says_in_what(pocket):
     for status, _, error in ended:
         assert status == 2 and "host 1 has another config" in error and "Traceback" not in error
     assert not workdir.exists()
+
+
+MEET = """
+from mmkp_jax.hosts import is_writer, join, several
+join()
+import jax, sys
+print(is_writer(), several(), jax.process_count())
+print(is_writer(), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "open mpi"])
+def test_hosts_meet_by_what_their_cluster_tells_them(cluster):
+    job = random.randrange(4096)  # of which the coordinator's port is made
+    processes = []
+    for host in map(str, range(2)):
+        variables = {
+            "slurm": {
+                "SLURM_JOB_ID": str(job),
+                "SLURM_STEP_NODELIST": "localhost",
+                "SLURM_STEP_NUM_NODES": "1",
+                "SLURM_NTASKS": "2",
+                "SLURM_PROCID": host,
+                "SLURM_LOCALID": host,
+            },
+            "open mpi": {
+                "OMPI_MCA_orte_hnp_uri": f"{job * 2**12}.0;tcp://127.0.0.1:1",
+                "OMPI_COMM_WORLD_SIZE": "2",
+                "OMPI_COMM_WORLD_RANK": host,
+                "OMPI_COMM_WORLD_LOCAL_RANK": host,
+            },
+        }[cluster]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+        processes.append(subprocess.Popen([sys.executable, "-c", MEET], env=environment() | variables, **pipes))
+    (status, told, _), (status_of_second, told_by_second, error) = finish(processes)
+    assert status == status_of_second == 0, error
+    assert told.endswith("True True 2\n") and "True" not in told_by_second and "False" in error
 
 
 def test_a_job_names_all_of_its_flags_and_a_shared_folder():
