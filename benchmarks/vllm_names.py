@@ -11,6 +11,7 @@ import argparse
 import ast
 import collections
 import re
+import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +65,8 @@ def read_mappers(source: str) -> dict[str, Mapper]:
     return found
 
 
-def main() -> None:
+def main() -> int:
+    """1 where a weight has no place, or a stacked parameter not all its parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", type=Path, required=True, help="a wheel, as pip downloads it")
     parser.add_argument("--model", required=True, help="an exported folder")
@@ -94,6 +96,7 @@ def main() -> None:
             wanted[new.strip(".")].add(which)
     lacking = [parameter for parameter, found in parts.items() if found != wanted[_stacked_in(parameter, wanted)]]
     print(f"without a place in vLLM: {compact(homeless) or 'none'}; stacked in part: {compact(lacking) or 'none'}")
+    return int(bool(homeless or lacking))
 
 
 def _pattern(name: str) -> str:
@@ -107,4 +110,4 @@ def _stacked_in(parameter: str, stacked) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

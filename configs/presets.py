@@ -63,10 +63,42 @@ def all_fsdp(c: ConfigDict) -> None:
     c.mesh.update(data=1, fsdp=-1, tensor=1)
 
 
+def fsdp_on(chips: int, *, slices: int = 1) -> Preset:
+    """Parameters over the chips of a slice, a row a chip; of several slices, each holds all parameters."""
+
+    def preset(c: ConfigDict) -> None:
+        c.mesh.update(data=slices, fsdp=chips, tensor=1)
+        c.global_batch_size = slices * chips
+
+    preset.__doc__ = f"{slices} x {chips} chips, a row each."
+    return preset
+
+
+def h100_1(c: ConfigDict) -> None:
+    """One GPU, eight rows a step, one at a time."""
+    one_device(c)
+    c.global_batch_size = c.accumulation_steps = 8
+
+
+MESHES = {
+    "one": one_device,
+    "fsdp": all_fsdp,
+    "h100_1": h100_1,
+    "h100_8": fsdp_on(8),
+    "v5e_8": fsdp_on(8),
+    "v5e_16": fsdp_on(16),
+    "v5e_256": fsdp_on(256),
+    "v5e_16x2": fsdp_on(16, slices=2),
+    "v6e_8": fsdp_on(8),
+    "v6e_256": fsdp_on(256),
+    "v5p_64": fsdp_on(64),
+}
+"""By chips; `plan` tells what each takes, with which model."""
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "model": {"pocket": pocket_model, "qwen2_5_vl_3b": qwen2_5_vl_3b, "qwen2_5_vl_7b": qwen2_5_vl_7b},
     "data": {"pocket": pocket_data, "mmkp": mmkp, "mmkp_v2": mmkp_v2},
-    "mesh": {"one": one_device, "fsdp": all_fsdp},
+    "mesh": MESHES,
 }
 
 

@@ -3,7 +3,7 @@
 
 ((BASH_VERSINFO[0] >= 5)) || { echo "${0##*/}: bash 5 or newer is needed (brew install bash)" >&2; exit 2; }
 
-SAVED=75 # the program's exit status when it was asked to stop and has saved: it is started again
+AGAIN=75 # the program's exit status when it is to be started again, and will go on
 dry_run=false
 program=() # the flags of mmkp_jax.main
 
@@ -37,6 +37,16 @@ show() {
 # Runs a command, or with --dry_run prints it.
 run() {
   if $dry_run; then show "$@"; else "$@"; fi
+}
+
+# Whether it may be started again: --restarts times in a row, after a start of an hour anew. A run that hangs or fails
+# again and again must not cost money for ever.
+restarts=10 count=0 lasted=0
+again() {
+  if ((lasted >= 3600)); then count=0; fi
+  lasted=0
+  if ((++count > restarts)); then say "$1; that was restart $restarts of $restarts in a row, the last" && return 1; fi
+  say "$1; again, restart $count of $restarts in a row"
 }
 
 # Reads --flag=VALUE and --switch into the variables of their names; what follows -- are the program's flags.

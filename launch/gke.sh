@@ -32,7 +32,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # shellcheck source-path=SCRIPTDIR/..
 source launch/slices.sh
 
-name='' accelerator='' slices=1 image='' claim=mmkp restarts=10 delete=false poll=30
+name='' accelerator='' slices=1 image='' claim=mmkp delete=false poll=30
 
 # The program's flags as a JSON list, which YAML understands.
 json() {

@@ -26,7 +26,7 @@ case ${1:-} in
     fi
     exec 9>&-
     tail --lines=+1 --follow --pid="$(<"$folder/pid")" "$folder/$id.log"
-    [[ -e $folder/$id.status ]] || exit 137 # it was killed, and the shell around it too
+    [[ -e $folder/$id.status ]] || exit 255 # the host was lost under it
     exit "$(<"$folder/$id.status")"
     ;;
   stop) pkill -TERM --parent "$(<"$folder/pid")" ;;

@@ -7,20 +7,22 @@
 #   --processes=N   on the loopback interface
 #   --one_gpu_each  process K sees GPU K alone
 #   --port=PORT     where the processes meet (a free one)
+#   --restarts=N    in a row, not counting those before a start that lasted an hour (10)
 #   --dry_run       print every command, run none
 #
-# Ends with 0 when the run is done. When all processes have saved and ended with 75, because one of them was asked to,
-# they are started again. SIGTERM to this script lets them save, and ends it with 75; Ctrl-C the same, with 130.
-# Any other status of a process is passed on.
+# Ends with 0 when the run is done. Where processes end with 75, because one of them was asked to stop, all are started
+# again. SIGTERM to this script lets them save, and ends it with 75; Ctrl-C the same, with 130. Any other status of a
+# process is passed on.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 processes='' one_gpu_each=false port=''
 [[ ${1:-} != --help ]] || help
-parse "processes port" "one_gpu_each dry_run" "$@"
+parse "processes port restarts" "one_gpu_each dry_run" "$@"
 need processes
 need_number processes 1
+need_number restarts 0
 need_program
 need_command python
 
@@ -53,7 +55,7 @@ wait_for_end() {
       interrupted=false code=0
       wait "$id" || code=$?
     done
-    if ((code && (status == 0 || status == SAVED))); then status=$code; fi
+    if ((code && (status == 0 || status == AGAIN))); then status=$code; fi
   done
   return "$status"
 }
@@ -64,15 +66,16 @@ stop() {
   say "asked to stop: the processes save and end"
   kill -TERM "${started[@]}" 2>/dev/null || true
 }
-trap 'stop "$SAVED"' TERM
+trap 'stop "$AGAIN"' TERM
 trap 'stop 130' INT
 
 while true; do
   start
   if $dry_run; then exit; fi
-  status=0
+  status=0 began=$SECONDS
   wait_for_end || status=$?
-  ((status == SAVED)) || exit "$status"
+  lasted=$((SECONDS - began))
+  ((status == AGAIN)) || exit "$status"
   [[ -z $asked ]] || exit "$asked"
-  say "the run was stopped, and saved; it goes on"
+  again "the run ended with $status" || exit "$status"
 done

@@ -23,13 +23,14 @@
 #   --revision=COMMIT     of it; has to be pushed (this repository's HEAD)
 #   --setup=COMMAND       on every host before the install; it mounts the shared folder, for one:
 #                         'sudo mkdir -p /mnt/shared && sudo mount 10.0.0.2:/share /mnt/shared'
-#   --restarts=N          how often slices that were lost are asked for again (10)
+#   --restarts=N          in a row, not counting those before a start that lasted an hour (10)
 #   --delete              babysit gives the slices back when the run has ended, well or badly
 #   --poll=SECONDS        between looks at the queue (30)
 #   --dry_run             print every command, run none
 #
-# babysit ends with the run's status: 0 when it is done. On 75 (asked to stop, and saved) it starts it again. Where the
-# run failed because slices were lost, it asks for them again. Ctrl-C leaves the run alone: the same command joins it.
+# babysit ends with the run's status (of several hosts, the first's that failed): 0 when it is done. On 75, when the run
+# was asked to stop or lost a host, it starts it again. Where it failed because slices were lost, it asks for them again
+# first. Ctrl-C leaves the run alone: the same command joins it.
 # --workdir and the data lie on a path that every host sees: a Filestore share, or a bucket with a hierarchical
 # namespace under GCS FUSE. gs:// itself is not understood.
 set -euo pipefail
@@ -39,7 +40,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source launch/slices.sh
 
 name='' zone='' project='' accelerator='' slices=1 spot=false reserved=false
-repo='' revision='' setup='' restarts=10 delete=false poll=30
+repo='' revision='' setup='' delete=false poll=30
 
 tpus() { run gcloud compute tpus "$@" "--zone=$zone" ${project:+"--project=$project"}; }
 
@@ -70,7 +71,7 @@ state() {
 }
 
 # Waits until the slices are there; asks for them where there are none, or they were lost.
-lost=0 asked=false known=false
+asked=false known=false
 obtain() {
   local now
   while true; do
@@ -88,8 +89,7 @@ obtain() {
         ;;
       UNKNOWN | CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING | DELETING) sleep "$poll" ;;
       *) # SUSPENDING, SUSPENDED, FAILED
-        if ((++lost > restarts)); then say "the slices were lost $lost times: more than --restarts" && return 1; fi
-        say "the slices were lost; asking again, $lost of $restarts times"
+        again "the slices were lost" || return
         give_back || return
         asked=false
         ;;
@@ -133,19 +133,22 @@ start() {
 }
 
 babysit() {
-  local status
+  local status began
   while true; do
     obtain || return
-    status=0
+    status=0 began=$SECONDS
     { install_where_missing && start; } || status=$?
+    lasted=$((SECONDS - began))
     case $status in
       0) return ;;
       2 | 130) return "$status" ;;
-      "$SAVED") say "the run was stopped, and saved; it goes on" && sleep "$poll" ;;
+      "$AGAIN" | 255) # 255: the connection was lost, or the host with all that it knew
+        still_there || continue
+        again "the run ended with $status" || return "$status"
+        ;;
       *)
         still_there || continue
-        ((status == 255 && ++lost <= restarts)) || return "$status"
-        say "the connection was lost; joining the run again, $lost of $restarts times"
+        return "$status"
         ;;
     esac
   done

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -100,12 +101,14 @@ class Evaluation:
     def test(self, predictor: Predictor, workdir: Path, step: int) -> Scores:
         """Decodes the test split; leaves predictions and scores in the work directory, prints tables and samples.
 
-        Writes `predictions/test-{step}.jsonl`, `results.json` (the model's scores) and `comparisons.json` (`scores` and
-        `by_kind` of every system of the tables). A post that cannot be fed counts, with nothing predicted, and is
+        Writes `predictions/test-{step}.jsonl`, `results.json` (the model's scores), `comparisons.json` (`scores` and
+        `by_kind` of every system of the tables) and `hidden.npz` (`id_N`, and `hidden_ND`, float16: of each post that
+        was fed the state of its prompt's last token). A post that cannot be fed counts, with nothing predicted, and is
         listed.
         """
         fed, test, kinds = self._test.fed, self._test.words, self._kinds
-        predictions = _answers(predictor, fed, TEST)
+        hidden: dict[int, np.ndarray] = {}  # by the post's number
+        predictions = _answers(predictor, fed, TEST, hidden.__setitem__)
         changed = {"pictures permuted": permute_pictures(fed), "texts blanked": blank_texts(fed)}
         changed = changed if self._config.ablations else {}
         by_input = {name: _answers(predictor, each, name) for name, each in changed.items()}
@@ -119,6 +122,7 @@ class Evaluation:
             write_predictions(workdir / "predictions" / f"{TEST}-{step}.jsonl", [*predictions, *self._test.unfed])
             _write_json(workdir / "results.json", scores[name])
             _write_json(workdir / "comparisons.json", {"scores": scores, "by_kind": by_kind})
+            _write_hidden(workdir / "hidden.npz", {predictions[number].id: hidden[number] for number in sorted(hidden)})
             print(headline(scores))
             if by_kind:
                 print(f"\nby what a keyphrase needs ({self._config.data.kinds}):\n{headline(by_kind)}")
@@ -165,11 +169,13 @@ def _records(split: Split, most: int) -> Reading:
     return Reading(len(split), split.__getitem__)[: most or None]
 
 
-def _answers(predictor: Predictor, records: Reading, name: str) -> list[Prediction]:
-    """The predictions, in the posts' order."""
+def _answers(
+    predictor: Predictor, records: Reading, name: str, state: Callable[[int, np.ndarray], None] = lambda *_: None
+) -> list[Prediction]:
+    """The predictions, in the posts' order; `state` as `Predictor.predict`."""
     with tqdm(total=len(records), unit="post", desc=name, dynamic_ncols=True, leave=name != VALID) as bar:
         found = []
-        for each in predictor.predict(records):
+        for each in predictor.predict(records, state=state):
             found.append(each)
             bar.update()
     return [prediction for _, prediction in sorted(found)]
@@ -226,6 +232,11 @@ def _told_of_unfed(unfed: Sequence[Prediction]) -> str:
 
 def _write_json(file: Path, content: Mapping) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_hidden(file: Path, state_of: Mapping[str, np.ndarray]) -> None:
+    """The states by their posts' ids; in half precision, as a norm has bounded them."""
+    np.savez(file, id_N=np.array(list(state_of), str), hidden_ND=np.array(list(state_of.values()), np.float16))
 
 
 def _print_samples(posts: Sequence[Words], predictions: Sequence[Prediction]) -> None:

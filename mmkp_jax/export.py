@@ -54,7 +54,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         print("not verified: torch is not installed")
     elif flags.verify:
         verdict = verify(step, opened, flags.out)
-        print(_told(verdict))
+        print(told(verdict))
         if not verdict.logits <= BOUND:
             what = f"transformers' logits differ from ours by {verdict.logits:.1e} of the largest, more than {BOUND:g}"
             raise InputError(what, str(flags.out), "do not use it, and report this")
@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status_of(run, arguments)
 
 
-def _told(verdict: "Verdict") -> str:
+def told(verdict: "Verdict") -> str:
+    """A verdict in two lines."""
     others = verdict.other_answers
     ids = ", ".join([*others[:SHOWN], *["…"] * (len(others) > SHOWN)])
     return (

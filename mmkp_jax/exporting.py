@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmkp_jax.data.examples import Recipe, tree_of
@@ -24,13 +23,14 @@ from mmkp_jax.evaluation.files import read_lines
 from mmkp_jax.evaluation.significance import RESAMPLES, intervals
 from mmkp_jax.evaluation.systems import read_system
 from mmkp_jax.feeding import Dataset, datasets_of
-from mmkp_jax.hf.card import CARD, Base, Data, Facts, Results, card_of, licence_of
+from mmkp_jax.hf.card import Base, Data, Facts, Results, card_of, licence_of
 from mmkp_jax.hf.export import Counts, export_folder
 from mmkp_jax.hf.folder import CONFIG, Folder, digests, open_folder, read_json
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import compact
 from mmkp_jax.hf.preprocessor import with_pixel_limits
 from mmkp_jax.hf.verify import our_logits, their_answers
+from mmkp_jax.hosts import is_writer
 from mmkp_jax.models.definition import Params, define, flatten
 from mmkp_jax.opening import Opened, checkpoint_of, open_base, open_model
 from mmkp_jax.optim import split_params
@@ -112,8 +112,9 @@ def note_base(workdir: Path, base: Folder) -> None:
         InputError: they are not.
     """
     check_base(workdir, base)
-    if jax.process_index() == 0:
-        _write(workdir / BASE, json.dumps(digests(base), indent=2) + "\n")
+    part = workdir / f"{BASE}.part"  # whole or not at all
+    part.write_text(json.dumps(digests(base), indent=2) + "\n", encoding="utf-8")
+    part.replace(workdir / BASE)
 
 
 def check_base(workdir: Path, base: Folder) -> None:
@@ -143,22 +144,16 @@ def _check_shapes(state: Path, base: Folder) -> None:
 
 
 def export_into_run(step: Step) -> None:
-    """Leaves a step as `export/{step}` in the work directory; what is there already only gets its card anew.
+    """Leaves a step as `export/{step}` in the work directory, in the place of what an earlier start left there.
 
-    So a run that goes on keeps what it exported. In a run of many processes all of them call this; the first writes.
+    Of several hosts all call this; one writes.
 
     Raises:
         InputError: as `export_folder`.
     """
     out = step.workdir / EXPORTS / str(step.number)
-    facts = facts_of(step)
-    if multihost_utils.broadcast_one_to_all(out.exists()):
-        if jax.process_index() == 0:
-            _write(out / CARD, card_of(facts))
-    else:
-        export(step, facts, out)
-    if jax.process_index() == 0:
-        print(f"exported: {out}")
+    _export(step, card_of(facts_of(step)) if is_writer() else "", out, replace=True)
+    print(f"exported: {out}")
 
 
 def export(step: Step, facts: Facts, out: Path) -> Counts:
@@ -167,9 +162,13 @@ def export(step: Step, facts: Facts, out: Path) -> Counts:
     Raises:
         InputError: as `export_folder`.
     """
+    return _export(step, card_of(facts), out)
+
+
+def _export(step: Step, card: str, out: Path, **options: bool) -> Counts:
     limits = step.config.data.min_pixels, step.config.data.max_pixels
     trained, frozen = split_params(step.params, step.config.freeze)
-    return export_folder(trained, frozen, step.base, out, pixels=limits, card=card_of(facts))
+    return export_folder(trained, frozen, step.base, out, pixels=limits, card=card, **options)
 
 
 def facts_of(step: Step, repo: str = "") -> Facts:
@@ -276,10 +275,3 @@ def _posts(split: Split, recipe: Recipe, posts: int) -> tuple[list[Record], list
             trees.append(tree_of(split[number], recipe, ("sft",)))
             records.append(split[number])
     return records, trees
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

@@ -142,11 +142,17 @@ class Predictor:
         posts = [read_post(str(n), text, image) for n, (text, image) in enumerate(zip(texts, images, strict=True))]
         return [prediction for _, prediction in sorted(self.predict(posts))]
 
-    def predict(self, rows: Rows, unfed: Callable[[Unfed], None] = lambda _: None) -> Iterator[tuple[int, Prediction]]:
+    def predict(
+        self,
+        rows: Rows,
+        unfed: Callable[[Unfed], None] = lambda _: None,
+        state: Callable[[int, np.ndarray], None] = lambda *_: None,
+    ) -> Iterator[tuple[int, Prediction]]:
         """(number, prediction) of every post, in the order in which their answers end.
 
         Args:
             unfed: is told of each post that could not be given to the model.
+            state: is told each other post's number and `decoding.generate.Answer.state_D`.
         """
         with ThreadPoolExecutor(READERS) as pool:
             posts = list(pool.map(lambda number: self._known(rows[number]), range(len(rows))))
@@ -170,12 +176,16 @@ class Predictor:
 
         yield from map(without_answer, list(lost))
         answers: dict[int, dict[int, list[int]]] = collections.defaultdict(dict)
-        for which, draw, tokens in self._generator(self._params, [posts[n].prompt for n in fed], load, self._draws):
-            number = fed[which]
-            answers[number][draw] = tokens
+        for each in self._generator(self._params, [posts[n].prompt for n in fed], load, self._draws):
+            number = fed[each.prompt]
+            answers[number][each.draw] = each.tokens
             if len(answers[number]) == self._draws:
                 drawn = [tokens for _, tokens in sorted(answers.pop(number).items())]
-                yield without_answer(number) if tokens is None else (number, self._prediction(posts[number], drawn))
+                if each.tokens is None:
+                    yield without_answer(number)
+                else:
+                    state(number, each.state_D)
+                    yield number, self._prediction(posts[number], drawn)
 
     def _known(self, row: Record | Reject) -> _Known:
         if isinstance(row, Reject):

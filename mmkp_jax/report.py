@@ -16,6 +16,7 @@ def parser() -> Parser:
     add("runs", type=Path, nargs="*", metavar="RUN", help="work directories of mmkp_jax.main, with the same test posts")
     add("--out", type=Path, metavar="FILE.html", help="required: the page")
     add("--data", type=Path, metavar="DIR", help="the dataset of the posts; by default the first run's")
+    add("--tsne", action="store_true", help="lay hidden states out by t-SNE instead of PCA; needs mmkp_jax[tsne]")
     return flags
 
 
@@ -29,7 +30,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         flags.error("--out=FILE.html is not given")
     if not parsed.out.parent.is_dir():  # told before the work, not after it
         raise InputError("there is no such folder", str(parsed.out.parent), "make it, or name another --out")
-    write_report(parsed.runs, parsed.out, parsed.data)
+    write_report(parsed.runs, parsed.out, parsed.data, by_tsne=parsed.tsne)
     print(f"written: {parsed.out}")
 
 

@@ -54,9 +54,10 @@ def main(folder: str, address: str = "", process: str = "") -> None:
             generator = Generator(
                 definition, mesh, slots=5, answer_tokens=12, stop_tokens=stop, dtype=jnp.float32, sampling=sampling
             )
-            answers = generator(params, prompts, load)
+            answers = list(generator(params, prompts, load))
             found[how] = {each.prompt: each.tokens for each in answers}
-        report[name] = found | {"loaded": sorted(loaded)}
+        states = {each.prompt: each.state_D.tolist() for each in answers if each.tokens is not None}
+        report[name] = {"answers": found, "states": states, "loaded": sorted(loaded)}
     print(json.dumps(report, sort_keys=True))
 
 

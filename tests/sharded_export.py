@@ -12,20 +12,21 @@ from ml_collections import ConfigDict
 from mmkp_jax.exporting import Step, export_into_run
 from mmkp_jax.hf.folder import CONFIG, open_folder, read_json
 from mmkp_jax.hf.load import load_params
+from mmkp_jax.hosts import join
 from mmkp_jax.models.definition import define
 from mmkp_jax.sharding import DEFAULT_RULES, make_mesh, param_shardings
 
 
 def main(workdir: Path, address: str, count: str, number: str) -> None:
     """Prints how many arrays have parts that this process cannot read."""
-    jax.distributed.initialize(address, int(count), int(number))
+    join(address, int(count), int(number))
     config = ConfigDict(read_json(workdir / CONFIG))
     base = open_folder(config.model.path)
     definition, mesh = define(base.config), make_mesh({"data": 1, "fsdp": -1, "tensor": 1})
     shardings = param_shardings(definition, mesh, DEFAULT_RULES)
     structs = jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), definition.shapes(), shardings)
     params = load_params(base, structs)
-    print("out of reach:", sum(not leaf.is_fully_addressable for leaf in jax.tree.leaves(params)))
+    print("out of reach:", sum(not leaf.is_fully_addressable for leaf in jax.tree.leaves(params)), file=sys.stderr)
     for _ in range(2):
         export_into_run(Step(workdir, config, base, 7, params))
 

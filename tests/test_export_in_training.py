@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ def base(tmp_path):
     return write_base(tmp_path / "base", tiny_config())
 
 
-def test_a_step_is_exported_once_and_its_card_told_anew(tmp_path, capsys):
+def test_a_step_is_exported_and_later_replaced(tmp_path, capsys):
     """The second time as at a run's end, when the step has been tested."""
     pocket, workdir = small_pocket(tmp_path), tmp_path / "run"
     write_run(workdir, pocket / "model", pocket / "dataset")
@@ -31,15 +32,41 @@ def test_a_step_is_exported_once_and_its_card_told_anew(tmp_path, capsys):
     export_into_run(step)
     out = workdir / "export" / str(STEP)
     assert capsys.readouterr().out == f"exported: {out}\n"
-    before = (out / "model.safetensors").stat()
+    weights = (out / "model.safetensors").read_bytes()
     assert "No scores" in (out / "README.md").read_text()
 
     write_predictions_of(workdir, pocket / "posts" / "test.jsonl")
     export_into_run(step)
-    after = (out / "model.safetensors").stat()
-    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert (out / "model.safetensors").read_bytes() == weights
     assert re.search(r"\| all \| 6 \| [\d.]+ \[", (out / "README.md").read_text())
     assert [file.name for file in (workdir / "export").iterdir()] == [out.name]
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from mmkp_jax.exporting import export_into_run, open_step
+
+step, _ = open_step(Path(sys.argv[1]), "latest")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+export_into_run(step)
+"""
+
+
+def test_an_earlier_export_stays_when_the_disk_is_full(tmp_path, base):
+    """Also one that had given way to the next when that was killed before it took the name."""
+    write_run(tmp_path / "run", base)
+    shutil.copytree(base, tmp_path / "run" / "export" / f".{STEP}.before")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "run")],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert "the export cannot be written (File too large); see to space" in done.stderr.splitlines()[-1]
+    (left,) = (tmp_path / "run" / "export").iterdir()
+    assert left.name == str(STEP) and (left / "README.md").read_bytes() == (base / "README.md").read_bytes()
 
 
 @pytest.mark.slow
@@ -60,6 +87,7 @@ def test_two_processes_export_together_what_neither_can_read_alone(tmp_path, bas
     assert all(int(re.search(r"out of reach: (\d+)", each)[1]) > 0 for each in said), said
     out = tmp_path / "run" / "export" / str(STEP)
     assert [each.count(f"exported: {out}") for each in said] == [2, 0], said
+    assert [file.name for file in out.parent.iterdir()] == [out.name]
     assert (out / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
 

@@ -8,6 +8,7 @@ its number in the text, whatever the slot and whenever it was filled. What lies 
 nothing; no query sees it.
 """
 
+import operator
 from typing import NamedTuple
 
 import jax
@@ -23,30 +24,41 @@ from mmkp_jax.ops.layout import ROW_AXES, over_rows
 from mmkp_jax.ops.splash import HEAD_AXIS
 
 
-class Cache(NamedTuple):
-    """Rotated keys, and values, of every layer: of slots, or of a prefill's rows.
+class Layer(NamedTuple):
+    """Rotated keys, and values, of one layer: of slots, or of a prefill's rows.
 
-    Keys and values are laid out so that neither product of attention has to transpose them.
+    They are laid out so that neither product of attention has to transpose them.
     """
 
-    key_LBKHS: jax.Array
-    value_LBKSH: jax.Array
+    key_BKHS: jax.Array
+    value_BKSH: jax.Array
+
+
+Cache = tuple[Layer, ...]
+"""Of every layer. Each has arrays of its own: out of one for all, a layer would be copied before it is read."""
 
 
 def empty_cache(definition: Definition, slots: int, places: int, dtype: jnp.dtype) -> Cache:
     """Slots that hold nothing yet."""
     config = definition.config
-    L, K, H = config.num_layers, config.num_kv_heads, config.head_dim
-    return _laid_out(Cache(jnp.zeros((L, slots, K, H, places), dtype), jnp.zeros((L, slots, K, places, H), dtype)))
+    K, H = config.num_kv_heads, config.head_dim
+    return tuple(
+        _laid_out(Layer(jnp.zeros((slots, K, H, places), dtype), jnp.zeros((slots, K, places, H), dtype)))
+        for _ in range(config.num_layers)
+    )
 
 
-def prefill(model: nnx.Module, trunks: Forest, dtype: jnp.dtype) -> Cache:
-    """Keys and values of a trunk a row: what training computes of it, the vision tower included."""
+def prefill(model: nnx.Module, trunks: Forest, dtype: jnp.dtype) -> Layer:
+    """Keys and values of a trunk a row: what training computes of it, the vision tower included.
+
+    Returns:
+        the layers as one, stacked: an axis [L] in front of each array.
+    """
     attend = BACKENDS[model.attention].forest(trunks.segment_BT, trunks.branch_BT)
     angle_RTI = mrope_angles(trunks.position_BT3, model.config)
     graph, stacked = nnx.split(model.decoder.layers)
 
-    def layer(x_RTD: jax.Array, state: nnx.State) -> tuple[jax.Array, Cache]:
+    def layer(x_RTD: jax.Array, state: nnx.State) -> tuple[jax.Array, Layer]:
         kept: list[jax.Array] = []
 
         def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -54,21 +66,22 @@ def prefill(model: nnx.Module, trunks: Forest, dtype: jnp.dtype) -> Cache:
             return attend(q, k, v)
 
         x_RTD = nnx.merge(graph, state)(x_RTD, angle_RTI, attend_and_keep)
-        return over_rows(x_RTD), Cache(*kept)
+        return over_rows(x_RTD), _laid_out(Layer(*kept))
 
-    _, cache = jax.lax.scan(layer, model.embed(trunks, model.visual(trunks, dtype)), stacked)
-    return _laid_out(cache)
+    return jax.lax.scan(layer, model.embed(trunks, model.visual(trunks, dtype)), stacked)[1]
 
 
-def insert(cache: Cache, trunks: Cache, row_M: jax.Array, slot_M: jax.Array) -> Cache:
+def insert(cache: Cache, trunks: Layer, row_M: jax.Array, slot_M: jax.Array) -> Cache:
     """Copies rows of a prefill into slots; a move into slot B, which there is not, is none."""
-    T = trunks.key_LBKHS.shape[-1]
-    return _laid_out(
-        Cache(
-            cache.key_LBKHS.at[:, slot_M, :, :, :T].set(trunks.key_LBKHS[:, row_M], mode="drop"),
-            cache.value_LBKSH.at[:, slot_M, :, :T].set(trunks.value_LBKSH[:, row_M], mode="drop"),
+    T = trunks.key_BKHS.shape[-1]
+
+    def moved(layer: Layer, key_RKHT: jax.Array, value_RKTH: jax.Array) -> Layer:
+        return Layer(
+            layer.key_BKHS.at[slot_M, :, :, :T].set(key_RKHT[row_M], mode="drop"),
+            layer.value_BKSH.at[slot_M, :, :T].set(value_RKTH[row_M], mode="drop"),
         )
-    )
+
+    return tuple(_laid_out(moved(layer, *(each[i] for each in trunks))) for i, layer in enumerate(cache))
 
 
 def extend(
@@ -84,28 +97,29 @@ def extend(
     Returns:
         The cache with these tokens in it, and their hidden states after the last norm, [B, D].
     """
-    L, B, *_, S = cache.key_LBKHS.shape
+    B, *_, S = cache[0].key_BKHS.shape
     slot_B, seen_BS = jnp.arange(B), jnp.arange(S) <= place_B[:, None]
     angle_B1I = mrope_angles(jnp.broadcast_to(position_B[:, None, None], (B, 1, 3)), model.config)
     x_B1D = over_rows(model.decoder.embedding[...][token_B][:, None].astype(dtype))
     graph, stacked = nnx.split(model.decoder.layers)
 
-    def layer(carry: tuple, of_layer: tuple) -> tuple[tuple, None]:
-        (x_B1D, cache), (state, i) = carry, of_layer
+    def layer(x_B1D: jax.Array, state: nnx.State, before: Layer) -> tuple[jax.Array, Layer]:
+        kept: list[Layer] = []
 
         def attend(q_B1NH: jax.Array, k_B1KH: jax.Array, v_B1KH: jax.Array) -> jax.Array:
-            nonlocal cache
-            cache = Cache(
-                cache.key_LBKHS.at[i, slot_B, :, :, place_B].set(k_B1KH[:, 0], mode="drop"),
-                cache.value_LBKSH.at[i, slot_B, :, place_B].set(v_B1KH[:, 0], mode="drop"),
-            )
-            return _attend(q_B1NH, cache.key_LBKHS[i], cache.value_LBKSH[i], seen_BS)
+            key_BKHS = before.key_BKHS.at[slot_B, :, :, place_B].set(k_B1KH[:, 0], mode="drop")
+            value_BKSH = before.value_BKSH.at[slot_B, :, place_B].set(v_B1KH[:, 0], mode="drop")
+            kept.append(_laid_out(Layer(key_BKHS, value_BKSH)))
+            return _attend(q_B1NH, key_BKHS, value_BKSH, seen_BS)
 
-        x_B1D = nnx.merge(graph, state)(x_B1D, angle_B1I, attend)
-        return (over_rows(x_B1D), cache), None
+        state, x_B1D = jax.lax.optimization_barrier((state, x_B1D))  # else all layers' weights are gathered at once
+        return over_rows(nnx.merge(graph, state)(x_B1D, angle_B1I, attend)), *kept
 
-    (x_B1D, cache), _ = jax.lax.scan(layer, (x_B1D, cache), (stacked, jnp.arange(L)))
-    return _laid_out(cache), model.decoder.norm(x_B1D)[:, 0]
+    extended = []
+    for i, before in enumerate(cache):
+        x_B1D, after = layer(x_B1D, jax.tree.map(operator.itemgetter(i), stacked), before)
+        extended.append(after)
+    return tuple(extended), model.decoder.norm(x_B1D)[:, 0]
 
 
 def _attend(q_B1NH: jax.Array, key_BKHS: jax.Array, value_BKSH: jax.Array, seen_BS: jax.Array) -> jax.Array:
@@ -120,9 +134,9 @@ def _attend(q_B1NH: jax.Array, key_BKHS: jax.Array, value_BKSH: jax.Array, seen_
     return jnp.einsum("bkgs,bksh->bkgh", share_BKGS, value_BKSH).reshape(B, 1, N, H)
 
 
-def _laid_out(cache: Cache) -> Cache:
+def _laid_out(layer: Layer) -> Layer:
     """Slots over the batch axes, heads over the tensor axis where it divides them."""
     mesh = jax.sharding.get_abstract_mesh()
-    divided = cache.key_LBKHS.shape[2] % mesh.shape[HEAD_AXIS] == 0
-    spec = PartitionSpec(None, ROW_AXES, HEAD_AXIS if divided else None)
-    return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, spec), cache)
+    divided = layer.key_BKHS.shape[1] % mesh.shape[HEAD_AXIS] == 0
+    spec = PartitionSpec(ROW_AXES, HEAD_AXIS if divided else None)
+    return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, spec), layer)

@@ -1,9 +1,9 @@
 """Answers to prompts, decoded in slots that are filled again as soon as their answer has ended.
 
-B slots, R rows of a prefill, K tokens between two looks, V vocabulary.
+B slots, R rows of a prefill, K tokens between two looks, V vocabulary, D model width.
 
-Every process of a run holds the same prompts and takes the same decisions from the same tokens, which are all that
-leaves the devices; each loads the pictures of its own rows only, and each comes to all answers.
+Every process of a run holds the same prompts and takes the same decisions from the same tokens, which leave the
+devices beside the prompts' states; each loads the pictures of its own rows only, and each comes to all answers.
 """
 
 import collections
@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mmkp_jax.data.forest import Forest, Tree
-from mmkp_jax.decoding.cache import Cache, empty_cache, extend, insert, prefill
+from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
+from mmkp_jax.decoding.cache import Cache, Layer, empty_cache, extend, insert, prefill
 from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks
 from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, name_number
 from mmkp_jax.models.definition import Definition, Params
@@ -45,6 +45,8 @@ class Answer(NamedTuple):
     """From 0."""
     tokens: list[int] | None
     """Without the stop token; None for a prompt that could not be loaded."""
+    state_D: np.ndarray | None = None
+    """float32: the hidden state of the prompt's last token after the last norm; None for such a prompt."""
 
 
 class Slots(NamedTuple):
@@ -91,14 +93,14 @@ class Generator:
         self._mesh, self._geometry = mesh, definition.geometry
         self._slots, self._answer_tokens, self._stop_tokens = slots, answer_tokens, frozenset(stop_tokens)
 
-        def filled(params: Params, trunks: Forest) -> tuple[Cache, jax.Array]:
+        def filled(params: Params, trunks: Forest) -> tuple[Layer, jax.Array]:
             there_R = jax.lax.with_sharding_constraint((trunks.segment_BT > 0).any(axis=1), PartitionSpec())
             return prefill(definition.bind(params), trunks, dtype), there_R
 
-        def decode(params: Params, cache: Cache, slots: Slots) -> tuple[Cache, jax.Array]:
+        def decode(params: Params, cache: Cache, slots: Slots) -> tuple[Cache, jax.Array, jax.Array]:
             model = definition.bind(params)
 
-            def one_more(carry: tuple[Cache, Slots], _: None) -> tuple[tuple[Cache, Slots], jax.Array]:
+            def one_more(carry: tuple[Cache, Slots], _: None) -> tuple[tuple[Cache, Slots], tuple]:
                 cache, at = carry
                 cache, hidden_BD = extend(model, cache, at.token_B, at.place_B, at.position_B, dtype)
                 logits_BV = jnp.einsum(
@@ -109,10 +111,11 @@ class Generator:
                 )
                 token_B = choose(logits_BV, sampling, at.name_B, at.draw_B, at.index_B)
                 following = Slots(token_B, at.place_B + 1, at.position_B + 1, at.name_B, at.draw_B, at.index_B + 1)
-                return (cache, following), token_B
+                return (cache, following), (token_B, hidden_BD)
 
-            (cache, _), token_KB = jax.lax.scan(one_more, (cache, slots), length=look_every)
-            return cache, jax.lax.with_sharding_constraint(token_KB, PartitionSpec())
+            (cache, _), (token_KB, hidden_KBD) = jax.lax.scan(one_more, (cache, slots), length=look_every)
+            told = token_KB, hidden_KBD[0].astype(jnp.float32)
+            return cache, *jax.lax.with_sharding_constraint(told, PartitionSpec())
 
         self._empty = jax.jit(
             lambda slots, places: empty_cache(definition, slots, places, dtype), static_argnums=(0, 1)
@@ -126,10 +129,7 @@ class Generator:
 
         Where the answers are few, slots are only as many as they need, rounded up to a power of two.
         """
-        shards = math.prod(self._mesh.shape[axis] for axis in ROW_AXES)
-        wanted = min(self._slots, 1 << (len(prompts) * draws - 1).bit_length())
-        slots = shards * -(-wanted // shards)
-        rows = shards * min(MOST_ROWS, -(-slots // shards // 4))
+        slots, rows = self._sizes(min(self._slots, 1 << (len(prompts) * draws - 1).bit_length()))
         batches = plan_batches(prompts, rows)
         places = max((batch.size.tokens for batch in batches), default=0) + self._answer_tokens
         table = _Table(prompts, slots, self._answer_tokens, self._stop_tokens)
@@ -149,8 +149,37 @@ class Generator:
                     cache = self._on_mesh(self._insert, cache, trunks, *table.seat(waiting, at_most=rows))
                 if not table.taken:
                     return
-                cache, token_KB = self._on_mesh(self._decode, params, cache, table.slots)
+                cache, token_KB, state_BD = self._on_mesh(self._decode, params, cache, table.slots)
+                table.note_states(state_BD)
                 yield from table.advance(np.asarray(token_KB))
+
+    def lower(self, params: Params, size: RowSize) -> dict[str, jax.stages.Lowered]:
+        """The programs for prompts of one size, ready to compile: nothing is computed or loaded.
+
+        Args:
+            params: their shapes and shardings.
+            size: of a prompt's row.
+        """
+        slots, rows = self._sizes(self._slots)
+        shards = NamedSharding(self._mesh, PartitionSpec(ROW_AXES))
+        trunks = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shards), empty_rows(rows, size, self._geometry)
+        )
+        places = size.tokens + self._answer_tokens
+        with jax.set_mesh(self._mesh):
+            empty = self._empty.lower(slots, places)
+            laid_out = empty.compile().output_shardings
+            cache = jax.tree.map(
+                lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), empty.out_info, laid_out
+            )
+            decode = self._decode.lower(params, cache, _Table([], slots, self._answer_tokens, frozenset()).slots)
+            return {"prefill": self._prefill.lower(params, trunks), "decode": decode}
+
+    def _sizes(self, wanted: int) -> tuple[int, int]:
+        """(slots, rows of a prefill) that the mesh divides."""
+        shards = math.prod(self._mesh.shape[axis] for axis in ROW_AXES)
+        slots = shards * -(-wanted // shards)
+        return slots, shards * min(MOST_ROWS, -(-slots // shards // 4))
 
     def _on_mesh(self, function: Callable, *args: Any) -> Any:
         with jax.set_mesh(self._mesh):  # not around a yield, or the caller would get it too
@@ -213,6 +242,13 @@ class _Table:
                 array[slot] = value
             self.taken[slot] = Answer(number, draw, [])
         return row_M, slot_M
+
+    def note_states(self, state_BD: jax.Array) -> None:
+        """Keeps those of the slots of which no token was decoded before: they are of a prompt's last token."""
+        begun = [slot for slot in self.taken if self.slots.index_B[slot] == 0]
+        if begun:  # else nothing need leave the devices
+            state_BD = np.asarray(state_BD)
+            self.taken |= {slot: self.taken[slot]._replace(state_D=state_BD[slot].copy()) for slot in begun}
 
     def advance(self, token_KB: np.ndarray) -> Iterator[Answer]:
         """Adds the tokens to the answers; frees the slots of those that have ended, and gives these out."""

@@ -23,6 +23,7 @@ from mmkp_jax.hf.folder import CONFIG, FETCHED, INDEX, WEIGHTS, Folder, Tensor, 
 from mmkp_jax.hf.load import BLOCK_BYTES, DTYPES, find_tensors, read
 from mmkp_jax.hf.names import NAMES, Published, compact, published_name, published_tensors
 from mmkp_jax.hf.preprocessor import with_pixel_limits
+from mmkp_jax.hosts import is_writer
 from mmkp_jax.models.definition import Params, flatten
 
 Make = Callable[[], np.ndarray]
@@ -36,19 +37,27 @@ class Counts(NamedTuple):
 
 
 def export_folder(
-    trained: Params, frozen: Params, base: Folder, out: Path, *, pixels: tuple[int, int], card: str
+    trained: Params,
+    frozen: Params,
+    base: Folder,
+    out: Path,
+    *,
+    pixels: tuple[int, int],
+    card: str,
+    replace: bool = False,
 ) -> Counts:
     """Writes the folder tensor by tensor; it appears whole or not at all.
 
-    In a run of many processes all of them call this; the first writes.
+    Of several hosts all call this; one writes.
 
     Args:
         trained: JAX arrays, sharded or not.
         frozen: the other parameters, only to see that the base is still what it was. Its files are what is copied.
         base: the folder that the run began with.
-        out: a folder that is not there yet, or is empty.
+        out: a folder that is not there yet, or is empty, unless it is to be replaced.
         pixels: the least and the most of a resized picture, as the run was fed.
         card: the text of the model card, which takes the place of the base's.
+        replace: whether the folder may be there; it gives way when the new one is whole.
 
     Raises:
         InputError: `out` is not empty or cannot be written, or the base is not, or no longer, what the run began with.
@@ -57,11 +66,12 @@ def export_folder(
     made = _made_anew(trained, frozen, base)
     weights = sorted({tensor.file for tensor in base.tensors.values()})
     counts = Counts(len(made), len(base.tensors) - len(made))
-    if jax.process_index():
+    if not is_writer():
         for file in weights:
             rewrite(file, Path(os.devnull), made)  # takes part in fetching each tensor
         return counts
-    check_out(out)
+    if not replace:
+        check_out(out)
     with _appearing(out) as unfinished:
         for file in base.path.iterdir():
             if _is_copied(file) and file.name not in settings:
@@ -182,12 +192,17 @@ def push(folder: Path, repo: str) -> str:
 def _appearing(out: Path) -> Iterator[Path]:
     """A folder beside `out` to write into, which takes its name in the end; nothing is left of a failure."""
     out = out.absolute()
-    unfinished = out.with_name(f".{out.name}.unfinished")
+    unfinished, before = out.with_name(f".{out.name}.unfinished"), out.with_name(f".{out.name}.before")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)  # a killed export's
         unfinished.mkdir(parents=True)
+        if before.exists() and not out.exists():  # killed between the two renamings below
+            os.replace(before, out)
         yield unfinished
+        if out.exists():
+            os.replace(out, before)
         os.replace(unfinished, out)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         what = f"the export cannot be written ({error.strerror or error})"
         raise InputError(what, str(out), "see to space and permissions") from None

@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,37 +63,6 @@ def records_of(parsed: argparse.Namespace, posts: Sequence[Post]) -> Records:
     return open_split(parsed.data, parsed.split)
 
 
-def _endpoint_flags(max_tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, options) of each."""
-    yield "base_url", {"metavar": "URL", "help": "of an OpenAI-compatible endpoint; mostly ends in /v1"}
-    yield "model", {"metavar": "NAME", "help": "as the endpoint names it"}
-    key_env = "of the environment: holds the key (%(default)s)"
-    yield "key_env", {"metavar": "VARIABLE", "default": "OPENAI_API_KEY", "help": key_env}
-    length = "most tokens of an answer (%(default)s)"
-    yield "max_tokens", {"type": int, "metavar": "N", "default": max_tokens, "help": length}
-    yield "temperature", {"type": float, "metavar": "F", "help": "of sampling (the endpoint's own)"}
-    extra = {"type": _object, "metavar": "JSON", "default": {}}
-    yield "extra_body", extra | {"help": "more fields of the request: '{\"top_p\": 0.9}'"}
-    yield "extra_headers", extra | {"help": "more headers; a value $NAME is taken from the environment"}
-    edge = "pixels a side, at most (%(default)s)"
-    yield "image_edge", {"type": int, "metavar": "N", "default": IMAGE_EDGE, "help": edge}
-    calls = "most calls at a time (%(default)s)"
-    yield "concurrency", {"type": int, "metavar": "N", "default": Limits.concurrency, "help": calls}
-    yield "rpm", {"type": int, "metavar": "N", "help": "most requests in any minute"}
-    yield "tpm", {"type": int, "metavar": "N", "help": "most tokens in any minute"}
-    seconds = "of a call (%(default)g)"
-    yield "timeout", {"type": float, "metavar": "SECONDS", "default": Limits.timeout, "help": seconds}
-    yield "attempts", {"type": int, "metavar": "N", "default": Limits.attempts, "help": "at a call (%(default)s)"}
-    yield "price_in", {"type": float, "metavar": "F", "help": "of a million tokens of prompts"}
-    yield "price_out", {"type": float, "metavar": "F", "help": "of a million tokens of answers"}
-    most = "stop before the answers in --store cost more than this in all"
-    yield "max_cost", {"type": float, "metavar": "F", "help": most}
-    store = "where every answer is kept, and taken from when it is there (beside --out)"
-    yield "store", {"type": Path, "metavar": "FILE", "help": store}
-    yield "retry_refused", {"action": "store_true", "help": "ask again what the endpoint refused to answer"}
-    yield "dry_run", {"action": "store_true", "help": "tell calls, tokens and price, show three prompts, call nobody"}
-
-
 def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, but: Collection[str] = ()) -> None:
     """Adds them, in a group of their own.
 
@@ -102,9 +71,41 @@ def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, but: Col
         but: names of flags that the command has already.
     """
     group = flags.add_argument_group("the endpoint")
-    for name, options in _endpoint_flags(max_tokens):
-        if name not in but:
-            group.add_argument(f"--{name}", **options)
+
+    def add(name: str, **options: Any) -> None:
+        if name.removeprefix("--") not in but:
+            group.add_argument(name, **options)
+
+    add("--base_url", metavar="URL", help="of an OpenAI-compatible endpoint; mostly ends in /v1")
+    add("--model", metavar="NAME", help="as the endpoint names it")
+    add(
+        "--key_env",
+        metavar="VARIABLE",
+        default="OPENAI_API_KEY",
+        help="of the environment: holds the key (%(default)s)",
+    )
+    add("--max_tokens", type=int, metavar="N", default=max_tokens, help="most tokens of an answer (%(default)s)")
+    add("--temperature", type=float, metavar="F", help="of sampling (the endpoint's own)")
+    add("--extra_body", type=_object, metavar="JSON", default={}, help="more fields of the request: '{\"top_p\": 0.9}'")
+    add(
+        "--extra_headers",
+        type=_object,
+        metavar="JSON",
+        default={},
+        help="more headers; a value $NAME is taken from the environment",
+    )
+    add("--image_edge", type=int, metavar="N", default=IMAGE_EDGE, help="pixels a side, at most (%(default)s)")
+    add("--concurrency", type=int, metavar="N", default=Limits.concurrency, help="most calls at a time (%(default)s)")
+    add("--rpm", type=int, metavar="N", help="most requests in any minute")
+    add("--tpm", type=int, metavar="N", help="most tokens in any minute")
+    add("--timeout", type=float, metavar="SECONDS", default=Limits.timeout, help="of a call (%(default)g)")
+    add("--attempts", type=int, metavar="N", default=Limits.attempts, help="at a call (%(default)s)")
+    add("--price_in", type=float, metavar="F", help="of a million tokens of prompts")
+    add("--price_out", type=float, metavar="F", help="of a million tokens of answers")
+    add("--max_cost", type=float, metavar="F", help="stop before the answers in --store cost more than this in all")
+    add("--store", type=Path, metavar="FILE", help="where every answer is kept, and looked for first (beside --out)")
+    add("--retry_refused", action="store_true", help="ask again what the endpoint refused to answer")
+    add("--dry_run", action="store_true", help="tell calls, tokens and price, show three prompts, call nobody")
 
 
 def check_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> None:
@@ -128,7 +129,9 @@ def refuse_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentPa
     Args:
         but: names of flags that mean something without one too.
     """
-    for name, _ in _endpoint_flags(0):
+    endpoints = argparse.ArgumentParser()
+    add_endpoint_flags(endpoints, 0)
+    for name in vars(endpoints.parse_args([])):
         if name not in but and getattr(parsed, name) != flags.get_default(name):
             flags.error(f"--{name} goes with --base_url")
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from mmkp_jax.data.forest import RowSize, Tree, plant
-from mmkp_jax.decoding.generate import Generator
+from mmkp_jax.decoding.generate import Answer, Generator
 from mmkp_jax.decoding.prompts import measure
 from mmkp_jax.decoding.sampling import Sampling
 from mmkp_jax.sharding import make_mesh
-from tests.parity import pair_of, pixel_values
+from tests.parity import BOUND, pair_of, relative_error, their_inputs
 from tests.tiny import tiny_config
 from tests.trees import random_tree
 
@@ -39,27 +39,38 @@ def untied(tmp_path_factory):
 
 
 @torch.no_grad()
-def theirs(model, tree, config, stop: list[int]) -> list[int]:
-    ids = torch.from_numpy(tree.prompt.astype(np.int64))[None]
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    inputs["mm_token_type_ids"] = (ids == config.image_token_id).int()
-    if tree.grids:
-        inputs["pixel_values"] = pixel_values(tree)
-        inputs["image_grid_thw"] = torch.tensor([(1, *grid) for grid in tree.grids])
+def theirs(model, tree, config, stop: list[int], answer_tokens: int = ANSWER_TOKENS) -> list[int]:
     model.model.rope_deltas = None
-    out = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False, eos_token_id=stop, pad_token_id=0)
-    answer = out[0, ids.shape[1] :].tolist()
+    inputs = prompt_inputs(tree, config)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    out = model.generate(**inputs, max_new_tokens=answer_tokens, do_sample=False, eos_token_id=stop, pad_token_id=0)
+    answer = out[0, len(tree.prompt) :].tolist()
     return answer[:-1] if answer[-1] in stop else answer
+
+
+@torch.no_grad()
+def their_state(model, tree, config) -> np.ndarray:
+    """Of the prompt's last token, after the last norm: [D]."""
+    model.model.rope_deltas = None
+    return model(**prompt_inputs(tree, config), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
+
+
+def prompt_inputs(tree, config) -> dict[str, torch.Tensor]:
+    return their_inputs(tree, np.zeros(1, np.int32), config)  # all of a target but its last token: nothing of it
 
 
 def answers(definition, params, trees, draws=1, names=None, **options):
     """Tokens by (prompt, draw)."""
+    found = decoded(definition, params, trees, draws, names, **options)
+    return {(each.prompt, each.draw): each.tokens for each in found}
+
+
+def decoded(definition, params, trees, draws=1, names=None, **options) -> list[Answer]:
     settings = dict(slots=4, answer_tokens=ANSWER_TOKENS, stop_tokens=(), dtype=jnp.float32) | options
     generator = Generator(definition, MESH, **settings)
     names = names or [str(number) for number in range(len(trees))]
     prompts = [measure(name, tree, definition.geometry) for name, tree in zip(names, trees, strict=True)]
-    found = generator(params, prompts, trees.__getitem__, draws)
-    return {(each.prompt, each.draw): each.tokens for each in found}
+    return list(generator(params, prompts, trees.__getitem__, draws))
 
 
 @pytest.mark.parametrize("which", ["pair", "untied"])
@@ -73,6 +84,17 @@ def test_answers_are_those_of_transformers(request, which):
     ours = answers(definition, params, trees, stop_tokens=stop, slots=2)
     assert [ours[i, 0] for i in range(len(trees))] == expected
     assert len({len(answer) for answer in expected}) > 2
+
+
+@pytest.mark.parametrize("which", ["pair", "untied"])
+def test_states_are_those_of_transformers_in_any_slot(request, which):
+    """With more prompts than slots, which answers of other lengths leave at other times, and two draws of each."""
+    model, definition, params = request.getfixturevalue(which)
+    trees = [random_tree(i, definition.config, **kind) for i, kind in enumerate(KINDS)]
+    found = decoded(definition, params, trees, draws=2, stop_tokens=range(0, 320, 11), slots=3, answer_tokens=9)
+    assert len(found) == 2 * len(KINDS) and len({len(each.tokens) for each in found}) > 1
+    for each in found:
+        assert relative_error(each.state_D, their_state(model, trees[each.prompt], definition.config)) < BOUND
 
 
 def test_answers_are_those_of_the_whole_text_computed_anew_for_every_token(pair):

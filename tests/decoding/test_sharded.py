@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.tiny import hf_model, tiny_config, write_tokenizer
@@ -44,10 +45,14 @@ def alone(folder):
 @pytest.mark.parametrize("mesh", ["8x1x1", "1x8x1", "2x2x2"])
 def test_a_mesh_answers_as_one_device_does(alone, mesh):
     """Token by token, greedy and sampled, with more slots than posts on one shard and fewer."""
-    expected = alone["1x1x1"]
-    assert alone[mesh] == expected
-    assert expected["greedy"]["4"] is None and sum(map(len, filter(None, expected["greedy"].values()))) > 40
+    expected, found = alone["1x1x1"], alone[mesh]
+    assert found["answers"] == expected["answers"] and found["loaded"] == expected["loaded"]
+    greedy = expected["answers"]["greedy"]
+    assert greedy["4"] is None and sum(map(len, filter(None, greedy.values()))) > 40
     assert expected["loaded"] == sorted(2 * list(range(13)))
+    assert found["states"].keys() == expected["states"].keys() == greedy.keys() - {"4"}
+    for prompt, state in found["states"].items():
+        np.testing.assert_allclose(state, expected["states"][prompt], rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -58,7 +63,7 @@ def test_two_processes_share_the_pictures_and_both_come_to_all_answers(alone, fo
     processes = [started(4, str(folder), address, str(number)) for number in range(2)]
     one, other = map(report_of, processes)
     for mesh in ("2x2x2", "1x8x1"):
-        for how in ("greedy", "sampled"):
-            assert one[mesh][how] == other[mesh][how] == alone["1x1x1"][how]
+        assert one[mesh]["answers"] == other[mesh]["answers"] == alone["1x1x1"]["answers"]
+        assert one[mesh]["states"] == other[mesh]["states"] and len(one[mesh]["states"]) == 12
         assert sorted(one[mesh]["loaded"] + other[mesh]["loaded"]) == alone["1x1x1"]["loaded"]
         assert one[mesh]["loaded"] and other[mesh]["loaded"]

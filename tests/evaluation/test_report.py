@@ -308,10 +308,29 @@ def test_two_directions_hold_all_variance_of_a_plane():
     rng = np.random.default_rng(1)
     plane_N2 = rng.normal(size=(30, 2)) * (5, 1)
     turned_ND = plane_N2 @ np.linalg.qr(rng.normal(size=(6, 6)))[0][:2] + 3
-    found_N2, explained = pca(turned_ND)
-    assert explained == pytest.approx(1)
+    found_N2, told = pca(turned_ND)
+    assert "100.00% of the variance" in told
     centred_N2 = plane_N2 - plane_N2.mean(axis=0)
     np.testing.assert_allclose(found_N2 @ found_N2.T, centred_N2 @ centred_N2.T, atol=1e-9)  # the same distances
+
+
+def test_tsne_keeps_clusters_apart_and_its_extra_is_named_where_it_is_missing(runs, tmp_path, capsys, monkeypatch):
+    posts = [("", (f"cluster {n % 5}",)) for n in range(60)]
+    run = write_run(tmp_path / "t", tmp_path / "gone", "sft", [["x"]] * 60, posts)
+    hidden_ND = np.random.default_rng(0).normal(size=(60, 8)) + 20 * np.eye(5, 8)[np.arange(60) % 5]
+    np.savez(run / "hidden.npz", id_N=np.array([f"test-{n}" for n in range(1, 61)]), hidden_ND=hidden_ND)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "sklearn.manifold", None)
+        assert main([str(run), "--tsne", f"--out={tmp_path / 'page.html'}"]) == 2
+    assert re.fullmatch(r".*mmkp_jax\[tsne\].*\n", capsys.readouterr().err) and not (tmp_path / "page.html").exists()
+    pytest.importorskip("sklearn")
+    assert main([str(run), "--tsne", f"--out={tmp_path / 'page.html'}"]) == 0
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "t-SNE, perplexity 20" in text
+    dots = re.findall(r'<circle class="(..)" cx="(.*?)" cy="(.*?)"', text)
+    at_N2, colour_N = np.array([dot[1:] for dot in dots], float), np.array([dot[0] for dot in dots])
+    distance_NN = np.linalg.norm(at_N2[:, None] - at_N2, axis=-1) + np.where(np.eye(60), np.inf, 0)
+    assert (colour_N[distance_NN.argmin(axis=1)] == colour_N).mean() > 0.95
 
 
 def test_a_long_curve_is_thinned_and_skips_what_is_not_finite():

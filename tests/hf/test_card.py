@@ -18,6 +18,7 @@ def snippets(card: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_snippet_predicts_what_we_predict(exported_pocket, monkeypatch, capsys):
     """As it stands in the card, on texts alone and on pictures, one of them lying on its side."""
     _, out = exported_pocket

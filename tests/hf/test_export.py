@@ -73,11 +73,13 @@ def inner_names(tensors):
     return {inside(name): array for name, array in tensors.items()}
 
 
-@pytest.mark.parametrize("published", [QWEN2_5_VL_3B, QWEN2_5_VL_7B], ids=["3b", "7b"])
-def test_import_then_export_gives_the_same_bytes_and_transformers_names(tmp_path, published):
+@pytest.mark.parametrize(
+    "published, nested", [(QWEN2_5_VL_3B, False), (QWEN2_5_VL_7B, True)], ids=["3b", "7b, config as transformers 5's"]
+)
+def test_import_then_export_gives_the_same_bytes_and_transformers_names(tmp_path, published, nested):
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    base = write_base(tmp_path / "base", narrow(published), max_shard_bytes=3 * 10**6)
+    base = write_base(tmp_path / "base", narrow(published), max_shard_bytes=3 * 10**6, nested=nested)
     assert len(list(base.glob("model-*.safetensors"))) > 1
     folder, params = load_float32(base)
     counts = export_folder(*split_params(params, FROZEN), folder, tmp_path / "out", **LIMITS)
@@ -294,6 +296,7 @@ def test_a_base_that_is_gone_or_another_one_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_transformers_says_what_our_model_says(exported_pocket):
     """On every post that can be fed; the run's own float32 numbers differ by what bf16 rounds away."""
     workdir, out = exported_pocket
@@ -303,6 +306,7 @@ def test_transformers_says_what_our_model_says(exported_pocket):
     assert 1e-4 < verdict.rounding / verdict.largest < 0.1
 
 
+@pytest.mark.slow
 def test_an_export_that_is_not_the_models_is_found_out(exported_pocket, tmp_path):
     workdir, out = exported_pocket
     spoilt = shutil.copytree(out, tmp_path / "out")

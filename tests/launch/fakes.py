@@ -55,8 +55,8 @@ class Fakes:
         line = [ROOT / "launch" / launcher, *arguments]
         return subprocess.run(line, env=self.environment(**variables), capture_output=True, text=True, timeout=240)
 
-    def popen(self, launcher: str, *arguments: str) -> subprocess.Popen:
+    def popen(self, launcher: str, *arguments: str, **variables: str) -> subprocess.Popen:
         """Starts it, in a process group of its own."""
         line = [ROOT / "launch" / launcher, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(line, env=self.environment(), start_new_session=True, **pipes)
+        return subprocess.Popen(line, env=self.environment(**variables), start_new_session=True, **pipes)

@@ -3,12 +3,14 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 
 from tests.launch.fakes import PROGRAM, ROOT
+from tests.small_pocket import command, environment, metrics, small_pocket
 
 SBATCH = """
 options = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
@@ -16,10 +18,11 @@ script = next(place for place, word in enumerate(words) if not word.startswith("
 tasks = int(options["nodes"]) * int(options["ntasks-per-node"])
 environment = os.environ | {{
     "SLURM_JOB_ID": {job!r}, "SLURM_NTASKS": str(tasks), "SLURM_CPUS_PER_TASK": options["cpus-per-task"],
-    "SLURM_RESTART_COUNT": "0",
 }}
 requeued = folder / "requeued"
-while True:
+for restart in range(100):
+    if restart:
+        environment["SLURM_RESTART_COUNT"] = str(restart)
     requeued.unlink(missing_ok=True)
     status = subprocess.run(["bash", *words[script:]], env=environment).returncode
     if not requeued.exists():
@@ -48,20 +51,35 @@ def slurm(fakes):
     return fakes
 
 
-def small_program(fakes) -> None:
-    """`python -m mmkp_jax.main` is tests/launch/sum_over_processes.py, where `python` is looked up on the path."""
-    program = str(ROOT / "tests/launch/sum_over_processes.py")
-    body = f'os.execv({sys.executable!r}, [{sys.executable!r}, *(words if "-c" in words else [{program!r}, *words])])'
-    fakes.make("python", body)
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory):
+    return small_pocket(tmp_path_factory.mktemp("launched"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["slurm.sh", "local.sh"])
-def test_two_processes_meet_and_go_on_after_they_saved(slurm, tmp_path, launcher):
-    small_program(slurm)
+def test_two_processes_train_and_go_on_after_one_was_told_to_stop(slurm, pocket, tmp_path, launcher):
+    slurm.make(
+        "python",
+        "if '-m' in words:\n    print(os.getpid(), file=open(folder / 'pids', 'a'))\n"
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, *words])",
+    )
+    workdir, pids = tmp_path / "run", slurm.folder / "pids"
+    sizes = ("global_batch_size=2", "mesh.fsdp=2", "total_steps=6", "eval_posts=2", "answer_tokens=1")
+    _, _, _, *program = command(pocket, *(f"--config.{size}" for size in sizes), f"--workdir={workdir}")
     many = ["--nodes=2", "--gpus=0"] if launcher == "slurm.sh" else ["--processes=2"]
-    done = slurm.run(launcher, *many, "--", PROGRAM[0], f"--workdir={tmp_path}", JAX_PLATFORMS="cpu")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "saved").read_text() == (tmp_path / "result").read_text() == "3.0 of 2"
+    variables = {name: environment()[name] for name in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    variables["JAX_COMPILATION_CACHE_DIR"] = str(pocket / "compiled")  # for both launchers
+    launched = slurm.popen(launcher, *many, "--", *program, **variables)
+    while not (workdir / "metrics.jsonl").exists() or len(metrics(workdir)) < 2:
+        assert launched.poll() is None, launched.communicate()
+        time.sleep(0.1)
+    os.kill(int(pids.read_text().split()[1]), signal.SIGTERM)
+    output, errors = launched.communicate(timeout=400)
+    assert launched.returncode == 0, errors[-3000:]
+    assert len(pids.read_text().split()) == 4
+    assert output.count("stopped, and saved, at step") == output.count("going on from step") == 1
+    assert [line["step"] for line in metrics(workdir)] == [*range(1, 7)] and (workdir / "results.json").exists()
 
 
 def test_what_slurm_is_asked_for(slurm):
@@ -71,7 +89,7 @@ def test_what_slurm_is_asked_for(slurm):
     sbatch, srun, *tasks = slurm.calls()
     size = ["--nodes=4", "--cpus-per-task=6", "--time=2-00:00:00", "--partition=gpu", "--account=lab"]
     gpus = ["--ntasks-per-node=2", "--gpus-per-node=2"]
-    assert sbatch == ["sbatch", *size, *gpus, "launch/slurm.sbatch", *PROGRAM]
+    assert sbatch == ["sbatch", *size, *gpus, "launch/slurm.sbatch", "50", *PROGRAM]
     command = ["python", "-m", "mmkp_jax.main", *PROGRAM]
     assert srun == ["srun", "--cpus-per-task=6", "--kill-on-bad-exit=0", *command]
     assert tasks == [command] * 8
@@ -82,6 +100,12 @@ def test_a_job_that_failed_is_not_requeued(slurm, status):
     slurm.make("python", f"sys.exit({status})")
     assert slurm.run("slurm.sh", "--gpus=0", "--", *PROGRAM).returncode == status
     assert "scontrol" not in [call[0] for call in slurm.calls()]
+
+
+def test_a_job_queues_again_as_often_as_it_may(slurm):
+    slurm.make("python", "sys.exit(75)")
+    assert slurm.run("slurm.sh", "--gpus=0", "--restarts=2", "--", *PROGRAM).returncode == 75
+    assert [call[0] for call in slurm.calls()] == ["sbatch", *["srun", "python", "scontrol"] * 2, "srun", "python"]
 
 
 def test_a_job_that_was_cancelled_stays_so(slurm):
@@ -97,6 +121,22 @@ def test_local_passes_the_status_of_its_processes_on(fakes, statuses, status):
     fakes.make("python", f"print(4711) if '-c' in words else sys.exit({statuses}[int(words[-1][-1])])")
     assert fakes.run("local.sh", "--processes=2", "--", *PROGRAM).returncode == status
     assert len(fakes.calls()) == 3
+
+
+def test_local_starts_again_as_often_as_it_may(fakes):
+    fakes.make("python", "sys.exit(75)")
+    done = fakes.run("local.sh", "--processes=1", "--port=4711", "--restarts=2", "--", *PROGRAM)
+    assert done.returncode == 75 and len(fakes.calls()) == 3
+
+
+def test_an_hour_of_work_starts_the_count_of_restarts_anew():
+    steps = "again a; again b; lasted=3600; again c; again d || echo last"
+    shell = ["bash", "-c", f"source launch/common.sh; restarts=2; {steps}; again e && echo more"]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True)
+    assert [line.rpartition("restart ")[2] for line in done.stderr.splitlines()] == [
+        *("1 of 2 in a row", "2 of 2 in a row", "1 of 2 in a row", "2 of 2 in a row"),
+        "2 of 2 in a row, the last",
+    ]
 
 
 def test_local_gives_each_process_its_number_and_gpu(fakes):

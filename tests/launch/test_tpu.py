@@ -86,7 +86,7 @@ def test_a_preemption_in_the_middle_asks_for_the_slices_again(gcloud, lost, stat
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == 0, done.stderr
     assert told(fakes) == ["create", "install", "run", "delete", "create", "install", "run"]
-    assert "the slices were lost; asking again, 1 of 10 times" in done.stderr
+    assert "the slices were lost; again, restart 1 of 10 in a row" in done.stderr
 
 
 def test_slices_that_are_lost_too_often_end_it(gcloud):
@@ -94,20 +94,28 @@ def test_slices_that_are_lost_too_often_end_it(gcloud):
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--restarts=2", "--delete", "--", *PROGRAM)
     assert done.returncode == 1
     assert told(fakes).count("create") == 3 and told(fakes)[-1] == "delete"
-    assert "the slices were lost 3 times: more than --restarts" in done.stderr
+    assert "the slices were lost; that was restart 2 of 2 in a row, the last" in done.stderr
 
 
 def test_a_run_that_was_stopped_and_saved_is_started_again(gcloud):
     fakes = gcloud(["ACTIVE"], [75, 75, 75, 0])
-    done = fakes.run("tpu.sh", "babysit", *ASKED, "--restarts=0", "--", *PROGRAM)
+    done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == 0
     assert told(fakes) == ["install", "run"] * 4
     ids = {call[-2].split()[5] for call in fakes.calls() if "host.sh run" in call[-2]}
     assert len(ids) == 4  # a host takes the same one for the same run
 
 
+def test_a_run_that_hangs_every_time_does_not_cost_money_for_ever(gcloud):
+    fakes = gcloud(["ACTIVE"], [75])
+    done = fakes.run("tpu.sh", "babysit", *ASKED, "--restarts=2", "--delete", "--", *PROGRAM)
+    assert done.returncode == 75
+    assert told(fakes) == [*["install", "run"] * 3, "delete"]
+    assert "the run ended with 75; that was restart 2 of 2 in a row, the last" in done.stderr
+
+
 def test_a_run_that_saved_before_its_slices_went_finds_new_ones(gcloud):
-    fakes = gcloud(["ABSENT", "ACTIVE", "SUSPENDING", "ABSENT", "ACTIVE"], [75, 0])
+    fakes = gcloud(["ABSENT", "ACTIVE", "SUSPENDING", "SUSPENDING", "ABSENT", "ACTIVE"], [75, 0])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == 0
     assert told(fakes) == ["create", "install", "run", "delete", "create", "install", "run"]
@@ -278,6 +286,6 @@ def test_a_run_that_was_killed_is_not_taken_for_done(host, tmp_path):
     run = host("run", "1", "bash", "-c", COUNTS.format(tmp_path / "started", up))
     wait_for(up)
     os.killpg(int((tmp_path / ".mmkp_jax/pid").read_text()), signal.SIGKILL)
-    assert run.wait(20) == 137
-    assert host("run", "1", "true").wait(20) == 137
+    assert run.wait(20) == 255
+    assert host("run", "1", "true").wait(20) == 255
     assert host("run", "2", "true").wait(20) == 0

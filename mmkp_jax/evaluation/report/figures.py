@@ -4,11 +4,12 @@ Legend: `N` posts, `D` model width, `S` steps.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import GROUPS
 from mmkp_jax.evaluation.report import paper
 from mmkp_jax.evaluation.report.runs import Run
@@ -41,6 +42,10 @@ GAMMA_AXIS = np.linspace(0, 1.5, 151)
 
 MOST_FREQUENT = 5
 """Keyphrases whose posts are drawn (the paper's Figure 3)."""
+
+
+PERPLEXITY = 30.0
+"""Of t-SNE; fewer for few posts."""
 
 
 class Clusters(NamedTuple):
@@ -116,12 +121,17 @@ def _losses(run: Run) -> tuple[Table, LineChart | None]:
     return Table(plain(run.name, 60), header, rows, notes), chart
 
 
-def clusters(runs: Sequence[Run]) -> list[Clusters]:
-    """The paper's Figure 3 of each run that kept hidden states: posts of the most frequent keyphrases, by PCA."""
-    return [_clusters(run) for run in runs if "hidden" in run.arrays]
+def clusters(runs: Sequence[Run], by_tsne: bool = False) -> list[Clusters]:
+    """The paper's Figure 3 of each run that kept hidden states: posts of the most frequent keyphrases, by PCA or t-SNE.
+
+    Raises:
+        InputError: t-SNE is asked for, and scikit-learn is not installed.
+    """
+    project = tsne if by_tsne else pca
+    return [_clusters(run, project) for run in runs if "hidden" in run.arrays]
 
 
-def _clusters(run: Run) -> Clusters:
+def _clusters(run: Run, project: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> Clusters:
     id_N, hidden_ND = run.arrays["hidden"].values()
     row_of = {str(each): row for row, each in enumerate(id_N) if np.isfinite(hidden_ND[row]).all()}
     phrases = [[phrase.lower() for phrase in answer.keyphrases] for answer in run.answers]
@@ -134,7 +144,7 @@ def _clusters(run: Run) -> Clusters:
             shown.append((answer.id, frequent[0]))
     if len(shown) < 3:
         return Clusters(run.name, [], [], "fewer than three posts carry one of the most frequent keyphrases")
-    point_N2, explained = pca(hidden_ND[[row_of[each] for each, _ in shown]])
+    point_N2, how = project(hidden_ND[[row_of[each] for each, _ in shown]])
     low_2, range_2 = point_N2.min(axis=0), np.ptp(point_N2, axis=0)
     range_2 = np.maximum(range_2, 1e-6 * range_2.max() or 1.0)  # no rounding blown up along an axis without variance
     at_N2 = (point_N2 - low_2) / range_2 * (WIDTH, HEIGHT)
@@ -142,12 +152,29 @@ def _clusters(run: Run) -> Clusters:
         Dot(float(x), float(HEIGHT - y), colour, f"{post}: {keyphrases[colour]}")
         for (x, y), (post, colour) in zip(at_N2, shown, strict=True)
     ]
-    told = f"{count(len(shown))} posts; the two axes hold {share(explained, 1)} of the variance"
-    return Clusters(run.name, dots, keyphrases, told)
+    return Clusters(run.name, dots, keyphrases, f"{count(len(shown))} posts; {how}")
 
 
-def pca(hidden_ND: np.ndarray) -> tuple[np.ndarray, float]:
-    """[N, 2]: the rows along the two directions of most variance; and the share of the variance along them."""
+def pca(hidden_ND: np.ndarray) -> tuple[np.ndarray, str]:
+    """[N, 2]: the rows along the two directions of most variance; and how much of the variance lies along them."""
     centred_ND = hidden_ND.astype(np.float64) - hidden_ND.mean(axis=0, dtype=np.float64)
     left_NK, size_K, _ = np.linalg.svd(centred_ND, full_matrices=False)
-    return left_NK[:, :2] * size_K[:2], float((size_K[:2] ** 2).sum() / max((size_K**2).sum(), 1e-300))
+    explained = float((size_K[:2] ** 2).sum() / max((size_K**2).sum(), 1e-300))
+    return left_NK[:, :2] * size_K[:2], f"PCA: the two axes hold {share(explained, 1)} of the variance"
+
+
+def tsne(hidden_ND: np.ndarray) -> tuple[np.ndarray, str]:
+    """[N, 2]: the rows by t-SNE (van der Maaten and Hinton, 2008), begun from their PCA; and its perplexity.
+
+    Raises:
+        InputError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError:
+        raise InputError(
+            "t-SNE needs scikit-learn", "--tsne", "pip install 'mmkp_jax[tsne]', or leave it out"
+        ) from None
+    perplexity = min(PERPLEXITY, (len(hidden_ND) - 1) / 3)
+    made = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(hidden_ND.astype(np.float32))
+    return made, f"t-SNE, perplexity {perplexity:.0f}: who is near whom counts, not how far apart clusters lie"

@@ -27,7 +27,7 @@ from mmkp_jax.pages.tables import count, plain
 HERE = Path(__file__).parent
 
 
-def write_report(runs: Sequence[Path], out: Path, data: Path | None = None) -> None:
+def write_report(runs: Sequence[Path], out: Path, data: Path | None = None, *, by_tsne: bool = False) -> None:
     """Writes one page of one run or of several side by side.
 
     Args:
@@ -35,20 +35,21 @@ def write_report(runs: Sequence[Path], out: Path, data: Path | None = None) -> N
         out: the page.
         data: the dataset of the posts; by default the one that the first run's config names. Where that one is gone,
             the page leaves out what needs it, and says so.
+        by_tsne: lay hidden states out by t-SNE instead of PCA.
 
     Raises:
         InputError: there is no such run, it has no predictions, runs are of other test posts, `data` does not hold
-            the posts, or `out` cannot be written.
+            the posts, t-SNE is asked for and scikit-learn not installed, or `out` cannot be written.
     """
     found = read_runs(runs)
-    page = _page(found, open_data(found, data))
+    page = _page(found, open_data(found, data), by_tsne)
     try:
         out.write_bytes(page.encode("utf-8", "replace"))  # outputs may hold half a character
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", str(out), "name a file that can be") from error
 
 
-def _page(runs: Sequence[Run], opened: Data | str) -> str:
+def _page(runs: Sequence[Run], opened: Data | str, by_tsne: bool) -> str:
     data = None if isinstance(opened, str) else opened
     scored = score_runs(runs, data)
     differences = compare_runs(scored)
@@ -73,7 +74,7 @@ def _page(runs: Sequence[Run], opened: Data | str) -> str:
         ],
         curves=figures.curves(runs),
         losses=figures.loss_tables(runs),
-        clusters=figures.clusters(runs),
+        clusters=figures.clusters(runs, by_tsne),
         lacking={each: [run.name for run in runs if each not in run.arrays] for each in ARRAYS},
         neighbours=_neighbours(runs, scored, data) if data else [],
         browser=Markup(as_json(browser(runs, scored, data))),

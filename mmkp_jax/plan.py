@@ -1,0 +1,95 @@
+"""What a config takes on machines that are not here: `python -m mmkp_jax.plan --config=FILE --topology=v5e:4x4`."""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+from mmkp_jax.commands import Parser, status_of
+from mmkp_jax.planning.compiling import Compiled, check_compiler
+from mmkp_jax.planning.estimate import estimate
+from mmkp_jax.planning.page import line, markdown, page
+from mmkp_jax.planning.search import compile_subject, fits, largest_row, what_fits
+from mmkp_jax.planning.subject import Subject, subject_of
+from mmkp_jax.planning.topologies import Topology, read_topology
+from mmkp_jax.settings import read_config
+
+EPILOG = (
+    "Topologies are chips and how they are joined: v5e:4x4, v6e:2x4, v5p:2x2x4, h100:8, h200:8, a100:8; *N for N "
+    "slices or machines: v5e:16x16*2, h100:8*4; cpu:8 for eight devices on this machine. Several, parted by commas, "
+    "make a line each. "
+    "The TPU compiler comes with the extra tpu, that of GPUs with cuda12."
+)
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    flags = Parser("plan", __doc__, epilog=EPILOG)
+    add = flags.add_argument
+    add("--config", metavar="FILE[:preset,…]", help="required: an experiment; --config.key=value overrides a field")
+    add("--topology", metavar="NAME[,NAME…]", help="required: the machines to compile for")
+    add("--price", type=_price, metavar="F", help="dollars a chip-hour: adds what the experiment costs")
+    return flags
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Plans as the flags say, printed."""
+    flags, overrides = _parse(arguments)
+    topologies = [read_topology(name) for name in flags.topology.split(",")]
+    for topology in topologies:  # told before the work, not after it
+        check_compiler(topology)
+    subject = subject_of(read_config(flags.config, overrides))
+    if len(topologies) == 1:
+        print(plan(subject, topologies[0], flags.price))
+    else:
+        print(markdown([plan_line(subject, topology, flags.price) for topology in topologies]))
+
+
+def plan(subject: Subject, topology: Topology, price: float | None = None) -> str:
+    """The page of a topology."""
+    outcome = compile_subject(subject, topology, decoding=True)
+    fit = fits(outcome, topology)
+    compiled = isinstance(outcome.programs["train"], Compiled)
+    return page(
+        subject,
+        topology,
+        outcome,
+        estimate(subject, topology, outcome) if compiled else None,
+        largest=largest_row(subject, topology, outcome) if fit and math.isfinite(topology.chip.memory) else None,
+        change=None if fit else what_fits(subject, topology),
+        price=price,
+    )
+
+
+def plan_line(subject: Subject, topology: Topology, price: float | None = None) -> dict[str, str]:
+    """The line of a topology; only the train step is compiled."""
+    outcome = compile_subject(subject, topology, decoding=False)
+    compiled = isinstance(outcome.programs["train"], Compiled)
+    found = estimate(subject, topology, outcome) if compiled else None
+    return line(subject.config.model.path.rpartition("/")[2], topology, outcome, found, price)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after one line on what was wrong."""
+    return status_of(run, arguments)
+
+
+def _price(text: str) -> float:
+    price = float(text)
+    if not 0 <= price < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no price")
+    return price
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and those that override fields of the config."""
+    flags = parser()
+    parsed, overrides = flags.parse_with_overrides(arguments)
+    for name in ("config", "topology"):
+        if not getattr(parsed, name):
+            flags.error(f"--{name} is not given")
+    return parsed, overrides
+
+
+if __name__ == "__main__":
+    sys.exit(main())

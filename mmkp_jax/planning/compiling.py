@@ -1,0 +1,134 @@
+"""Programs of a config, compiled for machines that are not here, each time in a process of its own.
+
+The compilers of TPUs and of GPUs get in each other's way, and both are set up by environment variables.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from mmkp_jax.data.forest import RowSize
+from mmkp_jax.errors import InputError
+from mmkp_jax.planning.child import REQUEST, RESULT
+from mmkp_jax.planning.hlo import Program, parse
+from mmkp_jax.planning.topologies import Topology
+
+COMPILERS = {
+    "tpu": (("libtpu",), ("tpu",)),
+    "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), ("cuda12", "cuda13")),
+}
+"""By platform: modules, any of which is its compiler, and the extras that install them."""
+
+ENVIRONMENT = {
+    "cpu": {"XLA_FLAGS": "--xla_force_host_platform_device_count={chips}"},
+    "tpu": {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_MIN_LOG_LEVEL": "3"},
+    "gpu": {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": "--xla_gpu_autotune_level=0"},
+}
+
+
+class Compiled(NamedTuple):
+    """A program that the compiler took; bytes a chip."""
+
+    arguments: float
+    temporaries: float
+    """Alive at once at most, beside the arguments."""
+    results: float
+    """That do not take the place of arguments."""
+    code: float
+    seconds: float
+    """To compile."""
+    program: Program
+
+    @property
+    def bytes(self) -> float:
+        """In all."""
+        return self.arguments + self.temporaries + self.results + self.code
+
+
+class Refused(NamedTuple):
+    """A program that the compiler did not take, mostly for want of memory."""
+
+    reason: str
+
+
+class Outcome(NamedTuple):
+    """Of compiling a config."""
+
+    state: Mapping[str, float]
+    """Bytes a chip of trainable and frozen parameters and of the optimizer's state."""
+    mesh: Mapping[str, int]
+    programs: Mapping[str, Compiled | Refused]
+    """train, and prefill and decode where they were asked for."""
+
+
+def check_compiler(topology: Topology) -> None:
+    """Raises InputError, with the extra to install, where a topology's compiler is not installed."""
+    modules, extras = COMPILERS.get(topology.chip.platform, ((), ()))
+    if modules and not any(map(importlib.util.find_spec, modules)):
+        what = f"the compiler for {topology.chip.name} is not installed ({' or '.join(modules)})"
+        raise InputError(what, f"--topology={topology.name}", f"pip install -e '.[{extras[0]}]'")
+
+
+def compile_config(
+    config: ConfigDict, published: Mapping[str, Any], where: str, topology: Topology, prompt: RowSize | None = None
+) -> Outcome:
+    """Compiles a config's train step and, for prompts of a size, prefill and decode.
+
+    Args:
+        published: the model's `config.json`, read at `where`.
+        prompt: the size of a prompt's row; None leaves decoding out.
+
+    Raises:
+        InputError: the compiler is not installed, or the config cannot be used on this topology.
+    """
+    check_compiler(topology)
+    request = {
+        "config": config.to_dict(),
+        "published": published,
+        "where": where,
+        "topology": topology.name,
+        "prompt": vars(prompt) if prompt else None,
+    }
+    with tempfile.TemporaryDirectory(prefix="mmkp_plan_") as name:
+        folder = Path(name)
+        (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
+        environment = {"JAX_PLATFORMS": "cpu", **ENVIRONMENT[topology.chip.platform]}
+        result = _run_child(folder, {name: text.format(chips=topology.chips) for name, text in environment.items()})
+        if "error" in result:
+            raise InputError(*result["error"])
+        programs = {name: _outcome(each, folder / f"{name}.hlo") for name, each in result["programs"].items()}
+    return Outcome(result["state"], result["mesh"], programs)
+
+
+def _run_child(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "mmkp_jax.planning.child", str(folder)]
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True, check=False
+    )
+    if not (folder / RESULT).is_file():
+        last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing was said")
+        raise InputError(f"the compiler died ({last.strip()})", "plan", "try again with more memory to hand")
+    return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+
+
+def _outcome(result: Mapping[str, Any], text: Path) -> Compiled | Refused:
+    if "refused" in result:
+        return Refused(result["refused"])
+    return Compiled(
+        arguments=result["argument"],
+        temporaries=result["temp"],
+        results=result["output"] - result["alias"],
+        code=result["generated_code"],
+        seconds=result["seconds"],
+        program=parse(text.read_text(encoding="utf-8")),
+    )

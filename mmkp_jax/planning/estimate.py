@@ -1,0 +1,119 @@
+"""What compiling told, in a person's terms: how long a step takes at best, and what that comes to."""
+
+import math
+from typing import NamedTuple
+
+from mmkp_jax.flops import Flops, step_flops, work_of_slots
+from mmkp_jax.planning.collectives import Collective, collectives
+from mmkp_jax.planning.compiling import Compiled, Outcome
+from mmkp_jax.planning.counts import Counts, count
+from mmkp_jax.planning.subject import Subject
+from mmkp_jax.planning.topologies import Topology
+
+
+class Estimate(NamedTuple):
+    """Of a train step that compiles; times in seconds."""
+
+    flops: dict[str, Flops]
+    """That the posts of a step need, over all chips; what MFU counts."""
+    computed: float
+    """By a chip: with padding, and what is computed again."""
+    counts: Counts
+    """By the compiled program's text, on a chip."""
+    collectives: list[Collective]
+    products: float
+    memory: float
+    links: float
+    network: float
+    posts: float
+    """A step."""
+    steps: int
+    chips: int
+    peak: float
+    """Floating-point operations a second, of all chips."""
+
+    @property
+    def best(self) -> float:
+        """Where products, memory and links overlap wholly, each at its published rate."""
+        return max(self.products, self.memory, self.links, self.network)
+
+    @property
+    def worst(self) -> float:
+        """Where nothing overlaps, each still at its published rate."""
+        return self.products + self.memory + self.links + self.network
+
+    @property
+    def mfu(self) -> float:
+        """At best."""
+        return sum(part.total for part in self.flops.values()) / (self.best * self.peak)
+
+    def hours(self, seconds: float) -> float:
+        """Of all steps at so many seconds each."""
+        return self.steps * seconds / 3600
+
+
+def estimate(subject: Subject, topology: Topology, outcome: Outcome) -> Estimate:
+    """A roofline of the train step, which must have compiled."""
+    config, chip = subject.config, topology.chip
+    train = outcome.programs["train"]
+    assert isinstance(train, Compiled)
+    rows = config.global_batch_size
+    chips = _used(outcome)
+    share = true_share(subject)
+    counts = count(train.program, share)
+    sent = collectives(train.program, chips=chips, slices=topology.slices, true_share=share)
+    between = sum(each.between_slices for each in sent)
+    work = subject.load.work.times(rows)
+    in_kernels = _attention(subject, rows) / chips if counts.kernels else 0.0
+    computed = counts.flops + in_kernels
+    return Estimate(
+        flops=step_flops(subject.definition, config.freeze, work),
+        computed=computed,
+        counts=counts,
+        collectives=sent,
+        products=_seconds(computed, chip.flops),
+        memory=_seconds(counts.bytes, chip.bandwidth),
+        links=_seconds(sum(each.bytes for each in sent) - between, chip.link),
+        network=_seconds(between, chip.network),
+        posts=subject.load.posts * rows,
+        steps=subject.load.steps,
+        chips=chips,
+        peak=chips * chip.flops,
+    )
+
+
+def true_share(subject: Subject) -> float:
+    """Of the tower's layers, those that see whole pictures: its one conditional is true there."""
+    tower = subject.definition.config.vision
+    return sum(layer < tower.depth for layer in tower.full_attention_layers) / tower.depth
+
+
+def slots_flops(subject: Subject) -> float:
+    """Of a step over all slots, padding and repetitions included, by the formula; to hold `Counts.flops` against."""
+    config, tower = subject.config, subject.definition.config.vision
+    size = subject.row
+    work = work_of_slots(size, config.global_batch_size, tile_size=tower.tile_size, merge=tower.merge_size)
+    return _total(step_flops(subject.definition, config.freeze, work, remat=config.remat))
+
+
+def _attention(subject: Subject, rows: int) -> float:
+    """What kernels compute of attention, over all chips: they skip what no token may see."""
+    config = subject.config
+    work = subject.load.work.times(rows)
+    without = work._replace(token_pairs=0.0, picture_pairs=0.0)
+    with_it, less = (
+        _total(step_flops(subject.definition, config.freeze, each, remat=config.remat)) for each in (work, without)
+    )
+    return with_it - less
+
+
+def _seconds(amount: float, rate: float) -> float:
+    return amount / rate if rate else math.nan
+
+
+def _total(flops: dict[str, Flops]) -> float:
+    return sum(part.total for part in flops.values())
+
+
+def _used(outcome: Outcome) -> int:
+    return math.prod(outcome.mesh.values())

@@ -1,0 +1,118 @@
+"""What would fit: the largest row of a config that does, and what to change of one that does not. Few compilations."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mmkp_jax.data.forest import RowSize
+from mmkp_jax.planning.compiling import Compiled, Outcome, compile_config
+from mmkp_jax.planning.subject import Subject
+from mmkp_jax.planning.topologies import Topology
+
+STEPS = 4
+"""Row sizes are tried in such parts of the config's row."""
+
+LARGEST = 4
+"""Times the config's row; nothing larger is tried."""
+
+TRIES = 3
+"""Compilations that look for the largest row."""
+
+
+class Change(NamedTuple):
+    """What to set, as flags, and how much memory it takes then (bytes a chip)."""
+
+    flags: tuple[str, ...]
+    bytes: float
+
+
+def fits(outcome: Outcome, topology: Topology) -> bool:
+    """Whether every program compiled, and has room."""
+    return all(isinstance(each, Compiled) and each.bytes <= topology.chip.memory for each in outcome.programs.values())
+
+
+def compile_subject(subject: Subject, topology: Topology, *, decoding: bool) -> Outcome:
+    """Compiles the train step and, if wanted, prefill and decode for the longest prompts.
+
+    Raises:
+        InputError: see `compile_config`.
+    """
+    prompt = subject.prompt if decoding else None
+    return compile_config(subject.config, subject.published, subject.where, topology, prompt)
+
+
+def largest_row(subject: Subject, topology: Topology, outcome: Outcome) -> RowSize:
+    """The largest row that compiles into memory, of at most `LARGEST` times the config's, which does."""
+    best, too_large = STEPS, LARGEST * STEPS + 1
+    known = {STEPS: outcome.programs["train"]}
+    for _ in range(TRIES):
+        quarters = min(max(_guess(known, outcome, topology), best + 1), too_large - 1)
+        if quarters <= best:
+            break
+        tried = compile_subject(subject.but(row=vars(scaled(subject.row, quarters))), topology, decoding=False)
+        known[quarters] = tried.programs["train"]
+        if fits(tried, topology):
+            best = quarters
+        else:
+            too_large = quarters
+    return scaled(subject.row, best)
+
+
+def _guess(known: dict[int, object], outcome: Outcome, topology: Topology) -> int:
+    """The size at which memory would be full: what grows, grows evenly, or as the two largest known sizes tell."""
+    measured = sorted((size, each.bytes) for size, each in known.items() if isinstance(each, Compiled))
+    fixed = sum(outcome.state.values()) + outcome.state["trainable"]  # with the gradients
+    size, full = measured[-1]
+    if len(measured) > 1:
+        before, less = measured[-2]
+        slope = (full - less) / (size - before)
+    else:
+        slope = (full - fixed) / size
+    guess = math.floor(size + (topology.chip.memory - full) / max(slope, 1.0))
+    refused = [each for each, program in known.items() if not isinstance(program, Compiled)]
+    return min(guess, (size + min(refused)) // 2) if refused else guess
+
+
+def scaled(row: RowSize, quarters: int) -> RowSize:
+    """The row with every kind of slot so many parts of `STEPS` as many; in whole 128s where it was."""
+
+    def slots(n: int) -> int:
+        unit = 128 if n % 128 == 0 else 16 if n % 16 == 0 else 1
+        return -(-n * quarters // (STEPS * unit)) * unit
+
+    return RowSize(**{name: slots(n) for name, n in dataclasses.asdict(row).items()})
+
+
+def what_fits(subject: Subject, topology: Topology) -> Change | None:
+    """The first of a few changes, each on top of those before it, that fits; None where none does."""
+    for flags, changed in _changes(subject, topology):
+        outcome = compile_subject(changed, topology, decoding=False)
+        if fits(outcome, topology):
+            return Change(flags, outcome.programs["train"].bytes)
+    return None
+
+
+def _changes(subject: Subject, topology: Topology) -> Iterator[tuple[tuple[str, ...], Subject]]:
+    config = subject.config
+    flags: list[str] = []
+
+    def with_flags(*more: str, **fields: object) -> tuple[tuple[str, ...], Subject]:
+        nonlocal subject
+        flags.extend(f"--config.{each}" for each in more)
+        subject = subject.but(**fields)
+        return tuple(flags), subject
+
+    if not config.remat:
+        yield with_flags("remat=True", remat=True)
+    shards = topology.chips // max(config.mesh.tensor, 1)
+    micro_batches = config.global_batch_size // shards
+    if micro_batches > config.accumulation_steps:
+        yield with_flags(f"accumulation_steps={micro_batches}", accumulation_steps=micro_batches)
+    if config.mesh.data > topology.slices:
+        mesh = {"data": topology.slices, "fsdp": -1}
+        yield with_flags(*(f"mesh.{axis}={size}" for axis, size in mesh.items()), mesh=mesh)
+    if config.moments_dtype == "float32":
+        yield with_flags("moments_dtype=bfloat16", moments_dtype="bfloat16")
+    row = {name: n for name, n in vars(scaled(subject.row, STEPS // 2)).items() if name != "examples"}
+    yield with_flags(*(f"row.{name}={n}" for name, n in row.items()), row=row)

@@ -1,0 +1,153 @@
+"""Machines by name: `v5e:4x4`, `v5p:2x2x4`, `v6e:16x16*2` (two slices), `h100:8`, `h100:8*4` (four machines of eight).
+
+`cpu:8` is this machine, as eight devices: to try a mesh without any compiler but the one that is here. It has no rates.
+
+Figures of a chip are those that its maker publishes, for dense bfloat16 products. Sources:
+
+TPU: cloud.google.com/tpu/docs/{v5e,v6e,v5p}, "system architecture": peak compute, HBM bandwidth, bidirectional
+interconnect a chip (half of it each way here), data center network a pod divided by its chips. Memory is what its
+compiler hands out, as its error for a program that is too large tells (libtpu 0.0.42): less than the HBM.
+
+GPU: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM: TFLOPS without sparsity, memory, NVLink in all (half
+of it each way here); between machines, the 400 Gb/s (A100: 200 Gb/s) a GPU of DGX and HGX systems.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+from mmkp_jax.errors import InputError, nearest
+
+GiB = 1 << 30
+
+GPU_SHARE = 0.95
+"""Of a GPU's memory, what JAX can be given; by default it takes 0.75 (`XLA_PYTHON_CLIENT_MEM_FRACTION`)."""
+
+MACHINE = 8
+"""GPUs that NVLink joins."""
+
+
+class Chip(NamedTuple):
+    """A kind of accelerator; rates are a second, links one way."""
+
+    name: str
+    platform: str
+    """As JAX names it."""
+    memory: float
+    """Bytes that a program can have."""
+    flops: float
+    bandwidth: float
+    """Bytes of main memory."""
+    link: float
+    """Bytes to other chips of the slice or machine."""
+    network: float
+    """Bytes to other slices or machines."""
+
+
+class Gpu(NamedTuple):
+    """What XLA must be told of a GPU that is not there, beside `Chip`."""
+
+    device: str
+    compute_capability: int
+    multiprocessors: int
+    fpus: int
+    """Of a multiprocessor."""
+    clock_ghz: float
+    shared_memory: tuple[int, int]
+    """Of a multiprocessor, and that a block can have of it; bytes."""
+    l2_cache: int
+    memory: int
+    """Bytes in all."""
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("cpu", "cpu", math.inf, *[0.0] * 4),
+        Chip("v5e", "tpu", 15.75 * GiB, 197e12, 819e9, 200e9, 3.1e9),
+        Chip("v6e", "tpu", 31.25 * GiB, 918e12, 1638e9, 400e9, 12.5e9),
+        Chip("v5p", "tpu", 95.74 * GiB, 459e12, 2765e9, 600e9, 6.25e9),
+        Chip("a100", "gpu", GPU_SHARE * 85_100_068_864, 312e12, 2039e9, 300e9, 25e9),
+        Chip("h100", "gpu", GPU_SHARE * 84_942_979_072, 989e12, 3352e9, 450e9, 50e9),
+        Chip("h200", "gpu", GPU_SHARE * 151_397_597_184, 989e12, 4800e9, 450e9, 50e9),
+    )
+}
+
+GPUS = {
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 8, 108, 64, 1.41, (167_936, 166_912), 41_943_040, 85_100_068_864),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", 9, 132, 128, 1.98, (233_472, 232_448), 52_428_800, 84_942_979_072),
+    "h200": Gpu("NVIDIA H200 141GB HBM3e", 9, 132, 128, 1.98, (233_472, 232_448), 52_428_800, 151_397_597_184),
+}
+
+
+class Topology(NamedTuple):
+    """Chips, and how they are joined."""
+
+    name: str
+    chip: Chip
+    layout: str
+    """Of a slice: 4x4, say; of a machine, its GPUs."""
+    slices: int
+    """Of GPUs: machines."""
+
+    @property
+    def chips(self) -> int:
+        """In all."""
+        return self.slices * math.prod(map(int, self.layout.split("x")))
+
+
+def read_topology(name: str) -> Topology:
+    """The machines that a name stands for.
+
+    Raises:
+        InputError: there are no such.
+    """
+    where = f"--topology={name}"
+    kind, _, rest = name.partition(":")
+    if kind not in CHIPS:
+        raise InputError(f"unknown chip {kind!r}{nearest(kind, CHIPS)}", where, f"use one of {', '.join(CHIPS)}")
+    chip = CHIPS[kind]
+    form = r"\d+x\d+(?:x\d+)?" if chip.platform == "tpu" else r"\d+"
+    found = re.fullmatch(rf"({form})(?:\*(\d+))?", rest)
+    example = _tpu_example(kind) if chip.platform == "tpu" else f"{kind}:8, or {kind}:8*2 for two machines"
+    if not found or "0" in (found[1][0], (found[2] or "1")[0]):
+        raise InputError(f"{rest!r} is no layout of its chips", where, f"write it as {example}")
+    topology = Topology(name, chip, found[1], int(found[2] or 1))
+    if chip.platform == "gpu" and int(topology.layout) > MACHINE:
+        raise InputError(f"a machine has {MACHINE} GPUs at most", where, f"write it as {example}")
+    return topology
+
+
+def _tpu_example(kind: str) -> str:
+    layout = "2x2x4" if kind == "v5p" else "4x4"
+    return f"{kind}:{layout}, or {kind}:{layout}*2 for two slices"
+
+
+def gpu_description(kind: str) -> str:
+    """XLA's text of a GPU: a GpuTargetConfigProto."""
+    gpu = GPUS[kind]
+    return f"""
+gpu_device_info {{
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: {gpu.shared_memory[0]}
+  shared_memory_per_block_optin: {gpu.shared_memory[1]}
+  threads_per_core_limit: 2048
+  core_count: {gpu.multiprocessors}
+  fpus_per_core: {gpu.fpus}
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: {CHIPS[kind].bandwidth:.0f}
+  l2_cache_size: {gpu.l2_cache}
+  clock_rate_ghz: {gpu.clock_ghz}
+  device_memory_size: {gpu.memory}
+  cuda_compute_capability {{ major: {gpu.compute_capability} }}
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+device_description_str: "{gpu.device}"
+"""

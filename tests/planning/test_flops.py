@@ -1,0 +1,113 @@
+"""FLOPs against a count by hand, against XLA's own, and against the text of compiled steps."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from mmkp_jax.assembly import plan_training
+from mmkp_jax.data.forest import Forest, RowSize
+from mmkp_jax.flops import PARTS, step_flops, tree_pairs, work_of, work_of_slots
+from mmkp_jax.models.definition import define_from
+from mmkp_jax.models.qwen2_5_vl import Qwen2_5_VL
+from mmkp_jax.models.qwen2_5_vl_config import Qwen2_5_VLConfig
+from mmkp_jax.ops.attention import forest_mask, same_segment_mask
+from mmkp_jax.optim import FROZEN_BY_DEFAULT
+from mmkp_jax.planning.counts import count
+from mmkp_jax.planning.hlo import parse
+from tests.test_assembly import ROWS, experiment
+from tests.tiny import hf_config_dict, tiny_config
+from tests.trees import forest_of
+
+CONFIG = tiny_config()
+DEFINITION = define_from(Qwen2_5_VL, CONFIG)
+FOREST = Forest(*map(np.asarray, forest_of(ROWS, CONFIG)))
+TOWER = CONFIG.vision
+
+
+def by_hand() -> dict[str, float]:
+    """A forward pass over `FOREST`, matrix by matrix, pairs counted in the masks that attention uses."""
+    tokens, patches = int((FOREST.segment_BT > 0).sum()), int((FOREST.image_BP > 0).sum())
+    merged, labels = int((FOREST.merged_BT >= 0).sum()), int(FOREST.weight_BM.sum())
+    D, F, N, K, H = 64, 96, 4, 2, 16  # width, hidden, heads, key-value heads, head width: as tiny_config has them
+    real_BT = FOREST.segment_BT > 0
+    both_BTT = real_BT[:, :, None] & real_BT[:, None, :]
+    token_pairs = int((np.asarray(forest_mask(FOREST.segment_BT, FOREST.branch_BT)) & both_BTT).sum())
+    real_BP = FOREST.image_BP > 0
+    picture_pairs = int(
+        (np.asarray(same_segment_mask(FOREST.image_BP)) & real_BP[:, :, None] & real_BP[:, None, :]).sum()
+    )
+    window_pairs = sum(int(n) ** 2 for n in FOREST.window_BW.ravel())
+    d, f = 32, 48  # of the tower, 4 layers of which 2 see whole pictures
+    tower = 2 * patches * (3 * 14 * 14 * d)
+    tower += 4 * 2 * patches * (3 * d * d + d * d + 3 * d * f)
+    tower += 2 * (2 * 2 * d * picture_pairs) + 2 * (2 * 2 * d * window_pairs)
+    layers = 3 * 2 * tokens * (D * N * H + 2 * D * K * H + N * H * D + 3 * D * F) + 3 * 4 * N * H * token_pairs
+    return {
+        "vision tower": tower,
+        "merger": 2 * merged * (4 * d * 4 * d + 4 * d * D),
+        "decoder": layers,
+        "head": 2 * labels * D * 320,
+    }
+
+
+def test_a_step_is_what_it_is_by_hand_and_what_is_frozen_counts_forwards_only():
+    flops, hand = step_flops(DEFINITION, FROZEN_BY_DEFAULT, work_of(FOREST)), by_hand()
+    for part in PARTS:
+        assert flops[part].forward == pytest.approx(hand[part], rel=1e-12), part
+    assert flops["vision tower"].backward == 0
+    for part in ("merger", "decoder", "head"):
+        assert flops[part].backward == pytest.approx(2 * hand[part], rel=1e-12), part
+
+
+def test_without_a_frozen_tower_only_the_pictures_get_no_gradient():
+    flops, hand = step_flops(DEFINITION, (), work_of(FOREST)), by_hand()
+    patches = int((FOREST.image_BP > 0).sum())
+    embedding = 2 * patches * 3 * 14 * 14 * 32
+    assert flops["vision tower"].backward == pytest.approx(2 * hand["vision tower"] - embedding, rel=1e-12)
+
+
+def test_a_frozen_decoder_still_passes_gradients_to_the_merger():
+    flops = step_flops(DEFINITION, (*FROZEN_BY_DEFAULT, "decoder"), work_of(FOREST))
+    pairs = 3 * 4 * 64 * work_of(FOREST).token_pairs
+    assert flops["decoder"].backward == pytest.approx(flops["decoder"].forward + pairs, rel=1e-12)
+    assert flops["head"].backward == flops["head"].forward
+
+
+def test_pairs_of_trees_are_those_of_the_mask():
+    segment_BT = np.ones((1, 9), np.int32)
+    branch_BT = np.array([[0, 0, 0, 0, 2, 2, 2, 1, 1]], np.int32)
+    assert tree_pairs(4, 2, 3) == np.asarray(forest_mask(segment_BT, branch_BT)).sum()
+
+
+def compiled_step(model: Qwen2_5_VLConfig, forest: Forest, remat: bool | None) -> tuple[jax.stages.Compiled, float]:
+    """A train step on one device, and the formula's count of all its slots."""
+    config = experiment(compute_dtype="float32", remat=bool(remat), global_batch_size=len(forest.token_BT))
+    plan = plan_training(config, hf_config_dict(model), devices=jax.devices()[:1])
+    batch = Forest(*(jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for a in forest))
+    size = RowSize(*(a.shape[1] for a in (forest.token_BT, forest.image_BP, forest.window_BW, forest.label_BM)), 1)
+    work = work_of_slots(size, len(forest.token_BT), tile_size=model.vision.tile_size, merge=model.vision.merge_size)
+    flops = step_flops(plan.definition, config.freeze, work, remat=remat)
+    with jax.set_mesh(plan.mesh):
+        return plan.step.lower(plan.state, batch).compile(), sum(part.total for part in flops.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_compiled_step_computes_all_slots_and_with_remat_the_layers_again(remat, monkeypatch):
+    monkeypatch.setattr("mmkp_jax.ops.cross_entropy.BLOCK", 160)  # two blocks: logits of one would be kept after all
+    compiled, formula = compiled_step(CONFIG, FOREST, remat)
+    assert count(parse(compiled.as_text()), true_share=0.5).flops == pytest.approx(formula, rel=0.01)
+
+
+@pytest.mark.slow
+def test_xlas_own_count_of_a_step_without_loops_is_the_formulas():
+    """Layers that are wide, so that products are nearly all of it; one of each, as XLA counts a loop's body once."""
+    tower = dataclasses.replace(
+        TOWER, depth=1, hidden_size=256, intermediate_size=512, out_hidden_size=512, full_attention_layers=(0,)
+    )
+    wide = dict(hidden_size=512, intermediate_size=2048, num_heads=4, mrope_section=(16, 24, 24))
+    model = tiny_config(num_layers=1, vision=tower, **wide)
+    compiled, formula = compiled_step(model, FOREST, remat=None)
+    assert formula <= compiled.cost_analysis()["flops"] <= 1.05 * formula
