@@ -56,7 +56,7 @@ def plan(subject: Subject, topology: Topology, price: float | None = None) -> st
         outcome,
         estimate(subject, topology, outcome) if compiled else None,
         largest=largest_row(subject, topology, outcome) if fit and math.isfinite(topology.chip.memory) else None,
-        change=None if fit else what_fits(subject, topology),
+        change=None if fit else what_fits(subject, topology, outcome),
         price=price,
     )
 

@@ -1,20 +1,25 @@
 """The mesh changes where numbers live, not what they are; and where each parameter lives can be read in a file."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import pytest
 from jax.sharding import AxisType
 
+from configs import dyncot
+from configs.presets import MESHES
 from mmkp_jax.errors import InputError
-from mmkp_jax.models.definition import define_from
+from mmkp_jax.models.definition import define_from, flatten
 from mmkp_jax.models.qwen2_5_vl import Qwen2_5_VL
 from mmkp_jax.models.qwen2_5_vl_config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
-from mmkp_jax.sharding import MESH_AXES, check_rules, describe, make_mesh
+from mmkp_jax.optim import split_params
+from mmkp_jax.sharding import MESH_AXES, check_rules, describe, make_mesh, param_shardings
 from tests.tiny import hf_model, tiny_config, write_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -75,6 +80,55 @@ def test_the_sharding_of_every_parameter_stands_in_the_golden_file(name, config,
     if os.environ.get("MMKP_UPDATE_GOLDEN"):
         file.write_text(text)
     assert text == file.read_text()
+
+
+def test_what_every_mesh_preset_keeps_on_a_chip_stands_in_the_golden_file():
+    """Parameters and optimizer of both models; to accept a change, as above."""
+    lines = [f"{'mesh':10} {'model':4} {'data x fsdp x tensor':22} {'rows':>5} {'micro-batches':>14} {'GB a chip':>10}"]
+    for name in MESHES:
+        for model, config in (("3b", QWEN2_5_VL_3B), ("7b", QWEN2_5_VL_7B)):
+            c = dyncot.get_config(f"model=qwen2_5_vl_{model},mesh={name}")
+            sizes = tuple(8 if c.mesh[axis] == -1 else c.mesh[axis] for axis in MESH_AXES)
+            mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+            definition = define_from(Qwen2_5_VL, config)
+            local = jax.tree.map(
+                lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)),
+                definition.shapes(),
+                param_shardings(definition, mesh, c.sharding_rules),
+            )
+            trained, frozen = (sum(flatten(part).values()) for part in split_params(local, c.freeze))
+            kept = (4 + 8) * trained + 2 * frozen
+            by = " x ".join(map(str, sizes))
+            rows = f"{c.global_batch_size:>5} {c.accumulation_steps:>14}"
+            lines.append(f"{name:10} {model:4} {by:22} {rows} {kept / 1e9:>10.3f}")
+    text, file = "\n".join(lines) + "\n", GOLDEN / "presets.txt"
+    if os.environ.get("MMKP_UPDATE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_rows_of_every_mesh_preset_divide_over_its_chips():
+    for name in MESHES:
+        c = dyncot.get_config(f"model=qwen2_5_vl_3b,mesh={name}")
+        shards = c.mesh.data * (8 if c.mesh.fsdp == -1 else c.mesh.fsdp)
+        assert c.global_batch_size % (c.accumulation_steps * shards) == 0, name
+
+
+class InASlice(NamedTuple):
+    """As much of a TPU as a mesh asks for."""
+
+    id: int
+    slice_index: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    process_index: int = 0
+
+
+def test_data_divides_slices_first_and_a_mesh_across_them_is_one_line():
+    devices = [InASlice(n, n // 4) for n in range(8)]
+    with pytest.raises(InputError) as error:
+        make_mesh({"data": 1, "fsdp": -1}, devices)
+    assert str(error.value).startswith("config.mesh.data: 1 does not divide into 2 slices; make it a multiple of them")
 
 
 @pytest.mark.parametrize(

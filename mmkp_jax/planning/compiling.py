@@ -115,9 +115,11 @@ def _run_child(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True, check=False
     )
-    if not (folder / RESULT).is_file():
-        last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing was said")
-        raise InputError(f"the compiler died ({last.strip()})", "plan", "try again with more memory to hand")
+    if done.returncode < 0:
+        what = f"the process that compiles was ended by signal {-done.returncode}"
+        raise InputError(what, "plan", "give it more memory, or smaller rows")
+    if done.returncode:
+        raise RuntimeError(f"the process that compiles failed:\n{done.stderr[-4000:]}")
     return json.loads((folder / RESULT).read_text(encoding="utf-8"))
 
 

@@ -1,10 +1,11 @@
 """What a compiled program does on one chip: floating-point operations of its products, and bytes of main memory."""
 
-import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import NamedTuple
+
+import numpy as np
 
 from mmkp_jax.planning.hlo import Array, Computation, Instruction, Program, Run
 
@@ -66,15 +67,9 @@ def _convolution(instruction: Instruction, image: Array, kernel: Array) -> float
     spatial = sorted(each for each in kernel_labels if each.isdigit())
     places = 1
     for axis in spatial:
-        axis_of = [
-            array.shape[names.index(axis)]
-            for array, names in (
-                (image, image_labels),
-                (kernel, kernel_labels),
-                (instruction.arrays[0], out_labels),
-            )
-        ]
-        places *= _places(*axis_of, **_window(window[1] if window else "", int(axis)))
+        arrays = ((image, image_labels), (kernel, kernel_labels), (instruction.arrays[0], out_labels))
+        sizes = [array.shape[names.index(axis)] for array, names in arrays]
+        places *= _places(*sizes, **_window(window[1] if window else "", int(axis)))
     batch = instruction.arrays[0].shape[out_labels.index("b")]
     features = instruction.arrays[0].shape[out_labels.index("f")]
     depth = kernel.shape[kernel_labels.index("i")]  # of a group, where features are grouped
@@ -99,12 +94,8 @@ def _window(text: str, axis: int) -> dict[str, int]:
 
 def _places(image: int, kernel: int, out: int, *, stride: int, before: int, spread: int, gap: int) -> int:
     """How many (output, kernel) places along an axis fall on a number of the image."""
-    wide = (image - 1) * spread + 1
-    found = 0
-    for of_kernel, of_out in itertools.product(range(kernel), range(out)):
-        at = of_out * stride - before + of_kernel * gap
-        found += 0 <= at < wide and at % spread == 0
-    return found
+    at = np.arange(out)[:, None] * stride - before + np.arange(kernel) * gap
+    return int(np.count_nonzero((at >= 0) & (at <= (image - 1) * spread) & (at % spread == 0)))
 
 
 def _bytes(program: Program, run: Run) -> float:
@@ -175,10 +166,10 @@ def _behind_bitcasts(instruction: Instruction, inner: Computation) -> Instructio
     return instruction
 
 
-def _stored(arrays: "list[Array] | tuple[Array, ...]") -> float:
+def _stored(arrays: Iterable[Array]) -> float:
     return sum(array.bytes for array in arrays if array.in_main_memory)
 
 
-def _numbers(text: str, pattern: str, convert: Callable[[str], int] = int) -> list[int]:
+def _numbers(text: str, pattern: str) -> list[int]:
     found = re.search(pattern, text)
-    return [convert(each) for each in found[1].split(",") if each] if found else []
+    return [int(each) for each in found[1].split(",") if each] if found else []

@@ -3,7 +3,12 @@
 import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
+from mmkp_jax.assembly import dtype_of
 from mmkp_jax.flops import Flops, step_flops, work_of_slots
+from mmkp_jax.models.definition import flatten
+from mmkp_jax.optim import split_params
 from mmkp_jax.planning.collectives import Collective, collectives
 from mmkp_jax.planning.compiling import Compiled, Outcome
 from mmkp_jax.planning.counts import Counts, count
@@ -80,6 +85,17 @@ def estimate(subject: Subject, topology: Topology, outcome: Outcome) -> Estimate
         chips=chips,
         peak=chips * chip.flops,
     )
+
+
+def kept_activations(subject: Subject, outcome: Outcome) -> float:
+    """Bytes a chip of the layers' inputs that wait for the backward pass, with `config.remat`."""
+    config, model = subject.config, subject.definition.config
+    rows = config.global_batch_size / config.accumulation_steps / outcome.mesh["data"] / outcome.mesh["fsdp"]
+    each = jnp.dtype(dtype_of(config, "compute_dtype")).itemsize
+    trained, _ = split_params(subject.definition.shapes(), config.freeze)
+    tower = any(path.startswith("visual.blocks") for path in flatten(trained))
+    patches = tower * model.vision.depth * model.vision.hidden_size * config.row.patches
+    return each * rows * (model.num_layers * model.hidden_size * config.row.tokens + patches)
 
 
 def true_share(subject: Subject) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.planning.compiling import Compiled, Outcome, Refused
-from mmkp_jax.planning.estimate import Estimate, slots_flops
+from mmkp_jax.planning.estimate import Estimate, kept_activations, slots_flops
 from mmkp_jax.planning.search import Change, fits
 from mmkp_jax.planning.subject import Subject
 from mmkp_jax.planning.topologies import GPU_SHARE, Topology
@@ -71,7 +71,7 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
 def _head(subject: Subject, topology: Topology, outcome: Outcome) -> str:
     config, mesh = subject.config, outcome.mesh
     used = math.prod(mesh.values())
-    slices = f" in {topology.slices} slices" if topology.slices > 1 else ""
+    slices = f" in {topology.slices} {_parts(topology)}" if topology.slices > 1 else ""
     seconds = ", ".join(
         f"{name} in {each.seconds:.0f} s" for name, each in outcome.programs.items() if isinstance(each, Compiled)
     )
@@ -123,27 +123,28 @@ def _fit(subject: Subject, topology: Topology, outcome: Outcome, largest: RowSiz
 
 def _memory(subject: Subject, outcome: Outcome) -> str:
     state, config = outcome.state, subject.config
-    columns = {name: each for name, each in outcome.programs.items() if isinstance(each, Compiled)}
-    lines = [f"{'memory a chip, GB':<44}" + "".join(f"{name:>10}" for name in columns)]
-
-    def add(name: str, values: Sequence[float | None]) -> None:
-        lines.append(f"  {name:<42}" + "".join(f"{'–' if v is None else f'{v / GB:.3f}':>10}" for v in values))
-
-    params = state["trainable"] + state["frozen"]
-    trained = [name == "train" for name in columns]
-    add("parameters that train (float32)", [state["trainable"]] * len(columns))
-    add(f"parameters that do not ({config.frozen_dtype})", [state["frozen"]] * len(columns))
-    add(f"optimizer's moments ({config.moments_dtype})", [state["optimizer"] if train else None for train in trained])
-    add(
-        "rows, or cache and prompts",
-        [
-            max(each.arguments - params - train * state["optimizer"], 0)
-            for each, train in zip(columns.values(), trained, strict=True)
-        ],
-    )
-    add("gradients, activations, temporaries", [each.temporaries for each in columns.values()])
-    add("results and program", [each.results + each.code for each in columns.values()])
-    add("in all", [each.bytes for each in columns.values()])
+    programs = {name: each for name, each in outcome.programs.items() if isinstance(each, Compiled)}
+    trains = {name: name == "train" for name in programs}
+    kept = kept_activations(subject, outcome) if config.remat else 0.0
+    kinds: dict[str, dict[str, float]] = {name: {} for name in programs}
+    for name, each in programs.items():
+        moments = state["optimizer"] * trains[name]
+        waiting = (state["trainable"] + kept) * trains[name]
+        kinds[name] = {
+            "parameters that train (float32)": state["trainable"],
+            f"parameters that do not ({config.frozen_dtype})": state["frozen"],
+            f"optimizer's moments ({config.moments_dtype})": moments,
+            "rows, or cache and prompts": max(each.arguments - state["trainable"] - state["frozen"] - moments, 0.0),
+            "gradients (float32)": state["trainable"] * trains[name],
+            "layers' inputs, for the backward pass": kept * trains[name],
+            "other temporaries": max(each.temporaries - waiting, 0.0),
+            "results and program": each.results + each.code,
+            "in all": each.bytes,
+        }
+    lines = [f"{'memory a chip, GB':<44}" + "".join(f"{name:>10}" for name in programs)]
+    for kind in next(iter(kinds.values()), {}):
+        cells = (kinds[name][kind] for name in programs)
+        lines.append(f"  {kind:<42}" + "".join(f"{n / GB:>10.3f}" if n else f"{'–':>10}" for n in cells))
     return "\n".join(lines)
 
 
@@ -167,10 +168,10 @@ def _sent(found: Estimate, topology: Topology) -> str:
         return "collectives: none"
     between = topology.slices > 1
     head = f"{'collectives a step':<34}{'times':>10}{'GB a chip':>12}"
-    lines = [head + (f"{'between slices':>16}" if between else "")]
+    lines = [head + (f"{'between ' + _parts(topology):>18}" if between else "")]
     for each in found.collectives:
         cells = f"  {each.kind:<32}{each.times:>10,.0f}{each.bytes / GB:>12.3f}"
-        lines.append(cells + (f"{each.between_slices / GB:>16.3f}" if between else ""))
+        lines.append(cells + (f"{each.between_slices / GB:>18.3f}" if between else ""))
     return "\n".join(lines)
 
 
@@ -199,10 +200,15 @@ def _time(found: Estimate, topology: Topology, price: float | None) -> str:
     )
 
 
+def _parts(topology: Topology) -> str:
+    """What the network joins."""
+    return "slices" if topology.chip.platform == "tpu" else "machines"
+
+
 def _dollars(found: Estimate, price: float) -> str:
     low, high = (found.hours(seconds) * found.chips * price for seconds in (found.best, found.worst))
     return f"${low:,.2f}–{high:,.2f}"
 
 
 def _range(low: float, high: float, digits: int = 2) -> str:
-    return f"{low:,.{digits}f}–{high:,.{digits}f}"
+    return "–" if math.isnan(low) else f"{low:,.{digits}f}–{high:,.{digits}f}"

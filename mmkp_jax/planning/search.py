@@ -6,18 +6,23 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmkp_jax.data.forest import RowSize
-from mmkp_jax.planning.compiling import Compiled, Outcome, compile_config
+from mmkp_jax.ops.splash import LANES
+from mmkp_jax.planning.compiling import Compiled, Outcome, Refused, compile_config
 from mmkp_jax.planning.subject import Subject
 from mmkp_jax.planning.topologies import Topology
 
 STEPS = 4
-"""Row sizes are tried in such parts of the config's row."""
+"""Row sizes are tried in quarters of the config's row."""
 
 LARGEST = 4
 """Times the config's row; nothing larger is tried."""
 
 TRIES = 3
 """Compilations that look for the largest row."""
+
+
+Known = dict[int, Compiled | Refused]
+"""Train steps by the size of their rows, in quarters."""
 
 
 class Change(NamedTuple):
@@ -45,7 +50,7 @@ def compile_subject(subject: Subject, topology: Topology, *, decoding: bool) -> 
 def largest_row(subject: Subject, topology: Topology, outcome: Outcome) -> RowSize:
     """The largest row that compiles into memory, of at most `LARGEST` times the config's, which does."""
     best, too_large = STEPS, LARGEST * STEPS + 1
-    known = {STEPS: outcome.programs["train"]}
+    known: Known = {STEPS: outcome.programs["train"]}
     for _ in range(TRIES):
         quarters = min(max(_guess(known, outcome, topology), best + 1), too_large - 1)
         if quarters <= best:
@@ -59,7 +64,7 @@ def largest_row(subject: Subject, topology: Topology, outcome: Outcome) -> RowSi
     return scaled(subject.row, best)
 
 
-def _guess(known: dict[int, object], outcome: Outcome, topology: Topology) -> int:
+def _guess(known: Known, outcome: Outcome, topology: Topology) -> int:
     """The size at which memory would be full: what grows, grows evenly, or as the two largest known sizes tell."""
     measured = sorted((size, each.bytes) for size, each in known.items() if isinstance(each, Compiled))
     fixed = sum(outcome.state.values()) + outcome.state["trainable"]  # with the gradients
@@ -75,29 +80,41 @@ def _guess(known: dict[int, object], outcome: Outcome, topology: Topology) -> in
 
 
 def scaled(row: RowSize, quarters: int) -> RowSize:
-    """The row with every kind of slot so many parts of `STEPS` as many; in whole 128s where it was."""
+    """The row with so many quarters of every kind of slot, rounded up to as much of a power of two as it had."""
 
     def slots(n: int) -> int:
-        unit = 128 if n % 128 == 0 else 16 if n % 16 == 0 else 1
+        unit = math.gcd(n, LANES)
         return -(-n * quarters // (STEPS * unit)) * unit
 
     return RowSize(**{name: slots(n) for name, n in dataclasses.asdict(row).items()})
 
 
-def what_fits(subject: Subject, topology: Topology) -> Change | None:
+def what_fits(subject: Subject, topology: Topology, outcome: Outcome) -> Change | None:
     """The first of a few changes, each on top of those before it, that fits; None where none does."""
-    for flags, changed in _changes(subject, topology):
-        outcome = compile_subject(changed, topology, decoding=False)
-        if fits(outcome, topology):
-            return Change(flags, outcome.programs["train"].bytes)
+    train = outcome.programs["train"]
+    decoding = isinstance(train, Compiled) and train.bytes <= topology.chip.memory  # and so it is that which does not
+    for flags, changed in _smaller_evaluation(subject) if decoding else _changes(subject, topology, outcome):
+        tried = compile_subject(changed, topology, decoding=decoding)
+        if fits(tried, topology):
+            return Change(flags, max(program.bytes for program in tried.programs.values()))
     return None
 
 
-def _changes(subject: Subject, topology: Topology) -> Iterator[tuple[tuple[str, ...], Subject]]:
+Changed = tuple[tuple[str, ...], Subject]
+"""Flags, and what they make of it."""
+
+
+def _smaller_evaluation(subject: Subject) -> Iterator[Changed]:
+    for answers in (subject.config.eval_batch_size // 2, subject.config.eval_batch_size // 4):
+        if answers:
+            yield (f"--config.eval_batch_size={answers}",), subject.but(eval_batch_size=answers)
+
+
+def _changes(subject: Subject, topology: Topology, outcome: Outcome) -> Iterator[Changed]:
     config = subject.config
     flags: list[str] = []
 
-    def with_flags(*more: str, **fields: object) -> tuple[tuple[str, ...], Subject]:
+    def with_flags(*more: str, **fields: object) -> Changed:
         nonlocal subject
         flags.extend(f"--config.{each}" for each in more)
         subject = subject.but(**fields)
@@ -105,8 +122,7 @@ def _changes(subject: Subject, topology: Topology) -> Iterator[tuple[tuple[str, 
 
     if not config.remat:
         yield with_flags("remat=True", remat=True)
-    shards = topology.chips // max(config.mesh.tensor, 1)
-    micro_batches = config.global_batch_size // shards
+    micro_batches = config.global_batch_size // (outcome.mesh["data"] * outcome.mesh["fsdp"])
     if micro_batches > config.accumulation_steps:
         yield with_flags(f"accumulation_steps={micro_batches}", accumulation_steps=micro_batches)
     if config.mesh.data > topology.slices:

@@ -1,0 +1,50 @@
+"""The real models on machines that are not here: README's scale table, and how costs grow with the chips.
+
+    python -m benchmarks.scale [--only=scale|growth]
+
+Train steps of `configs/dyncot.py` with parameters over all chips and a row a chip, compiled ahead of time by `plan`,
+one after the other; some minutes each. Needs the extras tpu and cuda12; no accelerator, no weights, no data.
+"""
+
+import argparse
+import time
+
+from benchmarks.machine import describe_machine
+from mmkp_jax.plan import plan_line
+from mmkp_jax.planning.page import markdown
+from mmkp_jax.planning.subject import Subject, subject_of
+from mmkp_jax.planning.topologies import read_topology
+from mmkp_jax.settings import read_config
+
+MODELS = ("3b", "7b")
+SCALE = ("v5e:4x4", "v6e:2x4", "v5p:2x2x4", "h100:8")
+GROWTH = ("v6e:2x4", "v6e:4x4", "v6e:4x8", "v6e:8x8", "v6e:8x16", "v6e:16x16")
+
+
+def subject_on(model: str, chips: int) -> Subject:
+    """A model's experiment with a row a chip."""
+    config = f"configs/dyncot.py:model=qwen2_5_vl_{model},data=mmkp_v2,mesh=fsdp"
+    return subject_of(read_config(config, [f"--config.global_batch_size={chips}"]))
+
+
+def line_of(model: str, name: str) -> dict[str, str]:
+    """The cells of a model on a topology."""
+    start, topology = time.perf_counter(), read_topology(name)
+    cells = plan_line(subject_on(model, topology.chips), topology)
+    print(f"{model} on {name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return cells
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("scale", "growth"))
+    only = parser.parse_args().only
+    print(describe_machine())
+    if only != "growth":
+        print(markdown([line_of(model, name) for model in MODELS for name in SCALE]))
+    if only != "scale":
+        print(markdown([line_of("7b", name) for name in GROWTH]))
+
+
+if __name__ == "__main__":
+    main()

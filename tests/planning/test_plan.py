@@ -1,0 +1,176 @@
+"""The command: its page, its lines, its mistakes; and what it tells against the program that runs."""
+
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from mmkp_jax import plan
+from mmkp_jax.assembly import load_state, plan_training
+from mmkp_jax.data.forest import RowSize
+from mmkp_jax.hf.folder import open_folder
+from mmkp_jax.planning.child import lower_step
+from mmkp_jax.planning.compiling import COMPILERS
+from mmkp_jax.planning.search import STEPS, compile_subject, fits, largest_row, scaled, what_fits
+from mmkp_jax.planning.subject import subject_of
+from mmkp_jax.planning.topologies import CHIPS, GPUS, read_topology
+from mmkp_jax.settings import read_config
+from tests.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+
+ROW = {"tokens": 256, "patches": 128, "windows": 8, "labels": 64, "examples": 4}
+CONFIG = "configs/dyncot.py:model=qwen2_5_vl_3b,mesh=fsdp"
+
+
+def flags_of(model, **fields) -> list[str]:
+    fields = {
+        "model.path": model,
+        "compute_dtype": "float32",
+        "global_batch_size": 2,
+        "eval_batch_size": 2,
+        "answer_tokens": 8,
+        "data.max_pixels": 12_544,
+        "data.max_text_tokens": 64,
+        **{f"row.{name}": n for name, n in ROW.items()},
+        **fields,
+    }
+    return [f"--config.{name}={value}" for name, value in fields.items()]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a config.json and nothing else: planning reads no weights."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "config.json").write_text(json.dumps(hf_config_dict(tiny_config())))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_page_tells_all_that_it_should(model, capsys):
+    assert plan.main([f"--config={CONFIG}", "--topology=cpu:2", *flags_of(model)]) == 0
+    page = capsys.readouterr().out
+    for told in (
+        "2 of 2 chips, mesh data 1 x fsdp 2 x tensor 1",
+        "FITS",
+        "optimizer's moments (float32)",
+        "vision tower",
+        "the compiled program's products",
+        "all-gather",
+        "train in",
+        "prefill in",
+        "decode in",
+        "typical: 34,515 posts",
+    ):
+        assert told in page, told
+    assert "at published rates" not in page  # a CPU has none
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_the_program_which_runs(tmp_path):
+    """The compiler's figures in the child against those of the step in this process, and of arrays that are there."""
+    hf_model(tiny_config(), 0).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    config = read_config(CONFIG, flags_of(tmp_path, **{"mesh.fsdp": 1}))
+    subject, topology = subject_of(config), read_topology("cpu:1")
+    outcome = compile_subject(subject, topology, decoding=False)
+    planned = outcome.programs["train"]
+
+    folder = open_folder(str(tmp_path))
+    here = plan_training(config, folder.config, devices=jax.devices()[:1], total_steps=1000)
+    memory = lower_step(config, here).compile().memory_analysis()
+    assert planned.arguments == memory.argument_size_in_bytes
+    assert planned.temporaries == memory.temp_size_in_bytes
+    assert planned.results == memory.output_size_in_bytes - memory.alias_size_in_bytes
+    state = load_state(here, folder)
+    for kind, planned_bytes in outcome.state.items():
+        assert planned_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(state[kind])), kind
+    rest = planned.arguments - sum(outcome.state.values())
+    batch = 2 * (ROW["patches"] * 3 * 14 * 14 + 4 * (7 * ROW["tokens"] + 3 * ROW["labels"] + 3 * ROW["patches"] + 8))
+    assert 0 <= rest - batch < 100  # and a few numbers: the step, γ
+
+
+@pytest.mark.slow
+def test_the_search_finds_the_largest_row_and_what_fits(model):
+    config = read_config(CONFIG, flags_of(model, global_batch_size=1))
+    subject, topology = subject_of(config), read_topology("cpu:1")
+    outcome = compile_subject(subject, topology, decoding=False)
+    takes = outcome.programs["train"].bytes
+
+    def with_room(room: float):
+        return topology._replace(chip=topology.chip._replace(memory=room))
+
+    longer = subject.but(row=vars(scaled(subject.row, 6)))
+    roomy = with_room(compile_subject(longer, topology, decoding=False).programs["train"].bytes)
+    largest = largest_row(subject, roomy, outcome)
+    assert largest == longer.row and largest.tokens == 384
+
+    tight = with_room(takes - outcome.state["optimizer"] / 4)
+    assert fits(outcome, with_room(takes)) and not fits(outcome, tight)
+    change = what_fits(subject, tight, outcome)
+    assert change.flags == ("--config.moments_dtype=bfloat16",)
+    assert change.bytes == pytest.approx(takes - outcome.state["optimizer"] / 2, rel=0.01)
+
+
+def test_rows_are_scaled_in_whole_lanes():
+    row = RowSize(4096, 11_520, 208, 1536, 16)
+    assert scaled(row, STEPS) == row
+    assert scaled(row, 2) == RowSize(2048, 5760, 112, 768, 16)
+    assert scaled(row, 5) == RowSize(5120, 14_464, 272, 1920, 32)
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        ([], "python -m mmkp_jax.plan: --config is not given; see --help"),
+        (["--config=configs/sft.py"], "python -m mmkp_jax.plan: --topology is not given; see --help"),
+        (
+            ["--config=configs/sft.py", "--topology=v6p:4x4"],
+            "--topology=v6p:4x4: unknown chip 'v6p' (did you mean 'v6e'?); "
+            "use one of cpu, v5e, v6e, v5p, a100, h100, h200",
+        ),
+        (
+            ["--config=configs/sft.py", "--topology=v5e:16"],
+            "--topology=v5e:16: '16' is no layout of its chips; write it as v5e:4x4, or v5e:4x4*2 for two slices",
+        ),
+        (
+            ["--config=configs/sft.py", "--topology=h100:16"],
+            "--topology=h100:16: a machine has 8 GPUs at most; write it as h100:8, or h100:8*2 for two machines",
+        ),
+        (
+            ["--config=configs/sft.py", "--topology=cpu:1", "--price=-1"],
+            "python -m mmkp_jax.plan: argument --price: '-1' is no price; see --help",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(flags, line, capsys):
+    assert plan.main(flags) == 2
+    assert capsys.readouterr().err.strip() == line
+
+
+@pytest.mark.parametrize("platform, topology", [("tpu", "v5e:4x4"), ("gpu", "h100:8")])
+def test_a_compiler_that_is_not_installed_is_one_line_with_its_extra(platform, topology, capsys):
+    modules, extras = COMPILERS[platform]
+    if any(map(importlib.util.find_spec, modules)):
+        pytest.skip(f"{modules} is installed")
+    assert plan.main([f"--config={CONFIG}", f"--topology={topology}"]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.count("\n") == 0 and f"pip install -e '.[{extras[0]}]'" in told
+
+
+def test_a_config_that_the_chips_cannot_take_is_one_line(model, capsys):
+    assert plan.main([f"--config={CONFIG}", "--topology=cpu:3", *flags_of(model)]) == 2
+    assert "config.global_batch_size: 2 rows do not divide" in capsys.readouterr().err
+
+
+def test_chips_are_counted_over_slices():
+    assert read_topology("v5p:2x2x4").chips == 16
+    assert read_topology("v6e:16x16*2").chips == 512 and read_topology("h100:8*4").chips == 32
+    assert set(GPUS) == {name for name, chip in CHIPS.items() if chip.platform == "gpu"}
+
+
+@pytest.mark.slow
+def test_lines_of_several_topologies_are_a_table(model, capsys):
+    assert plan.main([f"--config={CONFIG}", "--topology=cpu:1,cpu:2", *flags_of(model)]) == 0
+    head, rule, *rows = capsys.readouterr().out.strip().splitlines()
+    assert head.startswith("| topology | model | chips | fits") and set(rule) <= set("|- ")
+    assert [row.split("|")[1].strip() for row in rows] == ["cpu:1", "cpu:2"]

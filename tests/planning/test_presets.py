@@ -1,0 +1,62 @@
+"""Mesh presets compile, at reduced depth: for their own chips where the compiler is installed, else on fake devices."""
+
+import dataclasses
+import importlib.util
+
+import jax
+import pytest
+
+from configs import dyncot
+from mmkp_jax.models.definition import Params, define
+from mmkp_jax.models.qwen2_5_vl_config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
+from mmkp_jax.optim import split_params
+from mmkp_jax.planning.compiling import COMPILERS
+from mmkp_jax.planning.estimate import estimate, slots_flops
+from mmkp_jax.planning.search import compile_subject
+from mmkp_jax.planning.subject import Subject, load_of, published_json
+from mmkp_jax.planning.topologies import Topology, read_topology
+
+ROW = {"tokens": 1024, "patches": 2304, "windows": 48, "labels": 384, "examples": 8}
+MODELS = {"3b": QWEN2_5_VL_3B, "7b": QWEN2_5_VL_7B}
+
+
+def shallow(model: str, mesh: str) -> Subject:
+    """A preset with two layers of the decoder and two of the tower, at the published widths."""
+    whole = MODELS[model]
+    tower = dataclasses.replace(whole.vision, depth=2, full_attention_layers=(1,))
+    published = published_json(dataclasses.replace(whole, num_layers=2, vision=tower))
+    config = dyncot.get_config(f"model=qwen2_5_vl_{model},mesh={mesh}")
+    config.row.update(ROW)
+    config.data.path = "no/such/folder"
+    definition = define(published)
+    return Subject(config, published, "config.json", definition, load_of(config, definition))
+
+
+def topology_of(name: str) -> Topology:
+    """The named one, or as many devices of this machine where its compiler is not installed."""
+    topology = read_topology(name)
+    modules, _ = COMPILERS[topology.chip.platform]
+    return topology if any(map(importlib.util.find_spec, modules)) else read_topology(f"cpu:{topology.chips}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model, mesh, topology",
+    [("3b", "h100_1", "h100:1"), ("3b", "v5e_16", "v5e:4x4"), ("7b", "v6e_8", "v6e:2x4"), ("7b", "h100_8", "h100:8")],
+)
+def test_a_preset_compiles_with_its_parameters_divided_over_its_chips(model, mesh, topology):
+    subject, topology = shallow(model, mesh), topology_of(topology)
+    outcome = compile_subject(subject, topology, decoding=False)
+    found = estimate(subject, topology, outcome)
+    trained, frozen = split_params(subject.definition.shapes(), subject.config.freeze)
+    whole = 12 * _size(trained) + 2 * _size(frozen)  # float32 with two moments; bf16
+    assert sum(outcome.state.values()) == pytest.approx(whole / topology.chips, rel=0.01)
+    assert outcome.programs["train"].arguments == pytest.approx(sum(outcome.state.values()), rel=0.02)
+    kinds = {each.kind for each in found.collectives}
+    assert not kinds if topology.chips == 1 else kinds & {"all-gather", "collective-permute"}
+    if not found.counts.kernels:  # whose products are not seen
+        assert found.counts.flops * topology.chips == pytest.approx(slots_flops(subject), rel=0.01)
+
+
+def _size(params: Params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
