@@ -1,21 +1,25 @@
-"""What refilling slots is worth: posts a second beside whole batches, and beside transformers' `generate`.
+"""What decoding is worth: posts a second beside transformers' `generate`, and beside whole batches.
 
     python -m benchmarks.decoding [--posts=N] [--rounds=N] [--slots=N] [--max_tokens=N] [--transformers=8,16,...]
 
 All decode the same posts of pocket (text and picture), greedily, with pocket's untrained model in float32. That model
-never ends an answer by itself, so every so manyth token of its vocabulary ends one, in two ways: most answers are then
-short and a few run to the limit, as where little is reasoned, or many do. Whole batches are the same program, given as
-many posts at a time as it has slots: each waits for its longest answer. transformers is given its inputs ready (left
-padding, posts sorted by length), and of the batch sizes in --transformers the fastest; ours also decodes the pictures'
-files. Answers are compared token by token first. Every side has run once before it is timed; rounds are interleaved;
-on a CPU the ratio is of processor seconds.
+never ends an answer by itself, so every so manyth token of its vocabulary ends one, in two ways. In the first, the
+posts are such that as many as in the paper's Dynamic CoT write at length, and the others end within a few tokens: its
+Table 7 has 96.82 words for a post, between 1.89 without reasoning and 157.37 with it. In the second, most answers are
+short and a few run to the limit.
+
+Whole batches are the same program, given as many posts at a time as it has slots: each waits for its longest answer.
+transformers is given its inputs ready (left padding, posts sorted by length), and of the batch sizes in --transformers
+the fastest; ours also decodes the pictures' files. Answers are compared token by token first. Every side has run once
+before it is timed; rounds are interleaved. The time to the first token of every post is that of a run that decodes no
+other. Processor seconds say how much work it was, whatever else the machine did meanwhile.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +28,7 @@ from benchmarks.machine import describe_machine
 from mmkp_jax.data.blocks import record_of
 from mmkp_jax.data.examples import tree_of
 from mmkp_jax.data.forest import Tree
-from mmkp_jax.data.posts import read_jsonl
+from mmkp_jax.data.posts import Record, read_jsonl
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.decoding.prompts import measure
 from mmkp_jax.models.qwen2_5_vl import CLIP_MEAN, CLIP_STD
@@ -34,9 +38,26 @@ from mmkp_jax.sharding import make_mesh
 
 POCKET = Path("runs/pocket")
 Answers = dict[int, list[int]]
+Side = Callable[[int], Answers]
+"""Decodes all posts up to so many tokens each."""
 
-STOPS = {"few long": (1, 4), "many long": (0, 7)}
-"""Which token numbers end an answer: from the first on, in steps of the second."""
+
+class Mix(NamedTuple):
+    """How answers of different lengths are had of a model that ends none."""
+
+    first: int
+    step: int
+    """Token numbers that end an answer: from the first on, in such steps."""
+    reasoned: float | None
+    """The share of posts with a long answer; None takes the posts as they come."""
+
+
+MIXES = {
+    "as many long as in the paper": Mix(0, 11, (96.82 - 1.89) / (157.37 - 1.89)),
+    "few long": Mix(1, 4, None),
+}
+SHORT, LONG = 8, 100
+"""Tokens: an answer of a mix of two kinds has at most so many, or at least so many."""
 
 
 def main() -> None:
@@ -53,93 +74,105 @@ def main() -> None:
     posts = list(read_jsonl(POCKET / "posts" / "test.jsonl"))[: args.posts]
     records = [record_of(post, POCKET / "images") for post in posts]
 
-    def trees(numbers: Sequence[int]) -> list[Tree]:
-        return [tree_of(records[number], opened.recipe, ()) for number in numbers]
+    for name, mix in MIXES.items():
+        stop = range(mix.first, opened.definition.config.vocab_size, mix.step)
 
-    for name, (first, step) in STOPS.items():
-        stop = range(first, opened.definition.config.vocab_size, step)
-        sides = ours(opened, [record.id for record in records], trees, stop, args)
-        expected = sides["refilled"]()
-        lengths = list(map(len, expected.values()))
-        print(
-            f"\n{name}: answers of {lengths[len(lengths) // 2]} tokens (median), {np.mean(lengths):.1f} (mean), ",
-            end="",
-        )
-        print(f"{sum(length == args.max_tokens for length in lengths)} of {len(lengths)} at the limit")
+        def sides_of(numbers: Sequence[int], stop: range = stop) -> dict[str, Side]:
+            return ours(opened, [records[n] for n in numbers], stop, args.slots, args.max_tokens)
+
+        numbers = list(range(len(records)))
+        if mix.reasoned is not None:
+            numbers = of_two_kinds(sides_of(numbers)["refilled"](args.max_tokens), mix.reasoned)
+        sides = sides_of(numbers)
+        expected = sides["refilled"](args.max_tokens)
+        lengths = sorted(map(len, expected.values()))
+        short, cut = sum(length <= SHORT for length in lengths), lengths.count(args.max_tokens)
+        told = f"{short} have at most {SHORT}, {cut} run to the limit of {args.max_tokens}"
+        print(f"\n{name}: {len(lengths)} posts, {np.mean(lengths):.1f} tokens each; {told}")
         if args.transformers:
+            side = theirs(POCKET / "model", [tree_of(records[n], opened.recipe, ()) for n in numbers], stop)
             sizes = [int(each) for each in args.transformers.split(",")]
-            sides["transformers"] = fastest(theirs(POCKET / "model", trees, len(records), stop, args), sizes)
-        check_equal(sides, expected)
-        report(interleaved(sides, args.rounds), len(records), args)
+            sides["transformers"] = fastest(side, sizes, args.max_tokens)
+        check_equal(sides, expected, args.max_tokens)
+        report(interleaved(sides, args.rounds, args.max_tokens), len(numbers), args)
 
 
-def check_equal(sides: dict[str, Callable], expected: Answers) -> None:
+def of_two_kinds(answers: Answers, reasoned: float) -> list[int]:
+    """Posts of which this share has a long answer and the others a short one, as many as there are."""
+    short = [number for number, tokens in answers.items() if len(tokens) <= SHORT]
+    long = [number for number, tokens in answers.items() if len(tokens) >= LONG]
+    posts = min(len(short) / (1 - reasoned), len(long) / reasoned)
+    return sorted([*short[: int(posts * (1 - reasoned))], *long[: int(posts * reasoned)]])
+
+
+def check_equal(sides: dict[str, Side], expected: Answers, max_tokens: int) -> None:
     """Stops unless the answers are equal, but for one in a hundred, where tokens may be as likely up to rounding."""
     for name, side in sides.items():
-        other = [number for number, tokens in side().items() if tokens != expected[number]]
+        other = [number for number, tokens in side(max_tokens).items() if tokens != expected[number]]
         print(f"{name}: {len(other)} answers differ")
         if len(other) > len(expected) / 100:
             raise SystemExit("they are not equal: no timing would mean anything")
+        side(1)  # so that what it compiles for that is there, too
 
 
-def ours(opened: Opened, names: Sequence[str], trees: Callable, stop: Sequence[int], args) -> dict[str, Callable]:
+def ours(
+    opened: Opened, records: Sequence[Record], stop: Sequence[int], slots: int, max_tokens: int
+) -> dict[str, Side]:
     """Decoding with slots that are refilled, and in whole batches."""
-    generator = Generator(
-        opened.definition,
-        make_mesh({}, jax.devices()[:1]),
-        slots=args.slots,
-        answer_tokens=args.max_tokens,
-        stop_tokens=stop,
-        dtype=opened.dtype,
-    )
-    numbered = enumerate(zip(names, trees(range(len(names))), strict=True))
-    prompts = {number: measure(name, tree, opened.recipe.geometry) for number, (name, tree) in numbered}
+    mesh = make_mesh({}, jax.devices()[:1])
+    settings = dict(slots=slots, stop_tokens=stop, dtype=opened.dtype)
+    generators = {
+        max_tokens: Generator(opened.definition, mesh, answer_tokens=max_tokens, **settings),
+        1: Generator(opened.definition, mesh, answer_tokens=1, look_every=1, **settings),
+    }
+    prompts = [measure(record.id, tree_of(record, opened.recipe, ()), opened.recipe.geometry) for record in records]
 
-    def decoded(numbers: Sequence[int]) -> Answers:
+    def decoded(numbers: Sequence[int], most: int) -> Answers:
         chosen = [prompts[number] for number in numbers]
-        found = generator(opened.params, chosen, lambda which: trees([numbers[which]])[0])
+        found = generators[most](
+            opened.params, chosen, lambda which: tree_of(records[numbers[which]], opened.recipe, ())
+        )
         return {numbers[each.prompt]: each.tokens for each in found}
 
-    def in_batches() -> Answers:
+    def in_batches(most: int) -> Answers:
         found: Answers = {}
-        for start in range(0, len(prompts), args.slots):
-            found |= decoded(range(start, min(start + args.slots, len(prompts))))
+        for start in range(0, len(prompts), slots):
+            found |= decoded(range(start, min(start + slots, len(prompts))), most)
         return found
 
-    return {"refilled": lambda: decoded(range(len(prompts))), "whole batches": in_batches}
+    return {"refilled": lambda most: decoded(range(len(prompts)), most), "whole batches": in_batches}
 
 
-def theirs(model: Path, trees: Callable, posts: int, stop: Sequence[int], args) -> Callable[[int], Callable]:
+def theirs(model: Path, trees: Sequence[Tree], stop: Sequence[int]) -> Callable[[int], Side]:
     """transformers' `generate`, for a batch size."""
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     network = Qwen2_5_VLForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
     image_token = network.config.image_token_id
-    whole = dict(enumerate(trees(range(posts))))
-    order = sorted(whole, key=lambda number: len(whole[number].prompt))
+    order = sorted(range(len(trees)), key=lambda number: len(trees[number].prompt))
     mean, std = (np.asarray(each, np.float32).reshape(3, 1, 1) for each in (CLIP_MEAN, CLIP_STD))
 
     def inputs(batch: Sequence[int]) -> dict[str, torch.Tensor]:
-        width = max(len(whole[number].prompt) for number in batch)
+        width = max(len(trees[number].prompt) for number in batch)
         token_BT, mask_BT = np.zeros((len(batch), width), np.int64), np.zeros((len(batch), width), np.int64)
         for row, number in enumerate(batch):
-            token_BT[row, width - len(whole[number].prompt) :] = whole[number].prompt
-            mask_BT[row, width - len(whole[number].prompt) :] = 1
+            token_BT[row, width - len(trees[number].prompt) :] = trees[number].prompt
+            mask_BT[row, width - len(trees[number].prompt) :] = 1
         made = {"input_ids": token_BT, "attention_mask": mask_BT, "mm_token_type_ids": token_BT == image_token}
-        if patches := [values for number in batch for values in whole[number].patches]:
+        if patches := [values for number in batch for values in trees[number].patches]:
             values = np.concatenate(patches).reshape(-1, 3, 1, 196).astype(np.float32) / 255
             made["pixel_values"] = ((values - mean) / std).repeat(2, axis=2).reshape(len(values), -1)
-            made["image_grid_thw"] = np.array([(1, *grid) for number in batch for grid in whole[number].grids])
+            made["image_grid_thw"] = np.array([(1, *grid) for number in batch for grid in trees[number].grids])
         return {name: torch.from_numpy(array * 1) for name, array in made.items()}
 
     @torch.no_grad()
-    def decoded(batches: Sequence[tuple[Sequence[int], dict]]) -> Answers:
+    def decoded(batches: Sequence[tuple[Sequence[int], dict]], most: int) -> Answers:
         found: Answers = {}
         for batch, ready in batches:
             network.model.rope_deltas = None
             out = network.generate(
-                **ready, max_new_tokens=args.max_tokens, do_sample=False, eos_token_id=list(stop), pad_token_id=stop[0]
+                **ready, max_new_tokens=most, do_sample=False, eos_token_id=list(stop), pad_token_id=stop[0]
             )
             for number, tokens in zip(batch, out[:, ready["input_ids"].shape[1] :].tolist(), strict=True):
                 end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
@@ -148,48 +181,59 @@ def theirs(model: Path, trees: Callable, posts: int, stop: Sequence[int], args) 
 
     ends = set(stop)
 
-    def with_batches_of(size: int) -> Callable[[], Answers]:
-        batches = [order[start : start + size] for start in range(0, posts, size)]
+    def with_batches_of(size: int) -> Side:
+        batches = [order[start : start + size] for start in range(0, len(trees), size)]
         ready = [(batch, inputs(batch)) for batch in batches]
-        return lambda: decoded(ready)
+        return lambda most: decoded(ready, most)
 
     return with_batches_of
 
 
-def fastest(side: Callable[[int], Callable], batch_sizes: Sequence[int]) -> Callable:
-    """The side with the batch size that takes the fewest seconds, each tried once after one run for warmth."""
-    seconds = {}
-    for size in batch_sizes:
-        run = side(size)
-        start = time.perf_counter()
-        run()
-        seconds[size] = time.perf_counter() - start
+def fastest(side: Callable[[int], Side], batch_sizes: Sequence[int], max_tokens: int) -> Side:
+    """The side with the batch size that takes the fewest seconds."""
+    seconds = {size: timed(side(size), max_tokens).wall for size in batch_sizes}
     print("transformers, seconds by batch size:", {size: round(each, 1) for size, each in seconds.items()})
     return side(min(seconds, key=seconds.__getitem__))
 
 
-def interleaved(sides: dict[str, Callable], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, processor seconds) of each side in each round; the order changes from round to round."""
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+class Taken(NamedTuple):
+    """Seconds."""
+
+    wall: float
+    processor: float
+
+
+def timed(side: Side, most: int) -> Taken:
+    start, busy = time.perf_counter(), time.process_time()
+    side(most)
+    return Taken(time.perf_counter() - start, time.process_time() - busy)
+
+
+def interleaved(sides: dict[str, Side], rounds: int, max_tokens: int) -> dict[str, list[tuple[Taken, Taken]]]:
+    """Of each side in each round: up to the first tokens, and in all; the order changes from round to round."""
+    taken: dict[str, list[tuple[Taken, Taken]]] = {name: [] for name in sides}
     rng = np.random.default_rng(0)
     for _ in range(rounds):
         for name in rng.permutation(list(sides)):
-            start, busy = time.perf_counter(), time.process_time()
-            sides[name]()
-            taken[name].append((time.perf_counter() - start, time.process_time() - busy))
+            taken[name].append((timed(sides[name], 1), timed(sides[name], max_tokens)))
     return taken
 
 
-def report(taken: dict[str, list[tuple[float, float]]], posts: int, args) -> None:
-    """The table: posts a second, and each side's time as a multiple of the first one's in the same round."""
-    print(f"{posts} posts, {args.slots} slots, {args.rounds} rounds; {describe_machine()}")
-    print(f"{'':16} {'posts/s':>9} {'time, of refilled':>18} {'(least-most)':>14}")
-    clock = 1 if jax.default_backend() == "cpu" else 0
-    base = [each[clock] for each in taken["refilled"]]
-    for name, seconds in taken.items():
-        ratios = [one[clock] / other for one, other in zip(seconds, base, strict=True)]
-        rate = posts / statistics.median(each[0] for each in seconds)
-        print(f"{name:16} {rate:9.1f} {statistics.median(ratios):18.2f} {min(ratios):8.2f}-{max(ratios):.2f}")
+def report(taken: dict[str, list[tuple[Taken, Taken]]], posts: int, args: argparse.Namespace) -> None:
+    """The table: medians over the rounds, and how often ours fits into each side's time, of the same round."""
+    print(f"{args.slots} slots, {args.rounds} rounds; {describe_machine()}")
+    head = f"{'':14} {'posts/s':>8} {'first token':>12} {'the rest':>9} {'processor':>10}"
+    print(f"{head}  as a multiple of refilled's (least-most)")
+    for name, found in taken.items():
+        first, whole = np.array(found).transpose(1, 2, 0)
+        ratio = whole / np.array(taken["refilled"]).transpose(1, 2, 0)[1]
+        told = (f"{np.median(each):.2f} ({each.min():.2f}-{each.max():.2f})" for each in ratio)
+        wall, busy = np.median(whole, axis=1)
+        begun = np.median(first[0])
+        print(
+            f"{name:14} {posts / wall:8.1f} {begun:10.1f} s {wall - begun:7.1f} s {busy:8.1f} s"
+            f"  {next(told)}; of processor {next(told)}"
+        )
 
 
 if __name__ == "__main__":

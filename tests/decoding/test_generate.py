@@ -78,11 +78,12 @@ def test_answers_are_those_of_transformers(request, which):
     model, definition, params = request.getfixturevalue(which)
     config = definition.config
     trees = [random_tree(i, config, **kind) for i, kind in enumerate(KINDS)]
-    free = [theirs(model, tree, config, stop=[-1]) for tree in trees]
-    stop = [free[0][5], free[1][9]]  # tokens that answers really come to, so that they end early
-    expected = [theirs(model, tree, config, stop) for tree in trees]
-    ours = answers(definition, params, trees, stop_tokens=stop, slots=2)
-    assert [ours[i, 0] for i in range(len(trees))] == expected
+    free = [theirs(model, tree, config, [-1], answer_tokens=64) for tree in trees]
+    stop = [free[0][5], free[1][9]]  # tokens that answers really come to, so that some end early
+    expected = [theirs(model, tree, config, stop, answer_tokens=64) for tree in trees]
+    for stop_tokens, theirs_of in (((), free), (stop, expected)):
+        ours = answers(definition, params, trees, stop_tokens=stop_tokens, slots=2, answer_tokens=64)
+        assert [ours[i, 0] for i in range(len(trees))] == theirs_of
     assert len({len(answer) for answer in expected}) > 2
 
 

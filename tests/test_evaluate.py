@@ -1,0 +1,67 @@
+"""What evaluating the test split leaves in a work directory, and that the report finds it there."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs.base import get_config
+from mmkp_jax.data.posts import Post
+from mmkp_jax.data.records import open_split, write_dataset
+from mmkp_jax.evaluate import Evaluation
+from mmkp_jax.evaluation.report.page import write_report
+from mmkp_jax.predicting import load_predictor
+from tests.data.test_images import picture, saved
+from tests.tiny import hf_model, tiny_config, write_tokenizer
+
+POSTS, DAMAGED = 9, "test-4"
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    hf_model(tiny_config(), 0).save_pretrained(folder)
+    write_tokenizer(folder)
+    (folder / "preprocessor_config.json").write_text('{"min_pixels": 3136, "max_pixels": 12544}')
+    return load_predictor(folder, batch_size=2, answer_tokens=5)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Of a run on posts two of which share each keyphrase; the image of one cannot be decoded."""
+    good = saved(picture(60, 40))
+    for n in range(1, POSTS + 1):
+        (tmp_path / f"{n}.png").write_bytes(good[:150] if f"test-{n}" == DAMAGED else good)
+    posts = {
+        split: [
+            Post(f"{split}-{n}", f"post {n}", f"{n}.png" if n % 3 else None, (f"key {n // 2}",), None, "f", n)
+            for n in range(1, count + 1)
+        ]
+        for split, count in (("train", 2), ("test", POSTS))
+    }
+    write_dataset(tmp_path / "out", posts, tmp_path, on_bad_row="drop")
+    config = get_config()
+    config.strategy, config.data.path = "sft", str(tmp_path / "out")
+    return config
+
+
+def test_states_are_kept_of_every_post_that_was_fed(predictor, config, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(config.to_json())
+    Evaluation(config).test(predictor, run, 7)
+    answered = [json.loads(line)["id"] for line in (run / "predictions/test-7.jsonl").read_text().splitlines()]
+    assert len(answered) == POSTS and DAMAGED in answered
+    with np.load(run / "hidden.npz") as stored:
+        id_N, hidden_ND = stored["id_N"].tolist(), stored["hidden_ND"]
+    assert id_N == [each for each in answered if each != DAMAGED] and hidden_ND.dtype == np.float16
+    split = open_split(tmp_path / "out", "test")
+    for number in (0, 2):  # each alone, with a picture and without
+        found = {}
+        list(predictor.predict([split[number]], state=found.__setitem__))
+        kept = hidden_ND[id_N.index(split[number].id)]
+        np.testing.assert_allclose(kept, found[0], rtol=0, atol=2e-3 * np.abs(found[0]).max())
+    assert len(np.unique(hidden_ND, axis=0)) == POSTS - 1
+    write_report([run], run / "report.html")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count("<circle") >= 6 and "no hidden.npz" not in page
