@@ -54,6 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.eval_every = 0  # steps between evaluations on valid, whose best is then tested; 0 tests the last step
     c.valid_posts = 512  # posts of the valid split, from its top, that are decoded then
+    c.export_every = 0  # evaluations between exports on the way, into export/; the best is exported at the end anyway
     c.best_metric = "valid/all/f1@1"  # what the best step is best by, of the names in metrics.jsonl
     c.eval_posts = 0  # posts of the test split that are decoded at the end; 0 is all
     c.eval_batch_size = 32  # posts decoded at a time

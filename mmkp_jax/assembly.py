@@ -170,6 +170,7 @@ RANGES = {
     "data.max_text_tokens": (1, math.inf),
     "data.workers": (0, math.inf),
     "eval_every": (0, math.inf),
+    "export_every": (0, math.inf),
     "valid_posts": (0, math.inf),
     "eval_posts": (0, math.inf),
     "eval_batch_size": (1, math.inf),

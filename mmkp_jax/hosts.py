@@ -87,7 +87,7 @@ def merged(known: np.ndarray) -> np.ndarray:
     return functools.reduce(lambda found, other: np.where(np.isnan(found), other, found), others, first)
 
 
-def on_writer(work: Callable[[], None]) -> None:
+def on_writer(work: Callable[[], object]) -> None:
     """Does what is done once a job; the others wait for it.
 
     Raises:

@@ -17,6 +17,7 @@ from mmkp_jax.commands import INTERRUPTED, Parser, disk_errors_in_one_line, stat
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
+from mmkp_jax.exporting import Step, check_exports, export_into_run, note_base
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
 from mmkp_jax.guards import AGAIN
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
@@ -69,6 +70,9 @@ def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: ra
             predictor = Predictor(definition, params, recipe, tokenizer, **sizes, dtype=dtype)
         return predictor.of(params)
 
+    def export(step: int, params: Params) -> None:
+        export_into_run(Step(workdir, config, folder, step, params))
+
     if config.strategy == "zeroshot":
         evaluation = Evaluation(config)
         _check_hosts(config)
@@ -79,15 +83,18 @@ def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: ra
         training = plan_posts(config, recipe)
         plan = plan_training(config, folder.config, where, total_steps=training.steps)
         definition, evaluation = plan.definition, Evaluation(config)
+        check_exports(config, folder)
         _check_hosts(config, training.feed.records.fingerprint)
         _claim(config, workdir, extend)
-        on_writer(lambda: write_left_out(workdir, training.left_out))
+        on_writer(lambda: (note_base(workdir, folder), write_left_out(workdir, training.left_out)))
         print(describe(training))
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
-        step, params = train(config, plan, folder, training, workdir, validate, profiled)
+        step, params = train(config, plan, folder, training, workdir, validate, export, profiled)
     evaluation.test(predictor_of(params, definition), workdir, step)
     on_writer(lambda: write_report([workdir], workdir / "report.html"))
     print(f"\nreport: {workdir / 'report.html'}")
+    if config.strategy != "zeroshot" and config.eval_every:  # after the test, of which its card tells
+        export(step, params)
 
 
 def _make(module: str) -> None:

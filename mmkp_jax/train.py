@@ -47,6 +47,9 @@ class Stopped(Exception):
 Validate = Callable[[Params], dict[str, float]]
 """Parameters to their scores, by the names under which they are logged."""
 
+Export = Callable[[int, Params], None]
+"""Leaves a step's parameters as a model folder."""
+
 
 def train(
     config: ConfigDict,
@@ -55,12 +58,14 @@ def train(
     training: Training,
     workdir: Path,
     validate: Validate | None,
+    export: Export,
     profiled: range = range(0),
 ) -> tuple[int, Params]:
     """Trains to the end, or goes on to it from the work directory's last checkpoint.
 
     Args:
         validate: called every `config.eval_every` steps and at the end; None where that is 0.
+        export: called at every `config.export_every`-th evaluation; never where that is 0.
         profiled: the steps that are traced, into `workdir/profile`.
 
     Returns:
@@ -104,6 +109,8 @@ def train(
                 with meter.spending("evaluation"), watchdog.pausing(), jax.transfer_guard("allow"):
                     scores = validate(join_params(state["trainable"], state["frozen"]))
                     best.offer(step, state, scores)
+                    if config.export_every and step % (config.export_every * config.eval_every) == 0:
+                        export(step, join_params(state["trainable"], state["frozen"]))
                 meter.note(scores)
             if stop or last or step % config.checkpoint_every == 0:
                 meter.keep()

@@ -17,7 +17,7 @@ from mmkp_jax.settings import leaves
 
 MAY_DIFFER = (
     *("mesh", "sharding_rules", "attention", "remat", "data.workers"),
-    *("log_every", "checkpoint_every", "eval_every", "eval_batch_size"),
+    *("log_every", "checkpoint_every", "eval_every", "eval_batch_size", "export_every"),
     *("keep_checkpoints", "keep_hours", "max_nonfinite", "hang_seconds"),
 )
 """Config keys, and beginnings of keys, under which a resumed run computes the same numbers up to rounding."""

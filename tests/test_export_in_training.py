@@ -7,16 +7,49 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from configs import dyncot
 from mmkp_jax.errors import InputError
+from mmkp_jax.export import main
 from mmkp_jax.exporting import check_base, check_exports, export_into_run, note_base, open_step
 from mmkp_jax.hf.folder import open_folder
 from tests.hf.run_on_disk import STEP, write_base, write_predictions_of, write_run
-from tests.small_pocket import ROOT, small_pocket
+from tests.small_pocket import ROOT, command, environment, run, small_pocket
 from tests.tiny import tiny_config
+
+
+def weights_of(workdir) -> dict[str, bytes]:
+    return {file.parent.name: file.read_bytes() for file in workdir.glob("export/*/model.safetensors")}
+
+
+@pytest.mark.slow
+def test_a_run_leaves_every_second_evaluation_and_its_best_and_the_same_when_killed(tmp_path):
+    pocket, workdir, killed = small_pocket(tmp_path), tmp_path / "run", tmp_path / "killed"
+    flags = ("--config.eval_every=2", "--config.export_every=2", "--config.best_metric=valid/words")
+    done = run(pocket, f"--workdir={workdir}", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (best,) = (each.name for each in (workdir / "best").iterdir())
+    assert weights_of(workdir).keys() == {"4", "8", "12", best}
+    assert done.stdout.endswith(f"exported: {workdir / 'export' / best}\n")
+    cards = {step: (workdir / "export" / step / "README.md").read_text() for step in weights_of(workdir)}
+    assert {step for step, card in cards.items() if "| all | 6 |" in card} == {best}  # which alone was tested
+    assert main([f"--workdir={workdir}", "--step=best", f"--out={tmp_path / 'out'}"]) == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights_of(workdir)[best]
+
+    process = subprocess.Popen(command(pocket, f"--workdir={killed}", *flags), cwd=ROOT, env=environment())
+    while not (killed / "export" / "8").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert {step: weights_of(workdir)[step] for step in ("4", "8")} == weights_of(killed)
+    done = run(pocket, f"--workdir={killed}", *flags)
+    assert done.returncode == 0 and "going on from step" in done.stdout, done.stderr[-3000:]
+    assert weights_of(killed) == weights_of(workdir)
+    assert not list((killed / "export").glob(".*"))
 
 
 @pytest.fixture
@@ -93,7 +126,6 @@ def test_two_processes_export_together_what_neither_can_read_alone(tmp_path, bas
 
 def test_what_cannot_be_exported_is_told_before_training(base):
     config = dyncot.get_config()
-    config.unlock()
     config.export_every, config.eval_every = 2, 0
     with pytest.raises(InputError, match="every 2 evaluations are to be exported, and eval_every is 0; give config"):
         check_exports(config, open_folder(str(base)))
