@@ -18,7 +18,7 @@ from mmkp_jax.settings import read_config
 
 MODELS = ("3b", "7b")
 SCALE = ("v5e:4x4", "v6e:2x4", "v5p:2x2x4", "h100:8")
-GROWTH = ("v6e:2x4", "v6e:4x4", "v6e:4x8", "v6e:8x8", "v6e:8x16", "v6e:16x16")
+GROWTH = ("h100:8", "h100:8*2", "h100:8*4", "h100:8*8", "h100:8*16", "h100:8*32", "v6e:2x4", "v6e:16x16")
 
 
 def subject_on(model: str, chips: int) -> Subject:

@@ -68,6 +68,10 @@ class Outcome(NamedTuple):
     programs: Mapping[str, Compiled | Refused]
     """train, and prefill and decode where they were asked for."""
 
+    def needs(self, name: str) -> float:
+        """Bytes a chip while a program that compiled runs: a run evaluates with the optimizer's state in memory."""
+        return self.programs[name].bytes + self.state["optimizer"] * (name != "train")
+
 
 def check_compiler(topology: Topology) -> None:
     """Raises InputError, with the extra to install, where a topology's compiler is not installed."""

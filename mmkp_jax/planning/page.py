@@ -53,7 +53,7 @@ def line(
         "temporaries": f"{train.temporaries / GB:.2f}",
         "GB sent a chip": f"{sum(each.bytes for each in found.collectives) / GB:.1f}",
         "s/step": _range(found.best, found.worst),
-        "posts/s": _range(found.posts / found.worst, found.posts / found.best, 0),
+        "posts/s": _range(found.posts / found.worst, found.posts / found.best),
         "hours": _range(found.hours(found.best), found.hours(found.worst)),
     }
     if price is not None:
@@ -91,7 +91,7 @@ def _fit(subject: Subject, topology: Topology, outcome: Outcome, largest: RowSiz
     room = topology.chip.memory
     lines = []
     if fits(outcome, topology):
-        most = max(each.bytes for each in outcome.programs.values())
+        most = max(map(outcome.needs, outcome.programs))
         of = f" of {room / GB:.2f}" if math.isfinite(room) else ""
         lines.append(f"FITS: {most / GB:.2f}{of} GB a chip")
         if topology.chip.platform == "gpu" and most > 0.75 * room / GPU_SHARE:
@@ -103,8 +103,8 @@ def _fit(subject: Subject, topology: Topology, outcome: Outcome, largest: RowSiz
         for name, each in outcome.programs.items():
             if isinstance(each, Refused):
                 lines.append(f"  {name}: {each.reason}")
-            elif each.bytes > room:
-                lines.append(f"  {name}: takes {each.bytes / GB:.2f} GB")
+            elif outcome.needs(name) > room:
+                lines.append(f"  {name}: takes {outcome.needs(name) / GB:.2f} GB")
         kept = sum(outcome.state.values()) + outcome.state["trainable"]
         lines.append(f"  state and gradients alone: {kept / GB:.2f} GB a chip")
         if change:
@@ -128,18 +128,18 @@ def _memory(subject: Subject, outcome: Outcome) -> str:
     kept = kept_activations(subject, outcome) if config.remat else 0.0
     kinds: dict[str, dict[str, float]] = {name: {} for name in programs}
     for name, each in programs.items():
-        moments = state["optimizer"] * trains[name]
+        given = state["optimizer"] * trains[name]
         waiting = (state["trainable"] + kept) * trains[name]
         kinds[name] = {
             "parameters that train (float32)": state["trainable"],
             f"parameters that do not ({config.frozen_dtype})": state["frozen"],
-            f"optimizer's moments ({config.moments_dtype})": moments,
-            "rows, or cache and prompts": max(each.arguments - state["trainable"] - state["frozen"] - moments, 0.0),
+            f"optimizer's moments ({config.moments_dtype})": state["optimizer"],
+            "rows, or cache and prompts": max(each.arguments - state["trainable"] - state["frozen"] - given, 0.0),
             "gradients (float32)": state["trainable"] * trains[name],
             "layers' inputs, for the backward pass": kept * trains[name],
             "other temporaries": max(each.temporaries - waiting, 0.0),
             "results and program": each.results + each.code,
-            "in all": each.bytes,
+            "in all": outcome.needs(name),
         }
     lines = [f"{'memory a chip, GB':<44}" + "".join(f"{name:>10}" for name in programs)]
     for kind in next(iter(kinds.values()), {}):
@@ -193,7 +193,7 @@ def _time(found: Estimate, topology: Topology, price: float | None) -> str:
             "a step, at published rates",
             *(f"  {name:<10} {seconds:8.3f} s   {what}" for name, seconds, what in rows),
             f"  {_range(found.best, found.worst)} s: all at once, or one after the other; MFU at most {found.mfu:.0%}",
-            f"  {_range(found.posts / found.worst, found.posts / found.best, 0)} posts a second, "
+            f"  {_range(found.posts / found.worst, found.posts / found.best)} posts a second, "
             f"{found.posts:,.0f} a step",
             f"the experiment: {found.steps:,} steps, {hours} hours (without start-up and evaluation){cost}",
         ]
@@ -210,5 +210,9 @@ def _dollars(found: Estimate, price: float) -> str:
     return f"${low:,.2f}–{high:,.2f}"
 
 
-def _range(low: float, high: float, digits: int = 2) -> str:
-    return "–" if math.isnan(low) else f"{low:,.{digits}f}–{high:,.{digits}f}"
+def _range(low: float, high: float) -> str:
+    return "–" if math.isnan(low) else f"{_short(low)}–{_short(high)}"
+
+
+def _short(n: float) -> str:
+    return f"{n:,.0f}" if n >= 100 else f"{n:.3g}"

@@ -34,7 +34,10 @@ class Change(NamedTuple):
 
 def fits(outcome: Outcome, topology: Topology) -> bool:
     """Whether every program compiled, and has room."""
-    return all(isinstance(each, Compiled) and each.bytes <= topology.chip.memory for each in outcome.programs.values())
+    return all(
+        isinstance(each, Compiled) and outcome.needs(name) <= topology.chip.memory
+        for name, each in outcome.programs.items()
+    )
 
 
 def compile_subject(subject: Subject, topology: Topology, *, decoding: bool) -> Outcome:
@@ -96,7 +99,7 @@ def what_fits(subject: Subject, topology: Topology, outcome: Outcome) -> Change 
     for flags, changed in _smaller_evaluation(subject) if decoding else _changes(subject, topology, outcome):
         tried = compile_subject(changed, topology, decoding=decoding)
         if fits(tried, topology):
-            return Change(flags, max(program.bytes for program in tried.programs.values()))
+            return Change(flags, max(map(tried.needs, tried.programs)))
     return None
 
 

@@ -11,7 +11,8 @@ from mmkp_jax.assembly import load_state, plan_training
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.planning.child import lower_step
-from mmkp_jax.planning.compiling import COMPILERS
+from mmkp_jax.planning.compiling import COMPILERS, Compiled, Outcome
+from mmkp_jax.planning.hlo import parse
 from mmkp_jax.planning.search import STEPS, compile_subject, fits, largest_row, scaled, what_fits
 from mmkp_jax.planning.subject import subject_of
 from mmkp_jax.planning.topologies import CHIPS, GPUS, read_topology
@@ -109,6 +110,20 @@ def test_the_search_finds_the_largest_row_and_what_fits(model):
     change = what_fits(subject, tight, outcome)
     assert change.flags == ("--config.moments_dtype=bfloat16",)
     assert change.bytes == pytest.approx(takes - outcome.state["optimizer"] / 2, rel=0.01)
+
+
+def test_evaluation_must_fit_beside_the_optimizer():
+    """It runs between steps: what its programs do not take as arguments stays in memory."""
+    nothing = parse("ENTRY %main () -> f32[] {\n  ROOT %x = f32[] constant(0)\n}\n")
+    state = {"trainable": 10.0, "frozen": 2.0, "optimizer": 20.0}
+    step, decode = Compiled(32, 40, 0, 0, 1, nothing), Compiled(13, 30, 0, 1, 1, nothing)
+    outcome = Outcome(state, {"data": 1, "fsdp": 1, "tensor": 1}, {"train": step, "decode": decode})
+    topology = read_topology("cpu:1")
+    assert (outcome.needs("train"), outcome.needs("decode")) == (72, 64)
+    for room, has_room in ((72, True), (71, False)):
+        assert fits(outcome, topology._replace(chip=topology.chip._replace(memory=room))) == has_room
+    crowded = outcome._replace(programs={"train": step, "decode": decode._replace(temporaries=39.0)})
+    assert not fits(crowded, topology._replace(chip=topology.chip._replace(memory=72)))
 
 
 def test_rows_are_scaled_in_whole_lanes():
