@@ -78,8 +78,8 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(state), note=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
-        except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # damaged files end in any kind of it, Orbax's bare Exception too
+            reason = " ".join(str(error).split()).partition(" See full TensorStore details")[0]
             mend = "remove its folder, to go on from an earlier one or from the beginning"
             raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), mend) from error
         return Restored(step, restored["state"], restored["note"])

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.errors import AGAIN, InputError, LostError, nearest
 
 DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -69,6 +69,9 @@ def status_of(
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except LostError as error:
+        print(error, file=sys.stderr)
+        return AGAIN
     except KeyboardInterrupt:
         print(f"\n{interrupted or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""The one error a user should ever see: what is wrong, where, and how to mend it."""
+"""The errors a user should see: what is wrong, where, and how to mend it; and what was lost."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,6 +14,14 @@ class InputError(ValueError):
     def __str__(self) -> str:
         lines = f"{self.where}: {self.what}; {self.mend}".splitlines()
         return " ".join(line.strip() for line in lines if line.strip())
+
+
+AGAIN = 75
+"""The exit status of a run that is to be started again and will go on (EX_TEMPFAIL); launchers do so."""
+
+
+class LostError(RuntimeError):
+    """A process or a machine that the run needs is gone, told in one line; started again, the run goes on."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,12 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mmkp_jax.errors import InputError
+from mmkp_jax.errors import AGAIN, InputError
 from mmkp_jax.hosts import is_writer
 from mmkp_jax.workdir import cut_back
-
-AGAIN = 75
-"""The exit status of a run that is to be started again and will go on (EX_TEMPFAIL); launchers do so."""
 
 
 class Skipped:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from mmkp_jax.errors import InputError
+from mmkp_jax.errors import AGAIN, InputError, LostError
 
 HEARTBEAT_SECONDS = 30
 """A host that was not heard of for so long ends the job on all."""
@@ -131,12 +131,8 @@ LOST = re.compile(r"gloo|coordination service|another task died|connection (rese
 
 
 @contextlib.contextmanager
-def ending_together(again: int) -> Iterator[None]:
-    """Around a job of several hosts: when this host fails it leaves at once, so that the others notice.
-
-    Args:
-        again: the exit status when another host is lost.
-    """
+def ending_together() -> Iterator[None]:
+    """Around a job of several hosts: when this host fails it leaves at once, so that the others notice."""
     try:
         yield
     except Exception as error:
@@ -145,10 +141,13 @@ def ending_together(again: int) -> Iterator[None]:
         if isinstance(error, InputError):
             print(error, file=sys.stderr)
             status = 2
+        elif isinstance(error, LostError):
+            print(error, file=sys.stderr)
+            status = AGAIN
         elif LOST.search(str(error)):
             told = "another host of this job is lost; the run goes on from its last checkpoint when it is started again"
             print(f"\n{told} ({str(error).splitlines()[0]})", file=sys.stderr)
-            status = again
+            status = AGAIN
         else:
             traceback.print_exc()
             status = 1

@@ -14,12 +14,11 @@ from ml_collections import ConfigDict
 import mmkp_jax
 from mmkp_jax.assembly import check_settings, dtype_of, load_untrained, plan_training
 from mmkp_jax.commands import INTERRUPTED, Parser, disk_errors_in_one_line, status_of
-from mmkp_jax.errors import InputError
+from mmkp_jax.errors import AGAIN, InputError
 from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.exporting import Step, check_exports, export_into_run, note_base
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
-from mmkp_jax.guards import AGAIN
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
 from mmkp_jax.hosts import check_agreement, ending_together, join, on_writer, several
 from mmkp_jax.models.definition import Definition, Params, define
@@ -146,7 +145,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise InputError("several hosts need the same --workdir", flags.prog, "give a folder that all of them share")
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     resume = shlex.join([f"--config={parsed.config}", *overrides, f"--workdir={workdir}"])
-    with ending_together(AGAIN), disk_errors_in_one_line(workdir):
+    with ending_together(), disk_errors_in_one_line(workdir):
         try:
             run(config, workdir, extend=parsed.extend, profiled=profiled)
         except KeyboardInterrupt:

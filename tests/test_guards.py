@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from mmkp_jax.data.pipeline import Feed
-from mmkp_jax.errors import InputError
+from mmkp_jax.errors import AGAIN, InputError
 from mmkp_jax.goodput import Goodput
-from mmkp_jax.guards import AGAIN, Skipped
+from mmkp_jax.guards import Skipped
 from mmkp_jax.main import main
 from mmkp_jax.maintenance import SERVER, watch_maintenance
 from tests.small_pocket import ROOT, command, environment, metrics, small_pocket

@@ -10,8 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from mmkp_jax.errors import InputError
-from mmkp_jax.guards import AGAIN
+from mmkp_jax.errors import AGAIN, InputError
 from mmkp_jax.hosts import join
 from tests.small_pocket import ROOT, command, environment, run, small_pocket
 from tests.test_main import curve, state_of

@@ -21,6 +21,7 @@ from mmkp_jax.data.examples import BOTH, Branch, Recipe, tree_of
 from mmkp_jax.data.forest import Forest, RowSize, plant
 from mmkp_jax.data.lengths import Records
 from mmkp_jax.data.plan import EpochPlan, Rows, host_rows
+from mmkp_jax.errors import LostError
 
 if TYPE_CHECKING:
     import grain
@@ -101,6 +102,7 @@ def batches(
 
     Raises:
         ValueError: `start` is not in the plans, or the rows cannot be parted equally among the hosts.
+        LostError: a worker was killed.
 
     Yields:
         The position of each batch, and its arrays: B is the host's part of the plan's rows.
@@ -114,6 +116,11 @@ def batches(
     try:
         for step, forest in enumerate(iterator, start=first):
             yield position_of(plans, step), _out_of_shared_memory(forest) if workers else forest
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        told = "a process that loads posts was killed, for lack of memory, say; started again, the run goes on"
+        raise LostError(told) from error
     finally:
         iterator.close()
         del iterator
