@@ -48,6 +48,9 @@ def run(folder: Path) -> dict[str, Any]:
     programs = compile_all({"train": lower_step(config, plan)}, folder)
     if request["prompt"]:
         programs |= compile_all(lower_decoding(config, plan, RowSize(**request["prompt"])), folder)
+        tower = join_params(plan.state["trainable"], plan.state["frozen"])["visual"]
+        if "argument" in programs["decode"]:  # which looks at no picture; the tower stays in memory
+            programs["decode"]["argument"] += tree_bytes(tower)
     return {"state": state_bytes(plan), "mesh": dict(plan.mesh.shape), "programs": programs}
 
 

@@ -73,8 +73,8 @@ def test_memory_is_that_of_the_program_which_runs(tmp_path):
     write_tokenizer(tmp_path)
     config = read_config(CONFIG, flags_of(tmp_path, **{"mesh.fsdp": 1}))
     subject, topology = subject_of(config), read_topology("cpu:1")
-    outcome = compile_subject(subject, topology, decoding=False)
-    planned = outcome.programs["train"]
+    outcome = compile_subject(subject, topology, decoding=True)
+    planned, decode = outcome.programs["train"], outcome.programs["decode"]
 
     folder = open_folder(str(tmp_path))
     here = plan_training(config, folder.config, devices=jax.devices()[:1], total_steps=1000)
@@ -88,6 +88,10 @@ def test_memory_is_that_of_the_program_which_runs(tmp_path):
     rest = planned.arguments - sum(outcome.state.values())
     batch = 2 * (ROW["patches"] * 3 * 14 * 14 + 4 * (7 * ROW["tokens"] + 3 * ROW["labels"] + 3 * ROW["patches"] + 8))
     assert 0 <= rest - batch < 100  # and a few numbers: the step, γ
+    keys_and_values = 2 * 3 * 2 * 2 * 16 * 4  # layers, slots, heads, their width, bytes; of each place
+    cache = keys_and_values * (subject.prompt.tokens + config.answer_tokens)
+    rest = decode.arguments - outcome.state["trainable"] - outcome.state["frozen"]
+    assert 0 <= rest - cache < 100  # and what the slots go on from
 
 
 @pytest.mark.slow
@@ -109,7 +113,7 @@ def test_the_search_finds_the_largest_row_and_what_fits(model):
     assert fits(outcome, with_room(takes)) and not fits(outcome, tight)
     change = what_fits(subject, tight, outcome)
     assert change.flags == ("--config.moments_dtype=bfloat16",)
-    assert change.bytes == pytest.approx(takes - outcome.state["optimizer"] / 2, rel=0.01)
+    assert 0.9 * takes < change.bytes + outcome.state["optimizer"] / 2 < 1.01 * takes
 
 
 def test_evaluation_must_fit_beside_the_optimizer():
