@@ -19,9 +19,10 @@ from mmkp_jax.evaluation.baselines import most_frequent, nearest_neighbour
 from mmkp_jax.evaluation.files import read_train_keyphrases
 from mmkp_jax.evaluation.metric import Scores, score, score_by_kind
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words, outputs_line
+from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.evaluation.table import headline, table
 from mmkp_jax.feeding import datasets_of
-from mmkp_jax.predicting import Prediction, Predictor, write_predictions
+from mmkp_jax.predicting import Predictor
 
 TEST, VALID = "test", "valid"
 

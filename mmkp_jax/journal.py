@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.predicting import Prediction, write_predictions
+from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 
 
 class Journal:

@@ -21,6 +21,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
+from mmkp_jax.journal import Journal
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     check_endpoint_flags,
@@ -81,8 +82,6 @@ def run(arguments: Sequence[str] | None = None) -> list[Prediction]:
     ids, read = _posts(flags)
     if flags.base_url:
         return _through_endpoint(ids, read, flags)
-    from mmkp_jax.journal import Journal  # here, as it imports JAX: a mistake in the flags is told at once
-
     journal = Journal(flags.out, ids) if flags.out else None
     found = dict(journal.found) if journal else {}
     left = [number for number in range(len(ids)) if number not in found]

@@ -11,7 +11,6 @@ Keep the predictor: it compiles at its first posts, and serves others of like si
 
 import collections
 import copy
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,34 +33,13 @@ from mmkp_jax.decoding.prompts import Prompt, measure
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import parse_output
+from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.opening import open_model
 from mmkp_jax.sharding import make_mesh
 
 READERS = min(8, os.cpu_count() or 1)
 """Threads that read posts and measure their prompts."""
-
-
-class Prediction(NamedTuple):
-    """One line of a predictions file (DESIGN: `.jsonl`).
-
-    Of several answers, `output`, `form` and `tokens` are the first one's, and `predicted` holds the keyphrases of all,
-    those of more answers first.
-    """
-
-    id: str
-    keyphrases: list[str]
-    predicted: list[str]
-    output: str
-    form: str
-    tokens: int
-    outputs: tuple[str, ...] = ()
-    """Every answer's, where there are several; else it is not in the line."""
-
-    def line(self) -> str:
-        """The prediction as JSON."""
-        row = {name: value for name, value in self._asdict().items() if name != "outputs" or value}
-        return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 class Rows(Protocol):
@@ -251,16 +229,6 @@ def read_post(post_id: str, text: str, image: str | Path | None) -> Record:
     if isinstance(row, Reject):
         raise InputError(row.reason, str(file), "give another image, or mend this one")
     return row
-
-
-def write_predictions(file: Path, predictions: Sequence[Prediction]) -> None:
-    """The predictions file, whole or not at all: JSON Lines (`.jsonl`), else CMKP's form, `kp;kp` a line."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    as_json = file.suffix == ".jsonl"
-    lines = (each.line() if as_json else " ".join(";".join(each.predicted).splitlines()) + "\n" for each in predictions)
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(file)
 
 
 def _mesh_of(params: Params) -> Mesh:

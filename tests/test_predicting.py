@@ -13,7 +13,8 @@ from configs.base import get_config
 from mmkp_jax.data.posts import Post, Reject
 from mmkp_jax.decoding.sampling import Sampling
 from mmkp_jax.errors import InputError
-from mmkp_jax.predicting import Prediction, load_predictor, read_post, write_predictions
+from mmkp_jax.evaluation.predictions import Prediction, write_predictions
+from mmkp_jax.predicting import load_predictor, read_post
 from tests.data.posts_on_disk import write_posts
 from tests.data.test_images import picture, saved
 from tests.tiny import hf_model, tiny_config, write_tokenizer
