@@ -10,8 +10,8 @@
 #   --restarts=N    in a row, not counting those before a start that lasted an hour (10)
 #   --dry_run       print every command, run none
 #
-# Ends with 0 when the run is done. Where processes end with 75, because one of them was asked to stop, all are started
-# again. SIGTERM to this script lets them save, and ends it with 75; Ctrl-C the same, with 130. Any other status of a
+# Ends with 0 when the run is done. Where processes end with 75, because one of them was asked to stop, or 76, because a
+# step or a worker was lost, all are started again. SIGTERM to this script lets them save, and ends it with 75; Ctrl-C the same, with 130. Any other status of a
 # process is passed on.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
@@ -46,7 +46,7 @@ start() {
   done
 }
 
-# Waits for all of them. The status is the first that is neither 0 nor 75; else 75 if one is; else 0.
+# Waits for all of them. The status is the first that is none of 0, 75 and 76; else the first that is not 0; else 0.
 wait_for_end() {
   local id code status=0
   for id in "${started[@]}"; do
@@ -55,7 +55,7 @@ wait_for_end() {
       interrupted=false code=0
       wait "$id" || code=$?
     done
-    if ((code && (status == 0 || status == AGAIN))); then status=$code; fi
+    if ((code && (status == 0 || (status <= LOST && status >= AGAIN && code != AGAIN && code != LOST)))); then status=$code; fi
   done
   return "$status"
 }
@@ -75,7 +75,7 @@ while true; do
   status=0 began=$SECONDS
   wait_for_end || status=$?
   lasted=$((SECONDS - began))
-  ((status == AGAIN)) || exit "$status"
+  ((status == AGAIN || status == LOST)) || exit "$status"
   [[ -z $asked ]] || exit "$asked"
   again "the run ended with $status" || exit "$status"
 done

@@ -29,7 +29,7 @@
 #   --dry_run             print every command, run none
 #
 # babysit ends with the run's status (of several hosts, the first's that failed): 0 when it is done. On 75, when the run
-# was asked to stop or lost a host, it starts it again. Where it failed because slices were lost, it asks for them again
+# was asked to stop, and 76 and 134, when it lost a host or a step, it starts it again. Where it failed because slices were lost, it asks for them again
 # first. Ctrl-C leaves the run alone: the same command joins it.
 # --workdir and the data lie on a path that every host sees: a Filestore share, or a bucket with a hierarchical
 # namespace under GCS FUSE. gs:// itself is not understood.
@@ -142,7 +142,7 @@ babysit() {
     case $status in
       0) return ;;
       2 | 130) return "$status" ;;
-      "$AGAIN" | 255) # 255: the connection was lost, or the host with all that it knew
+      "$AGAIN" | "$LOST" | 134 | 255) # 255: the connection was lost, or the host with all that it knew
         still_there || continue
         again "the run ended with $status" || return "$status"
         ;;

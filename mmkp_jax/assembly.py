@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -201,6 +202,23 @@ def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
             "config.global_batch_size",
             f"give a multiple of {max(steps, 1) * shards}",
         )
+    _check_processes(config, mesh)
+
+
+def _check_processes(config: ConfigDict, mesh: Mesh) -> None:
+    """Each process loads its own rows: it needs devices, and no other process may hold a part of the same rows."""
+    process_DFT = np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
+    processes = len(np.unique(process_DFT))
+    if processes < jax.process_count():
+        what = f"it has devices of {processes} of {jax.process_count()} processes"
+        raise InputError(what, "config.mesh", "make the product of the sizes the number of all devices")
+    if (process_DFT != process_DFT[..., :1]).any():
+        what = f"{mesh.shape['tensor']} devices that see the same rows belong to several processes"
+        raise InputError(what, "config.mesh.tensor", "give a size that divides the devices of a process")
+    if config.global_batch_size % (processes * config.accumulation_steps):
+        what = f"{config.global_batch_size} rows do not divide among {processes} processes"
+        mend = f"give a multiple of {processes * max(config.accumulation_steps, 1)}"
+        raise InputError(what, "config.global_batch_size", mend)
 
 
 def dtype_of(config: ConfigDict, field: str) -> jnp.dtype:

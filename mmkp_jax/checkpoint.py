@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.hosts import everywhere, is_writer, wait_for_all
+from mmkp_jax.hosts import everywhere, is_writer, several, wait_for_all
 from mmkp_jax.step import State
 
 
@@ -77,12 +77,23 @@ class Checkpoints:
         """
         args = ocp.args.Composite(state=ocp.args.StandardRestore(state), note=ocp.args.JsonRestore())
         try:
-            restored = self._manager.restore(step, args=args)
+            restored = self._read(step, args)
         except Exception as error:  # damaged files end in any kind of it, Orbax's bare Exception too
             reason = " ".join(str(error).split()).partition(" See full TensorStore details")[0]
             mend = "remove its folder, to go on from an earlier one or from the beginning"
             raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), mend) from error
         return Restored(step, restored["state"], restored["note"])
+
+    def _read(self, step: int, args: ocp.args.Composite) -> Any:
+        if not several():
+            return self._manager.restore(step, args=args)
+        here = jax.process_index()  # each by itself: where the files fail one host, none waits for it
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"host-{here}"
+        )
+        handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+            return reader.restore(self._folder / str(step), args=args)
 
     def restore_latest(self, state: State) -> Restored | None:
         """The last checkpoint that can be read; None where there is none.
@@ -93,7 +104,8 @@ class Checkpoints:
             InputError: there are some, and none can be read.
         """
         failed: InputError | None = None
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
             restored = None
             try:
                 restored = self.restore(step, state)
@@ -103,8 +115,9 @@ class Checkpoints:
             if everywhere(restored is not None):
                 self._put_aside_after(step)
                 return restored
-        if failed:
-            raise failed
+        if steps:
+            mend = "see to it, or begin in another --workdir"
+            raise failed or InputError("another host can read none of the checkpoints", str(self._folder), mend)
         return None
 
     def _put_aside_after(self, step: int) -> None:

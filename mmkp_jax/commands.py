@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from mmkp_jax.errors import AGAIN, InputError, LostError, nearest
+from mmkp_jax.errors import LOST, InputError, LostError, nearest
 
 DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -71,7 +71,7 @@ def status_of(
         return 2
     except LostError as error:
         print(error, file=sys.stderr)
-        return AGAIN
+        return LOST
     except KeyboardInterrupt:
         print(f"\n{interrupted or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED

@@ -17,7 +17,11 @@ class InputError(ValueError):
 
 
 AGAIN = 75
-"""The exit status of a run that is to be started again and will go on (EX_TEMPFAIL); launchers do so."""
+"""The exit status of a run that was asked to stop, and is saved: launchers start it again (EX_TEMPFAIL)."""
+
+
+LOST = 76
+"""The exit status of a run that lost a process, a host or a step's end: also to be started again, a few times."""
 
 
 class LostError(RuntimeError):

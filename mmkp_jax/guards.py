@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mmkp_jax.errors import AGAIN, InputError
+from mmkp_jax.errors import LOST, InputError
 from mmkp_jax.hosts import is_writer
 from mmkp_jax.workdir import cut_back
 
@@ -28,6 +28,8 @@ class Skipped:
         self._file, self._most, self._in_a_row = workdir / "skipped.jsonl", most, 0
         if is_writer():
             cut_back(self._file, step)
+        self.steps = len(self._file.read_text(encoding="utf-8").splitlines()) if self._file.exists() else 0
+        """How many were skipped, of all starts of the run."""
 
     def look(self, step: int, metrics: Mapping[str, float], posts: Callable[[], Sequence[str]]) -> None:
         """Takes note of a step.
@@ -41,6 +43,7 @@ class Skipped:
         self._in_a_row = self._in_a_row + 1 if metrics["skipped"] else 0
         if not self._in_a_row:
             return
+        self.steps += 1
         if is_writer():
             values = {name: str(metrics[name]) for name in ("loss", "grad_norm")}  # "nan" and "inf" are no JSON numbers
             with self._file.open("a", encoding="utf-8") as out:
@@ -52,10 +55,10 @@ class Skipped:
 
 
 class Watchdog(contextlib.AbstractContextManager):
-    """Ends the process when no step ends for `seconds` (0: never), after all threads' stacks are in `stacks.txt`."""
+    """Ends the process when no step ends for `seconds` (0: never), with all threads' stacks in `stacks-{host}.txt`."""
 
-    def __init__(self, workdir: Path, seconds: float):
-        self._file, self._seconds = workdir / "stacks.txt", seconds
+    def __init__(self, workdir: Path, seconds: float, host: int = 0):
+        self._file, self._seconds = workdir / f"stacks-{host}.txt", seconds
         self._deadline = math.inf
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -85,8 +88,10 @@ class Watchdog(contextlib.AbstractContextManager):
                 self._end()
 
     def _end(self) -> None:
-        with self._file.open("w", encoding="utf-8") as out:
-            faulthandler.dump_traceback(out, all_threads=True)
-        told = f"no step ended for {self._seconds:g} s; all stacks are in {self._file}"
-        print(f"\n{told}; started again, the run goes on from its last checkpoint", file=sys.stderr, flush=True)
-        os._exit(AGAIN)  # nothing that hangs is waited for
+        try:
+            told = f"no step ended for {self._seconds:g} s; all stacks are in {self._file}"
+            print(f"\n{told}; started again, the run goes on from its last checkpoint", file=sys.stderr, flush=True)
+            with self._file.open("w", encoding="utf-8") as out:
+                faulthandler.dump_traceback(out, all_threads=True)
+        finally:
+            os._exit(LOST)  # nothing that hangs is waited for

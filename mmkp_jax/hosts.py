@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from mmkp_jax.errors import AGAIN, InputError, LostError
+from mmkp_jax.errors import LOST, InputError, LostError
 
 HEARTBEAT_SECONDS = 30
 """A host that was not heard of for so long ends the job on all."""
@@ -127,7 +127,10 @@ def asked_to_stop(step: int) -> bool:
     return several() and multihost_utils.reached_preemption_sync_point(step)
 
 
-LOST = re.compile(r"gloo|coordination service|another task died|connection (reset|closed)|unavailable:", re.IGNORECASE)
+LOST_HOST = re.compile(
+    r"gloo|coordination service|another task died|connection (reset|closed)|unavailable:|remote process exited",
+    re.IGNORECASE,
+)
 
 
 @contextlib.contextmanager
@@ -143,11 +146,11 @@ def ending_together() -> Iterator[None]:
             status = 2
         elif isinstance(error, LostError):
             print(error, file=sys.stderr)
-            status = AGAIN
-        elif LOST.search(str(error)):
+            status = LOST
+        elif LOST_HOST.search(str(error)):
             told = "another host of this job is lost; the run goes on from its last checkpoint when it is started again"
             print(f"\n{told} ({str(error).splitlines()[0]})", file=sys.stderr)
-            status = AGAIN
+            status = LOST
         else:
             traceback.print_exc()
             status = 1

@@ -1,7 +1,9 @@
 """Trains, evaluates, and leaves a work directory: `python -m mmkp_jax.main --config=configs/dyncot.py`."""
 
 import importlib
+import os
 import shlex
+import signal
 import sys
 import time
 import warnings
@@ -21,6 +23,7 @@ from mmkp_jax.exporting import Step, check_exports, export_into_run, note_base
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
 from mmkp_jax.hosts import check_agreement, ending_together, join, on_writer, several
+from mmkp_jax.maintenance import watch_maintenance
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.predicting import Predictor
 from mmkp_jax.settings import read_config
@@ -34,7 +37,7 @@ def parser() -> Parser:
     add = flags.add_argument
     add("--config", metavar="FILE[:preset,…]", help="required: an experiment; --config.key=value overrides a field")
     add("--workdir", type=Path, metavar="DIR", help="the run's folder; an unfinished run there goes on")
-    add("--extend", action="store_true", help="the run there may become longer: num_epochs or total_steps may differ")
+    add("--extend", action="store_true", help="let the run there become longer, on the schedule of its new length")
     add("--profile_steps", metavar="FIRST:LAST", help="trace these steps into the run's folder, for TensorBoard")
     add("--coordinator", metavar="HOST:PORT", help="of a job's first process; TPU slices, Slurm and Open MPI tell it")
     add("--num_processes", type=int, metavar="N", help="with --coordinator: how many processes the job has")
@@ -54,6 +57,7 @@ def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: ra
         Stopped: the run was asked to stop, and is saved.
     """
     check_settings(config)
+    _check_hosts(config, workdir)
     if config.make:
         on_writer(lambda: _make(config.make))
     folder = open_folder(config.model.path)
@@ -74,7 +78,6 @@ def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: ra
 
     if config.strategy == "zeroshot":
         evaluation = Evaluation(config)
-        _check_hosts(config)
         _claim(config, workdir, extend)
         definition, params = load_untrained(config, folder, where)
         step = 0
@@ -83,17 +86,22 @@ def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: ra
         plan = plan_training(config, folder.config, where, total_steps=training.steps)
         definition, evaluation = plan.definition, Evaluation(config)
         check_exports(config, folder)
-        _check_hosts(config, training.feed.records.fingerprint)
+        check_agreement({"dataset": training.feed.records.fingerprint})
         _claim(config, workdir, extend)
         on_writer(lambda: (note_base(workdir, folder), write_left_out(workdir, training.left_out)))
         print(describe(training))
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
         step, params = train(config, plan, folder, training, workdir, validate, export, profiled)
+    signal.signal(signal.SIGTERM, _stop)  # all is saved, and the loop looks for no wish to stop any more
     evaluation.test(predictor_of(params, definition), workdir, step)
     on_writer(lambda: write_report([workdir], workdir / "report.html"))
     print(f"\nreport: {workdir / 'report.html'}")
     if config.strategy != "zeroshot" and config.eval_every:  # after the test, of which its card tells
         export(step, params)
+
+
+def _stop(*_: object) -> None:
+    raise Stopped(None, by_user=False)
 
 
 def _make(module: str) -> None:
@@ -104,9 +112,10 @@ def _make(module: str) -> None:
     make()
 
 
-def _check_hosts(config: ConfigDict, dataset: str = "") -> None:
+def _check_hosts(config: ConfigDict, workdir: Path) -> None:
     code = f"{mmkp_jax.__version__} {revision()}"
-    check_agreement({"config": config.to_json_best_effort(sort_keys=True), "code version": code, "dataset": dataset})
+    told = config.to_json_best_effort(sort_keys=True)
+    check_agreement({"config": told, "code version": code, "work directory": str(workdir)})
 
 
 def _claim(config: ConfigDict, workdir: Path, extend: bool) -> None:
@@ -125,9 +134,8 @@ def _claim(config: ConfigDict, workdir: Path, extend: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 75 when the machine was taken away, 130 when interrupted.
-
-    After either of the latter two a line tells how to go on; after 75 a launcher gives the command again.
+    """The exit status: 0; 2 after one line on what was wrong; 75 when the machine was taken away, 76 when a host,
+    a worker or a step was lost, 130 when interrupted; a line then tells how to go on, and after 75 and 76 launchers do.
     """
     return status_of(_run, arguments)
 
@@ -145,15 +153,19 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise InputError("several hosts need the same --workdir", flags.prog, "give a folder that all of them share")
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     resume = shlex.join([f"--config={parsed.config}", *overrides, f"--workdir={workdir}"])
-    with ending_together(), disk_errors_in_one_line(workdir):
+    if not several():  # of several hosts, JAX takes the signal, and the loop sees it
+        signal.signal(signal.SIGTERM, _stop)
+    with ending_together(), disk_errors_in_one_line(workdir), watch_maintenance():
         try:
             run(config, workdir, extend=parsed.extend, profiled=profiled)
-        except KeyboardInterrupt:
-            print(f"stopped; to go on: python -m mmkp_jax.main {resume}")
-            return INTERRUPTED
-        except Stopped as stopped:
-            print(f"stopped, and saved, at step {stopped.step:,}; to go on: python -m mmkp_jax.main {resume}")
-            return INTERRUPTED if stopped.by_user else AGAIN
+        except (KeyboardInterrupt, Stopped) as stopped:
+            step, by_user = (stopped.step, stopped.by_user) if isinstance(stopped, Stopped) else (None, True)
+            saved = f", and saved, at step {step:,}" if step else ""
+            print(f"stopped{saved}; to go on: python -m mmkp_jax.main {resume}", flush=True)
+            status = INTERRUPTED if by_user else AGAIN
+            if several() and not step:
+                os._exit(status)  # an orderly end would wait for the others, for minutes
+            return status
     return 0
 
 

@@ -27,13 +27,16 @@ def watch_maintenance(every: float = EVERY_SECONDS) -> Iterator[None]:
     over = threading.Event()
     if jax.default_backend() == "tpu" or SERVER in os.environ:
         threading.Thread(target=_watch, args=(over, every), daemon=True).start()
-    yield
-    over.set()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _watch(over: threading.Event, every: float) -> None:
+    before = {key: _ask(key, idle) for key, idle in NOTHING.items()}  # a run begun under notice is not stopped by it
     while not over.wait(every):
-        if any(_ask(key, idle) not in ("", idle) for key, idle in NOTHING.items()):
+        if any(_ask(key, idle) not in ("", idle, before[key]) for key, idle in NOTHING.items()):
             os.kill(os.getpid(), signal.SIGTERM)
             return
 

@@ -28,7 +28,7 @@ class _Pending(NamedTuple):
     step: int
     metrics: Metrics
     losses: Losses
-    host: dict[str, float]
+    noted: dict[str, float]
 
 
 class Meter(contextlib.AbstractContextManager):
@@ -68,7 +68,7 @@ class Meter(contextlib.AbstractContextManager):
 
     def note(self, values: Mapping[str, float]) -> None:
         """Adds to the line of the step that was added last."""
-        self._pending[-1].host.update(values)
+        self._pending[-1].noted.update(values)
 
     def add(self, step: int, metrics: Metrics, losses: Losses) -> None:
         """Takes what a step gave, and writes that of the steps before it.
@@ -76,15 +76,8 @@ class Meter(contextlib.AbstractContextManager):
         Raises:
             InputError: too many steps in a row were not finite.
         """
-        now, waited, elsewhere = time.perf_counter(), self._goodput.of("data"), self._goodput.elsewhere()
-        seconds = now - self._last - (elsewhere - self._elsewhere)
-        host = {
-            "seconds": seconds,
-            "data_wait_share": (waited - self._waited) / max(seconds, 1e-9),
-        }
-        self._waited, self._elsewhere, self._last = waited, elsewhere, now
         self.write()
-        self._pending.append(_Pending(step, metrics, losses, host))
+        self._pending.append(_Pending(step, metrics, losses, {}))
         self._bar.update()
 
     def write(self) -> None:
@@ -93,9 +86,9 @@ class Meter(contextlib.AbstractContextManager):
         Raises:
             InputError: too many steps in a row were not finite.
         """
-        for step, metrics, losses, host in self._pending:
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            line = {**values, "learning_rate": float(self._rate_at(step)), **host}
+        for step, metrics, losses, noted in self._pending:
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}  # waits for the step
+            line = {**values, "learning_rate": self._rate_at(step - 1 - self._skipped.steps), **self._times(), **noted}
             line |= {f"{each}_per_second": line[each] / line["seconds"] for each in ("posts", "tokens")}
             nll_ABS = _of_this_host(losses.sft_BS)
             nll_ABS[_of_this_host(losses.has_sft_BS) != 1] = np.nan
@@ -117,9 +110,17 @@ class Meter(contextlib.AbstractContextManager):
     def _ids(self, step: int) -> list[str]:
         return [self._records[number].id for number in self._losses.posts(step).tolist()]
 
-    def _rate_at(self, step: int) -> float:
+    def _times(self) -> dict[str, float]:
+        """Since the step before, but for what was no step's."""
+        now, waited, elsewhere = time.perf_counter(), self._goodput.of("data"), self._goodput.elsewhere()
+        seconds = max(now - self._last - (elsewhere - self._elsewhere), 1e-9)
+        share = (waited - self._waited) / seconds
+        self._waited, self._elsewhere, self._last = waited, elsewhere, now
+        return {"seconds": seconds, "data_wait_share": share}
+
+    def _rate_at(self, updates: int) -> float:
         with jax.transfer_guard("allow"):
-            return float(self._rate(step - 1))
+            return float(self._rate(updates))
 
 
 def _of_this_host(array: jax.Array) -> np.ndarray:

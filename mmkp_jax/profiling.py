@@ -13,17 +13,20 @@ class Profiler(contextlib.AbstractContextManager):
     """Traces the steps in `steps` into `folder`, each under its number."""
 
     def __init__(self, folder: Path, steps: range):
-        self._folder, self._steps, self._tracing = folder, steps, False
+        self._folder, self._steps = folder, steps
+        self._tracing = self._traced = False
 
     def __exit__(self, *_: object) -> None:
         self._stop()  # the run ended within them
+        if self._steps and not self._traced:
+            print(f"no trace: none of the steps {self._steps.start:,} to {self._steps.stop - 1:,} was run")
 
     @contextlib.contextmanager
     def around(self, step: int) -> Iterator[None]:
         """Around the call of a step; a trace begins with the first one, and may show the end of the step before."""
         if step in self._steps and not self._tracing:
             jax.profiler.start_trace(self._folder)
-            self._tracing = True
+            self._tracing = self._traced = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step) if self._tracing else contextlib.nullcontext():
             yield
 

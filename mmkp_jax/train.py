@@ -23,7 +23,6 @@ from mmkp_jax.feeding import Training
 from mmkp_jax.guards import Watchdog
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.hosts import asked_to_stop, several
-from mmkp_jax.maintenance import watch_maintenance
 from mmkp_jax.meter import Meter
 from mmkp_jax.models.definition import Params
 from mmkp_jax.optim import join_params
@@ -32,14 +31,15 @@ from mmkp_jax.sharding import place_batch, planned_rows
 from mmkp_jax.step import State
 
 
-class Stopped(Exception):
-    """The run was asked to stop, and is saved.
+class Stopped(BaseException):
+    """The run was asked to stop; as a `KeyboardInterrupt`, nothing that waits for errors holds it up.
 
     Args:
+        step: where it is saved; None where it had nothing to save.
         by_user: by Ctrl-C; else by the machine, so that it is to be started again.
     """
 
-    def __init__(self, step: int, by_user: bool):
+    def __init__(self, step: int | None, by_user: bool):
         super().__init__(step, by_user)
         self.step, self.by_user = step, by_user
 
@@ -78,18 +78,18 @@ def train(
     """
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(_StopAsked())  # first, so that it still holds while the last checkpoint is written
-        stack.enter_context(watch_maintenance())
         kept = {"keep": config.keep_checkpoints, "keep_hours": config.keep_hours}
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **kept))
         data = training.feed.records.fingerprint
-        step, state = _begin(plan, folder, checkpoints, data, config.data.path)
+        step, state = _begin(plan, folder, checkpoints, data, config.data.path, training.steps)
         best = stack.enter_context(Best(workdir / "best", config.best_metric, step)) if validate else None
         if step:
             print(f"going on from step {step:,} of {training.steps:,}")
         row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
         meter = stack.enter_context(Meter(config, training, workdir, step, row_AB))
-        watchdog = stack.enter_context(Watchdog(workdir, config.hang_seconds))
-        profiler = stack.enter_context(Profiler(workdir / "profile", profiled))
+        profile = workdir / "profile" / f"host-{jax.process_index()}"  # of processes on one machine each its own
+        watchdog = stack.enter_context(Watchdog(workdir, config.hang_seconds, jax.process_index()))
+        profiler = stack.enter_context(Profiler(profile, profiled))
         feed = stack.enter_context(contextlib.closing(_feed(config, training, step)))
         stack.enter_context(jax.set_mesh(plan.mesh))
         stack.enter_context(jax.transfer_guard("disallow"))  # a hidden transfer would stall every step
@@ -116,7 +116,7 @@ def train(
                 meter.keep()
                 with meter.spending("checkpoint"), watchdog.pausing():
                     checkpoints.save(step, state, {"data": data})
-            if stop and not last:
+            if stop:
                 raise Stopped(step, asked.by_user)
         params = join_params(state["trainable"], state["frozen"])
         del state  # its optimizer's part is the largest
@@ -130,11 +130,14 @@ def train(
         return restored.step, join_params(restored.state["trainable"], restored.state["frozen"])
 
 
-def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path: str) -> tuple[int, State]:
+def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path: str, steps: int) -> tuple[int, State]:
     restored = checkpoints.restore_latest(plan.state)
     if restored is None:
         return 0, load_state(plan, folder)
     step = restored.step
+    if step > steps:
+        what = f"the run is at step {step:,} already, and its config now ends at step {steps:,}"
+        raise InputError(what, "config.total_steps", "give more steps, or epochs")
     if restored.note["data"] != data:
         mend = "prepare them as they were, or give another --workdir"
         raise InputError(f"the training posts are not those that this run saw up to step {step:,}", path, mend)
@@ -158,7 +161,7 @@ def _micro_batches(forest: Forest, config: ConfigDict) -> Forest:
 
 
 class _StopAsked(contextlib.AbstractContextManager):
-    """Turns SIGINT and SIGTERM into a wish that the loop looks for between steps; a second one is taken at once.
+    """Turns SIGINT and SIGTERM into a wish that the loop looks for between steps; a second SIGINT is taken at once.
 
     Of several hosts, JAX hands SIGTERM to all of them (`hosts.asked_to_stop`); SIGINT is made one.
     """
@@ -177,9 +180,9 @@ class _StopAsked(contextlib.AbstractContextManager):
             signal.signal(each, handler)
 
     def _wish(self, kind: int, _: Any) -> None:
-        if self.stop or self.by_user:
+        if kind == signal.SIGINT and (self.stop or self.by_user):
             raise KeyboardInterrupt
-        self.by_user = kind == signal.SIGINT
+        self.by_user = kind == signal.SIGINT and not self.stop
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -16,7 +16,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.settings import leaves
 
 MAY_DIFFER = (
-    *("mesh", "sharding_rules", "attention", "remat", "data.workers"),
+    *("mesh", "sharding_rules", "attention", "remat", "accumulation_steps", "data.workers"),
     *("log_every", "checkpoint_every", "eval_every", "eval_batch_size", "export_every"),
     *("keep_checkpoints", "keep_hours", "max_nonfinite", "hang_seconds"),
 )
@@ -70,8 +70,12 @@ def claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False) -> 
 
 
 def _write_config(file: Path, config: Mapping[str, Any]) -> None:
+    _write_whole(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _write_whole(file: Path, text: str) -> None:
     part = file.with_suffix(".part")  # whole or not at all
-    part.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(file)
 
 
@@ -107,7 +111,7 @@ def cut_back(file: Path, step: int) -> None:
     """Takes the lines of later steps out of JSON Lines, and one that a kill cut off; no file is an empty one."""
     if file.exists():
         kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        _write_whole(file, "".join(f"{line}\n" for line in kept))
 
 
 class MetricsLog:

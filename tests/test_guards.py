@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmkp_jax.data.pipeline import Feed
-from mmkp_jax.errors import AGAIN, InputError
+from mmkp_jax.errors import LOST, InputError
 from mmkp_jax.goodput import Goodput
 from mmkp_jax.guards import Skipped
 from mmkp_jax.main import main
@@ -104,9 +104,9 @@ def test_a_step_that_does_not_end_leaves_all_stacks_and_ends_the_run(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, str(tmp_path)], cwd=ROOT, env=environment(), capture_output=True, text=True
     )
-    assert done.returncode == AGAIN and "alive" in done.stdout
-    assert f"no step ended for 0.5 s; all stacks are in {tmp_path / 'stacks.txt'}" in done.stderr
-    assert "a_step_that_hangs" in (tmp_path / "stacks.txt").read_text()
+    assert done.returncode == LOST and "alive" in done.stdout
+    assert f"no step ended for 0.5 s; all stacks are in {tmp_path / 'stacks-0.txt'}" in done.stderr
+    assert "a_step_that_hangs" in (tmp_path / "stacks-0.txt").read_text()
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_a_hung_worker_ends_the_run_which_then_goes_on(tmp_path):
     for child in children:  # which hold its stderr open
         subprocess.run(["kill", "-KILL", child], capture_output=True)
     _, error = process.communicate()
-    assert process.returncode == AGAIN and "no step ended for 5 s" in error
+    assert process.returncode == LOST and "no step ended for 5 s" in error
     again = subprocess.run(command(pocket, *flags), cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
     assert [line["step"] for line in metrics(workdir)] == list(range(1, 41))
@@ -176,14 +176,14 @@ def test_a_maintenance_event_is_a_sigterm(monkeypatch):
     }
 
 
-def test_where_the_time_goes():
+def test_where_the_time_goes(monkeypatch):
+    clock = iter([0.0, 10.0, 60.0, 60.0, 80.0, 100.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     goodput = Goodput()
     with goodput.spending("evaluation"):
-        time.sleep(0.06)
+        pass
     with goodput.spending("data"):
-        time.sleep(0.02)
-    assert goodput.elsewhere() == goodput.of("evaluation") >= 0.06
-    line = goodput.line()
-    shares = {kind: int(share[:-1]) for share, kind in (each.split()[:2] for each in line[6:].split(", ")[:5])}
-    assert list(shares) == ["steps", "compile", "data", "checkpoint", "evaluation"]
-    assert 98 <= sum(shares.values()) <= 102 and shares["evaluation"] > shares["data"] > 0
+        pass
+    assert goodput.elsewhere() == goodput.of("evaluation") == 50
+    told = "time: 30% steps, 0% compile, 20% data, 0% checkpoint, 50% evaluation, of 1.7 min"
+    assert goodput.line() == told

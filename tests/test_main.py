@@ -15,7 +15,7 @@ import pytest
 from benchmarks.soak_kill import differences, killed_run
 from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
-from mmkp_jax.errors import AGAIN
+from mmkp_jax.errors import AGAIN, LOST
 from tests.small_pocket import ROOT, SIZES, UNFED, command, environment, metrics, run, small_pocket
 
 COMPUTED = ("loss", "loss_sft", "loss_cot", "cot_share", "gamma", "grad_norm", "learning_rate", "posts", "tokens")
@@ -273,8 +273,37 @@ def test_a_killed_worker_ends_the_run_which_then_goes_on(pocket, unbroken):
         time.sleep(0.05)
     subprocess.run(["pkill", "-KILL", "-P", str(process.pid), "-f", "spawn_main"], check=True)
     _, error = process.communicate(timeout=120)
-    assert process.returncode == AGAIN and "a process that loads posts was killed" in error, error
+    assert process.returncode == LOST and "a process that loads posts was killed" in error, error
     assert "Traceback" not in error
     done = run(pocket, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert differences(workdir, unbroken[0]) == []
+
+
+@pytest.mark.slow
+def test_sigterm_before_the_loop_is_to_be_started_again(pocket):
+    workdir = pocket.parent / "early"
+    process = started(pocket, f"--workdir={workdir}")
+    while not (workdir / "config.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    told, error = process.communicate(timeout=120)
+    assert process.returncode == AGAIN and "to go on: python -m mmkp_jax.main --config=configs/dyncot.py" in told, error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_run_becomes_longer_and_some_steps_are_traced(pocket, unbroken, tmp_path):
+    workdir = tmp_path / "longer"
+    shutil.copytree(unbroken[0], workdir)
+    longer = (f"--workdir={workdir}", "--config.total_steps=14", "--config.ablations=True", "--profile_steps=13:13")
+    refused = run(pocket, *longer)
+    assert refused.returncode == 2 and "total_steps (was 12, now 14)" in refused.stderr and "--extend" in refused.stderr
+    done = run(pocket, *longer, "--extend")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert curve(workdir)[:12] == curve(unbroken[0]) and [line["step"] for line in metrics(workdir)][-2:] == [13, 14]
+    assert list((workdir / "profile/host-0").rglob("*.xplane.pb")) and "trace: tensorboard" in done.stdout
+    shorter = run(pocket, f"--workdir={workdir}", "--config.total_steps=4", "--config.ablations=True", "--extend")
+    assert shorter.returncode == 2 and "the run is at step 14 already" in shorter.stderr
+    assert len(metrics(workdir)) == 14

@@ -102,9 +102,10 @@ def test_a_job_that_failed_is_not_requeued(slurm, status):
     assert "scontrol" not in [call[0] for call in slurm.calls()]
 
 
-def test_a_job_queues_again_as_often_as_it_may(slurm):
-    slurm.make("python", "sys.exit(75)")
-    assert slurm.run("slurm.sh", "--gpus=0", "--restarts=2", "--", *PROGRAM).returncode == 75
+@pytest.mark.parametrize("status", [75, 76, 134])
+def test_a_job_queues_again_as_often_as_it_may(slurm, status):
+    slurm.make("python", f"sys.exit({status})")
+    assert slurm.run("slurm.sh", "--gpus=0", "--restarts=2", "--", *PROGRAM).returncode == status
     assert [call[0] for call in slurm.calls()] == ["sbatch", *["srun", "python", "scontrol"] * 2, "srun", "python"]
 
 
@@ -115,7 +116,7 @@ def test_a_job_that_was_cancelled_stays_so(slurm):
 
 
 @pytest.mark.parametrize(
-    "statuses, status", [((0, 0), 0), ((0, 3), 3), ((75, 134), 134), ((137, 134), 137), ((2, 2), 2)]
+    "statuses, status", [((0, 0), 0), ((0, 3), 3), ((75, 134), 134), ((76, 134), 134), ((137, 134), 137), ((2, 2), 2)]
 )
 def test_local_passes_the_status_of_its_processes_on(fakes, statuses, status):
     fakes.make("python", f"print(4711) if '-c' in words else sys.exit({statuses}[int(words[-1][-1])])")
@@ -123,10 +124,11 @@ def test_local_passes_the_status_of_its_processes_on(fakes, statuses, status):
     assert len(fakes.calls()) == 3
 
 
-def test_local_starts_again_as_often_as_it_may(fakes):
-    fakes.make("python", "sys.exit(75)")
+@pytest.mark.parametrize("status", [75, 76])
+def test_local_starts_again_as_often_as_it_may(fakes, status):
+    fakes.make("python", f"sys.exit({status})")
     done = fakes.run("local.sh", "--processes=1", "--port=4711", "--restarts=2", "--", *PROGRAM)
-    assert done.returncode == 75 and len(fakes.calls()) == 3
+    assert done.returncode == status and len(fakes.calls()) == 3
 
 
 def test_an_hour_of_work_starts_the_count_of_restarts_anew():

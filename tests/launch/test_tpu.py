@@ -97,8 +97,8 @@ def test_slices_that_are_lost_too_often_end_it(gcloud):
     assert "the slices were lost; that was restart 2 of 2 in a row, the last" in done.stderr
 
 
-def test_a_run_that_was_stopped_and_saved_is_started_again(gcloud):
-    fakes = gcloud(["ACTIVE"], [75, 75, 75, 0])
+def test_a_run_that_was_stopped_or_lost_a_host_is_started_again(gcloud):
+    fakes = gcloud(["ACTIVE"], [75, 76, 134, 0])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == 0
     assert told(fakes) == ["install", "run"] * 4
@@ -121,7 +121,7 @@ def test_a_run_that_saved_before_its_slices_went_finds_new_ones(gcloud):
     assert told(fakes) == ["create", "install", "run", "delete", "create", "install", "run"]
 
 
-@pytest.mark.parametrize("status", [1, 2, 130, 134, 137])
+@pytest.mark.parametrize("status", [1, 2, 130, 137])
 def test_any_other_status_ends_it_and_the_slices_are_given_back_where_asked(gcloud, status):
     fakes = gcloud(["ACTIVE"], [status])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--delete", "--", *PROGRAM)
