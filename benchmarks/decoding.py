@@ -62,7 +62,7 @@ SHORT, LONG = 8, 100
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--posts", type=int, default=400)
+    parser.add_argument("--posts", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--max_tokens", type=int, default=200)
@@ -71,7 +71,7 @@ def main() -> None:
 
     make_pocket(POCKET)
     opened = open_model(str(POCKET / "model"))
-    posts = list(read_jsonl(POCKET / "posts" / "test.jsonl"))[: args.posts]
+    posts = list(read_jsonl(POCKET / "posts" / "train.jsonl"))[: args.posts]
     records = [record_of(post, POCKET / "images") for post in posts]
 
     for name, mix in MIXES.items():

@@ -102,6 +102,88 @@ def test_an_earlier_export_stays_when_the_disk_is_full(tmp_path, base):
     assert left.name == str(STEP) and (left / "README.md").read_bytes() == (base / "README.md").read_bytes()
 
 
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from mmkp_jax.exporting import export_into_run, open_step
+
+step, _ = open_step(Path(sys.argv[1]), "latest")
+moment, replace, rmtree = sys.argv[2], os.replace, shutil.rmtree
+
+def kill_or_replace(old, new):
+    if moment == ("gives way" if old.name[0] != "." else "takes the name"):
+        os.kill(os.getpid(), 9)
+    replace(old, new)
+
+def kill_or_remove(path, **options):
+    if path.name.endswith(".before") and path.exists():
+        (path / "config.json").unlink()
+        os.kill(os.getpid(), 9)
+    rmtree(path, **options)
+
+os.replace, shutil.rmtree = kill_or_replace, kill_or_remove
+export_into_run(step)
+"""
+
+
+@pytest.mark.parametrize(
+    "moment, left",
+    [
+        ("gives way", {".7.unfinished": "new", "7": "earlier"}),
+        ("takes the name", {".7.unfinished": "new", ".7.before": "earlier"}),
+        ("is removed", {".7.before": "earlier", "7": "new"}),
+    ],
+)
+def test_an_earlier_export_is_replaced_by_one_that_is_killed_and_by_the_next(tmp_path, base, moment, left):
+    """Killed as the earlier gives way, as the new one takes the name, or as the earlier is removed."""
+    run, exports = tmp_path / "run", tmp_path / "run" / "export"
+    write_run(run, base)
+    step, _ = open_step(run, "latest")
+    export_into_run(step)
+    weights = {"new": (exports / str(STEP) / "model.safetensors").read_bytes()}
+    shutil.rmtree(exports)
+    shutil.copytree(base, exports / str(STEP))
+    weights["earlier"] = (base / "model.safetensors").read_bytes()
+    assert weights["new"] != weights["earlier"]
+
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(run), moment], cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}
+    )
+    assert killed.returncode == -9
+    found = {folder.name: (folder / "model.safetensors").read_bytes() for folder in exports.iterdir()}
+    assert found == {name: weights[which] for name, which in left.items()}
+    if str(STEP) in left:
+        open_folder(str(exports / str(STEP)))
+    else:
+        with pytest.raises(InputError):
+            open_folder(str(exports / str(STEP)))
+
+    export_into_run(step)
+    (there,) = exports.iterdir()
+    assert there.name == str(STEP) and (there / "model.safetensors").read_bytes() == weights["new"]
+
+
+def test_all_of_an_export_is_on_the_disk_before_it_takes_the_name(tmp_path, base, monkeypatch):
+    """A machine that is lost must not leave part of a file under the name."""
+    write_run(tmp_path / "run", base)
+    step, _ = open_step(tmp_path / "run", "latest")
+    synced, named, sync, replace = set(), [], os.fsync, os.replace
+
+    def note_sync(handle):
+        sync(handle)
+        synced.add(os.readlink(f"/proc/self/fd/{handle}"))
+
+    def note_name(old, new):
+        named.append({str(old), *map(str, old.iterdir())} <= synced)
+        replace(old, new)
+        synced.clear()
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_name)
+    export_into_run(step)
+    assert named == [True] and synced == {str(tmp_path / "run" / "export")}
+
+
 @pytest.mark.slow
 def test_two_processes_export_together_what_neither_can_read_alone(tmp_path, base):
     write_run(tmp_path / "run", base)

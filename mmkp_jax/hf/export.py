@@ -196,15 +196,29 @@ def _appearing(out: Path) -> Iterator[Path]:
     try:
         shutil.rmtree(unfinished, ignore_errors=True)  # a killed export's
         unfinished.mkdir(parents=True)
-        if before.exists() and not out.exists():  # killed between the two renamings below
+        if out.exists():
+            shutil.rmtree(before, ignore_errors=True)  # killed while it was removed
+        elif before.exists():  # killed between the two renamings below
             os.replace(before, out)
         yield unfinished
+        for path in (*unfinished.iterdir(), unfinished):
+            _sync(path)
         if out.exists():
             os.replace(out, before)
         os.replace(unfinished, out)
+        _sync(out.parent)
         shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         what = f"the export cannot be written ({error.strerror or error})"
         raise InputError(what, str(out), "see to space and permissions") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Returns when a file, or a folder's list of names, is on the disk and outlasts a lost machine."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
