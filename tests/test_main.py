@@ -52,7 +52,9 @@ def curve(workdir):
 def test_a_run_leaves_what_it_says(unbroken):
     workdir, done = unbroken
     assert [line["step"] for line in metrics(workdir)] == list(range(1, 13))
-    assert {"config.json", "environment.json", "metrics.jsonl", "results.json"} <= {f.name for f in workdir.iterdir()}
+    assert {"config.json", "environment.json", "metrics.jsonl", "results.json", "losses.npz", "hidden.npz"} <= {
+        f.name for f in workdir.iterdir()
+    }
     lines = [json.loads(line) for line in (workdir / "predictions/test-12.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == [f"test-{i}" for i in range(1, SIZES["test"] + 1)]
     assert lines[-1]["id"] == UNFED and lines[-1]["predicted"] == [] and lines[-1]["keyphrases"]
