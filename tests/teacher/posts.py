@@ -33,12 +33,19 @@ def job_for(server: FakeEndpoint, **fields) -> Job:
     return Job(Endpoint(server.base_url, MODEL, {"max_tokens": 100}), EXPLAIN, **fields)
 
 
-def ask(server: FakeEndpoint, file: Path, posts: Sequence[Post], limits: Limits = LIMITS, **options) -> Run:
+def ask(
+    server: FakeEndpoint,
+    file: Path,
+    posts: Sequence[Post],
+    limits: Limits = LIMITS,
+    images: Path | None = None,
+    **options,
+) -> Run:
     """Asks about all posts, with the store in `file`."""
     job = job_for(server)
     with Store(file) as store:
         options = {"limits": limits, "prices": PRICES} | options
-        return ask_all(len(posts), job.question_of(PostRecords(posts, None)), job.endpoint, store, **options)
+        return ask_all(len(posts), job.question_of(PostRecords(posts, images)), job.endpoint, store, **options)
 
 
 def faults(share: float, kinds: Sequence[str], first: int = 1) -> Callable[[str, int], str | None]:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from mmkp_jax.errors import InputError
@@ -5,12 +7,13 @@ from mmkp_jax.teacher.batch import ask_in_batches
 from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
+from mmkp_jax.teacher.templates import EXPLAIN, Template
 from tests.fake_endpoint import FakeEndpoint
 from tests.teacher.posts import PRICES, ask, charged, job_for, number_of, text_posts
 
 
-def batched(server, file, posts, **options):
-    job = job_for(server)
+def batched(server, file, posts, job=None, **options):
+    job = job or job_for(server)
     with Store(file) as store:
         options = {"prices": PRICES, "poll_every": 0.05, "limits": Limits(attempts=2, backoff=0.01)} | options
         return ask_in_batches(
@@ -66,6 +69,42 @@ def test_a_batch_is_not_sent_twice_whenever_the_command_dies(tmp_path, monkeypat
         monkeypatch.setattr(Store, "add", keep)
         run, _ = batched(server, tmp_path / "s", text_posts(6))
     assert len(server.batches) == 1 and max(server.answered.values()) == 1 and run.found + run.asked == 6
+
+
+def killed_after_submitting(server, file, posts, monkeypatch):
+    keep = Store.add
+
+    async def dying(self, row):
+        await keep(self, row)
+        if row.get("state") == "submitted":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            batched(server, file, posts)
+
+
+def test_a_batch_is_collected_whole_though_fewer_posts_are_asked_about(tmp_path, monkeypatch):
+    with FakeEndpoint(batch_polls=2) as server:
+        killed_after_submitting(server, tmp_path / "s", text_posts(10), monkeypatch)
+        run, spent = batched(server, tmp_path / "s", text_posts(6), max_cost=1)
+        assert (run.asked, run.done) == (6, 6) and spent == pytest.approx(charged(server))
+        run, _ = batched(server, tmp_path / "s", text_posts(10))
+        assert (run.found, run.asked, len(server.calls)) == (10, 0, 10)
+
+
+@pytest.mark.parametrize("other", ["max_tokens", "template"])
+def test_a_batch_is_collected_though_another_question_is_asked_now(tmp_path, monkeypatch, other):
+    with FakeEndpoint(batch_polls=2) as server:
+        killed_after_submitting(server, tmp_path / "s", text_posts(4), monkeypatch)
+        job = job_for(server)
+        endpoint = dataclasses.replace(job.endpoint, parameters={"max_tokens": 200})
+        changed = {"max_tokens": {"endpoint": endpoint}, "template": {"template": Template("", EXPLAIN.user)}}[other]
+        run, _ = batched(server, tmp_path / "s", text_posts(4), dataclasses.replace(job, **changed), max_cost=1)
+        assert (run.asked, len(server.calls)) == (4, 8)
+        run, _ = batched(server, tmp_path / "s", text_posts(4))
+        assert (run.found, run.asked, len(server.calls)) == (4, 0, 8)  # what was paid for is there
 
 
 def test_a_failed_batch_is_one_line_with_its_reason(tmp_path):
