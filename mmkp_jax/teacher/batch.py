@@ -2,7 +2,8 @@
 
 What is known of a batch is in the store before and after it is made: a killed command finds its batches again, also one
 that was made in the moment of the kill, by the name that it carries. Every answer of a batch goes into the store, also
-one to a post, or a prompt, that the command is not asked about now.
+one to a post, or a prompt, that the command is not asked about now. Under a limit of money, the first question with an
+image is asked by a call of its own, whose usage tells how the endpoint counts images.
 """
 
 import asyncio
@@ -16,10 +17,10 @@ from typing import Any
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.answers import row_of
 from mmkp_jax.teacher.client import CHAT, Again, Client, Refused, Unavailable
-from mmkp_jax.teacher.cost import Prices, Usage
+from mmkp_jax.teacher.cost import Budget, Prices, Usage
 from mmkp_jax.teacher.endpoint import BATCH_SIZE, Endpoint, Limits
 from mmkp_jax.teacher.progress import Run
-from mmkp_jax.teacher.questions import Asked, QuestionOf, Unaskable
+from mmkp_jax.teacher.questions import Asked, Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
 BATCH_BYTES = 190_000_000
@@ -56,38 +57,48 @@ def ask_in_batches(
         InputError: nothing can be asked, a batch was not accepted, or answers cannot be kept.
     """
     run = Run(total, spent=store.spent)
-    asker = _Batches(run, question_of, store, prices, progress)
-    asyncio.run(asker.ask(endpoint, limits, most, max_cost, poll_every))
+    asker = _Batches(run, question_of, store, prices, max_cost, progress)
+    asyncio.run(asker.ask(endpoint, limits, most, poll_every))
     return run
 
 
 class _Batches:
     def __init__(
-        self, run: Run, question_of: QuestionOf, store: Store, prices: Prices, progress: Callable[[Run], None]
+        self,
+        run: Run,
+        question_of: QuestionOf,
+        store: Store,
+        prices: Prices,
+        max_cost: float | None,
+        progress: Callable[[Run], None],
     ):
         self._run, self._question_of, self._store = run, question_of, store
-        self._prices, self._progress = prices, progress
+        self._prices, self._max_cost, self._progress = prices, max_cost, progress
+        self._budget = Budget(max_cost, prices)
         self._number: dict[str, int] = {}  # of the first question with a key
 
-    async def ask(
-        self, endpoint: Endpoint, limits: Limits, most: int, max_cost: float | None, poll_every: float
-    ) -> None:
+    async def ask(self, endpoint: Endpoint, limits: Limits, most: int, poll_every: float) -> None:
         for number in range(self._run.total):
             try:
-                key = self._run.keys[number] = self._question_of(number).key
+                question = self._question_of(number)
+                key = self._run.keys[number] = question.key
             except Unaskable as error:
                 self._run.unaskable[number] = str(error)
                 continue
             self._number.setdefault(key, number)
             self._run.found += key in self._store
+            if self._max_cost is not None and (row := self._store.get(key)) and row["usage"]:
+                self._budget.learn(question.prompt, Usage(**row["usage"]))
         self._progress(self._run)
         async with Client(endpoint, limits) as client:
             self._client = client
             await self._adopt()
             pending = {key: Usage(**asked["most"]) for row in self._open() for key, asked in row["requests"].items()}
             left = [key for key in self._number if key not in self._store and key not in pending]
-            spent = self._store.spent + sum(map(self._price, [self._store.unpriced_tokens, *pending.values()]))
-            for name, file, requests in self._files(left, spent, most, max_cost):
+            held = sum(map(self._price, pending.values()))
+            if self._max_cost is not None:
+                await self._first_image(left, held)
+            for name, file, requests in self._files(left, self._spent() + held, most):
                 await self._submit(name, file, requests)
             while waiting := self._open():
                 for row in waiting:
@@ -121,9 +132,37 @@ class _Batches:
             state = {"state": "submitted", "id": there[name]} if name in there else {"state": "collected"}
             await self._store.add({"batch": name, **state})
 
-    def _files(
-        self, keys: Sequence[str], spent: float, most: int, max_cost: float | None
-    ) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    async def _first_image(self, left: list[str], held: float) -> None:
+        """Asks the first question of those that are left whose price cannot be bounded yet."""
+        questions = (self._question_of(self._number[key]) for key in left)
+        question = next((each for each in questions if not self._budget.knows(each.prompt)), None)
+        most = question and self._most(question)
+        if question is None or self._spent() + held + self._price(most) > self._max_cost:
+            return
+        try:
+            body = self._client.endpoint.body(question.messages())
+            reply = await self._client.ask(body, sum(most))
+        except (Unaskable, Refused) as error:
+            what, mend = f"the first post with an image cannot be asked about ({error})", "leave it out, or --max_cost"
+            raise InputError(what, question.id, mend) from None
+        except Unavailable as error:
+            mend = "the same command goes on"
+            raise InputError(f"the endpoint does not answer ({error})", self._client.endpoint.base_url, mend) from None
+        row = row_of(question, reply.body, most, self._prices, attempt=reply.attempt)
+        await self._store.add(row)
+        if row["usage"]:
+            self._budget.learn(question.prompt, Usage(**row["usage"]))
+        self._run.asked += 1
+        left.remove(question.key)
+
+    def _spent(self) -> float:
+        return self._store.spent + self._price(self._store.unpriced_tokens)
+
+    def _most(self, question: Question) -> Usage:
+        """Tokens that an answer may take."""
+        return Usage(self._budget.tokens(question.prompt, 0), self._client.endpoint.answer_tokens)
+
+    def _files(self, keys: Sequence[str], spent: float, most: int) -> Iterator[tuple[str, Path, dict[str, Any]]]:
         """(name, file, requests) of each batch to make, within what may be spent; a request is told by `id`, `asked`
         and `most` tokens, by key. The file is there until the next one.
         """
@@ -140,9 +179,9 @@ class _Batches:
                             ended = True
                             break
                         question = self._question_of(self._number[key])
-                        tokens = Usage(question.size.high, self._client.endpoint.answer_tokens)
+                        tokens = self._most(question)
                         spent += self._price(tokens)
-                        if max_cost is not None and spent > max_cost:
+                        if self._max_cost is not None and spent > self._max_cost:
                             self._run.stopped, ended = "--max_cost is reached", True
                             break
                         try:

@@ -125,6 +125,10 @@ class Budget:
         # By which prompts were longer than their estimates, at worst.
         self._text, self._tiles, self._patches = 1.0, 1.0, 1.0
 
+    def knows(self, prompt: Prompt) -> bool:
+        """Whether `tokens` holds for a prompt, as for any without an image."""
+        return prompt.image is None or self._seen_image
+
     def tokens(self, prompt: Prompt, answer: int) -> int:
         """Most tokens of a call, as far as the answers until now tell."""
         tokens = int(prompt.text.high * self._text) + answer
@@ -136,7 +140,7 @@ class Budget:
         """Sets aside the most that a call may cost, once there is enough; None when there will not be."""
         async with self._changed:
             while True:
-                alone = prompt.image is not None and not self._seen_image
+                alone = not self.knows(prompt)
                 if self._alone or (alone and self._calls):
                     await self._changed.wait()
                     continue
@@ -157,8 +161,7 @@ class Budget:
                 counts as spent.
         """
         if usage is not None:
-            self._learn(reserved.prompt, usage)
-        self._seen_image |= charged and usage is not None and reserved.prompt.image is not None
+            self.learn(reserved.prompt, usage)
         self._reserved, self._calls = self._reserved - reserved.amount, self._calls - 1
         self._alone &= not reserved.alone
         if charged:
@@ -166,7 +169,9 @@ class Budget:
         async with self._changed:
             self._changed.notify_all()
 
-    def _learn(self, prompt: Prompt, usage: Usage) -> None:
+    def learn(self, prompt: Prompt, usage: Usage) -> None:
+        """Takes the endpoint's own count of a prompt into account."""
+        self._seen_image |= prompt.image is not None
         if prompt.image is None:
             self._text = max(self._text, usage.prompt / prompt.text.high)
         else:

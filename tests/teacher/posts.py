@@ -1,8 +1,14 @@
 """Posts and jobs that the tests of the teacher share."""
 
+import base64
+import dataclasses
+import io
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from mmkp_jax.data.posts import Post
 from mmkp_jax.teacher.asking import ask_all
@@ -13,6 +19,7 @@ from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import Job
 from mmkp_jax.teacher.templates import EXPLAIN
+from tests.data.test_images import picture, saved
 from tests.fake_endpoint import MODEL, FakeEndpoint
 
 PRICES = Prices(2.5, 10.0)
@@ -22,6 +29,26 @@ LIMITS = Limits(concurrency=32, timeout=10.0, attempts=6, backoff=0.02)
 def text_posts(count: int) -> list[Post]:
     """Posts without images, each of its own text."""
     return [Post(f"p{n}", f"text {n}", None, ("snow", f"key {n}"), None, "posts.jsonl", n + 1) for n in range(count)]
+
+
+def image_posts(folder: Path, count: int, sizes: Sequence[tuple[int, int]]) -> list[Post]:
+    """Posts with images of these sizes, in turn, written to `folder`."""
+    for n, size in enumerate(sizes):
+        (folder / f"{n}.png").write_bytes(saved(picture(*size, seed=n)))
+    return [dataclasses.replace(post, image=f"{n % len(sizes)}.png") for n, post in enumerate(text_posts(count))]
+
+
+def counting(base: int, tile: int) -> Callable[[dict[str, Any]], dict[str, int]]:
+    """What an endpoint tells of a request with an image, of which it counts tiles as OpenAI does."""
+
+    def usage(body: dict[str, Any]) -> dict[str, int]:
+        _, image = body["messages"][-1]["content"]
+        width, height = Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].partition(",")[2]))).size
+        tiles = -(-width // 512) * -(-height // 512)
+        prompt = base + tile * tiles
+        return {"prompt_tokens": prompt, "completion_tokens": 5, "total_tokens": prompt + 5}
+
+    return usage
 
 
 def number_of(said: str) -> int:

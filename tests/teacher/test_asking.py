@@ -1,6 +1,4 @@
-import base64
 import dataclasses
-import io
 import json
 import os
 import signal
@@ -9,7 +7,6 @@ import time
 from collections import Counter
 
 import pytest
-from PIL import Image
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher import limits
@@ -18,9 +15,19 @@ from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import write_results
-from tests.data.test_images import picture, saved
 from tests.fake_endpoint import FAULTS, FINAL, RETURNED, FakeEndpoint
-from tests.teacher.posts import LIMITS, PRICES, ask, charged, faults, job_for, number_of, text_posts
+from tests.teacher.posts import (
+    LIMITS,
+    PRICES,
+    ask,
+    charged,
+    counting,
+    faults,
+    image_posts,
+    job_for,
+    number_of,
+    text_posts,
+)
 
 TRANSIENT = [each for each in FAULTS if each != "hang"]
 
@@ -131,16 +138,8 @@ def test_max_cost_counts_calls_that_may_have_been_charged(tmp_path, fault):
 )
 def test_max_cost_holds_however_images_are_counted(tmp_path, base, tile, wasted):
     sizes = [(300, 300), (512, 512), (768, 768), (700, 100)]
-    for n, size in enumerate(sizes):
-        (tmp_path / f"{n}.png").write_bytes(saved(picture(*size, seed=n)))
-    posts = [dataclasses.replace(post, image=f"{n % 4}.png") for n, post in enumerate(text_posts(40))]
-
-    def usage(body):
-        _, image = body["messages"][-1]["content"]
-        width, height = Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].partition(",")[2]))).size
-        tiles = -(-width // 512) * -(-height // 512)
-        return {"prompt_tokens": 200 + base + tile * tiles, "completion_tokens": 5}
-
+    posts = image_posts(tmp_path, 40, sizes)
+    usage = counting(200 + base, tile)
     most = (200 + base + 2 * tile) * PRICES.input / 1e6 * 12
     with FakeEndpoint(usage=usage, delay=0.02) as server:
         run = ask(server, tmp_path / "s", posts, images=tmp_path, max_cost=most)

@@ -9,15 +9,15 @@ from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import EXPLAIN, Template
 from tests.fake_endpoint import FakeEndpoint
-from tests.teacher.posts import PRICES, ask, charged, job_for, number_of, text_posts
+from tests.teacher.posts import PRICES, ask, charged, counting, image_posts, job_for, number_of, text_posts
 
 
-def batched(server, file, posts, job=None, **options):
+def batched(server, file, posts, job=None, images=None, **options):
     job = job or job_for(server)
     with Store(file) as store:
         options = {"prices": PRICES, "poll_every": 0.05, "limits": Limits(attempts=2, backoff=0.01)} | options
         return ask_in_batches(
-            len(posts), job.question_of(PostRecords(posts, None)), job.endpoint, store, **options
+            len(posts), job.question_of(PostRecords(posts, images)), job.endpoint, store, **options
         ), store.spent
 
 
@@ -119,3 +119,14 @@ def test_max_cost_bounds_what_is_submitted(tmp_path):
     with FakeEndpoint() as server:
         run, spent = batched(server, tmp_path / "s", text_posts(50), max_cost=0.02)
     assert run.stopped and 0 < len(server.calls) < 50 and spent <= 0.02
+
+
+def test_max_cost_holds_however_images_are_counted(tmp_path):
+    posts = image_posts(tmp_path, 40, [(300, 300), (768, 768)])
+    most = 0.4  # of some 40 x 0.045
+    with FakeEndpoint(usage=counting(3033, 5667)) as server:  # as gpt-4o-mini
+        run, spent = batched(server, tmp_path / "s", posts, images=tmp_path, max_cost=most)
+        assert run.stopped and most / 3 < spent <= most
+        calls = len(server.calls)
+        again, _ = batched(server, tmp_path / "s", posts, images=tmp_path, max_cost=spent)
+        assert (again.found, again.asked, len(server.calls)) == (run.asked, 0, calls)
