@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import io
 import re
+import sys
 import tempfile
 import time
 from itertools import islice
@@ -21,13 +22,14 @@ import transformers
 
 from benchmarks.machine import describe_machine
 from mmkp_jax.data.posts import Post, read_jsonl
-from mmkp_jax.export import told
+from mmkp_jax.export import difference, told
 from mmkp_jax.exporting import export, facts_of, open_step, verify
 from mmkp_jax.hf.card import CARD
 from mmkp_jax.predicting import load_predictor
 
 
-def main() -> None:
+def main() -> int:
+    """1 where logits, answers or keyphrases differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="of a trained run")
     parser.add_argument("--posts", type=Path, required=True)
@@ -39,11 +41,16 @@ def main() -> None:
         out = Path(made, "out")
         step, opened = open_step(args.workdir, "latest")
         export(step, facts_of(step), out)
-        print(told(verify(step, opened, out, args.limit)))
-        compare_keyphrases(out, args.posts, args.images.absolute(), args.limit)
+        verdict = verify(step, opened, out, args.limit)
+        print(told(verdict))
+        if what := difference(verdict):
+            print(what)
+        same = compare_keyphrases(out, args.posts, args.images.absolute(), args.limit)
+    return 0 if same and not what else 1
 
 
-def compare_keyphrases(model: Path, file: Path, images: Path, limit: int) -> None:
+def compare_keyphrases(model: Path, file: Path, images: Path, limit: int) -> bool:
+    """Prints the posts whose keyphrases differ; whether there are none."""
     posts = list(islice((post for post in read_jsonl(file) if isinstance(post, Post)), limit))
     texts = [post.text for post in posts]
     pictures = [images / post.image if post.image else None for post in posts]
@@ -68,7 +75,8 @@ def compare_keyphrases(model: Path, file: Path, images: Path, limit: int) -> Non
         f"{len(posts) - len(others)} of {len(posts)} posts have the same keyphrases, in the same order; "
         f"{sum(map(bool, ours))} have any, {len(set(map(tuple, ours)))} different answers"
     )
+    return not others
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,7 +3,8 @@
     python -m benchmarks.soak_teach [--kills=20]
 
 It prints whether the file is the same as an unbroken run's, how many calls were made twice, and the money against the
-server's own count. The server runs in a process of its own.
+server's own count; the exit status is 1 where the file is another, or more calls were made twice than were out at the
+kills. The server runs in a process of its own.
 """
 
 import argparse
@@ -32,7 +33,8 @@ def one_in_five(said: str, attempt: int) -> str | None:
     return drawn.choice(kinds) if attempt == 1 and drawn.random() < 0.2 else None
 
 
-def kills(times: int, folder: Path) -> None:
+def kills(times: int, folder: Path) -> bool:
+    """Whether the file is the same, and no call was made twice but those that were out at a kill."""
     posts = folder / "posts.jsonl"
     rows = [{"id": f"p{n}", "text": f"text {n}", "image": None, "keyphrases": ["snow"]} for n in range(POSTS)]
     posts.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -63,13 +65,14 @@ def kills(times: int, folder: Path) -> None:
         calls, wrong, (prompt, completion), most_out = count(pipe)
     same = (folder / "killed.jsonl").read_bytes() == (folder / "unbroken.jsonl").read_bytes()
     answers = [json.loads(line) for line in (folder / "killed.answers.jsonl").read_text().splitlines()]
-    spent, counted = sum(row["cost"] for row in answers), (prompt * 2.5 + completion * 10) / 1e6
+    spent, counted = sum(row["cost"] for row in answers if "lost" not in row), (prompt * 2.5 + completion * 10) / 1e6
     twice = calls - wrong - POSTS
     print(
         f"kills     {times} of them: the file is {'the same' if same else 'ANOTHER'}; {twice} of {calls:,} calls made "
         f"twice, {times * WIDTH} were out at most; {most_out} at a time; spent {spent:.4f}, by the server's "
         f"count {counted:.4f}, of which {counted - spent:.4f} for answers to the killed"
     )
+    return same and twice <= times * WIDTH
 
 
 def main() -> None:
@@ -79,7 +82,8 @@ def main() -> None:
     os.environ |= {"OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1"}
     print(describe_machine())
     with tempfile.TemporaryDirectory() as folder:
-        kills(chosen.kills, Path(folder))
+        good = kills(chosen.kills, Path(folder))
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     # Here, as these import JAX: a mistake is told at once.
     from mmkp_jax.exporting import export, facts_of, open_step, verify
     from mmkp_jax.hf.export import check_out, push
-    from mmkp_jax.hf.verify import BOUND, has_torch
+    from mmkp_jax.hf.verify import has_torch
 
     check_out(flags.out)  # before the work, not after it
     step, opened = open_step(flags.workdir, flags.step)
@@ -55,8 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     elif flags.verify:
         verdict = verify(step, opened, flags.out)
         print(told(verdict))
-        if not verdict.logits <= BOUND:
-            what = f"transformers' logits differ from ours by {verdict.logits:.1e} of the largest, more than {BOUND:g}"
+        if what := difference(verdict):
             raise InputError(what, str(flags.out), "do not use it, and report this")
     if flags.push_to_hub:
         print(f"uploaded: {push(flags.out, flags.push_to_hub)}")
@@ -69,14 +68,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def told(verdict: "Verdict") -> str:
     """A verdict in two lines."""
-    others = verdict.other_answers
-    ids = ", ".join([*others[:SHOWN], *["…"] * (len(others) > SHOWN)])
     return (
         f"verified on {verdict.posts} test posts, in float32: transformers' logits are within {verdict.logits:.1e} of "
         f"ours, of the largest ({verdict.largest:.3g}); "
-        f"{verdict.posts - len(others)} answers are the same{f', not those of {ids}' if ids else ''}\n"
+        f"{verdict.posts - len(verdict.other_answers)} answers are the same\n"
         f"rounding: logits of the run's own parameters are within {verdict.rounding:.3g} of the export's"
     )
+
+
+def difference(verdict: "Verdict") -> str:
+    """Why an export is not what the run's model is; empty where it is."""
+    from mmkp_jax.hf.verify import BOUND
+
+    if not verdict.logits <= BOUND:  # nor is NaN
+        return f"transformers' logits differ from ours by {verdict.logits:.1e} of the largest, more than {BOUND:g}"
+    if others := verdict.other_answers:
+        ids = ", ".join([*others[:SHOWN], *["…"] * (len(others) > SHOWN)])
+        return f"transformers answers {len(others)} of {verdict.posts} posts differently: {ids}"
+    return ""
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

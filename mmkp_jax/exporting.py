@@ -257,12 +257,13 @@ def verify(step: Step, opened: Opened, out: Path, posts: int = VERIFIED) -> Verd
     apart = rounding = largest = 0.0
     others = []
     for number, (live_MV, our_MV, their) in enumerate(zip(live, ours, theirs, strict=True)):
-        apart = max(apart, float(np.abs(our_MV - their.logits_MV).max()))
-        rounding = max(rounding, float(np.abs(our_MV - live_MV).max()))
-        largest = max(largest, float(np.abs(their.logits_MV).max()))
+        # numpy's, as Python's max would pass NaN over
+        apart = np.maximum(apart, np.abs(our_MV - their.logits_MV).max())
+        rounding = np.maximum(rounding, np.abs(our_MV - live_MV).max())
+        largest = np.maximum(largest, np.abs(their.logits_MV).max())
         if (answers[number].output, answers[number].tokens) != (their.answer, their.tokens):
             others.append(records[number].id)
-    return Verdict(len(records), apart / largest, others, rounding, largest)
+    return Verdict(len(records), float(apart / largest), others, float(rounding), float(largest))
 
 
 def _posts(split: Split, recipe: Recipe, posts: int) -> tuple[list[Record], list[Tree]]:

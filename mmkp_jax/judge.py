@@ -1,8 +1,9 @@
 """Systems' predictions ranked by a model or by people: `python -m mmkp_jax.judge --posts=FILE --predictions=A,B …`.
 
 The judge is any OpenAI-compatible endpoint; every answer is on disk, in --store, before anything is made of it, and the
-same command goes on where a stopped one stood. With --people, it writes pages for human raters instead; with --collect,
-it reads what they saved, and compares it with the model's ranks in --out.
+same command goes on where a stopped one stood; one that --max_cost stops ends with the exit status 3. With --people, it
+writes pages for human raters instead; with --collect, it reads what they saved, and compares it with the model's ranks
+in --out.
 """
 
 import argparse
@@ -21,32 +22,49 @@ from mmkp_jax.evaluation.outputs import split_keyphrases
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     add_post_flags,
+    check_bounds,
     check_endpoint_flags,
     check_post_flags,
     endpoint_of,
     prices_of,
     records_of,
+    refuse_flags_but,
 )
 from mmkp_jax.teacher.people import KEY, choose, read_people, write_sheets
 from mmkp_jax.teacher.progress import Run
-from mmkp_jax.teacher.ranking import FIELDS, LABELS, RANK, Rankings, Study, averaged, collect, read_rankings
-from mmkp_jax.teacher.session import answered, print_bill
+from mmkp_jax.teacher.ranking import (
+    FIELDS,
+    LABELS,
+    RANK,
+    Rankings,
+    Study,
+    averaged,
+    balanced_orders,
+    collect,
+    read_rankings,
+)
+from mmkp_jax.teacher.session import STOPPED, answered, print_bill
 from mmkp_jax.teacher.standing import standing_of, tau_b
-from mmkp_jax.teacher.templates import Template, read_template
+from mmkp_jax.teacher.templates import Template, field_list, read_template
 
 MAX_TOKENS = 512
 PAIRS = 100
 RATERS = 4
 """As in the paper."""
 
-ANSWERS, RANKINGS, RESULTS, FAILURES, PEOPLE = (
+ANSWERS, RANKINGS, PAIRED, RESULTS, FAILURES, PEOPLE = (
     "answers.jsonl",
     "rankings.jsonl",
+    "pairs.jsonl",
     "results.json",
     "failures.jsonl",
     "people",
 )
 """In --out."""
+
+OF_PEOPLE = ("data", "split", "posts", "images", "predictions", "out", "people", "raters", "image_edge")
+OF_COLLECT = ("out", "collect")
+"""The flags that mean something with --people, and with --collect."""
 
 
 def parser() -> Parser:
@@ -56,9 +74,10 @@ def parser() -> Parser:
     add = flags.add_argument
     add("--predictions", type=_files, metavar="A,B,…", help="of the systems, over these posts")
     add("--out", type=Path, metavar="DIR", help="required: where ranks, results and answers are written")
-    add("--orders", type=int, default=2, metavar="N", help="in which each post is judged (%(default)s)")
-    add("--pairs", type=int, default=PAIRS, metavar="N", help="compared alone, in both orders (%(default)s)")
-    add("--template", type=Path, metavar="FILE", help="a prompt: system line, a line ---, user's turn with {outputs} …")
+    add("--orders", type=int, default=2, metavar="N", help="balanced ones, in which each post is judged (%(default)s)")
+    add("--pairs", type=int, default=PAIRS, metavar="N", help="of lists compared alone, in both orders (%(default)s)")
+    about = f"a prompt: system line, a line ---, user's turn; its fields: {field_list(FIELDS)}"
+    add("--template", type=Path, metavar="FILE", help=about)
     add("--people", type=int, metavar="N", help="write pages with N posts for people, and ask no model")
     add("--raters", type=int, default=RATERS, metavar="N", help="of --people: pages, one a rater (%(default)s)")
     add("--collect", type=_files, metavar="A,B,…", help="what raters' pages saved: compare it with the model's ranks")
@@ -87,7 +106,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
         endpoint_of(flags),
         _template(flags.template),
         flags.orders,
-        min(flags.pairs, len(records)),
+        flags.pairs,
         flags.image_edge,
     )
     questions = study.questions, study.question_of(), study.endpoint
@@ -102,8 +121,15 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
-    return status_of(run, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
+    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 130 when interrupted, after
+    a line on how to go on.
+    """
+
+    def status(arguments: Sequence[str] | None) -> int:
+        results = run(arguments)
+        return STOPPED if results and results.get("stopped") else 0
+
+    return status_of(status, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
 
 
 def _files(text: str) -> list[Path]:
@@ -119,20 +145,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not parsed.out:
         flags.error("--out=DIR is not given")
     if parsed.collect:
+        refuse_flags_but(OF_COLLECT, parsed, flags, "does not go with --collect")
         return parsed
     check_post_flags(parsed, flags)
     if not parsed.predictions:
         flags.error("--predictions=A,B,… is not given")
     if not 2 <= len(parsed.predictions) <= len(LABELS):
         flags.error(f"--predictions names {len(parsed.predictions)} files, not 2 to {len(LABELS)}")
+    for name, least in (("orders", 1), ("pairs", 0), ("raters", 1), ("people", 1)):
+        if (value := getattr(parsed, name)) is not None and value < least:
+            flags.error(f"--{name}={value} is less than {least}")
+    if parsed.people:
+        refuse_flags_but(OF_PEOPLE, parsed, flags, "does not go with --people")
+        check_bounds(parsed, flags)
+        return parsed
+    check_endpoint_flags(parsed, flags)
+    if parsed.raters != flags.get_default("raters"):
+        flags.error("--raters goes with --people")
+    systems = len(parsed.predictions)
+    if parsed.orders > (most := len(balanced_orders(systems))):
+        flags.error(f"--orders={parsed.orders} is more than the {most} balanced orders of {systems} systems")
     parsed.store = parsed.store or parsed.out / ANSWERS
-    if parsed.people is None:
-        check_endpoint_flags(parsed, flags)
-    elif parsed.people < 1:
-        flags.error(f"--people={parsed.people} is less than 1")
-    for name, least in (("orders", 1), ("pairs", 0), ("raters", 1)):
-        if getattr(parsed, name) < least:
-            flags.error(f"--{name}={getattr(parsed, name)} is less than {least}")
     return parsed
 
 
@@ -157,8 +190,8 @@ def _template(file: Path | None) -> Template:
 
 def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankings) -> dict[str, Any]:
     """Writes and prints what the judge said."""
-    whole = [pair for pair in rankings.pairs if pair]
-    consistent = sum(first == second for first, second in whole) / len(whole) if whole else None
+    whole, wins = len(rankings.whole_pairs), rankings.wins()
+    consistent = 1 - sum(each["turned"] for each in wins) / whole if whole else None
     standing = standing_of(rankings.systems, rankings.written_POCN)
     results = {
         "model": study.endpoint.model,
@@ -166,16 +199,24 @@ def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankin
         "posts": len(rankings.ids),
         "questions": study.questions,
         "failures": len(rankings.failures),
-        "pairs": len(whole),
+        "stopped": done.stopped,
+        "pairs": whole,
         "position_consistent": consistent,
+        "wins": wins,
         "standing": standing and standing.as_json(),
     }
     _lines(flags.out / RANKINGS, rankings.rows())
+    _lines(flags.out / PAIRED, [pair._asdict() for pair in rankings.pairs])
     _lines(flags.out / FAILURES, rankings.failures)
     (flags.out / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print("\n".join(standing.lines()) if standing else "no post has all its ranks")
+    if len(study.compared) < flags.pairs:
+        print(f"pairs: {len(study.compared):,} of {flags.pairs:,}, as there are no more posts with differing lists")
     if consistent is not None:
-        print(f"pairs in both orders: {consistent:.2%} of {len(whole):,} got the same answer")
+        print(f"pairs in both orders: {consistent:.2%} of {whole:,} got the same answer")
+    for each in wins:
+        (a, won), (b, lost) = each["wins"].items()
+        print(f"  {a} {won:,} – {b} {lost:,}; {each['ties']:,} ties, {each['turned']:,} turned with the order")
     print(f"answers without readable ranks: {len(rankings.failures):,} of {study.questions:,}; see {FAILURES}")
     print("\n".join(done.lines(prices_of(flags))))
     print(f"written: {flags.out}")

@@ -2,7 +2,7 @@
 
 The posts are a prepared dataset's (--data, --split), a file's (--posts, --images), or one (--text, --image). With
 --base_url, the model is one behind an OpenAI-compatible endpoint, and gets the prompt of --zero_shot. An interrupted
-command goes on where it stood when it is given again.
+command goes on where it stood when it is given again; one that --max_cost stops ends with the exit status 3.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from mmkp_jax.teacher.flags import (
     refuse_endpoint_flags,
 )
 from mmkp_jax.teacher.questions import PostRecords
-from mmkp_jax.teacher.session import answered, print_bill
+from mmkp_jax.teacher.session import STOPPED, answered, print_bill
 from mmkp_jax.teacher.store import answers_file
 from mmkp_jax.teacher.zero_shot import predictions_of, zero_shot_questions
 
@@ -76,7 +76,7 @@ def parser() -> Parser:
     return flags
 
 
-def run(arguments: Sequence[str] | None = None) -> list[Prediction]:
+def run(arguments: Sequence[str] | None = None) -> list[Prediction] | None:
     """Predicts as the flags say, printed and written; in the posts' order. None where --max_cost came first."""
     flags = _parse(arguments)
     ids, read = _posts(flags)
@@ -103,9 +103,11 @@ def run(arguments: Sequence[str] | None = None) -> list[Prediction]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
+    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 130 when interrupted, after
+    a line on how to go on.
+    """
     told = "interrupted; the same command goes on from what is in --out, or in --store"
-    return status_of(run, arguments, interrupted=told)
+    return status_of(lambda flags: STOPPED if run(flags) is None else 0, arguments, interrupted=told)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -237,8 +239,8 @@ def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, Pre
 
 def _through_endpoint(
     ids: Sequence[str], read: Callable[[int], Record | Reject], flags: argparse.Namespace
-) -> list[Prediction]:
-    """The predictions of all posts, from the answers in --store; none where some are not there yet."""
+) -> list[Prediction] | None:
+    """The predictions of all posts, from the answers in --store; None where --max_cost came first."""
     endpoint = endpoint_of(flags)
     questions = len(ids), zero_shot_questions(read, endpoint, flags.image_edge), endpoint
     if flags.dry_run:
@@ -247,22 +249,23 @@ def _through_endpoint(
     if flags.out.exists() and not flags.store.exists():
         raise InputError("this is there already", str(flags.out), "name another --out, or remove it")
     with answered(flags, *questions) as (done, store):
-        predictions, unfed = ([], []) if done.stopped else predictions_of(ids, read, done, store)
+        predictions, unfed, unanswered = ([], [], []) if done.stopped else predictions_of(ids, read, done, store)
     print("\n".join(done.lines(prices_of(flags))))
     if done.stopped:
         print(f"not written, as some predictions are missing: {flags.out}")
-        return []
+        return None
     write_predictions(flags.out, predictions)
     _print_unfed(unfed, len(ids))
+    _print_unfed(unanswered, len(ids), "got no whole answer")
     if flags.explain:
         print("\n".join(map(_explained, predictions)))
     _print_written(flags.out, predictions)
     return predictions
 
 
-def _print_unfed(unfed: Sequence[tuple[str, str]], total: int) -> None:
+def _print_unfed(unfed: Sequence[tuple[str, str]], total: int, what: str = "could not be fed") -> None:
     if unfed:
-        tqdm.write(f"{len(unfed):,} of {total:,} posts could not be fed, and nothing is predicted for them:")
+        tqdm.write(f"{len(unfed):,} of {total:,} posts {what}, and nothing is predicted for them:")
         tqdm.write("\n".join(f"  {post}: {reason}" for post, reason in unfed))
 
 

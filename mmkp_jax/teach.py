@@ -2,7 +2,8 @@
 
 The teacher is any OpenAI-compatible endpoint. Every answer is on disk, in --store, before anything is made of it: the
 same command goes on where a stopped or killed one stood, and pays for no answer twice. The chains in --out are ready
-for `prepare --cot`. With --task=keyphrases, raw hashtags become keyphrases instead, and --out holds posts.
+for `prepare --cot` once the exit status is 0; it is 3 where --max_cost stopped the command, and --out is not whole.
+With --task=keyphrases, raw hashtags become keyphrases instead, and --out holds posts.
 """
 
 import argparse
@@ -26,13 +27,19 @@ from mmkp_jax.teacher.flags import (
     prices_of,
     records_of,
 )
-from mmkp_jax.teacher.session import answered, print_bill
+from mmkp_jax.teacher.session import STOPPED, answered, print_bill
 from mmkp_jax.teacher.store import answers_file
 from mmkp_jax.teacher.teaching import FIELDS, Job, Outcome, default_template, rejects_file, write_results
-from mmkp_jax.teacher.templates import read_template
+from mmkp_jax.teacher.templates import field_list, read_template
 
 TEST = re.compile(r"(?<![a-z])test", re.IGNORECASE)
-"""Names of splits that no training may see."""
+TEST_FOLDER = re.compile(r"(?:.*[^a-z])?test(?:set)?", re.IGNORECASE)
+"""Names of splits, and of folders of posts, that no training may see."""
+TEST_ID = "test-"
+"""What the ids of the posts of CMKP's test split begin with."""
+
+OF_CHAINS = ("min_words", "max_words", "mentions", "match", "allow_split")
+"""Flags of --task=chains alone."""
 
 MAX_TOKENS = 512
 """Of an answer: the paper's models write 157 words."""
@@ -46,7 +53,8 @@ def parser() -> Parser:
     add("--out", type=Path, metavar="FILE", help="required: JSON Lines; beside it come its rejects and its data card")
     add("--allow_split", metavar="NAME", help="a test split, by its name: chains for it leak its answers into training")
     add("--task", choices=("chains", "keyphrases"), default="chains", help="what is asked for (chains)")
-    add("--template", type=Path, metavar="FILE", help="a prompt: system line, a line ---, user's turn; with {text} …")
+    about = f"a prompt: system line, a line ---, user's turn; its fields: {field_list(FIELDS)}"
+    add("--template", type=Path, metavar="FILE", help=about)
     add("--answer_hidden", action="store_true", help="do not show the keyphrases; keep chains whose answer matches")
     add("--match", choices=("exact", "all", "any"), default="exact", help="how it must match the keyphrases (exact)")
     add("--min_words", type=int, default=1, metavar="N", help="of a chain (1)")
@@ -63,13 +71,15 @@ def run(arguments: Sequence[str] | None = None) -> Outcome | None:
     flags = _parse(arguments)
     job, posts = _job(flags), read_posts(flags.posts) if flags.posts else []
     records = records_of(flags, posts)
+    if len(records):
+        _check_split(flags, [post.id for post in posts] or [records[0].id])
     questions = len(records), job.question_of(records), job.endpoint
     if flags.dry_run:
         print_bill(flags, *questions)
         return None
     with answered(flags, *questions, batch_size=flags.batch_size if flags.batch else None) as (run, store):
         outcome = write_results(flags.out, job, records, run, store, posts)
-    write_card(flags.out, job, str(flags.posts or f"{flags.split} of {flags.data}"), outcome)
+    write_card(flags.out, job, flags.posts.name if flags.posts else f"{flags.split} of {flags.data.name}", outcome)
     print(
         f"{outcome.posts:,} posts = {outcome.kept:,} kept + {outcome.posts - outcome.kept:,} left out"
         + "".join(f"; {gate} {count:,}" for gate, count in outcome.left_out.most_common())
@@ -81,8 +91,15 @@ def run(arguments: Sequence[str] | None = None) -> Outcome | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
-    return status_of(run, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
+    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 130 when interrupted, after
+    a line on how to go on.
+    """
+
+    def status(arguments: Sequence[str] | None) -> int:
+        outcome = run(arguments)
+        return STOPPED if outcome and outcome.stopped else 0
+
+    return status_of(status, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -95,17 +112,32 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parsed.store = parsed.store or answers_file(parsed.out)
     if parsed.task == "keyphrases" and (parsed.data or parsed.answer_hidden):
         flags.error("--task=keyphrases takes raw --posts, and shows their hashtags")
+    if parsed.task == "keyphrases":
+        for name in OF_CHAINS:
+            if getattr(parsed, name) != flags.get_default(name):
+                flags.error(f"--{name} goes with --task=chains")
+    if parsed.match != flags.get_default("match") and not parsed.answer_hidden:
+        flags.error("--match goes with --answer_hidden")
     if parsed.min_words < 1 or (parsed.max_words or parsed.min_words) < parsed.min_words:
         flags.error("--min_words must be 1 or more, and --max_words no less than it")
     if not 1 <= parsed.batch_size <= BATCH_SIZE:
         flags.error(f"--batch_size={parsed.batch_size} is not from 1 to {BATCH_SIZE:,}")
     if parsed.batch and parsed.retry_refused:
         flags.error("--retry_refused asks one by one, without --batch")
-    split = parsed.split or parsed.posts.name.removesuffix(".jsonl").removesuffix(CMKP_ENDING)
-    if parsed.task == "chains" and TEST.search(split) and parsed.allow_split != split:
-        what = f"{split!r} is a test split: chains made from its keyphrases would leak them into training"
-        raise InputError(what, "teach", f"name another split, or allow it with --allow_split={split}")
+    _check_split(parsed, [])
     return parsed
+
+
+def _check_split(flags: argparse.Namespace, ids: Sequence[str]) -> None:
+    """Refuses a test split that is not allowed by its name, known by that, by its folder's, or by its posts' ids."""
+    folder = flags.posts.absolute().parent.name if flags.posts else ""
+    split = flags.split or flags.posts.name.removesuffix(".jsonl").removesuffix(CMKP_ENDING)
+    found = [split] * bool(TEST.search(split)) + [folder] * bool(TEST_FOLDER.fullmatch(folder))
+    found += ["test"] * any(each.startswith(TEST_ID) for each in ids)
+    if flags.task == "chains" and found and flags.allow_split not in found:
+        where = "" if found[0] == split else f", by {'its folder' if found[0] == folder else 'the ids of its posts'}"
+        what = f"{found[0]!r} is a test split{where}: chains made from its keyphrases would leak them into training"
+        raise InputError(what, "teach", f"name another split, or allow it with --allow_split={found[0]}")
 
 
 def _job(flags: argparse.Namespace) -> Job:

@@ -80,6 +80,7 @@ class FakeEndpoint:
         key: the key that is let in; None for any.
         batch_polls: how often a batch is asked after until it has ended.
         batch_failure: why a batch is not accepted.
+        usage: what an answer tells that it took; None for a plausible count.
 
     Attributes:
         calls: every request for a chat, in their order.
@@ -98,8 +99,10 @@ class FakeEndpoint:
         key: str | None = None,
         batch_polls: int = 1,
         batch_failure: str | None = None,
+        usage: Callable[[dict[str, Any]], dict[str, int] | None] | None = None,
     ):
         self._answer, self._fault, self._delay, self._retry_after = answer, fault, delay, retry_after
+        self._told_usage = usage
         self._key, self._batch_polls, self.batch_failure = key, batch_polls, batch_failure
         self.calls: list[Call] = []
         self.tries: Counter[str] = Counter()
@@ -226,7 +229,7 @@ class FakeEndpoint:
                 writer.write(_head(200, len(whole)) + whole[: len(whole) // 2])
                 await writer.drain()
                 return False
-            usage = answer["usage"]
+            usage = answer["usage"] or self._usage(body)
             charged = usage["prompt_tokens"] + usage["completion_tokens"]
             self.calls[place] = self.calls[place]._replace(tokens=charged)
             return await _send(writer, 200, answer)
@@ -246,7 +249,8 @@ class FakeEndpoint:
         elif fault == "empty":
             message["content"] = "  "
         choices = [{"index": 0, "message": message, "finish_reason": finish}]
-        return {"id": "chatcmpl-1", "model": RETURNED, "choices": choices, "usage": self._usage(body)}
+        usage = (self._told_usage or self._usage)(body)
+        return {"id": "chatcmpl-1", "model": RETURNED, "choices": choices, "usage": usage}
 
     def _usage(self, body: dict[str, Any]) -> dict[str, int]:
         prompt, completion = len(json.dumps(body["messages"])) // 4, len(self._answer(body).split())

@@ -129,7 +129,8 @@ def fill_in(files, sheet, rank_of):
         shown = re.search(rf"<td>{label}</td><td>(\w+) {post}</td>", page)[1]
         ranks.setdefault(post, {}).setdefault(criterion, {})[label] = str(rank_of(shown))
     file = files / f"ranks-{sheet}.json"
-    file.write_text(json.dumps({"sheet": sheet, "ranks": ranks}))
+    study = re.search(r'const study = "(\w+)", sheet = (\d+),', page)
+    file.write_text(json.dumps({"study": study[1], "sheet": int(study[2]), "ranks": ranks}))
     return file
 
 
@@ -166,6 +167,65 @@ def test_a_page_that_is_not_filled_in_is_refused(files, capsys):
     assert judge.main([collect[0], f"--collect={file},{copy}"]) == 2
     assert "the same sheet" in capsys.readouterr().err
     assert read_people(files / "out" / "people", [file])[2].shape == (2, 1, 3, 3)
+
+
+def test_ranks_are_not_credited_to_another_studys_systems(files, capsys):
+    assert judge.main(flags(files, "--people=4", "--raters=1")) == 0
+    file = fill_in(files, 1, lambda shown: QUALITY[shown] + 1)
+    again = flags(files, "--people=4", "--raters=1")
+    assert judge.main(again) == 0  # the same pages
+    key = (files / "out" / "people" / "key.json").read_bytes()
+    systems = ",".join(str(files / name) for name in ("poor.jsonl", "fair.txt", "good.jsonl"))
+    capsys.readouterr()
+    assert judge.main([*again, f"--predictions={systems}"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and "another study's pages" in told[0]
+    assert (files / "out" / "people" / "key.json").read_bytes() == key
+    assert judge.main([*again, f"--predictions={systems}", f"--out={files / 'other'}"]) == 0
+    assert judge.main([f"--out={files / 'other'}", f"--collect={file}"]) == 2
+    assert "it is not of these sheets" in capsys.readouterr().err
+    (files / "good.jsonl").write_text((files / "good.jsonl").read_text().replace("good p", "fine p"))
+    assert judge.main(again) == 2  # other lists under the same names
+
+
+def test_pairs_are_of_lists_that_differ(files, capsys):
+    same = [{"id": f"p{n}", "predicted": [f"good p{n}"] if n < 9 else ["fair x"]} for n in range(POSTS)]
+    (files / "copy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in same))
+    systems = f"--predictions={files / 'good.jsonl'},{files / 'copy.jsonl'}"
+    with FakeEndpoint(fair_judge) as server:
+        assert judge.main(flags(files, systems, server=server)) == 0
+        assert len(server.calls) < POSTS * 2 + 2 * 3 + 1  # two of identical lists are one question
+    told = capsys.readouterr().out
+    assert "pairs: 3 of 100, as there are no more" in told and "100.00% of 3" in told
+    pairs = [json.loads(line) for line in (files / "out" / "pairs.jsonl").read_text().splitlines()]
+    assert {pair["id"] for pair in pairs} == {"p9", "p10", "p11"}
+    assert pairs[0]["systems"] == ["copy", "good"] and pairs[0]["better"] == ["good", "good"]
+    won = {"systems": ["copy", "good"], "pairs": 3, "wins": {"copy": 0, "good": 3}, "ties": 0, "turned": 0}
+    assert results(files)["wins"] == [won]
+
+
+def test_max_cost_ends_with_a_status_of_its_own(files, capsys):
+    with FakeEndpoint(fair_judge) as server:
+        assert judge.main(flags(files, "--price_in=1", "--price_out=1", "--max_cost=0.005", server=server)) == 3
+    assert "stopped: --max_cost is reached" in capsys.readouterr().out and results(files)["stopped"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (["--people=3", "--image_edge=0"], "--image_edge=0 is not a number from 28"),
+        (["--people=3", "--dry_run"], "--dry_run does not go with --people"),
+        (["--people=3", "--model=x"], "--model does not go with --people"),
+        (["--people=0"], "--people=0 is less than 1"),
+        (["--collect=x"], "does not go with --collect"),
+        (["--base_url=http://h/v1", "--model=x", "--raters=3"], "--raters goes with --people"),
+        (["--base_url=http://h/v1", "--model=x", "--orders=7"], "more than the 6 balanced orders of 3 systems"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(files, capsys, wrong, what):
+    assert judge.main(flags(files, *wrong)) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and what in told[0]
 
 
 def test_mistakes_are_one_line(files, capsys):

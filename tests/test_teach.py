@@ -145,6 +145,47 @@ def test_a_test_split_is_refused_unless_it_is_named(tmp_path, capsys):
         assert teach.main([*arguments, "--allow_split=test"]) == 0
 
 
+def test_a_test_split_is_known_by_its_folder_and_its_ids_too(tmp_path, capsys):
+    folder = tmp_path / "cmkp-test"
+    folder.mkdir()
+    file = write_file(folder)
+    with FakeEndpoint() as server:
+        arguments = flags(server, file, tmp_path / "cot.jsonl", "--dry_run")
+        assert "'cmkp-test' is a test split, by its folder" in refused(capsys, arguments)
+        assert teach.main([*arguments, "--allow_split=cmkp-test"]) == 0
+        file = file.rename(tmp_path / "train.jsonl")
+        assert teach.main(flags(server, file, tmp_path / "cot.jsonl", "--dry_run")) == 0
+        file.write_text(file.read_text().replace('"p5"', '"test-5"'))
+        arguments = flags(server, file, tmp_path / "cot.jsonl", "--dry_run")
+        capsys.readouterr()
+        assert "by the ids of its posts" in refused(capsys, arguments)
+        assert teach.main([*arguments, "--allow_split=test"]) == 0
+
+
+def test_max_cost_ends_with_a_status_of_its_own(tmp_path, capsys):
+    file = write_file(tmp_path)
+    with FakeEndpoint() as server:
+        prices = ["--price_in=1", "--price_out=1", "--max_tokens=20"]
+        arguments = flags(server, file, tmp_path / "cot.jsonl", *prices)
+        assert teach.main([*arguments, "--max_cost=0.0006"]) == 3
+        assert "stopped: --max_cost is reached" in capsys.readouterr().out
+        assert 0 < len(lines(tmp_path / "cot.jsonl")) < 6
+        assert teach.main([*arguments, "--max_cost=1"]) == 0 and len(lines(tmp_path / "cot.jsonl")) == 6
+
+
+def test_the_bill_warns_of_another_max_tokens(tmp_path, capsys):
+    file = write_file(tmp_path)
+    with FakeEndpoint() as server:
+        arguments = flags(server, file, tmp_path / "cot.jsonl")
+        assert teach.main([*arguments, "--max_tokens=20"]) == 0
+        assert teach.main([*arguments, "--max_tokens=20", "--dry_run"]) == 0
+        assert "asks every post again" not in capsys.readouterr().out
+        assert teach.main([*arguments, "--max_tokens=30", "--dry_run"]) == 0
+    told = capsys.readouterr().out
+    assert "answers of at most 20 tokens" in told and "asks every post again" in told
+    assert str(tmp_path) not in (tmp_path / "cot.card.md").read_text()
+
+
 def test_batches_give_the_same_file(tmp_path):
     file = write_file(tmp_path)
     with FakeEndpoint(batch_polls=0) as server:
@@ -172,6 +213,9 @@ def test_mistakes_are_one_line_and_nothing_is_sent(tmp_path, capsys, monkeypatch
             (["--extra_body={\"stream\": true}"], "'stream' of a request cannot be set"),
             (["--extra_headers={\"X\": \"$NOT_THERE\"}"], "NOT_THERE: the environment holds no value"),
             (["--template=none.txt"], "none.txt: the template cannot be read"),
+            (["--task=keyphrases", "--min_words=9"], "--min_words goes with --task=chains"),
+            (["--task=keyphrases", "--mentions=any"], "--mentions goes with --task=chains"),
+            (["--match=any"], "--match goes with --answer_hidden"),
             (["--min_words=9", "--max_words=3"], "--min_words"),
             ([f"--out={tmp_path}/no/cot.jsonl"], "there is no such folder"),
             (["--model=other"], "no model 'other'"),

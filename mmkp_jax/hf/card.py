@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmkp_jax import __version__
 from mmkp_jax.data.prompts import user_text
-from mmkp_jax.hf.card_text import BODY, TRANSFORMERS, VLLM
+from mmkp_jax.hf.card_text import BODY, READING, TRANSFORMERS, VLLM
 
 CARD = "README.md"
 
@@ -228,9 +228,10 @@ def _licence(licence: Licence) -> str:
 
 
 def _settings(facts: Facts) -> dict[str, str]:
+    post = {"prompt": repr(user_text("{}")), "text_tokens": str(facts.config["data"]["max_text_tokens"])}
     return {
         "folder": json.dumps(facts.repo or "."),
-        "prompt": repr(user_text("{}")),
+        "reading": READING.substitute(post),
         "answer_tokens": str(facts.config["answer_tokens"]),
     }
 

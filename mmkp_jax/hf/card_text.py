@@ -2,28 +2,57 @@
 
 from string import Template
 
+READING = Template('''\
+PROMPT = $prompt
+TEXT_TOKENS = $text_tokens
+
+
+def cut(text):
+    """The text without what lies behind its first TEXT_TOKENS tokens."""
+    text = text.strip()
+    while len(spans := tokenizer(text, return_offsets_mapping=True)["offset_mapping"]) > TEXT_TOKENS:
+        text = text[: spans[TEXT_TOKENS][0]].rstrip()
+    return text
+
+
+def read(file):
+    """The picture upright, in 8 bits, on white where it lets through."""
+    picture = ImageOps.exif_transpose(Image.open(file))
+    if picture.mode[0] in "IF":  # more bits than 8, which convert() would clip
+        values = np.nan_to_num(np.asarray(picture, float))
+        if picture.mode.startswith("I;16") or values.max() > 255:
+            values = values // 256
+        elif picture.mode == "F" and values.max() <= 1:
+            values = values * 255
+        picture = Image.fromarray(values.clip(0, 255).astype("uint8"))
+    elif picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+''')
+"""How a post's text and picture are read, as `data.prompts.trimmed` and `data.images.decode` do."""
+
 TRANSFORMERS = Template('''\
 import re
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 FOLDER = $folder  # this folder, or its name on the hub
-PROMPT = $prompt
 device = "cuda" if torch.cuda.is_available() else "cpu"
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 processor = Qwen2VLImageProcessorPil.from_pretrained(FOLDER)  # resizes with Pillow, as training did
 model = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER, dtype="auto").to(device).eval()
-
+$reading
 
 def answer(text, image=None):
     """What the model writes about a post: its text, and its image file if it has one."""
-    content, inputs = [{"type": "text", "text": PROMPT.format(text.strip())}], {}
+    content, inputs = [{"type": "text", "text": PROMPT.format(cut(text))}], {}
     if image is not None:
         content.insert(0, {"type": "image"})
-        picture = ImageOps.exif_transpose(Image.open(image)).convert("RGB")
-        inputs = dict(processor([picture], return_tensors="pt"))
+        inputs = dict(processor([read(image)], return_tensors="pt"))
     turn = [{"role": "user", "content": content}]
     prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
     if image is not None:
@@ -50,14 +79,17 @@ print(keyphrases("the eras tour was everything"))  # with a picture: keyphrases(
 ''')
 
 VLLM = Template("""\
+import numpy as np
 from PIL import Image, ImageOps
 from vllm import LLM, SamplingParams
 
-PROMPT = $prompt
+$reading
+
 llm = LLM($folder, limit_mm_per_prompt={"image": 1})  # resizes pictures as the folder says
+tokenizer = llm.get_tokenizer()
 content = [
-    {"type": "image_pil", "image_pil": ImageOps.exif_transpose(Image.open("stage.jpg")).convert("RGB")},
-    {"type": "text", "text": PROMPT.format("the eras tour was everything")},
+    {"type": "image_pil", "image_pil": read("stage.jpg")},
+    {"type": "text", "text": PROMPT.format(cut("the eras tour was everything"))},
 ]
 greedy = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=$answer_tokens)
 print(llm.chat([{"role": "user", "content": content}], greedy)[0].outputs[0].text)

@@ -3,25 +3,36 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from mmkp_jax.teacher.cost import usage_of
-from mmkp_jax.teacher.questions import Question
+from mmkp_jax.teacher.cost import Prices, Usage, usage_of
+from mmkp_jax.teacher.questions import Asked
 
 
 def row_of(
-    question: Question, body: dict[str, Any] | None, cost: float | None, *, reason: str = "", attempt: int = 1
+    asked: Asked,
+    body: dict[str, Any] | None,
+    most: Usage,
+    prices: Prices = Prices(),  # noqa: B008, as it is frozen
+    *,
+    reason: str = "",
+    attempt: int = 1,
 ) -> dict[str, Any]:
-    """The store's row of an answer; without a body, of a refusal."""
+    """The store's row of an answer; without a body, of a refusal.
+
+    Args:
+        most: tokens that it may have taken; they stand for those of an answer that does not tell them.
+    """
     status, told = ("refused", reason) if body is None else verdict(body)
     usage = usage_of(body or {})
     return {
-        "id": question.id,
-        "key": question.key,
-        "asked": question.asked,
+        "id": asked.id,
+        "key": asked.key,
+        "asked": asked.asked,
         "status": status,
         "reason": told,
         "answer": body,
         "usage": usage and usage._asdict(),
-        "cost": cost,
+        "most": most._asdict(),
+        "cost": prices.of(usage),
         "finish_reason": body["choices"][0].get("finish_reason") if body else None,
         "attempt": attempt,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

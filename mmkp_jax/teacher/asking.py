@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.answers import row_of
 from mmkp_jax.teacher.client import Client, Refused, Unavailable
-from mmkp_jax.teacher.cost import Budget, Prices, usage_of
+from mmkp_jax.teacher.cost import Budget, Prices, Reserved, usage_of
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
 from mmkp_jax.teacher.progress import Run
 from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
@@ -37,7 +37,8 @@ def ask_all(
     Args:
         total: questions, numbered from 0.
         question_of: makes one; called in threads, and may raise `Unaskable`.
-        max_cost: money that the answers in the store may cost in all, those of earlier runs with them.
+        max_cost: money that the answers in the store may cost in all, those of earlier runs with them; an answer or a
+            broken call whose cost is not known counts with the most that it may have cost.
         retry_refused: ask again what the endpoint refused to answer in an earlier run.
         progress: called after each answer.
 
@@ -46,11 +47,15 @@ def ask_all(
         KeyboardInterrupt: after Ctrl-C.
     """
     run = Run(total, spent=store.spent)
-    budget = Budget(max_cost, prices, store.spent)
+    budget = Budget(max_cost, prices, store.spent + (prices.of(store.unpriced_tokens) or 0.0))
     asker = _Asker(run, question_of, store, budget, set(store.refused) if retry_refused else set(), progress)
     if error := asyncio.run(asker.ask(endpoint, limits)):
         raise error
     return run
+
+
+class _NoMoney(Exception):
+    """One more call might cost more than --max_cost allows."""
 
 
 class _Asker:
@@ -80,6 +85,7 @@ class _Asker:
                 self._tasks = [asyncio.create_task(self._work()) for _ in range(workers)]
                 ended = await asyncio.gather(*self._tasks, return_exceptions=True)
         self._run.lost = client.lost
+        self._run.unpriced = self._budget.prices.of(self._store.unpriced_tokens) or 0.0
         return self._error or next((each for each in ended if isinstance(each, Exception)), None)
 
     @contextlib.contextmanager
@@ -143,34 +149,53 @@ class _Asker:
                 event.set()
         except Unaskable as error:
             run.unaskable[number] = str(error)
+        except _NoMoney:
+            run.stopped = "--max_cost is reached"
 
     async def _ask(self, number: int, question: Question) -> None:
         run, budget, endpoint = self._run, self._budget, self._client.endpoint
         body = endpoint.body(await asyncio.to_thread(question.messages))
-        high, usage, cost = question.size.high, None, None
-        reserved = await budget.reserve(high, endpoint.answer_tokens)
-        if reserved is None:
-            run.stopped = "--max_cost is reached"
-            return
+        reserved, usage, charged = await self._reserve(question), None, False
+
+        async def lost() -> None:
+            nonlocal reserved
+            broken, reserved = reserved, None
+            await self._lose(question, broken)
+            reserved = await self._reserve(question)
+
         try:
-            reply = await self._client.ask(body, budget.tokens(high, endpoint.answer_tokens))
-            usage = usage_of(reply.body)
-            cost = budget.prices.of(usage)
+            reply = await self._client.ask(body, budget.tokens(question.prompt, endpoint.answer_tokens), lost)
+            usage, charged = usage_of(reply.body), True
         except Refused as error:
-            row = row_of(question, None, None, reason=str(error))
+            row = row_of(question, None, reserved.most, reason=str(error))
             self._no_answer(str(error))
         except Unavailable as error:
             run.unavailable[number] = str(error)
             self._no_answer(str(error))
+            if error.charged:
+                broken, reserved = reserved, None
+                await self._lose(question, broken)
             return
         else:
             self._unanswered.clear()
-            row = row_of(question, reply.body, cost, attempt=reply.attempt)
+            row = row_of(question, reply.body, reserved.most, budget.prices, attempt=reply.attempt)
         finally:
-            await budget.settle(reserved, high, usage)
+            if reserved:
+                await budget.settle(reserved, usage, charged=charged)
         await self._store.add(row)
         run.asked += 1
         run.spent = self._store.spent
+
+    async def _reserve(self, question: Question) -> Reserved:
+        """Sets money aside for a call; raises `_NoMoney` where there is not enough."""
+        if reserved := await self._budget.reserve(question.prompt, self._client.endpoint.answer_tokens):
+            return reserved
+        raise _NoMoney
+
+    async def _lose(self, question: Question, reserved: Reserved) -> None:
+        """Counts a call that broke off as one that was charged all that it may cost."""
+        await self._budget.settle(reserved, None, charged=True)
+        await self._store.add({"lost": question.key, "id": question.id, "most": reserved.most._asdict()})
 
     def _no_answer(self, reason: str) -> None:
         self._unanswered.append(reason)

@@ -1,24 +1,26 @@
 """The same questions through the Batch API: files of requests, answered within a day, at half the price elsewhere.
 
 What is known of a batch is in the store before and after it is made: a killed command finds its batches again, also one
-that was made in the moment of the kill, by the name that it carries.
+that was made in the moment of the kill, by the name that it carries. Every answer of a batch goes into the store, also
+one to a post, or a prompt, that the command is not asked about now. Under a limit of money, the first question with an
+image is asked by a call of its own, whose usage tells how the endpoint counts images.
 """
 
 import asyncio
 import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.answers import row_of
 from mmkp_jax.teacher.client import CHAT, Again, Client, Refused, Unavailable
-from mmkp_jax.teacher.cost import Prices, Usage, usage_of
+from mmkp_jax.teacher.cost import Budget, Prices, Usage
 from mmkp_jax.teacher.endpoint import BATCH_SIZE, Endpoint, Limits
 from mmkp_jax.teacher.progress import Run
-from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
+from mmkp_jax.teacher.questions import Asked, Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
 BATCH_BYTES = 190_000_000
@@ -55,44 +57,56 @@ def ask_in_batches(
         InputError: nothing can be asked, a batch was not accepted, or answers cannot be kept.
     """
     run = Run(total, spent=store.spent)
-    asker = _Batches(run, question_of, store, prices, progress)
-    asyncio.run(asker.ask(endpoint, limits, most, max_cost, poll_every))
+    asker = _Batches(run, question_of, store, prices, max_cost, progress)
+    asyncio.run(asker.ask(endpoint, limits, most, poll_every))
     return run
 
 
 class _Batches:
     def __init__(
-        self, run: Run, question_of: QuestionOf, store: Store, prices: Prices, progress: Callable[[Run], None]
+        self,
+        run: Run,
+        question_of: QuestionOf,
+        store: Store,
+        prices: Prices,
+        max_cost: float | None,
+        progress: Callable[[Run], None],
     ):
         self._run, self._question_of, self._store = run, question_of, store
-        self._prices, self._progress = prices, progress
+        self._prices, self._max_cost, self._progress = prices, max_cost, progress
+        self._budget = Budget(max_cost, prices)
         self._number: dict[str, int] = {}  # of the first question with a key
 
-    async def ask(
-        self, endpoint: Endpoint, limits: Limits, most: int, max_cost: float | None, poll_every: float
-    ) -> None:
+    async def ask(self, endpoint: Endpoint, limits: Limits, most: int, poll_every: float) -> None:
         for number in range(self._run.total):
             try:
-                key = self._run.keys[number] = self._question_of(number).key
+                question = self._question_of(number)
+                key = self._run.keys[number] = question.key
             except Unaskable as error:
                 self._run.unaskable[number] = str(error)
                 continue
             self._number.setdefault(key, number)
             self._run.found += key in self._store
+            if self._max_cost is not None and (row := self._store.get(key)) and row["usage"]:
+                self._budget.learn(question.prompt, Usage(**row["usage"]))
         self._progress(self._run)
         async with Client(endpoint, limits) as client:
             self._client = client
             await self._adopt()
-            pending = {key for row in self._open() for key in row["keys"]}
+            pending = {key: Usage(**asked["most"]) for row in self._open() for key, asked in row["requests"].items()}
             left = [key for key in self._number if key not in self._store and key not in pending]
-            for name, file, keys in self._files(left, pending, most, max_cost):
-                await self._submit(name, file, keys)
+            held = sum(map(self._price, pending.values()))
+            if self._max_cost is not None:
+                await self._first_image(left, held)
+            for name, file, requests in self._files(left, self._spent() + held, most):
+                await self._submit(name, file, requests)
             while waiting := self._open():
                 for row in waiting:
                     await self._collect(row)
                 if self._open():
                     await asyncio.sleep(poll_every)
-        self._run.lost = client.lost
+        self._run.lost, self._run.spent = client.lost, self._store.spent
+        self._run.unpriced = self._price(self._store.unpriced_tokens)
         for number, key in self._run.keys.items():
             if key not in self._store and number not in self._run.unaskable and not self._run.stopped:
                 self._run.unavailable.setdefault(number, "its batch ended without an answer to it")
@@ -118,17 +132,46 @@ class _Batches:
             state = {"state": "submitted", "id": there[name]} if name in there else {"state": "collected"}
             await self._store.add({"batch": name, **state})
 
-    def _files(
-        self, keys: Sequence[str], pending: Iterable[str], most: int, max_cost: float | None
-    ) -> Iterator[tuple[str, Path, list[str]]]:
-        """(name, file, keys) of each batch to make, within what may be spent; the file is there until the next one."""
-        spent = self._store.spent + sum(self._price(self._question_of(self._number[key])) for key in pending)
+    async def _first_image(self, left: list[str], held: float) -> None:
+        """Asks the first question of those that are left whose price cannot be bounded yet."""
+        questions = (self._question_of(self._number[key]) for key in left)
+        question = next((each for each in questions if not self._budget.knows(each.prompt)), None)
+        most = question and self._most(question)
+        if question is None or self._spent() + held + self._price(most) > self._max_cost:
+            return
+        try:
+            body = self._client.endpoint.body(question.messages())
+            reply = await self._client.ask(body, sum(most))
+        except (Unaskable, Refused) as error:
+            what, mend = f"the first post with an image cannot be asked about ({error})", "leave it out, or --max_cost"
+            raise InputError(what, question.id, mend) from None
+        except Unavailable as error:
+            mend = "the same command goes on"
+            raise InputError(f"the endpoint does not answer ({error})", self._client.endpoint.base_url, mend) from None
+        row = row_of(question, reply.body, most, self._prices, attempt=reply.attempt)
+        await self._store.add(row)
+        if row["usage"]:
+            self._budget.learn(question.prompt, Usage(**row["usage"]))
+        self._run.asked += 1
+        left.remove(question.key)
+
+    def _spent(self) -> float:
+        return self._store.spent + self._price(self._store.unpriced_tokens)
+
+    def _most(self, question: Question) -> Usage:
+        """Tokens that an answer may take."""
+        return Usage(self._budget.tokens(question.prompt, 0), self._client.endpoint.answer_tokens)
+
+    def _files(self, keys: Sequence[str], spent: float, most: int) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+        """(name, file, requests) of each batch to make, within what may be spent; a request is told by `id`, `asked`
+        and `most` tokens, by key. The file is there until the next one.
+        """
         left = iter(keys)
         ended = False
         while not ended:
             name = uuid.uuid4().hex
             file = self._store.file.with_name(f"{self._store.file.name}.{name}.part")
-            taken: list[str] = []
+            taken: dict[str, Any] = {}
             try:
                 with file.open("wb") as lines:
                     while len(taken) < most and lines.tell() < BATCH_BYTES:
@@ -136,8 +179,9 @@ class _Batches:
                             ended = True
                             break
                         question = self._question_of(self._number[key])
-                        spent += self._price(question)
-                        if max_cost is not None and spent > max_cost:
+                        tokens = self._most(question)
+                        spent += self._price(tokens)
+                        if self._max_cost is not None and spent > self._max_cost:
                             self._run.stopped, ended = "--max_cost is reached", True
                             break
                         try:
@@ -145,7 +189,7 @@ class _Batches:
                         except Unaskable as error:
                             self._run.unaskable[self._number[key]] = str(error)
                         else:
-                            taken.append(key)
+                            taken[key] = {"id": question.id, "asked": question.asked, "most": tokens._asdict()}
                 if taken:
                     yield name, file, taken
             except OSError as error:
@@ -154,14 +198,13 @@ class _Batches:
             finally:
                 file.unlink(missing_ok=True)
 
-    def _price(self, question: Question) -> float:
-        """The most that an answer may cost."""
-        return self._prices.of(Usage(question.size.high, self._client.endpoint.answer_tokens)) or 0.0
+    def _price(self, tokens: Usage) -> float:
+        return self._prices.of(tokens) or 0.0
 
-    async def _submit(self, name: str, file: Path, keys: list[str]) -> None:
+    async def _submit(self, name: str, file: Path, requests: dict[str, Any]) -> None:
         sdk = self._client.sdk
         uploaded = await self._repeated(lambda: sdk.files.create(file=file, purpose="batch"))
-        await self._store.add({"batch": name, "state": "intended", "keys": keys})
+        await self._store.add({"batch": name, "state": "intended", "requests": requests})
 
         def make() -> Any:
             return sdk.batches.create(
@@ -190,10 +233,11 @@ class _Batches:
             return
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             content = await self._repeated(lambda file=file: sdk.files.content(file))
-            rows = filter(None, map(self._answer, content.content.splitlines()))
+            told = (self._answer(line, row["requests"]) for line in content.content.splitlines())
+            rows = filter(None, told)
             while some := list(itertools.islice(rows, ROWS_AT_A_TIME)):
                 await asyncio.gather(*map(self._store.add, some))
-                self._run.asked += len(some)
+                self._run.asked += sum(each["key"] in self._number for each in some)
                 self._run.spent = self._store.spent
                 self._progress(self._run)
         await self._store.add({"batch": row["batch"], "state": "collected"})
@@ -202,31 +246,33 @@ class _Batches:
             what = f"the endpoint refused a batch ({'; '.join(filter(None, reasons[:3])) or 'it gives no reason'})"
             raise InputError(what, batch.id, "see to that, or give a smaller --batch_size; the same command goes on")
 
-    def _answer(self, line: bytes) -> dict[str, Any] | None:
+    def _answer(self, line: bytes, requests: dict[str, Any]) -> dict[str, Any] | None:
         """The store's row of one line of results; None where the store has it, or it is none."""
         try:
             told = json.loads(line)
             key, response = told["custom_id"], told.get("response") or {}
-            number = self._number.get(key)
+            request = requests.get(key)
         except (ValueError, KeyError, TypeError, AttributeError):
             self._client.lost += 1
             return None
-        if number is None or key in self._store:
+        if request is None or key in self._store:
             return None
-        question = self._question_of(number)
+        asked, most = Asked(request["id"], request["asked"]), Usage(**request["most"])
         body = response.get("body")
         try:
             if response.get("status_code") == 200:
                 body = self._client.whole(json.dumps(body))
-                return row_of(question, body, self._prices.of(usage_of(body)))
+                return row_of(asked, body, most, self._prices)
             if response:
                 error = body.get("error") if isinstance(body, dict) else body
                 raise self._client.status_error(int(response["status_code"]), error, "", {})
-            self._run.unavailable[number] = str((told.get("error") or {}).get("message") or "no answer")
+            reason = str((told.get("error") or {}).get("message") or "no answer")
         except Refused as error:
-            return row_of(question, None, None, reason=str(error))
+            return row_of(asked, None, most, reason=str(error))
         except (Again, InputError) as error:
-            self._run.unavailable[number] = str(error)
+            reason = str(error)
+        if key in self._number:
+            self._run.unavailable[self._number[key]] = reason
         return None
 
     async def _repeated(self, request: Callable[[], Any]) -> Any:

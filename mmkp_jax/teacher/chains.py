@@ -86,7 +86,7 @@ def cleaned(answer: str) -> list[str]:
         raise Rejected("form", "the answer has more than one line")
     found = list(dict.fromkeys(each.lstrip("#").strip() for each in split_keyphrases(answer)))
     found = [each for each in found if each]
-    if not found or found == ["none"]:
+    if not found or [each.rstrip(".!").lower() for each in found] == ["none"]:
         raise Rejected("none", "no hashtag says anything about the post")
     return found
 

@@ -28,6 +28,8 @@ _AGAIN = {408, 409, 425, 429}  # and those from 500
 _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _NOT_CONNECTED = {"ConnectError", "ConnectTimeout", "UnsupportedProtocol", "ProxyError"}
 """Names of httpx's errors; the SDK brings httpx under one name or another."""
+SHORTEST_SECRET = 8
+"""Characters: what is shorter is no secret, and would be found in any message."""
 _NO_MODEL = {"model_not_found", "invalid_model", "model_not_supported"}
 
 
@@ -43,15 +45,22 @@ class Refused(Exception):
 
 
 class Unavailable(Exception):
-    """The endpoint did not answer this request at any attempt: it may another time."""
+    """The endpoint did not answer this request at any attempt: it may another time.
+
+    `charged`: whether it may have charged for the last one.
+    """
+
+    def __init__(self, reason: str, *, charged: bool = False):
+        super().__init__(reason)
+        self.charged = charged
 
 
 class Again(Exception):
-    """A request that may be answered when it is made again."""
+    """A request that may be answered when it is made again; `charged` as of `Unavailable`."""
 
-    def __init__(self, reason: str, *, overloaded: bool = False, after: float | None = None):
+    def __init__(self, reason: str, *, overloaded: bool = False, after: float | None = None, charged: bool = False):
         super().__init__(reason)
-        self.overloaded, self.after = overloaded, after
+        self.overloaded, self.after, self.charged = overloaded, after, charged
 
 
 class Client:
@@ -66,7 +75,8 @@ class Client:
 
     def __init__(self, endpoint: Endpoint, limits: Limits):
         key = endpoint.key()
-        self._limits, self._secrets = limits, [key, *filter(None, endpoint.headers.values())]
+        self._limits = limits
+        self._secrets = [each for each in (key, *endpoint.secrets) if len(each) >= SHORTEST_SECRET]
         self._reached = self._answered = False
         self.throttle = Throttle(limits.concurrency, limits.rpm, limits.tpm)
         self.endpoint = endpoint
@@ -86,12 +96,15 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self.sdk.close()
 
-    async def ask(self, body: Mapping[str, Any], tokens: int) -> Reply:
+    async def ask(
+        self, body: Mapping[str, Any], tokens: int, lost: Callable[[], Awaitable[None]] | None = None
+    ) -> Reply:
         """The endpoint's answer, which is a whole one with at least one choice.
 
         Args:
             body: of the request.
             tokens: most that it may take: prompt and answer.
+            lost: called before a call is repeated that the endpoint may have charged for.
 
         Raises:
             Refused: the endpoint will not answer this.
@@ -99,11 +112,11 @@ class Client:
             InputError: it will answer nothing: no such address, key or model, no money left.
         """
         try:
-            async for attempt in self._attempts():
+            async for attempt in self._attempts(lost):
                 with attempt:
                     return Reply(await self._once(body, tokens), attempt.retry_state.attempt_number)
         except Again as error:
-            raise Unavailable(str(error)) from None
+            raise Unavailable(str(error), charged=error.charged) from None
         raise AssertionError  # tenacity either returns or raises
 
     async def repeated(self, request: Callable[[], Awaitable[T]], timeout: float) -> T:
@@ -116,8 +129,13 @@ class Client:
             raise Unavailable(str(error)) from None
         raise AssertionError
 
-    def _attempts(self) -> AsyncRetrying:
+    def _attempts(self, lost: Callable[[], Awaitable[None]] | None = None) -> AsyncRetrying:
+        async def again(state: RetryCallState) -> None:
+            if lost and state.outcome.exception().charged:
+                await lost()
+
         return AsyncRetrying(
+            before_sleep=again,
             retry=retry_if_exception(lambda error: isinstance(error, Again) and not self.stopped),
             stop=stop_after_attempt(self._limits.attempts),
             wait=self._wait,
@@ -164,8 +182,7 @@ class Client:
             async with asyncio.timeout(timeout):
                 response = await request()
         except TimeoutError:
-            self.lost += 1
-            raise Again(f"no answer within {timeout:g} s", overloaded=True) from None
+            raise self._lost(f"no answer within {timeout:g} s", overloaded=True) from None
         except openai.APIStatusError as error:
             self._reached = True
             message, headers = self._clean(error.message), error.response.headers
@@ -176,8 +193,7 @@ class Client:
             if not self._reached and cause in _NOT_CONNECTED:
                 mend = "check the address, and that the endpoint runs"
                 raise InputError(f"the endpoint cannot be reached ({what})", self.endpoint.base_url, mend) from None
-            self.lost += 1
-            raise Again(f"the connection broke ({what})") from None
+            raise self._lost(f"the connection broke ({what})") from None
         self._reached = True
         return response
 
@@ -187,8 +203,7 @@ class Client:
             body = json.loads(text)
             error = body.get("error")
         except (ValueError, RecursionError, AttributeError):
-            self.lost += 1
-            raise Again("the answer is not JSON") from None
+            raise self._lost("the answer is not JSON") from None
         if error:  # some endpoints tell of an error under the status 200
             code = error.get("code") if isinstance(error, dict) else None
             status = code if isinstance(code, int) else 502
@@ -196,8 +211,11 @@ class Client:
         match body:
             case {"choices": [{"message": dict()}, *_]}:
                 return body
+        raise self._lost("the answer holds no message")
+
+    def _lost(self, reason: str, *, overloaded: bool = False) -> Again:
         self.lost += 1
-        raise Again("the answer holds no message")
+        return Again(reason, overloaded=overloaded, charged=True)
 
     def status_error(self, status: int, error: Any, message: str, headers: Mapping[str, str]) -> Exception:
         """What to do about an error that the endpoint tells of."""

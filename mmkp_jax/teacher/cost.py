@@ -1,6 +1,7 @@
 """Tokens and money: what answers cost, and the most that more of them may."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,10 @@ IMAGE_TOKENS = 85, 170
 TILE = 512
 PATCH = 28
 """Pixels along the square that a Qwen2.5-VL counts as one token."""
+LEAST_PATCHES = 256
+"""Of an image, however small: else what is learnt from a small one, which others charge a fixed sum for, misleads."""
+COUNTING = "as gpt-4o (85 + 170 a tile of 512 pixels) or Qwen2.5-VL (1 for 28 x 28 pixels) do"
+"""How the tokens of images are counted, until the endpoint's own count of the first is known."""
 
 
 class Usage(NamedTuple):
@@ -49,6 +54,29 @@ class Estimate(NamedTuple):
         return Estimate(self.low + other.low, self.high + other.high)
 
 
+class ImageTokens(NamedTuple):
+    """Tokens of an image, by two ways of counting."""
+
+    tiles: int
+    """OpenAI's."""
+    patches: int
+    """Qwen's."""
+
+
+def image_tokens(width: int, height: int) -> ImageTokens:
+    """Of an image of so many pixels."""
+    base, tile = IMAGE_TOKENS
+    tiles, patches = (-(-width // size) * -(-height // size) for size in (TILE, PATCH))
+    return ImageTokens(base + tile * tiles, max(patches, LEAST_PATCHES))
+
+
+class Prompt(NamedTuple):
+    """What the tokens of a prompt come from."""
+
+    text: Estimate
+    image: ImageTokens | None = None
+
+
 def estimate(text: str, image_edge: int | None) -> Estimate:
     """Of a text, and an image of at most `image_edge` pixels on each side: as OpenAI or Qwen count it.
 
@@ -58,8 +86,7 @@ def estimate(text: str, image_edge: int | None) -> Estimate:
     tokens = Estimate(size // 5, size // 2 + 16)
     if image_edge is None:
         return tokens
-    base, tile = IMAGE_TOKENS
-    return tokens + Estimate(base, max(base + tile * (-(-image_edge // TILE)) ** 2, (-(-image_edge // PATCH)) ** 2))
+    return tokens + Estimate(IMAGE_TOKENS[0], max(image_tokens(image_edge, image_edge)))
 
 
 def money(amount: float | None) -> str:
@@ -67,42 +94,87 @@ def money(amount: float | None) -> str:
     return "unknown" if amount is None else f"{amount:,.4f}" if amount < 1 else f"{amount:,.2f}"
 
 
+class Reserved(NamedTuple):
+    """What is set aside for a call."""
+
+    prompt: Prompt
+    most: Usage
+    """Tokens that it may take."""
+    amount: float
+    """Money for them."""
+    alone: bool
+    """Whether no other call is out meanwhile."""
+
+
 class Budget:
     """What has been spent, and whether one more call may be made, however much it may cost.
+
+    Endpoints count images in ways that differ by a factor of 30: under a limit the first call with one goes alone,
+    and what it took bounds those that follow.
 
     Args:
         most: money in all; None for no limit.
         prices: of the calls to come.
-        spent: money for what is there already.
+        spent: money for what is there already, what may have been charged for included.
     """
 
     def __init__(self, most: float | None, prices: Prices, spent: float = 0.0):
         self._most, self.prices, self.spent = most, prices, spent
         self._reserved, self._calls, self._changed = 0.0, 0, asyncio.Condition()
-        self._factor = 1.0  # by which prompts were longer than their estimates, at worst
+        self._alone, self._seen_image = False, most is None
+        # By which prompts were longer than their estimates, at worst.
+        self._text, self._tiles, self._patches = 1.0, 1.0, 1.0
 
-    def tokens(self, high: int, answer: int) -> int:
-        """Most tokens of a call whose prompt was estimated at `high`, as far as the answers until now tell."""
-        return int(high * self._factor) + answer
+    def knows(self, prompt: Prompt) -> bool:
+        """Whether `tokens` holds for a prompt, as for any without an image."""
+        return prompt.image is None or self._seen_image
 
-    async def reserve(self, high: int, answer: int) -> float | None:
+    def tokens(self, prompt: Prompt, answer: int) -> int:
+        """Most tokens of a call, as far as the answers until now tell."""
+        tokens = int(prompt.text.high * self._text) + answer
+        if prompt.image:
+            tokens += math.ceil(max(prompt.image.tiles * self._tiles, prompt.image.patches * self._patches))
+        return tokens
+
+    async def reserve(self, prompt: Prompt, answer: int) -> Reserved | None:
         """Sets aside the most that a call may cost, once there is enough; None when there will not be."""
         async with self._changed:
             while True:
-                usage = Usage(self.tokens(high, 0), answer)
-                amount = self.prices.of(usage) or 0.0
+                alone = not self.knows(prompt)
+                if self._alone or (alone and self._calls):
+                    await self._changed.wait()
+                    continue
+                most = Usage(self.tokens(prompt, 0), answer)
+                amount = self.prices.of(most) or 0.0
                 if self._most is None or self.spent + self._reserved + amount <= self._most:
-                    self._reserved, self._calls = self._reserved + amount, self._calls + 1
-                    return amount
+                    self._reserved, self._calls, self._alone = self._reserved + amount, self._calls + 1, alone
+                    return Reserved(prompt, most, amount, alone)
                 if not self._calls:
                     return None
                 await self._changed.wait()
 
-    async def settle(self, reserved: float, high: int, usage: Usage | None) -> None:
-        """Counts what a call did cost in the place of what was set aside for it."""
-        if usage is not None and high:
-            self._factor = max(self._factor, usage.prompt / high)
-        self._reserved, self._calls = self._reserved - reserved, self._calls - 1
-        self.spent += self.prices.of(usage) or 0.0
+    async def settle(self, reserved: Reserved, usage: Usage | None, *, charged: bool) -> None:
+        """Counts what a call did cost in the place of what was set aside for it.
+
+        Args:
+            charged: whether the endpoint may have charged for the call; where it told no usage, all that was set aside
+                counts as spent.
+        """
+        if usage is not None:
+            self.learn(reserved.prompt, usage)
+        self._reserved, self._calls = self._reserved - reserved.amount, self._calls - 1
+        self._alone &= not reserved.alone
+        if charged:
+            self.spent += reserved.amount if usage is None else self.prices.of(usage) or 0.0
         async with self._changed:
             self._changed.notify_all()
+
+    def learn(self, prompt: Prompt, usage: Usage) -> None:
+        """Takes the endpoint's own count of a prompt into account."""
+        self._seen_image |= prompt.image is not None
+        if prompt.image is None:
+            self._text = max(self._text, usage.prompt / prompt.text.high)
+        else:
+            image = usage.prompt - prompt.text.low
+            self._tiles = max(self._tiles, image / prompt.image.tiles)
+            self._patches = max(self._patches, image / prompt.image.patches)

@@ -1,7 +1,7 @@
 """Who is asked, and what the endpoint is asked to bear."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,8 @@ class Endpoint:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the request beside model and messages: `max_tokens`, `temperature`, what else the endpoint knows."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # they may hold secrets
+    secrets: Sequence[str] = field(default=(), repr=False)
+    """Of those headers, the values that no message may hold."""
     key_env: str = "OPENAI_API_KEY"
     """The variable of the environment that holds the key, which is kept nowhere else."""
 

@@ -84,7 +84,14 @@ def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, but: Col
         default="OPENAI_API_KEY",
         help="of the environment: holds the key (%(default)s)",
     )
-    add("--max_tokens", type=int, metavar="N", default=max_tokens, help="most tokens of an answer (%(default)s)")
+    add(
+        "--max_tokens",
+        type=int,
+        metavar="N",
+        default=max_tokens,
+        help="most tokens of an answer (%(default)s); for a model that wants them under the newer name: "
+        "--extra_body '{\"max_completion_tokens\": 512}'",
+    )
     add("--temperature", type=float, metavar="F", help="of sampling (the endpoint's own)")
     add("--extra_body", type=_object, metavar="JSON", default={}, help="more fields of the request: '{\"top_p\": 0.9}'")
     add(
@@ -102,10 +109,33 @@ def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, but: Col
     add("--attempts", type=int, metavar="N", default=Limits.attempts, help="at a call (%(default)s)")
     add("--price_in", type=float, metavar="F", help="of a million tokens of prompts")
     add("--price_out", type=float, metavar="F", help="of a million tokens of answers")
-    add("--max_cost", type=float, metavar="F", help="stop before the answers in --store cost more than this in all")
+    add(
+        "--max_cost",
+        type=float,
+        metavar="F",
+        help="stop, with exit status 3, before the answers in --store cost more than this in all; one that does not "
+        "tell its tokens counts with the most it may have",
+    )
     add("--store", type=Path, metavar="FILE", help="where every answer is kept, and looked for first (beside --out)")
     add("--retry_refused", action="store_true", help="ask again what the endpoint refused to answer")
     add("--dry_run", action="store_true", help="tell calls, tokens and price, show three prompts, call nobody")
+
+
+def check_bounds(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> None:
+    """Refuses numbers that are too small, in `flags.error`'s way."""
+    for name, least in _AT_LEAST.items():
+        value = getattr(parsed, name)
+        if value is not None and not least <= value < float("inf"):
+            flags.error(f"--{name}={value} is not a number from {least}")
+
+
+def refuse_flags_but(
+    known: Collection[str], parsed: argparse.Namespace, flags: argparse.ArgumentParser, reason: str
+) -> None:
+    """Refuses every flag that is given and not among `known`, in `flags.error`'s way; `reason` follows its name."""
+    for name, value in vars(parsed).items():
+        if name not in known and value != flags.get_default(name):
+            flags.error(f"--{name} {reason}")
 
 
 def check_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> None:
@@ -113,10 +143,7 @@ def check_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentPar
     for name in ("base_url", "model"):
         if not getattr(parsed, name):
             flags.error(f"--{name} is not given")
-    for name, least in _AT_LEAST.items():
-        value = getattr(parsed, name)
-        if value is not None and not least <= value < float("inf"):
-            flags.error(f"--{name}={value} is not a number from {least}")
+    check_bounds(parsed, flags)
     if (parsed.price_in is None) != (parsed.price_out is None):
         flags.error("--price_in and --price_out go together")
     if parsed.max_cost is not None and parsed.price_in is None:
@@ -131,9 +158,8 @@ def refuse_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentPa
     """
     endpoints = argparse.ArgumentParser()
     add_endpoint_flags(endpoints, 0)
-    for name in vars(endpoints.parse_args([])):
-        if name not in but and getattr(parsed, name) != flags.get_default(name):
-            flags.error(f"--{name} goes with --base_url")
+    others = vars(parsed).keys() - vars(endpoints.parse_args([])).keys()
+    refuse_flags_but({*others, *but}, parsed, flags, "goes with --base_url")
 
 
 def endpoint_of(parsed: argparse.Namespace) -> Endpoint:
@@ -147,8 +173,10 @@ def endpoint_of(parsed: argparse.Namespace) -> Endpoint:
         told = {}
     if parsed.temperature is not None:
         told["temperature"] = parsed.temperature
-    headers = {name: _from_environment(name, str(value)) for name, value in parsed.extra_headers.items()}
-    return Endpoint(parsed.base_url, parsed.model, told | parsed.extra_body, headers, parsed.key_env)
+    given = {name: str(value) for name, value in parsed.extra_headers.items()}
+    headers = {name: _from_environment(name, value) for name, value in given.items()}
+    secrets = [headers[name] for name, value in given.items() if value.startswith("$")]
+    return Endpoint(parsed.base_url, parsed.model, told | parsed.extra_body, headers, secrets, parsed.key_env)
 
 
 def limits_of(parsed: argparse.Namespace) -> Limits:

@@ -3,11 +3,11 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmkp_jax.teacher.cost import Estimate, Prices, Usage, money
+from mmkp_jax.teacher.cost import COUNTING, Estimate, Prices, Usage, money
 from mmkp_jax.teacher.questions import QuestionOf, Unaskable
 
 SHORT_ANSWER = 8
@@ -29,6 +29,8 @@ class Forecast:
     """Questions that no request can be made of, whatever their image holds."""
     prompt: Estimate = field(default_factory=lambda: Estimate(0, 0))
     """Tokens of all prompts."""
+    other_limits: set[int] = field(default_factory=set)
+    """Most tokens of answers that are there, where they are others than those to come."""
     chats: list[list[dict[str, Any]]] = field(default_factory=list)
     """A few of them, images left out."""
 
@@ -44,23 +46,40 @@ class Forecast:
                 f"calls: {self.calls:,} for {self.questions:,} questions; {known:,} are answered already, or the same "
                 f"as others, {self.unaskable:,} cannot be asked",
                 f"tokens of prompts: {self.prompt.low:,} to {self.prompt.high:,}, estimated",
+                f"  images are counted {COUNTING}; others may count up to 30 times as many",
                 f"tokens of answers: {low:,} to {high:,} ({self.answer_tokens:,} each at most)",
                 f"price: {price}",
+                *self._warning(),
                 "nothing was sent",
             ]
         )
 
+    def _warning(self) -> list[str]:
+        if not (self.other_limits and self.calls):
+            return []
+        others = " and ".join(f"{each:,}" for each in sorted(self.other_limits))
+        return [
+            f"--store has answers of at most {others} tokens: another --max_tokens, a higher one too, asks every post "
+            "again"
+        ]
+
 
 def forecast(
-    total: int, question_of: QuestionOf, known: Container[str], answer_tokens: int, prices: Prices
+    total: int,
+    question_of: QuestionOf,
+    known: Container[str],
+    answer_tokens: int,
+    prices: Prices,
+    limits: Collection[int] = (),
 ) -> Forecast:
     """Counts what asking `total` questions would take, and calls nobody.
 
     Args:
         known: keys that have an answer.
         answer_tokens: most of an answer.
+        limits: most tokens of the answers that are there.
     """
-    told = Forecast(total, answer_tokens, prices)
+    told = Forecast(total, answer_tokens, prices, other_limits=set(limits) - {answer_tokens})
     seen: set[str] = set()
     for number in range(total):
         try:

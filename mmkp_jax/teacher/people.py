@@ -1,5 +1,6 @@
 """The same ranking by people: a page for each rater, with images, and what comes back from them."""
 
+import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -35,29 +36,34 @@ def write_sheets(
     """Writes a page for each rater, in which the lists stand in another balanced order, and the key to all of them.
 
     A page is one file that needs no network. It keeps what was chosen in the browser, and saves it as
-    `ranks-NUMBER.json`, which `read_people` takes.
+    `ranks-NUMBER.json`, which `read_people` takes. What it saves names the study: a hash of the key and of all lists.
 
     Raises:
-        InputError: an image cannot be used, or nothing can be written there.
+        InputError: an image cannot be used, another study's pages are there, or nothing can be written there.
     """
     chosen = [records[number] for number in posts]
     images = [_image(record, image_edge) for record in chosen]
-    rows, lists, key = balanced_orders(len(systems)), list(systems.values()), {}
+    rows, lists = balanced_orders(len(systems)), [[listed(each[n]) for n in posts] for each in systems.values()]
+    sheets = {
+        str(sheet): {record.id: rows[(place * raters + sheet) % len(rows)] for place, record in enumerate(chosen)}
+        for sheet in range(1, raters + 1)
+    }
+    told = {"systems": list(systems), "posts": [record.id for record in chosen], "sheets": sheets}
+    study = hashlib.sha256(json.dumps([told, lists]).encode()).hexdigest()[:16]
+    if (folder / KEY).exists() and _json(folder / KEY, "name another --out").get("study") != study:
+        raise InputError("it is the key to another study's pages", str(folder / KEY), "name another --out")
     files = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for sheet in range(1, raters + 1):
-            items, orders = [], {}
-            for place, (number, record, image) in enumerate(zip(posts, chosen, images, strict=True)):
-                order = orders[record.id] = rows[(place * raters + sheet) % len(rows)]
-                shown = [(label, listed(lists[n][number])) for label, n in zip(LABELS, order, strict=False)]
+        for sheet, orders in sheets.items():
+            items = []
+            for place, (record, image) in enumerate(zip(chosen, images, strict=True)):
+                shown = [(label, lists[n][place]) for label, n in zip(LABELS, orders[record.id], strict=False)]
                 items.append({"id": record.id, "text": record.text, "image": image, "lists": shown})
-            key[str(sheet)] = orders
-            page = _page(sheet=sheet, items=items, criteria=CRITERIA)
             files.append(folder / f"sheet-{sheet}.html")
+            page = _page(study=study, sheet=int(sheet), items=items, criteria=CRITERIA)
             files[-1].write_text(page, encoding="utf-8")
-        told = {"systems": list(systems), "posts": [record.id for record in chosen], "sheets": key}
-        (folder / KEY).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        (folder / KEY).write_text(json.dumps({"study": study} | told, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"this cannot be written ({error.strerror})", str(folder), "name another --out") from error
     return files
@@ -76,7 +82,7 @@ def read_people(folder: Path, files: Sequence[Path]) -> tuple[list[str], list[st
     for rater, file in enumerate(files):
         saved = _json(file, "give what a page saved")
         sheet, ranks = str(saved.get("sheet")), saved.get("ranks")
-        if sheet not in told["sheets"] or not isinstance(ranks, dict):
+        if saved.get("study") != told.get("study") or sheet not in told["sheets"] or not isinstance(ranks, dict):
             raise InputError("it is not of these sheets", str(file), "give what a page saved")
         if sheet in seen:
             raise InputError(f"it is of the same sheet as {seen[sheet]}", str(file), "give each rater a sheet")

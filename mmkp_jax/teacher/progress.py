@@ -25,7 +25,9 @@ class Run:
     lost: int = 0
     """Calls that ended without a readable answer; what the endpoint charged for them is not known."""
     spent: float = 0.0
-    """Money for all answers in the store."""
+    """Money for all answers in the store, as far as it is known."""
+    unpriced: float = 0.0
+    """Money, at most, for what told no usage: answers, and calls that broke off."""
     trouble: str = ""
     """What the endpoint last complained of."""
     stopped: str = ""
@@ -42,6 +44,8 @@ class Run:
         told = [f"asked now: {self.asked:,}; spent in all: {spent}"]
         if self.lost:
             told.append(f"calls that broke off, which the endpoint may have charged too: {self.lost:,}")
+        if self.unpriced:
+            told.append(f"at most {money(self.unpriced)} more for answers and broken calls whose cost is not known")
         if self.stopped:
             told.append(f"stopped: {self.stopped}; the same command goes on with a higher one")
         elif self.unavailable:
@@ -58,12 +62,14 @@ class Progress:
         self._bar: tqdm | None = None
 
     def __call__(self, run: Run) -> None:
-        self._bar = self._bar or tqdm(total=self._total, unit=self._unit, dynamic_ncols=True)
+        bar = self._bar = self._bar or tqdm(total=self._total, initial=run.found, unit=self._unit, dynamic_ncols=True)
+        found = run.found - bar.initial  # they took no time, and are left out of the rate
+        bar.initial, bar.n, bar.last_print_n = run.found, bar.n + found, bar.last_print_n + found
         told = {"spent": money(run.spent if self._priced else None)}
         if run.trouble:
             told["last trouble"] = run.trouble[:40]
-        self._bar.set_postfix(told, refresh=False)
-        self._bar.update(run.done - self._bar.n)
+        bar.set_postfix(told, refresh=False)
+        bar.update(run.done - bar.n)
 
     def close(self) -> None:
         """Leaves the bar as it is."""

@@ -15,7 +15,7 @@ from PIL import Image
 from mmkp_jax.data.images import ImageError, decode, image_path
 from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.cost import Estimate, estimate
+from mmkp_jax.teacher.cost import Estimate, ImageTokens, Prompt, estimate, image_tokens
 from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.templates import IMAGE, Template
 
@@ -37,21 +37,30 @@ class Unaskable(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """One request, and what its answer is kept under."""
+class Asked:
+    """What an answer is kept under."""
 
     id: str
+    """Of the post."""
     asked: dict[str, Any]
     """All that the answer depends on, texts and images by their hashes."""
-    size: Estimate
-    """Tokens of the prompt."""
-    messages: Callable[[], list[dict[str, Any]]]
-    """Makes the chat; raises `Unaskable` for an image that cannot be used."""
 
     @functools.cached_property
     def key(self) -> str:
         """Names `asked`."""
         return _hash(json.dumps(self.asked, sort_keys=True, ensure_ascii=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class Question(Asked):
+    """One request, and what its answer is kept under."""
+
+    size: Estimate
+    """Tokens of the prompt, whatever its image's size."""
+    prompt: Prompt
+    """The same by parts, of an image of this size."""
+    messages: Callable[[], list[dict[str, Any]]]
+    """Makes the chat; raises `Unaskable` for an image that cannot be used."""
 
 
 QuestionOf = Callable[[int], Question]
@@ -87,7 +96,9 @@ def ask_about(
             raise Unaskable(error.reason) from None
 
     said = "".join(message["content"] for message in bare)
-    return Question(record.id, asked, estimate(said, image_edge if image else None), messages)
+    size = estimate(said, image_edge if image else None)
+    prompt = Prompt(estimate(said, None), _tokens_of(image, image_edge) if image else None)
+    return Question(record.id, asked, size, prompt, messages)
 
 
 def data_url(image: bytes, edge: int) -> str:
@@ -104,6 +115,16 @@ def data_url(image: bytes, edge: int) -> str:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _tokens_of(image: bytes, edge: int) -> ImageTokens:
+    """Of the image as `data_url` sends it."""
+    try:
+        with Image.open(io.BytesIO(image)) as header:
+            scale = min(1.0, edge / max(header.size))
+            return image_tokens(*(round(side * scale) for side in header.size))
+    except Exception:  # Pillow's readers raise what they please; `messages` tells what is wrong with it
+        return image_tokens(edge, edge)
 
 
 class PostRecords:

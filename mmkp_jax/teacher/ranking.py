@@ -3,12 +3,15 @@
 Legend: `P` posts, `O` orders in which a post is judged, `C` criteria, `N` systems.
 """
 
+import functools
+import itertools
 import json
+import random
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
@@ -64,7 +67,11 @@ def balanced_orders(systems: int) -> list[list[int]]:
 
 def listed(keyphrases: Sequence[str]) -> str:
     """What is shown of one system: its keyphrases, each once, and nothing of how it came to them."""
-    return "; ".join(dict.fromkeys(filter(None, (each.strip() for each in keyphrases)))) or "(none)"
+    return "; ".join(_each_once(keyphrases)) or "(none)"
+
+
+def _each_once(keyphrases: Sequence[str]) -> dict[str, None]:
+    return dict.fromkeys(filter(None, (each.strip() for each in keyphrases)))
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Study:
     orders: int = 2
     """In which each post is judged."""
     pairs: int = 0
-    """Of systems that are compared alone, in both orders, each on another post."""
+    """Of systems that are compared alone, in both orders, each on another post: the most of them."""
     image_edge: int = IMAGE_EDGE
 
     @property
@@ -87,9 +94,30 @@ class Study:
         """Questions for ranks; those on pairs come after them."""
         return len(self.records) * self.orders
 
+    @functools.cached_property
+    def compared(self) -> list[tuple[int, tuple[int, int]]]:
+        """The post and the two systems of each pair, drawn in turn from the posts on which their lists differ; more
+        pairs begin with the same. Fewer than `pairs` where there are no more such posts.
+        """
+        posts = random.Random(0).sample(range(len(self.records)), len(self.records))
+        sets = [[frozenset(_each_once(each)) for each in lists] for lists in self.systems.values()]
+        couples = [(a, b) for a in range(len(sets)) for b in range(a)]
+        differing = {(a, b): iter([post for post in posts if sets[a][post] != sets[b][post]]) for a, b in couples}
+        found: dict[int, tuple[int, int]] = {}
+        for couple in itertools.cycle(couples):
+            if len(found) >= self.pairs or not differing:
+                break
+            if couple in differing:
+                post = next((post for post in differing[couple] if post not in found), None)
+                if post is None:
+                    del differing[couple]
+                else:
+                    found[post] = couple
+        return list(found.items())
+
     @property
     def questions(self) -> int:
-        return self.rankings + 2 * self.pairs
+        return self.rankings + 2 * len(self.compared)
 
     def order(self, number: int) -> tuple[int, list[int]]:
         """The post of a question, and the systems whose lists it shows, from A on."""
@@ -97,9 +125,8 @@ class Study:
             rows = balanced_orders(len(self.systems))
             return number // self.orders, rows[number % len(rows)]
         pair, turned = divmod(number - self.rankings, 2)
-        couples = [[a, b] for a in range(len(self.systems)) for b in range(a)]
-        couple = couples[pair % len(couples)]
-        return pair * len(self.records) // self.pairs, couple[::-1] if turned else couple
+        post, couple = self.compared[pair]
+        return post, list(couple[::-1] if turned else couple)
 
     def question_of(self) -> QuestionOf:
         """The question by number."""
@@ -154,6 +181,16 @@ def averaged(ranks_N: np.ndarray) -> np.ndarray:
     return rankdata(ranks_N, method="average", axis=-1)
 
 
+class Pair(NamedTuple):
+    """Two systems compared alone on a post."""
+
+    id: str
+    systems: tuple[str, str]
+    """As they stood in the first order."""
+    better: tuple[str | None, str | None] | None
+    """The one that was preferred in each of the two orders, None for a tie; None without two readable answers."""
+
+
 @dataclass
 class Rankings:
     """What the judge answered. NaN stands for an answer that is missing or unreadable."""
@@ -163,10 +200,30 @@ class Rankings:
     """Of the posts."""
     written_POCN: np.ndarray
     """Ranks as they were written, by system."""
-    pairs: list[tuple[str | None, str | None] | None]
-    """The system that was preferred in each of the two orders; None for a pair without two readable answers."""
+    pairs: list[Pair]
     failures: list[dict[str, Any]]
     """Answers that are none, or hold no ranks: `id`, `reason`, `answer`."""
+
+    @property
+    def whole_pairs(self) -> list[Pair]:
+        """Those with a readable answer in both orders."""
+        return [pair for pair in self.pairs if pair.better]
+
+    def wins(self) -> list[dict[str, Any]]:
+        """Of each couple of systems, over its whole pairs: `wins` of each in both orders, `ties` in both, and `turned`,
+        where the order changed the answer.
+        """
+        return [
+            {
+                "systems": list(couple),
+                "pairs": len(answers),
+                "wins": {name: answers.count((name, name)) for name in couple},
+                "ties": answers.count((None, None)),
+                "turned": sum(first != second for first, second in answers),
+            }
+            for couple in sorted({pair.systems for pair in self.whole_pairs})
+            if (answers := [pair.better for pair in self.whole_pairs if pair.systems == couple])
+        ]
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each readable answer: the post's `id`, the number of the order, and ranks as they were written."""
@@ -226,9 +283,12 @@ def collect(study: Study, run: Run, store: Store) -> Rankings:
         except Unreadable as error:
             said = content_of(row) if row and row["status"] == "answered" else None
             failures.append({"id": study.records[post].id, "reason": str(error), "answer": said})
-    couples = range(0, 2 * study.pairs, 2)
-    pairs = [(better[n], better[n + 1]) if n in better and n + 1 in better else None for n in couples]
-    return Rankings(names, [study.records[n].id for n in range(len(study.records))], written_POCN, pairs, failures)
+    ids = [study.records[n].id for n in range(len(study.records))]
+    pairs = []
+    for n, (post, (a, b)) in enumerate(study.compared):
+        whole = 2 * n in better and 2 * n + 1 in better
+        pairs.append(Pair(ids[post], (names[a], names[b]), (better[2 * n], better[2 * n + 1]) if whole else None))
+    return Rankings(names, ids, written_POCN, pairs, failures)
 
 
 def _object(answer: str) -> dict[str, Any]:

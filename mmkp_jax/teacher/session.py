@@ -12,11 +12,16 @@ from mmkp_jax.teacher.progress import Progress, Run
 from mmkp_jax.teacher.questions import QuestionOf
 from mmkp_jax.teacher.store import Store
 
+STOPPED = 3
+"""The exit status of a command that --max_cost stopped: what it was to write is not whole."""
+
 
 def print_bill(flags: argparse.Namespace, total: int, question_of: QuestionOf, endpoint: Endpoint) -> None:
     """What asking for the answers that are not in --store would take; nobody is called, and nothing written."""
-    with Store(flags.store) if flags.store.exists() else contextlib.nullcontext(()) as known:
-        print(forecast(total, question_of, known, endpoint.answer_tokens, prices_of(flags)).text())
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(Store(flags.store)) if flags.store.exists() else None
+        known, limits = (store, store.answer_limits) if store is not None else ((), ())
+        print(forecast(total, question_of, known, endpoint.answer_tokens, prices_of(flags), limits).text())
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.cost import Usage
 
 MEND = "name another --store, or remove it"
 
@@ -22,15 +23,18 @@ class Store:
 
     A row is a JSON object: `id` (of the post), `key`, `asked` (what the key is made of: model, parameters, and hashes
     of prompt, text and image), `status` (`answered`, or why the answer is none), `reason`, `answer` (the body as it
-    came), `usage`, `cost`, `finish_reason`, `attempt`, `time` (UTC). Rows with `batch` are the Batch API's.
+    came), `usage`, `most` (tokens that it may have taken), `cost`, `finish_reason`, `attempt`, `time` (UTC). Rows with
+    `batch` are the Batch API's; those with `lost`, a key, are of calls that broke off and may have been charged.
 
     In memory there is but a place in the file for each key.
 
     Attributes:
         spent: what the answers cost in all, as far as it was known.
         unpriced: answers whose cost is not known.
+        unpriced_tokens: the most that those answers and the lost calls took.
+        answer_limits: the most tokens that each answer might have, of all that are there.
         refused: keys of requests that the endpoint would not answer, and charged nothing for.
-        batches: the last row of each batch, by name.
+        batches: what is known of each batch that was not collected, by name.
     """
 
     def __init__(self, file: Path):
@@ -40,7 +44,8 @@ class Store:
             InputError: it cannot be used, or another process uses it.
         """
         self.file = file
-        self.spent, self.unpriced = 0.0, 0
+        self.spent, self.unpriced, self.unpriced_tokens = 0.0, 0, Usage(0, 0)
+        self.answer_limits: set[int] = set()
         self.refused: set[str] = set()
         self.batches: dict[str, dict[str, Any]] = {}
         self._place: dict[str, int] = {}
@@ -73,7 +78,12 @@ class Store:
 
     def _note(self, row: dict[str, Any], place: int) -> None:
         if "batch" in row:
-            self.batches[row["batch"]] = self.batches.get(row["batch"], {}) | row
+            known = self.batches.pop(row["batch"], {}) | row
+            if known["state"] != "collected":
+                self.batches[row["batch"]] = known
+            return
+        if "lost" in row:
+            self._owe(row["most"])
             return
         self._place[row["key"]] = place
         (self.refused.add if row["answer"] is None else self.refused.discard)(row["key"])
@@ -81,6 +91,14 @@ class Store:
             self.spent += row["cost"]
         elif row["answer"] is not None:
             self.unpriced += 1
+            self._owe(row.get("usage") or row.get("most"))
+        if row["answer"] is not None and (most := row.get("most")):
+            self.answer_limits.add(most["completion"])
+
+    def _owe(self, tokens: dict[str, int] | None) -> None:
+        if tokens:
+            prompt, completion = self.unpriced_tokens
+            self.unpriced_tokens = Usage(prompt + tokens["prompt"], completion + tokens["completion"])
 
     def __contains__(self, key: str) -> bool:
         return key in self._place

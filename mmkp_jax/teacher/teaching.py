@@ -87,6 +87,8 @@ class Outcome:
     """Answers whose cost is not known."""
     times: tuple[str, str] = ("", "")
     """When the first and the last answer came, UTC; empty without one."""
+    stopped: str = ""
+    """Why not all questions were asked, if they were not."""
 
     @property
     def acceptance(self) -> float:
@@ -123,7 +125,7 @@ def write_results(
     Raises:
         InputError: a file cannot be written.
     """
-    outcome, charged = Outcome(len(records)), set()
+    outcome, charged = Outcome(len(records), stopped=run.stopped), set()
     files = out, rejects_file(out)
     parts = [file.with_name(f"{file.name}.part") for file in files]
     try:

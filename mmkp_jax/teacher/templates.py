@@ -78,6 +78,11 @@ class Template:
         return [*system, {"role": "user", "content": said}]
 
 
+def field_list(fields: Sequence[str]) -> str:
+    """The fields, as a flag's help lists them."""
+    return ", ".join(f"{{{name}}}" for name in fields)
+
+
 def plain(text: str) -> str:
     """The text, with a space in whatever a tokenizer behind the endpoint might take for a special token."""
     return _SPECIAL.sub("< ", text)

@@ -31,9 +31,10 @@ def zero_shot_questions(read: Read, endpoint: Endpoint, image_edge: int) -> Ques
 
 def predictions_of(
     ids: Sequence[str], read: Read, run: Run, store: Store
-) -> tuple[list[Prediction], list[tuple[str, str]]]:
-    """The prediction for every post, in their order; and (id, reason) of those that no answer will come for, whose
-    prediction is empty. `tokens` are those of the answer as the endpoint counts them, 0 where it does not.
+) -> tuple[list[Prediction], list[tuple[str, str]], list[tuple[str, str]]]:
+    """The prediction for every post, in their order; and (id, reason) of those whose prediction is empty as they could
+    not be sent, and of those whose answer is none: refused, declined, filtered or cut. `tokens` are those of the answer
+    as the endpoint counts them, 0 where it does not.
 
     Raises:
         InputError: some posts have no answer yet, but may get one.
@@ -42,18 +43,21 @@ def predictions_of(
         reason = next(iter(run.unavailable.values()))
         what = f"{left:,} of {len(ids):,} posts have no answer yet ({reason})"
         raise InputError(what, str(store.file), "the same command goes on from the answers that are there")
-    predictions, unfed = [], []
+    predictions, unfed, unanswered = [], [], []
     for number, post in enumerate(ids):
         keyphrases, row = _keyphrases(read(number)), store.get(run.keys.get(number))
         if number in run.unaskable or row["status"] != "answered":
-            unfed.append((post, run.unaskable.get(number) or row["reason"]))
+            if number in run.unaskable:
+                unfed.append((post, run.unaskable[number]))
+            else:
+                unanswered.append((post, row["reason"]))
             predictions.append(Prediction(post, keyphrases, [], "", "broken", 0))
             continue
         output = content_of(row)
         predicted, form = parse_output(output)
         tokens = row["usage"]["completion"] if row["usage"] else 0
         predictions.append(Prediction(post, keyphrases, predicted, output, form, tokens))
-    return predictions, unfed
+    return predictions, unfed, unanswered
 
 
 def _keyphrases(row: Record | Reject) -> list[str]:

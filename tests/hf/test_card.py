@@ -3,11 +3,15 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from mmkp_jax.data.images import decode
+from mmkp_jax.data.prompts import read_template, trimmed
 from mmkp_jax.export import main
 from mmkp_jax.exporting import facts_of, open_step
 from mmkp_jax.hf.card import Base, Licence, card_of, licence_of
@@ -18,16 +22,33 @@ def snippets(card: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
-@pytest.mark.slow
-def test_the_snippet_predicts_what_we_predict(exported_pocket, monkeypatch, capsys):
-    """As it stands in the card, on texts alone and on pictures, one of them lying on its side."""
-    _, out = exported_pocket
-    pictures = sorted((out.parent / "pocket" / "images").glob("test-*"))[:3]
-    turned = out.parent / "turned.jpg"
+def write_pictures(picture: Image.Image, folder: Path) -> list[Path]:
+    """A picture as files that hold more, or other, than upright RGB."""
+    rgb, grey = picture.convert("RGB"), picture.convert("L")
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.open(pictures[0]).convert("RGB").save(turned, exif=exif)
-    texts, images = ["the band at <place>", "rain again", "who else saw it", "café ☕"], [None, *pictures[1:], turned]
+    rgb.save(folder / "on its side.jpg", exif=exif)
+    rgba = rgb.copy()
+    rgba.putalpha(grey)
+    rgba.save(folder / "rgba.png")
+    Image.merge("LA", (grey, grey)).save(folder / "la.png")
+    rgb.quantize(8).save(folder / "palette.png", transparency=0)
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(folder / "16 bits.png")
+    Image.fromarray(np.asarray(grey).astype(np.int32)).save(folder / "32 bits.tiff")
+    Image.fromarray(np.asarray(grey).astype(np.float32) / 255).save(folder / "float.tiff")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.slow
+def test_the_snippet_predicts_what_we_predict(exported_pocket, tmp_path, monkeypatch, capsys):
+    """As it stands in the card, on texts alone, one of them too long, and on pictures of many kinds."""
+    _, out = exported_pocket
+    pictures = sorted((out.parent / "pocket" / "images").glob("test-*"))[:2]
+    others = write_pictures(Image.open(pictures[0]), tmp_path)
+    long = "café ☕ 🤷 at <place> " * 40
+    odd = [file for file in others if file.stem in ("16 bits", "on its side", "rgba")]
+    texts = ["the band at <place>", long, "rain again", *["café ☕"] * len(odd)]
+    images = [None, None, pictures[1], *odd]
     transformers, vllm = snippets((out / "README.md").read_text(encoding="utf-8"))
     compile(vllm, "README.md", "exec")
     monkeypatch.chdir(out)
@@ -36,9 +57,17 @@ def test_the_snippet_predicts_what_we_predict(exported_pocket, monkeypatch, caps
     assert capsys.readouterr().out.startswith("[")
     theirs = [names["keyphrases"](text, image) for text, image in zip(texts, images, strict=True)]
     written = [names["answer"](text, image) for text, image in zip(texts, images, strict=True)]
-    ours = load_predictor(out, answer_tokens=24)(texts, images)
+    template = read_template(names["tokenizer"], image_token=names["model"].config.image_token_id)
+    cut = [trimmed(text, template, max_text_tokens=96) for text in texts]  # as the run was fed
+    ours = load_predictor(out, answer_tokens=24)(cut, images)
     assert [each.predicted for each in ours] == theirs and any(theirs)
     assert [each.output for each in ours] == written and len(set(written)) > 1
+
+    for file in others:
+        np.testing.assert_array_equal(names["read"](file), decode(file.read_bytes()), err_msg=file.name)
+    assert [names["cut"](text) for text in texts] == cut and len(cut[1]) < len(long) / 2
+    with_vllm = vllm.partition("llm = ")[0].partition("PROMPT = ")[2]
+    assert with_vllm.count("\n") > 20 and with_vllm in transformers
 
 
 def test_the_hub_reads_the_metadata(exported_pocket):

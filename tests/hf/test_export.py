@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mmkp_jax.checkpoint import Best
-from mmkp_jax.export import main
+from mmkp_jax.export import difference, main
 from mmkp_jax.exporting import open_step, verify
 from mmkp_jax.hf.export import export_folder
 from mmkp_jax.hf.folder import open_folder
@@ -169,7 +169,7 @@ def test_an_export_is_a_model_like_any_other(run_of):
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-from mmkp_jax.export import main
+from mmkp_jax.export import difference, main
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -314,6 +314,32 @@ def test_an_export_that_is_not_the_models_is_found_out(exported_pocket, tmp_path
     (spoilt / "config.json").write_text(json.dumps(config | {"rope_theta": 500.0}))
     verdict = verify(*open_step(workdir, "latest"), spoilt, posts=2)
     assert verdict.logits > BOUND
+
+
+@pytest.mark.slow
+def test_other_answers_fail_the_export_though_logits_agree(exported_pocket, tmp_path, capsys):
+    """As where the base's generation_config.json has transformers choose other tokens."""
+    workdir, _ = exported_pocket
+    run = shutil.copytree(workdir, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    base = shutil.copytree(config["model"]["path"], tmp_path / "base")
+    (base / "generation_config.json").write_text('{"no_repeat_ngram_size": 1}')
+    config["model"]["path"] = str(base)
+    (run / "config.json").write_text(json.dumps(config))
+    line = told(capsys, f"--workdir={run}", f"--out={tmp_path / 'out'}", "--verify")
+    assert "out: transformers answers 5 of 5 posts differently: test-1, test-2, test-3, test-4, test-5; do not" in line
+
+
+@pytest.mark.slow
+def test_numbers_that_are_none_are_found_out(exported_pocket, tmp_path):
+    workdir, out = exported_pocket
+    spoilt = shutil.copytree(out, tmp_path / "out")
+    tensors = tensors_of(out)
+    name = "model.norm.weight"
+    save_file(tensors | {name: tensors[name] * np.nan}, spoilt / "model.safetensors", {"format": "pt"})
+    verdict = verify(*open_step(workdir, "latest"), spoilt, posts=1)
+    assert np.isnan(verdict.logits) and np.isnan(verdict.rounding)
+    assert "differ from ours by nan" in difference(verdict)
 
 
 def test_without_torch_a_line_says_that_nothing_was_verified(exported_pocket, tmp_path, monkeypatch, capsys):

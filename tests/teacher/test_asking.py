@@ -10,18 +10,32 @@ import pytest
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher import limits
+from mmkp_jax.teacher.cost import Prices
 from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import write_results
 from tests.fake_endpoint import FAULTS, FINAL, RETURNED, FakeEndpoint
-from tests.teacher.posts import LIMITS, ask, charged, faults, job_for, number_of, text_posts
+from tests.teacher.posts import (
+    LIMITS,
+    PRICES,
+    ask,
+    charged,
+    counting,
+    faults,
+    image_posts,
+    job_for,
+    number_of,
+    text_posts,
+)
 
 TRANSIENT = [each for each in FAULTS if each != "hang"]
 
 
 def rows_of(file):
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """The answers in a store's file."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [row for row in rows if "lost" not in row]
 
 
 @pytest.mark.slow
@@ -90,6 +104,46 @@ def test_max_cost_is_never_passed_and_counts_earlier_runs(tmp_path):
         calls = len(server.calls)
         again = ask(server, tmp_path / "b", text_posts(60), max_cost=run.spent)
         assert again.asked == 0 and len(server.calls) == calls
+
+
+def test_max_cost_holds_where_the_endpoint_tells_no_usage(tmp_path):
+    with FakeEndpoint(usage=lambda body: None) as server:
+        run = ask(server, tmp_path / "s", text_posts(60), max_cost=0.02)
+        assert run.stopped and 0 < len(server.calls) < 20 and run.unpriced <= 0.02
+        assert "cost is not known" in run.lines(PRICES)[1]
+        calls = len(server.calls)
+        assert ask(server, tmp_path / "s", text_posts(60), max_cost=0.02).asked == 0 and len(server.calls) == calls
+
+
+def test_max_cost_counts_answers_of_a_run_without_prices(tmp_path):
+    with FakeEndpoint() as server:
+        ask(server, tmp_path / "s", text_posts(30), prices=Prices())
+        run = ask(server, tmp_path / "s", text_posts(60), max_cost=charged(server) + 0.0001)
+        assert run.stopped and (run.asked, len(server.calls)) == (0, 30)
+
+
+@pytest.mark.parametrize("fault", ["hang", "half", "not json"])
+def test_max_cost_counts_calls_that_may_have_been_charged(tmp_path, fault):
+    bounds = Limits(4, timeout=0.3, attempts=3, backoff=0.01)
+    with FakeEndpoint(fault=lambda said, attempt: fault) as server:
+        run = ask(server, tmp_path / "s", text_posts(9), bounds, max_cost=0.01)
+        each = run.unpriced / len(server.calls)
+        assert run.stopped and run.asked == 0 and 0.01 - each < run.unpriced <= 0.01
+        calls = len(server.calls)
+        assert ask(server, tmp_path / "s", text_posts(9), bounds, max_cost=0.01).stopped and len(server.calls) == calls
+
+
+@pytest.mark.parametrize(
+    ("base", "tile", "wasted"), [(85, 170, 2), (2833, 5667, 2), (0, 0, 4)], ids=["gpt-4o", "gpt-4o-mini", "free"]
+)
+def test_max_cost_holds_however_images_are_counted(tmp_path, base, tile, wasted):
+    sizes = [(300, 300), (512, 512), (768, 768), (700, 100)]
+    posts = image_posts(tmp_path, 40, sizes)
+    usage = counting(200 + base, tile)
+    most = (200 + base + 2 * tile) * PRICES.input / 1e6 * 12
+    with FakeEndpoint(usage=usage, delay=0.02) as server:
+        run = ask(server, tmp_path / "s", posts, images=tmp_path, max_cost=most)
+    assert run.stopped and most / wasted < run.spent <= most
 
 
 def test_an_endpoint_that_refuses_everything_is_left_alone(tmp_path):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from mmkp_jax.errors import InputError
@@ -5,16 +7,17 @@ from mmkp_jax.teacher.batch import ask_in_batches
 from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
+from mmkp_jax.teacher.templates import EXPLAIN, Template
 from tests.fake_endpoint import FakeEndpoint
-from tests.teacher.posts import PRICES, ask, charged, job_for, number_of, text_posts
+from tests.teacher.posts import PRICES, ask, charged, counting, image_posts, job_for, number_of, text_posts
 
 
-def batched(server, file, posts, **options):
-    job = job_for(server)
+def batched(server, file, posts, job=None, images=None, **options):
+    job = job or job_for(server)
     with Store(file) as store:
         options = {"prices": PRICES, "poll_every": 0.05, "limits": Limits(attempts=2, backoff=0.01)} | options
         return ask_in_batches(
-            len(posts), job.question_of(PostRecords(posts, None)), job.endpoint, store, **options
+            len(posts), job.question_of(PostRecords(posts, images)), job.endpoint, store, **options
         ), store.spent
 
 
@@ -68,6 +71,42 @@ def test_a_batch_is_not_sent_twice_whenever_the_command_dies(tmp_path, monkeypat
     assert len(server.batches) == 1 and max(server.answered.values()) == 1 and run.found + run.asked == 6
 
 
+def killed_after_submitting(server, file, posts, monkeypatch):
+    keep = Store.add
+
+    async def dying(self, row):
+        await keep(self, row)
+        if row.get("state") == "submitted":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            batched(server, file, posts)
+
+
+def test_a_batch_is_collected_whole_though_fewer_posts_are_asked_about(tmp_path, monkeypatch):
+    with FakeEndpoint(batch_polls=2) as server:
+        killed_after_submitting(server, tmp_path / "s", text_posts(10), monkeypatch)
+        run, spent = batched(server, tmp_path / "s", text_posts(6), max_cost=1)
+        assert (run.asked, run.done) == (6, 6) and spent == pytest.approx(charged(server))
+        run, _ = batched(server, tmp_path / "s", text_posts(10))
+        assert (run.found, run.asked, len(server.calls)) == (10, 0, 10)
+
+
+@pytest.mark.parametrize("other", ["max_tokens", "template"])
+def test_a_batch_is_collected_though_another_question_is_asked_now(tmp_path, monkeypatch, other):
+    with FakeEndpoint(batch_polls=2) as server:
+        killed_after_submitting(server, tmp_path / "s", text_posts(4), monkeypatch)
+        job = job_for(server)
+        endpoint = dataclasses.replace(job.endpoint, parameters={"max_tokens": 200})
+        changed = {"max_tokens": {"endpoint": endpoint}, "template": {"template": Template("", EXPLAIN.user)}}[other]
+        run, _ = batched(server, tmp_path / "s", text_posts(4), dataclasses.replace(job, **changed), max_cost=1)
+        assert (run.asked, len(server.calls)) == (4, 8)
+        run, _ = batched(server, tmp_path / "s", text_posts(4))
+        assert (run.found, run.asked, len(server.calls)) == (4, 0, 8)  # what was paid for is there
+
+
 def test_a_failed_batch_is_one_line_with_its_reason(tmp_path):
     with FakeEndpoint(batch_failure="Enqueued token limit reached") as server:
         with pytest.raises(InputError, match=r"refused a batch .Enqueued token limit reached"):
@@ -80,3 +119,14 @@ def test_max_cost_bounds_what_is_submitted(tmp_path):
     with FakeEndpoint() as server:
         run, spent = batched(server, tmp_path / "s", text_posts(50), max_cost=0.02)
     assert run.stopped and 0 < len(server.calls) < 50 and spent <= 0.02
+
+
+def test_max_cost_holds_however_images_are_counted(tmp_path):
+    posts = image_posts(tmp_path, 40, [(300, 300), (768, 768)])
+    most = 0.4  # of some 40 x 0.045
+    with FakeEndpoint(usage=counting(3033, 5667)) as server:  # as gpt-4o-mini
+        run, spent = batched(server, tmp_path / "s", posts, images=tmp_path, max_cost=most)
+        assert run.stopped and most / 3 < spent <= most
+        calls = len(server.calls)
+        again, _ = batched(server, tmp_path / "s", posts, images=tmp_path, max_cost=spent)
+        assert (again.found, again.asked, len(server.calls)) == (run.asked, 0, calls)

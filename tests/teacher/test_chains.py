@@ -63,7 +63,7 @@ def test_a_hidden_answer_must_match(given, kept):
 
 def test_hashtags_come_out_clean():
     assert cleaned("Taylor Swift; #eras tour; taylor swift;") == ["taylor swift", "eras tour"]
-    for answer in ("none", " ; ", "Here you are:\ntaylor swift", "<answer>x</answer>"):
+    for answer in ("none", "None.", " ; ", "Here you are:\ntaylor swift", "<answer>x</answer>"):
         with pytest.raises(Rejected):
             cleaned(answer)
 

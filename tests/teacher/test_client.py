@@ -90,6 +90,14 @@ def test_mistakes_are_one_line_before_anything_is_paid(monkeypatch, key):
         ask_once(server)
 
 
+def test_only_secrets_are_hidden(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    with FakeEndpoint(fault=lambda said, attempt: "400") as server:
+        for secrets, told in [((), "it is against the rules"), (["against the"], "it is … rules")]:
+            with pytest.raises(Refused, match=told):
+                ask_once(server, headers={"X-Title": "against the"}, secrets=secrets)
+
+
 @pytest.mark.parametrize(
     "url", ["localhost:8000/v1", "ftp://host/v1", "https://user:word@host/v1", "https://host/v1?key=1"]
 )

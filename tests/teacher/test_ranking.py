@@ -26,7 +26,21 @@ def test_what_the_judge_sees_is_anonymous_and_blind_to_length():
     said = [study.question_of()(n).messages()[-1]["content"] for n in range(study.questions)]
     assert len(said) == 12 and not any("ours" in each or "theirs" in each or "key 0" in each for each in said)
     assert "A: snow; Snow day\nB: (none)\n" in said[0] and "A: (none)\nB: snow; Snow day\n" in said[1]
-    assert [study.order(n) for n in (8, 9, 10)] == [(0, [1, 0]), (0, [0, 1]), (2, [1, 0])]
+    pairs = [study.order(n) for n in range(8, 12)]
+    assert [order for _, order in pairs] == [[1, 0], [0, 1]] * 2
+    assert pairs[0][0] == pairs[1][0] != pairs[2][0] == pairs[3][0]
+
+
+def test_pairs_are_drawn_from_posts_whose_lists_differ():
+    lists = {"a": [["x", "y"]] * 6, "b": [["y", "x"]] * 3 + [["z"]] * 3, "c": [["x", "y", "x "]] * 5 + [["z"]]}
+    study = Study(PostRecords(text_posts(6), None), lists, Endpoint("http://h/v1", "m"), pairs=50)
+    assert {couple for post, couple in study.compared} <= {(1, 0), (2, 0), (2, 1)}
+    assert {post for post, _ in study.compared} == {3, 4, 5} and study.questions == 12 + 6
+    assert all(
+        set(map(str.strip, lists["abc"[a]][post])) != set(lists["abc"[b]][post]) for post, (a, b) in study.compared
+    )
+    fewer = Study(PostRecords(text_posts(6), None), lists, Endpoint("http://h/v1", "m"), pairs=2)
+    assert fewer.compared == study.compared[:2]
 
 
 def answer(**ranks):

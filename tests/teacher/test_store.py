@@ -43,6 +43,17 @@ def test_a_line_that_was_cut_off_is_taken_back(tmp_path, cut):
     assert [json.loads(line)["key"] for line in (tmp_path / "s").read_text().splitlines()] == ["a", "c"]
 
 
+def test_what_was_not_priced_is_told_at_its_most(tmp_path):
+    most = {"prompt": 50, "completion": 100}
+    used = {"prompt": 20, "completion": 3}
+    with Store(tmp_path / "s") as store:
+        without = row("b", cost=None) | {"most": most, "usage": None}
+        told = row("c", cost=None) | {"most": most, "usage": used}
+        add(store, row("a") | {"most": most}, without, told, {"lost": "d", "most": most})
+    with Store(tmp_path / "s") as store:
+        assert store.unpriced_tokens == (120, 203) and "d" not in store and store.answer_limits == {100}
+
+
 def test_another_file_is_not_overwritten(tmp_path):
     (tmp_path / "s").write_text('{"id": "x"}\n')
     with pytest.raises(InputError, match="s:1: this line is no answer"):
