@@ -1,17 +1,20 @@
-"""README's first run, whole: it learns, and what it learns comes from pictures and texts."""
+"""README's first run, whole: it learns, what it learns comes from pictures and texts, and transformers agrees."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from mmkp_jax.exporting import export, facts_of, open_step, verify
+from mmkp_jax.hf.verify import BOUND
 from tests.small_pocket import ROOT, environment
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_pocket_learns_from_pictures_and_from_texts(tmp_path):
+def test_pocket_learns_from_pictures_and_from_texts(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "mmkp_jax.main", f"--config={ROOT / 'configs/dyncot.py'}", "--workdir=run"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
@@ -28,3 +31,9 @@ def test_pocket_learns_from_pictures_and_from_texts(tmp_path):
         baseline = max(f1("by_kind", who, kind) for who in ("most frequent", "nearest neighbour"))
         assert f1("by_kind", model, kind) >= 3 * baseline, kind
         assert f1("by_kind", without, kind) <= baseline + 0.02, kind
+
+    monkeypatch.chdir(tmp_path)  # the run's paths are relative to it
+    step, opened = open_step(Path("run"), "latest")
+    export(step, facts_of(step), Path("out"))
+    verdict = verify(step, opened, Path("out"), posts=100)
+    assert verdict.posts == 100 and verdict.logits <= BOUND and verdict.other_answers == []
