@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,6 +192,7 @@ def _leave_failures_to_the_caller() -> None:
     """Keeps the writers' threads from telling of an error on stderr: `save` or `close` raises it."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_no_failure_of_a_writer)  # which adds it once only
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # of Orbax's writers
     sys.unraisablehook = _ignore_closed_loops
 
 
