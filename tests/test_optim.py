@@ -108,7 +108,6 @@ def usual(folder):
         ({"weight_decay": 3.0}, "dyncot"),
         ({"clip_norm": 1e-6}, "dyncot"),
         ({"multitask_weight": 0.9}, "multitask"),
-        ({"moments_dtype": "bfloat16"}, "dyncot"),
         ({"freeze": ("visual",)}, "dyncot"),
     ],
 )
@@ -116,6 +115,13 @@ def test_each_setting_reaches_the_parameters(folder, usual, fields, strategy):
     changed, _ = outcome(folder, strategy=strategy, **fields)
     before = usual[strategy][0]
     assert any(np.abs(changed[path] - before[path]).max() > 1e-5 for path in changed)
+
+
+@pytest.mark.parametrize("named", ["float32", "bfloat16"])
+def test_moments_are_kept_in_the_dtype_that_is_named(folder, named):
+    plan = plan_training(experiment(moments_dtype=named), folder.config, devices=jax.devices()[:1])
+    moments = [leaf.dtype.name for leaf in jax.tree.leaves(plan.state["optimizer"]) if leaf.shape]
+    assert set(moments) == {named} and len(moments) == 2 * len(jax.tree.leaves(plan.state["trainable"]))
 
 
 def test_each_setting_of_gamma_reaches_gamma(folder):
