@@ -193,13 +193,16 @@ def _leave_failures_to_the_caller() -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_no_failure_of_a_writer)  # which adds it once only
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # of Orbax's writers
-    sys.unraisablehook = _ignore_closed_loops
+    sys.unraisablehook = _no_coroutine_of_orbax
 
 
 def _no_failure_of_a_writer(record: logging.LogRecord) -> bool:
     return not (record.exc_info and ("orbax" in record.pathname or "never retrieved" in record.getMessage()))
 
 
-def _ignore_closed_loops(failure: Any) -> None:
-    if not (isinstance(failure.exc_value, RuntimeError) and "Event loop is closed" in str(failure.exc_value)):
+def _no_coroutine_of_orbax(failure: Any) -> None:
+    """What was abandoned with a failed read or write raises once more when it is collected."""
+    code = getattr(failure.object, "cr_code", None)
+    of_orbax = code is not None and "orbax" in code.co_filename
+    if not (of_orbax or "Event loop is closed" in str(failure.exc_value)):
         sys.__unraisablehook__(failure)

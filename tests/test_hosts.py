@@ -124,7 +124,7 @@ def test_damage_that_one_host_alone_sees_takes_both_to_the_checkpoint_before(poc
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     ended = finish(start(pocket, workdir))
     assert [status for status, *_ in ended] == [0, 0], ended
-    assert "going on from step 6" in ended[0][1] and "it cannot be read" in ended[0][2] + ended[1][2]
+    assert "going on from step 6" in ended[0][1] and "it cannot be read" in ended[0][2] + ended[1][2], ended
     assert curve(workdir) == curve(unbroken[0])
 
 
