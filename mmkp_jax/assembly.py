@@ -20,7 +20,7 @@ from mmkp_jax.models.definition import Definition, Params, define, flatten, unfl
 from mmkp_jax.objectives import objective
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.optim import adamw, join_params, learning_rate, split_params
-from mmkp_jax.sharding import batch_sharding, make_mesh, optimizer_shardings, param_shardings, replicated
+from mmkp_jax.sharding import MEMORIES, batch_sharding, make_mesh, optimizer_shardings, param_shardings, replicated
 from mmkp_jax.step import State, Step, init_state, make_train_step
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -60,6 +60,7 @@ def plan_training(
         InputError: a setting, or the model, cannot be used.
     """
     check_settings(config)
+    _check_memory(config.moments_memory)
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
     rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
@@ -146,7 +147,7 @@ def _abstract_state(
         "step": replicated(mesh),
         "trainable": of_trainable,
         "frozen": of_frozen,
-        "optimizer": optimizer_shardings(optimizer, trainable, of_trainable, mesh),
+        "optimizer": optimizer_shardings(optimizer, trainable, of_trainable, mesh, config.moments_memory),
         "gamma": {"gamma": replicated(mesh), "posts": replicated(mesh)},
     }
     shapes = jax.eval_shape(lambda t, f: init_state(t, f, optimizer, rule), trainable, frozen)
@@ -192,6 +193,12 @@ def check_settings(config: ConfigDict) -> None:
         value = operator.attrgetter(field)(config)
         if not low <= value <= high:  # NaN is in no range
             raise InputError(f"{value} is out of range", f"config.{field}", f"give a number from {low} to {high}")
+
+
+def _check_memory(named: str) -> None:
+    if named not in MEMORIES:
+        mend = f"choose one of {', '.join(MEMORIES)}"
+        raise InputError(f"unknown memory {named!r}{nearest(str(named), MEMORIES)}", "config.moments_memory", mend)
 
 
 def _check_batch(config: ConfigDict, mesh: Mesh) -> None:

@@ -22,6 +22,9 @@ from mmkp_jax.ops.layout import ROW_AXES
 MESH_AXES = ("data", "fsdp", "tensor")
 """Copies of the model; shards of it that see different rows; shards of it that see the same rows."""
 
+MEMORIES = {"device": "device", "host": "pinned_host"}
+"""Where arrays can be kept, and JAX's names of it."""
+
 Rules = Mapping[str, str | None]
 
 DEFAULT_RULES: Rules = {
@@ -142,17 +145,18 @@ def planned_rows(mesh: Mesh, accumulation_steps: int, rows: int) -> np.ndarray:
 
 
 def optimizer_shardings(
-    optimizer: optax.GradientTransformation, trainable: Params, shardings: Params, mesh: Mesh
+    optimizer: optax.GradientTransformation, trainable: Params, shardings: Params, mesh: Mesh, memory: str
 ) -> optax.OptState:
-    """Moments lie where their parameters do; counters are everywhere.
+    """Moments are divided as their parameters are; counters are everywhere.
 
     Args:
         trainable: shapes of the trainable parameters.
         shardings: their shardings.
+        memory: in which moments are kept between steps, one of `MEMORIES`.
     """
     return optax.tree_utils.tree_map_params(
         optimizer,
-        lambda _, sharding: sharding,
+        lambda _, sharding: sharding.with_memory_kind(MEMORIES[memory]),
         jax.eval_shape(optimizer.init, trainable),
         shardings,
         transform_non_params=lambda _: replicated(mesh),

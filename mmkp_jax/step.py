@@ -86,13 +86,14 @@ def make_train_step(
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
 
-        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], trainable)
+        before = jax.device_put(state["optimizer"], jax.memory.Space.Device)  # which may be kept in the host's memory
+        updates, after = optimizer.update(gradient, before, trainable)
         moved = {
             "trainable": optax.apply_updates(trainable, updates),
-            "optimizer": optimizer_state,
+            "optimizer": after,
             "gamma": update_gamma(rule, state["gamma"], sums["loss_sft"], sums["posts_sft"]),
         }
-        kept = {part: state[part] for part in moved}
+        kept = {"trainable": trainable, "optimizer": before, "gamma": state["gamma"]}
         moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
         new_state = {"step": state["step"] + 1, "frozen": state["frozen"], **moved}
         metrics = {**_metrics(sums, grad_norm, gamma), **_fills(sums, batch), "skipped": 1.0 - finite}

@@ -93,6 +93,10 @@ def test_bf16_dynamic_cot_learns_both_targets_by_heart(folder, mode):
             {"attention": "dens"},
             "config.attention: unknown attention 'dens' (did you mean 'dense'?); choose one of auto, dense, splash",
         ),
+        (
+            {"moments_memory": "hosts"},
+            "config.moments_memory: unknown memory 'hosts' (did you mean 'host'?); choose one of device, host",
+        ),
         ({"gamma": float("nan")}, "config.gamma: nan is out of range; give a number from 0 to inf"),
         ({"multitask_weight": 7.0}, "config.multitask_weight: 7.0 is out of range; give a number from 0 to 1"),
         ({"clip_norm": 0.0}, "config.clip_norm: 0.0 is out of range; give a number from 1e-12 to inf"),

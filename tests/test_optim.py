@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from mmkp_jax.assembly import load_state, plan_training
+from mmkp_jax.checkpoint import Checkpoints
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
@@ -122,6 +123,26 @@ def test_moments_are_kept_in_the_dtype_that_is_named(folder, named):
     plan = plan_training(experiment(moments_dtype=named), folder.config, devices=jax.devices()[:1])
     moments = [leaf.dtype.name for leaf in jax.tree.leaves(plan.state["optimizer"]) if leaf.shape]
     assert set(moments) == {named} and len(moments) == 2 * len(jax.tree.leaves(plan.state["trainable"]))
+
+
+def test_moments_in_the_hosts_memory_change_no_number_and_stay_there(folder, usual, tmp_path):
+    changed, _ = outcome(folder, moments_memory="host")
+    for path, leaf in usual["dyncot"][0].items():
+        np.testing.assert_array_equal(changed[path], leaf, err_msg=path)
+
+    plan = plan_training(experiment(moments_memory="host"), folder.config, devices=jax.devices()[:1])
+    batch = place_batch(Forest(*(a[None] for a in forest_of(ROWS, CONFIG))), plan.mesh)
+    with jax.set_mesh(plan.mesh), Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        state, *_ = plan.step(load_state(plan, folder), batch)
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        restored = checkpoints.restore(1, plan.state).state
+    for each in (state, restored):
+        where = [leaf.sharding.memory_kind for leaf in jax.tree.leaves(each["optimizer"]) if leaf.shape]
+        assert set(where) == {"pinned_host"}
+        assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(each["trainable"])} == {"device"}
+    for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_each_setting_of_gamma_reaches_gamma(folder):

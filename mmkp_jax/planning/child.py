@@ -25,7 +25,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Params
 from mmkp_jax.optim import join_params
 from mmkp_jax.planning.topologies import Topology, gpu_description, read_topology
-from mmkp_jax.sharding import batch_sharding
+from mmkp_jax.sharding import MEMORIES, batch_sharding
 
 REQUEST, RESULT = "request.json", "result.json"
 
@@ -51,7 +51,8 @@ def run(folder: Path) -> dict[str, Any]:
         tower = join_params(plan.state["trainable"], plan.state["frozen"])["visual"]
         if "argument" in programs["decode"]:  # which looks at no picture; the tower stays in memory
             programs["decode"]["argument"] += tree_bytes(tower)
-    return {"state": state_bytes(plan), "mesh": dict(plan.mesh.shape), "programs": programs}
+    in_host = tree_bytes(plan.state, in_host=True)
+    return {"state": state_bytes(plan), "in_host": in_host, "mesh": dict(plan.mesh.shape), "programs": programs}
 
 
 def compile_all(programs: Mapping[str, jax.stages.Lowered], folder: Path) -> dict[str, dict[str, Any]]:
@@ -119,11 +120,10 @@ def state_bytes(plan: Plan) -> dict[str, float]:
     return {kind: tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen", "optimizer")}
 
 
-def tree_bytes(tree: Params) -> float:
-    """Of one chip's part of arrays."""
-    return float(
-        sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-    )
+def tree_bytes(tree: Params, *, in_host: bool = False) -> float:
+    """Of one chip's part of arrays: of those in its own memory, or of those in its host's."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if (leaf.sharding.memory_kind == MEMORIES["host"]) == in_host]
+    return float(sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))
 
 
 def first_line(error: Exception) -> str:

@@ -63,7 +63,9 @@ class Outcome(NamedTuple):
     """Of compiling a config."""
 
     state: Mapping[str, float]
-    """Bytes a chip of trainable and frozen parameters and of the optimizer's state."""
+    """Bytes of a chip's memory: trainable and frozen parameters, and the optimizer's state."""
+    in_host: float
+    """Bytes of its host's memory that a chip's part of the state takes."""
     mesh: Mapping[str, int]
     programs: Mapping[str, Compiled | Refused]
     """train, and prefill and decode where they were asked for."""
@@ -109,7 +111,7 @@ def compile_config(
         if "error" in result:
             raise InputError(*result["error"])
         programs = {name: _outcome(each, folder / f"{name}.hlo") for name, each in result["programs"].items()}
-    return Outcome(result["state"], result["mesh"], programs)
+    return Outcome(result["state"], result["in_host"], result["mesh"], programs)
 
 
 def _run_child(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:

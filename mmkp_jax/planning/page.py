@@ -145,6 +145,9 @@ def _memory(subject: Subject, outcome: Outcome) -> str:
     for kind in next(iter(kinds.values()), {}):
         cells = (kinds[name][kind] for name in programs)
         lines.append(f"  {kind:<42}" + "".join(f"{n / GB:>10.3f}" if n else f"{'–':>10}" for n in cells))
+    if outcome.in_host:
+        moved = f"{outcome.in_host / GB:.3f} GB a chip, which every step moves there and back; no time below counts it"
+        lines.append(f"in the host's memory: moments, {moved}")
     return "\n".join(lines)
 
 

@@ -67,6 +67,19 @@ def test_the_page_tells_all_that_it_should(model, capsys):
 
 
 @pytest.mark.slow
+def test_moments_in_the_hosts_memory_are_told_apart(model, capsys):
+    moments = {}
+    for memory in ("device", "host"):
+        flags = [*flags_of(model), f"--config.moments_memory={memory}"]
+        assert plan.main([f"--config={CONFIG}", "--topology=cpu:2", *flags]) == 0
+        page = capsys.readouterr().out
+        (line,) = (each for each in page.splitlines() if "optimizer's moments" in each)
+        moments[memory] = line.split()[-3:]
+        assert ("in the host's memory: moments, " in page) == (memory == "host")
+    assert float(moments["device"][0]) > 0 == float(moments["host"][0])  # but for counters
+
+
+@pytest.mark.slow
 def test_memory_is_that_of_the_program_which_runs(tmp_path):
     """The compiler's figures in the child against those of the step in this process, and of arrays that are there."""
     hf_model(tiny_config(), 0).save_pretrained(tmp_path)
@@ -121,7 +134,7 @@ def test_evaluation_must_fit_beside_the_optimizer():
     nothing = parse("ENTRY %main () -> f32[] {\n  ROOT %x = f32[] constant(0)\n}\n")
     state = {"trainable": 10.0, "frozen": 2.0, "optimizer": 20.0}
     step, decode = Compiled(32, 40, 0, 0, 1, nothing), Compiled(13, 30, 0, 1, 1, nothing)
-    outcome = Outcome(state, {"data": 1, "fsdp": 1, "tensor": 1}, {"train": step, "decode": decode})
+    outcome = Outcome(state, 0.0, {"data": 1, "fsdp": 1, "tensor": 1}, {"train": step, "decode": decode})
     topology = read_topology("cpu:1")
     assert (outcome.needs("train"), outcome.needs("decode")) == (72, 64)
     for room, has_room in ((72, True), (71, False)):
