@@ -74,7 +74,8 @@ def _curve(workdir: Path) -> list[dict[str, float]]:
 
 
 def _state(workdir: Path) -> dict[str, np.ndarray]:
-    folder = max((workdir / "checkpoints").glob("[0-9]*[0-9]"), key=lambda step: int(step.name)) / "state"
+    whole = (each for each in (workdir / "checkpoints").iterdir() if each.name.isdigit())
+    folder = max(whole, key=lambda step: int(step.name)) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         restored = checkpointer.restore(folder)
     return {path: np.asarray(leaf) for path, leaf in ocp.tree.to_flat_dict(restored, sep="/").items()}

@@ -26,7 +26,17 @@ need_number restarts 0
 need_program
 need_command python
 
-free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# One that nothing listens on, of those that systems do not hand out to connections by themselves.
+free_port() {
+  python -c '
+import random, socket
+while True:
+    port = random.SystemRandom().randrange(15_000, 32_768)
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)):
+            break
+print(port)'
+}
 
 # Starts all processes; their ids in `started`.
 start() {

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from mmkp_jax.export import main
 from mmkp_jax.exporting import check_base, check_exports, export_into_run, note_base, open_step
 from mmkp_jax.hf.folder import open_folder
 from tests.hf.run_on_disk import STEP, write_base, write_predictions_of, write_run
+from tests.ports import free_port
 from tests.small_pocket import ROOT, command, environment, run, small_pocket
 from tests.tiny import tiny_config
 
@@ -187,9 +187,7 @@ def test_all_of_an_export_is_on_the_disk_before_it_takes_the_name(tmp_path, base
 @pytest.mark.slow
 def test_two_processes_export_together_what_neither_can_read_alone(tmp_path, base):
     write_run(tmp_path / "run", base)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     program = [sys.executable, "-m", "tests.sharded_export", str(tmp_path / "run"), address, "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -3,7 +3,6 @@
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from mmkp_jax.errors import AGAIN, LOST, InputError
 from mmkp_jax.hosts import join
+from tests.ports import free_port
 from tests.small_pocket import ROOT, command, environment, run, small_pocket
 from tests.test_main import curve, state_of
 
@@ -29,9 +29,7 @@ def pocket(tmp_path_factory):
 
 def start(pocket, workdir, *flags, of_second=()):
     """The processes of two hosts."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     job = (f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}", "--num_processes=2", *FIELDS, *flags)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment()}
     return [

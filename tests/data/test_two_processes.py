@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +11,7 @@ import pytest
 
 from tests.data.posts_on_disk import write_posts
 from tests.data.test_mixing import COUNTS
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +21,7 @@ def told(tmp_path_factory) -> list[dict]:
     datasets = [folder / str(number) / "out" for number in range(2)]
     for number, count in enumerate(COUNTS):
         write_posts(folder / str(number), count, seed=number)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     named = f"{datasets[0]},{datasets[1]}:2"
     processes = [
         subprocess.Popen(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.ports import free_port
 from tests.tiny import hf_model, tiny_config, write_tokenizer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,9 +57,7 @@ def test_a_mesh_answers_as_one_device_does(alone, mesh):
 
 @pytest.mark.slow
 def test_two_processes_share_the_pictures_and_both_come_to_all_answers(alone, folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     processes = [started(4, str(folder), address, str(number)) for number in range(2)]
     one, other = map(report_of, processes)
     for mesh in ("2x2x2", "1x8x1"):

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -23,6 +22,7 @@ from mmkp_jax.hf.names import NAMES, compact, published_name, published_tensors
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import Params, define, flatten, random_params, unflatten
 from mmkp_jax.models.qwen2_5_vl_config import QWEN2_5_VL_3B
+from tests.ports import free_port
 from tests.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
 
 TABLE = NAMES["qwen2_5_vl"]
@@ -200,9 +200,7 @@ def test_every_shard_on_a_mesh_is_read_once_and_equals_the_plain_load(tmp_path):
 
 def test_every_shard_of_two_processes_is_read_once_and_equals_the_plain_load(tmp_path):
     path, meshes = str(write_folder(tmp_path)), ["1x4x1", "1x2x2"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     processes = [run_sharded(path, ",".join(meshes), address, "2", str(number), devices=2) for number in range(2)]
     try:
         for process in processes:

@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import pytest
 
 from mmkp_jax import predict, teach
 from tests.data.test_images import picture, saved
+from tests.ports import free_port
 from tests.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +26,7 @@ def served(tmp_path_factory):
     hf_model(tiny_config(), seed=0).save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(hf_config_dict(tiny_config())))
     write_tokenizer(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.teacher.serve_tiny", str(folder), str(port)]
     with open(folder / "log", "w") as log:
