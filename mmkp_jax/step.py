@@ -86,7 +86,9 @@ def make_train_step(
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
 
-        before = jax.device_put(state["optimizer"], jax.memory.Space.Device)  # which may be kept in the host's memory
+        # moments are not touched before the gradient is there: a compiler that began early would hold them beside it
+        waiting, gradient = jax.lax.optimization_barrier((state["optimizer"], gradient))
+        before = jax.device_put(waiting, jax.memory.Space.Device)
         updates, after = optimizer.update(gradient, before, trainable)
         moved = {
             "trainable": optax.apply_updates(trainable, updates),

@@ -16,7 +16,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.settings import leaves
 
 MAY_DIFFER = (
-    *("mesh", "sharding_rules", "attention", "remat", "accumulation_steps", "data.workers"),
+    *("mesh", "sharding_rules", "attention", "remat", "moments_memory", "accumulation_steps", "data.workers"),
     *("log_every", "checkpoint_every", "eval_every", "eval_batch_size", "export_every"),
     *("keep_checkpoints", "keep_hours", "max_nonfinite", "hang_seconds"),
 )
