@@ -45,13 +45,16 @@ def run(folder: Path) -> dict[str, Any]:
         plan = plan_training(config, request["published"], request["where"], devices, config.total_steps or ANY_STEPS)
     except InputError as error:
         return {"error": [error.what, error.where, error.mend]}
+    in_host = tree_bytes(plan.state, in_host=True)
+    if config.moments_memory == "host" and not in_host:  # JAX drops the name of a memory that devices do not tell of
+        what = f"the compiler for {topology.chip.name} knows nothing of its host's memory where there is no GPU"
+        return {"error": [what, "config.moments_memory", "plan with device: the page tells what moments take"]}
     programs = compile_all({"train": lower_step(config, plan)}, folder)
     if request["prompt"]:
         programs |= compile_all(lower_decoding(config, plan, RowSize(**request["prompt"])), folder)
         tower = join_params(plan.state["trainable"], plan.state["frozen"])["visual"]
         if "argument" in programs["decode"]:  # which looks at no picture; the tower stays in memory
             programs["decode"]["argument"] += tree_bytes(tower)
-    in_host = tree_bytes(plan.state, in_host=True)
     return {"state": state_bytes(plan), "in_host": in_host, "mesh": dict(plan.mesh.shape), "programs": programs}
 
 

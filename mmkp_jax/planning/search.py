@@ -133,7 +133,7 @@ def _changes(subject: Subject, topology: Topology, outcome: Outcome) -> Iterator
         yield with_flags(*(f"mesh.{axis}={size}" for axis, size in mesh.items()), mesh=mesh)
     if config.moments_dtype == "float32":
         yield with_flags("moments_dtype=bfloat16", moments_dtype="bfloat16")
-    if config.moments_memory == "device" and topology.chip.platform != "cpu":
+    if config.moments_memory == "device" and topology.chip.platform == "tpu":
         yield with_flags("moments_memory=host", moments_memory="host")
     row = {name: n for name, n in vars(scaled(subject.row, STEPS // 2)).items() if name != "examples"}
     yield with_flags(*(f"row.{name}={n}" for name, n in row.items()), row=row)
