@@ -70,7 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.compute_dtype = "bfloat16"  # of activations and products; softmax and losses are float32
     c.frozen_dtype = "bfloat16"  # in which frozen parameters are kept; trained ones are float32
     c.moments_dtype = "float32"  # in which AdamW's two moments are kept; bfloat16 halves them
-    c.moments_memory = "device"  # where they are kept between steps; host costs their way there and back every step
+    c.moments_memory = "device"  # where they are kept between steps; host costs their way there and back each step
     c.attention = "auto"  # a backend of mmkp_jax.ops.backends, or auto: the best for the platform
     c.remat = True  # keep only each layer's input for the backward pass
 

@@ -17,6 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.hosts import everywhere, is_writer, several, wait_for_all
+from mmkp_jax.sharding import MEMORIES
 from mmkp_jax.step import State
 
 
@@ -60,10 +61,16 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: State, note: dict[str, Any]) -> None:
-        """Starts to write; `note` is kept beside the state, as JSON."""
+        """Starts to write; `note` is kept beside the state, as JSON.
+
+        Where a part of the state is in the host's memory it is written when this returns: Orbax may read it in place,
+        and the next step is given that place to write to.
+        """
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
         with self._writing(), jax.transfer_guard("allow"):
             self._manager.save(step, args=args, force=True)
+        if any(leaf.sharding.memory_kind == MEMORIES["host"] for leaf in jax.tree.leaves(state)):
+            self.wait()
 
     def delete_after(self, step: int) -> None:
         """Removes the checkpoints of later steps, which are about to be computed again."""
@@ -203,6 +210,7 @@ def _no_failure_of_a_writer(record: logging.LogRecord) -> bool:
 def _no_coroutine_of_orbax(failure: Any) -> None:
     """What was abandoned with a failed read or write raises once more when it is collected."""
     code = getattr(failure.object, "cr_code", None)
-    of_orbax = code is not None and "orbax" in code.co_filename
-    if not (of_orbax or "Event loop is closed" in str(failure.exc_value)):
+    of_orbax = code is not None and "/orbax/checkpoint/" in code.co_filename
+    closed = isinstance(failure.exc_value, RuntimeError) and "Event loop is closed" in str(failure.exc_value)
+    if not (of_orbax or closed):
         sys.__unraisablehook__(failure)

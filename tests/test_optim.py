@@ -132,17 +132,20 @@ def test_moments_in_the_hosts_memory_change_no_number_and_stay_there(folder, usu
 
     plan = plan_training(experiment(moments_memory="host"), folder.config, devices=jax.devices()[:1])
     batch = place_batch(Forest(*(a[None] for a in forest_of(ROWS, CONFIG))), plan.mesh)
+    on_device = plan_training(experiment(), folder.config, devices=jax.devices()[:1]).state
     with jax.set_mesh(plan.mesh), Checkpoints(tmp_path / "checkpoints") as checkpoints:
         state, *_ = plan.step(load_state(plan, folder), batch)
+        saved = [np.array(leaf) for leaf in jax.tree.leaves(state)]
         checkpoints.save(1, state, {})
-        checkpoints.wait()
-        restored = checkpoints.restore(1, plan.state).state
-    for each in (state, restored):
-        where = [leaf.sharding.memory_kind for leaf in jax.tree.leaves(each["optimizer"]) if leaf.shape]
-        assert set(where) == {"pinned_host"}
+        state, *_ = plan.step(state, batch)  # which may write where the saved moments were
+        restored = [checkpoints.restore(1, layout).state for layout in (plan.state, on_device)]
+    for each, expected in ((state, "pinned_host"), (restored[0], "pinned_host"), (restored[1], "device")):
+        where = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(each["optimizer"]) if leaf.shape}
+        assert where == {expected}
         assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(each["trainable"])} == {"device"}
-    for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for each in restored:
+        for ours, theirs in zip(jax.tree.leaves(each), saved, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_each_setting_of_gamma_reaches_gamma(folder):

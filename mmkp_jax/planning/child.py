@@ -47,7 +47,7 @@ def run(folder: Path) -> dict[str, Any]:
         return {"error": [error.what, error.where, error.mend]}
     in_host = tree_bytes(plan.state, in_host=True)
     if config.moments_memory == "host" and not in_host:  # JAX drops the name of a memory that devices do not tell of
-        what = f"the compiler for {topology.chip.name} knows nothing of its host's memory where there is no GPU"
+        what = f"what compiles for {topology.chip.name} ahead of time knows nothing of its host's memory"
         return {"error": [what, "config.moments_memory", "plan with device: the page tells what moments take"]}
     programs = compile_all({"train": lower_step(config, plan)}, folder)
     if request["prompt"]:

@@ -46,13 +46,14 @@ def line(
     cells = {"topology": topology.name, "model": name, "chips": f"{topology.chips}"}
     if isinstance(train, Refused) or found is None:
         return {**cells, "fits": f"no: {train.reason}" if isinstance(train, Refused) else "no"}
+    host, moved = (f" + {outcome.in_host / GB:.2f} in the host", " + moments' way") if outcome.in_host else ("", "")
     cells |= {
         "fits": "yes" if fits(outcome, topology) else "no",
         "GB a chip": f"{train.bytes / GB:.1f} of {topology.chip.memory / GB:.1f}",
-        "state": f"{sum(outcome.state.values()) / GB:.2f}",
+        "state": f"{sum(outcome.state.values()) / GB:.2f}{host}",
         "temporaries": f"{train.temporaries / GB:.2f}",
         "GB sent a chip": f"{sum(each.bytes for each in found.collectives) / GB:.1f}",
-        "s/step": _range(found.best, found.worst),
+        "s/step": _range(found.best, found.worst) + moved,
         "posts/s": _range(found.posts / found.worst, found.posts / found.best),
         "hours": _range(found.hours(found.best), found.hours(found.worst)),
     }
@@ -111,8 +112,8 @@ def _fit(subject: Subject, topology: Topology, outcome: Outcome, largest: RowSiz
             lines.append(f"what fits ({change.bytes / GB:.2f} GB a chip): {' '.join(change.flags)}")
         else:
             lines.append(
-                "neither remat, micro-batches, another mesh, moments in bfloat16 nor rows of half the size fit: "
-                "take more chips"
+                "neither remat, micro-batches, another mesh, moments in bfloat16 or (on a TPU) in the host's memory, "
+                "nor rows of half the size fit: take more chips"
             )
     if largest:
         times = largest.tokens / subject.row.tokens
