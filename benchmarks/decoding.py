@@ -1,21 +1,24 @@
 """What decoding is worth: posts a second beside transformers' `generate`, and beside whole batches.
 
-    python -m benchmarks.decoding [--posts=N] [--rounds=N] [--slots=N] [--max_tokens=N] [--transformers=8,16,...]
+    python -m benchmarks.decoding [--posts=N] [--rounds=N] [--slots=N] [--max_tokens=N] [--transformers=16,32,...]
 
-All decode the same posts of pocket (text and picture), greedily, with pocket's untrained model in float32. That model
-never ends an answer by itself, so every so manyth token of its vocabulary ends one, in two ways. In the first, the
-posts are such that as many as in the paper's Dynamic CoT write at length, and the others end within a few tokens: its
-Table 7 has 96.82 words for a post, between 1.89 without reasoning and 157.37 with it. In the second, most answers are
-short and a few run to the limit.
+All decode the same posts of pocket (text and picture), greedily, with pocket's untrained model in float32. As that
+model ends no answer, each post is told how many tokens its answer has, the same on every side: as in the paper's
+Dynamic CoT, whose Table 7 has 96.82 words a post, between 1.89 without reasoning and 157.37 with it, so that 61%
+reason. The paper does not say how much lengths vary: once they have a standard deviation of a quarter, and once all
+that reason are equally long.
 
-Whole batches are the same program, given as many posts at a time as it has slots: each waits for its longest answer.
-transformers is given its inputs ready (left padding, posts sorted by length), and of the batch sizes in --transformers
-the fastest; ours also decodes the pictures' files. Answers are compared token by token first. Every side has run once
-before it is timed; rounds are interleaved. The time to the first token of every post is that of a run that decodes no
-other. Processor seconds say how much work it was, whatever else the machine did meanwhile.
+Slots lie on as many CPU devices as there are cores. Whole batches are the same program, given as many posts at a time
+as it has slots: each waits for its longest answer. transformers is given its inputs ready (left padding, posts sorted
+by length of prompt), and of the batch sizes in --transformers the fastest; ours also decodes the pictures' files.
+Answers are compared token by token first. Every side has run once before it is timed; rounds are interleaved. The time
+to the first token of every post is that of a run that decodes no other. Processor seconds say how much work it was,
+whatever else the machine did meanwhile.
 """
 
 import argparse
+import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +26,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.machine import describe_machine
 from mmkp_jax.data.blocks import record_of
@@ -42,67 +46,54 @@ Side = Callable[[int], Answers]
 """Decodes all posts up to so many tokens each."""
 
 
-class Mix(NamedTuple):
-    """How answers of different lengths are had of a model that ends none."""
-
-    first: int
-    step: int
-    """Token numbers that end an answer: from the first on, in such steps."""
-    reasoned: float | None
-    """The share of posts with a long answer; None takes the posts as they come."""
-
-
-MIXES = {
-    "as many long as in the paper": Mix(0, 11, (96.82 - 1.89) / (157.37 - 1.89)),
-    "few long": Mix(1, 4, None),
-}
-SHORT, LONG = 8, 100
-"""Tokens: an answer of a mix of two kinds has at most so many, or at least so many."""
+REASONED = (96.82 - 1.89) / (157.37 - 1.89)
+"""The share of posts that reason."""
+WORDS = 157.37
+"""Of an answer with reasoning."""
+DIRECT = range(1, 5)
+"""Tokens of an answer without reasoning: the mean of their number is that of 1.89 words."""
+TOKENS_A_WORD = 4 / 3
+MIXES = {"lengths vary by a quarter": 0.25, "all that reason are equally long": 0.0}
+"""Standard deviations as a share of the mean."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--posts", type=int, default=1000)
+    parser.add_argument("--posts", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--max_tokens", type=int, default=200)
+    parser.add_argument("--max_tokens", type=int, default=384)
     parser.add_argument("--transformers", default="16,32,64,128", help="batch sizes to try; empty leaves it out")
     args = parser.parse_args()
 
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
     make_pocket(POCKET)
     opened = open_model(str(POCKET / "model"))
     posts = list(read_jsonl(POCKET / "posts" / "train.jsonl"))[: args.posts]
     records = [record_of(post, POCKET / "images") for post in posts]
 
-    for name, mix in MIXES.items():
-        stop = range(mix.first, opened.definition.config.vocab_size, mix.step)
-
-        def sides_of(numbers: Sequence[int], stop: range = stop) -> dict[str, Side]:
-            return ours(opened, [records[n] for n in numbers], stop, args.slots, args.max_tokens)
-
-        numbers = list(range(len(records)))
-        if mix.reasoned is not None:
-            numbers = of_two_kinds(sides_of(numbers)["refilled"](args.max_tokens), mix.reasoned)
-        sides = sides_of(numbers)
+    for name, spread in MIXES.items():
+        lengths = draw_lengths(len(records), spread, args.max_tokens)
+        direct, cut = sum(length in DIRECT for length in lengths), lengths.count(args.max_tokens)
+        told = f"{direct} without reasoning, {cut} cut at {args.max_tokens}, the longest {max(lengths)}"
+        print(f"\n{name}: {len(lengths)} posts, {np.mean(lengths):.1f} tokens each; {told}", flush=True)
+        sides = ours(opened, records, lengths, args.slots, args.max_tokens)
         expected = sides["refilled"](args.max_tokens)
-        lengths = sorted(map(len, expected.values()))
-        short, cut = sum(length <= SHORT for length in lengths), lengths.count(args.max_tokens)
-        told = f"{short} have at most {SHORT}, {cut} run to the limit of {args.max_tokens}"
-        print(f"\n{name}: {len(lengths)} posts, {np.mean(lengths):.1f} tokens each; {told}")
         if args.transformers:
-            side = theirs(POCKET / "model", [tree_of(records[n], opened.recipe, ()) for n in numbers], stop)
+            side = theirs(POCKET / "model", [tree_of(record, opened.recipe, ()) for record in records], lengths)
             sizes = [int(each) for each in args.transformers.split(",")]
             sides["transformers"] = fastest(side, sizes, args.max_tokens)
         check_equal(sides, expected, args.max_tokens)
-        report(interleaved(sides, args.rounds, args.max_tokens), len(numbers), args)
+        report(interleaved(sides, args.rounds, args.max_tokens), len(records), args)
 
 
-def of_two_kinds(answers: Answers, reasoned: float) -> list[int]:
-    """Posts of which this share has a long answer and the others a short one, as many as there are."""
-    short = [number for number, tokens in answers.items() if len(tokens) <= SHORT]
-    long = [number for number, tokens in answers.items() if len(tokens) >= LONG]
-    posts = min(len(short) / (1 - reasoned), len(long) / reasoned)
-    return sorted([*short[: int(posts * (1 - reasoned))], *long[: int(posts * reasoned)]])
+def draw_lengths(posts: int, spread: float, max_tokens: int) -> list[int]:
+    """Tokens of each post's answer: log-normal where it reasons."""
+    rng = np.random.default_rng(0)
+    variance = math.log1p(spread**2)
+    long = rng.lognormal(math.log(WORDS * TOKENS_A_WORD) - variance / 2, math.sqrt(variance), posts)
+    drawn = np.where(rng.random(posts) < REASONED, long.round(), rng.choice(DIRECT, posts))
+    return np.minimum(drawn, max_tokens).astype(int).tolist()
 
 
 def check_equal(sides: dict[str, Side], expected: Answers, max_tokens: int) -> None:
@@ -116,22 +107,25 @@ def check_equal(sides: dict[str, Side], expected: Answers, max_tokens: int) -> N
 
 
 def ours(
-    opened: Opened, records: Sequence[Record], stop: Sequence[int], slots: int, max_tokens: int
+    opened: Opened, records: Sequence[Record], lengths: Sequence[int], slots: int, max_tokens: int
 ) -> dict[str, Side]:
     """Decoding with slots that are refilled, and in whole batches."""
-    mesh = make_mesh({}, jax.devices()[:1])
-    settings = dict(slots=slots, stop_tokens=stop, dtype=opened.dtype)
+    mesh = make_mesh({"data": -1})
+    params = jax.device_put(opened.params, NamedSharding(mesh, PartitionSpec()))
+    settings = dict(slots=slots, stop_tokens=(), dtype=opened.dtype)
     generators = {
         max_tokens: Generator(opened.definition, mesh, answer_tokens=max_tokens, **settings),
         1: Generator(opened.definition, mesh, answer_tokens=1, look_every=1, **settings),
     }
-    prompts = [measure(record.id, tree_of(record, opened.recipe, ()), opened.recipe.geometry) for record in records]
+    geometry = opened.recipe.geometry
+    prompts = [
+        measure(record.id, tree_of(record, opened.recipe, ()), geometry)._replace(most_tokens=length)
+        for record, length in zip(records, lengths, strict=True)
+    ]
 
     def decoded(numbers: Sequence[int], most: int) -> Answers:
         chosen = [prompts[number] for number in numbers]
-        found = generators[most](
-            opened.params, chosen, lambda which: tree_of(records[numbers[which]], opened.recipe, ())
-        )
+        found = generators[most](params, chosen, lambda which: tree_of(records[numbers[which]], opened.recipe, ()))
         return {numbers[each.prompt]: each.tokens for each in found}
 
     def in_batches(most: int) -> Answers:
@@ -143,12 +137,13 @@ def ours(
     return {"refilled": lambda most: decoded(range(len(prompts)), most), "whole batches": in_batches}
 
 
-def theirs(model: Path, trees: Sequence[Tree], stop: Sequence[int]) -> Callable[[int], Side]:
+def theirs(model: Path, trees: Sequence[Tree], lengths: Sequence[int]) -> Callable[[int], Side]:
     """transformers' `generate`, for a batch size."""
     import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers import Qwen2_5_VLForConditionalGeneration, StoppingCriteria
 
     network = Qwen2_5_VLForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
+    network.generation_config.eos_token_id = None
     image_token = network.config.image_token_id
     order = sorted(range(len(trees)), key=lambda number: len(trees[number].prompt))
     mean, std = (np.asarray(each, np.float32).reshape(3, 1, 1) for each in (CLIP_MEAN, CLIP_STD))
@@ -166,20 +161,28 @@ def theirs(model: Path, trees: Sequence[Tree], stop: Sequence[int]) -> Callable[
             made["image_grid_thw"] = np.array([(1, *grid) for number in batch for grid in trees[number].grids])
         return {name: torch.from_numpy(array * 1) for name, array in made.items()}
 
+    class Told(StoppingCriteria):
+        """Ends each answer at its length."""
+
+        def __init__(self, batch: Sequence[int], prompt_tokens: int):
+            self._ends_B = torch.tensor([prompt_tokens + lengths[number] for number in batch])
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+            return input_ids.shape[1] >= self._ends_B
+
     @torch.no_grad()
     def decoded(batches: Sequence[tuple[Sequence[int], dict]], most: int) -> Answers:
         found: Answers = {}
         for batch, ready in batches:
             network.model.rope_deltas = None
+            prompt_tokens = ready["input_ids"].shape[1]
+            told = [Told(batch, prompt_tokens)]
             out = network.generate(
-                **ready, max_new_tokens=most, do_sample=False, eos_token_id=list(stop), pad_token_id=stop[0]
+                **ready, max_new_tokens=most, do_sample=False, stopping_criteria=told, pad_token_id=0
             )
-            for number, tokens in zip(batch, out[:, ready["input_ids"].shape[1] :].tolist(), strict=True):
-                end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-                found[number] = tokens[:end]
+            for number, tokens in zip(batch, out[:, prompt_tokens:].tolist(), strict=True):
+                found[number] = tokens[: min(most, lengths[number])]
         return found
-
-    ends = set(stop)
 
     def with_batches_of(size: int) -> Side:
         batches = [order[start : start + size] for start in range(0, len(trees), size)]

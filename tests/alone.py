@@ -11,7 +11,7 @@ import numpy as np
 from mmkp_jax.data.forest import Forest, Tree
 from mmkp_jax.data.geometry import mrope_positions
 from mmkp_jax.models.definition import Definition, Params
-from mmkp_jax.models.qwen2_5_vl import mrope_angles
+from mmkp_jax.models.qwen2_5_vl import mrope_rotation
 from mmkp_jax.ops.attention import dense_attention
 from tests.trees import forest_of
 
@@ -31,7 +31,7 @@ def alone_loss(definition: Definition, params: Params, tree: Tree, target: np.nd
         embedded = embedded.at[at].set(features[_merged(picture)])
     causal = np.tril(np.ones((len(tokens), len(tokens)), bool))[None]
     hidden = model.decoder(
-        embedded[None], mrope_angles(position_T3[None], config), lambda q, k, v: dense_attention(q, k, v, causal)
+        embedded[None], mrope_rotation(position_T3[None], config), lambda q, k, v: dense_attention(q, k, v, causal)
     )[0]
     log_p = jax.nn.log_softmax(hidden @ model.head.T, axis=-1)
     first = len(tree.prompt)

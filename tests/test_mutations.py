@@ -66,9 +66,9 @@ def test_without_a_mistake_both_checks_hold(parity_error, alone_error):
 
 
 def test_a_wrong_mrope_section_breaks_parity(parity_error, monkeypatch):
-    right = qwen2_5_vl.mrope_angles
+    right = qwen2_5_vl.mrope_rotation
     wrong = dataclasses.replace(CONFIG, mrope_section=(3, 2, 3))
-    monkeypatch.setattr(qwen2_5_vl, "mrope_angles", lambda position, config: right(position, wrong))
+    monkeypatch.setattr(qwen2_5_vl, "mrope_rotation", lambda position, config: right(position, wrong))
     assert parity_error() >= 100 * BOUND
 
 

@@ -1,13 +1,17 @@
-"""The key-value cache: filled with trunks, moved into slots, and extended by a token a slot.
+"""The key-value cache in pages: filled with trunks, and extended by a token a slot.
 
-B slots, R rows of a prefill, T token places of a row, S places of a slot, M moves, L layers, N query heads,
-K key-value heads, G = N / K, H head width, D model width.
+B slots, C pages, P places of a page, J pages of a slot's longest text, R rows of a prefill, T token places of a row,
+M moves, L layers, N query heads, K key-value heads, G = N / K, H head width, D model width, V vocabulary.
 
-A slot holds a prompt's trunk at its first places and the rest of the text behind it, so a token's place in its slot is
-its number in the text, whatever the slot and whenever it was filled. What lies behind is of an earlier text, or
-nothing; no query sees it.
+A slot's text is a prompt's trunk and what follows it; place p of it is place p % P of the slot's page p // P, whatever
+page of the cache that is (Kwon et al., 2023, PagedAttention). All pages are read for every token, so there are only as
+many as the texts need at a time, and each is of one slot: attention is computed page by page where the pages lie, and
+put together for each slot. What a free page holds is of an earlier text, or nothing; no query sees it.
+
+Over a mesh pages and slots are divided alike, each shard numbers its own, and a slot's pages lie in its shard.
 """
 
+import math
 import operator
 from typing import NamedTuple
 
@@ -17,126 +21,216 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from mmkp_jax.data.forest import Forest
+from mmkp_jax.decoding.paging import NOWHERE, Pages
 from mmkp_jax.models.definition import Definition
-from mmkp_jax.models.qwen2_5_vl import mrope_angles
+from mmkp_jax.models.layers import Rotation
+from mmkp_jax.models.qwen2_5_vl import mrope_rotation
 from mmkp_jax.ops.backends import BACKENDS
 from mmkp_jax.ops.layout import ROW_AXES, over_rows
 from mmkp_jax.ops.splash import HEAD_AXIS
 
 
 class Layer(NamedTuple):
-    """Rotated keys, and values, of one layer: of slots, or of a prefill's rows.
+    """Rotated keys, and values, of one layer.
 
     They are laid out so that neither product of attention has to transpose them.
     """
 
-    key_BKHS: jax.Array
-    value_BKSH: jax.Array
+    key_CKHP: jax.Array
+    value_CKPH: jax.Array
 
 
 Cache = tuple[Layer, ...]
 """Of every layer. Each has arrays of its own: out of one for all, a layer would be copied before it is read."""
 
 
-def empty_cache(definition: Definition, slots: int, places: int, dtype: jnp.dtype) -> Cache:
-    """Slots that hold nothing yet."""
+def empty_cache(definition: Definition, pages: int, width: int, dtype: jnp.dtype) -> Cache:
+    """Pages of `width` places that hold nothing yet; `pages` in all."""
     config = definition.config
     K, H = config.num_kv_heads, config.head_dim
     return tuple(
-        _laid_out(Layer(jnp.zeros((slots, K, H, places), dtype), jnp.zeros((slots, K, places, H), dtype)))
+        _laid_out(Layer(jnp.zeros((pages, K, H, width), dtype), jnp.zeros((pages, K, width, H), dtype)))
         for _ in range(config.num_layers)
     )
 
 
-def prefill(model: nnx.Module, trunks: Forest, dtype: jnp.dtype) -> Layer:
+def grown(cache: Cache, pages: int) -> Cache:
+    """The cache with `pages` pages in all; those there are stay in their shards and keep their numbers."""
+
+    def padded(array: jax.Array) -> jax.Array:
+        parts = _by_shard(array)
+        more = pages // len(parts) - parts.shape[1]
+        return _together(jnp.pad(parts, ((0, 0), (0, more), *((0, 0),) * (array.ndim - 1))))
+
+    return tuple(_laid_out(jax.tree.map(padded, layer)) for layer in cache)
+
+
+def prefill(model: nnx.Module, trunks: Forest, width: int, dtype: jnp.dtype) -> Cache:
     """Keys and values of a trunk a row: what training computes of it, the vision tower included.
 
     Returns:
-        the layers as one, stacked: an axis [L] in front of each array.
+        Each row's pages of `width` places, [R, J] in front instead of [C]; behind the trunk the last is of no use.
     """
     attend = BACKENDS[model.attention].forest(trunks.segment_BT, trunks.branch_BT)
-    angle_RTI = mrope_angles(trunks.position_BT3, model.config)
+    rotation = mrope_rotation(trunks.position_BT3, model.config)
     graph, stacked = nnx.split(model.decoder.layers)
+    R, T = trunks.segment_BT.shape
+    J = -(-T // width)
+
+    def paged(k_RTKH: jax.Array, v_RTKH: jax.Array) -> Layer:
+        whole = (0, 0), (0, J * width - T), (0, 0), (0, 0)
+        k_RJPKH, v_RJPKH = (jnp.pad(a, whole).reshape(R, J, width, *a.shape[2:]) for a in (k_RTKH, v_RTKH))
+        return _laid_out(Layer(jnp.moveaxis(k_RJPKH, 2, 4), jnp.moveaxis(v_RJPKH, 2, 3)))
 
     def layer(x_RTD: jax.Array, state: nnx.State) -> tuple[jax.Array, Layer]:
-        kept: list[jax.Array] = []
+        kept: list[Layer] = []
 
         def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            kept.extend((jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2)))
+            kept.append(paged(k, v))
             return attend(q, k, v)
 
-        x_RTD = nnx.merge(graph, state)(x_RTD, angle_RTI, attend_and_keep)
-        return over_rows(x_RTD), _laid_out(Layer(*kept))
+        x_RTD = nnx.merge(graph, state)(x_RTD, rotation, attend_and_keep)
+        return over_rows(x_RTD), *kept
 
-    return jax.lax.scan(layer, model.embed(trunks, model.visual(trunks, dtype)), stacked)[1]
+    layers = jax.lax.scan(layer, model.embed(trunks, model.visual(trunks, dtype)), stacked)[1]
+    return tuple(jax.tree.map(operator.itemgetter(i), layers) for i in range(model.config.num_layers))
 
 
-def insert(cache: Cache, trunks: Layer, row_M: jax.Array, slot_M: jax.Array) -> Cache:
-    """Copies rows of a prefill into slots; a move into slot B, which there is not, is none."""
-    T = trunks.key_BKHS.shape[-1]
+def insert(cache: Cache, trunks: Cache, row_M: jax.Array, page_MJ: jax.Array) -> Cache:
+    """Copies rows of a prefill into pages.
 
-    def moved(layer: Layer, key_RKHT: jax.Array, value_RKTH: jax.Array) -> Layer:
-        return Layer(
-            layer.key_BKHS.at[slot_M, :, :, :T].set(key_RKHT[row_M], mode="drop"),
-            layer.value_BKSH.at[slot_M, :, :T].set(value_RKTH[row_M], mode="drop"),
-        )
+    Args:
+        trunks: from `prefill`.
+        row_M: the row of each move.
+        page_MJ: the pages of all shards that it goes to; what goes to a page that there is not is dropped.
+    """
+    page_MJ = page_MJ[:, : trunks[0].key_CKHP.shape[1]]
 
-    return tuple(_laid_out(moved(layer, *(each[i] for each in trunks))) for i, layer in enumerate(cache))
+    def filled(pages: jax.Array, rows: jax.Array) -> jax.Array:
+        return pages.at[page_MJ].set(rows[row_M], mode="drop")
+
+    return tuple(_laid_out(jax.tree.map(filled, *layers)) for layers in zip(cache, trunks, strict=True))
+
+
+class Weights(NamedTuple):
+    """The decoder's weights as every token needs them, in the dtype of the computation: made once for many tokens."""
+
+    layers: list[nnx.State]
+    """One by one: sliced out of their stack, each would be copied for every token, in the parameters' own dtype."""
+    head_VD: jax.Array
+
+
+def weights_of(model: nnx.Module, dtype: jnp.dtype) -> Weights:
+    """Copies of the weights, laid out over a mesh as they are."""
+    stacked = jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(model.decoder.layers))
+    layers = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(model.config.num_layers)]
+    # behind a barrier, or the compiler moves the copies into the loop over the tokens
+    return jax.lax.optimization_barrier(Weights(layers, model.head.astype(dtype)))
 
 
 def extend(
-    model: nnx.Module, cache: Cache, token_B: jax.Array, place_B: jax.Array, position_B: jax.Array, dtype: jnp.dtype
+    model: nnx.Module,
+    weights: Weights,
+    cache: Cache,
+    pages: Pages,
+    token_B: jax.Array,
+    place_B: jax.Array,
+    rotation: Rotation,
+    dtype: jnp.dtype,
 ) -> tuple[Cache, jax.Array]:
     """A token more in every slot.
 
     Args:
+        weights: the model's.
+        pages: where the slots' texts are, this token's place included; a place without a page goes nowhere.
         token_B: text tokens.
-        place_B: where they go in their slots; one past the end goes nowhere.
-        position_B: their M-RoPE position, the same in time, row and column.
+        place_B: their places.
+        rotation: of a row a slot.
 
     Returns:
         The cache with these tokens in it, and their hidden states after the last norm, [B, D].
     """
-    B, *_, S = cache[0].key_BKHS.shape
-    slot_B, seen_BS = jnp.arange(B), jnp.arange(S) <= place_B[:, None]
-    angle_B1I = mrope_angles(jnp.broadcast_to(position_B[:, None, None], (B, 1, 3)), model.config)
+    P = cache[0].key_CKHP.shape[-1]
     x_B1D = over_rows(model.decoder.embedding[...][token_B][:, None].astype(dtype))
-    graph, stacked = nnx.split(model.decoder.layers)
+    graph = nnx.graphdef(model.decoder.layers)
+    ours, place_SB = jax.tree.map(_by_shard, pages), _by_shard(place_B)
+
+    @jax.vmap  # over shards, so that the compiler knows that no token goes to another's pages
+    def put(before: Layer, new: Layer, pages: Pages, place_B: jax.Array) -> Layer:
+        page_B1 = jnp.take_along_axis(pages.page_BJ, place_B[:, None] // P, axis=1, mode="fill", fill_value=NOWHERE)
+        page_B, place_B = page_B1[:, 0], place_B % P
+        return Layer(
+            before.key_CKHP.at[page_B, :, :, place_B].set(new.key_CKHP, mode="drop"),
+            before.value_CKPH.at[page_B, :, place_B].set(new.value_CKPH, mode="drop"),
+        )
 
     def layer(x_B1D: jax.Array, state: nnx.State, before: Layer) -> tuple[jax.Array, Layer]:
         kept: list[Layer] = []
 
         def attend(q_B1NH: jax.Array, k_B1KH: jax.Array, v_B1KH: jax.Array) -> jax.Array:
-            key_BKHS = before.key_BKHS.at[slot_B, :, :, place_B].set(k_B1KH[:, 0], mode="drop")
-            value_BKSH = before.value_BKSH.at[slot_B, :, place_B].set(v_B1KH[:, 0], mode="drop")
-            kept.append(_laid_out(Layer(key_BKHS, value_BKSH)))
-            return _attend(q_B1NH, key_BKHS, value_BKSH, seen_BS)
+            new = Layer(_by_shard(k_B1KH[:, 0]), _by_shard(v_B1KH[:, 0]))
+            after = put(jax.tree.map(_by_shard, before), new, ours, place_SB)
+            kept.append(_laid_out(jax.tree.map(_together, after)))
+            return _together(jax.vmap(_attend)(_by_shard(q_B1NH[:, 0]), after, ours, place_SB))[:, None]
 
         state, x_B1D = jax.lax.optimization_barrier((state, x_B1D))  # else all layers' weights are gathered at once
-        return over_rows(nnx.merge(graph, state)(x_B1D, angle_B1I, attend)), *kept
+        return over_rows(nnx.merge(graph, state)(x_B1D, rotation, attend)), *kept
 
     extended = []
-    for i, before in enumerate(cache):
-        x_B1D, after = layer(x_B1D, jax.tree.map(operator.itemgetter(i), stacked), before)
+    for state, before in zip(weights.layers, cache, strict=True):
+        x_B1D, after = layer(x_B1D, state, before)
         extended.append(after)
     return tuple(extended), model.decoder.norm(x_B1D)[:, 0]
 
 
-def _attend(q_B1NH: jax.Array, key_BKHS: jax.Array, value_BKSH: jax.Array, seen_BS: jax.Array) -> jax.Array:
-    """`ops.attention.dense_attention` of one query a slot, with keys and values as the cache has them."""
-    B, _, N, H = q_B1NH.shape
-    K = key_BKHS.shape[1]
-    wide = jnp.promote_types(q_B1NH.dtype, jnp.float32)
-    q_BKGH = q_B1NH.reshape(B, K, N // K, H)
-    scores_BKGS = jnp.einsum("bkgh,bkhs->bkgs", q_BKGH, key_BKHS, preferred_element_type=wide) * H**-0.5
-    scores_BKGS = jnp.where(seen_BS[:, None, None], scores_BKGS, jnp.finfo(wide).min)
-    share_BKGS = jax.nn.softmax(scores_BKGS, axis=-1).astype(value_BKSH.dtype)
-    return jnp.einsum("bkgs,bksh->bkgh", share_BKGS, value_BKSH).reshape(B, 1, N, H)
+def _attend(q_BNH: jax.Array, layer: Layer, pages: Pages, place_B: jax.Array) -> jax.Array:
+    """`ops.attention.dense_attention` of a query a slot, on one shard; [B, N, H].
+
+    A page's weights are relative to the largest score of its slot, so sums over pages are those over the text.
+    """
+    (B, N, H), (_, K, _, P) = q_BNH.shape, layer.key_CKHP.shape
+    wide = jnp.promote_types(q_BNH.dtype, jnp.float32)
+    least = jnp.finfo(wide).min
+
+    def of_slots(array_CX: jax.Array, otherwise: float) -> jax.Array:
+        return array_CX.at[pages.page_BJ].get(mode="fill", fill_value=otherwise)
+
+    q_CKGH = q_BNH.reshape(B, K, N // K, H)[pages.slot_C]
+    seen_CP = pages.first_C[:, None] + jnp.arange(P) <= place_B[pages.slot_C][:, None]
+    scores_CKGP = jnp.einsum("ckgh,ckhp->ckgp", q_CKGH, layer.key_CKHP, preferred_element_type=wide) * H**-0.5
+    scores_CKGP = jnp.where(seen_CP[:, None, None], scores_CKGP, least)
+    top_BKG = of_slots(scores_CKGP.max(axis=-1), least).max(axis=1)
+    share_CKGP = jnp.exp(scores_CKGP - top_BKG[pages.slot_C][..., None])
+    total_BKG = of_slots(share_CKGP.sum(axis=-1), 0).sum(axis=1)
+    out_CKGH = jnp.einsum(
+        "ckgp,ckph->ckgh", share_CKGP.astype(layer.value_CKPH.dtype), layer.value_CKPH, preferred_element_type=wide
+    )
+    out_BKGH = of_slots(out_CKGH, 0).sum(axis=1) / jnp.maximum(total_BKG, 1)[..., None]  # 0 only in a free slot
+    return out_BKGH.astype(q_BNH.dtype).reshape(B, N, H)
+
+
+def _by_shard(array: jax.Array) -> jax.Array:
+    """Its leading axis as (shards, what each has of it)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
+    return _over_shards(array.reshape(shards, -1, *array.shape[1:]))
+
+
+def _together(array: jax.Array) -> jax.Array:
+    """`_by_shard` undone."""
+    return _over_shards(array.reshape(-1, *array.shape[2:]))
+
+
+def _over_shards(array: jax.Array) -> jax.Array:
+    """Its leading axis over the batch axes; heads stay where they are."""
+    free = (PartitionSpec.UNCONSTRAINED,) * (array.ndim - 1)
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(ROW_AXES, *free))
 
 
 def _laid_out(layer: Layer) -> Layer:
-    """Slots over the batch axes, heads over the tensor axis where it divides them."""
+    """Pages, or rows, over the batch axes; heads over the tensor axis where it divides them."""
     mesh = jax.sharding.get_abstract_mesh()
-    divided = layer.key_BKHS.shape[1] % mesh.shape[HEAD_AXIS] == 0
-    spec = PartitionSpec(ROW_AXES, HEAD_AXIS if divided else None)
+    *front, K, _, _ = layer.key_CKHP.shape
+    heads = HEAD_AXIS if K % mesh.shape[HEAD_AXIS] == 0 else None
+    spec = PartitionSpec(ROW_AXES, *(None,) * (len(front) - 1), heads)
     return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, spec), layer)

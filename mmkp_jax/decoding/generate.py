@@ -1,6 +1,6 @@
 """Answers to prompts, decoded in slots that are filled again as soon as their answer has ended.
 
-B slots, R rows of a prefill, K tokens between two looks, V vocabulary, D model width.
+B slots, R rows of a prefill, M moves, J pages of a slot, K tokens between two looks, V vocabulary, D model width.
 
 Every process of a run holds the same prompts and takes the same decisions from the same tokens, which leave the
 devices beside the prompts' states; each loads the pictures of its own rows only, and each comes to all answers.
@@ -10,7 +10,7 @@ import collections
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -20,11 +20,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
-from mmkp_jax.decoding.cache import Cache, Layer, empty_cache, extend, insert, prefill
-from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks
+from mmkp_jax.decoding.cache import Cache, empty_cache, extend, grown, insert, prefill, weights_of
+from mmkp_jax.decoding.paging import Pages, PageTable
+from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks, round_up
 from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, name_number
 from mmkp_jax.models.definition import Definition, Params
-from mmkp_jax.ops.layout import ROW_AXES
+from mmkp_jax.models.layers import Rotation
+from mmkp_jax.models.qwen2_5_vl import mrope_rotation
+from mmkp_jax.ops.layout import ROW_AXES, over_rows
 
 MOST_ROWS = 8
 """Prompts that a device prefills at a time, at most."""
@@ -57,7 +60,7 @@ class Slots(NamedTuple):
     place_B: np.ndarray
     """int32: that token's number in the text."""
     position_B: np.ndarray
-    """int32: its M-RoPE position."""
+    """int32: its M-RoPE position, the same in time, row and column."""
     name_B: np.ndarray
     """uint32."""
     draw_B: np.ndarray
@@ -88,39 +91,45 @@ class Generator:
         stop_tokens: Sequence[int],
         dtype: jnp.dtype,
         sampling: Sampling = GREEDY,
-        look_every: int = 4,
+        look_every: int = 8,
     ):
         self._mesh, self._geometry = mesh, definition.geometry
         self._slots, self._answer_tokens, self._stop_tokens = slots, answer_tokens, frozenset(stop_tokens)
 
-        def filled(params: Params, trunks: Forest) -> tuple[Layer, jax.Array]:
+        def filled(params: Params, trunks: Forest, width: int) -> tuple[Cache, jax.Array]:
             there_R = jax.lax.with_sharding_constraint((trunks.segment_BT > 0).any(axis=1), PartitionSpec())
-            return prefill(definition.bind(params), trunks, dtype), there_R
+            return prefill(definition.bind(params), trunks, width, dtype), there_R
 
-        def decode(params: Params, cache: Cache, slots: Slots) -> tuple[Cache, jax.Array, jax.Array]:
+        def decode(params: Params, cache: Cache, pages: Pages, slots: Slots) -> tuple[Cache, jax.Array, jax.Array]:
             model = definition.bind(params)
+            weights = weights_of(model, dtype)
+            pages, slots = jax.tree.map(over_rows, (pages, slots))
 
-            def one_more(carry: tuple[Cache, Slots], _: None) -> tuple[tuple[Cache, Slots], tuple]:
+            position_BK = slots.position_B[:, None] + jnp.arange(look_every)
+            rotation = mrope_rotation(jnp.repeat(position_BK[..., None], 3, axis=-1), definition.config)
+            rotations = jax.tree.map(lambda array_BKI: jnp.moveaxis(array_BKI[:, :, None], 1, 0), rotation)
+
+            def one_more(carry: tuple[Cache, Slots], rotation: Rotation) -> tuple[tuple[Cache, Slots], tuple]:
                 cache, at = carry
-                cache, hidden_BD = extend(model, cache, at.token_B, at.place_B, at.position_B, dtype)
+                cache, hidden_BD = extend(model, weights, cache, pages, at.token_B, at.place_B, rotation, dtype)
                 logits_BV = jnp.einsum(
                     "bd,vd->bv",
                     hidden_BD,
-                    model.head.astype(dtype),
+                    weights.head_VD,
                     preferred_element_type=jnp.promote_types(dtype, jnp.float32),
                 )
-                token_B = choose(logits_BV, sampling, at.name_B, at.draw_B, at.index_B)
-                following = Slots(token_B, at.place_B + 1, at.position_B + 1, at.name_B, at.draw_B, at.index_B + 1)
+                token_B = over_rows(choose(logits_BV, sampling, at.name_B, at.draw_B, at.index_B))
+                following = at._replace(token_B=token_B, place_B=at.place_B + 1, index_B=at.index_B + 1)
                 return (cache, following), (token_B, hidden_BD)
 
-            (cache, _), (token_KB, hidden_KBD) = jax.lax.scan(one_more, (cache, slots), length=look_every)
+            (cache, _), (token_KB, hidden_KBD) = jax.lax.scan(one_more, (cache, slots), rotations)
             told = token_KB, hidden_KBD[0].astype(jnp.float32)
             return cache, *jax.lax.with_sharding_constraint(told, PartitionSpec())
 
-        self._empty = jax.jit(
-            lambda slots, places: empty_cache(definition, slots, places, dtype), static_argnums=(0, 1)
-        )
-        self._prefill = jax.jit(filled)
+        self._look_every, self._most_pages = look_every, dict[tuple[int, int], int]()
+        self._empty = jax.jit(lambda pages, width: empty_cache(definition, pages, width, dtype), static_argnums=(0, 1))
+        self._grown = jax.jit(grown, static_argnums=1)
+        self._prefill = jax.jit(filled, static_argnums=2)
         self._insert = jax.jit(insert, donate_argnums=0)
         self._decode = jax.jit(decode, donate_argnums=1)
 
@@ -131,9 +140,9 @@ class Generator:
         """
         slots, rows = self._sizes(min(self._slots, 1 << (len(prompts) * draws - 1).bit_length()))
         batches = plan_batches(prompts, rows)
-        places = max((batch.size.tokens for batch in batches), default=0) + self._answer_tokens
+        pages = self._pages(slots, max((batch.size.tokens for batch in batches), default=0))
         table = _Table(prompts, slots, self._answer_tokens, self._stop_tokens)
-        cache = self._on_mesh(self._empty, slots, places)
+        cache = self._on_mesh(self._empty, pages.in_all, pages.width)
         trunks, waiting = None, collections.deque[_Seat]()  # the rows prefilled last, and who waits for a slot there
         with ThreadPoolExecutor(LOADERS) as pool:
             forests = self._forests(pool, batches, rows, load)
@@ -141,20 +150,27 @@ class Generator:
                 while table.free and (waiting or (loaded := next(forests, None))):
                     if not waiting:
                         batch, forest = loaded
-                        trunks, there_R = self._on_mesh(self._prefill, params, forest)
+                        trunks, there_R = self._on_mesh(self._prefill, params, forest, pages.width)
                         there_R = np.asarray(there_R)
                         seats = [_Seat(row, n, draw) for row, n in enumerate(batch.numbers) for draw in range(draws)]
                         waiting.extend(seat for seat in seats if there_R[seat.row])
                         yield from (Answer(seat.prompt, seat.draw, None) for seat in seats if not there_R[seat.row])
-                    cache = self._on_mesh(self._insert, cache, trunks, *table.seat(waiting, at_most=rows))
+                    row_M, slot_M = table.seat(waiting, at_most=-(-rows // 4))
+                    cache = self._with_room(cache, pages, table.places(slot_M))
+                    cache = self._on_mesh(self._insert, cache, trunks, row_M, pages.of(slot_M))
                 if not table.taken:
                     return
-                cache, token_KB, state_BD = self._on_mesh(self._decode, params, cache, table.slots)
+                cache = self._with_room(cache, pages, table.places(table.taken, ahead=self._look_every))
+                cache, token_KB, state_BD = self._on_mesh(self._decode, params, cache, pages.pages, table.slots)
                 table.note_states(state_BD)
-                yield from table.advance(np.asarray(token_KB))
+                for slot, answer in table.advance(np.asarray(token_KB)):
+                    pages.give_back(slot)
+                    yield answer
 
     def lower(self, params: Params, size: RowSize) -> dict[str, jax.stages.Lowered]:
         """The programs for prompts of one size, ready to compile: nothing is computed or loaded.
+
+        Decoding is that with the most pages there can be: every slot's text is as long as it may become.
 
         Args:
             params: their shapes and shardings.
@@ -165,21 +181,41 @@ class Generator:
         trunks = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shards), empty_rows(rows, size, self._geometry)
         )
-        places = size.tokens + self._answer_tokens
+        pages = self._pages(slots, size.tokens)
+        pages.grow(pages.most)
         with jax.set_mesh(self._mesh):
-            empty = self._empty.lower(slots, places)
+            empty = self._empty.lower(pages.in_all, pages.width)
             laid_out = empty.compile().output_shardings
             cache = jax.tree.map(
                 lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), empty.out_info, laid_out
             )
-            decode = self._decode.lower(params, cache, _Table([], slots, self._answer_tokens, frozenset()).slots)
-            return {"prefill": self._prefill.lower(params, trunks), "decode": decode}
+            free = _Table([], slots, self._answer_tokens, frozenset()).slots
+            decode = self._decode.lower(params, cache, pages.pages, free)
+            return {"prefill": self._prefill.lower(params, trunks, pages.width), "decode": decode}
 
     def _sizes(self, wanted: int) -> tuple[int, int]:
         """(slots, rows of a prefill) that the mesh divides."""
         shards = math.prod(self._mesh.shape[axis] for axis in ROW_AXES)
         slots = shards * -(-wanted // shards)
         return slots, shards * min(MOST_ROWS, -(-slots // shards // 4))
+
+    def _pages(self, slots: int, trunk_tokens: int) -> PageTable:
+        """With room for trunks and their first tokens, and for what an earlier call came to."""
+        shards = math.prod(self._mesh.shape[axis] for axis in ROW_AXES)
+        pages = PageTable(shards, slots, trunk_tokens + self._answer_tokens)
+        first = slots // shards * -(-(trunk_tokens + self._look_every) // pages.width)
+        pages.grow(min(pages.most, max(first, self._most_pages.get((slots, pages.width), 0))))
+        return pages
+
+    def _with_room(self, cache: Cache, pages: PageTable, places: dict[int, int]) -> Cache:
+        """The cache, with more pages where slots lack some for so many places; the slots take theirs."""
+        if (needed := pages.needed(places)) > pages.count:
+            pages.grow(min(pages.most, round_up(needed + needed // 8, 8)))  # decoding is compiled for each number
+            self._most_pages[len(pages.pages.page_BJ), pages.width] = pages.count
+            cache = self._on_mesh(self._grown, cache, pages.in_all)
+        for slot, wanted in places.items():
+            pages.take(slot, wanted)
+        return cache
 
     def _on_mesh(self, function: Callable, *args: Any) -> Any:
         with jax.set_mesh(self._mesh):  # not around a yield, or the caller would get it too
@@ -250,22 +286,32 @@ class _Table:
             state_BD = np.asarray(state_BD)
             self.taken |= {slot: self.taken[slot]._replace(state_D=state_BD[slot].copy()) for slot in begun}
 
-    def advance(self, token_KB: np.ndarray) -> Iterator[Answer]:
-        """Adds the tokens to the answers; frees the slots of those that have ended, and gives these out."""
+    def places(self, slots: Iterable[int], *, ahead: int = 0) -> dict[int, int]:
+        """Those of the texts in these slots, if they are taken, and of so many tokens more as far as allowed."""
+        found = {}
+        for slot in slots:
+            if answer := self.taken.get(slot):
+                most = self._prompts[answer.prompt].size.tokens + self._answer_tokens
+                found[slot] = min(int(self.slots.place_B[slot]) + ahead, most)
+        return found
+
+    def advance(self, token_KB: np.ndarray) -> Iterator[tuple[int, Answer]]:
+        """Adds the tokens to the answers; frees the slots of those that have ended, and gives both out."""
         for slot, answer in list(self.taken.items()):
-            if self._has_ended(answer.tokens, token_KB[:, slot].tolist()):
+            if self._has_ended(answer, token_KB[:, slot].tolist()):
                 self.free.append(slot)
-                yield self.taken.pop(slot)
+                yield slot, self.taken.pop(slot)
             else:
                 self.slots.token_B[slot] = token_KB[-1, slot]
                 for array in (self.slots.place_B, self.slots.position_B, self.slots.index_B):
                     array[slot] += len(token_KB)
 
-    def _has_ended(self, written: list[int], following: list[int]) -> bool:
+    def _has_ended(self, answer: Answer, following: list[int]) -> bool:
+        most = min(self._answer_tokens, self._prompts[answer.prompt].most_tokens or self._answer_tokens)
         for token in following:
             if token in self._stop_tokens:
                 return True
-            written.append(token)
-            if len(written) == self._answer_tokens:
+            answer.tokens.append(token)
+            if len(answer.tokens) == most:
                 return True
         return False

@@ -26,6 +26,8 @@ class Prompt(NamedTuple):
     last_token: int
     last_position: int
     """The last token's M-RoPE position."""
+    most_tokens: int | None = None
+    """Of an answer, where that is fewer than the generator allows."""
 
 
 class Batch(NamedTuple):
@@ -66,9 +68,9 @@ def plan_batches(prompts: Sequence[Prompt], rows: int) -> list[Batch]:
     for _, numbers in sorted(alike.items(), reverse=True):
         sizes = [prompts[number].size for number in numbers]
         size = RowSize(
-            tokens=_round_up(max(each.tokens for each in sizes), 8),
-            patches=_round_up(max(each.patches for each in sizes), 8),
-            windows=_round_up(max(each.windows for each in sizes), 1),
+            tokens=round_up(max(each.tokens for each in sizes), 8),
+            patches=round_up(max(each.patches for each in sizes), 8),
+            windows=round_up(max(each.windows for each in sizes), 1),
             labels=0,
             examples=1,
         )
@@ -81,7 +83,7 @@ def plant_trunks(trees: Sequence[Tree | None], size: RowSize, geometry: Geometry
     return plant([[] if tree is None else [trunk_of(tree)] for tree in trees], size, geometry)
 
 
-def _round_up(n: int, unit: int) -> int:
+def round_up(n: int, unit: int) -> int:
     """The next multiple of `unit` that has three binary digits before its zeros, or fewer."""
     unit = max(unit, 1 << max(0, (n - 1).bit_length() - 3))
     return -(-n // unit) * unit

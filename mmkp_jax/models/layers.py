@@ -8,6 +8,7 @@ export rename and stack, and never transpose. Each parameter carries the names o
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,11 +93,23 @@ def rotary_frequencies(width: int, theta: float) -> np.ndarray:
     return np.float32(1) / power
 
 
-def rotate(x_BTNH: jax.Array, angle_BTI: jax.Array) -> jax.Array:
-    """Rotates the pairs (i, i + H/2) of each head by `angle_BTI` (I = H/2, radians), in at least float32."""
+class Rotation(NamedTuple):
+    """By how much pairs are turned: made once for all layers."""
+
+    cos_BTI: jax.Array
+    sin_BTI: jax.Array
+
+
+def rotation_by(angle_BTI: jax.Array) -> Rotation:
+    """Angles in radians."""
+    return Rotation(jnp.cos(angle_BTI), jnp.sin(angle_BTI))
+
+
+def rotate(x_BTNH: jax.Array, by: Rotation) -> jax.Array:
+    """Turns the pairs (i, i + H/2) of each head (I = H/2), in at least float32."""
     wide = x_BTNH.astype(jnp.promote_types(x_BTNH.dtype, jnp.float32))
     left, right = jnp.split(wide, 2, axis=-1)
-    cos, sin = jnp.cos(angle_BTI)[:, :, None], jnp.sin(angle_BTI)[:, :, None]
+    cos, sin = by.cos_BTI[:, :, None], by.sin_BTI[:, :, None]
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BTNH.dtype)
 
 

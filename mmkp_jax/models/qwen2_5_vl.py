@@ -13,7 +13,17 @@ import numpy as np
 from flax import nnx
 
 from mmkp_jax.data.forest import Forest
-from mmkp_jax.models.layers import Linear, RMSNorm, SwiGLU, parameter, rotary_frequencies, rotate, scan_layers
+from mmkp_jax.models.layers import (
+    Linear,
+    RMSNorm,
+    Rotation,
+    SwiGLU,
+    parameter,
+    rotary_frequencies,
+    rotate,
+    rotation_by,
+    scan_layers,
+)
 from mmkp_jax.models.qwen2_5_vl_config import Qwen2_5_VLConfig, VisionConfig
 from mmkp_jax.ops.attention import Attend, dense_attention
 from mmkp_jax.ops.backends import BACKENDS
@@ -64,7 +74,7 @@ class VisionBlock(nnx.Module):
     def __call__(
         self,
         x_BPD: jax.Array,
-        angle_BPI: jax.Array,
+        rotation: Rotation,
         tiles: Tiles,
         attend_picture: Attend,
         full: jax.Array,
@@ -73,7 +83,7 @@ class VisionBlock(nnx.Module):
         B, P, D = x_BPD.shape
         qkv_BPD = self.qkv(self.norm1(x_BPD)).reshape(B, P, 3, self.num_heads, self.head_dim)
         q, k, v = (qkv_BPD[:, :, i] for i in range(3))
-        q, k = rotate(q, angle_BPI), rotate(k, angle_BPI)
+        q, k = rotate(q, rotation), rotate(k, rotation)
         x_BPNH = jax.lax.cond(full, attend_picture, lambda q, k, v: window_attention(q, k, v, tiles), q, k, v)
         x_BPD = x_BPD + self.proj(x_BPNH.reshape(B, P, D))
         return x_BPD + self.mlp(self.norm2(x_BPD))
@@ -118,21 +128,21 @@ class VisionTower(nnx.Module):
         if forest.patch_BPC.shape[1] == 0:  # rows for text only
             return jnp.zeros((*forest.image_BP.shape, config.hidden_size), dtype)
         full_L = np.isin(np.arange(config.depth), config.full_attention_layers)
-        angle_BPI = vision_angles(forest.patch_position_BP2, config.head_dim)
+        rotation = vision_rotation(forest.patch_position_BP2, config.head_dim)
         tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.tile_size)
         attend_picture = BACKENDS[self.attention].pictures(forest.image_BP)
 
         def block(layer: VisionBlock, x_BPD: jax.Array, full: jax.Array) -> jax.Array:
-            return layer(x_BPD, angle_BPI, tiles, attend_picture, full)
+            return layer(x_BPD, rotation, tiles, attend_picture, full)
 
         x_BPD = over_rows(self.patch_embed(forest.patch_BPC, dtype))
         return scan_layers(self.blocks, x_BPD, block, full_L, remat=self.remat)
 
 
-def vision_angles(position_BP2: jax.Array, head_dim: int) -> jax.Array:
-    """Rotary angles [B, P, I]: the first half of the pairs turns with the row, the second with the column."""
+def vision_rotation(position_BP2: jax.Array, head_dim: int) -> Rotation:
+    """Of patches, [B, P, I]: the first half of the pairs turns with the row, the second with the column."""
     frequency = rotary_frequencies(head_dim // 2, 10_000.0)
-    return (position_BP2[..., None] * frequency).reshape(*position_BP2.shape[:2], -1)
+    return rotation_by((position_BP2[..., None] * frequency).reshape(*position_BP2.shape[:2], -1))
 
 
 class DecoderLayer(nnx.Module):
@@ -150,11 +160,11 @@ class DecoderLayer(nnx.Module):
         self.o = Linear((D, N * H), ("embed", "heads"), bias=False, layers=layers, rngs=rngs)
         self.mlp = SwiGLU(D, config.intermediate_size, ("embed", "mlp"), bias=False, layers=layers, rngs=rngs)
 
-    def __call__(self, x_BTD: jax.Array, angle_BTI: jax.Array, attend: Attend) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
         B, T, _ = x_BTD.shape
         h_BTD = self.attention_norm(x_BTD)
         q, k, v = (f(h_BTD).reshape(B, T, -1, self.head_dim) for f in (self.q, self.k, self.v))
-        out_BTNH = attend(rotate(q, angle_BTI), rotate(k, angle_BTI), v)
+        out_BTNH = attend(rotate(q, rotation), rotate(k, rotation), v)
         x_BTD = x_BTD + self.o(out_BTNH.reshape(B, T, -1))
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
@@ -168,17 +178,17 @@ class Decoder(nnx.Module):
         self.norm = RMSNorm(config.hidden_size, "embed", eps=config.rms_norm_eps, layers=None, rngs=rngs)
         self.remat = remat
 
-    def __call__(self, x_BTD: jax.Array, angle_BTI: jax.Array, attend: Attend) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
         def layer(layer: DecoderLayer, x_BTD: jax.Array) -> jax.Array:
-            return layer(x_BTD, angle_BTI, attend)
+            return layer(x_BTD, rotation, attend)
 
         return self.norm(scan_layers(self.layers, x_BTD, layer, remat=self.remat))
 
 
-def mrope_angles(position_BT3: jax.Array, config: Qwen2_5_VLConfig) -> jax.Array:
-    """Rotary angles [B, T, I]: the pairs turn with time, row and column by `mrope_section`."""
+def mrope_rotation(position_BT3: jax.Array, config: Qwen2_5_VLConfig) -> Rotation:
+    """Of tokens, [B, T, I]: the pairs turn with time, row and column by `mrope_section`."""
     axis_I = np.repeat(np.arange(3), config.mrope_section)
-    return position_BT3[..., axis_I] * rotary_frequencies(config.head_dim, config.rope_theta)
+    return rotation_by(position_BT3[..., axis_I] * rotary_frequencies(config.head_dim, config.rope_theta))
 
 
 class Qwen2_5_VL(nnx.Module):
@@ -201,7 +211,7 @@ class Qwen2_5_VL(nnx.Module):
     def decode(self, forest: Forest, features_BPD: jax.Array) -> jax.Array:
         """Hidden states from the vision tower's features, in their dtype."""
         attend = BACKENDS[self.attention].forest(forest.segment_BT, forest.branch_BT)
-        return self.decoder(self.embed(forest, features_BPD), mrope_angles(forest.position_BT3, self.config), attend)
+        return self.decoder(self.embed(forest, features_BPD), mrope_rotation(forest.position_BT3, self.config), attend)
 
     def embed(self, forest: Forest, features_BPD: jax.Array) -> jax.Array:
         """Token embeddings, with each picture's merged features in place of its image tokens: [B, T, D]."""

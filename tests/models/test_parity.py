@@ -17,7 +17,7 @@ from flax import nnx
 from mmkp_jax.data.forest import COT, SFT
 from mmkp_jax.data.geometry import patch_layout
 from mmkp_jax.models.layers import rotary_frequencies
-from mmkp_jax.models.qwen2_5_vl import mrope_angles, vision_angles
+from mmkp_jax.models.qwen2_5_vl import mrope_rotation, vision_rotation
 from mmkp_jax.ops.attention import DENSE
 from mmkp_jax.ops.tiles import lay_tiles
 from tests.parity import BOUND, our_logits, pair_of, relative_error, sequence, their_inputs, their_logits
@@ -94,20 +94,20 @@ def test_blocks_equal_transformers(pair):
     layout = np.concatenate([_window_order(g, config, start) for g, start in zip(tree.grids, (0, 1040), strict=True)])
     assert_close(tower.patch_embed(forest.patch_BPC, jnp.float32)[0], order[layout])
 
-    angles = vision_angles(forest.patch_position_BP2, config.vision.head_dim)
+    rotation = vision_rotation(forest.patch_position_BP2, config.vision.head_dim)
     tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.vision.tile_size)
     attend = DENSE.pictures(forest.image_BP)
     for i in (0, config.vision.full_attention_layers[0]):
         x, out = seen[f"block {i}"]
         full = i in config.vision.full_attention_layers
-        assert_close(layer_of(tower.blocks, i)(x[None], angles, tiles, attend, full)[0], out)
+        assert_close(layer_of(tower.blocks, i)(x[None], rotation, tiles, attend, full)[0], out)
 
     x, out = seen["merger"]
     assert_close(tower.merger(x[None])[0], out)
 
     x, out = seen["decoder layer"]
     attend = DENSE.forest(forest.segment_BT, forest.branch_BT)
-    assert_close(layer_of(model.decoder.layers, 1)(x, mrope_angles(forest.position_BT3, config), attend), out)
+    assert_close(layer_of(model.decoder.layers, 1)(x, mrope_rotation(forest.position_BT3, config), attend), out)
 
 
 @torch.no_grad()

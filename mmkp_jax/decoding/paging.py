@@ -1,0 +1,100 @@
+"""Which pages of the cache hold which slot's text: kept on the host, in plain numpy.
+
+B slots, J pages of a slot's longest text, C pages in all. A mesh divides slots and pages alike: a slot's pages lie in
+its shard, which numbers both by itself.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+NOWHERE = np.int32(2**30)
+"""Beyond every page and place: what is put there is dropped, and no query sees it."""
+
+
+SHORT = 512
+"""Texts of up to so many places have smaller pages: of a text's last page, half is empty."""
+
+
+class Pages(NamedTuple):
+    """Where every place of every slot is, and what every page is of."""
+
+    page_BJ: np.ndarray
+    """int32: a slot's pages in the order of its text; NOWHERE for those it has not come to."""
+    slot_C: np.ndarray
+    """int32: whose page it is; any for a free one."""
+    first_C: np.ndarray
+    """int32: the number in the text of the page's first place; NOWHERE for a free one."""
+
+
+class PageTable:
+    """Gives pages to slots as their texts grow, and takes them back; has none at first.
+
+    Args:
+        slots: in all; the shards divide them.
+        longest: places of the longest text there may be.
+    """
+
+    def __init__(self, shards: int, slots: int, longest: int):
+        self.width = 64 if longest <= SHORT else 128
+        """Places of a page."""
+        self.count = 0
+        """Pages of a shard."""
+        self._slots = slots // shards
+        self.most = self._slots * -(-longest // self.width)
+        """Pages of a shard that are enough whatever the texts come to."""
+        nothing = np.zeros(0, np.int32)
+        self.pages = Pages(np.full((slots, self.most // self._slots), NOWHERE), nothing, nothing)
+        self._has = [0] * slots
+        self._free: list[list[int]] = [[] for _ in range(shards)]
+
+    @property
+    def in_all(self) -> int:
+        """Pages of all shards."""
+        return self.count * len(self._free)
+
+    def of(self, slot_M: np.ndarray) -> np.ndarray:
+        """[M, J]: the slots' pages as `cache.insert` numbers them; a slot that there is not has none."""
+        there_M = slot_M < len(self._has)
+        page_MJ = self.pages.page_BJ[np.where(there_M, slot_M, 0)]
+        first_M1 = (slot_M // self._slots * self.count)[:, None]
+        return np.where(there_M[:, None] & (page_MJ != NOWHERE), page_MJ + first_M1, NOWHERE).astype(np.int32)
+
+    def needed(self, places: dict[int, int]) -> int:
+        """Pages that a shard must have for slots to have so many places each, beside those that are taken."""
+        taken = [self.count - len(free) for free in self._free]
+        for slot, wanted in places.items():
+            taken[slot // self._slots] += max(0, -(-wanted // self.width) - self._has[slot])
+        return max(taken)
+
+    def take(self, slot: int, places: int) -> None:
+        """Gives a slot the pages for so many places; there must be as many."""
+        shard = slot // self._slots
+        while self._has[slot] * self.width < places:
+            self._put(slot, self._has[slot], self._free[shard].pop())
+            self._has[slot] += 1
+
+    def give_back(self, slot: int) -> None:
+        """Frees all pages of a slot."""
+        shard = slot // self._slots
+        for page in self.pages.page_BJ[slot, : self._has[slot]].tolist():
+            self.pages.first_C[shard * self.count + page] = NOWHERE
+            self._free[shard].append(page)
+        self.pages.page_BJ[slot], self._has[slot] = NOWHERE, 0
+
+    def grow(self, count: int) -> None:
+        """To so many pages a shard; those there are keep their numbers."""
+        shards, more = len(self._free), count - self.count
+        slot_C, first_C = (
+            np.pad(array.reshape(shards, -1), ((0, 0), (0, more)), constant_values=value).reshape(-1)
+            for array, value in ((self.pages.slot_C, 0), (self.pages.first_C, NOWHERE))
+        )
+        self.pages = self.pages._replace(slot_C=slot_C, first_C=first_C)
+        for free in self._free:
+            free.extend(range(self.count, count))
+        self.count = count
+
+    def _put(self, slot: int, number: int, page: int) -> None:
+        at = slot // self._slots * self.count + page
+        self.pages.page_BJ[slot, number] = page
+        self.pages.slot_C[at], self.pages.first_C[at] = slot % self._slots, number * self.width
