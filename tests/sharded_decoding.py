@@ -5,6 +5,7 @@ these are given.
 """
 
 import json
+import re
 import sys
 
 import jax
@@ -57,8 +58,22 @@ def main(folder: str, address: str = "", process: str = "") -> None:
             answers = list(generator(params, prompts, load))
             found[how] = {each.prompt: each.tokens for each in answers}
         states = {each.prompt: each.state_D.tolist() for each in answers if each.tokens is not None}
-        report[name] = {"answers": found, "states": states, "loaded": sorted(loaded)}
+        lowered = generator.lower(params, prompts[0].size)["decode"]
+        report[name] = {
+            "answers": found,
+            "states": states,
+            "loaded": sorted(loaded),
+            "sent": sent_per_token(lowered.compile().as_text()),
+        }
     print(json.dumps(report, sort_keys=True))
+
+
+def sent_per_token(program: str) -> list[str]:
+    """The kinds of sending between devices in the loop over tokens."""
+    sending = re.compile(
+        r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\(.*while/body"
+    )
+    return sorted({found[1] for found in sending.finditer(program)})
 
 
 if __name__ == "__main__":

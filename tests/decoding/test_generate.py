@@ -131,6 +131,21 @@ def test_slots_order_and_looks_change_nothing(pair):
     assert {(8 - prompt, draw): tokens for (prompt, draw), tokens in backwards.items()} == expected
 
 
+def test_answers_are_cut_where_each_prompt_says(pair):
+    """And those that take more pages of the cache than others grow it: 64 tokens are a page."""
+    _, definition, params = pair
+    trees = [random_tree(i, definition.config, **KINDS[i % len(KINDS)]) for i in range(6)]
+    whole = answers(definition, params, trees, answer_tokens=150, slots=2)
+    most = [1, 150, 3, 64, 200, 9]
+    generator = Generator(definition, MESH, slots=2, answer_tokens=150, stop_tokens=(), dtype=jnp.float32)
+    prompts = [measure(str(i), tree, definition.geometry) for i, tree in enumerate(trees)]
+    prompts = [prompt._replace(most_tokens=tokens) for prompt, tokens in zip(prompts, most, strict=True)]
+    for _ in range(2):  # the second time with as many pages as the first came to
+        cut = {each.prompt: each.tokens for each in generator(params, prompts, trees.__getitem__)}
+        assert cut == {i: whole[i, 0][:tokens] for i, tokens in enumerate(most)}
+    assert len(cut[4]) == 150
+
+
 def test_samples_depend_on_seed_name_and_draw_alone(pair):
     _, definition, params = pair
     trees = [random_tree(i, definition.config, **KINDS[i % 3]) for i in range(5)]

@@ -56,6 +56,13 @@ def test_a_mesh_answers_as_one_device_does(alone, mesh):
 
 
 @pytest.mark.slow
+def test_no_token_waits_for_other_devices_that_have_all_the_weights(alone):
+    """Where each has a part of them, they are gathered layer by layer."""
+    assert alone["8x1x1"]["sent"] == []
+    assert "all-gather" in alone["1x8x1"]["sent"]
+
+
+@pytest.mark.slow
 def test_two_processes_share_the_pictures_and_both_come_to_all_answers(alone, folder):
     address = f"127.0.0.1:{free_port()}"
     processes = [started(4, str(folder), address, str(number)) for number in range(2)]
