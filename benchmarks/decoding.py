@@ -9,9 +9,9 @@ reason. The paper does not say how much lengths vary: once they have a standard 
 that reason are equally long.
 
 Slots lie on as many CPU devices as there are cores. Whole batches are the same program, given as many posts at a time
-as it has slots: each waits for its longest answer. transformers is given its inputs ready (left padding, posts sorted
-by length of prompt), and of the batch sizes in --transformers the fastest; ours also decodes the pictures' files.
-Answers are compared token by token first. Every side has run once before it is timed; rounds are interleaved. The time
+as it has slots: each waits for its longest answer. transformers is given its batches ready (left padding, posts sorted by
+length of prompt), and of the batch sizes in --transformers the fastest; ours lays out its rows as it goes. No side
+reads pictures' files. Answers are compared token by token first. Every side has run once before it is timed; rounds are interleaved. The time
 to the first token of every post is that of a run that decodes no other. Processor seconds say how much work it was,
 whatever else the machine did meanwhile.
 """
@@ -32,7 +32,7 @@ from benchmarks.machine import describe_machine
 from mmkp_jax.data.blocks import record_of
 from mmkp_jax.data.examples import tree_of
 from mmkp_jax.data.forest import Tree
-from mmkp_jax.data.posts import Record, read_jsonl
+from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.decoding.prompts import measure
 from mmkp_jax.models.qwen2_5_vl import CLIP_MEAN, CLIP_STD
@@ -70,21 +70,21 @@ def main() -> None:
     make_pocket(POCKET)
     opened = open_model(str(POCKET / "model"))
     posts = list(read_jsonl(POCKET / "posts" / "train.jsonl"))[: args.posts]
-    records = [record_of(post, POCKET / "images") for post in posts]
+    trees = [tree_of(record_of(post, POCKET / "images"), opened.recipe, ()) for post in posts]
 
     for name, spread in MIXES.items():
-        lengths = draw_lengths(len(records), spread, args.max_tokens)
+        lengths = draw_lengths(len(trees), spread, args.max_tokens)
         direct, cut = sum(length in DIRECT for length in lengths), lengths.count(args.max_tokens)
         told = f"{direct} without reasoning, {cut} cut at {args.max_tokens}, the longest {max(lengths)}"
         print(f"\n{name}: {len(lengths)} posts, {np.mean(lengths):.1f} tokens each; {told}", flush=True)
-        sides = ours(opened, records, lengths, args.slots, args.max_tokens)
+        sides = ours(opened, trees, lengths, args.slots, args.max_tokens)
         expected = sides["refilled"](args.max_tokens)
         if args.transformers:
-            side = theirs(POCKET / "model", [tree_of(record, opened.recipe, ()) for record in records], lengths)
+            side = theirs(POCKET / "model", trees, lengths)
             sizes = [int(each) for each in args.transformers.split(",")]
             sides["transformers"] = fastest(side, sizes, args.max_tokens)
         check_equal(sides, expected, args.max_tokens)
-        report(interleaved(sides, args.rounds, args.max_tokens), len(records), args)
+        report(interleaved(sides, args.rounds, args.max_tokens), len(trees), args)
 
 
 def draw_lengths(posts: int, spread: float, max_tokens: int) -> list[int]:
@@ -106,9 +106,7 @@ def check_equal(sides: dict[str, Side], expected: Answers, max_tokens: int) -> N
         side(1)  # so that what it compiles for that is there, too
 
 
-def ours(
-    opened: Opened, records: Sequence[Record], lengths: Sequence[int], slots: int, max_tokens: int
-) -> dict[str, Side]:
+def ours(opened: Opened, trees: Sequence[Tree], lengths: Sequence[int], slots: int, max_tokens: int) -> dict[str, Side]:
     """Decoding with slots that are refilled, and in whole batches."""
     mesh = make_mesh({"data": -1})
     params = jax.device_put(opened.params, NamedSharding(mesh, PartitionSpec()))
@@ -119,13 +117,13 @@ def ours(
     }
     geometry = opened.recipe.geometry
     prompts = [
-        measure(record.id, tree_of(record, opened.recipe, ()), geometry)._replace(most_tokens=length)
-        for record, length in zip(records, lengths, strict=True)
+        measure(str(number), tree, geometry)._replace(most_tokens=length)
+        for number, (tree, length) in enumerate(zip(trees, lengths, strict=True))
     ]
 
     def decoded(numbers: Sequence[int], most: int) -> Answers:
         chosen = [prompts[number] for number in numbers]
-        found = generators[most](params, chosen, lambda which: tree_of(records[numbers[which]], opened.recipe, ()))
+        found = generators[most](params, chosen, lambda which: trees[numbers[which]])
         return {numbers[each.prompt]: each.tokens for each in found}
 
     def in_batches(most: int) -> Answers:
