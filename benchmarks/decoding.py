@@ -1,6 +1,6 @@
 """What decoding is worth: posts a second beside transformers' `generate`, and beside whole batches.
 
-    python -m benchmarks.decoding [--posts=N] [--rounds=N] [--slots=N] [--max_tokens=N] [--transformers=16,32,...]
+    python -m benchmarks.decoding [--posts=N] [--rounds=N] [--slots=N] [--max_tokens=N] [--transformers=32,64,...]
 
 All decode the same posts of pocket (text and picture), greedily, with pocket's untrained model in float32. As that
 model ends no answer, each post is told how many tokens its answer has, the same on every side: as in the paper's
@@ -9,18 +9,21 @@ reason. The paper does not say how much lengths vary: once they have a standard 
 that reason are equally long.
 
 Slots lie on as many CPU devices as there are cores. Whole batches are the same program, given as many posts at a time
-as it has slots: each waits for its longest answer. transformers is given its batches ready (left padding, posts sorted by
-length of prompt), and of the batch sizes in --transformers the fastest; ours lays out its rows as it goes. No side
-reads pictures' files. Answers are compared token by token first. Every side has run once before it is timed; rounds are interleaved. The time
-to the first token of every post is that of a run that decodes no other. Processor seconds say how much work it was,
-whatever else the machine did meanwhile.
+as it has slots: each waits for its longest answer. transformers is given its batches ready (left padding, posts sorted
+by length of prompt), and decodes in one process with a thread for each core, and in a process for each core with a
+thread each and every other batch; of these and of the batch sizes in --transformers, the fastest. No side reads
+pictures' files. Answers are compared token by token first. Every side has run before it is timed; rounds are
+interleaved. The time to the first token of every post is that of a run that decodes no other. Processor seconds say how
+much work it was, whatever else the machine did meanwhile.
 """
 
 import argparse
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,8 +45,8 @@ from mmkp_jax.sharding import make_mesh
 
 POCKET = Path("runs/pocket")
 Answers = dict[int, list[int]]
-Side = Callable[[int], Answers]
-"""Decodes all posts up to so many tokens each."""
+Side = Callable[[int], tuple[Answers, float]]
+"""Decodes all posts up to so many tokens each; the processor seconds of other processes than this."""
 
 
 REASONED = (96.82 - 1.89) / (157.37 - 1.89)
@@ -63,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--max_tokens", type=int, default=384)
-    parser.add_argument("--transformers", default="16,32,64,128", help="batch sizes to try; empty leaves it out")
+    parser.add_argument("--transformers", default="32,64,128,256", help="batch sizes to try; empty leaves it out")
     args = parser.parse_args()
 
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
@@ -78,11 +81,10 @@ def main() -> None:
         told = f"{direct} without reasoning, {cut} cut at {args.max_tokens}, the longest {max(lengths)}"
         print(f"\n{name}: {len(lengths)} posts, {np.mean(lengths):.1f} tokens each; {told}", flush=True)
         sides = ours(opened, trees, lengths, args.slots, args.max_tokens)
-        expected = sides["refilled"](args.max_tokens)
+        expected, _ = sides["refilled"](args.max_tokens)
         if args.transformers:
-            side = theirs(POCKET / "model", trees, lengths)
             sizes = [int(each) for each in args.transformers.split(",")]
-            sides["transformers"] = fastest(side, sizes, args.max_tokens)
+            sides["transformers"] = fastest(trees, lengths, sizes, args.max_tokens)
         check_equal(sides, expected, args.max_tokens)
         report(interleaved(sides, args.rounds, args.max_tokens), len(trees), args)
 
@@ -99,10 +101,12 @@ def draw_lengths(posts: int, spread: float, max_tokens: int) -> list[int]:
 def check_equal(sides: dict[str, Side], expected: Answers, max_tokens: int) -> None:
     """Stops unless the answers are equal, but for one in a hundred, where tokens may be as likely up to rounding."""
     for name, side in sides.items():
-        other = [number for number, tokens in side(max_tokens).items() if tokens != expected[number]]
-        print(f"{name}: {len(other)} answers differ")
+        found, _ = side(max_tokens)
+        other = [number for number, tokens in expected.items() if found[number] != tokens]
+        print(f"{name}: {len(other)} answers differ", flush=True)
         if len(other) > len(expected) / 100:
             raise SystemExit("they are not equal: no timing would mean anything")
+        side(max_tokens)
         side(1)  # so that what it compiles for that is there, too
 
 
@@ -110,91 +114,147 @@ def ours(opened: Opened, trees: Sequence[Tree], lengths: Sequence[int], slots: i
     """Decoding with slots that are refilled, and in whole batches."""
     mesh = make_mesh({"data": -1})
     params = jax.device_put(opened.params, NamedSharding(mesh, PartitionSpec()))
-    settings = dict(slots=slots, stop_tokens=(), dtype=opened.dtype)
-    generators = {
-        max_tokens: Generator(opened.definition, mesh, answer_tokens=max_tokens, **settings),
-        1: Generator(opened.definition, mesh, answer_tokens=1, look_every=1, **settings),
-    }
+
+    def generators() -> dict[int, Generator]:
+        settings = dict(slots=slots, stop_tokens=(), dtype=opened.dtype)
+        return {
+            max_tokens: Generator(opened.definition, mesh, answer_tokens=max_tokens, **settings),
+            1: Generator(opened.definition, mesh, answer_tokens=1, look_every=1, **settings),
+        }
+
     geometry = opened.recipe.geometry
     prompts = [
         measure(str(number), tree, geometry)._replace(most_tokens=length)
         for number, (tree, length) in enumerate(zip(trees, lengths, strict=True))
     ]
 
-    def decoded(numbers: Sequence[int], most: int) -> Answers:
+    def decoded(generator: Generator, numbers: Sequence[int]) -> Answers:
         chosen = [prompts[number] for number in numbers]
-        found = generators[most](params, chosen, lambda which: trees[numbers[which]])
+        found = generator(params, chosen, lambda which: trees[numbers[which]])
         return {numbers[each.prompt]: each.tokens for each in found}
 
-    def in_batches(most: int) -> Answers:
+    of_all, of_batches = generators(), generators()  # apart: each keeps as many pages as it once needed
+
+    def refilled(most: int) -> tuple[Answers, float]:
+        return decoded(of_all[most], range(len(prompts))), 0.0
+
+    def in_batches(most: int) -> tuple[Answers, float]:
         found: Answers = {}
         for start in range(0, len(prompts), slots):
-            found |= decoded(range(start, min(start + slots, len(prompts))), most)
-        return found
+            found |= decoded(of_batches[most], range(start, min(start + slots, len(prompts))))
+        return found, 0.0
 
-    return {"refilled": lambda most: decoded(range(len(prompts)), most), "whole batches": in_batches}
+    return {"refilled": refilled, "whole batches": in_batches}
 
 
-def theirs(model: Path, trees: Sequence[Tree], lengths: Sequence[int]) -> Callable[[int], Side]:
-    """transformers' `generate`, for a batch size."""
-    import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration, StoppingCriteria
+class Theirs:
+    """transformers' `generate`, in one process, with a batch size.
 
-    network = Qwen2_5_VLForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
-    network.generation_config.eos_token_id = None
-    image_token = network.config.image_token_id
-    order = sorted(range(len(trees)), key=lambda number: len(trees[number].prompt))
-    mean, std = (np.asarray(each, np.float32).reshape(3, 1, 1) for each in (CLIP_MEAN, CLIP_STD))
+    Args:
+        which: of the batches, those that are decoded here.
+    """
 
-    def inputs(batch: Sequence[int]) -> dict[str, torch.Tensor]:
-        width = max(len(trees[number].prompt) for number in batch)
-        token_BT, mask_BT = np.zeros((len(batch), width), np.int64), np.zeros((len(batch), width), np.int64)
-        for row, number in enumerate(batch):
-            token_BT[row, width - len(trees[number].prompt) :] = trees[number].prompt
-            mask_BT[row, width - len(trees[number].prompt) :] = 1
-        made = {"input_ids": token_BT, "attention_mask": mask_BT, "mm_token_type_ids": token_BT == image_token}
-        if patches := [values for number in batch for values in trees[number].patches]:
+    def __init__(
+        self, trees: Sequence[Tree], lengths: Sequence[int], size: int, threads: int, which: slice = slice(None)
+    ):
+        import torch
+        from transformers import Qwen2_5_VLForConditionalGeneration
+
+        self._torch, self._lengths = torch, lengths
+        torch.set_num_threads(threads)
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(POCKET / "model", dtype=torch.float32)
+        self._model = model.eval()
+        self._model.generation_config.eos_token_id = None
+        order = sorted(range(len(trees)), key=lambda number: len(trees[number].prompt))
+        batches = [order[start : start + size] for start in range(0, len(trees), size)][which]
+        self._batches = [(batch, self._inputs([trees[number] for number in batch])) for batch in batches]
+
+    def __call__(self, most: int) -> tuple[Answers, float]:
+        busy, found = time.process_time(), {}
+        for batch, inputs in self._batches:
+            self._model.model.rope_deltas = None
+            width = inputs["input_ids"].shape[1]
+            ends_B = self._torch.tensor([width + self._lengths[number] for number in batch])
+            with self._torch.no_grad():
+                out = self._model.generate(
+                    **inputs,
+                    max_new_tokens=most,
+                    do_sample=False,
+                    stopping_criteria=[lambda tokens, _, ends_B=ends_B: tokens.shape[1] >= ends_B],
+                    pad_token_id=0,
+                )
+            for number, tokens in zip(batch, out[:, width:].tolist(), strict=True):
+                found[number] = tokens[: min(most, self._lengths[number])]
+        return found, time.process_time() - busy
+
+    def _inputs(self, trees: Sequence[Tree]) -> dict:
+        mean, std = (np.asarray(each, np.float32).reshape(3, 1, 1) for each in (CLIP_MEAN, CLIP_STD))
+        width = max(len(tree.prompt) for tree in trees)
+        token_BT, mask_BT = np.zeros((len(trees), width), np.int64), np.zeros((len(trees), width), np.int64)
+        for row, tree in enumerate(trees):
+            token_BT[row, width - len(tree.prompt) :] = tree.prompt
+            mask_BT[row, width - len(tree.prompt) :] = 1
+        image_BT = token_BT == self._model.config.image_token_id
+        made = {"input_ids": token_BT, "attention_mask": mask_BT, "mm_token_type_ids": image_BT}
+        if patches := [values for tree in trees for values in tree.patches]:
             values = np.concatenate(patches).reshape(-1, 3, 1, 196).astype(np.float32) / 255
             made["pixel_values"] = ((values - mean) / std).repeat(2, axis=2).reshape(len(values), -1)
-            made["image_grid_thw"] = np.array([(1, *grid) for number in batch for grid in trees[number].grids])
-        return {name: torch.from_numpy(array * 1) for name, array in made.items()}
-
-    class Told(StoppingCriteria):
-        """Ends each answer at its length."""
-
-        def __init__(self, batch: Sequence[int], prompt_tokens: int):
-            self._ends_B = torch.tensor([prompt_tokens + lengths[number] for number in batch])
-
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-            return input_ids.shape[1] >= self._ends_B
-
-    @torch.no_grad()
-    def decoded(batches: Sequence[tuple[Sequence[int], dict]], most: int) -> Answers:
-        found: Answers = {}
-        for batch, ready in batches:
-            network.model.rope_deltas = None
-            prompt_tokens = ready["input_ids"].shape[1]
-            told = [Told(batch, prompt_tokens)]
-            out = network.generate(
-                **ready, max_new_tokens=most, do_sample=False, stopping_criteria=told, pad_token_id=0
-            )
-            for number, tokens in zip(batch, out[:, prompt_tokens:].tolist(), strict=True):
-                found[number] = tokens[: min(most, lengths[number])]
-        return found
-
-    def with_batches_of(size: int) -> Side:
-        batches = [order[start : start + size] for start in range(0, len(trees), size)]
-        ready = [(batch, inputs(batch)) for batch in batches]
-        return lambda most: decoded(ready, most)
-
-    return with_batches_of
+            made["image_grid_thw"] = np.array([(1, *grid) for tree in trees for grid in tree.grids])
+        return {name: self._torch.from_numpy(array * 1) for name, array in made.items()}
 
 
-def fastest(side: Callable[[int], Side], batch_sizes: Sequence[int], max_tokens: int) -> Side:
-    """The side with the batch size that takes the fewest seconds."""
-    seconds = {size: timed(side(size), max_tokens).wall for size in batch_sizes}
-    print("transformers, seconds by batch size:", {size: round(each, 1) for size, each in seconds.items()})
-    return side(min(seconds, key=seconds.__getitem__))
+class Processes:
+    """`Theirs` with a thread in each of some processes, every so manyth batch in each; to be closed."""
+
+    def __init__(self, trees: Sequence[Tree], lengths: Sequence[int], size: int, processes: int):
+        context = multiprocessing.get_context("spawn")
+        self._pipes, self._started = [], []
+        for first in range(processes):
+            here, there = context.Pipe()
+            which = slice(first, None, processes)
+            self._started.append(context.Process(target=_serve, args=(there, trees, lengths, size, which), daemon=True))
+            self._started[-1].start()
+            self._pipes.append(here)
+
+    def __call__(self, most: int) -> tuple[Answers, float]:
+        for pipe in self._pipes:
+            pipe.send(most)
+        told = [pipe.recv() for pipe in self._pipes]
+        found = {number: tokens for answers, _ in told for number, tokens in answers.items()}
+        return found, sum(busy for _, busy in told)
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            pipe.send(None)
+        for process in self._started:
+            process.join()
+
+
+def _serve(pipe: Connection, trees: Sequence[Tree], lengths: Sequence[int], size: int, which: slice) -> None:
+    side = Theirs(trees, lengths, size, 1, which)
+    while (most := pipe.recv()) is not None:
+        pipe.send(side(most))
+
+
+def fastest(trees: Sequence[Tree], lengths: Sequence[int], sizes: Sequence[int], max_tokens: int) -> Side:
+    """Of transformers' batch sizes, and of one process and several, what takes the fewest seconds."""
+    cores = os.cpu_count()
+    ways: dict[str, Callable[[int], Side]] = {
+        f"1 process, {cores} threads": lambda size: Theirs(trees, lengths, size, cores),
+        f"{cores} processes": lambda size: Processes(trees, lengths, size, cores),
+    }
+    seconds: dict[tuple[str, int], float] = {}
+    for way, made in ways.items():
+        for size in sizes:
+            side = made(size)
+            side(1)
+            seconds[way, size] = timed(side, max_tokens).wall
+            if isinstance(side, Processes):
+                side.close()
+        print(f"transformers, {way}, seconds by batch size:", {s: round(seconds[way, s], 1) for s in sizes}, flush=True)
+    way, size = min(seconds, key=seconds.__getitem__)
+    print(f"the fastest: {way}, batches of {size}", flush=True)
+    return ways[way](size)
 
 
 class Taken(NamedTuple):
@@ -206,8 +266,9 @@ class Taken(NamedTuple):
 
 def timed(side: Side, most: int) -> Taken:
     start, busy = time.perf_counter(), time.process_time()
-    side(most)
-    return Taken(time.perf_counter() - start, time.process_time() - busy)
+    _, elsewhere = side(most)
+    wall, here = time.perf_counter() - start, time.process_time() - busy
+    return Taken(wall, max(here, elsewhere))  # one of the two works while the other waits
 
 
 def interleaved(sides: dict[str, Side], rounds: int, max_tokens: int) -> dict[str, list[tuple[Taken, Taken]]]:
