@@ -18,6 +18,7 @@ much work it was, whatever else the machine did meanwhile.
 """
 
 import argparse
+import contextlib
 import math
 import multiprocessing
 import os
@@ -232,8 +233,9 @@ class Processes:
 
 def _serve(pipe: Connection, trees: Sequence[Tree], lengths: Sequence[int], size: int, which: slice) -> None:
     side = Theirs(trees, lengths, size, 1, which)
-    while (most := pipe.recv()) is not None:
-        pipe.send(side(most))
+    with contextlib.suppress(EOFError):  # the other end was not closed: it is gone
+        while (most := pipe.recv()) is not None:
+            pipe.send(side(most))
 
 
 def fastest(trees: Sequence[Tree], lengths: Sequence[int], sizes: Sequence[int], max_tokens: int) -> Side:

@@ -1,12 +1,12 @@
 """The key-value cache in pages: filled with trunks, and extended by a token a slot.
 
-B slots, C pages, P places of a page, J pages of a slot's longest text, R rows of a prefill, T token places of a row,
-M moves, L layers, N query heads, K key-value heads, G = N / K, H head width, D model width, V vocabulary.
+B slots, C pages, P places of a page, J pages of a slot's longest text, S shards, R rows of a prefill, T token places of
+a row, M moves, N query heads, K key-value heads, G = N / K, H head width, D model width, V vocabulary, X any axes.
 
 A slot's text is a prompt's trunk and what follows it; place p of it is place p % P of the slot's page p // P, whatever
-page of the cache that is (Kwon et al., 2023, PagedAttention). All pages are read for every token, so there are only as
-many as the texts need at a time, and each is of one slot: attention is computed page by page where the pages lie, and
-put together for each slot. What a free page holds is of an earlier text, or nothing; no query sees it.
+page of the cache that is (Kwon et al., 2023, PagedAttention). All pages are read for every token, so there are few more
+than the texts have needed at one time, not as many as they might become. Attention is computed page by page where the
+pages lie, and put together for each slot. What a free page holds is of an earlier text, or nothing; no query sees it.
 
 Over a mesh pages and slots are divided alike, each shard numbers its own, and a slot's pages lie in its shard.
 """
@@ -113,7 +113,7 @@ def insert(cache: Cache, trunks: Cache, row_M: jax.Array, page_MJ: jax.Array) ->
 
 
 class Weights(NamedTuple):
-    """The decoder's weights as every token needs them, in the dtype of the computation: made once for many tokens."""
+    """The decoder's weights as every token needs them, in the dtype of the computation: made once for all tokens."""
 
     layers: list[nnx.State]
     """One by one: sliced out of their stack, each would be copied for every token, in the parameters' own dtype."""
@@ -124,8 +124,7 @@ def weights_of(model: nnx.Module, dtype: jnp.dtype) -> Weights:
     """Copies of the weights, laid out over a mesh as they are."""
     stacked = jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(model.decoder.layers))
     layers = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(model.config.num_layers)]
-    # behind a barrier, or the compiler moves the copies into the loop over the tokens
-    return jax.lax.optimization_barrier(Weights(layers, model.head.astype(dtype)))
+    return Weights(layers, model.head.astype(dtype))
 
 
 def extend(

@@ -1,6 +1,7 @@
 """Answers to prompts, decoded in slots that are filled again as soon as their answer has ended.
 
-B slots, R rows of a prefill, M moves, J pages of a slot, K tokens between two looks, V vocabulary, D model width.
+B slots, R rows of a prefill, M moves, J pages of a slot, K tokens between two looks, V vocabulary, D model width,
+I pairs of a head.
 
 Every process of a run holds the same prompts and takes the same decisions from the same tokens, which leave the
 devices beside the prompts' states; each loads the pictures of its own rows only, and each comes to all answers.
@@ -20,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
-from mmkp_jax.decoding.cache import Cache, empty_cache, extend, grown, insert, prefill, weights_of
+from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, insert, prefill, weights_of
 from mmkp_jax.decoding.paging import Pages, PageTable
 from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks, round_up
 from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, name_number
@@ -100,9 +101,10 @@ class Generator:
             there_R = jax.lax.with_sharding_constraint((trunks.segment_BT > 0).any(axis=1), PartitionSpec())
             return prefill(definition.bind(params), trunks, width, dtype), there_R
 
-        def decode(params: Params, cache: Cache, pages: Pages, slots: Slots) -> tuple[Cache, jax.Array, jax.Array]:
+        def decode(
+            params: Params, weights: Weights, cache: Cache, pages: Pages, slots: Slots
+        ) -> tuple[Cache, jax.Array, jax.Array]:
             model = definition.bind(params)
-            weights = weights_of(model, dtype)
             pages, slots = jax.tree.map(over_rows, (pages, slots))
 
             position_BK = slots.position_B[:, None] + jnp.arange(look_every)
@@ -131,7 +133,9 @@ class Generator:
         self._grown = jax.jit(grown, static_argnums=1)
         self._prefill = jax.jit(filled, static_argnums=2)
         self._insert = jax.jit(insert, donate_argnums=0)
-        self._decode = jax.jit(decode, donate_argnums=1)
+        self._weights = jax.jit(lambda params: weights_of(definition.bind(params), dtype))
+        # parameters that decoding does not read stay where they are, too: they count among what it takes
+        self._decode = jax.jit(decode, donate_argnums=2, keep_unused=True)
 
     def __call__(self, params: Params, prompts: Sequence[Prompt], load: Load, draws: int = 1) -> Iterator[Answer]:
         """`draws` answers to each prompt, in the order in which they end.
@@ -143,6 +147,7 @@ class Generator:
         pages = self._pages(slots, max((batch.size.tokens for batch in batches), default=0))
         table = _Table(prompts, slots, self._answer_tokens, self._stop_tokens)
         cache = self._on_mesh(self._empty, pages.in_all, pages.width)
+        weights = self._on_mesh(self._weights, params)
         trunks, waiting = None, collections.deque[_Seat]()  # the rows prefilled last, and who waits for a slot there
         with ThreadPoolExecutor(LOADERS) as pool:
             forests = self._forests(pool, batches, rows, load)
@@ -155,13 +160,15 @@ class Generator:
                         seats = [_Seat(row, n, draw) for row, n in enumerate(batch.numbers) for draw in range(draws)]
                         waiting.extend(seat for seat in seats if there_R[seat.row])
                         yield from (Answer(seat.prompt, seat.draw, None) for seat in seats if not there_R[seat.row])
-                    row_M, slot_M = table.seat(waiting, at_most=-(-rows // 4))
+                    row_M, slot_M = table.seat(waiting, at_most=-(-rows // 4))  # few slots are free at a time
                     cache = self._with_room(cache, pages, table.places(slot_M))
                     cache = self._on_mesh(self._insert, cache, trunks, row_M, pages.of(slot_M))
                 if not table.taken:
                     return
                 cache = self._with_room(cache, pages, table.places(table.taken, ahead=self._look_every))
-                cache, token_KB, state_BD = self._on_mesh(self._decode, params, cache, pages.pages, table.slots)
+                cache, token_KB, state_BD = self._on_mesh(
+                    self._decode, params, weights, cache, pages.pages, table.slots
+                )
                 table.note_states(state_BD)
                 for slot, answer in table.advance(np.asarray(token_KB)):
                     pages.give_back(slot)
@@ -184,13 +191,10 @@ class Generator:
         pages = self._pages(slots, size.tokens)
         pages.grow(pages.most)
         with jax.set_mesh(self._mesh):
-            empty = self._empty.lower(pages.in_all, pages.width)
-            laid_out = empty.compile().output_shardings
-            cache = jax.tree.map(
-                lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), empty.out_info, laid_out
-            )
+            cache = _to_come(self._empty.lower(pages.in_all, pages.width))
+            weights = _to_come(self._weights.lower(params))
             free = _Table([], slots, self._answer_tokens, frozenset()).slots
-            decode = self._decode.lower(params, cache, pages.pages, free)
+            decode = self._decode.lower(params, weights, cache, pages.pages, free)
             return {"prefill": self._prefill.lower(params, trunks, pages.width), "decode": decode}
 
     def _sizes(self, wanted: int) -> tuple[int, int]:
@@ -210,7 +214,7 @@ class Generator:
     def _with_room(self, cache: Cache, pages: PageTable, places: dict[int, int]) -> Cache:
         """The cache, with more pages where slots lack some for so many places; the slots take theirs."""
         if (needed := pages.needed(places)) > pages.count:
-            pages.grow(min(pages.most, round_up(needed + needed // 8, 8)))  # decoding is compiled for each number
+            pages.grow(min(pages.most, round_up(needed + needed // 4, 8)))  # decoding is compiled for each number
             self._most_pages[len(pages.pages.page_BJ), pages.width] = pages.count
             cache = self._on_mesh(self._grown, cache, pages.in_all)
         for slot, wanted in places.items():
@@ -246,6 +250,15 @@ class Generator:
         finally:
             for future in begun:
                 future.cancel()
+
+
+def _to_come(lowered: jax.stages.Lowered) -> Any:
+    """The shapes and shardings of what a program gives."""
+    return jax.tree.map(
+        lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+        lowered.out_info,
+        lowered.compile().output_shardings,
+    )
 
 
 class _Seat(NamedTuple):
@@ -307,7 +320,8 @@ class _Table:
                     array[slot] += len(token_KB)
 
     def _has_ended(self, answer: Answer, following: list[int]) -> bool:
-        most = min(self._answer_tokens, self._prompts[answer.prompt].most_tokens or self._answer_tokens)
+        most = self._prompts[answer.prompt].most_tokens
+        most = self._answer_tokens if most is None else min(most, self._answer_tokens)
         for token in following:
             if token in self._stop_tokens:
                 return True

@@ -12,8 +12,8 @@ NOWHERE = np.int32(2**30)
 """Beyond every page and place: what is put there is dropped, and no query sees it."""
 
 
-SHORT = 512
-"""Texts of up to so many places have smaller pages: of a text's last page, half is empty."""
+SHORT_TEXT = 512
+"""Where no text has more places, pages are smaller: half of a text's last page is empty on average."""
 
 
 class Pages(NamedTuple):
@@ -36,7 +36,7 @@ class PageTable:
     """
 
     def __init__(self, shards: int, slots: int, longest: int):
-        self.width = 64 if longest <= SHORT else 128
+        self.width = 64 if longest <= SHORT_TEXT else 128
         """Places of a page."""
         self.count = 0
         """Pages of a shard."""

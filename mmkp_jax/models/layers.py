@@ -1,6 +1,6 @@
 """Layers that the model families share.
 
-B rows, T tokens, P patches, D model width, N query heads, K key-value heads, H head width, F hidden width.
+B rows, T tokens, P patches, D model width, N query heads, K key-value heads, H head width, I = H / 2, F hidden width.
 
 A parameter has the shape of its published tensor; a stack of layers puts one axis in front of it. So loading and
 export rename and stack, and never transpose. Each parameter carries the names of its axes (`logical_axes`), which

@@ -52,9 +52,10 @@ def run(folder: Path) -> dict[str, Any]:
     programs = compile_all({"train": lower_step(config, plan)}, folder)
     if request["prompt"]:
         programs |= compile_all(lower_decoding(config, plan, RowSize(**request["prompt"])), folder)
-        tower = join_params(plan.state["trainable"], plan.state["frozen"])["visual"]
-        if "argument" in programs["decode"]:  # which looks at no picture; the tower stays in memory
-            programs["decode"]["argument"] += tree_bytes(tower)
+        if all("argument" in programs[each] for each in ("prefill", "decode")):
+            params = sum(tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen"))
+            # the cache and the decoder's weights wait in memory
+            programs["prefill"]["argument"] += programs["decode"]["argument"] - params
     return {"state": state_bytes(plan), "in_host": in_host, "mesh": dict(plan.mesh.shape), "programs": programs}
 
 

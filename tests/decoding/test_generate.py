@@ -165,9 +165,9 @@ def test_a_stop_token_and_the_most_tokens_end_an_answer(pair):
     tree = random_tree(2, definition.config, **KINDS[2])
     free = answers(definition, params, [tree])[0, 0]
     assert len(free) == ANSWER_TOKENS
-    for most in (1, 4):
+    for most in (1, 8):
         assert answers(definition, params, [tree], answer_tokens=most)[0, 0] == free[:most]
-    for stop in free[0], free[4]:  # four tokens are decoded between two looks
+    for stop in free[0], free[8]:  # eight tokens are decoded between two looks
         assert answers(definition, params, [tree], stop_tokens=[-5, stop])[0, 0] == free[: free.index(stop)]
 
 

@@ -48,6 +48,7 @@ def test_a_mesh_answers_as_one_device_does(alone, mesh):
     expected, found = alone["1x1x1"], alone[mesh]
     assert found["answers"] == expected["answers"] and found["loaded"] == expected["loaded"]
     greedy = expected["answers"]["greedy"]
+    assert expected["longest"] > 64
     assert greedy["4"] is None and sum(map(len, filter(None, greedy.values()))) > 40
     assert expected["loaded"] == sorted(2 * list(range(13)))
     assert found["states"].keys() == expected["states"].keys() == greedy.keys() - {"4"}
@@ -58,8 +59,8 @@ def test_a_mesh_answers_as_one_device_does(alone, mesh):
 @pytest.mark.slow
 def test_no_token_waits_for_other_devices_that_have_all_the_weights(alone):
     """Where each has a part of them, they are gathered layer by layer."""
-    assert alone["8x1x1"]["sent"] == []
-    assert "all-gather" in alone["1x8x1"]["sent"]
+    assert alone["8x1x1"]["sent"] == {}
+    assert alone["1x8x1"]["sent"]["all-gather"] >= 7 * 3  # seven matrices of three layers
 
 
 @pytest.mark.slow
