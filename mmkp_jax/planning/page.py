@@ -129,13 +129,13 @@ def _memory(subject: Subject, outcome: Outcome) -> str:
     kept = kept_activations(subject, outcome) if config.remat else 0.0
     kinds: dict[str, dict[str, float]] = {name: {} for name in programs}
     for name, each in programs.items():
-        given = state["optimizer"] * trains[name]
+        given = state["trainable"] + state["frozen"] + state["optimizer"] * trains[name]
         waiting = (state["trainable"] + kept) * trains[name]
         kinds[name] = {
             "parameters that train (float32)": state["trainable"],
             f"parameters that do not ({config.frozen_dtype})": state["frozen"],
             f"optimizer's moments ({config.moments_dtype})": state["optimizer"],
-            "rows, or cache and prompts": max(each.arguments - state["trainable"] - state["frozen"] - given, 0.0),
+            "rows; or cache, prompts, decoding weights": max(each.arguments - given, 0.0),
             "gradients (float32)": state["trainable"] * trains[name],
             "layers' inputs, for the backward pass": kept * trains[name],
             "other temporaries": max(each.temporaries - waiting, 0.0),
