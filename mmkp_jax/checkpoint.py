@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import re
 import sys
 import uuid
@@ -150,10 +151,15 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # the latter two from tensorstore
-            of_the_system = re.search(r": ([^:]+) \[os_error_code", str(error))
-            reason = of_the_system[1] if of_the_system else " ".join(str(error).split())
+            reason = _reason(error)
             mend = "see to space and permissions; the run goes on from its last whole checkpoint"
             raise InputError(f"a checkpoint cannot be written ({reason})", str(self._folder), mend) from error
+
+
+def _reason(error: Exception) -> str:
+    """In the system's words where it gave the reason: tensorstore has its number among much else."""
+    of_the_system = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(of_the_system[1])) if of_the_system else " ".join(str(error).split())
 
 
 class Best:

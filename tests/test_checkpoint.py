@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mmkp_jax.checkpoint import Checkpoints
+from mmkp_jax.checkpoint import Checkpoints, _reason
 
 ABANDONED = """
 class Pause:
@@ -31,3 +31,15 @@ def test_what_orbax_abandons_tells_nothing_and_what_others_do_is_told(tmp_path, 
         del reading
         gc.collect()
     assert ("a part could not be read" in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "DATA_LOSS: writing d/0: File too large [os_error_code='27'] [source locations='a.cc:1']",
+        "writing d/0: File too large [source='a: {1}'] [os_error_code='27']",
+    ],
+)
+def test_what_the_system_says_is_told_whatever_stands_around_it(told):
+    assert _reason(ValueError(told)) == "File too large"
+    assert _reason(ValueError("no\n such thing")) == "no such thing"
