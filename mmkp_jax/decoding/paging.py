@@ -61,7 +61,7 @@ class PageTable:
         return np.where(there_M[:, None] & (page_MJ != NOWHERE), page_MJ + first_M1, NOWHERE).astype(np.int32)
 
     def needed(self, places: dict[int, int]) -> int:
-        """Pages that a shard must have for slots to have so many places each, beside those that are taken."""
+        """Pages that a shard must have: those that are taken, and those these slots lack for so many places each."""
         taken = [self.count - len(free) for free in self._free]
         for slot, wanted in places.items():
             taken[slot // self._slots] += max(0, -(-wanted // self.width) - self._has[slot])
