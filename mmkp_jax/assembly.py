@@ -60,7 +60,7 @@ def plan_training(
         InputError: a setting, or the model, cannot be used.
     """
     check_settings(config)
-    _check_memory(config.moments_memory)
+    _named(config, "moments_memory", MEMORIES, "memory")
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
     rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
@@ -195,12 +195,6 @@ def check_settings(config: ConfigDict) -> None:
             raise InputError(f"{value} is out of range", f"config.{field}", f"give a number from {low} to {high}")
 
 
-def _check_memory(named: str) -> None:
-    if named not in MEMORIES:
-        mend = f"choose one of {', '.join(MEMORIES)}"
-        raise InputError(f"unknown memory {named!r}{nearest(str(named), MEMORIES)}", "config.moments_memory", mend)
-
-
 def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
     rows, steps, shards = config.global_batch_size, config.accumulation_steps, mesh.shape["data"] * mesh.shape["fsdp"]
     if min(rows, steps) < 1 or rows % (steps * shards):
@@ -230,10 +224,12 @@ def _check_processes(config: ConfigDict, mesh: Mesh) -> None:
 
 def dtype_of(config: ConfigDict, field: str) -> jnp.dtype:
     """The dtype that a field names; raises InputError for another."""
-    if config[field] not in DTYPES:
-        raise InputError(
-            f"unknown dtype {config[field]!r}{nearest(str(config[field]), DTYPES)}",
-            f"config.{field}",
-            f"choose one of {', '.join(DTYPES)}",
-        )
-    return DTYPES[config[field]]
+    return _named(config, field, DTYPES, "dtype")
+
+
+def _named(config: ConfigDict, field: str, choices: Mapping[str, Any], kind: str) -> Any:
+    """What a field names of some choices; raises InputError for anything else."""
+    if config[field] not in choices:
+        what = f"unknown {kind} {config[field]!r}{nearest(str(config[field]), choices)}"
+        raise InputError(what, f"config.{field}", f"choose one of {', '.join(choices)}")
+    return choices[config[field]]

@@ -21,9 +21,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
-from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, insert, prefill, weights_of
+from mmkp_jax.decoding.cache import Cache, Layer, Weights, empty_cache, extend, grown, insert, prefill, weights_of
 from mmkp_jax.decoding.paging import Pages, PageTable
-from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks, round_up
+from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks
 from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, name_number
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.layers import Rotation
@@ -95,9 +95,10 @@ class Generator:
         look_every: int = 8,
     ):
         self._mesh, self._geometry = mesh, definition.geometry
+        self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
         self._slots, self._answer_tokens, self._stop_tokens = slots, answer_tokens, frozenset(stop_tokens)
 
-        def filled(params: Params, trunks: Forest, width: int) -> tuple[Cache, jax.Array]:
+        def filled(params: Params, trunks: Forest, width: int) -> tuple[Layer, jax.Array]:
             there_R = jax.lax.with_sharding_constraint((trunks.segment_BT > 0).any(axis=1), PartitionSpec())
             return prefill(definition.bind(params), trunks, width, dtype), there_R
 
@@ -128,7 +129,7 @@ class Generator:
             told = token_KB, hidden_KBD[0].astype(jnp.float32)
             return cache, *jax.lax.with_sharding_constraint(told, PartitionSpec())
 
-        self._look_every, self._most_pages = look_every, dict[tuple[int, int], int]()
+        self._look_every = look_every
         self._empty = jax.jit(lambda pages, width: empty_cache(definition, pages, width, dtype), static_argnums=(0, 1))
         self._grown = jax.jit(grown, static_argnums=1)
         self._prefill = jax.jit(filled, static_argnums=2)
@@ -154,7 +155,7 @@ class Generator:
             while True:
                 while table.free and (waiting or (loaded := next(forests, None))):
                     if not waiting:
-                        batch, forest = loaded
+                        trunks, (batch, forest) = None, loaded
                         trunks, there_R = self._on_mesh(self._prefill, params, forest, pages.width)
                         there_R = np.asarray(there_R)
                         seats = [_Seat(row, n, draw) for row, n in enumerate(batch.numbers) for draw in range(draws)]
@@ -177,7 +178,8 @@ class Generator:
     def lower(self, params: Params, size: RowSize) -> dict[str, jax.stages.Lowered]:
         """The programs for prompts of one size, ready to compile: nothing is computed or loaded.
 
-        Decoding is that with the most pages there can be: every slot's text is as long as it may become.
+        Decoding is that with the most pages there can be: every slot's text is as long as it may become. Growth is the
+        last, to so many.
 
         Args:
             params: their shapes and shardings.
@@ -194,28 +196,31 @@ class Generator:
             cache = _to_come(self._empty.lower(pages.in_all, pages.width))
             weights = _to_come(self._weights.lower(params))
             free = _Table([], slots, self._answer_tokens, frozenset()).slots
-            decode = self._decode.lower(params, weights, cache, pages.pages, free)
-            return {"prefill": self._prefill.lower(params, trunks, pages.width), "decode": decode}
+            fewer = self._shards * (pages.most - pages.step)
+            before = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct((fewer, *a.shape[1:]), a.dtype, sharding=a.sharding), cache
+            )
+            return {
+                "prefill": self._prefill.lower(params, trunks, pages.width),
+                "decode": self._decode.lower(params, weights, cache, pages.pages, free),
+                "growth": self._grown.lower(before, pages.in_all),
+            }
 
     def _sizes(self, wanted: int) -> tuple[int, int]:
         """(slots, rows of a prefill) that the mesh divides."""
-        shards = math.prod(self._mesh.shape[axis] for axis in ROW_AXES)
-        slots = shards * -(-wanted // shards)
-        return slots, shards * min(MOST_ROWS, -(-slots // shards // 4))
+        of_shard = -(-wanted // self._shards)
+        return self._shards * of_shard, self._shards * min(MOST_ROWS, -(-of_shard // 4))
 
     def _pages(self, slots: int, trunk_tokens: int) -> PageTable:
-        """With room for trunks and their first tokens, and for what an earlier call came to."""
-        shards = math.prod(self._mesh.shape[axis] for axis in ROW_AXES)
-        pages = PageTable(shards, slots, trunk_tokens + self._answer_tokens)
-        first = slots // shards * -(-(trunk_tokens + self._look_every) // pages.width)
-        pages.grow(min(pages.most, max(first, self._most_pages.get((slots, pages.width), 0))))
+        """With room for trunks and their first tokens."""
+        pages = PageTable(self._shards, slots, trunk_tokens + self._answer_tokens)
+        pages.grow(slots // self._shards * -(-(trunk_tokens + self._look_every) // pages.width))
         return pages
 
     def _with_room(self, cache: Cache, pages: PageTable, places: dict[int, int]) -> Cache:
         """The cache, with more pages where slots lack some for so many places; the slots take theirs."""
         if (needed := pages.needed(places)) > pages.count:
-            pages.grow(min(pages.most, round_up(needed + needed // 4, 8)))  # decoding is compiled for each number
-            self._most_pages[len(pages.pages.page_BJ), pages.width] = pages.count
+            pages.grow(needed)
             cache = self._on_mesh(self._grown, cache, pages.in_all)
         for slot, wanted in places.items():
             pages.take(slot, wanted)
@@ -310,14 +315,15 @@ class _Table:
 
     def advance(self, token_KB: np.ndarray) -> Iterator[tuple[int, Answer]]:
         """Adds the tokens to the answers; frees the slots of those that have ended, and gives both out."""
-        for slot, answer in list(self.taken.items()):
-            if self._has_ended(answer, token_KB[:, slot].tolist()):
-                self.free.append(slot)
-                yield slot, self.taken.pop(slot)
-            else:
-                self.slots.token_B[slot] = token_KB[-1, slot]
-                for array in (self.slots.place_B, self.slots.position_B, self.slots.index_B):
-                    array[slot] += len(token_KB)
+        tokens_B = token_KB.T.tolist()
+        ended = [slot for slot, answer in self.taken.items() if self._has_ended(answer, tokens_B[slot])]
+        for slot in ended:
+            self.free.append(slot)
+            yield slot, self.taken.pop(slot)
+        going = list(self.taken)
+        self.slots.token_B[going] = token_KB[-1, going]
+        for array in (self.slots.place_B, self.slots.position_B, self.slots.index_B):
+            array[going] += len(token_KB)
 
     def _has_ended(self, answer: Answer, following: list[int]) -> bool:
         most = self._prompts[answer.prompt].most_tokens

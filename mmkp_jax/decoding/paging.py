@@ -43,6 +43,8 @@ class PageTable:
         self._slots = slots // shards
         self.most = self._slots * -(-longest // self.width)
         """Pages of a shard that are enough whatever the texts come to."""
+        self.step = -(-self.most // 8)
+        """Pages by which a shard's grow: decoding is compiled for each count there is, so eight times at most."""
         nothing = np.zeros(0, np.int32)
         self.pages = Pages(np.full((slots, self.most // self._slots), NOWHERE), nothing, nothing)
         self._has = [0] * slots
@@ -82,8 +84,9 @@ class PageTable:
             self._free[shard].append(page)
         self.pages.page_BJ[slot], self._has[slot] = NOWHERE, 0
 
-    def grow(self, count: int) -> None:
-        """To so many pages a shard; those there are keep their numbers."""
+    def grow(self, needed: int) -> None:
+        """To so many pages a shard, or a few more; those there are keep their numbers."""
+        count = min(self.most, -(-needed // self.step) * self.step)
         shards, more = len(self._free), count - self.count
         slot_C, first_C = (
             np.pad(array.reshape(shards, -1), ((0, 0), (0, more)), constant_values=value).reshape(-1)

@@ -52,10 +52,13 @@ def run(folder: Path) -> dict[str, Any]:
     programs = compile_all({"train": lower_step(config, plan)}, folder)
     if request["prompt"]:
         programs |= compile_all(lower_decoding(config, plan, RowSize(**request["prompt"])), folder)
-        if all("argument" in programs[each] for each in ("prefill", "decode")):
+        prefill, decode, growth = (programs[name] for name in ("prefill", "decode", "growth"))
+        if all("argument" in each for each in (prefill, decode, growth)):
+            # what waits in memory: parameters, the decoder's weights, the cache, the prompts prefilled last
             params = sum(tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen"))
-            # the cache and the decoder's weights wait in memory
-            programs["prefill"]["argument"] += programs["decode"]["argument"] - params
+            prefill["argument"] += decode["argument"] - params
+            decode["argument"] += prefill["output"]
+            growth["argument"] += decode["argument"] - growth["output"]
     return {"state": state_bytes(plan), "in_host": in_host, "mesh": dict(plan.mesh.shape), "programs": programs}
 
 

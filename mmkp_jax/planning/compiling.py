@@ -68,7 +68,7 @@ class Outcome(NamedTuple):
     """Bytes of its host's memory that a chip's part of the state takes."""
     mesh: Mapping[str, int]
     programs: Mapping[str, Compiled | Refused]
-    """train, and prefill and decode where they were asked for."""
+    """train, and prefill, decode and growth of the cache where they were asked for."""
 
     def needs(self, name: str) -> float:
         """Bytes a chip while a program that compiled runs: a run evaluates with the optimizer's state in memory."""

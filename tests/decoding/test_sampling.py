@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, name_number, nucleus
+from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, most_probable, name_number, nucleus
 
 SHARE = np.array([0.05, 0.4, 0.2, 0.25, 0.1])
 DRAWS = 20_000
@@ -35,6 +35,19 @@ def test_tokens_come_as_often_as_they_should(sampling, expected):
     """Within five standard deviations; a token outside of the nucleus never."""
     expected = np.asarray(expected)
     assert (np.abs(shares(sampling) - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS)).all()
+
+
+@pytest.mark.parametrize("vocabulary", [1, 7, 64, 320, 1344])
+def test_the_most_probable_token_is_the_first_of_equal_ones(vocabulary):
+    rng = np.random.default_rng(vocabulary)
+    logits_BV = np.concatenate(
+        [
+            rng.standard_normal((30, vocabulary)),
+            rng.integers(0, 3, (30, vocabulary)),  # ties within blocks and between them
+            np.where(rng.random((30, vocabulary)) < 0.9, -np.inf, 1.0),  # as beside a nucleus
+        ]
+    ).astype(np.float32)
+    np.testing.assert_array_equal(jax.jit(most_probable)(logits_BV), logits_BV.argmax(axis=-1))
 
 
 def test_the_nucleus_is_transformers():
