@@ -115,33 +115,29 @@ def ours(opened: Opened, trees: Sequence[Tree], lengths: Sequence[int], slots: i
     mesh = make_mesh({"data": -1})
     params = jax.device_put(opened.params, NamedSharding(mesh, PartitionSpec()))
 
-    def generators() -> dict[int, Generator]:
-        settings = dict(slots=slots, stop_tokens=(), dtype=opened.dtype)
-        return {
-            max_tokens: Generator(opened.definition, mesh, answer_tokens=max_tokens, **settings),
-            1: Generator(opened.definition, mesh, answer_tokens=1, look_every=1, **settings),
-        }
-
+    settings = dict(slots=slots, stop_tokens=(), dtype=opened.dtype)
+    generators = {
+        max_tokens: Generator(opened.definition, mesh, answer_tokens=max_tokens, **settings),
+        1: Generator(opened.definition, mesh, answer_tokens=1, look_every=1, **settings),
+    }
     geometry = opened.recipe.geometry
     prompts = [
         measure(str(number), tree, geometry)._replace(most_tokens=length)
         for number, (tree, length) in enumerate(zip(trees, lengths, strict=True))
     ]
 
-    def decoded(generator: Generator, numbers: Sequence[int]) -> Answers:
+    def decoded(most: int, numbers: Sequence[int]) -> Answers:
         chosen = [prompts[number] for number in numbers]
-        found = generator(params, chosen, lambda which: trees[numbers[which]])
+        found = generators[most](params, chosen, lambda which: trees[numbers[which]])
         return {numbers[each.prompt]: each.tokens for each in found}
 
-    of_all, of_batches = generators(), generators()  # apart: each keeps as many pages as it once needed
-
     def refilled(most: int) -> tuple[Answers, float]:
-        return decoded(of_all[most], range(len(prompts))), 0.0
+        return decoded(most, range(len(prompts))), 0.0
 
     def in_batches(most: int) -> tuple[Answers, float]:
         found: Answers = {}
         for start in range(0, len(prompts), slots):
-            found |= decoded(of_batches[most], range(start, min(start + slots, len(prompts))))
+            found |= decoded(most, range(start, min(start + slots, len(prompts))))
         return found, 0.0
 
     return {"refilled": refilled, "whole batches": in_batches}

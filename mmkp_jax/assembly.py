@@ -60,7 +60,7 @@ def plan_training(
         InputError: a setting, or the model, cannot be used.
     """
     check_settings(config)
-    _named(config, "moments_memory", MEMORIES, "memory")
+    _choice(config, "moments_memory", MEMORIES, "memory")  # raises
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
     rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
@@ -224,10 +224,10 @@ def _check_processes(config: ConfigDict, mesh: Mesh) -> None:
 
 def dtype_of(config: ConfigDict, field: str) -> jnp.dtype:
     """The dtype that a field names; raises InputError for another."""
-    return _named(config, field, DTYPES, "dtype")
+    return _choice(config, field, DTYPES, "dtype")
 
 
-def _named(config: ConfigDict, field: str, choices: Mapping[str, Any], kind: str) -> Any:
+def _choice(config: ConfigDict, field: str, choices: Mapping[str, Any], kind: str) -> Any:
     """What a field names of some choices; raises InputError for anything else."""
     if config[field] not in choices:
         what = f"unknown {kind} {config[field]!r}{nearest(str(config[field]), choices)}"

@@ -1,8 +1,7 @@
 """The key-value cache in pages: filled with trunks, and extended by a token a slot.
 
-L layers, B slots, C pages, P places of a page, J pages of a slot's longest text, S shards, R rows of a prefill, T token
-places of a row, M moves, N query heads, K key-value heads, G = N / K, H head width, D model width, V vocabulary, X any
-axes.
+B slots, C pages, P places of a page, J pages of a slot's longest text, S shards, R rows of a prefill, T token places of
+a row, M moves, N query heads, K key-value heads, G = N / K, H head width, D model width, V vocabulary, X any axes.
 
 A slot's text is a prompt's trunk and what follows it; place p of it is place p % P of the slot's page p // P, whatever
 page of the cache that is (Kwon et al., 2023, PagedAttention). All pages are read for every token, so there are few more
@@ -66,12 +65,11 @@ def grown(cache: Cache, pages: int) -> Cache:
     return tuple(_laid_out(jax.tree.map(padded, layer)) for layer in cache)
 
 
-def prefill(model: nnx.Module, trunks: Forest, width: int, dtype: jnp.dtype) -> Layer:
+def prefill(model: nnx.Module, trunks: Forest, width: int, dtype: jnp.dtype) -> Cache:
     """Keys and values of a trunk a row: what training computes of it, the vision tower included.
 
     Returns:
-        All layers' in one, each row's in pages of `width` places: [L, R, J] in front instead of [C]; behind the trunk
-        the last page is of no use.
+        Each row's pages of `width` places, [R, J] in front instead of [C]; behind the trunk the last is of no use.
     """
     attend = BACKENDS[model.attention].forest(trunks.segment_BT, trunks.branch_BT)
     rotation = mrope_rotation(trunks.position_BT3, model.config)
@@ -82,7 +80,7 @@ def prefill(model: nnx.Module, trunks: Forest, width: int, dtype: jnp.dtype) -> 
     def paged(k_RTKH: jax.Array, v_RTKH: jax.Array) -> Layer:
         whole = (0, 0), (0, J * width - T), (0, 0), (0, 0)
         k_RJPKH, v_RJPKH = (jnp.pad(a, whole).reshape(R, J, width, *a.shape[2:]) for a in (k_RTKH, v_RTKH))
-        return Layer(jnp.moveaxis(k_RJPKH, 2, 4), jnp.moveaxis(v_RJPKH, 2, 3))
+        return _laid_out(Layer(jnp.moveaxis(k_RJPKH, 2, 4), jnp.moveaxis(v_RJPKH, 2, 3)))
 
     def layer(x_RTD: jax.Array, number: int | jax.Array) -> tuple[jax.Array, Layer]:
         kept: list[Layer] = []
@@ -98,10 +96,10 @@ def prefill(model: nnx.Module, trunks: Forest, width: int, dtype: jnp.dtype) -> 
     last = model.config.num_layers - 1
     x_RTD, layers = jax.lax.scan(layer, model.embed(trunks, model.visual(trunks, dtype)), jnp.arange(last))
     _, of_last = layer(x_RTD, last)  # of which only keys and values are computed
-    return _laid_out(jax.tree.map(lambda first, last: jnp.concatenate([first, last[None]]), layers, of_last), rows=1)
+    return *(jax.tree.map(operator.itemgetter(i), layers) for i in range(last)), of_last
 
 
-def insert(cache: Cache, trunks: Layer, row_M: jax.Array, page_MJ: jax.Array) -> Cache:
+def insert(cache: Cache, trunks: Cache, row_M: jax.Array, page_MJ: jax.Array) -> Cache:
     """Copies rows of a prefill into pages.
 
     Args:
@@ -109,13 +107,12 @@ def insert(cache: Cache, trunks: Layer, row_M: jax.Array, page_MJ: jax.Array) ->
         row_M: the row of each move.
         page_MJ: the pages of all shards that it goes to; what goes to a page that there is not is dropped.
     """
-    page_MJ = page_MJ[:, : trunks.key_CKHP.shape[2]]
-    moved = jax.tree.map(lambda array: array[:, row_M], trunks)  # of all layers at once, as rows may change devices
+    page_MJ = page_MJ[:, : trunks[0].key_CKHP.shape[1]]
 
-    def filled(number: int, layer: Layer) -> Layer:
-        return jax.tree.map(lambda pages, new: pages.at[page_MJ].set(new[number], mode="drop"), layer, moved)
+    def filled(pages: jax.Array, rows: jax.Array) -> jax.Array:
+        return pages.at[page_MJ].set(rows[row_M], mode="drop")
 
-    return tuple(_laid_out(filled(number, layer)) for number, layer in enumerate(cache))
+    return tuple(_laid_out(jax.tree.map(filled, *layers)) for layers in zip(cache, trunks, strict=True))
 
 
 class Weights(NamedTuple):
@@ -232,10 +229,10 @@ def _over_shards(array: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, PartitionSpec(ROW_AXES, *free))
 
 
-def _laid_out(layer: Layer, rows: int = 0) -> Layer:
-    """Pages, or rows, which are that axis, over the batch axes; heads over the tensor axis where it divides them."""
+def _laid_out(layer: Layer) -> Layer:
+    """Pages, or rows, over the batch axes; heads over the tensor axis where it divides them."""
     mesh = jax.sharding.get_abstract_mesh()
     *front, K, _, _ = layer.key_CKHP.shape
-    spec: list = [None] * len(front) + [HEAD_AXIS if K % mesh.shape[HEAD_AXIS] == 0 else None]
-    spec[rows] = ROW_AXES
-    return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, PartitionSpec(*spec)), layer)
+    heads = HEAD_AXIS if K % mesh.shape[HEAD_AXIS] == 0 else None
+    spec = PartitionSpec(ROW_AXES, *(None,) * (len(front) - 1), heads)
+    return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, spec), layer)

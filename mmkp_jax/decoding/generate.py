@@ -8,6 +8,7 @@ devices beside the prompts' states; each loads the pictures of its own rows only
 """
 
 import collections
+import contextlib
 import itertools
 import math
 import os
@@ -21,9 +22,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
-from mmkp_jax.decoding.cache import Cache, Layer, Weights, empty_cache, extend, grown, insert, prefill, weights_of
+from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, insert, prefill, weights_of
 from mmkp_jax.decoding.paging import Pages, PageTable
-from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks
+from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks, row_size
 from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, name_number
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.layers import Rotation
@@ -98,7 +99,7 @@ class Generator:
         self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
         self._slots, self._answer_tokens, self._stop_tokens = slots, answer_tokens, frozenset(stop_tokens)
 
-        def filled(params: Params, trunks: Forest, width: int) -> tuple[Layer, jax.Array]:
+        def filled(params: Params, trunks: Forest, width: int) -> tuple[Cache, jax.Array]:
             there_R = jax.lax.with_sharding_constraint((trunks.segment_BT > 0).any(axis=1), PartitionSpec())
             return prefill(definition.bind(params), trunks, width, dtype), there_R
 
@@ -132,10 +133,10 @@ class Generator:
         self._look_every = look_every
         self._empty = jax.jit(lambda pages, width: empty_cache(definition, pages, width, dtype), static_argnums=(0, 1))
         self._grown = jax.jit(grown, static_argnums=1)
-        self._prefill = jax.jit(filled, static_argnums=2)
+        # parameters that a program does not read stay where they are, too: they count among what it takes
+        self._prefill = jax.jit(filled, static_argnums=2, keep_unused=True)
         self._insert = jax.jit(insert, donate_argnums=0)
         self._weights = jax.jit(lambda params: weights_of(definition.bind(params), dtype))
-        # parameters that decoding does not read stay where they are, too: they count among what it takes
         self._decode = jax.jit(decode, donate_argnums=2, keep_unused=True)
 
     def __call__(self, params: Params, prompts: Sequence[Prompt], load: Load, draws: int = 1) -> Iterator[Answer]:
@@ -150,14 +151,16 @@ class Generator:
         cache = self._on_mesh(self._empty, pages.in_all, pages.width)
         weights = self._on_mesh(self._weights, params)
         trunks, waiting = None, collections.deque[_Seat]()  # the rows prefilled last, and who waits for a slot there
-        with ThreadPoolExecutor(LOADERS) as pool:
-            forests = self._forests(pool, batches, rows, load)
+        with (
+            ThreadPoolExecutor(LOADERS) as pool,
+            contextlib.closing(self._forests(pool, batches, rows, load)) as forests,  # before the pool, which waits
+        ):
             while True:
                 while table.free and (waiting or (loaded := next(forests, None))):
                     if not waiting:
-                        trunks, (batch, forest) = None, loaded
+                        (batch, forest), loaded, trunks = loaded, None, None  # what was before need not wait in memory
                         trunks, there_R = self._on_mesh(self._prefill, params, forest, pages.width)
-                        there_R = np.asarray(there_R)
+                        there_R, forest = np.asarray(there_R), None
                         seats = [_Seat(row, n, draw) for row, n in enumerate(batch.numbers) for draw in range(draws)]
                         waiting.extend(seat for seat in seats if there_R[seat.row])
                         yield from (Answer(seat.prompt, seat.draw, None) for seat in seats if not there_R[seat.row])
@@ -178,33 +181,34 @@ class Generator:
     def lower(self, params: Params, size: RowSize) -> dict[str, jax.stages.Lowered]:
         """The programs for prompts of one size, ready to compile: nothing is computed or loaded.
 
-        Decoding is that with the most pages there can be: every slot's text is as long as it may become. Growth is the
-        last, to so many.
+        Decoding is that with the most pages there can be: every slot's text is as long as it may become. Growth of the
+        cache is the last, to so many, if it ever grows.
 
         Args:
             params: their shapes and shardings.
-            size: of a prompt's row.
+            size: of the longest prompt, which may be rounded up.
         """
         slots, rows = self._sizes(self._slots)
+        size = row_size([size])
         shards = NamedSharding(self._mesh, PartitionSpec(ROW_AXES))
         trunks = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shards), empty_rows(rows, size, self._geometry)
         )
         pages = self._pages(slots, size.tokens)
+        fewer = max(pages.count, pages.before_last)
         pages.grow(pages.most)
         with jax.set_mesh(self._mesh):
             cache = _to_come(self._empty.lower(pages.in_all, pages.width))
             weights = _to_come(self._weights.lower(params))
             free = _Table([], slots, self._answer_tokens, frozenset()).slots
-            fewer = self._shards * (pages.most - pages.step)
-            before = jax.tree.map(
-                lambda a: jax.ShapeDtypeStruct((fewer, *a.shape[1:]), a.dtype, sharding=a.sharding), cache
-            )
-            return {
+            programs = {
                 "prefill": self._prefill.lower(params, trunks, pages.width),
                 "decode": self._decode.lower(params, weights, cache, pages.pages, free),
-                "growth": self._grown.lower(before, pages.in_all),
             }
+            if fewer < pages.most:
+                before = _to_come(self._empty.lower(self._shards * fewer, pages.width))
+                programs["growth"] = self._grown.lower(before, pages.in_all)
+            return programs
 
     def _sizes(self, wanted: int) -> tuple[int, int]:
         """(slots, rows of a prefill) that the mesh divides."""

@@ -43,8 +43,7 @@ class PageTable:
         self._slots = slots // shards
         self.most = self._slots * -(-longest // self.width)
         """Pages of a shard that are enough whatever the texts come to."""
-        self.step = -(-self.most // 8)
-        """Pages by which a shard's grow: decoding is compiled for each count there is, so eight times at most."""
+        self._step = -(-self.most // 8)  # decoding is compiled for each count there is: eight times at most
         nothing = np.zeros(0, np.int32)
         self.pages = Pages(np.full((slots, self.most // self._slots), NOWHERE), nothing, nothing)
         self._has = [0] * slots
@@ -54,6 +53,11 @@ class PageTable:
     def in_all(self) -> int:
         """Pages of all shards."""
         return self.count * len(self._free)
+
+    @property
+    def before_last(self) -> int:
+        """The largest count but the most."""
+        return (self.most - 1) // self._step * self._step
 
     def of(self, slot_M: np.ndarray) -> np.ndarray:
         """[M, J]: the slots' pages as `cache.insert` numbers them; a slot that there is not has none."""
@@ -85,8 +89,8 @@ class PageTable:
         self.pages.page_BJ[slot], self._has[slot] = NOWHERE, 0
 
     def grow(self, needed: int) -> None:
-        """To so many pages a shard, or a few more; those there are keep their numbers."""
-        count = min(self.most, -(-needed // self.step) * self.step)
+        """To so many pages a shard, rounded up to whole eighths of the most; those there are keep their numbers."""
+        count = min(self.most, -(-needed // self._step) * self._step)
         shards, more = len(self._free), count - self.count
         slot_C, first_C = (
             np.pad(array.reshape(shards, -1), ((0, 0), (0, more)), constant_values=value).reshape(-1)

@@ -66,16 +66,20 @@ def plan_batches(prompts: Sequence[Prompt], rows: int) -> list[Batch]:
         alike.setdefault((max(prompt.size.tokens, SHORT) - 1).bit_length(), []).append(number)
     batches = []
     for _, numbers in sorted(alike.items(), reverse=True):
-        sizes = [prompts[number].size for number in numbers]
-        size = RowSize(
-            tokens=round_up(max(each.tokens for each in sizes), 8),
-            patches=round_up(max(each.patches for each in sizes), 8),
-            windows=round_up(max(each.windows for each in sizes), 1),
-            labels=0,
-            examples=1,
-        )
+        size = row_size([prompts[number].size for number in numbers])
         batches += [Batch(numbers[i : i + rows], size) for i in range(0, len(numbers), rows)]
     return batches
+
+
+def row_size(sizes: Sequence[RowSize]) -> RowSize:
+    """A row that holds any of these trunks, rounded up: few sizes are to be compiled for."""
+    return RowSize(
+        tokens=_round_up(max(each.tokens for each in sizes), 8),
+        patches=_round_up(max(each.patches for each in sizes), 8),
+        windows=_round_up(max(each.windows for each in sizes), 1),
+        labels=0,
+        examples=1,
+    )
 
 
 def plant_trunks(trees: Sequence[Tree | None], size: RowSize, geometry: Geometry) -> Forest:
@@ -83,7 +87,7 @@ def plant_trunks(trees: Sequence[Tree | None], size: RowSize, geometry: Geometry
     return plant([[] if tree is None else [trunk_of(tree)] for tree in trees], size, geometry)
 
 
-def round_up(n: int, unit: int) -> int:
+def _round_up(n: int, unit: int) -> int:
     """The next multiple of `unit` that has three binary digits before its zeros, or fewer."""
     unit = max(unit, 1 << max(0, (n - 1).bit_length() - 3))
     return -(-n // unit) * unit

@@ -1,6 +1,6 @@
 """The next token from the logits: the most probable one, or a draw.
 
-B slots, V vocabulary, X blocks of it.
+B slots, V vocabulary, X blocks of it, Y tokens of a block.
 """
 
 import math
@@ -60,10 +60,10 @@ def most_probable(logits_BV: jax.Array) -> jax.Array:
     that carry their place is not vectorised on CPUs.
     """
     B, V = logits_BV.shape
-    blocks_BXV = logits_BV.reshape(B, math.gcd(V, 64), -1)
-    best_B = blocks_BXV.max(axis=-1).argmax(axis=-1)
-    within_B = jnp.take_along_axis(blocks_BXV, best_B[:, None, None], axis=1)[:, 0].argmax(axis=-1)
-    return (best_B * blocks_BXV.shape[2] + within_B).astype(jnp.int32)
+    blocks_BXY = logits_BV.reshape(B, math.gcd(V, 64), -1)
+    best_B = blocks_BXY.max(axis=-1).argmax(axis=-1)
+    within_B = jnp.take_along_axis(blocks_BXY, best_B[:, None, None], axis=1)[:, 0].argmax(axis=-1)
+    return (best_B * blocks_BXY.shape[2] + within_B).astype(jnp.int32)
 
 
 def nucleus(logits_BV: jax.Array, top_p: float) -> jax.Array:

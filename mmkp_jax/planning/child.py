@@ -52,14 +52,21 @@ def run(folder: Path) -> dict[str, Any]:
     programs = compile_all({"train": lower_step(config, plan)}, folder)
     if request["prompt"]:
         programs |= compile_all(lower_decoding(config, plan, RowSize(**request["prompt"])), folder)
-        prefill, decode, growth = (programs[name] for name in ("prefill", "decode", "growth"))
-        if all("argument" in each for each in (prefill, decode, growth)):
-            # what waits in memory: parameters, the decoder's weights, the cache, the prompts prefilled last
-            params = sum(tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen"))
-            prefill["argument"] += decode["argument"] - params
-            decode["argument"] += prefill["output"]
-            growth["argument"] += decode["argument"] - growth["output"]
+        count_what_waits(programs, sum(tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen")))
     return {"state": state_bytes(plan), "in_host": in_host, "mesh": dict(plan.mesh.shape), "programs": programs}
+
+
+def count_what_waits(programs: Mapping[str, dict[str, Any]], params: float) -> None:
+    """Adds to the arguments of the programs of decoding what else is in memory while they run.
+
+    These are parameters, which `params` bytes are, the decoder's weights, the cache and the prompts prefilled last.
+    """
+    prefill, decode = programs["prefill"], programs["decode"]
+    if "argument" in prefill and "argument" in decode:
+        prefill["argument"] += decode["argument"] - params
+        decode["argument"] += prefill["output"]
+        if "argument" in (growth := programs.get("growth", {})):
+            growth["argument"] += decode["argument"] - growth["output"]
 
 
 def compile_all(programs: Mapping[str, jax.stages.Lowered], folder: Path) -> dict[str, dict[str, Any]]:
@@ -110,7 +117,7 @@ def lower_step(config: ConfigDict, plan: Plan) -> jax.stages.Lowered:
 
 
 def lower_decoding(config: ConfigDict, plan: Plan, prompt: RowSize) -> dict[str, jax.stages.Lowered]:
-    """Prefill, and decoding of a few tokens, as a run evaluates."""
+    """Prefill, decoding of a few tokens, and growth of the cache, if it grows, as a run evaluates."""
     generator = Generator(
         plan.definition,
         plan.mesh,

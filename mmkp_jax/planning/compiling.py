@@ -68,7 +68,7 @@ class Outcome(NamedTuple):
     """Bytes of its host's memory that a chip's part of the state takes."""
     mesh: Mapping[str, int]
     programs: Mapping[str, Compiled | Refused]
-    """train, and prefill, decode and growth of the cache where they were asked for."""
+    """train, and where they were asked for, prefill, decode and, if the cache ever grows, its growth."""
 
     def needs(self, name: str) -> float:
         """Bytes a chip while a program that compiled runs: a run evaluates with the optimizer's state in memory."""
@@ -86,7 +86,7 @@ def check_compiler(topology: Topology) -> None:
 def compile_config(
     config: ConfigDict, published: Mapping[str, Any], where: str, topology: Topology, prompt: RowSize | None = None
 ) -> Outcome:
-    """Compiles a config's train step and, for prompts of a size, prefill and decode.
+    """Compiles a config's train step and, for prompts of a size, prefill, decode and growth of the cache.
 
     Args:
         published: the model's `config.json`, read at `where`.

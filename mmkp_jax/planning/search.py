@@ -41,7 +41,7 @@ def fits(outcome: Outcome, topology: Topology) -> bool:
 
 
 def compile_subject(subject: Subject, topology: Topology, *, decoding: bool) -> Outcome:
-    """Compiles the train step and, if wanted, prefill and decode for the longest prompts.
+    """Compiles the train step and, if wanted, prefill, decode and growth of the cache for the longest prompts.
 
     Raises:
         InputError: see `compile_config`.

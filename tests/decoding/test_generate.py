@@ -140,7 +140,7 @@ def test_answers_are_cut_where_each_prompt_says(pair):
     generator = Generator(definition, MESH, slots=2, answer_tokens=150, stop_tokens=(), dtype=jnp.float32)
     prompts = [measure(str(i), tree, definition.geometry) for i, tree in enumerate(trees)]
     prompts = [prompt._replace(most_tokens=tokens) for prompt, tokens in zip(prompts, most, strict=True)]
-    for _ in range(2):  # the second time with as many pages as the first came to
+    for _ in range(2):  # the second time with programs that are there
         cut = {each.prompt: each.tokens for each in generator(params, prompts, trees.__getitem__)}
         assert cut == {i: whole[i, 0][:tokens] for i, tokens in enumerate(most)}
     assert len(cut[4]) == 150
