@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from mmkp_jax.errors import LOST, InputError, LostError, nearest
+from mmkp_jax.runtime.paths import check_all_local
+from mmkp_jax.runtime.terminal import print_anywhere
 
 DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -48,6 +50,8 @@ class Parser(argparse.ArgumentParser):
         for each in rest:
             if not each.startswith("--config."):
                 self._refuse(each, flags)
+        for name, value in vars(flags).items():
+            check_all_local(value, f"--{name}")
         return flags, rest
 
     def _refuse(self, flag: str, flags: argparse.Namespace) -> NoReturn:
@@ -63,6 +67,7 @@ def status_of(
     Args:
         interrupted: the line to leave at a Ctrl-C, which ends in 130.
     """
+    print_anywhere()
     try:
         with disk_errors_in_one_line():
             status = run(arguments)

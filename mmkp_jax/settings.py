@@ -9,6 +9,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.runtime.paths import check_local
+
+PATHS = ("model.path", "data.path", "data.train_keyphrases", "data.kinds")
+"""Fields that name local files or folders (`data.path` a list of them; `model.path` may be a hub id)."""
 
 
 def read_config(named: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -39,6 +43,10 @@ def read_config(named: str, overrides: Sequence[str] = ()) -> ConfigDict:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split())
         raise InputError(reason, "flags", "see --help and configs/base.py") from None
+    for field, value in leaves(values.config.to_dict()):
+        if field in PATHS:
+            for each in str(value).split(","):
+                check_local(each.strip(), f"config.{field}")
     return values.config
 
 

@@ -1,0 +1,38 @@
+"""Paths as people write them: local ones; a bucket or a URL is refused before anything is made."""
+
+import os
+import re
+from collections.abc import Iterable
+
+from mmkp_jax.errors import InputError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/")  # one letter is a drive; pathlib makes `gs://` into `gs:/`
+
+
+def scheme_of(path: str | os.PathLike[str]) -> str | None:
+    """The scheme of what looks like a URL (`gs`, `s3`, `https`, `file`), also after pathlib took a slash away."""
+    found = _SCHEME.match(os.fspath(path))
+    return found[1].lower() if found else None
+
+
+def check_local(path: str | os.PathLike[str], where: str) -> None:
+    """Refuses a path that names a bucket or a URL.
+
+    Args:
+        where: the flag or field that gave it.
+
+    Raises:
+        InputError: it does.
+    """
+    if scheme := scheme_of(path):
+        hint = "give the path itself" if scheme == "file" else "give a local folder, or one where the bucket is mounted"
+        raise InputError(f"{scheme}:// is not a local path, and only those can be used", where, hint)
+
+
+def check_all_local(value: object, where: str) -> None:
+    """`check_local` of a path, or of every path in a list; other values pass."""
+    if isinstance(value, os.PathLike):
+        check_local(value, where)
+    elif isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        for each in value:
+            check_all_local(each, where)
