@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from mmkp_jax.data.images import ImageError, check_aspect, decode, image_path
+from mmkp_jax.data.image_files import ImageError, image_path, read_image
+from mmkp_jax.data.images import check_aspect, upright_size
 from mmkp_jax.data.posts import Post, Record, Reject, restored, restored_reject
 from mmkp_jax.errors import InputError
 
@@ -176,8 +177,8 @@ def record_of(post: Post | Reject, image_root: str | Path) -> Record | Reject:
     data, width, height = b"", 0, 0
     if post.image is not None:
         try:
-            data = image_path(image_root, post.image).read_bytes()
-            width, height = decode(data).size
+            data = read_image(image_path(image_root, post.image))
+            width, height = upright_size(data)
             check_aspect(height, width)
         except (ImageError, OSError) as error:
             reason = error.reason if isinstance(error, ImageError) else f"the image cannot be read ({error.strerror})"

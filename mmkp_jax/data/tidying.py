@@ -1,0 +1,44 @@
+"""What is taken from a row although it is not as it should be, counted: one note a file says so."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+NOTES = {
+    "number": "{n} with a number as id, taken as text",
+    "unnamed": "{n} without an id, named after the file and line",
+    "imageless": "{n} without 'image', taken as posts without one",
+    "string": "{n} with keyphrases in one text, split at ';'",
+    "blanks": "{n} with line breaks or more than one blank in a keyphrase, made one blank",
+    "repeats": "{n} with a keyphrase twice (whatever its case), kept once",
+}
+"""What a note says, by what was found."""
+
+
+class Notes:
+    """How many rows of each file were not quite as they should be."""
+
+    def __init__(self):
+        self._found: dict[str, Counter[str]] = {}
+
+    def count(self, file: str, what: str) -> None:
+        """Counts a row of a file; `what` is one of `NOTES`."""
+        self._found.setdefault(file, Counter())[what] += 1
+
+    def lines(self) -> list[str]:
+        """One line for each file that has any."""
+        return [
+            f"{file}: taken as meant: " + "; ".join(f"rows {NOTES[w].format(n=f'{n:,}')}" for w, n in found.items())
+            for file, found in self._found.items()
+        ]
+
+
+def tidy(keyphrases: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Keyphrases with each run of blanks as one blank and each once (whatever its case), and what of `NOTES` changed."""
+    joined = [" ".join(each.split()) for each in keyphrases]
+    once = tuple({each.lower(): each for each in reversed(joined)}[each.lower()] for each in _firsts(joined))
+    changed = ["blanks"] * (joined != list(keyphrases)) + ["repeats"] * (len(once) < len(joined))
+    return once, changed
+
+
+def _firsts(phrases: Sequence[str]) -> list[str]:
+    return list({each.lower(): each for each in reversed(phrases)}.values())[::-1]
