@@ -214,6 +214,7 @@ def _listed(file: Path) -> list[Post | Reject]:
 
 
 def _post_of(row: dict[str, Any], file: str, number: int, notes: Notes) -> Post:
+    row = row | {"cot": None}  # nothing is predicted from it
     if row.get("keyphrases"):
         return own_post(row, file, number, notes)
     return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number, notes), keyphrases=())

@@ -62,7 +62,9 @@ def _loading_bytes(image: Image.Image, held: int) -> int:
 
 def _jpeg_samples(image: Image.Image) -> int:
     """Samples of all channels: a progressive file's are in memory, two bytes each, until its last scan."""
-    channels = [(across, down) for _, across, down, _ in getattr(image, "layer", ())] or [(1, 1)] * len(image.getbands())
+    channels = [(across, down) for _, across, down, _ in getattr(image, "layer", ())] or [(1, 1)] * len(
+        image.getbands()
+    )
     most = max(1, max(across for across, _ in channels) * max(down for _, down in channels))
     return image.width * image.height * sum(across * down for across, down in channels) // most
 

@@ -4,7 +4,8 @@ import contextlib
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -44,6 +45,8 @@ _UPRIGHT = {
 }
 _ASIDE = {5, 6, 7, 8}
 """Of them, those that exchange width and height."""
+
+_Out = TypeVar("_Out")
 
 _BAND = 1 << 20
 """Pixels that are converted at a time."""
@@ -97,8 +100,7 @@ def decode(data: bytes) -> Image.Image:
         ImageError: no image, a damaged one, one of more than `MAX_DECODED_PIXELS`, or one whose decoding takes more
             memory than `limits.IMAGE`.
     """
-    with _decoding(data) as image:
-        return image
+    return _with_loaded(data, _rgb)
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
@@ -107,53 +109,54 @@ def upright_size(data: bytes) -> tuple[int, int]:
     Raises:
         ImageError: as `decode`.
     """
-    with _loaded(data) as (image,), _damage_in_one_line():
-        _to_rgb(_in_bytes(image.crop((0, 0, 1, 1))))  # a mode that cannot be converted is found here
-        width, height = image.size
-        return (height, width) if _orientation(image) in _ASIDE else (width, height)
+    return _with_loaded(data, _size_of)
 
 
-def sized_patches(
-    data: bytes, *, min_pixels: int, max_pixels: int
-) -> tuple[tuple[int, int], Grid, np.ndarray]:
+def sized_patches(data: bytes, *, min_pixels: int, max_pixels: int) -> tuple[tuple[int, int], Grid, np.ndarray]:
     """The (width, height) of an image and its `patches_of`; what it takes to decode it is free again at the end.
 
     Raises:
         ImageError: as `decode` and `smart_resize`.
     """
-    with _decoding(data) as image:
+
+    def cut(loaded: list[Image.Image]) -> tuple[tuple[int, int], Grid, np.ndarray]:
+        image = _rgb(loaded)
         return image.size, *patches_of(image, min_pixels=min_pixels, max_pixels=max_pixels)
 
-
-@contextlib.contextmanager
-def _decoding(data: bytes) -> Iterator[Image.Image]:
-    """The image in RGB; its memory counts as taken while the block runs."""
-    with _loaded(data) as loaded:
-        with _damage_in_one_line():
-            image = loaded.pop()
-            image = _upright(image)  # each time the image before is let go: never more than two are held
-            image = _in_bytes(image)
-            image = _to_rgb(image)
-        yield image
+    return _with_loaded(data, cut)
 
 
-@contextlib.contextmanager
-def _loaded(data: bytes) -> Iterator[list[Image.Image]]:
-    """The image as its file has it, in a list that it can be taken out of.
+def _with_loaded(data: bytes, use: Callable[[list[Image.Image]], _Out]) -> _Out:
+    """What `use` makes of the image as its file has it, which it takes out of a list.
 
-    Waits until the process has memory for it, which counts as taken while the block runs.
+    Waits until the process has memory for it. A function, not a block: its images are gone when the memory counts as
+    free.
     """
     image = _opened(data)
     turned = image.format != "PNG" and _orientation(image) in _UPRIGHT  # a PNG may tell it behind its pixels
     _check_memory(len(data) + decoding_bytes(image, turned=turned))
-    with BUDGET.holding(len(data) + decoding_bytes(image, turned=turned or image.format == "PNG")):
-        with _damage_in_one_line():
-            image.load()
-        if image.format == "PNG" and _orientation(image) in _UPRIGHT:
-            _check_memory(len(data) + decoding_bytes(image, turned=True))
-        loaded = [image]
-        del image
-        yield loaded
+    needed = len(data) + decoding_bytes(image, turned=turned or image.format == "PNG")
+    loaded = [image]
+    del image
+    with BUDGET.holding(needed), _damage_in_one_line():
+        loaded[0].load()
+        if loaded[0].format == "PNG" and _orientation(loaded[0]) in _UPRIGHT:
+            _check_memory(needed)
+        return use(loaded)
+
+
+def _rgb(loaded: list[Image.Image]) -> Image.Image:
+    image = loaded.pop()
+    image = _upright(image)  # each time the image before is let go: never more than two are held
+    image = _in_bytes(image)
+    return _to_rgb(image)
+
+
+def _size_of(loaded: list[Image.Image]) -> tuple[int, int]:
+    image = loaded.pop()
+    _to_rgb(_in_bytes(image.crop((0, 0, 1, 1))))  # a mode that cannot be converted is found here
+    width, height = image.size
+    return (height, width) if _orientation(image) in _ASIDE else (width, height)
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -182,6 +185,8 @@ def _check_memory(needed: int) -> None:
 def _damage_in_one_line() -> Iterator[None]:
     try:
         yield
+    except ImageError:
+        raise
     except Exception as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"the image is truncated or damaged ({what})") from None

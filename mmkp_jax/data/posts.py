@@ -101,7 +101,9 @@ def read_cmkp(folder: str | Path, split: str) -> Iterator[Post | Reject]:
             yield Post(post_id, text, image, keyphrases, None, str(file), line.number)
 
 
-def read_jsonl(*files: str | Path, post_of: PostOf | None = None, notes: Notes | None = None) -> Iterator[Post | Reject]:
+def read_jsonl(
+    *files: str | Path, post_of: PostOf | None = None, notes: Notes | None = None
+) -> Iterator[Post | Reject]:
     """Reads JSON Lines of `{"id", "text", "image": path or null, "keyphrases": [...], "cot": text or null}`.
 
     Other fields and blank lines are passed over. A name that ends in `.gz` is unpacked as it is read; in a file
@@ -225,10 +227,11 @@ def with_chain(post: Post, cot: str | None) -> Post:
 
 
 def _own_image(row: dict[str, Any], post_id: str) -> str | None:
-    """The image's path under `image`, or the only one of a list under `images`."""
-    if "image" in row or "images" not in row:
-        return field({"image": None} | row, "image", post_id, str, type(None)) or None
-    listed = field(row, "images", post_id, list, type(None)) or []
-    if len(listed) > 1:
+    """The image's path under `image` or, where that names none, the only one of a list under `images`."""
+    image = field({"image": None} | row, "image", post_id, str, type(None))
+    if image or not row.get("images"):
+        return image or None
+    listed = field(row, "images", post_id, list)
+    if len(listed) != 1:
         raise BadLine(f"the row has {len(listed)} images", "give each post one image, or none", post_id)
-    return field({"images": None} | dict.fromkeys(["images"], *listed), "images", post_id, str, type(None)) or None
+    return field({"images": listed[0]}, "images", post_id, str)

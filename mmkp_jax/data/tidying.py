@@ -33,12 +33,10 @@ class Notes:
 
 
 def tidy(keyphrases: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Keyphrases with each run of blanks as one blank and each once (whatever its case), and what of `NOTES` changed."""
+    """Keyphrases with each run of blanks as one, and each once, whatever its case; and which of `NOTES` that changed."""
     joined = [" ".join(each.split()) for each in keyphrases]
-    once = tuple({each.lower(): each for each in reversed(joined)}[each.lower()] for each in _firsts(joined))
+    once: dict[str, str] = {}
+    for each in joined:
+        once.setdefault(each.lower(), each)
     changed = ["blanks"] * (joined != list(keyphrases)) + ["repeats"] * (len(once) < len(joined))
-    return once, changed
-
-
-def _firsts(phrases: Sequence[str]) -> list[str]:
-    return list({each.lower(): each for each in reversed(phrases)}.values())[::-1]
+    return tuple(once.values()), changed

@@ -332,9 +332,9 @@ def child(tmp_path: Path, images: Path, **options) -> subprocess.Popen:
     """The command in a process of its own, with blocks of 8 posts and slow images."""
     script = (
         "import sys, time; from mmkp_jax import prepare; from mmkp_jax.data import blocks\n"
-        "blocks.POSTS_A_BLOCK, decode = 8, blocks.decode\n"
+        "blocks.POSTS_A_BLOCK, decode = 8, blocks.upright_size\n"
         "def slow(data): time.sleep(float(sys.argv[1])); return decode(data)\n"
-        "blocks.decode = slow\n"
+        "blocks.upright_size = slow\n"
         "sys.exit(prepare.main(sys.argv[2:]))"
     )
     flags = ["--dataset=mmkp", f"--raw={tmp_path / 'raw'}", f"--images={images}", f"--out={tmp_path / 'out'}"]
@@ -356,7 +356,9 @@ def test_a_killed_run_goes_on_and_never_passes_for_whole(run, tmp_path, images, 
     assert 4 <= len(done) < 13
     monkeypatch.setattr(blocks, "POSTS_A_BLOCK", 8)
     decoded = []
-    monkeypatch.setattr(blocks, "decode", lambda data, decode=blocks.decode: decoded.append(1) or decode(data))
+    monkeypatch.setattr(
+        blocks, "upright_size", lambda data, decode=blocks.upright_size: decoded.append(1) or decode(data)
+    )
     assert run()[0] == 0
     assert len(decoded) == 110 - 8 * len(done)
     assert [record.id for record in records_of(tmp_path / "out", "train")] == [f"train-{i}" for i in range(1, 101)]
@@ -403,7 +405,7 @@ def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
     def interrupted(data: bytes) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(blocks, "decode", interrupted)
+    monkeypatch.setattr(blocks, "upright_size", interrupted)
     status, _, errors = run()
     assert (status, errors) == (130, ["stopped; the same command goes on"])
     with pytest.raises(InputError, match="no dataset"):
