@@ -213,7 +213,7 @@ def _listed(file: Path) -> list[Post | Reject]:
     return list(listed.values())
 
 
-def _post_of(row: dict[str, Any], file: str, number: int, notes: Notes) -> Post:
+def _post_of(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
     row = row | {"cot": None}  # nothing is predicted from it
     if row.get("keyphrases"):
         return own_post(row, file, number, notes)

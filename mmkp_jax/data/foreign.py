@@ -32,7 +32,7 @@ _PLACE = re.compile(rf"{PLACEHOLDER}\n?|\n{PLACEHOLDER}\Z")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 
 
-def post_of(row: dict[str, Any], file: str, number: int, notes: Notes) -> Post:
+def post_of(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
     """The post of a row in any known form: this project's own or, where it holds turns of a conversation, another's.
 
     A row without an id is named after its file and line. What the system says is passed over.
@@ -45,6 +45,7 @@ def post_of(row: dict[str, Any], file: str, number: int, notes: Notes) -> Post:
     """
     if not {"conversations", "messages"} & row.keys() and not {"prompt", "completion"} <= row.keys():
         return own_post(row, file, number, notes)
+    notes = notes or Notes()
     post_id = post_id_of(row, file, number, notes)
     question, answer = _turns(row, post_id)
     text, shown, places = _content(question, post_id)

@@ -11,7 +11,7 @@ from mmkp_jax.runtime.limits import IMAGE
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; `reason` says why, without naming it, and `hint`, where there is one, what to do."""
+    """An image that cannot be used; `reason` says why, without naming it, and `hint`, if not empty, what to do."""
 
     def __init__(self, reason: str, hint: str = ""):
         super().__init__(reason, hint)

@@ -11,6 +11,7 @@ from mmkp_jax.data.fields import BadLine, check_characters, check_id, check_imag
 from mmkp_jax.data.json_rows import HINT, decoded, objects_of
 from mmkp_jax.data.tidying import Notes, tidy
 from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.json_files import Fields
 from mmkp_jax.runtime.lines import lines_of
 
 SEPARATOR = "<sep>"
@@ -53,14 +54,33 @@ class Reject:
         return InputError(self.reason, f"{self.file}:{self.line}", self.mend)
 
 
-def restored(row: dict[str, Any]) -> Post:
-    """The post that `dataclasses.asdict` and JSON made this object of."""
-    return Post(**row | {"keyphrases": tuple(row["keyphrases"])})
+def restored(row: Fields) -> Post:
+    """The post that `dataclasses.asdict` and JSON made this object of; InputError where they did not."""
+    return Post(
+        id=row.text("id"),
+        text=row.text("text"),
+        image=_or_null(row, "image"),
+        keyphrases=tuple(row.texts("keyphrases")),
+        cot=_or_null(row, "cot"),
+        file=row.text("file"),
+        line=row.integer("line"),
+    )
 
 
-def restored_reject(row: dict[str, Any]) -> Reject:
-    """The reject that `dataclasses.asdict` and JSON made this object of."""
-    return Reject(**row | {"post": row["post"] and restored(row["post"])})
+def restored_reject(row: Fields) -> Reject:
+    """The reject that `dataclasses.asdict` and JSON made this object of; InputError where they did not."""
+    return Reject(
+        id=_or_null(row, "id"),
+        file=row.text("file"),
+        line=row.integer("line"),
+        reason=row.text("reason"),
+        mend=row.text("mend"),
+        post=restored(row.object("post")) if row.content.get("post") is not None else None,
+    )
+
+
+def _or_null(row: Fields, name: str) -> str | None:
+    return row.text(name) if row.content.get(name, "") is not None else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +98,7 @@ class Record:
     cot: str | None
 
 
-PostOf = Callable[[dict[str, Any], str, int, Notes], Post]
+PostOf = Callable[[dict[str, Any], str, int, Notes | None], Post]
 """Makes the post of an object in a file's line, counting in the notes what is taken as meant, or raises `BadLine`."""
 
 
@@ -117,7 +137,7 @@ def read_jsonl(
     Raises:
         InputError: a file cannot be read.
     """
-    ids, notes = _Ids(), notes or Notes()
+    ids = _Ids()
     for file in map(str, files):
         for number, row in objects_of(file):
             try:
@@ -167,12 +187,13 @@ def _cmkp_fields(line: str) -> tuple[str, tuple[str, ...], str]:
     return text, found, image
 
 
-def own_post(row: dict[str, Any], file: str, number: int, notes: Notes) -> Post:
+def own_post(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
     """The post of an object in this project's own form; `BadLine` where it is none.
 
     Taken as meant, and counted in `notes`: an id that is a number, or none, which becomes the file's stem and the line;
     no image; keyphrases in one text, split at `;`; blanks in keyphrases beyond one, and repeats.
     """
+    notes = notes or Notes()
     post_id = post_id_of(row, file, number, notes)
     text = field(row, "text", post_id, str)
     cot = field({"cot": None} | row, "cot", post_id, str, type(None))

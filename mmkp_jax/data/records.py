@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmkp_jax.data.posts import REJECTS, Post, Record, Reject, restored_reject
 from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.runtime.json_files import Fields, parse_object
+from mmkp_jax.runtime.lines import read_lines
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import BuilderConfig
@@ -172,12 +174,17 @@ def rejected_posts(out: str | Path, split: str) -> list[Post]:
 
 def _listed(out: Path) -> list[tuple[str, Reject]]:
     """The rejects of the dataset, each with its split."""
-    file = out / REJECTS
-    try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-        return [(row.pop("split"), restored_reject(row)) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError("the list of rejects cannot be read", str(file), _ANEW) from None
+    return [(row.text("split"), restored_reject(row)) for row in reject_rows(out)]
+
+
+def reject_rows(out: Path) -> Iterator[Fields]:
+    """The rows of the dataset's list of rejects.
+
+    Raises:
+        InputError: for the first that cannot be read.
+    """
+    for number, line in enumerate(read_lines(out / REJECTS, _ANEW), 1):
+        yield parse_object(line, f"{out / REJECTS}:{number}", _ANEW)
 
 
 class Split:

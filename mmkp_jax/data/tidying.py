@@ -33,7 +33,7 @@ class Notes:
 
 
 def tidy(keyphrases: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Keyphrases with each run of blanks as one, and each once, whatever its case; and which of `NOTES` that changed."""
+    """Keyphrases with each run of blanks as one, each once, whatever its case; and which of `NOTES` that changed."""
     joined = [" ".join(each.split()) for each in keyphrases]
     once: dict[str, str] = {}
     for each in joined:
