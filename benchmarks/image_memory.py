@@ -27,6 +27,8 @@ from mmkp_jax.data.images import sized_patches
 LARGEST = 9459
 """Pixels a side of the largest square that is below the limit of pixels."""
 PIXELS = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 1280}
+READERS = 8
+"""Most threads that `predict` reads posts in."""
 ROUNDS = 3
 """How often each image comes."""
 
@@ -90,7 +92,7 @@ def feed(folder: Path, names: list[str], threads: int) -> dict[str, str]:
         except ImageError as error:
             return error.reason
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(min(threads, READERS)) as pool:
         return dict(zip(names, pool.map(read, names), strict=True))
 
 
@@ -137,7 +139,9 @@ def main() -> None:
             print(f"{name:<12} {(Path(folder) / name).stat().st_size / 1e3:>8,.0f} kB")
         for way in ("prepare", "feed"):
             taken, found = peak_of(way, Path(folder), [*IMAGES], given.threads)
-            print(f"\n{way}, {given.threads} threads: {taken / 1e6:,.0f} MB beyond a small image")
+            print(
+                f"\n{way}, {given.threads if way == 'prepare' else min(READERS, given.threads)} threads: {taken / 1e6:,.0f} MB beyond a small image"
+            )
             for name, what in found.items():
                 print(f"  {name:<12} {what}")
 

@@ -13,7 +13,7 @@ LONGEST_ID = 256
 LONGEST_PATH = 4096
 """Characters of an image's path: as many as the system takes."""
 
-_KINDS = {str: "text", list: "a list", type(None): "null"}
+_KINDS = {str: "text", int: "a whole number", list: "a list", type(None): "null"}
 
 
 class BadLine(Exception):

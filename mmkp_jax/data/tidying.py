@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 NOTES = {
-    "number": "{n} with a number as id, taken as text",
-    "unnamed": "{n} without an id, named after the file and line",
-    "imageless": "{n} without 'image', taken as posts without one",
-    "string": "{n} with keyphrases in one text, split at ';'",
-    "blanks": "{n} with line breaks or more than one blank in a keyphrase, made one blank",
-    "repeats": "{n} with a keyphrase twice (whatever its case), kept once",
+    "number": "{n} rows with a number as id, taken as text",
+    "unnamed": "{n} rows without an id, named after the file and line",
+    "imageless": "{n} rows without 'image', taken as posts without one",
+    "string": "{n} rows with keyphrases in one text, split at ';'",
+    "blanks": "{n} rows with line breaks or more than one blank in a keyphrase, made one blank",
+    "repeats": "{n} rows with a keyphrase twice (whatever its case), kept once",
 }
 """What a note says, by what was found."""
 
@@ -27,7 +27,7 @@ class Notes:
     def lines(self) -> list[str]:
         """One line for each file that has any."""
         return [
-            f"{file}: taken as meant: " + "; ".join(f"rows {NOTES[w].format(n=f'{n:,}')}" for w, n in found.items())
+            f"{file}: taken as meant: " + "; ".join(NOTES[what].format(n=f"{n:,}") for what, n in found.items())
             for file, found in self._found.items()
         ]
 
