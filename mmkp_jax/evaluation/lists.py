@@ -1,4 +1,4 @@
-"""Lists of keyphrases as models write them that were asked for `kp; kp`, or never were: numbers, bullets, commas, JSON."""
+"""Lists of keyphrases in the forms that models write beside `kp; kp`: numbers, bullets, lines, commas, JSON."""
 
 import re
 from collections.abc import Sequence

@@ -82,7 +82,7 @@ def test_a_list_in_another_form_is_called_other_and_taken_apart_by_the_lenient_r
         'paris, texas; "fresh bread"',
         "a;\nb",
         "The lake was quite calm today and the people there were happy, so they walked slowly around it again.",
-        "The lake was quite calm today and the people there were happy.\nThey walked around it once more and then home.",
+        "The lake was quite calm today and the people there were happy.\nThey walked around it once more and then went",
         "[1, 2; {}",
     ],
 )
@@ -123,6 +123,8 @@ def test_words_and_forms_over_outputs():
     forms, outputs = ["cot", "direct", "cot"], ["<think>so it is</think> <answer>a b</answer>", "a; b c", ""]
     assert mean_words(outputs) == (5 + 3 + 0) / 3
     assert form_shares(forms) == {"direct": 1 / 3, "cot": 2 / 3, "other": 0, "broken": 0}
-    assert outputs_line(forms, outputs) == "outputs: 33.33% direct, 66.67% cot, 0.00% other, 0.00% broken; 2.67 words each"
+    assert (
+        outputs_line(forms, outputs) == "outputs: 33.33% direct, 66.67% cot, 0.00% other, 0.00% broken; 2.67 words each"
+    )
     assert outputs_line(None, outputs) == "outputs: 2.67 words each"
     assert outputs_line(None, None) == ""

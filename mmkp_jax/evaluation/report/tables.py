@@ -187,7 +187,8 @@ def words_table(runs: Sequence[Run]) -> Table:
         rows += [(name, *cells, *reported_cells) for cells in own or [(NOTHING,) * (3 + len(FORMS))]]
     header = ("strategy", "run", "words", "against CoT", *FORMS, "paper, words", "against CoT")
     notes = [
-        "words generated for a post, tags and all; against CoT: of Fine-tune-CoT; the paper's: Qwen2.5-VL-3B on MMKP-V2",
+        "words generated for a post, tags and all; against CoT: of Fine-tune-CoT; the paper's: of Qwen2.5-VL-3B on"
+        " MMKP-V2",
         "direct, cot: `kp; kp`, without and with reasoning; other: another form of list, read as one keyphrase (score"
         " --reading=lenient takes it apart); broken: cut off",
     ]
