@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import mmkp_jax
 from mmkp_jax.assembly import check_settings, dtype_of, load_untrained, plan_training
-from mmkp_jax.commands import INTERRUPTED, Parser, disk_errors_in_one_line, status_of
+from mmkp_jax.commands import Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.errors import AGAIN, InputError
 from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
@@ -26,6 +26,7 @@ from mmkp_jax.hosts import check_agreement, ending_together, is_writer, join, on
 from mmkp_jax.maintenance import watch_maintenance
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.predicting import Predictor
+from mmkp_jax.runtime.interrupts import INTERRUPTED
 from mmkp_jax.settings import read_config
 from mmkp_jax.train import Stopped, train
 from mmkp_jax.workdir import claim, revision, write_environment, write_left_out
