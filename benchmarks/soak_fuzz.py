@@ -1,8 +1,8 @@
 """A million damaged inputs to every reader of files and answers: `python -m benchmarks.soak_fuzz [--inputs=N]`.
 
 Each core feeds another target, in a process of its own, so that a crash or a hang of a library in C is one target's.
-Prints a line a target: inputs, those refused in one line, failures, the slowest input, the most memory that its
-process held. Ends with 1 where there was a failure, whose inputs are left in --failures.
+Prints a line a target: inputs, those refused in one line, failures, the slowest input, the memory that its
+process came to hold beyond what importing the package takes. Ends with 1 where there was a failure, whose inputs are left in --failures.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.machine import machine
+from benchmarks.machine import describe_machine
 from mmkp_jax.runtime.escape import for_file_name
 from tests.fuzz.harness import SECONDS, fuzz, peak_memory
 from tests.fuzz.targets import TARGETS
@@ -24,13 +24,13 @@ ROUND = 2_000
 
 def feed(number: int, first: int, count: int, seed: int, failures: Path) -> None:
     """Feeds inputs to one target in this process, and prints its outcome for `main`."""
-    target = TARGETS[number]
+    target, before = TARGETS[number], peak_memory()
     outcome = fuzz(target, range(first, first + count), seed)
     for each in outcome.failures:
         failures.mkdir(parents=True, exist_ok=True)
         (failures / f"{for_file_name(target.name)}-{each.number}").write_bytes(each.data)
         print(f"{target.name}, input {each.number}: {each.what}", file=sys.stderr)
-    print(outcome.inputs, outcome.refused, outcome.failed, outcome.slowest, peak_memory())
+    print(outcome.inputs, outcome.refused, outcome.failed, outcome.slowest, peak_memory() - before)
 
 
 def run_round(job: tuple[int, int, int], seed: int, failures: Path) -> tuple[int, list[float]]:
@@ -71,8 +71,8 @@ def main() -> int:
         for number, found in pool.map(lambda job: run_round(job, given.seed, given.failures), jobs):
             old = totals[number]
             totals[number] = [*(a + b for a, b in zip(old[:3], found, strict=False)), *map(max, old[3:], found[3:])]
-    print(machine())
-    print(f"{'target':40} {'inputs':>9} {'refused':>9} {'failed':>7} {'slowest s':>9} {'peak MB':>8}")
+    print(describe_machine())
+    print(f"{'target':40} {'inputs':>9} {'refused':>9} {'failed':>7} {'slowest s':>9} {'more MB':>8}")
     for target, (inputs, refused, failed, slowest, memory) in zip(TARGETS, totals, strict=True):
         print(f"{target.name:40} {inputs:9,.0f} {refused:9,.0f} {failed:7,.0f} {slowest:9.2f} {memory / 1e6:8,.0f}")
     inputs, refused, failed = (sum(row[column] for row in totals) for column in range(3))
