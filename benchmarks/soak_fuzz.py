@@ -1,8 +1,9 @@
 """A million damaged inputs to every reader of files and answers: `python -m benchmarks.soak_fuzz [--inputs=N]`.
 
 Each core feeds another target, in a process of its own, so that a crash or a hang of a library in C is one target's.
-Prints a line a target: inputs, those refused in one line, failures, the slowest input, the memory that its
-process came to hold beyond what importing the package takes. Ends with 1 where there was a failure, whose inputs are left in --failures.
+Prints a line a target: inputs, those refused in one line, failures, the slowest input, and the memory that its process
+came to hold beyond what importing the package takes. Ends with 1 where there was a failure, whose inputs are left in
+--failures.
 """
 
 import argparse
