@@ -25,7 +25,7 @@ losses: a row for each post of each epoch: the epoch, the post's number and its 
 label. hidden: for each test post its id, and the hidden state of its prompt's last token.
 """
 
-KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "id_N": "US", "hidden_ND": "f"}
+KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "id_N": "US", "hidden_ND": "iuf"}
 """What numpy calls the types that each array may have."""
 
 
