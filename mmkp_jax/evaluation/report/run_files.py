@@ -81,7 +81,7 @@ def scores_of(groups: Fields) -> Scores:
     return found
 
 
-NO_GROUPS = ("forms", "reading", "comparison")
+NO_GROUPS = ("forms", "reading", "tokenised", "comparison")
 """What `score --json` and `results.json` hold next to the groups."""
 
 
