@@ -30,7 +30,14 @@ def folders(tmp_path_factory) -> list[Path]:
 
 
 def config_of(path: str, **changes) -> ConfigDict:
-    fields = {"strategy": "dyncot", "pack_for": "both", "seed": 3, "num_epochs": 2, "total_steps": 0}
+    fields = {
+        "strategy": "dyncot",
+        "pack_for": "both",
+        "seed": 3,
+        "num_epochs": 2,
+        "total_steps": 0,
+        "posts_per_step": 0,
+    }
     fields |= {"global_batch_size": 4, "row": dataclasses.asdict(SIZE), "data": {"path": path, "workers": 0}}
     return ConfigDict(fields | changes)
 
@@ -113,7 +120,7 @@ def test_test_posts_that_are_trained_on_are_counted(recipe, tmp_path):
     mixed = plan_posts(config_of(f"{tmp_path / 'a'},{tmp_path / 'b'}"), recipe)
     assert (alone.known_tests, mixed.known_tests) == (0, 1)
     assert "test posts" not in feeding.describe(alone)
-    assert feeding.describe(mixed).endswith("; test posts that have the text of a training post: 1")
+    assert "; test posts that have the text of a training post: 1\n" in feeding.describe(mixed)
 
 
 def test_a_path_without_weight_counts_once(folders):
