@@ -58,12 +58,12 @@ def _length(config: ConfigDict, steps: int) -> Iterator[str]:
 def _beyond(config: ConfigDict, steps: int) -> Iterator[str]:
     run = f"is beyond the run's {steps:,} steps"
     if config.eval_every > steps:
-        yield f"eval_every={config.eval_every} {run}: valid is evaluated once, after the last one"
+        yield f"eval_every={config.eval_every} {run}: valid is evaluated at the end alone"
     if config.eval_every and config.export_every * config.eval_every > steps:
         each = f"export_every={config.export_every}, times eval_every={config.eval_every},"
-        yield f"{each} {run}: only the best step is exported, at the end"
+        yield f"{each} {run}: only the best is exported"
     if config.checkpoint_every > steps:
-        yield f"checkpoint_every={config.checkpoint_every} {run}: only its end, or a stop, is saved"
+        yield f"checkpoint_every={config.checkpoint_every} {run}: only its end or a stop is saved"
     if config.log_every > steps:
         yield f"log_every={config.log_every} {run}: the progress line shows no figures"
     if config.max_nonfinite > steps:

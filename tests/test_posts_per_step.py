@@ -52,24 +52,28 @@ def planned(folder, recipe, **fields):
     return plan_posts(config_of(folder, **fields), recipe)
 
 
-def trained(training, rows, micro=1, start=0):
-    """The state after all steps from `start` on, and the metrics of each, by the run's own plan of the step."""
+def trained(training, rows, micro=1, steps=None, saved=None):
+    """The state after `steps` (None: all) and the metrics of each, by the run's own feed and step.
+
+    `saved`, a state of such a run, is resumed from.
+    """
     config = dyncot.get_config("model=qwen2_5_vl_3b")
     config.row.update(SIZE.__dict__)
     config.update(global_batch_size=rows, accumulation_steps=micro, remat=False, gamma=GAMMA)
     config.update(compute_dtype="float32", frozen_dtype="float32", learning_rate=PEAK, warmup_steps=WARMUP)
     config.update(b1=B1, b2=B2, eps=EPS, weight_decay=DECAY, clip_norm=CLIP, total_steps=training.steps)
     plan = plan_training(config, hf_config_dict(CONFIG), devices=jax.devices()[:1])
-    state = init_state(
-        *split_params(random_params(DEFINITION, 0, spread=0.1), config.freeze), plan.optimizer, plan.rule
-    )
-    seen = []
+    params = split_params(random_params(DEFINITION, 0, spread=0.1), config.freeze)
+    state, seen = saved or init_state(*params, plan.optimizer, plan.rule), []
+    start = position_of(training.plans, int(state["step"]))
     with jax.set_mesh(plan.mesh):
-        for _, forest in batches(training.feed, training.plans, start=position_of(training.plans, start)):
+        for _, forest in batches(training.feed, training.plans, start=start):
+            if int(state["step"]) == steps:
+                break
             batch = Forest(*(array.reshape(micro, -1, *array.shape[1:]) for array in forest))
             state, metrics, _ = plan.step(state, place_batch(batch, plan.mesh))
             seen.append({name: float(value) for name, value in metrics.items()})
-    return flatten(state["trainable"]), seen
+    return state, seen
 
 
 def literal_loop(training, groups):
@@ -116,7 +120,8 @@ def test_steps_of_n_posts_equal_a_plain_loop(folder, recipe, posts_per_step, row
     training = planned(folder, recipe, posts_per_step=posts_per_step, global_batch_size=rows, num_epochs=1)
     groups = posts_of(training)
     assert [len(group) for group in groups] == {1: [1] * POSTS, 3: [3, 3, 1]}[posts_per_step]
-    ours, metrics = trained(training, rows, micro)
+    state, metrics = trained(training, rows, micro)
+    ours = flatten(state["trainable"])
     expected, losses = literal_loop(training, groups)
     assert [each["posts"] for each in metrics] == [len(group) for group in groups]
     assert [each["loss"] for each in metrics] == pytest.approx(losses, rel=1e-5)
@@ -135,6 +140,17 @@ def test_steps_are_known_before_training_and_the_position_resumes(folder, recipe
         assert position == other
         for ours, theirs in zip(forest, same, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_run_resumed_within_an_epoch_is_bit_identical(folder, recipe):
+    training = planned(folder, recipe, posts_per_step=3, global_batch_size=4, num_epochs=2)
+    whole, expected = trained(training, 4, 2)
+    half, before = trained(training, 4, 2, steps=4)
+    resumed, after = trained(training, 4, 2, saved=jax.tree.map(np.asarray, half))
+    assert (len(before), len(after)) == (4, 2)
+    np.testing.assert_array_equal(*([list(each.values()) for each in run] for run in (before + after, expected)))
+    for ours, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_two_hosts_load_the_posts_of_a_step_between_them(folder, recipe):

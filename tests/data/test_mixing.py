@@ -94,6 +94,14 @@ def test_steps_end_a_mixture_as_they_end_one_dataset(folders, recipe):
     assert sum(map(len, training.plans[:-1])) < 9 <= sum(map(len, training.plans))
 
 
+def test_given_steps_win_over_epochs(folders, recipe):
+    short = plan_posts(config_of(str(folders[0]), num_epochs=4, total_steps=3), recipe)
+    assert short.steps == 3 and len(short.plans) == 1
+    assert len(short.posts) == sum(len(row) for batch in list(short.plans[0])[:3] for row in batch) < COUNTS[0]
+    with pytest.raises(InputError, match="num_epochs is 0 and total_steps is 0"):
+        plan_posts(config_of(str(folders[0]), num_epochs=0), recipe)
+
+
 def test_records_are_numbered_through(split, folders):
     other = feeding.open_split(folders[1], "train")
     joined = Joined([split, other])
