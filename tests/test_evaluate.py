@@ -49,7 +49,9 @@ def test_states_are_kept_of_every_post_that_was_fed(predictor, config, tmp_path)
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(config.to_json())
-    Evaluation(config).test(predictor, run, 7)
+    shown = Evaluation(config).test(predictor, run, 7)
+    assert DAMAGED in shown and "f1@1" in shown.lower()
+    assert set(json.loads((run / "results.json").read_text())["forms"]) == {"direct", "cot", "other", "broken"}
     answered = [json.loads(line)["id"] for line in (run / "predictions/test-7.jsonl").read_text().splitlines()]
     assert len(answered) == POSTS and DAMAGED in answered
     with np.load(run / "hidden.npz") as stored:

@@ -9,6 +9,7 @@ import numpy as np
 from mmkp_jax.data.posts import Post
 from mmkp_jax.evaluation.files import Predicted, read_predictions
 from mmkp_jax.evaluation.metric import METRICS, Scores, per_post, scores_of
+from mmkp_jax.evaluation.outputs import Form, Reading, form_shares
 from mmkp_jax.evaluation.significance import Differences, Intervals, Run, compare, intervals
 
 
@@ -29,6 +30,12 @@ class System(NamedTuple):
     def deviation(self) -> Scores | None:
         """Standard deviation (n - 1) between runs, which is of seeds and not of posts; None for a single run."""
         return _over_runs(self.scores, lambda values: np.std(values, ddof=1)) if len(self.runs) > 1 else None
+
+    @property
+    def forms(self) -> dict[Form, float] | None:
+        """Shares of all runs' outputs by form; None where a file does not give them."""
+        forms = [each.forms for each in self.predicted]
+        return None if None in forms else form_shares([form for each in forms for form in each])
 
 
 class Comparison(NamedTuple):
@@ -63,10 +70,14 @@ class Comparison(NamedTuple):
 
 
 def read_system(
-    files: Sequence[Path], posts: Sequence[Post], train_keyphrases: Collection[str] | None, ocr: Sequence[str] | None
+    files: Sequence[Path],
+    posts: Sequence[Post],
+    train_keyphrases: Collection[str] | None,
+    ocr: Sequence[str] | None,
+    reading: Reading = "strict",
 ) -> System:
     """The runs whose predictions of `posts` these files hold, scored as `metric.score` does."""
-    predicted = [read_predictions(file, posts) for file in files]
+    predicted = [read_predictions(file, posts, reading) for file in files]
     runs = [per_post(posts, each.predictions, train_keyphrases, ocr) for each in predicted]
     return System(files, predicted, runs, [scores_of(run) for run in runs])
 

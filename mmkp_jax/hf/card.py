@@ -5,12 +5,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmkp_jax import __version__
 from mmkp_jax.data.prompts import user_text
 from mmkp_jax.hf.card_text import BODY, READING, TRANSFORMERS, VLLM
+from mmkp_jax.runtime.escape import for_markdown, for_terminal
 
 CARD = "README.md"
 
@@ -96,8 +98,9 @@ def licence_of(folder: Path) -> Licence:
             told = ModelCard.load(card, ignore_metadata_errors=True).data
         except Exception:  # metadata that are no YAML, or no mapping: their errors have no class in common
             told = ModelCardData()
-        if told.license:
-            return Licence(told.license, told.license_name, told.license_link)
+        named = (told.license, told.license_name, told.license_link)
+        if told.license and all(each is None or isinstance(each, str) for each in named):
+            return Licence(*named)
     if not texts:
         return Licence("unknown")
     title = " ".join(texts[0].read_text(encoding="utf-8", errors="replace")[:400].lower().split())
@@ -111,8 +114,8 @@ def card_of(facts: Facts) -> str:
     title = facts.repo.rpartition("/")[2] or f"{facts.base.name.rpartition('/')[2]}-{facts.config['strategy']}"
     base = facts.base.name
     parts = {
-        "title": title,
-        "base": f"[{base}](https://huggingface.co/{base})" if facts.base.on_hub else f"`{base}`",
+        "title": for_markdown(title),
+        "base": f"[{for_markdown(base)}](https://huggingface.co/{quote(base)})" if facts.base.on_hub else _code(base),
         "strategy": STRATEGIES[facts.config["strategy"]],
         "results": _results(facts),
         "transformers": TRANSFORMERS.substitute(_settings(facts)),
@@ -193,15 +196,16 @@ def _training(facts: Facts) -> list[tuple[str, str]]:
         "steps": f"{facts.step:,} (planned: {length})",
         "γ": gamma if c["strategy"] == "dyncot" else None,
         "weight of the SFT loss": f"{c['multitask_weight']:g}" if c["strategy"] == "multitask" else None,
-        "frozen": ", ".join(f"`{path}`" for path in c["freeze"]) or "nothing",
+        "frozen": ", ".join(map(_code, c["freeze"])) or "nothing",
         "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts",
         "optimizer": f"AdamW, β = ({c['b1']:g}, {c['b2']:g}), ε = {c['eps']:g}, weight decay {c['weight_decay']:g}, "
         f"gradients clipped to norm {c['clip_norm']:g}",
         "learning rate": f"{c['learning_rate']:g} after {c['warmup_steps']:,} steps of warm-up, then a cosine to 0",
-        "numbers": f"trained in float32, computed in {c['compute_dtype']}; here {' and '.join(facts.dtypes)}",
+        "numbers": f"trained in float32, computed in {for_markdown(c['compute_dtype'])}; "
+        f"here {' and '.join(facts.dtypes)}",
         "seed": str(c["seed"]),
-        "software": ", ".join(f"{name} {packages[name]}" for name in SOFTWARE if name in packages),
-        "device": facts.environment.get("device_kind"),
+        "software": ", ".join(f"{name} {for_markdown(str(packages[name]))}" for name in SOFTWARE if name in packages),
+        "device": for_markdown(str(facts.environment.get("device_kind") or "")),
     }
     return [(name, value) for name, value in rows.items() if value]
 
@@ -211,7 +215,7 @@ def _data(facts: Facts) -> str:
         return "The dataset was not at hand when this card was written."
     lines = [("dataset", "split", "posts", "fingerprint")]
     for each in facts.data:
-        name = each.name if each.weight == 1 else f"{each.name}, × {each.weight:g}"
+        name = for_markdown(each.name) + ("" if each.weight == 1 else f", × {each.weight:g}")
         lines += [
             (name, split, f"{posts:,}", f"`{each.fingerprints[split][:FINGERPRINT]}`")
             for split, posts in each.posts.items()
@@ -223,8 +227,24 @@ def _data(facts: Facts) -> str:
 def _licence(licence: Licence) -> str:
     if licence.id == "unknown":
         return "The base's files tell of no licence. Look it up before you use or share these weights."
-    where = f" ([text]({licence.link}))" if licence.link else ""
-    return f"These weights derive from the base's, and its licence holds for them: {licence}{where}."
+    where = f" ({_link('text', licence.link)})" if licence.link else ""
+    return f"These weights derive from the base's, and its licence holds for them: {for_markdown(str(licence))}{where}."
+
+
+def _link(text: str, target: str) -> str:
+    """A link to a page of the web or to a file of the folder; of any other target (`javascript:`), its text."""
+    is_web = re.match(r"https?://", target) is not None
+    is_file = re.fullmatch(r"[\w.-]+(/[\w.-]+)*", target) is not None
+    return f"[{text}]({quote(target, safe=SAFE_IN_LINKS)})" if is_web or is_file else for_markdown(target)
+
+
+SAFE_IN_LINKS = "/:?#=&%~+,;@!-._"
+"""What a link keeps as it is; brackets, quotes and blanks are written as `%28`."""
+
+
+def _code(text: str) -> str:
+    """Text as a code span, also in a cell of a table."""
+    return f"`{for_terminal(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def _settings(facts: Facts) -> dict[str, str]:

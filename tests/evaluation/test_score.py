@@ -47,14 +47,14 @@ def test_every_form_of_posts_and_predictions_gives_the_same(files, tmp_path, cap
     flags = [f"--predictions={predictions}", f"--posts={files(*posts)}", f"--train={train}", f"--json={written}"]
     assert main(flags) == 0
     scores = json.loads(written.read_text())
-    assert list(scores) == list(GROUPS) and list(scores["all"]) == ["n", *METRICS]
+    assert list(scores) == [*GROUPS, *["forms"] * (form == "ids")] and list(scores["all"]) == ["n", *METRICS]
     assert scores["all"]["p@1"] == 1 and scores["all"]["r@1"] == 0.75
     assert scores["present"]["n"] == 1 and scores["absent"]["f1@1"] == 1
     assert scores["seen"]["f1@1"] == 0.5  # `dog` is not seen, `dogs` is
     assert scores["unseen"]["n"] == 1
     printed = capsys.readouterr().out
     assert "85.71" in printed
-    assert ("50.00% direct, 50.00% cot, 0.00% broken" in printed) == (form == "ids")
+    assert ("50.00% direct, 50.00% cot, 0.00% other, 0.00% broken" in printed) == (form == "ids")
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,12 @@ GOOD = {"predictions": ("p.jsonl", JSON_PREDICTIONS), "posts": ("test.jsonl", JS
         ({"predictions": ("p.jsonl", [*JSON_PREDICTIONS, {"id": "c", "predicted": []}])}, "has the id 'c' that no"),
         ({"predictions": ("p.jsonl", [{"id": "c", "predicted": []}])}, "lacks 2 ids ('a', …) of the posts and has"),
         ({"predictions": ("p.jsonl", [*JSON_PREDICTIONS, JSON_PREDICTIONS[0]])}, "repeats the id 'b'"),
-        ({"predictions": ("p.jsonl", [{"id": "a", "predicted": "dog"}])}, "p.jsonl:1: has no list of strings 'pred"),
-        ({"predictions": ("p.jsonl", [{"id": 3, "predicted": []}])}, "p.jsonl:1: has no string 'id'"),
-        ({"predictions": ("p.jsonl", "[]\n")}, "p.jsonl:1: is a JSON list"),
+        (
+            {"predictions": ("p.jsonl", [{"id": "a", "predicted": "dog"}])},
+            "p.jsonl:1: 'predicted' is \"dog\", not a list",
+        ),
+        ({"predictions": ("p.jsonl", [{"id": 3, "predicted": []}])}, "p.jsonl:1: 'id' is 3, not text"),
+        ({"predictions": ("p.jsonl", "[]\n")}, "p.jsonl:1: is a list, not a JSON object"),
         ({"predictions": ("p.jsonl", "\n{'id'}\n")}, "p.jsonl:2: is not JSON"),
         ({"predictions": ("p.jsonl", "\n")}, "is empty"),
         ({"predictions": ("p.jsonl", "")}, "is empty"),
@@ -223,6 +226,8 @@ def test_wrong_usage_is_one_line_and_exit_2(capsys, flags, line):
 def test_scores_that_cannot_be_written_are_one_line(files, capsys, tmp_path):
     flags = [f"--{flag}={files(*file)}" for flag, file in GOOD.items()]
     assert main([*flags, f"--json={tmp_path / 'no' / 'folder.json'}"]) == 2
+    assert "no: there is no such folder" in capsys.readouterr().err
+    assert main([*flags, f"--json={tmp_path}"]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
