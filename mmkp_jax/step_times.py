@@ -34,6 +34,10 @@ class StepTimes:
         self._ended[step] = queue.SimpleQueue()
         self._to_watch.put((step, results))
 
+    def has_ended(self, step: int) -> bool:
+        """Whether `of` would not wait."""
+        return not self._ended[step].empty()
+
     def of(self, step: int) -> dict[str, float]:
         """`seconds`, and the share of them that the host waited for data; NaN for the first step.
 
