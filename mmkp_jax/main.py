@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import mmkp_jax
 from mmkp_jax.assembly import check_settings, dtype_of, load_untrained, plan_training
 from mmkp_jax.commands import Parser, disk_errors_in_one_line, status_of
+from mmkp_jax.effects import lines_without_effect
 from mmkp_jax.errors import AGAIN, InputError
 from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
@@ -80,6 +81,7 @@ def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: ra
     if config.strategy == "zeroshot":
         evaluation = Evaluation(config)
         _claim(config, workdir, extend)
+        print(lines_without_effect(config, 0), end="")
         definition, params = load_untrained(config, folder, where)
         step = 0
     else:

@@ -187,7 +187,7 @@ def _cell(value: float, interval: tuple[float, float] | None) -> str:
 def _training(facts: Facts) -> list[tuple[str, str]]:
     c = facts.config
     gamma = f"{c['gamma']:g} nats a label" if c["gamma_mode"] == "fixed" else f"{c['gamma_mode']} of earlier SFT losses"
-    length = f"{c['num_epochs']:g} epochs" if c["num_epochs"] else f"{c['total_steps']:,} steps"
+    length = f"{c['total_steps']:,} steps" if c["total_steps"] else f"{c['num_epochs']:g} epochs"
     packages = facts.environment.get("packages", {})
     rows = {
         "steps": f"{facts.step:,} (planned: {length})",
