@@ -57,17 +57,17 @@ def dense_attention(
     """Softmax attention by plain matrix products; grouped query heads; softmax and sums in at least float32.
 
     Args:
-        q_BTNH, k_BSKH, v_BSKH: queries, keys and values; N is a multiple of K.
+        q_BTNH, k_BSKH, v_BSKH: queries, keys and values, of one dtype; N is a multiple of K.
         mask_BTS: bool; True where the query may see the key. B and T may be 1, for all. A query that may see nothing
             gets the mean of all values (finite, and read by nobody).
         causal: the mask, [B, T, T], hides all that is later in the row; keys after a block of queries are left out.
 
     Returns:
-        [B, T, N, H] in the dtype of the values.
+        [B, T, N, H] in that dtype.
     """
     B, T, N, H = q_BTNH.shape
     q_BKGTH = q_BTNH.reshape(B, T, k_BSKH.shape[2], -1, H).transpose(0, 2, 3, 1, 4)
-    k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
+    k_BKSH, v_BKSH = (x.swapaxes(1, 2).astype(_wide(q_BTNH)) for x in (k_BSKH, v_BSKH))
     if causal:
         out_BKGTH = _attend_causally(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)
     else:
@@ -98,11 +98,15 @@ def _attend(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: 
     Reductions over scores are slow, on a CPU above all. Only the largest score is found by one: the weights' sum is a
     further column of their product with the values, and what the backward pass subtracts comes from the output. It
     computes the scores again, so that a layer keeps none.
+
+    Keys and values come in at least float32, though the products take them in the dtype of the queries: so their
+    gradients leave unrounded, to be summed over blocks.
     """
     return _forward(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)[0]
 
 
 def _forward(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array):
+    k_BKSH, v_BKSH = k_BKSH.astype(q_BKGTH.dtype), v_BKSH.astype(q_BKGTH.dtype)
     scores_BKGTS = _scores(q_BKGTH, k_BKSH, mask_BTS)
     top_BKGT1 = scores_BKGTS.max(axis=-1, keepdims=True)
     weight_BKGTS = jnp.exp(scores_BKGTS - top_BKGT1).astype(v_BKSH.dtype)
@@ -123,8 +127,8 @@ def _backward(kept: tuple[jax.Array, ...], g_BKGTH: jax.Array):
     g_scores_BKGTS = jnp.where(mask_BTS[:, None, None], g_scores_BKGTS, 0)
     return (
         product("bkgts,bksh->bkgth", g_scores_BKGTS, k_BKSH).astype(q_BKGTH.dtype),
-        product("bkgth,bkgts->bkhs", q_BKGTH, g_scores_BKGTS).mT.astype(k_BKSH.dtype),
-        product("bkgth,bkgts->bkhs", g_BKGTH, share_BKGTS.astype(v_BKSH.dtype)).mT.astype(v_BKSH.dtype),
+        product("bkgth,bkgts->bkhs", q_BKGTH, g_scores_BKGTS).mT,
+        product("bkgth,bkgts->bkhs", g_BKGTH, share_BKGTS.astype(v_BKSH.dtype)).mT,
         None,
     )
 
@@ -132,9 +136,14 @@ def _backward(kept: tuple[jax.Array, ...], g_BKGTH: jax.Array):
 _attend.defvjp(_forward, _backward)
 
 
+def _wide(array: jax.Array) -> jnp.dtype:
+    """Its dtype, or float32 where that is narrower."""
+    return jnp.promote_types(array.dtype, jnp.float32)
+
+
 def _scores(q_BKGTH: jax.Array, k_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """Scaled scores, the least number where the query may not see the key: [B, K, G, T, S]."""
-    wide = jnp.promote_types(q_BKGTH.dtype, jnp.float32)
+    wide = _wide(q_BKGTH)
     scores_BKGTS = jnp.einsum("bkgth,bksh->bkgts", q_BKGTH, k_BKSH, preferred_element_type=wide)
     return jnp.where(mask_BTS[:, None, None], scores_BKGTS * q_BKGTH.shape[-1] ** -0.5, jnp.finfo(wide).min)
 

@@ -220,3 +220,15 @@ def test_no_scores_wait_for_the_backward_pass():
 
     assert kept(lambda *qkv: plain_attention(*qkv, mask)) >= 4 * mask.size
     assert kept(lambda *qkv: dense_attention(*qkv, mask, causal=True)) <= mask.size
+
+
+def test_heads_over_the_tensor_axis_send_nothing_and_shared_keys_no_more_than_the_plain_statement():
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-m", "tests.ops.sharded_attention"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    divided, shared = json.loads(done.stdout.splitlines()[-1]).values()
+    assert max(divided["error"], shared["error"]) <= BOUND
+    assert divided["dense"] == []
+    assert shared["plain"]  # the gradients of keys that two devices share are summed: the text was read
+    assert len(shared["dense"]) <= len(shared["plain"])
