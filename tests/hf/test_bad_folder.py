@@ -195,7 +195,7 @@ def test_weights_that_may_not_be_read(tmp_path, monkeypatch):
         raise FileNotFoundError(f"No such file or directory: {file}")
 
     monkeypatch.setattr(Path, "open", refuse)
-    monkeypatch.setattr("mmkp_jax.hf.folder.safe_open", absent)
+    monkeypatch.setattr("mmkp_jax.hf.tensors.safe_open", absent)
     line = told(open_folder, str(tmp_path))
     assert line.startswith(f"{weights}: the file cannot be read (PermissionError: ") and "permissions" in line
 
