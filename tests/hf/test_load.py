@@ -225,7 +225,7 @@ def test_a_sharding_may_not_split_the_layers(tmp_path):
 
 def test_loads_the_tokenizer(tmp_path):
     write_tokenizer(tmp_path)
-    tokenizer = load_tokenizer(Folder(tmp_path, {}, {}))
+    tokenizer = load_tokenizer(Folder(tmp_path, hf_config_dict(tiny_config()), {}))
     assert tokenizer.convert_tokens_to_ids("<|image_pad|>") == tiny_config().image_token_id
     assert tokenizer.decode(tokenizer("a post é").input_ids) == "a post é"
 
