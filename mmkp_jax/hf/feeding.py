@@ -45,3 +45,16 @@ def read_feeding(folder: Path) -> Fed | None:
         if value > _MOST:
             fields.refuse(name, f"a whole number from 1 to {_MOST:,}")
     return found
+
+
+def fed_otherwise(folder: Path, max_text_tokens: int) -> str:
+    """What a run that begins with the folder should say, where it cuts texts elsewhere; else empty.
+
+    Raises:
+        InputError: as `read_feeding`.
+    """
+    fed = read_feeding(folder)
+    if fed is None or fed.max_text_tokens == max_text_tokens:
+        return ""
+    before = f"it was trained on texts of at most {fed.max_text_tokens:,} tokens"
+    return f"{folder / FEEDING}: {before}; config.data.max_text_tokens is {max_text_tokens:,}"

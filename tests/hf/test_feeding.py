@@ -11,7 +11,7 @@ from mmkp_jax.data.examples import prompt_of
 from mmkp_jax.data.prompts import PROMPT_VERSION, user_text
 from mmkp_jax.errors import InputError
 from mmkp_jax.export import main
-from mmkp_jax.hf.feeding import FEEDING, Fed, read_feeding
+from mmkp_jax.hf.feeding import FEEDING, Fed, fed_otherwise, read_feeding
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.opening import MAX_TEXT_TOKENS, open_model
 from mmkp_jax.predicting import Predictor, read_post
@@ -32,6 +32,7 @@ def exported(tmp_path_factory):
     for cap in (SHORTER, LONGER):
         data = {"max_text_tokens": cap, "min_pixels": 3136, "max_pixels": 12544}
         fields = {"compute_dtype": "float32", "frozen_dtype": "float32", "answer_tokens": 5, "eval_batch_size": 2}
+        fields["row"] = {"tokens": 1024}
         write_run(root / f"run-{cap}", base, data=data, **fields)
         assert main([f"--workdir={root / f'run-{cap}'}", f"--out={root / f'out-{cap}'}"]) == 0
         made[cap] = root / f"run-{cap}", root / f"out-{cap}"
@@ -69,10 +70,20 @@ def test_the_card_cuts_texts_at_the_same_number(exported):
 def test_a_run_that_began_with_an_export_exports_its_own(exported, tmp_path, capsys):
     """Its config counts, in training and in what it leaves."""
     base = exported[SHORTER][1]
-    write_run(tmp_path / "run", base, data={"max_text_tokens": LONGER}, answer_tokens=6)
+    write_run(tmp_path / "run", base, data={"max_text_tokens": LONGER}, row={"tokens": 1024}, answer_tokens=6)
     assert main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 0
     assert read_feeding(tmp_path / "out") == Fed(LONGER, 6) != read_feeding(base)
     assert open_model(str(tmp_path / "run")).recipe.max_text_tokens == LONGER
+
+
+def test_a_run_says_where_it_feeds_otherwise_than_the_export_it_begins_with(exported):
+    base = exported[SHORTER][1]
+    line = fed_otherwise(base, SHORTER + 1)
+    assert (
+        line
+        == f"{base / FEEDING}: it was trained on texts of at most {SHORTER} tokens; config.data.max_text_tokens is 41"
+    )
+    assert fed_otherwise(base, SHORTER) == fed_otherwise(base.parent, 1) == ""
 
 
 def test_a_folder_that_is_no_export_is_fed_by_the_defaults(exported, tmp_path):
@@ -86,7 +97,7 @@ WHOLE = {"prompt_version": PROMPT_VERSION, "max_text_tokens": 96, "answer_tokens
 FAULTS = [
     ("{", "is not JSON ("),
     ("[1]", "is a list, not a JSON object"),
-    ('{"a":' * 100_000, "nested too deep"),
+    ('{"a":' * 100_000, "its JSON is nested too deep"),
     ({"max_text_tokens": "96"}, "'max_text_tokens' is \"96\", not a whole number from 1"),
     ({"max_text_tokens": 0}, "'max_text_tokens' is 0, not a whole number from 1"),
     ({"answer_tokens": 10**9}, "'answer_tokens' is 1000000000, not a whole number from 1 to 1,000,000"),
