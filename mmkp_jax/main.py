@@ -22,6 +22,7 @@ from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.exporting import Step, check_exports, export_into_run, note_base
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
+from mmkp_jax.hf.feeding import fed_otherwise
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
 from mmkp_jax.hosts import check_agreement, ending_together, is_writer, join, on_writer, several
 from mmkp_jax.maintenance import watch_maintenance
@@ -65,6 +66,8 @@ def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: ra
     folder = open_folder(config.model.path)
     tokenizer, where = load_tokenizer(folder), str(folder.path / CONFIG)
     recipe = recipe_of(config, define(folder.config, where), tokenizer)
+    if otherwise := fed_otherwise(folder.path, recipe.max_text_tokens):
+        print(otherwise)
     dtype = dtype_of(config, "compute_dtype")
     predictor = None
 
