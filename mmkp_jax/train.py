@@ -124,7 +124,7 @@ def train(
             return step, params
         with jax.transfer_guard("allow"):
             restored = best.restore(plan.state)
-        if restored is None:  # it was trained to its end before it was to validate
+        if restored is None:  # damaged, or the run was trained to its end before it was to validate
             return step, params
         print(f"best on valid: step {restored.step:,}, {restored.note['metric']} {restored.note['score']:.4f}")
         return restored.step, join_params(restored.state["trainable"], restored.state["frozen"])
