@@ -23,7 +23,6 @@ from mmkp_jax.sealing import Sealed
 from mmkp_jax.sharding import MEMORIES
 from mmkp_jax.step import State
 
-
 MEND = "remove its folder, to go on from an earlier one or from the beginning"
 
 

@@ -54,8 +54,10 @@ def damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
     try:
         content = (folder / FILE).read_bytes()
         told = _parsed(content, str(folder / FILE))
-    except (OSError, InputError):
+    except OSError:
         return f"{FILE} cannot be read"
+    except InputError:
+        told = None
     if told is None:
         return f"{FILE} is not what was written"
     try:
