@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from mmkp_jax.errors import LOST, InputError, LostError, nearest
 from mmkp_jax.runtime.paths import check_all_local
+from mmkp_jax.runtime.signals import INTERRUPTED, imports_are_over
 from mmkp_jax.runtime.terminal import print_anywhere
 
 DISK_ERRORS = {
@@ -16,10 +17,6 @@ DISK_ERRORS = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
 }
 """Of a disk that is full or closed to us, and of a path that leads nowhere."""
-
-
-INTERRUPTED = 130
-"""The exit status after Ctrl-C."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,6 +66,7 @@ def status_of(
     """
     print_anywhere()
     try:
+        imports_are_over()
         with disk_errors_in_one_line():
             status = run(arguments)
     except InputError as error:

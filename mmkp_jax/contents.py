@@ -17,6 +17,7 @@ from mmkp_jax.feeding import datasets_of
 from mmkp_jax.hf.folder import Folder, digests
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.json_files import read_object
+from mmkp_jax.runtime.lines import read_bytes
 
 FILE = "contents.json"
 """Of a work directory: a digest by field."""
@@ -24,7 +25,7 @@ FILE = "contents.json"
 FIELDS = ("data.path", "data.train_keyphrases", "data.kinds", "model.path")
 
 SAMPLES, SAMPLE_BYTES = 256, 16 << 10
-"""Of a file of weights: its header and so many stretches of it; another training of a model changes nearly all bytes."""
+"""Of a file of weights: so many stretches of it, the header among them; another training changes nearly all bytes."""
 
 
 def contents_of(config: ConfigDict, base: Folder) -> dict[str, str]:
@@ -62,8 +63,9 @@ def same_content(workdir: Path, now: Mapping[str, str], field: str, before: Any,
 
 
 def write_contents(workdir: Path, contents: Mapping[str, str]) -> None:
-    """Leaves them in the work directory."""
-    write_json(workdir / FILE, contents)
+    """Leaves them in the work directory, where they are not there yet."""
+    if not (workdir / FILE).exists():
+        write_json(workdir / FILE, contents)
 
 
 def _digest(content: Any) -> str:
@@ -71,7 +73,7 @@ def _digest(content: Any) -> str:
 
 
 def _file(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    return hashlib.sha256(read_bytes(Path(path))).hexdigest() if path else ""
 
 
 def _sampled(file: Path) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from mmkp_jax.meter import Meter
 from mmkp_jax.models.definition import Params
 from mmkp_jax.optim import join_params
 from mmkp_jax.profiling import Profiler
+from mmkp_jax.runtime.signals import INTERRUPTED, end_at_once
 from mmkp_jax.sharding import place_batch, planned_rows
 from mmkp_jax.step import State
 
@@ -181,7 +182,7 @@ class _StopAsked(contextlib.AbstractContextManager):
 
     def _wish(self, kind: int, _: Any) -> None:
         if kind == signal.SIGINT and (self.stop or self.by_user):
-            raise KeyboardInterrupt
+            end_at_once("stopped at once; started again, the run resumes from its last checkpoint", INTERRUPTED)
         self.by_user = kind == signal.SIGINT and not self.stop
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
         if self._several:

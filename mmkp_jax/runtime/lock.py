@@ -72,11 +72,10 @@ class Lock(contextlib.AbstractContextManager):
         self._over, self._thread = threading.Event(), None
 
     def __exit__(self, *_: object) -> None:
-        if self._thread is None:
-            return
-        self._over.set()
-        self._thread.join()
-        self._thread = None
+        if self._thread is not None:
+            self._over.set()
+            self._thread.join()
+            self._thread = None
         with contextlib.suppress(OSError, InputError):
             if _owner_of(self._folder) == self._owner:
                 (self._folder / BEAT).unlink(missing_ok=True)

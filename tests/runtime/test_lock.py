@@ -107,11 +107,8 @@ def test_an_owner_on_another_host_whose_heartbeat_changes_is_waited_for_and_then
     beating = threading.Thread(target=beat)
     beating.start()
     try:
-        with (
-            pytest.raises(BusyError, match="process 12 on node-7 is writing this run"),
-            Lock(tmp_path, 1, **QUICK) as l,
-        ):
-            l.acquire()
+        with pytest.raises(BusyError, match="12 on node-7 is writing this run"), Lock(tmp_path, 1, **QUICK) as lock:
+            lock.acquire()
     finally:
         over.set()
         beating.join()
