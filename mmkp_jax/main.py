@@ -14,7 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 import mmkp_jax
-from mmkp_jax.assembly import check_settings, dtype_of, load_untrained, plan_training
+from mmkp_jax.assembly import check_settings, dtype_of, plan_training, plan_untrained
 from mmkp_jax.commands import INTERRUPTED, Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.contents import contents_of, same_content, write_contents
 from mmkp_jax.errors import AGAIN, BusyError, InputError
@@ -23,7 +23,7 @@ from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.exporting import Step, check_exports, export_into_run, note_base
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder
-from mmkp_jax.hf.load import check_tensors
+from mmkp_jax.hf.load import check_tensors, load_params
 from mmkp_jax.hosts import check_agreement, ending_together, everywhere, is_writer, join, on_writer, several
 from mmkp_jax.maintenance import watch_maintenance
 from mmkp_jax.models.definition import Definition, Params, define
@@ -86,9 +86,10 @@ def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, 
 
     if config.strategy == "zeroshot":
         evaluation = Evaluation(config)
-        check_tensors(folder, define(folder.config, where).shapes())
+        definition, structs = plan_untrained(config, folder, where)
+        check_tensors(folder, structs)
         _claim(config, workdir, extend, folder, lock)
-        definition, params = load_untrained(config, folder, where)
+        params = load_params(folder, structs)
         step = 0
     else:
         training = plan_posts(config, recipe)
