@@ -1,7 +1,7 @@
 """Multi-modal keyphrase prediction with vision-language models, trained in JAX on TPU and GPU."""
 
-from mmkp_jax.runtime.signals import guard_imports
+from mmkp_jax.runtime.interrupts import while_importing
 
 __version__ = "0.1.0"
 
-guard_imports()
+while_importing()

@@ -27,7 +27,7 @@ from mmkp_jax.meter import Meter
 from mmkp_jax.models.definition import Params
 from mmkp_jax.optim import join_params
 from mmkp_jax.profiling import Profiler
-from mmkp_jax.runtime.signals import INTERRUPTED, end_at_once
+from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
 from mmkp_jax.sharding import place_batch, planned_rows
 from mmkp_jax.step import State
 
