@@ -154,6 +154,23 @@ def test_ctrl_c_leaves_a_run_that_goes_on(pocket, unbroken):
 
 
 @pytest.mark.slow
+def test_of_two_runs_at_once_the_second_is_refused_and_the_first_comes_to_every_number(pocket, unbroken):
+    workdir = pocket.parent / "at-once"
+    first = started(pocket, f"--workdir={workdir}", "--config.ablations=True")
+    while not (workdir / "metrics.jsonl").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second looks
+    second = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
+    first.send_signal(signal.SIGCONT)
+    assert second.returncode == 2 and f"process {first.pid} is writing this run" in second.stderr.splitlines()[-1]
+    _, error = first.communicate(timeout=120)
+    assert first.returncode == 0, error[-3000:]
+    assert [line["step"] for line in metrics(workdir)] == list(range(1, 13))
+    assert differences(workdir, unbroken[0]) == []
+
+
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_a_run_at_once_in_a_line(pocket):
     """The first one is answered after the step, which compiles here."""
     workdir = pocket.parent / "twice"
