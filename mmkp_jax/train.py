@@ -28,6 +28,7 @@ from mmkp_jax.meter import Meter
 from mmkp_jax.models.definition import Params
 from mmkp_jax.optim import join_params
 from mmkp_jax.profiling import Profiler
+from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
 from mmkp_jax.sharding import place_batch, planned_rows
 from mmkp_jax.step import State
 
@@ -126,7 +127,7 @@ def train(
             return step, params
         with jax.transfer_guard("allow"):
             restored = best.restore(plan.state)
-        if restored is None:  # it was trained to its end before it was to validate
+        if restored is None:  # damaged, or the run was trained to its end before it was to validate
             return step, params
         print(f"best on valid: step {restored.step:,}, {restored.note['metric']} {restored.note['score']:.4f}")
         return restored.step, join_params(restored.state["trainable"], restored.state["frozen"])
@@ -183,7 +184,7 @@ class _StopAsked(contextlib.AbstractContextManager):
 
     def _wish(self, kind: int, _: Any) -> None:
         if kind == signal.SIGINT and (self.stop or self.by_user):
-            raise KeyboardInterrupt
+            end_at_once("stopped at once; started again, the run resumes from its last checkpoint", INTERRUPTED)
         self.by_user = kind == signal.SIGINT and not self.stop
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
         if self._several:
