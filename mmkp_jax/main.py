@@ -22,7 +22,7 @@ from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.exporting import Step, check_exports, export_into_run, note_base
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
-from mmkp_jax.hosts import check_agreement, ending_together, join, on_writer, several
+from mmkp_jax.hosts import JOIN_SECONDS, check_agreement, ending_together, join, on_writer, several
 from mmkp_jax.maintenance import watch_maintenance
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.predicting import Predictor
@@ -42,7 +42,15 @@ def parser() -> Parser:
     add("--coordinator", metavar="HOST:PORT", help="of a job's first process; TPU slices, Slurm and Open MPI tell it")
     add("--num_processes", type=int, metavar="N", help="with --coordinator: how many processes the job has")
     add("--process_id", type=int, metavar="N", help="with --coordinator: which of them this is, from 0")
+    wait = "how long hosts wait for each other; then those that have joined end, with 76 (default: %(default)g)"
+    add("--join_seconds", type=_positive, default=JOIN_SECONDS, metavar="N", help=wait)
     return flags
+
+
+def _positive(text: str) -> float:
+    if not 0 < (seconds := float(text)) < float("inf"):
+        raise ValueError
+    return seconds
 
 
 def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: range = range(0)) -> None:
@@ -147,15 +155,16 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise InputError("--config is not given", flags.prog, "give --config=configs/dyncot.py, for one")
     profiled = _steps(parsed.profile_steps, flags)
     config = read_config(parsed.config, overrides)
-    join(parsed.coordinator, parsed.num_processes, parsed.process_id)
+    join(parsed.coordinator, parsed.num_processes, parsed.process_id, parsed.join_seconds)
     name = Path(parsed.config.partition(":")[0]).stem
-    if several() and not parsed.workdir:
-        raise InputError("several hosts need the same --workdir", flags.prog, "give a folder that all of them share")
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     resume = shlex.join([f"--config={parsed.config}", *overrides, f"--workdir={workdir}"])
     if not several():  # of several hosts, JAX takes the signal, and the loop sees it
         signal.signal(signal.SIGTERM, _stop)
     with ending_together(), disk_errors_in_one_line(workdir), watch_maintenance():
+        if several() and not parsed.workdir:
+            what = "several hosts need the same --workdir"
+            raise InputError(what, flags.prog, "give a folder that all of them share")
         try:
             run(config, workdir, extend=parsed.extend, profiled=profiled)
         except (KeyboardInterrupt, Stopped) as stopped:
