@@ -21,6 +21,7 @@ from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.exporting import Step, check_exports, export_into_run, note_base
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
+from mmkp_jax.guards import Watchdog
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
 from mmkp_jax.hosts import JOIN_SECONDS, check_agreement, ending_together, join, on_writer, several
 from mmkp_jax.maintenance import watch_maintenance
@@ -66,6 +67,11 @@ def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: ra
     """
     check_settings(config)
     _check_hosts(config, workdir)
+    with Watchdog(workdir, config.hang_seconds, jax.process_index()) as watchdog:
+        _run_watched(config, workdir, watchdog, extend, profiled)
+
+
+def _run_watched(config: ConfigDict, workdir: Path, watchdog: Watchdog, extend: bool, profiled: range) -> None:
     if config.make:
         on_writer(lambda: _make(config.make))
     folder = open_folder(config.model.path)
@@ -85,21 +91,21 @@ def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: ra
         export_into_run(Step(workdir, config, folder, step, params))
 
     if config.strategy == "zeroshot":
-        evaluation = Evaluation(config)
+        evaluation = Evaluation(config, watchdog)
         _claim(config, workdir, extend)
         definition, params = load_untrained(config, folder, where)
         step = 0
     else:
         training = plan_posts(config, recipe)
         plan = plan_training(config, folder.config, where, total_steps=training.steps)
-        definition, evaluation = plan.definition, Evaluation(config)
+        definition, evaluation = plan.definition, Evaluation(config, watchdog)
         check_exports(config, folder)
         check_agreement({"dataset": training.feed.records.fingerprint})
         _claim(config, workdir, extend)
         on_writer(lambda: (note_base(workdir, folder), write_left_out(workdir, training.left_out)))
         print(describe(training))
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
-        step, params = train(config, plan, folder, training, workdir, validate, export, profiled)
+        step, params = train(config, plan, folder, training, workdir, validate, export, watchdog, profiled)
     signal.signal(signal.SIGTERM, _stop)  # all is saved, and the loop looks for no wish to stop any more
     evaluation.test(predictor_of(params, definition), workdir, step)
     on_writer(lambda: write_report([workdir], workdir / "report.html"))

@@ -68,7 +68,7 @@ class Meeting:
         self.size = size
         self.changed = threading.Condition()
         self.loss: str | None = None
-        self._began = self._leaving = False
+        self._began = False
 
     def lost_within(self, seconds: float) -> str | None:
         """How a host was lost, once it is known; None if it is not in so many seconds."""
@@ -149,7 +149,6 @@ class First(Meeting):
 
     def leave(self, shut_down: Callable[[], None]) -> None:
         self._wait(lambda: len(self._done) == self.size - 1)
-        self._leaving = True
         self._send_all("done")
         shut_down()
         self._wait(lambda: len(self._gone) == self.size - 1)  # till then they need what passes through here
@@ -163,9 +162,10 @@ class First(Meeting):
         lines = lines_of(connection)
         match next(lines, "").split():
             case [name, "relay"] if name == HELLO:
-                service = connected(("127.0.0.1", self._service))
-                _in_background(pump, connection, service)
-                pump(service, connection)
+                with contextlib.suppress(OSError):
+                    service = connected(("127.0.0.1", self._service))  # it begins at about the same time
+                    _in_background(pump, connection, service)
+                    pump(service, connection)
             case [name, "join", host, size] if name == HELLO and host.isdecimal() and size.isdecimal():
                 self._admit(connection, lines, int(host), int(size))
             case _:
@@ -212,7 +212,7 @@ class Other(Meeting):
     def __init__(self, where: str, host: int, size: int):
         super().__init__(size)
         self._where, self._host = host_and_port(where), host
-        self._released = False
+        self._released = self._leaving = self._left = False
         self._relay = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._relay.getsockname()[1]}"
 
@@ -232,14 +232,17 @@ class Other(Meeting):
                 send_line(self._connection, f"{HELLO} join {self._host} {self.size}")
                 self._connection.settimeout(left)
                 lines = lines_of(self._connection)
-                word, _, rest = next(lines, "").partition(" ")
+                line = next(lines, None)
+                if line is None and time.monotonic() < deadline:
+                    raise LostError(_did_not_begin("the first host was lost again"))
+                word, _, rest = (line or "").partition(" ")
                 if word == "go":
                     return self._begin(lines)
                 if word == "mistake":
                     raise InputError(rest, "--num_processes", "give all of them the same")
                 if word == "lost":
                     raise LostError(_did_not_begin(rest))
-                reason = rest or "the first host was lost again, or not all others joined"
+                reason = rest or "not all have joined"
             time.sleep(min(1, max(0, deadline - time.monotonic())))
         raise LostError(_did_not_begin(f"{reason}, within {seconds:g} s (--join_seconds)"))
 
@@ -248,6 +251,7 @@ class Other(Meeting):
         self._wait(lambda: self._released)
         self._leaving = True
         shut_down()
+        self._left = True
         send_line(self._connection, "bye")
 
     def _begin(self, lines: Iterator[str]) -> None:
@@ -263,7 +267,7 @@ class Other(Meeting):
                 return self._lose(rest)
             if word == "done":
                 self._note(lambda: setattr(self, "_released", True))
-        if not self._leaving:
+        if not self._left:
             self._lose(f"host 0 of {self.size}")
 
     def _accept(self) -> None:
