@@ -186,8 +186,8 @@ def ending_together() -> Iterator[None]:
     except Exception as error:
         if not several():
             raise
-        own = isinstance(error, InputError | LostError) and not isinstance(error.__cause__, RuntimeError)
-        if not own and (loss := _loss(error)):
+        says_it_all = isinstance(error, InputError | LostError) and _is_own(error)
+        if not says_it_all and (loss := _loss(error)):
             end_as_lost(loss)
         with ENDING:
             if isinstance(error, InputError | LostError):
@@ -199,6 +199,13 @@ def ending_together() -> Iterator[None]:
     else:
         if _meeting:
             _meeting.leave(jax.distributed.shutdown)
+
+
+def _is_own(error: BaseException | None) -> bool:
+    """Whether the error follows from no error of JAX's runtime, of which a lost host may be the cause."""
+    if error is None or isinstance(error, RuntimeError) and not isinstance(error, LostError):
+        return error is None
+    return _is_own(error.__cause__ or error.__context__)
 
 
 def _loss(error: Exception) -> str | None:

@@ -212,7 +212,7 @@ class Other(Meeting):
     def __init__(self, where: str, host: int, size: int):
         super().__init__(size)
         self._where, self._host = host_and_port(where), host
-        self._released = self._leaving = self._left = False
+        self.connected = self._released = self._leaving = self._left = False
         self._relay = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._relay.getsockname()[1]}"
 
@@ -231,6 +231,7 @@ class Other(Meeting):
                 keep_alive(self._connection)
                 send_line(self._connection, f"{HELLO} join {self._host} {self.size}")
                 self._connection.settimeout(left)
+                self.connected = True
                 lines = lines_of(self._connection)
                 line = next(lines, None)
                 if line is None and time.monotonic() < deadline:
