@@ -186,7 +186,7 @@ def ending_together() -> Iterator[None]:
     except Exception as error:
         if not several():
             raise
-        says_it_all = isinstance(error, InputError | LostError) and _is_own(error)
+        says_it_all = isinstance(error, InputError | LostError) and not LOST_HOST.search(_words(error))
         if not says_it_all and (loss := _loss(error)):
             end_as_lost(loss)
         with ENDING:
@@ -201,15 +201,13 @@ def ending_together() -> Iterator[None]:
             _meeting.leave(jax.distributed.shutdown)
 
 
-def _is_own(error: BaseException | None) -> bool:
-    """Whether the error follows from no error of JAX's runtime, of which a lost host may be the cause."""
-    if error is None or isinstance(error, RuntimeError) and not isinstance(error, LostError):
-        return error is None
-    return _is_own(error.__cause__ or error.__context__)
+def _words(error: BaseException | None) -> str:
+    """What an error says, and those that it follows from."""
+    return f"{error} {_words(error.__cause__ or error.__context__)}" if error else ""
 
 
 def _loss(error: Exception) -> str | None:
     """The loss of a host that the error follows from: as the meeting knows it, or else by the error's own words."""
     if known := _meeting and _meeting.lost_within(GRACE_SECONDS):
         return known
-    return str(error).splitlines()[0] if LOST_HOST.search(str(error)) else None
+    return str(error).splitlines()[0] if LOST_HOST.search(_words(error)) else None
