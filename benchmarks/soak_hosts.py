@@ -94,7 +94,7 @@ def _has_logged(steps: int) -> Callable[[list[Host], Path], bool]:
 
 MOMENTS: dict[str, Callable[[list[Host], Path], bool]] = {
     "joined": _has_file("config.json"),
-    "compiling": _has_said("Compiling jit(step)"),
+    "compiling": _has_said("Compiling jit(train_step)"),
     "training": _has_logged(1),
     "evaluating": _has_said("Compiling jit(filled)"),
     "decoding": _has_said("Compiling jit(decode)"),

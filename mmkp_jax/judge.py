@@ -19,6 +19,8 @@ from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.posts import Post
 from mmkp_jax.evaluation.files import read_posts, read_predictions
 from mmkp_jax.evaluation.outputs import split_keyphrases
+from mmkp_jax.runtime.atomic import write_bytes, write_json
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     add_post_flags,
@@ -98,7 +100,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     if flags.people:
         chosen = choose(len(records), min(flags.people, len(records)))
         files = write_sheets(flags.out / PEOPLE, records, systems, chosen, flags.raters, flags.image_edge)
-        print(f"written: {', '.join(map(str, files))}; keep {KEY} from the raters")
+        _print(f"written: {', '.join(map(str, files))}; keep {KEY} from the raters")
         return None
     study = Study(
         records,
@@ -208,18 +210,18 @@ def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankin
     _lines(flags.out / RANKINGS, rankings.rows())
     _lines(flags.out / PAIRED, [pair._asdict() for pair in rankings.pairs])
     _lines(flags.out / FAILURES, rankings.failures)
-    (flags.out / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print("\n".join(standing.lines()) if standing else "no post has all its ranks")
+    write_json(flags.out / RESULTS, results)
+    _print("\n".join(standing.lines()) if standing else "no post has all its ranks")
     if len(study.compared) < flags.pairs:
         print(f"pairs: {len(study.compared):,} of {flags.pairs:,}, as there are no more posts with differing lists")
     if consistent is not None:
         print(f"pairs in both orders: {consistent:.2%} of {whole:,} got the same answer")
     for each in wins:
         (a, won), (b, lost) = each["wins"].items()
-        print(f"  {a} {won:,} – {b} {lost:,}; {each['ties']:,} ties, {each['turned']:,} turned with the order")
+        _print(f"  {a} {won:,} – {b} {lost:,}; {each['ties']:,} ties, {each['turned']:,} turned with the order")
     print(f"answers without readable ranks: {len(rankings.failures):,} of {study.questions:,}; see {FAILURES}")
     print("\n".join(done.lines(prices_of(flags))))
-    print(f"written: {flags.out}")
+    _print(f"written: {flags.out}")
     return results
 
 
@@ -230,22 +232,29 @@ def _collect(flags: argparse.Namespace) -> dict[str, Any]:
     model = read_rankings(flags.out / RANKINGS, systems)
     both = [place for place, post in enumerate(ids) if post in model]
     results: dict[str, Any] = {"people": people.as_json(), "posts_of_both": len(both), "tau_b": None}
-    print("people: " + "\n".join(people.lines()))
+    _print("people: " + "\n".join(people.lines()))
     if both:
         model_PCN = np.stack([model[ids[place]] for place in both])
         taus = tau_b(averaged(written_POCN[both]).mean(axis=1), model_PCN)
         results["tau_b"] = {name: None if np.isnan(value) else value for name, value in taus.items()}
         told = ", ".join(f"{name} {'–' if np.isnan(value) else format(value, '.2f')}" for name, value in taus.items())
-        print(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {told}")
+        _print(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {told}")
     else:
         print("no ranks of a model to compare with: give the same --out to a judge")
-    (flags.out / PEOPLE / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(f"written: {flags.out / PEOPLE / RESULTS}")
+    write_json(flags.out / PEOPLE / RESULTS, results)
+    _print(f"written: {flags.out / PEOPLE / RESULTS}")
     return results
 
 
 def _lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    """Writes JSON Lines; half of a character in an answer is written as its escape."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_bytes(file, text.encode("utf-8", "backslashreplace"))
+
+
+def _print(text: str) -> None:
+    """Prints what holds names of systems, which are of files."""
+    print(for_terminal(text, lines=True))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -22,6 +22,7 @@ from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.journal import Journal
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     check_endpoint_flags,
@@ -33,6 +34,9 @@ from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.session import STOPPED, answered, print_bill
 from mmkp_jax.teacher.store import answers_file
 from mmkp_jax.teacher.zero_shot import predictions_of, zero_shot_questions
+
+if TYPE_CHECKING:
+    from mmkp_jax.predicting import Unfed
 
 INPUTS = {"data": ("split",), "posts": ("images",), "text": ("image",)}
 """The flags that name posts, and those that only go with them."""
@@ -86,19 +90,21 @@ def run(arguments: Sequence[str] | None = None) -> list[Prediction] | None:
     found = dict(journal.found) if journal else {}
     left = [number for number in range(len(ids)) if number not in found]
     if found:
-        print(f"{len(found):,} of {len(ids):,} posts are predicted in {flags.out} already")
-    predictions = _predicted(Rows(read, left), flags) if left else iter(())
+        print(for_terminal(f"{len(found):,} of {len(ids):,} posts are predicted in {flags.out} already"))
+    unfed: list[Unfed] = []
+    predictions = _predicted(Rows(read, left), flags, unfed) if left else iter(())
     with tqdm(total=len(ids), initial=len(found), unit="post", dynamic_ncols=True, disable=len(left) < 2) as bar:
         for number, prediction in journal.write(predictions) if journal else predictions:
             found[number] = prediction
-            if flags.explain:
-                tqdm.write(_explained(prediction))
             bar.update()
     in_order = [found[number] for number in range(len(ids))]
+    _print_unfed(unfed, len(left))
+    if flags.explain:
+        print("\n".join(map(_explained, in_order)))
     if flags.out:
         _print_written(flags.out, in_order)
     elif not flags.explain:
-        print("; ".join(in_order[0].predicted))
+        print(for_terminal("; ".join(in_order[0].predicted)))
     return in_order
 
 
@@ -218,8 +224,8 @@ def _post_of(row: dict[str, Any], file: str, number: int) -> Post:
     return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number), keyphrases=())
 
 
-def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, Prediction]]:
-    """(number, prediction) of the posts in `rows`, as their answers end; those that cannot be fed are listed."""
+def _predicted(rows: Rows, flags: argparse.Namespace, unfed: "list[Unfed]") -> Iterator[tuple[int, Prediction]]:
+    """(number, prediction) of the posts in `rows`, as their answers end; those that cannot be fed go to `unfed`."""
     from mmkp_jax.decoding.sampling import Sampling
     from mmkp_jax.predicting import load_predictor
 
@@ -231,10 +237,8 @@ def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, Pre
         sampling=Sampling(flags.temperature, flags.top_p, flags.seed),
         draws=flags.n,
     )
-    unfed = []
     for number, prediction in predictor.predict(rows, unfed.append):
         yield rows.numbers[number], prediction
-    _print_unfed(unfed, len(rows))
 
 
 def _through_endpoint(
@@ -265,19 +269,20 @@ def _through_endpoint(
 
 def _print_unfed(unfed: Sequence[tuple[str, str]], total: int, what: str = "could not be fed") -> None:
     if unfed:
-        tqdm.write(f"{len(unfed):,} of {total:,} posts {what}, and nothing is predicted for them:")
-        tqdm.write("\n".join(f"  {post}: {reason}" for post, reason in unfed))
+        print(f"{len(unfed):,} of {total:,} posts {what}, and nothing is predicted for them:")
+        print("\n".join(for_terminal(f"  {post}: {reason}") for post, reason in unfed))
 
 
 def _print_written(out: Path, predictions: Sequence[Prediction]) -> None:
     print(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
-    print(f"written: {out}")
+    print(for_terminal(f"written: {out}"))
 
 
 def _explained(prediction: Prediction) -> str:
     thought = REASONING.search(prediction.output)
     why = " ".join(thought[1].split()) if thought else "answered without reasoning"
-    return f"{prediction.id}\n  reasoning  {why}\n  predicted  {'; '.join(prediction.predicted) or '–'}"
+    lines = [prediction.id, f"  reasoning  {why}", f"  predicted  {'; '.join(prediction.predicted) or '–'}"]
+    return "\n".join(map(for_terminal, lines))
 
 
 if __name__ == "__main__":
