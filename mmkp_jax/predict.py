@@ -2,13 +2,15 @@
 
 The posts are a prepared dataset's (--data, --split), a file's (--posts, --images), or one (--text, --image). With
 --base_url, the model is one behind an OpenAI-compatible endpoint, and gets the prompt of --zero_shot. An interrupted
-command goes on where it stood when it is given again; one that --max_cost stops ends with the exit status 3.
+command goes on where it stood when it is given again; one that --max_cost stops ends with the exit status 3, and one to
+which no post is answered with 4.
 """
 
 import argparse
 import dataclasses
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.journal import Journal
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     check_endpoint_flags,
@@ -30,9 +33,9 @@ from mmkp_jax.teacher.flags import (
     refuse_endpoint_flags,
 )
 from mmkp_jax.teacher.questions import PostRecords
-from mmkp_jax.teacher.session import STOPPED, answered, print_bill
+from mmkp_jax.teacher.session import NOTHING, STOPPED, NothingError, answered, print_bill
 from mmkp_jax.teacher.store import answers_file
-from mmkp_jax.teacher.zero_shot import predictions_of, zero_shot_questions
+from mmkp_jax.teacher.zero_shot import predictions_of, reject, zero_shot_questions
 
 INPUTS = {"data": ("split",), "posts": ("images",), "text": ("image",)}
 """The flags that name posts, and those that only go with them."""
@@ -103,11 +106,19 @@ def run(arguments: Sequence[str] | None = None) -> list[Prediction] | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 130 when interrupted, after
-    a line on how to go on.
+    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 4 after a line on why an
+    endpoint answered no post; 130 when interrupted, after a line on how to continue.
     """
+
+    def status(arguments: Sequence[str] | None) -> int:
+        try:
+            return STOPPED if run(arguments) is None else 0
+        except NothingError as error:
+            print(for_terminal(str(error)), file=sys.stderr)
+            return NOTHING
+
     told = "interrupted; the same command goes on from what is in --out, or in --store"
-    return status_of(lambda flags: STOPPED if run(flags) is None else 0, arguments, interrupted=told)
+    return status_of(status, arguments, interrupted=told)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -248,7 +259,7 @@ def _through_endpoint(
         return []
     if flags.out.exists() and not flags.store.exists():
         raise InputError("this is there already", str(flags.out), "name another --out, or remove it")
-    with answered(flags, *questions) as (done, store):
+    with answered(flags, *questions, reject=reject) as (done, store):
         predictions, unfed, unanswered = ([], [], []) if done.stopped else predictions_of(ids, read, done, store)
     print("\n".join(done.lines(prices_of(flags))))
     if done.stopped:
@@ -260,13 +271,16 @@ def _through_endpoint(
     if flags.explain:
         print("\n".join(map(_explained, predictions)))
     _print_written(flags.out, predictions)
+    if predictions and len(unfed) + len(unanswered) == len(predictions):
+        (reason, count), *_ = Counter(reason for _, reason in (*unanswered, *unfed)).most_common(1)
+        raise NothingError(f"none of {len(ids):,} posts got an answer, most often ({count:,}): {reason}")
     return predictions
 
 
 def _print_unfed(unfed: Sequence[tuple[str, str]], total: int, what: str = "could not be fed") -> None:
     if unfed:
         tqdm.write(f"{len(unfed):,} of {total:,} posts {what}, and nothing is predicted for them:")
-        tqdm.write("\n".join(f"  {post}: {reason}" for post, reason in unfed))
+        tqdm.write("\n".join(for_terminal(f"  {post}: {reason}") for post, reason in unfed))
 
 
 def _print_written(out: Path, predictions: Sequence[Prediction]) -> None:
@@ -277,7 +291,8 @@ def _print_written(out: Path, predictions: Sequence[Prediction]) -> None:
 def _explained(prediction: Prediction) -> str:
     thought = REASONING.search(prediction.output)
     why = " ".join(thought[1].split()) if thought else "answered without reasoning"
-    return f"{prediction.id}\n  reasoning  {why}\n  predicted  {'; '.join(prediction.predicted) or '–'}"
+    text = f"{prediction.id}\n  reasoning  {why}\n  predicted  {'; '.join(prediction.predicted) or '–'}"
+    return for_terminal(text, lines=True)
 
 
 if __name__ == "__main__":
