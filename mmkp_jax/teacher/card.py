@@ -32,7 +32,9 @@ def write_card(out: Path, job: Job, source: str, outcome: Outcome) -> None:
 
 def card_of(out: Path, job: Job, source: str, outcome: Outcome) -> str:
     """The card's text."""
-    models = ", ".join(f"{name} ({count:,})" for name, count in outcome.models.most_common(SHOWN)) or "none"
+    models = (
+        ", ".join(f"{for_markdown(name)} ({count:,})" for name, count in outcome.models.most_common(SHOWN)) or "none"
+    )
     if len(outcome.models) > SHOWN:
         models += f", and {len(outcome.models) - SHOWN:,} other names"
     cost = money(outcome.cost) if outcome.unpriced < sum(outcome.models.values()) or not outcome.models else "unknown"
@@ -40,15 +42,16 @@ def card_of(out: Path, job: Job, source: str, outcome: Outcome) -> str:
         cost += f", and {outcome.unpriced:,} answers whose price is unknown"
     first, last = outcome.times
     rows = {
-        "posts": f"{source}: {outcome.posts:,}",
-        "model asked": f"{job.endpoint.model} at {job.endpoint.base_url}",
+        "posts": f"{for_markdown(source)}: {outcome.posts:,}",
+        "model asked": for_markdown(f"{job.endpoint.model} at {job.endpoint.base_url}"),
         "model as returned": models,
-        "parameters": json.dumps(dict(job.endpoint.parameters), ensure_ascii=False),
+        "parameters": for_markdown(json.dumps(dict(job.endpoint.parameters), ensure_ascii=False)),
         "images": f"at most {job.image_edge:,} pixels a side, JPEG",
         "prompt": f"{job.template.version}, below",
-        "answers": f"{outcome.answers:,} whole ones" + f", between {first} and {last}" * bool(first),
+        "answers": f"{outcome.answers:,} whole ones"
+        + f", between {for_markdown(first)} and {for_markdown(last)}" * bool(first),
         "kept": f"{outcome.kept:,}, {outcome.acceptance:.2%} of the whole answers",
-        "left out": f"{outcome.posts - outcome.kept:,}, listed in {rejects_file(out).name}",
+        "left out": f"{outcome.posts - outcome.kept:,}, listed in {for_markdown(rejects_file(out).name)}",
         "tokens": f"{outcome.prompt_tokens:,} of prompts, {outcome.completion_tokens:,} of answers",
         "cost": cost,
     }
@@ -60,7 +63,7 @@ def card_of(out: Path, job: Job, source: str, outcome: Outcome) -> str:
         "",
         "| | |",
         "| --- | --- |",
-        *(f"| {name} | {for_markdown(value)} |" for name, value in rows.items()),
+        *(f"| {name} | {value} |" for name, value in rows.items()),
         "",
     ]
     if outcome.left_out:

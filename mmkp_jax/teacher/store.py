@@ -61,8 +61,12 @@ class Store:
         self._lock, self._failed = asyncio.Lock(), None
         try:
             self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            self._take_lock()
-            self._size = self._take_up(repair)
+            try:
+                self._take_lock()
+                self._size = self._take_up(repair)
+            except BaseException:
+                os.close(self._file)  # and with it the lock
+                raise
         except BlockingIOError:
             raise InputError("another command uses it now", str(file), "let that one end") from None
         except OSError as error:
