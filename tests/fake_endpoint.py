@@ -3,6 +3,7 @@
 import asyncio
 import email.parser
 import email.policy
+import functools
 import gzip
 import hashlib
 import json
@@ -372,7 +373,7 @@ class FakeEndpoint:
             content = content.decode().encode("utf-16")
         headers = {"Content-Type": f"application/json; charset={rest}"} if kind == "charset" else {}
         if kind == "gzip":
-            packed = gzip.compress(b" " * BOMB + content if rest == "bomb" else content)
+            packed = _bomb() * (rest == "bomb") + gzip.compress(content)
             content, headers = packed[: -9 if rest == "cut" else None], {"Content-Encoding": "gzip"}
         elif kind == "brotli":
             headers = {"Content-Encoding": "br"}
@@ -456,6 +457,11 @@ class FakeEndpoint:
                 self.files[f"{batch.id}-{name}"] = content
                 told[name] = f"{batch.id}-{name}"
         return told | {"status": batch.status}
+
+
+@functools.cache
+def _bomb() -> bytes:
+    return gzip.compress(b" " * BOMB)
 
 
 def _head(status: int, length: int, more: dict[str, str] | None = None) -> bytes:

@@ -16,7 +16,7 @@ from mmkp_jax.teacher.questions import Asked
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.transport import PIECE, Unpacker, Unusable
 from tests.fake_endpoint import HOSTILE_AGAIN, HOSTILE_ANSWERED, HOSTILE_FINAL, MODEL, USAGES, FakeEndpoint
-from tests.teacher.posts import PRICES, ask, number_of, text_posts
+from tests.teacher.posts import HOSTILE, PRICES, ask, hostile, number_of, text_posts
 
 BOUNDS = Limits(concurrency=8, timeout=10.0, attempts=4, backoff=0.01)
 MOST = Usage(100, 50)
@@ -182,6 +182,25 @@ def test_an_incomplete_answer_is_stored_apart_and_not_asked_again(tmp_path, kind
         prompt, completion = server.tokens()
     assert stored(tmp_path / "s")["p0"]["status"] == "unfinished"
     assert run.spent == pytest.approx((prompt * PRICES.input + completion * PRICES.output) / 1e6)
+
+
+def test_everything_at_once_ends_with_every_post_and_the_endpoints_own_count(tmp_path):
+    posts = text_posts(len(HOSTILE))
+    bounds = Limits(concurrency=8, timeout=1.0, attempts=5, backoff=0.01)
+    with FakeEndpoint(fault=hostile) as server:
+        run = ask(server, tmp_path / "s", posts, bounds)
+        calls = len(server.calls)
+        again = ask(server, tmp_path / "s", posts, bounds)
+        assert (again.found, again.asked, len(server.calls)) == (len(posts), 0, calls)
+    rows = stored(tmp_path / "s")
+    assert {n: rows[f"p{n}"]["status"] for n in range(len(posts))} == dict(enumerate(HOSTILE.values()))
+
+    def money(calls):
+        usages = [server._usage(call.body) for call in calls if call.tokens]
+        return sum(PRICES.of(Usage(each["prompt_tokens"], each["completion_tokens"])) for each in usages)
+
+    assert run.spent == again.spent == pytest.approx(money(call for call in server.calls if call.told), rel=1e-9)
+    assert run.unpriced == again.unpriced >= money(call for call in server.calls if not call.told) > 0
 
 
 # --- bytes ---
