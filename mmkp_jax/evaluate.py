@@ -1,7 +1,6 @@
 """A model's answers to a split, and what they are worth: predictions, scores, baselines, and what the input is for."""
 
 import dataclasses
-import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,9 @@ from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.evaluation.table import headline, table
 from mmkp_jax.feeding import datasets_of
 from mmkp_jax.predicting import Predictor
+from mmkp_jax.runtime.atomic import replacing, write_json
+from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.json_files import read_rows
 
 TEST, VALID = "test", "valid"
 
@@ -99,13 +101,16 @@ class Evaluation:
         scores["words"] = mean_words([each.output for each in predictions])
         return {f"{VALID}/{name}": value for name, value in scores.items()}
 
-    def test(self, predictor: Predictor, workdir: Path, step: int) -> Scores:
-        """Decodes the test split; leaves predictions and scores in the work directory, prints tables and samples.
+    def test(self, predictor: Predictor, workdir: Path, step: int) -> str:
+        """Decodes the test split and leaves predictions and scores in the work directory.
 
-        Writes `predictions/test-{step}.jsonl`, `results.json` (the model's scores), `comparisons.json` (`scores` and
-        `by_kind` of every system of the tables) and `hidden.npz` (`id_N`, and `hidden_ND`, float16: of each post that
-        was fed the state of its prompt's last token). A post that cannot be fed counts, with nothing predicted, and is
-        listed.
+        Writes `predictions/test-{step}.jsonl`, `results.json` (the model's scores, and `forms`, the shares of its
+        outputs' forms), `comparisons.json` (`scores` and `by_kind` of every system of the tables) and `hidden.npz`
+        (`id_N`, and `hidden_ND`, float16: of each post that was fed the state of its prompt's last token). A post that
+        cannot be fed counts, with nothing predicted, and is listed.
+
+        Returns:
+            tables and samples for the terminal; print them when all files of the run are written.
         """
         fed, test, kinds = self._test.fed, self._test.words, self._kinds
         hidden: dict[int, np.ndarray] = {}  # by the post's number
@@ -121,17 +126,19 @@ class Evaluation:
         by_kind = {who: score_by_kind(test, each, kinds) for who, each in lines.items()} if kinds else {}
         if jax.process_index() == 0:
             write_predictions(workdir / "predictions" / f"{TEST}-{step}.jsonl", [*predictions, *self._test.unfed])
-            _write_json(workdir / "results.json", scores[name])
-            _write_json(workdir / "comparisons.json", {"scores": scores, "by_kind": by_kind})
+            forms = form_shares([each.form for each in predictions])
+            write_json(workdir / "results.json", {**scores[name], "forms": forms})
+            write_json(workdir / "comparisons.json", {"scores": scores, "by_kind": by_kind})
             _write_hidden(workdir / "hidden.npz", {predictions[number].id: hidden[number] for number in sorted(hidden)})
-            print(headline(scores))
-            if by_kind:
-                print(f"\nby what a keyphrase needs ({self._config.data.kinds}):\n{headline(by_kind)}")
-            print(f"\n{table(scores[name])}")
-            print(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
-            print(_told_of_unfed(self._test.unfed), end="")
-            _print_samples(test, predictions)
-        return scores[name]
+        parts = [headline(scores)]
+        if by_kind:
+            title = for_terminal(f"by what a keyphrase needs ({self._config.data.kinds}):")
+            parts.append(f"\n{title}\n{headline(by_kind)}")
+        parts.append(f"\n{table(scores[name])}")
+        parts.append(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
+        parts += _about_unfed(self._test.unfed)
+        parts += _samples(test, predictions)
+        return "\n".join(parts)
 
 
 class Posts:
@@ -211,39 +218,36 @@ def read_kinds(file: str) -> dict[str, str]:
     Raises:
         InputError: the file cannot be read, or is not of that form.
     """
-    try:
-        rows = [json.loads(line)["needs"] for line in Path(file).read_text(encoding="utf-8").split("\n") if line]
-        return {phrase.strip().lower(): kind for row in rows for phrase, kind in row.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        form = 'give JSON Lines of {"needs": {keyphrase: kind}}, or none (config.data.kinds)'
-        raise InputError(f"the kinds of keyphrases cannot be read ({error})", file, form) from None
+    form = 'give JSON Lines of {"needs": {keyphrase: kind}}, or none (config.data.kinds)'
+    needs = [row.object("needs") for row in read_rows(Path(file), form)]
+    return {phrase.strip().lower(): row.text(phrase) for row in needs for phrase in row.content}
 
 
 def _words(posts: Iterable[Record | Post]) -> list[Words]:
     return [Words(post.id, post.text, post.keyphrases) for post in posts]
 
 
-def _told_of_unfed(unfed: Sequence[Prediction]) -> str:
+def _about_unfed(unfed: Sequence[Prediction]) -> list[str]:
     if not unfed:
-        return ""
+        return []
     ids = ", ".join([post.id for post in unfed[:SHOWN]] + ["…"] * (len(unfed) > SHOWN))
-    told = f"{len(unfed):,} posts could not be fed, and count with nothing predicted"
-    return f"{told} (reasons: rejects.jsonl of the data): {ids}\n"
-
-
-def _write_json(file: Path, content: Mapping) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    counted = f"{len(unfed):,} posts could not be fed, and count with nothing predicted"
+    return [for_terminal(f"{counted} (reasons: rejects.jsonl of the data): {ids}")]
 
 
 def _write_hidden(file: Path, state_of: Mapping[str, np.ndarray]) -> None:
     """The states by their posts' ids; in half precision, as a norm has bounded them."""
-    np.savez(file, id_N=np.array(list(state_of), str), hidden_ND=np.array(list(state_of.values()), np.float16))
+    with replacing(file) as out:
+        np.savez(out, id_N=np.array(list(state_of), str), hidden_ND=np.array(list(state_of.values()), np.float16))
 
 
-def _print_samples(posts: Sequence[Words], predictions: Sequence[Prediction]) -> None:
+def _samples(posts: Sequence[Words], predictions: Sequence[Prediction]) -> list[str]:
+    """The first posts with what was predicted: what posts and a model wrote moves no cursor."""
+    lines = []
     for post, prediction in list(zip(posts, predictions, strict=False))[:SHOWN]:
-        print(f"\n{post.id}: {post.text}")
-        print(f"  gold       {'; '.join(post.keyphrases)}")
-        print(f"  predicted  {'; '.join(prediction.predicted) or '–'}  ({prediction.form})")
+        sample = [f"{post.id}: {post.text}", f"  gold       {'; '.join(post.keyphrases)}"]
+        sample.append(f"  predicted  {'; '.join(prediction.predicted) or '–'}  ({prediction.form})")
         if prediction.form != "direct":
-            print(f"  output     {prediction.output}")
+            sample.append(f"  output     {prediction.output}")
+        lines += ["", *map(for_terminal, sample)]
+    return lines

@@ -102,7 +102,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     if flags.people:
         chosen = choose(len(records), min(flags.people, len(records)))
         files = write_sheets(flags.out / PEOPLE, records, systems, chosen, flags.raters, flags.image_edge)
-        print(f"written: {', '.join(map(str, files))}; keep {KEY} from the raters")
+        _print(f"written: {', '.join(map(str, files))}; keep {KEY} from the raters")
         return None
     study = Study(
         records,
@@ -221,17 +221,17 @@ def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankin
     _lines(flags.out / PAIRED, [pair._asdict() for pair in rankings.pairs])
     _lines(flags.out / FAILURES, rankings.failures)
     write_json(flags.out / RESULTS, results)
-    print("\n".join(standing.lines()) if standing else "no post has all its ranks")
+    _print("\n".join(standing.lines()) if standing else "no post has all its ranks")
     if len(study.compared) < flags.pairs:
         print(f"pairs: {len(study.compared):,} of {flags.pairs:,}, as there are no more posts with differing lists")
     if consistent is not None:
         print(f"pairs in both orders: {consistent:.2%} of {whole:,} got the same answer")
     for each in wins:
         (a, won), (b, lost) = each["wins"].items()
-        print(f"  {a} {won:,} – {b} {lost:,}; {each['ties']:,} ties, {each['turned']:,} turned with the order")
+        _print(f"  {a} {won:,} – {b} {lost:,}; {each['ties']:,} ties, {each['turned']:,} turned with the order")
     print(f"answers without readable ranks: {len(rankings.failures):,} of {study.questions:,}; see {FAILURES}")
     print("\n".join(done.lines(prices_of(flags))))
-    print(f"written: {flags.out}")
+    _print(f"written: {flags.out}")
     return results
 
 
@@ -242,22 +242,27 @@ def _collect(flags: argparse.Namespace) -> dict[str, Any]:
     model = read_rankings(flags.out / RANKINGS, systems)
     both = [place for place, post in enumerate(ids) if post in model]
     results: dict[str, Any] = {"people": people.as_json(), "posts_of_both": len(both), "tau_b": None}
-    print("people: " + "\n".join(people.lines()))
+    _print("people: " + "\n".join(people.lines()))
     if both:
         model_PCN = np.stack([model[ids[place]] for place in both])
         taus = tau_b(averaged(written_POCN[both]).mean(axis=1), model_PCN)
         results["tau_b"] = {name: None if np.isnan(value) else value for name, value in taus.items()}
         told = ", ".join(f"{name} {'–' if np.isnan(value) else format(value, '.2f')}" for name, value in taus.items())
-        print(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {told}")
+        _print(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {told}")
     else:
         print("no ranks of a model to compare with: give the same --out to a judge")
     write_json(flags.out / PEOPLE / RESULTS, results)
-    print(f"written: {flags.out / PEOPLE / RESULTS}")
+    _print(f"written: {flags.out / PEOPLE / RESULTS}")
     return results
 
 
 def _lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_text(file, for_utf8("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)))
+
+
+def _print(text: str) -> None:
+    """Prints what holds names of systems, which are of files."""
+    print(for_terminal(text, lines=True))
 
 
 if __name__ == "__main__":

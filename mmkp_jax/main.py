@@ -15,17 +15,18 @@ from ml_collections import ConfigDict
 
 import mmkp_jax
 from mmkp_jax.assembly import check_settings, dtype_of, load_untrained, plan_training
-from mmkp_jax.commands import INTERRUPTED, Parser, disk_errors_in_one_line, status_of
+from mmkp_jax.commands import Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.errors import AGAIN, InputError
 from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.exporting import Step, check_exports, export_into_run, note_base
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
-from mmkp_jax.hosts import check_agreement, ending_together, join, on_writer, several
+from mmkp_jax.hosts import check_agreement, ending_together, is_writer, join, on_writer, several
 from mmkp_jax.maintenance import watch_maintenance
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.predicting import Predictor
+from mmkp_jax.runtime.interrupts import INTERRUPTED
 from mmkp_jax.settings import read_config
 from mmkp_jax.train import Stopped, train
 from mmkp_jax.workdir import claim, revision, write_environment, write_left_out
@@ -93,11 +94,12 @@ def run(config: ConfigDict, workdir: Path, *, extend: bool = False, profiled: ra
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
         step, params = train(config, plan, folder, training, workdir, validate, export, profiled)
     signal.signal(signal.SIGTERM, _stop)  # all is saved, and the loop looks for no wish to stop any more
-    evaluation.test(predictor_of(params, definition), workdir, step)
+    tested = evaluation.test(predictor_of(params, definition), workdir, step)
     on_writer(lambda: write_report([workdir], workdir / "report.html"))
-    print(f"\nreport: {workdir / 'report.html'}")
     if config.strategy != "zeroshot" and config.eval_every:  # after the test, of which its card tells
         export(step, params)
+    if is_writer():  # when all files are written: a terminal that ends cannot take them along
+        print(f"{tested}\n\nreport: {workdir / 'report.html'}")
 
 
 def _stop(*_: object) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -36,6 +36,9 @@ from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.session import NOTHING, STOPPED, NothingError, answered, print_bill
 from mmkp_jax.teacher.store import answers_file
 from mmkp_jax.teacher.zero_shot import predictions_of, reject, zero_shot_questions
+
+if TYPE_CHECKING:
+    from mmkp_jax.predicting import Unfed
 
 INPUTS = {"data": ("split",), "posts": ("images",), "text": ("image",)}
 """The flags that name posts, and those that only go with them."""
@@ -89,19 +92,21 @@ def run(arguments: Sequence[str] | None = None) -> list[Prediction] | None:
     found = dict(journal.found) if journal else {}
     left = [number for number in range(len(ids)) if number not in found]
     if found:
-        print(f"{len(found):,} of {len(ids):,} posts are predicted in {flags.out} already")
-    predictions = _predicted(Rows(read, left), flags) if left else iter(())
+        print(for_terminal(f"{len(found):,} of {len(ids):,} posts are predicted in {flags.out} already"))
+    unfed: list[Unfed] = []
+    predictions = _predicted(Rows(read, left), flags, unfed) if left else iter(())
     with tqdm(total=len(ids), initial=len(found), unit="post", dynamic_ncols=True, disable=len(left) < 2) as bar:
         for number, prediction in journal.write(predictions) if journal else predictions:
             found[number] = prediction
-            if flags.explain:
-                tqdm.write(_explained(prediction))
             bar.update()
     in_order = [found[number] for number in range(len(ids))]
+    _print_unfed(unfed, len(left))
+    if flags.explain:
+        print("\n".join(map(_explained, in_order)))
     if flags.out:
         _print_written(flags.out, in_order)
     elif not flags.explain:
-        print("; ".join(in_order[0].predicted))
+        print(for_terminal("; ".join(in_order[0].predicted)))
     return in_order
 
 
@@ -229,8 +234,8 @@ def _post_of(row: dict[str, Any], file: str, number: int) -> Post:
     return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number), keyphrases=())
 
 
-def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, Prediction]]:
-    """(number, prediction) of the posts in `rows`, as their answers end; those that cannot be fed are listed."""
+def _predicted(rows: Rows, flags: argparse.Namespace, unfed: "list[Unfed]") -> Iterator[tuple[int, Prediction]]:
+    """(number, prediction) of the posts in `rows`, as their answers end; those that cannot be fed go to `unfed`."""
     from mmkp_jax.decoding.sampling import Sampling
     from mmkp_jax.predicting import load_predictor
 
@@ -242,10 +247,8 @@ def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, Pre
         sampling=Sampling(flags.temperature, flags.top_p, flags.seed),
         draws=flags.n,
     )
-    unfed = []
     for number, prediction in predictor.predict(rows, unfed.append):
         yield rows.numbers[number], prediction
-    _print_unfed(unfed, len(rows))
 
 
 def _through_endpoint(
@@ -279,20 +282,20 @@ def _through_endpoint(
 
 def _print_unfed(unfed: Sequence[tuple[str, str]], total: int, what: str = "could not be fed") -> None:
     if unfed:
-        tqdm.write(f"{len(unfed):,} of {total:,} posts {what}, and nothing is predicted for them:")
-        tqdm.write("\n".join(for_terminal(f"  {post}: {reason}") for post, reason in unfed))
+        print(f"{len(unfed):,} of {total:,} posts {what}, and nothing is predicted for them:")
+        print("\n".join(for_terminal(f"  {post}: {reason}") for post, reason in unfed))
 
 
 def _print_written(out: Path, predictions: Sequence[Prediction]) -> None:
     print(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
-    print(f"written: {out}")
+    print(for_terminal(f"written: {out}"))
 
 
 def _explained(prediction: Prediction) -> str:
     thought = REASONING.search(prediction.output)
     why = " ".join(thought[1].split()) if thought else "answered without reasoning"
-    text = f"{prediction.id}\n  reasoning  {why}\n  predicted  {'; '.join(prediction.predicted) or '–'}"
-    return for_terminal(text, lines=True)
+    lines = [prediction.id, f"  reasoning  {why}", f"  predicted  {'; '.join(prediction.predicted) or '–'}"]
+    return "\n".join(map(for_terminal, lines))
 
 
 if __name__ == "__main__":

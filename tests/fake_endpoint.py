@@ -425,7 +425,9 @@ class FakeEndpoint:
                 output.append("<html>busy</html>")
             else:
                 answer = self.completion(body, fault)
-                charged = answer["usage"]["total_tokens"]
+                charged = self._usage(body)["total_tokens"] if fault in USAGES else answer["usage"]["total_tokens"]
+                if fault == "no choices, usage":
+                    answer["choices"] = []
                 output.append(row | {"response": {"status_code": 200, "body": answer}})
             self.calls.append(Call(time.monotonic(), said, fault, charged, body))
         files = ["\n".join(map(json.dumps, rows)).encode() for rows in (output, errors)]

@@ -34,7 +34,15 @@ def config(tmp_path):
         (tmp_path / f"{n}.png").write_bytes(good[:150] if f"test-{n}" == DAMAGED else good)
     posts = {
         split: [
-            Post(f"{split}-{n}", f"post {n}", f"{n}.png" if n % 3 else None, (f"key {n // 2}",), None, "f", n)
+            Post(
+                f"{split}-{n}",
+                f"post {n}\x1b[2J\nnext",
+                f"{n}.png" if n % 3 else None,
+                (f"key {n // 2}",),
+                None,
+                "f",
+                n,
+            )
             for n in range(1, count + 1)
         ]
         for split, count in (("train", 2), ("test", POSTS))
@@ -49,7 +57,10 @@ def test_states_are_kept_of_every_post_that_was_fed(predictor, config, tmp_path)
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(config.to_json())
-    Evaluation(config).test(predictor, run, 7)
+    shown = Evaluation(config).test(predictor, run, 7)
+    assert DAMAGED in shown and "f1@1" in shown.lower()
+    assert r"test-1: post 1\x1b[2J\nnext" in shown and "\x1b" not in shown  # a post's text moves no cursor
+    assert set(json.loads((run / "results.json").read_text())["forms"]) == {"direct", "cot", "other", "broken"}
     answered = [json.loads(line)["id"] for line in (run / "predictions/test-7.jsonl").read_text().splitlines()]
     assert len(answered) == POSTS and DAMAGED in answered
     with np.load(run / "hidden.npz") as stored:

@@ -60,6 +60,7 @@ def test_a_run_leaves_what_it_says(unbroken):
     assert lines[-1]["id"] == UNFED and lines[-1]["predicted"] == [] and lines[-1]["keyphrases"]
     assert set(lines[0]) == {"id", "keyphrases", "predicted", "output", "form", "tokens"}
     results = json.loads((workdir / "results.json").read_text())
+    assert set(results.pop("forms")) == {"direct", "cot", "other", "broken"}
     assert results["all"]["n"] == SIZES["test"] and set(results) == {"all", "present", "absent", "seen", "unseen"}
     assert json.loads((workdir / "comparisons.json").read_text())["scores"]["dyncot, step 12"] == results
     for shown in ("pictures permuted", "texts blanked", "report: "):

@@ -32,7 +32,7 @@ def for_markdown(text: str) -> str:
 
 def for_script(value: Any) -> str:
     """A value as JSON for a `<script>` of a page: no tag, comment or line separator in it ends anything."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).translate(_SCRIPT)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_SCRIPT)
 
 
 def for_file_name(text: str, *, most: int = 80) -> str:

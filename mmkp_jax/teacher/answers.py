@@ -55,6 +55,13 @@ def row_of(
     return row | ({"note": IMPLAUSIBLE} if usage is None and (told or {}).get("usage") is not None else {})
 
 
+def lost_row(asked: Asked, body: Mapping[str, Any] | None, most: Usage, prices: Prices, reason: str) -> dict[str, Any]:
+    """The store's row of a call that came to nothing and was charged: what its body says, or all that it may cost."""
+    usage = usage_of(body or {}, most)
+    row = {"lost": asked.key, "id": asked.id, "reason": reason, "most": most._asdict()}
+    return row | {"usage": usage and usage._asdict(), "cost": prices.of(usage)}
+
+
 IMPLAUSIBLE = "the usage that the endpoint gives cannot be true; the most that the call may have taken counts"
 
 

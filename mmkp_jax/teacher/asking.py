@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.answers import row_of
+from mmkp_jax.teacher.answers import lost_row, row_of
 from mmkp_jax.teacher.client import Client
 from mmkp_jax.teacher.cost import Budget, Prices, Reserved, Usage, usage_of
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
@@ -174,8 +174,8 @@ class _Asker:
         reserved: Reserved | None = await self._reserve(question)
         most, usage, charged = reserved.most, None, False
 
-        async def sending() -> None:
-            await store.begin(question.key, question.id, most)
+        def sending() -> None:
+            store.begin(question.key, question.id, most)
 
         async def lost(last: Again) -> None:
             nonlocal reserved, most
@@ -201,11 +201,11 @@ class _Asker:
                         broken, reserved = reserved, None
                         await self._lose(question, broken, error.last)
                     else:
-                        await store.release(question.key)
+                        store.release(question.key)
                     return
                 row = row_of(question, error.last.body, most, budget.prices)
             except InputError:
-                await store.release(question.key)
+                store.release(question.key)
                 raise
             usage, charged = _taken(row), row["answer"] is not None or "note" in row or row["usage"] is not None
             await store.add(row)
@@ -224,9 +224,7 @@ class _Asker:
     async def _lose(self, question: Question, reserved: Reserved, last: Again) -> None:
         """Counts a call that came to nothing as one that was charged: what its answer says, or all that it may cost."""
         usage = usage_of(last.body or {}, reserved.most)
-        row = {"lost": question.key, "id": question.id, "reason": str(last), "most": reserved.most._asdict()}
-        cost = self._budget.prices.of(usage)
-        await self._store.add(row | {"usage": usage and usage._asdict(), "cost": cost})
+        await self._store.add(lost_row(question, last.body, reserved.most, self._budget.prices, str(last)))
         await self._budget.settle(reserved, usage, charged=True)
 
     def _no_answer(self, reason: str) -> None:

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.runtime.limits import ANSWER
-from mmkp_jax.teacher.answers import message_of, row_of, said, usage_in
+from mmkp_jax.teacher.answers import lost_row, message_of, row_of, said, usage_in
+from mmkp_jax.teacher.batch_results import Results
 from mmkp_jax.teacher.bodies import NotJson, read_body
-from mmkp_jax.teacher.client import CHAT, Client
-from mmkp_jax.teacher.cost import Budget, Prices, Usage, usage_of
+from mmkp_jax.teacher.client import CHAT, Client, Reply
+from mmkp_jax.teacher.cost import Budget, Prices, Usage
 from mmkp_jax.teacher.endpoint import BATCH_SIZE, Endpoint, Limits
 from mmkp_jax.teacher.faults import Again, Refused, Unavailable
 from mmkp_jax.teacher.progress import Run
-from mmkp_jax.teacher.questions import Asked, Question, QuestionOf, Unaskable
+from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
 BATCH_BYTES = 190_000_000
@@ -100,7 +100,7 @@ class _Batches:
             left = [key for key in self._number if key not in self._store and key not in pending]
             held = sum(map(self._price, pending.values()))
             if self._max_cost is not None:
-                await self._first_image(left, held)
+                await self._first_image(left, held, limits)
             for name, file, requests in self._files(left, self._spent() + held, most):
                 await self._submit(name, file, requests)
             while waiting := self._open():
@@ -143,7 +143,7 @@ class _Batches:
             state = {"state": "submitted", "id": there[name]} if name in there else {"state": "collected"}
             await self._store.add({"batch": name, **state})
 
-    async def _first_image(self, left: list[str], held: float) -> None:
+    async def _first_image(self, left: list[str], held: float, limits: Limits) -> None:
         """Asks the first question of those that are left whose price cannot be bounded yet."""
         questions = (self._question_of(self._number[key]) for key in left)
         question = next((each for each in questions if not self._budget.knows(each.prompt)), None)
@@ -151,25 +151,28 @@ class _Batches:
         if question is None or self._spent() + held + self._price(most) > self._max_cost:
             return
 
-        async def sending() -> None:
-            await self._store.begin(question.key, question.id, most)
+        def sending() -> None:
+            self._store.begin(question.key, question.id, most)
 
         async def lost(last: Again) -> None:
-            await self._lose(question, most, last)
+            await self._store.add(lost_row(question, last.body, most, self._prices, str(last)))
 
         try:
             body = self._client.endpoint.body(question.messages())
             reply = await self._client.ask(body, sum(most), lost, sending)
         except (Unaskable, Refused) as error:
-            await self._store.release(question.key)
+            await self._end(question, most, getattr(error, "body", None), str(error), charged=False)
             what, hint = f"the first post with an image cannot be asked about ({error})", "leave it out, or --max_cost"
             raise InputError(what, question.id, hint) from None
         except Unavailable as error:
-            await (self._lose(question, most, error.last) if error.last.charged else self._store.release(question.key))
-            hint = "the same command continues"
-            raise InputError(f"the endpoint does not answer ({error})", self._client.endpoint.base_url, hint) from None
+            last = error.last
+            if not last.final:
+                await self._end(question, most, last.body, str(last), charged=last.charged)
+                what, where = f"the endpoint does not answer ({last})", self._client.endpoint.base_url
+                raise InputError(what, where, "the same command continues") from None
+            reply = Reply(last.body or {}, limits.attempts)
         except InputError:
-            await self._store.release(question.key)
+            self._store.release(question.key)
             raise
         row = row_of(question, reply.body, most, self._prices, attempt=reply.attempt)
         await self._store.add(row)
@@ -178,10 +181,12 @@ class _Batches:
         self._run.asked += 1
         left.remove(question.key)
 
-    async def _lose(self, question: Question, most: Usage, last: Again) -> None:
-        usage = usage_of(last.body or {}, most)
-        row = {"lost": question.key, "id": question.id, "reason": str(last), "most": most._asdict()}
-        await self._store.add(row | {"usage": usage and usage._asdict(), "cost": self._prices.of(usage)})
+    async def _end(self, question: Question, most: Usage, body: Any, reason: str, *, charged: bool) -> None:
+        """Counts a call that came to nothing, if it was or may have been charged."""
+        if charged or (body or {}).get("usage") is not None:
+            await self._store.add(lost_row(question, body, most, self._prices, reason))
+        else:
+            self._store.release(question.key)
 
     def _spent(self) -> float:
         return self._store.spent + self._price(self._store.unpriced_tokens)
@@ -259,16 +264,20 @@ class _Batches:
             self._run.trouble = said(f"batch {row['id']}: {status if isinstance(status, str) else 'no status'}")
             self._progress(self._run)
             return
+        results = Results(_requests(row), self._store, self._client, self._prices)
         files = (batch.get("output_file_id"), batch.get("error_file_id"))
         for file in (each for each in files if isinstance(each, str) and each):
             content = await self._bytes(lambda file=file: self._raw.files.content(file))
-            found = (self._answer(line, _requests(row)) for line in content.splitlines())
-            rows = filter(None, found)
+            rows = filter(None, map(results.row, content.splitlines()))
             while some := list(itertools.islice(rows, ROWS_AT_A_TIME)):
                 await asyncio.gather(*map(self._store.add, some))
-                self._run.asked += sum(each["key"] in self._number for each in some)
+                self._run.asked += sum(each.get("key") in self._number for each in some)
                 self._run.spent = self._store.spent
                 self._progress(self._run)
+        await asyncio.gather(*map(self._store.add, results.lost(self._store)))
+        self._client.lost += results.unread
+        for key in self._number.keys() & results.reasons.keys():
+            self._run.unavailable[self._number[key]] = results.reasons[key]
         await self._store.add({"batch": row["batch"], "state": "collected"})
         if status == "failed":
             errors = batch.get("errors")
@@ -278,48 +287,6 @@ class _Batches:
             )
             hint = "see to that, or give a smaller --batch_size; the same command continues"
             raise InputError(what, said(row["id"]), hint)
-
-    def _answer(self, line: bytes, requests: dict[str, Any]) -> dict[str, Any] | None:
-        """The store's row of one line of results; None where the store has it, or it is none."""
-        if not line.strip():
-            return None
-        try:
-            result = read_body(line) if len(line) <= ANSWER.bytes() else {}
-        except NotJson:
-            result = {}
-        key, response = result.get("custom_id"), result.get("response")
-        if not isinstance(key, str):
-            self._client.lost += 1
-            return None
-        request = requests.get(key)
-        if request is None or key in self._store:
-            return None
-        asked, most = Asked(request["id"], request["asked"]), Usage(**request["most"])
-        try:
-            return row_of(asked, self._body(result, response), most, self._prices)
-        except Refused as error:
-            return row_of(asked, None, most, self._prices, reason=str(error), charged=error.body)
-        except Again as error:
-            if error.final:
-                return row_of(asked, error.body, most, self._prices)
-            reason = str(error)
-        except InputError as error:
-            reason = error.what
-        if key in self._number:
-            self._run.unavailable[self._number[key]] = reason
-        return None
-
-    def _body(self, result: dict[str, Any], response: Any) -> dict[str, Any]:
-        """The body of an answer that holds a message; raises as the client does."""
-        if not isinstance(response, dict):
-            raise Again(message_of(result.get("error")) or "no answer")
-        body, status = response.get("body"), response.get("status_code")
-        if status == 200 and isinstance(body, dict):
-            return self._client.with_message(body)
-        known = isinstance(status, int) and 400 <= status < 600
-        raise self._client.status_error(
-            status if known else 502, body.get("error") if isinstance(body, dict) else "", {}
-        )
 
     async def _object(self, request: Callable[[], Any]) -> dict[str, Any]:
         """The JSON object in a response."""

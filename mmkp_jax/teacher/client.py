@@ -84,7 +84,7 @@ class Client:
         body: Mapping[str, Any],
         tokens: int,
         lost: Told | None = None,
-        sending: Callable[[], Awaitable[None]] | None = None,
+        sending: Callable[[], None] | None = None,
     ) -> Reply:
         """The endpoint's answer, which holds a message.
 
@@ -140,13 +140,11 @@ class Client:
             return error.after + random.uniform(0, self._limits.backoff)
         return wait_random_exponential(self._limits.backoff, LONGEST_BACKOFF)(state)
 
-    async def _once(
-        self, body: Mapping[str, Any], tokens: int, sending: Callable[[], Awaitable[None]] | None
-    ) -> dict[str, Any]:
+    async def _once(self, body: Mapping[str, Any], tokens: int, sending: Callable[[], None] | None) -> dict[str, Any]:
         task = asyncio.current_task()
         async with self.throttle.turn(tokens):
             if sending:
-                await sending()
+                sending()
             self.out.add(task)
             started = asyncio.get_running_loop().time()
             try:
@@ -230,10 +228,10 @@ class Client:
         """
         if error := body.get("error"):
             fault = self.status_error(code_of(error) or 502, error, {})
-            if isinstance(fault, Again | Refused):
-                fault.body = body if body.get("usage") is not None else None
-            if isinstance(fault, Again):
-                fault.charged = fault.body is not None
+            if body.get("usage") is not None and not isinstance(fault, Refused):
+                raise self._lost(str(fault), body=body)
+            if isinstance(fault, Refused):
+                fault.body = body
             raise fault
         choices = body.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ class Store:
         self.file = file
         self.repaired = 0
         self._forget()
-        self._waiting: list[tuple[bytes, dict[str, Any], bool]] = []
+        self._waiting: list[tuple[bytes, dict[str, Any]]] = []
         self._written = self._added = 0
-        self._lock, self._failed = asyncio.Lock(), None
+        self._lock, self._writing, self._failed = asyncio.Lock(), threading.Lock(), None
         try:
             self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
@@ -172,16 +173,13 @@ class Store:
             lines.seek(self._place[key])
             return json.loads(lines.readline())
 
-    async def add(self, row: dict[str, Any], *, durable: bool = True) -> None:
+    async def add(self, row: dict[str, Any]) -> None:
         """Returns when the row is on the disk. Rows that come meanwhile are written together.
-
-        Args:
-            durable: whether the disk itself must have it: else it outlasts a kill of this process, not of the machine.
 
         Raises:
             InputError: it cannot be written.
         """
-        self._waiting.append((encoded(row), row, durable))
+        self._waiting.append((encoded(row), row))
         self._added += 1
         mine = self._added
         async with self._lock:
@@ -190,39 +188,64 @@ class Store:
             if self._written >= mine:
                 return
             waiting, self._waiting = self._waiting, []
-            lines, sync = b"".join(line for line, _, _ in waiting), any(durable for *_, durable in waiting)
+            lines = b"".join(line for line, _ in waiting)
+            writing = asyncio.ensure_future(asyncio.to_thread(self._write, lines))
+            cancelled: asyncio.CancelledError | None = None
+            while not writing.done():  # what is being written is written, and known, whoever gives up
+                try:
+                    await asyncio.wait([writing])
+                except asyncio.CancelledError as error:
+                    cancelled = error
             try:
-                if sync:
-                    await asyncio.to_thread(self._write, lines, True)
-                else:
-                    self._write(lines, False)
+                place = writing.result()
             except OSError as error:
                 self._failed = self._unwritable(error)
                 raise self._failed from error
-            for line, each, _ in waiting:
-                self._note(each, self._size)
-                self._size += len(line)
+            for line, each in waiting:
+                self._note(each, place)
+                place += len(line)
             self._written += len(waiting)
+            if cancelled:
+                raise cancelled
 
-    async def begin(self, key: str, post: str, most: Usage) -> None:
+    def begin(self, key: str, post: str, most: Usage) -> None:
         """Notes that a call is about to be made; until its end is added, it counts as lost after a kill."""
         if key not in self._out:
-            await self.add({"out": key, "id": post, "most": most._asdict()}, durable=False)
+            self._mark({"out": key, "id": post, "most": most._asdict()})
 
-    async def release(self, key: str) -> None:
+    def release(self, key: str) -> None:
         """Notes that the call ended, and was not charged."""
         if key in self._out:
-            await self.add({"uncharged": key}, durable=False)
+            self._mark({"uncharged": key})
 
-    def _write(self, lines: bytes, sync: bool) -> None:
+    def _mark(self, row: dict[str, Any]) -> None:
+        """Writes a row that is to outlast a kill of this process, not of the machine: without waiting for the disk."""
+        if self._failed:
+            raise self._failed
         try:
-            while lines:
-                lines = lines[os.write(self._file, lines) :]
-            if sync:
-                os.fsync(self._file)
-        except OSError:
-            os.truncate(self._file, self._size)  # no half line
-            raise
+            place = self._append(encoded(row))
+        except OSError as error:
+            self._failed = self._unwritable(error)
+            raise self._failed from error
+        self._note(row, place)
+
+    def _write(self, lines: bytes) -> int:
+        place = self._append(lines)
+        os.fsync(self._file)
+        return place
+
+    def _append(self, lines: bytes) -> int:
+        """Writes lines at the file's end; returns their place."""
+        with self._writing:
+            place, left = self._size, lines
+            try:
+                while left:
+                    left = left[os.write(self._file, left) :]
+            except OSError:
+                os.truncate(self._file, place)  # no half line
+                raise
+            self._size += len(lines)
+            return place
 
     def close(self) -> None:
         """Lets another process have it."""

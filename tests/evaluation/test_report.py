@@ -20,11 +20,12 @@ from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.metric import score
 from mmkp_jax.evaluation.report import paper
-from mmkp_jax.evaluation.report.browser import TEXT_BYTES, as_json, choose, cut, level
+from mmkp_jax.evaluation.report.browser import TEXT_BYTES, choose, cut, level
 from mmkp_jax.evaluation.report.figures import pca
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.evaluation.report.shapes import POINTS, line_chart, ticks
 from mmkp_jax.report import main
+from mmkp_jax.runtime.escape import for_script
 from tests.data.test_images import picture, saved
 
 ROOT = Path(__file__).parents[2]
@@ -215,7 +216,7 @@ def test_texts_of_posts_and_outputs_stay_texts(tmp_path, data):
     assert HOSTILE[:30] in page.text
     digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
     assert f"default-src 'none'; script-src 'sha256-{digest}'; " in page.policy  # so no other script runs
-    told = as_json([HOSTILE])
+    told = for_script([HOSTILE])
     assert json.loads(told) == [HOSTILE] and not set("<>&\u2028") & set(told)
 
 
@@ -284,7 +285,7 @@ def test_losses_of_posts_tell_what_each_gamma_would_choose(runs, tmp_path):
 def test_a_run_that_diverged_is_reported(runs, tmp_path):
     nan = {"loss": None, "loss_sft": None, "grad_norm": None, "cot_share": 0.0, "posts": 4, "seconds": 1}
     (runs[0] / "metrics.jsonl").write_text("".join(json.dumps({"step": step, **nan}) + "\n" for step in (1, 2)))
-    np.savez(runs[0] / "losses.npz", epoch_N=np.zeros(4), post_N=np.arange(4), nll_sft_N=np.full(4, np.nan))
+    np.savez(runs[0] / "losses.npz", epoch_N=np.zeros(4, int), post_N=np.arange(4), nll_sft_N=np.full(4, np.nan))
     ids = np.array([f"test-{n}" for n in range(1, 5)])
     np.savez(runs[0] / "hidden.npz", id_N=ids, hidden_ND=np.full((4, 3), np.nan))
     page = page_of(runs[:1], tmp_path / "page.html")
@@ -366,7 +367,7 @@ def test_texts_are_cut_to_one_length_that_fits():
     assert cut("short", 7) == "short"
     for text in ("<" * 50 + "a" * 200, "é\n" * 90):
         shown = cut(text, 100)
-        assert shown.endswith("…") and text.startswith(shown[:-1]) and 60 < len(as_json(shown[:-1]).encode()) <= 100
+        assert shown.endswith("…") and text.startswith(shown[:-1]) and 60 < len(for_script(shown[:-1]).encode()) <= 100
 
 
 def test_pictures_are_shared_out_among_kinds_of_posts():
@@ -408,8 +409,11 @@ def test_a_mistake_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
         (rows[1:], "lacks 1 post ('test-1')"),
         ([rows[0] | {"id": "new"}, *rows[1:]], "has 1 post ('new') that a lacks"),
         ([rows[0] | {"keyphrases": ["x"]}, *rows[1:]], "the keyphrases of 1 post ('test-1')"),
-        ([rows[0] | {"form": "x"}, *rows[1:]], "test-40.jsonl:1: the line is no prediction"),
-        ([*rows, rows[0]], "test-40.jsonl:5: the post stands above too"),
+        (
+            [rows[0] | {"form": "x"}, *rows[1:]],
+            "test-40.jsonl:1: 'form' is \"x\", not one of direct, cot, other",
+        ),
+        ([*rows, rows[0]], "test-40.jsonl:5: the post 'test-1' is in a line above too"),
     ):
         write_predictions(b, changed)
         assert says in told(a, b)
@@ -421,7 +425,7 @@ def test_a_mistake_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
     (a / "losses.npz").write_bytes(b"no zip")
     assert "losses.npz: cannot be read" in told(a)
     (a / "config.json").write_text("[")
-    assert "config.json: cannot be read" in told(a)
+    assert "config.json: is not JSON" in told(a)
 
 
 def test_the_newest_evaluation_is_shown(runs, tmp_path):
@@ -493,5 +497,5 @@ def test_ten_thousand_posts_of_three_runs_stay_below_20_mb(many, tmp_path):
     assert (tmp_path / "page.html").stat().st_size < 20e6
     assert len(page.data["posts"]) == 10_000 and 100 < page.data["pictures"] <= 500
     texts = [post[1] for post in page.data["posts"]] + [said[5] for post in page.data["posts"] for said in post[6]]
-    assert TEXT_BYTES * 0.9 < sum(len(as_json(text).encode()) for text in texts) < TEXT_BYTES * 1.1
+    assert TEXT_BYTES * 0.9 < sum(len(for_script(text).encode()) for text in texts) < TEXT_BYTES * 1.1
     assert page.data["cut"] > 0

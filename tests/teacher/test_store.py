@@ -121,9 +121,9 @@ def test_no_row_of_an_earlier_version_lowers_what_is_counted(tmp_path, usage, co
 def test_calls_that_were_out_at_a_kill_count_at_their_most(tmp_path):
     async def calls(store):
         for key in "abcd":
-            await store.begin(key, key, Usage(50, 100))
+            store.begin(key, key, Usage(50, 100))
         await store.add(row("a"))
-        await store.release("b")
+        store.release("b")
         await store.add({"lost": "c", "most": {"prompt": 50, "completion": 100}})
 
     with Store(tmp_path / "s") as store:
@@ -133,7 +133,7 @@ def test_calls_that_were_out_at_a_kill_count_at_their_most(tmp_path):
         with Store(tmp_path / "s") as store:
             assert (store.killed, store.unpriced_tokens, store.spent) == (1, (100, 200), 1.0)
     with Store(tmp_path / "s") as store:
-        asyncio.run(store.begin("d", "d", Usage(50, 100)))
+        store.begin("d", "d", Usage(50, 100))
         add(store, row("d"))
     with Store(tmp_path / "s") as store:
         assert (store.killed, store.unpriced_tokens, store.spent) == (1, (100, 200), 2.0)

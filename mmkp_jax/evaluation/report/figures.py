@@ -44,6 +44,9 @@ MOST_FREQUENT = 5
 """Keyphrases whose posts are drawn (the paper's Figure 3)."""
 
 
+LARGEST = 1e30
+"""Of a hidden state's numbers, beyond which (and where one is not finite) the post is not drawn."""
+
 PERPLEXITY = 30.0
 """Of t-SNE; fewer for few posts."""
 
@@ -133,7 +136,7 @@ def clusters(runs: Sequence[Run], by_tsne: bool = False) -> list[Clusters]:
 
 def _clusters(run: Run, project: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> Clusters:
     id_N, hidden_ND = run.arrays["hidden"].values()
-    row_of = {str(each): row for row, each in enumerate(id_N) if np.isfinite(hidden_ND[row]).all()}
+    row_of = {str(each): row for row, each in enumerate(id_N) if (np.abs(hidden_ND[row].astype(float)) < LARGEST).all()}
     phrases = [[phrase.lower() for phrase in answer.keyphrases] for answer in run.answers]
     carried = Counter(phrase for each in phrases for phrase in dict.fromkeys(each))
     keyphrases = [phrase for phrase, _ in carried.most_common(MOST_FREQUENT)]

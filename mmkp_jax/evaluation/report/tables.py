@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmkp_jax.evaluation.metric import GROUPS, Scores
-from mmkp_jax.evaluation.outputs import form_shares, mean_words
+from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
 from mmkp_jax.evaluation.report import paper
 from mmkp_jax.evaluation.report.runs import Run
 from mmkp_jax.evaluation.report.scores import Scored
@@ -184,10 +184,13 @@ def words_table(runs: Sequence[Run]) -> Table:
             shares = form_shares([answer.form for answer in run.answers])
             told = f"{words[run.name]:.2f}", _less(words[run.name], cot), *(share(each, 1) for each in shares.values())
             own.append((plain(run.name, 60), *told))
-        rows += [(name, *cells, *reported_cells) for cells in own or [(NOTHING,) * 6]]
-    header = ("strategy", "run", "words", "against CoT", "direct", "CoT", "broken", "paper, words", "against CoT")
+        rows += [(name, *cells, *reported_cells) for cells in own or [(NOTHING,) * (3 + len(FORMS))]]
+    header = ("strategy", "run", "words", "against CoT", *FORMS, "paper, words", "against CoT")
     notes = [
-        "words generated for a post, tags and all; against CoT: of Fine-tune-CoT; the paper's: Qwen2.5-VL-3B on MMKP-V2"
+        "words generated for a post, tags and all; against CoT: of Fine-tune-CoT; the paper's: of Qwen2.5-VL-3B on"
+        " MMKP-V2",
+        "direct, cot: `kp; kp`, without and with reasoning; other: another form of list, read as one keyphrase (score"
+        " --reading=lenient takes it apart); broken: cut off",
     ]
     return Table("Words generated (Table 7)", header, without_repeats(rows), notes, left=2)
 
