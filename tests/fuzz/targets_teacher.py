@@ -95,8 +95,10 @@ def _chain(data: bytes, _: Path) -> None:
 
 def _ranks(data: bytes, _: Path) -> None:
     text = data.decode("utf-8", "replace")
-    read_ranks(text, 2)
-    read_better(text)
+    try:
+        read_ranks(text, 2)
+    except Unreadable:
+        read_better(text)
 
 
 def _rankings(data: bytes, root: Path) -> None:
