@@ -139,9 +139,8 @@ def main() -> None:
             print(f"{name:<12} {(Path(folder) / name).stat().st_size / 1e3:>8,.0f} kB")
         for way in ("prepare", "feed"):
             taken, found = peak_of(way, Path(folder), [*IMAGES], given.threads)
-            print(
-                f"\n{way}, {given.threads if way == 'prepare' else min(READERS, given.threads)} threads: {taken / 1e6:,.0f} MB beyond a small image"
-            )
+            threads = given.threads if way == "prepare" else min(READERS, given.threads)
+            print(f"\n{way}, {threads} threads: {taken / 1e6:,.0f} MB beyond a small image")
             for name, what in found.items():
                 print(f"  {name:<12} {what}")
 

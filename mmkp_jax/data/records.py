@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmkp_jax.data.posts import REJECTS, Post, Record, Reject, restored_reject
 from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.json_files import Fields, parse_object
 from mmkp_jax.runtime.lines import read_lines
 
@@ -229,7 +230,10 @@ def open_split(out: str | Path, split: str) -> Split:
         raise InputError(f"there is no split {split!r}{nearest(split, builder.info.splits)}", str(out), "name another")
     told = builder.info.metadata[split]
     _check_files(folder, told)
-    return Split(builder.as_data_source(split), told["fingerprint"], str(folder))
+    try:
+        return Split(builder.as_data_source(split), told["fingerprint"], str(folder))
+    except Exception as error:  # TFDS's own, of a name or a number in its files that leads nowhere
+        raise _no_dataset(folder, error) from None
 
 
 def split_names(out: str | Path) -> list[str]:
@@ -256,9 +260,13 @@ def _builder_in(folder: Path) -> Any:
     try:
         return tfds.builder_from_directory(str(folder))
     except Exception as error:  # protobuf's, JSON's and TFDS's own
-        what = " ".join(str(error).split())[:100] or type(error).__name__
-        mend = "take it away if it is another program's; else delete the dataset and prepare it again"
-        raise InputError(f"this tells of no dataset ({what})", str(folder / "dataset_info.json"), mend) from None
+        raise _no_dataset(folder, error) from None
+
+
+def _no_dataset(folder: Path, error: Exception) -> InputError:
+    what = for_terminal(" ".join(str(error).split())[:100]) or type(error).__name__
+    hint = "take it away if it is another program's; else delete the dataset and prepare it again"
+    return InputError(f"this describes no dataset ({what})", str(folder / "dataset_info.json"), hint)
 
 
 def _check_files(folder: Path, split: Mapping[str, Any], *, read: bool = False) -> None:

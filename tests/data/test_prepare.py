@@ -135,7 +135,7 @@ def test_a_stray_file_in_the_datasets_folder_is_one_line(run, tmp_path):
     (tmp_path / "out/dataset_info.json").write_text('{"mine": {"file_name": "train.json"}}')
     status, _, errors = run()
     assert (status, len(errors)) == (2, 1)
-    assert re.search(r"out/dataset_info.json: this tells of no dataset \(.*\); take it away", errors[0])
+    assert re.search(r"out/dataset_info.json: this describes no dataset \(.*\); take it away", errors[0])
 
 
 def test_of_two_at_once_one_is_told(run, tmp_path, images):
