@@ -92,7 +92,7 @@ def feed(folder: Path, names: list[str], threads: int) -> dict[str, str]:
         except ImageError as error:
             return error.reason
 
-    with ThreadPoolExecutor(min(threads, READERS)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return dict(zip(names, pool.map(read, names), strict=True))
 
 
@@ -137,9 +137,8 @@ def main() -> None:
         make(Path(folder), given.side, [*IMAGES])
         for name in IMAGES:
             print(f"{name:<12} {(Path(folder) / name).stat().st_size / 1e3:>8,.0f} kB")
-        for way in ("prepare", "feed"):
-            taken, found = peak_of(way, Path(folder), [*IMAGES], given.threads)
-            threads = given.threads if way == "prepare" else min(READERS, given.threads)
+        for way, threads in (("prepare", given.threads), ("feed", min(READERS, given.threads))):
+            taken, found = peak_of(way, Path(folder), [*IMAGES], threads)
             print(f"\n{way}, {threads} threads: {taken / 1e6:,.0f} MB beyond a small image")
             for name, what in found.items():
                 print(f"  {name:<12} {what}")
