@@ -17,11 +17,13 @@ import mmkp_jax
 from mmkp_jax.assembly import check_settings, dtype_of, plan_training, plan_untrained
 from mmkp_jax.commands import Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.contents import contents_of, same_content, write_contents
+from mmkp_jax.effects import lines_without_effect
 from mmkp_jax.errors import AGAIN, BusyError, InputError
 from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.exporting import Step, check_exports, export_into_run, note_base
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
+from mmkp_jax.hf.feeding import fed_otherwise
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import check_tensors, load_params
 from mmkp_jax.hosts import check_agreement, ending_together, everywhere, is_writer, join, on_writer, several
@@ -72,6 +74,8 @@ def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, 
     folder = open_folder(config.model.path)
     tokenizer, where = load_tokenizer(folder), str(folder.path / CONFIG)
     recipe = recipe_of(config, define(folder.config, where), tokenizer)
+    if otherwise := fed_otherwise(folder.path, recipe.max_text_tokens):
+        print(otherwise)
     dtype = dtype_of(config, "compute_dtype")
     predictor = None
 
@@ -90,6 +94,7 @@ def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, 
         definition, structs = plan_untrained(config, folder, where)
         check_tensors(folder, structs)
         _claim(config, workdir, extend, folder, lock)
+        print(lines_without_effect(config, 0), end="")
         params = load_params(folder, structs)
         step = 0
     else:

@@ -17,20 +17,23 @@ from mmkp_jax.data.examples import Recipe
 from mmkp_jax.data.prompts import read_template
 from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import recipe_of
+from mmkp_jax.hf.feeding import Fed, read_feeding
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.preprocessor import pixel_limits
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.optim import join_params, split_params
+from mmkp_jax.run_config import holds_run, run_config
 from mmkp_jax.runtime.checksums import damage, has_checksums
-from mmkp_jax.runtime.json_files import parse
-from mmkp_jax.runtime.lines import read_text
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.sharding import DEFAULT_RULES, make_mesh, param_shardings
 
 MIN_PIXELS, MAX_PIXELS, MAX_TEXT_TOKENS = 3_136, 451_584, 512
 BATCH_SIZE, ANSWER_TOKENS = 32, 384
 """Of a model folder that does not tell: the defaults of configs/base.py."""
+
+_BY_TENSOR = {"F32": jnp.float32, "BF16": jnp.bfloat16, "F16": jnp.bfloat16}
 
 MESH = {"data": 1, "fsdp": -1, "tensor": 1}
 """All devices hold a part of the parameters and of the answers."""
@@ -53,7 +56,8 @@ def open_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
     """Opens a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
 
     A run's model is fed, and computes, as its config says. A folder's pixel limits are those that transformers
-    reads in it; what it does not tell is as in configs/base.py; it computes in its own dtype.
+    reads in it, and an exported one carries how its run was fed (`hf.feeding`); what a folder does not give is as in
+    configs/base.py; it computes in its own dtype.
 
     Args:
         zero_shot: whether the prompt tells the output's format; a zero-shot run's does anyway.
@@ -63,41 +67,47 @@ def open_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
         InputError: there is no such model or checkpoint, or it cannot be used.
     """
     path, at, step = (model, "", "latest") if Path(model).is_dir() else model.partition("@")
-    config = _run_config(Path(path))
-    if config is not None:
-        return _open_run(Path(path), step or "latest", config, zero_shot, verified)
+    if holds_run(Path(path)):
+        return _open_run(Path(path), step or "latest", run_config(Path(path)), zero_shot, verified)
     if at:
         raise InputError(f"there is no run here to take {at + step} of", path, "give a run's work directory")
     return _open_folder(open_folder(path), zero_shot)
 
 
-def _run_config(workdir: Path) -> ConfigDict | None:
-    """The config of the run in a folder; None where there is no run."""
-    try:
-        config = parse(read_text(workdir / CONFIG), str(workdir / CONFIG))
-    except InputError:  # a model folder's is told of when it is opened
-        return None
-    return ConfigDict(config) if isinstance(config, dict) and "strategy" in config else None
-
-
 def _open_folder(folder: Folder, zero_shot: bool) -> Opened:
-    text = folder.config | folder.config.get("text_config", {})
-    named = str(folder.config.get("dtype") or text.get("dtype") or folder.config.get("torch_dtype"))
-    dtype = DTYPES.get(named, jnp.bfloat16)
+    dtype = _dtype_of(folder)
     mesh = make_mesh(MESH)
     definition = _define(folder, mesh)
     structs = _structs(definition.shapes(), param_shardings(definition, mesh, DEFAULT_RULES), dtype)
     tokenizer = load_tokenizer(folder)
     min_pixels, max_pixels = pixel_limits(folder.path, (MIN_PIXELS, MAX_PIXELS))
+    fed = read_feeding(folder.path) or Fed(MAX_TEXT_TOKENS, ANSWER_TOKENS)
     recipe = Recipe(
         template=read_template(tokenizer, image_token=definition.geometry.image_token),
         geometry=definition.geometry,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
-        max_text_tokens=MAX_TEXT_TOKENS,
+        max_text_tokens=fed.max_text_tokens,
         zero_shot=zero_shot,
     )
-    return Opened(definition, load_params(folder, structs), recipe, tokenizer, dtype, BATCH_SIZE, ANSWER_TOKENS)
+    return Opened(definition, load_params(folder, structs), recipe, tokenizer, dtype, BATCH_SIZE, fed.answer_tokens)
+
+
+def _dtype_of(folder: Folder) -> jnp.dtype:
+    """What a folder's model computes in: the dtype that its config names, else that of its first tensor."""
+    whole = folder.config
+    parts = [part for part in (whole, whole.get("text_config")) if part]
+    named = [part[name] for part in parts for name in ("dtype", "torch_dtype") if part.get(name) is not None]
+    if not named:
+        return _BY_TENSOR.get(next(iter(folder.tensors.values())).dtype, jnp.bfloat16)
+    name = str(named[0]).removeprefix("torch.")
+    if name == "float16":
+        print(f"{folder.path / CONFIG}: it names float16; the model computes in bfloat16", file=sys.stderr)
+        return jnp.bfloat16
+    if name not in DTYPES:
+        what = f"its dtype {for_terminal(name[:40])!r} is none of {', '.join(DTYPES)}, float16"
+        raise InputError(what, str(folder.path / CONFIG), "take the config.json published with the weights")
+    return DTYPES[name]
 
 
 def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, verified: bool) -> Opened:

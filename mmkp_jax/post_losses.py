@@ -22,10 +22,14 @@ FILE = "losses.npz"
 class PostLosses:
     """`losses.npz`: `epoch_N` (int32, from 0), `post_N` (int32, the training post) and `nll_sft_N` (nats a label).
 
-    A loss is NaN where the post's row holds no SFT target of it. A run that goes on keeps what lies before its step.
+    `has_cot_N` (bool) says which posts have a chain of thought. A loss is NaN where the post's row holds no SFT target
+    of it. A run that goes on keeps what lies before its step.
+
+    Args:
+        has_cot: bool, for every training post by its number.
     """
 
-    def __init__(self, workdir: Path, plans: Sequence[EpochPlan], *, steps: int, step: int):
+    def __init__(self, workdir: Path, plans: Sequence[EpochPlan], has_cot: np.ndarray, *, steps: int, step: int):
         self._file = workdir / FILE
         self._rows = plans[0].batch_rows
         starts = np.cumsum([0, *(len(plan.post_N) for plan in plans)])
@@ -34,6 +38,7 @@ class PostLosses:
         last = self._bound_R1[-1]
         self._epoch_N = np.repeat(np.arange(len(plans), dtype=np.int32), np.diff(starts))[:last]
         self._post_N = np.concatenate([plan.post_N for plan in plans])[:last]
+        self._has_cot_N = has_cot[self._post_N]
         self._nll_sft_N = np.full(last, np.nan, np.float32)
         self._merged = self._end = self._bound_R1[step * self._rows]
         if self._end and self._file.exists():
@@ -63,6 +68,7 @@ class PostLosses:
         if np.isnan(self._nll_sft_N[: self._end]).all():
             return
         arrays = {"epoch_N": self._epoch_N, "post_N": self._post_N, "nll_sft_N": self._nll_sft_N}
+        arrays["has_cot_N"] = self._has_cot_N
         with replacing(self._file) as out:
             np.savez(out, **{name: array[: self._end] for name, array in arrays.items()})
 

@@ -18,6 +18,7 @@ from mmkp_jax.assembly import Plan, load_state
 from mmkp_jax.checkpoint import Best, Checkpoints
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.data.pipeline import Position, batches, position_of
+from mmkp_jax.effects import lines_without_effect
 from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import Training
 from mmkp_jax.guards import Watchdog
@@ -86,6 +87,7 @@ def train(
         best = stack.enter_context(Best(workdir / "best", config.best_metric, step)) if validate else None
         if step:
             print(f"going on from step {step:,} of {training.steps:,}")
+        print(lines_without_effect(config, training.steps, first=step + 1, profiled=profiled), end="")
         row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
         meter = stack.enter_context(Meter(config, training, workdir, step, row_AB))
         profile = workdir / "profile" / f"host-{jax.process_index()}"  # of processes on one machine each its own

@@ -8,6 +8,7 @@ from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.post_losses import PostLosses
 
 POSTS, ROWS, STEPS = 23, 2, 7
+HAS_COT = np.arange(POSTS) % 3 == 0
 SIZE = RowSize(tokens=10, patches=10, windows=10, labels=10, examples=3)
 S = SIZE.examples
 
@@ -41,7 +42,7 @@ def kept(workdir):
 
 def test_each_post_of_each_epoch_is_kept_once_in_the_plans_order(plans, tmp_path):
     steps = sum(map(len, plans)) - 2  # the last epoch is left early
-    kept_losses = PostLosses(tmp_path, plans, steps=steps, step=0)
+    kept_losses = PostLosses(tmp_path, plans, HAS_COT, steps=steps, step=0)
     for step in range(1, steps + 1):
         kept_losses.put(step, losses(plans, step))
     kept_losses.write()
@@ -50,15 +51,17 @@ def test_each_post_of_each_epoch_is_kept_once_in_the_plans_order(plans, tmp_path
     assert epoch_N.tolist() == [epoch for epoch, _, _ in expected] and len(set(epoch_N)) == 3
     assert post_N.tolist() == [post for _, post, _ in expected]
     np.testing.assert_allclose(nll_N, [post + step / 100 for _, post, step in expected], rtol=1e-6)
+    with np.load(tmp_path / "losses.npz") as file:
+        assert file["has_cot_N"].tolist() == [post % 3 == 0 for post in post_N]
     assert kept_losses.posts(2).tolist() == [post for _, post, step in expected if step == 2]
 
 
 def test_a_run_that_goes_on_drops_what_lies_after_its_step(plans, tmp_path):
-    first = PostLosses(tmp_path, plans, steps=STEPS, step=0)
+    first = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
     for step in range(1, 6):
         first.put(step, losses(plans, step))
     first.write()
-    again = PostLosses(tmp_path, plans, steps=STEPS, step=3)  # the checkpoint of step 5 was lost
+    again = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=3)  # the checkpoint of step 5 was lost
     again.write()
     assert len(kept(tmp_path)[2]) == len(of_plan(plans, 3))
     for step in range(4, STEPS + 1):
@@ -68,11 +71,11 @@ def test_a_run_that_goes_on_drops_what_lies_after_its_step(plans, tmp_path):
 
 
 def test_what_is_not_known_is_nan_and_a_run_without_sft_targets_keeps_no_file(plans, tmp_path):
-    nothing = PostLosses(tmp_path, plans, steps=STEPS, step=0)
+    nothing = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
     nothing.put(1, np.full((ROWS, S), np.nan))
     nothing.write()
     assert not (tmp_path / "losses.npz").exists()
-    late = PostLosses(tmp_path, plans, steps=STEPS, step=2)  # begun by a program that kept none
+    late = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=2)  # begun by a program that kept none
     late.put(3, losses(plans, 3))
     late.write()
     before = len(of_plan(plans, 2))
@@ -80,7 +83,7 @@ def test_what_is_not_known_is_nan_and_a_run_without_sft_targets_keeps_no_file(pl
 
 
 def test_hosts_put_together_what_each_knows(plans, tmp_path):
-    hosts = [PostLosses(tmp_path, plans, steps=STEPS, step=0) for _ in range(2)]
+    hosts = [PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0) for _ in range(2)]
     for step in range(1, 4):
         for host, each in enumerate(hosts):
             own = losses(plans, step)

@@ -22,6 +22,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.export import difference, main
 from mmkp_jax.exporting import open_step, verify
 from mmkp_jax.hf.export import export_folder
+from mmkp_jax.hf.feeding import FEEDING, Fed
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import NAMES, published_tensors
@@ -34,7 +35,7 @@ from tests.hf.run_on_disk import FROZEN, STEP, write_base, write_run
 from tests.small_pocket import ROOT, SIZES
 from tests.tiny import hf_config_dict, tiny_config
 
-LIMITS = {"pixels": (3136, 12544), "card": "# card\n"}
+LIMITS = {"pixels": (3136, 12544), "fed": Fed(96, 24), "card": "# card\n"}
 INSIDE = {"visual.": "model.visual.", "model.": "model.language_model."}
 
 
@@ -135,7 +136,7 @@ def test_what_trained_is_rounded_and_the_rest_is_the_bases_bytes(run_of, scheme)
 
 def test_other_files_are_the_bases_but_for_card_and_pixels(run_of):
     base, _, _, out = run_of("published")
-    assert {file.name for file in out.iterdir()} == {file.name for file in base.iterdir()}
+    assert {file.name for file in out.iterdir()} == {file.name for file in base.iterdir()} | {FEEDING}
     for name in ("config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
         assert (out / name).read_bytes() == (base / name).read_bytes()
     before, after = (json.loads((path / "preprocessor_config.json").read_text()) for path in (base, out))
