@@ -23,10 +23,20 @@ from mmkp_jax.evaluate import Evaluation
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.exporting import Step, check_exports, export_into_run, note_base
 from mmkp_jax.feeding import describe, plan_posts, recipe_of
+from mmkp_jax.guards import Watchdog
 from mmkp_jax.hf.feeding import fed_otherwise
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import check_tensors, load_params
-from mmkp_jax.hosts import check_agreement, ending_together, everywhere, is_writer, join, on_writer, several
+from mmkp_jax.hosts import (
+    JOIN_SECONDS,
+    check_agreement,
+    ending_together,
+    everywhere,
+    is_writer,
+    join,
+    on_writer,
+    several,
+)
 from mmkp_jax.maintenance import watch_maintenance
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.predicting import Predictor
@@ -49,7 +59,15 @@ def parser() -> Parser:
     add("--num_processes", type=int, metavar="N", help="with --coordinator: how many processes the job has")
     add("--process_id", type=int, metavar="N", help="with --coordinator: which of them this is, from 0")
     add("--lock_seconds", type=float, default=120, metavar="S", help="wait so long for a run on another host to end")
+    wait = "how long hosts wait for each other; then those that have joined end, with 76 (default: %(default)g)"
+    add("--join_seconds", type=_positive, default=JOIN_SECONDS, metavar="N", help=wait)
     return flags
+
+
+def _positive(text: str) -> float:
+    if not 0 < (seconds := float(text)) < float("inf"):
+        raise ValueError
+    return seconds
 
 
 def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, profiled: range = range(0)) -> None:
@@ -69,6 +87,13 @@ def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, 
     """
     check_settings(config)
     _check_hosts(config, workdir)
+    with Watchdog(workdir, config.hang_seconds, jax.process_index()) as watchdog:
+        _run_watched(config, workdir, lock, watchdog, extend, profiled)
+
+
+def _run_watched(
+    config: ConfigDict, workdir: Path, lock: Lock, watchdog: Watchdog, extend: bool, profiled: range
+) -> None:
     if config.make:
         on_writer(lambda: _make(config.make))
     folder = open_folder(config.model.path)
@@ -90,7 +115,7 @@ def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, 
         export_into_run(Step(workdir, config, folder, step, params))
 
     if config.strategy == "zeroshot":
-        evaluation = Evaluation(config)
+        evaluation = Evaluation(config, watchdog)
         definition, structs = plan_untrained(config, folder, where)
         check_tensors(folder, structs)
         _claim(config, workdir, extend, folder, lock)
@@ -100,7 +125,7 @@ def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, 
     else:
         training = plan_posts(config, recipe)
         plan = plan_training(config, folder.config, where, total_steps=training.steps)
-        definition, evaluation = plan.definition, Evaluation(config)
+        definition, evaluation = plan.definition, Evaluation(config, watchdog)
         check_exports(config, folder)
         check_tensors(folder, definition.shapes())
         check_agreement({"dataset": training.feed.records.fingerprint})
@@ -108,7 +133,7 @@ def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, 
         on_writer(lambda: (note_base(workdir, folder), write_left_out(workdir, training.left_out)))
         print(describe(training))
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
-        step, params = train(config, plan, folder, training, workdir, validate, export, profiled)
+        step, params = train(config, plan, folder, training, workdir, validate, export, watchdog, profiled)
     signal.signal(signal.SIGTERM, _stop)  # all is saved, and the loop looks for no wish to stop any more
     tested = evaluation.test(predictor_of(params, definition), workdir, step)
     on_writer(lambda: write_report([workdir], workdir / "report.html"))
@@ -192,16 +217,17 @@ def _run(arguments: Sequence[str] | None) -> int:
         flags.error(f"--lock_seconds={parsed.lock_seconds} is no number of seconds")
     profiled = _steps(parsed.profile_steps, flags)
     config = read_config(parsed.config, overrides)
-    join(parsed.coordinator, parsed.num_processes, parsed.process_id)
+    join(parsed.coordinator, parsed.num_processes, parsed.process_id, parsed.join_seconds)
     name = Path(parsed.config.partition(":")[0]).stem
-    if several() and not parsed.workdir:
-        raise InputError("several hosts need the same --workdir", flags.prog, "give a folder that all of them share")
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     resume = shlex.join([f"--config={parsed.config}", *overrides, f"--workdir={workdir}"])
     if not several():  # of several hosts, JAX takes the signal, and the loop sees it
         signal.signal(signal.SIGTERM, _stop)
     lock = Lock(workdir, parsed.lock_seconds)
     with ending_together(), disk_errors_in_one_line(workdir), watch_maintenance(), lock:
+        if several() and not parsed.workdir:
+            what = "several hosts need the same --workdir"
+            raise InputError(what, flags.prog, "give a folder that all of them share")
         try:
             run(config, workdir, lock, extend=parsed.extend, profiled=profiled)
         except BusyError as busy:

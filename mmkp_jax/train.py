@@ -61,6 +61,7 @@ def train(
     workdir: Path,
     validate: Validate | None,
     export: Export,
+    watchdog: Watchdog,
     profiled: range = range(0),
 ) -> tuple[int, Params]:
     """Trains to the end, or goes on to it from the work directory's last checkpoint.
@@ -68,6 +69,7 @@ def train(
     Args:
         validate: called every `config.eval_every` steps and at the end; None where that is 0.
         export: called at every `config.export_every`-th evaluation; never where that is 0.
+        watchdog: counts the steps.
         profiled: the steps that are traced, into `workdir/profile`.
 
     Returns:
@@ -91,11 +93,11 @@ def train(
         row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
         meter = stack.enter_context(Meter(config, training, workdir, step, row_AB))
         profile = workdir / "profile" / f"host-{jax.process_index()}"  # of processes on one machine each its own
-        watchdog = stack.enter_context(Watchdog(workdir, config.hang_seconds, jax.process_index()))
         profiler = stack.enter_context(Profiler(profile, profiled))
         feed = stack.enter_context(contextlib.closing(_feed(config, training, step)))
         stack.enter_context(jax.set_mesh(plan.mesh))
         stack.enter_context(jax.transfer_guard("disallow"))  # a hidden transfer would stall every step
+        stack.enter_context(watchdog.counting("step"))
         first = step + 1
         while step < training.steps:
             with meter.spending("data"):

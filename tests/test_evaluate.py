@@ -1,6 +1,7 @@
 """What evaluating the test split leaves in a work directory, and that the report finds it there."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from configs.base import get_config
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import open_split, write_dataset
+from mmkp_jax.errors import LOST
 from mmkp_jax.evaluate import Evaluation, kinds_of
 from mmkp_jax.evaluation.report.page import write_report
+from mmkp_jax.guards import Watchdog
 from mmkp_jax.predicting import load_predictor
 from tests.data.test_images import picture, saved
 from tests.tiny import hf_model, tiny_config, write_tokenizer
@@ -107,3 +110,19 @@ def test_states_are_kept_of_every_post_that_was_fed(predictor, config, tmp_path)
     write_report([run], run / "report.html")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count("<circle") >= 6 and "no hidden.npz" not in page
+
+
+def test_an_answer_that_does_not_end_ends_the_run(predictor, config, tmp_path, monkeypatch, capsys):
+    """The second answer hangs until the watchdog ends the process, which here only notes the status."""
+    ended, statuses = threading.Event(), []
+    monkeypatch.setattr("os._exit", lambda status: (statuses.append(status), ended.set()))
+
+    class Hanging:
+        def predict(self, records, **options):
+            for number, each in enumerate(predictor.predict(records, **options)):
+                assert number == 0 or ended.wait(60)
+                yield each
+
+    with Watchdog(tmp_path, 0.3) as watchdog:
+        Evaluation(config, watchdog).test(Hanging(), tmp_path, 7)
+    assert set(statuses) == {LOST} and "no answer ended for 0.3 s" in capsys.readouterr().err

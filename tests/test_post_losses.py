@@ -114,12 +114,12 @@ def test_hosts_put_together_what_each_knows(plans, tmp_path):
     ids=["cut", "empty", "text", "absent", "objects", "words", "other posts", "scalars", "bit"],
 )
 def test_a_damaged_file_is_put_aside_in_one_line_and_never_stops_a_run(plans, tmp_path, capsys, damaged):
-    first = PostLosses(tmp_path, plans, steps=STEPS, step=0)
+    first = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
     for step in range(1, 4):
         first.put(step, losses(plans, step))
     first.write()
     damaged(tmp_path / "losses.npz")
-    again = PostLosses(tmp_path, plans, steps=STEPS, step=3)
+    again = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=3)
     (line,) = capsys.readouterr().err.splitlines()
     assert (
         line.startswith(f"{tmp_path / 'losses.npz'}: cannot be read (") and "put aside as losses.npz.damaged-" in line
