@@ -94,7 +94,8 @@ def _feeding(named: str, overrides: Sequence[str], data: Path | None) -> tuple[P
     tokenizer = load_tokenizer(folder)
     recipe = recipe_of(config, define(folder.config, str(folder.path / CONFIG)), tokenizer)
     rows = RowSize(**config.row)
-    feeding = Feeding(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed)
+    steps = (config.strategy, config.posts_per_step, config.num_epochs, config.total_steps)
+    feeding = Feeding(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed, *steps)
     return data, feeding
 
 

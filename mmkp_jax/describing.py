@@ -38,6 +38,12 @@ class Feeding(NamedTuple):
     batch_rows: int
     seed: int
     """Of the order of posts."""
+    strategy: str
+    posts_per_step: int
+    """0: as many as the rows of a step hold."""
+    num_epochs: int
+    total_steps: int
+    """0: as many as the epochs come to."""
 
 
 class Duplicates(NamedTuple):
@@ -111,7 +117,8 @@ def describe(
     if feeding is None:
         return found
     lengths = {name: index(split, feeding.recipe, path / "index") for name, split in records.items()}
-    rows = fit(lengths[found.first], feeding.size, feeding.branches, batch_rows=feeding.batch_rows, seed=feeding.seed)
+    steps = {"batch_rows": feeding.batch_rows, "seed": feeding.seed, "posts_per_step": feeding.posts_per_step}
+    rows = fit(lengths[found.first], feeding.size, feeding.branches, **steps)
     return found._replace(fitted=Fitted(feeding, lengths, rows))
 
 

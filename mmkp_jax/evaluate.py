@@ -81,8 +81,8 @@ class Evaluation:
         self._config, self._watchdog = config, watchdog or Watchdog(Path(), 0)
         train = [words for each in datasets_of(config) for words in _words(_records(open_split(each.path, "train"), 0))]
         self._seen = seen_keyphrases(config, train)
-        self._kinds = read_kinds(config.data.kinds) if config.data.kinds else {}
         self._test = Posts(config, TEST, config.eval_posts)
+        self._kinds = kinds_of(config.data.kinds, self._test.words) if config.data.kinds else {}
         self._baselines = {
             "most frequent": [most_frequent([post.keyphrases for post in train], BASELINE_K)] * len(self._test.words),
             "nearest neighbour": nearest_neighbour(train, [post.text for post in self._test.words]),
@@ -221,15 +221,44 @@ def blank_texts(records: Sequence[Record]) -> Reading:
     return Reading(len(records), lambda number: dataclasses.replace(records[number], text=""))
 
 
-def read_kinds(file: str) -> dict[str, str]:
-    """The kind of each keyphrase in JSON Lines of `{"needs": {keyphrase: kind}}`; other fields are passed over.
+def kinds_of(file: str, posts: Sequence[Words]) -> dict[str, str]:
+    """`read_kinds`, where the file belongs to these posts; else empty, with a line that says so.
+
+    It is of other posts where a row has the id of one of them and names a keyphrase that this one does not have, or
+    where it knows none of their keyphrases.
 
     Raises:
         InputError: the file cannot be read, or is not of that form.
     """
+    kinds, keyphrases = read_kinds(file), {post.id: {phrase.lower() for phrase in post.keyphrases} for post in posts}
+    others = sum(not needs.keys() <= keyphrases.get(post, needs.keys()) for post, needs in _needs(file))
+    every = [phrase for each in keyphrases.values() for phrase in each]
+    known = sum(phrase in kinds for phrase in every)
+    if others or not known:
+        reason = (
+            f"{others:,} rows are not of the test post of their id" if others else "it has none of their keyphrases"
+        )
+        print(for_terminal(f"note: {file} (data.kinds) is of other posts, as {reason}: no scores by kind"))
+        return {}
+    if known < len(every):
+        print(for_terminal(f"note: {file} (data.kinds) has a kind for {known:,} of {len(every):,} test keyphrases"))
+    return kinds
+
+
+def read_kinds(file: str) -> dict[str, str]:
+    """The kind of each keyphrase in JSON Lines of `{"id": post, "needs": {keyphrase: kind}}`; ids may be left out.
+
+    Raises:
+        InputError: the file cannot be read, or is not of that form.
+    """
+    return {phrase: kind for _, needs in _needs(file) for phrase, kind in needs.items()}
+
+
+def _needs(file: str) -> list[tuple[str, dict[str, str]]]:
+    """A post's id, empty where the row has none, and the kinds of its keyphrases."""
     form = 'give JSON Lines of {"needs": {keyphrase: kind}}, or none (config.data.kinds)'
-    needs = [row.object("needs") for row in read_rows(Path(file), form)]
-    return {phrase.strip().lower(): row.text(phrase) for row in needs for phrase in row.content}
+    rows = [(row.text("id", ""), row.object("needs")) for row in read_rows(Path(file), form)]
+    return [(post, {phrase.strip().lower(): needs.text(phrase) for phrase in needs.content}) for post, needs in rows]
 
 
 def _words(posts: Iterable[Record | Post]) -> list[Words]:

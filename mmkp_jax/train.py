@@ -18,6 +18,7 @@ from mmkp_jax.assembly import Plan, load_state
 from mmkp_jax.checkpoint import Best, Checkpoints
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.data.pipeline import Position, batches, position_of
+from mmkp_jax.effects import lines_without_effect
 from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import Training
 from mmkp_jax.guards import Watchdog
@@ -27,6 +28,7 @@ from mmkp_jax.meter import Meter
 from mmkp_jax.models.definition import Params
 from mmkp_jax.optim import join_params
 from mmkp_jax.profiling import Profiler
+from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
 from mmkp_jax.sharding import place_batch, planned_rows
 from mmkp_jax.step import State
 
@@ -87,6 +89,7 @@ def train(
         best = stack.enter_context(Best(workdir / "best", config.best_metric, step)) if validate else None
         if step:
             print(f"going on from step {step:,} of {training.steps:,}")
+        print(lines_without_effect(config, training.steps, first=step + 1, profiled=profiled), end="")
         row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
         meter = stack.enter_context(Meter(config, training, workdir, step, row_AB))
         profile = workdir / "profile" / f"host-{jax.process_index()}"  # of processes on one machine each its own
@@ -126,7 +129,7 @@ def train(
             return step, params
         with jax.transfer_guard("allow"):
             restored = best.restore(plan.state)
-        if restored is None:  # it was trained to its end before it was to validate
+        if restored is None:  # damaged, or the run was trained to its end before it was to validate
             return step, params
         print(f"best on valid: step {restored.step:,}, {restored.note['metric']} {restored.note['score']:.4f}")
         return restored.step, join_params(restored.state["trainable"], restored.state["frozen"])
@@ -183,7 +186,7 @@ class _StopAsked(contextlib.AbstractContextManager):
 
     def _wish(self, kind: int, _: Any) -> None:
         if kind == signal.SIGINT and (self.stop or self.by_user):
-            raise KeyboardInterrupt
+            end_at_once("stopped at once; started again, the run resumes from its last checkpoint", INTERRUPTED)
         self.by_user = kind == signal.SIGINT and not self.stop
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
         if self._several:

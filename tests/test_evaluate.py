@@ -10,7 +10,7 @@ from configs.base import get_config
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import open_split, write_dataset
 from mmkp_jax.errors import LOST
-from mmkp_jax.evaluate import Evaluation
+from mmkp_jax.evaluate import Evaluation, kinds_of
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.guards import Watchdog
 from mmkp_jax.predicting import load_predictor
@@ -54,6 +54,37 @@ def config(tmp_path):
     config = get_config()
     config.strategy, config.data.path = "sft", str(tmp_path / "out")
     return config
+
+
+def write_kinds(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_kinds_are_used_where_the_file_is_of_the_test_posts(config, tmp_path, capsys):
+    words = Evaluation(config)._test.words
+    own = [{"id": post.id, "needs": dict.fromkeys(post.keyphrases, "text")} for post in words]
+    assert set(kinds_of(write_kinds(tmp_path / "own", own), words)) == {f"key {n // 2}" for n in range(1, POSTS + 1)}
+    assert capsys.readouterr().out == ""
+    few = kinds_of(write_kinds(tmp_path / "few", [{"needs": {"key 0": "text"}}]), words)
+    assert few == {"key 0": "text"} and "a kind for 1 of 9 test keyphrases" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        (
+            {"id": "test-1", "needs": {"coffee": "image", "key 0": "text"}},
+            "1 rows are not of the test post of their id",
+        ),
+        ({"id": "train-1", "needs": {"coffee": "image"}}, "it has none of their keyphrases"),
+    ],
+)
+def test_kinds_of_other_posts_are_left_out_with_a_line(config, tmp_path, capsys, row, reason):
+    """Pocket's file on other data, whose ids may be the same."""
+    config.data.kinds = write_kinds(tmp_path / "needs.jsonl", [row])
+    assert Evaluation(config)._kinds == {}
+    assert f"(data.kinds) is of other posts, as {reason}: no scores by kind" in capsys.readouterr().out
 
 
 def test_states_are_kept_of_every_post_that_was_fed(predictor, config, tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmkp_jax.data.forest import COT, SFT, TRUNK
+from mmkp_jax.data.run_lines import chains_line, updates_line
 from mmkp_jax.data.statistics import LISTED, overlap, spread
 from mmkp_jax.describing import Description, Shown, trimmed
 from mmkp_jax.pages.charts import Chart, chart
@@ -156,10 +157,27 @@ def _rows(description: Description) -> Table:
     trained, posts = len(fitted.fit.posts), description.splits[description.first].posts
     notes = [
         f"with the targets {' and '.join(fitted.feeding.branches)}: {count(trained)} of {count(posts)}"
-        f" {description.first} posts, in {count(fitted.fit.rows)} rows, {count(fitted.fit.batches)} batches an epoch"
+        f" {description.first} posts, in {count(fitted.fit.rows)} rows, {count(fitted.fit.batches)} batches an epoch",
+        *_steps(description),
     ]
     header = ("slots", "a row has", "the largest post takes", "filled in an epoch")
     return Table("Rows of the config", header, rows, notes)
+
+
+def _steps(description: Description) -> list[str]:
+    """The updates of the config beside the paper's, whether the rows hold them, and who has a chain of thought."""
+    feeding, lengths, fit = description.fitted
+    lines, posts = [], len(fit.posts)
+    if fit.batches and feeding.strategy != "zeroshot":
+        steps = feeding.total_steps or feeding.num_epochs * fit.batches
+        lines.append(updates_line(steps, posts / fit.batches))
+    if fit.batch_rows > feeding.batch_rows:
+        lines.append(
+            f"WARNING: {count(feeding.posts_per_step)} posts take up to {count(fit.batch_rows)} rows, and a step has"
+            f" {count(feeding.batch_rows)}: give config.global_batch_size={fit.batch_rows}, or larger rows"
+        )
+    with_cot = int((lengths[description.first].cot_N[fit.posts] > 0).sum())
+    return [*lines, *filter(None, [chains_line(feeding.strategy, posts, with_cot)])]
 
 
 def _trimmed(description: Description) -> Table:

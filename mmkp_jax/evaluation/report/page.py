@@ -76,6 +76,8 @@ def _page(runs: Sequence[Run], opened: Data | str, by_tsne: bool) -> str:
             tables.words_table(runs),
         ],
         curves=figures.curves(runs),
+        without_chains=[plain(run.name, 60) for run in runs if figures.lacks_chains(run)],
+        no_chain=figures.NO_CHAIN,
         losses=figures.loss_tables(runs),
         clusters=figures.clusters(runs, by_tsne),
         lacking={each: [run.name for run in runs if each not in run.arrays] for each in ARRAYS},

@@ -25,7 +25,10 @@ losses: a row for each post of each epoch: the epoch, the post's number and its 
 label. hidden: for each test post its id, and the hidden state of its prompt's last token.
 """
 
-KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "id_N": "US", "hidden_ND": "iuf"}
+OPTIONAL = {"losses": ("has_cot_N",)}
+"""Further arrays, which runs of earlier versions lack: whether the post has a chain of thought."""
+
+KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "id_N": "US", "hidden_ND": "iuf"}
 """What numpy calls the types that each array may have."""
 
 
@@ -112,10 +115,10 @@ def read_metrics(file: Path) -> dict[str, np.ndarray]:
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of one of `ARRAYS`, as many rows in each."""
+    """The arrays of one of `ARRAYS`, and those of `OPTIONAL` that are there, as many rows in each."""
     names = ARRAYS[file.stem]
     hint = f"write it with {', '.join(names)}, or remove it"
-    arrays = _reading(file, hint, lambda: _load(file, names))
+    arrays = _reading(file, hint, lambda: _load(file, names, OPTIONAL.get(file.stem, ())))
     for name, array in arrays.items():
         axes = len(name.rpartition("_")[2])
         if array.ndim != axes or array.dtype.kind not in KINDS[name] or 0 in array.shape[1:]:
@@ -125,13 +128,13 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _load(file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _load(file: Path, names: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as stored:
         unpacked = sum(each.file_size for each in stored.infolist())
     if unpacked > FILE.bytes():
         raise FILE.error(str(file), unpacked)
     with np.load(file, allow_pickle=False) as stored:
-        return {name: stored[name] for name in names}
+        return {name: stored[name] for name in (*names, *(each for each in optional if each in stored))}
 
 
 def _reading(file: Path, hint: str, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -34,7 +34,8 @@ def _facts(run: Run) -> dict[str, str]:
         "strategy": paper.NAMES.get(run.strategy, run.strategy) + gamma,
         "model": plain(str(run.config["model"].get("path", NOTHING))),
         "data": plain(str(run.config["data"].get("path", NOTHING))),
-        "trained on": f"{_total(metrics, 'posts')} posts" if metrics else "nothing",
+        "trained on": _trained_on(run),
+        "with a chain of thought": _with_chain(run),
         "steps": count(int(metrics["step"][-1])) if metrics else NOTHING,
         "label tokens": _total(metrics, "labels"),
         "hours of steps": f"{np.nansum(metrics['seconds']) / 3600:.2f}" if "seconds" in metrics else NOTHING,
@@ -44,6 +45,27 @@ def _facts(run: Run) -> dict[str, str]:
         "evaluated": f"step {count(run.step)}, {count(len(run.answers))} posts",
         "at": _when(run),
     }
+
+
+def _trained_on(run: Run) -> str:
+    """Posts, each counted once where the run kept them, and how often they came."""
+    if not run.metrics:
+        return "nothing"
+    seen = _total(run.metrics, "posts")
+    if "losses" not in run.arrays:
+        return f"{seen} posts, repeats counted"
+    posts = len(np.unique(run.arrays["losses"]["post_N"]))
+    epochs = f" ({float(np.nansum(run.metrics['posts'])) / posts:.1f} epochs)" if posts and seen != NOTHING else ""
+    return f"{count(posts)} posts, {seen} with repeats{epochs}"
+
+
+def _with_chain(run: Run) -> str:
+    """Of the posts that were trained on."""
+    arrays = run.arrays.get("losses", {})
+    if "has_cot_N" not in arrays:
+        return NOTHING
+    posts, first = np.unique(arrays["post_N"], return_index=True)
+    return f"{count(int(arrays['has_cot_N'][first].sum()))} of {count(len(posts))} posts"
 
 
 def _total(metrics: Mapping[str, np.ndarray], name: str) -> str:
