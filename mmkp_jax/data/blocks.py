@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from mmkp_jax.data.fields import quoted
 from mmkp_jax.data.image_files import ImageError, image_path, read_image
 from mmkp_jax.data.images import check_aspect, upright_size
 from mmkp_jax.data.posts import Post, Record, Reject, restored, restored_reject
@@ -199,8 +200,8 @@ def record_of(post: Post | Reject, image_root: str | Path) -> Record | Reject:
             check_aspect(height, width)
         except (ImageError, OSError) as error:
             reason = error.reason if isinstance(error, ImageError) else f"the image cannot be read ({error.strerror})"
-            if repr(post.image) not in reason:
-                reason += f": {post.image}"
+            if quoted(post.image) not in reason:
+                reason += f": {quoted(post.image)}"
             mend = getattr(error, "hint", "") or "mend or replace the image, or leave the post out"
             return Reject(post.id, post.file, post.line, reason, mend, post)
     return Record(post.id, post.text, data, width, height, post.keyphrases, post.cot)

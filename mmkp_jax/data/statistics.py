@@ -6,7 +6,7 @@ N is the posts of a split.
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,8 @@ class SplitStatistics:
     without_text: int
     without_picture: int
     with_cot: int
+    hidden: int
+    """Keyphrases that count as absent only since punctuation is on the words of the text."""
     groups: dict[str, Group | None]
     """By the metric's names: all, present, absent, seen, unseen; the last two are None without training posts."""
     unique: Counter[str]
@@ -62,6 +64,7 @@ def gather(
     records: Records,
     stem_words: Callable[[Iterable[str]], str],
     *,
+    hidden_in: Callable[[Record], Sequence[str]] = lambda _: (),
     train: Collection[str] | None = None,
     recipe: Recipe | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
@@ -70,6 +73,7 @@ def gather(
 
     Args:
         stem_words: stems words and joins them by spaces (`evaluation.stemming.stem_words`).
+        hidden_in: gives the keyphrases that punctuation hides (`evaluation.tokenised.hidden_in`).
         train: the training keyphrases, lower-cased.
         recipe: by whose tokenizer to count the tokens of each text.
         progress: is given the numbers of the posts to go through, and tells how far they are.
@@ -89,6 +93,7 @@ def gather(
         groups = Counter(_groups(record, stem_words, train))
         carried.update(groups)
         carriers.update(groups.keys())
+        seen["hidden"] += len(hidden_in(record))
         unique.update(_folded(record))
     names = ("all", "present", "absent", *(("seen", "unseen") if train is not None else ()))
     width_N, height_N, tokens_N = sizes_N3.T
@@ -97,6 +102,7 @@ def gather(
         without_text=len(records) - seen["text"],
         without_picture=len(records) - seen["picture"],
         with_cot=seen["cot"],
+        hidden=seen["hidden"],
         groups={"seen": None, "unseen": None} | {name: Group(carried[name], carriers[name]) for name in names},
         unique=unique,
         width_N=width_N,
