@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import describe_machine
 from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.images import sized_patches
 
@@ -96,7 +95,7 @@ def feed(folder: Path, names: list[str], threads: int) -> dict[str, str]:
         return dict(zip(names, pool.map(read, names), strict=True))
 
 
-def measure(way: str, folder: Path, names: list[str], threads: int) -> None:
+def measure(way: str, folder: Path, names: list[str], threads: int, rounds: int) -> None:
     """Prints, as JSON, the bytes beyond those after a small image, and what became of each image."""
     os.cpu_count = lambda: threads  # of prepare
 
@@ -107,13 +106,14 @@ def measure(way: str, folder: Path, names: list[str], threads: int) -> None:
         run(["small.png"], Path(out) / "small")
         Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
         before = _status("VmRSS")
-        found = run([*names] * ROUNDS, Path(out) / "large")
+        found = run([*names] * rounds, Path(out) / "large")
         print(json.dumps({"bytes": _status("VmHWM") - before, "found": found}))
 
 
-def peak_of(way: str, folder: Path, names: list[str], threads: int = 16) -> tuple[int, dict[str, str]]:
+def peak_of(way: str, folder: Path, names: list[str], threads: int, rounds: int = ROUNDS) -> tuple[int, dict[str, str]]:
     """`measure` in a process of its own: bytes, and what became of each image."""
-    code = f"from benchmarks.image_memory import *; measure({way!r}, Path({str(folder)!r}), {names!r}, {threads})"
+    call = f"measure({way!r}, Path({str(folder)!r}), {names!r}, {threads}, {rounds})"
+    code = f"from benchmarks.image_memory import *; {call}"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if ran.returncode:
         raise RuntimeError(ran.stderr)
@@ -128,6 +128,8 @@ def _status(name: str) -> int:
 
 def main() -> None:
     """Makes the images, and measures each way of reading them."""
+    from benchmarks.machine import describe_machine  # here, as it imports JAX, which the measured processes need not
+
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--threads", type=int, default=16)
     flags.add_argument("--side", type=int, default=LARGEST, help="pixels")
