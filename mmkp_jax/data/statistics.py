@@ -4,7 +4,6 @@ N is the posts of a split.
 """
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -16,9 +15,8 @@ import numpy as np
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.data.images import MAX_ASPECT
 from mmkp_jax.data.lengths import Records, digest
-from mmkp_jax.data.posts import Post, Record
-from mmkp_jax.data.records import REJECTS
-from mmkp_jax.errors import InputError
+from mmkp_jax.data.posts import Post, Record, restored_reject
+from mmkp_jax.data.records import reject_rows
 
 LISTED = 3
 """Examples that are kept of each kind of duplicate or reject."""
@@ -219,21 +217,15 @@ def rejected(out: str | Path) -> dict[tuple[str, str], Rejected]:
     Raises:
         InputError: the list cannot be read.
     """
-    file = Path(out) / REJECTS
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], list[str]] = {}
-    try:
-        with file.open(encoding="utf-8", newline="\n") as lines:
-            for line in lines:
-                row = json.loads(line)
-                image = (row["post"] or {}).get("image")
-                kind = row["split"], _kind(row["reason"].removesuffix(f": {image}"))
-                counts[kind] += 1
-                if len(kept := examples.setdefault(kind, [])) < LISTED:
-                    kept.append(f"{row['id'] or ':'.join((row['file'], str(row['line'])))}: {row['reason']}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        mend = "delete the dataset and prepare it again"
-        raise InputError("the list of rejects cannot be read", str(file), mend) from None
+    for row in reject_rows(Path(out)):
+        reject = restored_reject(row)
+        image = reject.post and reject.post.image
+        kind = row.text("split"), _kind(reject.reason.removesuffix(f": {image}"))
+        counts[kind] += 1
+        if len(kept := examples.setdefault(kind, [])) < LISTED:
+            kept.append(f"{reject.id or f'{reject.file}:{reject.line}'}: {reject.reason}")
     return {kind: Rejected(count, examples[kind]) for kind, count in counts.items()}
 
 
