@@ -228,6 +228,11 @@ def open_split(out: str | Path, split: str) -> Split:
     folder, builder = _open(Path(out))
     if split not in builder.info.splits:
         raise InputError(f"there is no split {split!r}{nearest(split, builder.info.splits)}", str(out), "name another")
+    from mmkp_jax.data.blocks import features  # which imports TFDS
+
+    if repr(builder.info.features) != repr(features()):
+        hint = "take it away if it is another program's; else delete the dataset and prepare it again"
+        raise InputError("its records are not those of posts", str(folder / "features.json"), hint)
     told = builder.info.metadata[split]
     _check_files(folder, told)
     try:
