@@ -5,6 +5,7 @@ Bytes are per pixel and as measured with Pillow 12 and 13 (`benchmarks/image_mem
 
 import contextlib
 import ctypes
+import functools
 import sys
 import threading
 from collections.abc import Iterator
@@ -77,17 +78,18 @@ def _number(tags: object, tag: int) -> int:
 
 
 LARGE = 64 << 20
-"""Bytes of an image before which what the threads have let go goes back to the system."""
+"""Bytes of an image from which on freed memory is to go back to the system at once."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def _give_back() -> None:
-    """Returns free memory to the system: glibc keeps some 20 MB of each thread's smaller pieces."""
-    trim = getattr(_LIBRARY, "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
+@functools.cache
+def _give_back_at_once() -> None:
+    """Has the C library return pieces from 4 MB on when they are freed: else glibc keeps tens of MB for each thread."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 4 << 20)
+        mallopt(_TRIM_THRESHOLD, 8 << 20)
 
 
 class Budget:
@@ -107,7 +109,7 @@ class Budget:
             self._taken += amount
         try:
             if amount > LARGE:
-                _give_back()
+                _give_back_at_once()
             yield
         finally:
             with self._changed:

@@ -51,9 +51,6 @@ _Out = TypeVar("_Out")
 _BAND = 1 << 16
 """Pixels that are converted at a time."""
 
-# An image in one piece: the C library gives pieces of less than 32 MB back late, which adds up over threads.
-Image.core.set_block_size(1 << 29)
-
 # Said better by our own ImageError.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged EXIF beside a whole image
