@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mmkp_jax.data.examples import Recipe, tree_of
 from mmkp_jax.data.forest import Tree
-from mmkp_jax.data.images import ImageError
+from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.posts import Record
 from mmkp_jax.data.records import Split, dataset_folders, open_split, rejected_posts
 from mmkp_jax.errors import InputError

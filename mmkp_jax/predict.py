@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.posts import Post, Record, Reject, own_post, read_cmkp, read_jsonl
+from mmkp_jax.data.tidying import Notes
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.evaluation.outputs import outputs_line
@@ -228,10 +229,11 @@ def _listed(file: Path) -> list[Post | Reject]:
     return list(listed.values())
 
 
-def _post_of(row: dict[str, Any], file: str, number: int) -> Post:
+def _post_of(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
+    row = row | {"cot": None}  # nothing is predicted from it
     if row.get("keyphrases"):
-        return own_post(row, file, number)
-    return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number), keyphrases=())
+        return own_post(row, file, number, notes)
+    return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number, notes), keyphrases=())
 
 
 def _predicted(rows: Rows, flags: argparse.Namespace, unfed: "list[Unfed]") -> Iterator[tuple[int, Prediction]]:

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.soak_bitflip import flip_bit
 from mmkp_jax.errors import AGAIN, LOST, InputError
 from mmkp_jax.hosts import join
 from tests.ports import free_port
@@ -187,11 +188,13 @@ def test_a_host_that_never_joins_ends_the_others_with_one_line(tmp_path):
 def test_damage_that_one_host_alone_sees_takes_both_to_the_checkpoint_before(pocket, unbroken):
     workdir = pocket.parent / "damaged"
     shutil.copytree(unbroken[0], workdir)
-    for file in (workdir / f"checkpoints/{STEPS}/state/ocdbt.process_1/d").iterdir():
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    flip_bit(max((workdir / f"checkpoints/{STEPS}/state/ocdbt.process_1/d").iterdir()), 100)  # one of them reads it
     ended = finish(start(pocket, workdir))
     assert [status for status, *_ in ended] == [0, 0], ended
-    assert "going on from step 6" in ended[0][1] and "it cannot be read" in ended[0][2] + ended[1][2], ended
+    assert "going on from step 6" in ended[0][1]
+    told = [error for *_, error in ended]
+    assert ["another host says where" in each for each in told].count(True) == 1, told
+    assert all(f"checkpoints/{STEPS}: it is damaged (" in each for each in told), told
     assert curve(workdir) == curve(unbroken[0])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmkp_jax import teach
-from mmkp_jax.data.sources import Chains
+from mmkp_jax.data.chain_files import Chains
 from mmkp_jax.runtime.escape import for_markdown
 from mmkp_jax.teacher.store import Store
 from tests.data.posts_on_disk import write_posts

@@ -31,7 +31,7 @@ class Hidden(NamedTuple):
     keyphrases: int
     of: int
     """Keyphrases in all."""
-    example: tuple[str, str]
+    example: tuple[str, str] = ("", "")
     """A keyphrase and the text that it is in; empty where there is none."""
 
     @property
@@ -64,16 +64,23 @@ def hidden_keyphrases(posts: Sequence[Post]) -> Hidden:
     """How many keyphrases count as absent that are in the text when both are tokenised."""
     found, total, example = 0, 0, ("", "")
     for post in posts:
-        text, words = _stemmed(post.text), None
-        for phrase in post.keyphrases:
-            total += 1
-            if (stemmed := _stemmed(phrase)).strip() and stemmed in text:
-                continue
-            words = words or _stemmed(tokenise(post.text))
-            if (stemmed := _stemmed(tokenise(phrase))).strip() and stemmed in words:
-                found += 1
-                example = example if found > 1 else (phrase, post.text)
+        total += len(post.keyphrases)
+        if phrases := hidden_in(post):
+            example = example if found else (phrases[0], post.text)
+            found += len(phrases)
     return Hidden(found, total, example)
+
+
+def hidden_in(post: Post) -> list[str]:
+    """The keyphrases of one post that count as absent, though they are in the text when both are tokenised."""
+    text, words, found = _stemmed(post.text), None, []
+    for phrase in post.keyphrases:
+        if (stemmed := _stemmed(phrase)).strip() and stemmed in text:
+            continue
+        words = words or _stemmed(tokenise(post.text))
+        if (stemmed := _stemmed(tokenise(phrase))).strip() and stemmed in words:
+            found.append(phrase)
+    return found
 
 
 def _stemmed(text: str) -> str:

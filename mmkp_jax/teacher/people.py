@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mmkp_jax.data.images import ImageError
+from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.posts import Record
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.atomic import write_json, write_text

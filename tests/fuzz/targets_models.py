@@ -33,7 +33,7 @@ def _folder(root: Path) -> Path:
         (folder / "config.json").write_bytes(_configs(root)[0])
         (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
         (folder / "generation_config.json").write_text(json.dumps(GENERATION))
-        tensors = {"model.embed_tokens.weight": np.zeros((4, 3), np.float32), "lm_head.weight": np.ones(2, np.float32)}
+        tensors = {"model.embed_tokens.weight": np.zeros((320, 64), np.float16), "visual.x": np.ones(2, np.float32)}
         (folder / "model.safetensors").write_bytes(save(tensors))
     return folder
 
@@ -75,11 +75,11 @@ def _read_index(data: bytes, root: Path) -> None:
 
 
 TARGETS = [
-    Target("model: config.json", *_file("config.json")),
-    Target("model: preprocessor_config.json", *_file("preprocessor_config.json")),
-    Target("model: generation_config.json", *_file("generation_config.json"), share=0.3),
-    Target("model: safetensors", *_file("model.safetensors")),
-    Target("model: index of tensors", _index, _read_index),
+    Target("model: config.json", *_file("config.json"), share=0.5),
+    Target("model: preprocessor_config.json", *_file("preprocessor_config.json"), share=0.5),
+    Target("model: generation_config.json", *_file("generation_config.json"), share=0.2),
+    Target("model: safetensors", *_file("model.safetensors"), share=0.4),
+    Target("model: index of tensors", _index, _read_index, share=0.4),
     Target("model: tokenizer.json", *_file("tokenizer.json", tokenizer=True), share=0.02),
     Target("model: tokenizer_config.json", *_file("tokenizer_config.json", tokenizer=True), share=0.02),
 ]
