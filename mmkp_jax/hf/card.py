@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -11,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from mmkp_jax import __version__
 from mmkp_jax.data.prompts import user_text
 from mmkp_jax.hf.card_text import BODY, READING, TRANSFORMERS, VLLM
+from mmkp_jax.runtime.escape import for_markdown, for_terminal
 
 CARD = "README.md"
 
@@ -18,6 +20,9 @@ HEADLINES = ("f1@1", "f1@M")
 
 FINGERPRINT = 16
 """Digits that tell one dataset from another."""
+
+_LINK = re.compile(r"https?://[\w.~%/?=&#:@+-]+|[\w.-]+")
+"""An address, or a file of the folder; anything else in a base's metadata is not linked to."""
 
 SOFTWARE = ("jax", "flax", "transformers", "pillow")
 
@@ -68,6 +73,14 @@ class Results(NamedTuple):
     resamples: int
 
 
+class Environment(NamedTuple):
+    """Where a run was trained."""
+
+    packages: Mapping[str, str] = MappingProxyType({})
+    """Versions, by name."""
+    device: str = ""
+
+
 class Facts(NamedTuple):
     """All that the card says."""
 
@@ -85,7 +98,7 @@ class Facts(NamedTuple):
     results: Results | None
     no_data: str
     """Why nothing is known of data and scores, where that is so."""
-    environment: Mapping[str, Any]
+    environment: Environment
 
 
 def licence_of(folder: Path) -> Licence:
@@ -96,8 +109,9 @@ def licence_of(folder: Path) -> Licence:
             told = ModelCard.load(card, ignore_metadata_errors=True).data
         except Exception:  # metadata that are no YAML, or no mapping: their errors have no class in common
             told = ModelCardData()
-        if told.license:
-            return Licence(told.license, told.license_name, told.license_link)
+        if isinstance(told.license, str) and told.license:
+            name, link = (each if isinstance(each, str) else None for each in (told.license_name, told.license_link))
+            return Licence(told.license, name, link)
     if not texts:
         return Licence("unknown")
     title = " ".join(texts[0].read_text(encoding="utf-8", errors="replace")[:400].lower().split())
@@ -111,8 +125,8 @@ def card_of(facts: Facts) -> str:
     title = facts.repo.rpartition("/")[2] or f"{facts.base.name.rpartition('/')[2]}-{facts.config['strategy']}"
     base = facts.base.name
     parts = {
-        "title": title,
-        "base": f"[{base}](https://huggingface.co/{base})" if facts.base.on_hub else f"`{base}`",
+        "title": _plain(title),
+        "base": f"[{base}](https://huggingface.co/{base})" if facts.base.on_hub else _code(base),
         "strategy": STRATEGIES[facts.config["strategy"]],
         "results": _results(facts),
         "transformers": TRANSFORMERS.substitute(_settings(facts)),
@@ -187,21 +201,21 @@ def _cell(value: float, interval: tuple[float, float] | None) -> str:
 def _training(facts: Facts) -> list[tuple[str, str]]:
     c = facts.config
     gamma = f"{c['gamma']:g} nats a label" if c["gamma_mode"] == "fixed" else f"{c['gamma_mode']} of earlier SFT losses"
-    length = f"{c['num_epochs']:g} epochs" if c["num_epochs"] else f"{c['total_steps']:,} steps"
-    packages = facts.environment.get("packages", {})
+    length = f"{c['total_steps']:,} steps" if c["total_steps"] else f"{c['num_epochs']:g} epochs"
+    packages = facts.environment.packages
     rows = {
         "steps": f"{facts.step:,} (planned: {length})",
         "γ": gamma if c["strategy"] == "dyncot" else None,
         "weight of the SFT loss": f"{c['multitask_weight']:g}" if c["strategy"] == "multitask" else None,
-        "frozen": ", ".join(f"`{path}`" for path in c["freeze"]) or "nothing",
+        "frozen": ", ".join(map(_code, c["freeze"])) or "nothing",
         "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts",
         "optimizer": f"AdamW, β = ({c['b1']:g}, {c['b2']:g}), ε = {c['eps']:g}, weight decay {c['weight_decay']:g}, "
         f"gradients clipped to norm {c['clip_norm']:g}",
         "learning rate": f"{c['learning_rate']:g} after {c['warmup_steps']:,} steps of warm-up, then a cosine to 0",
         "numbers": f"trained in float32, computed in {c['compute_dtype']}; here {' and '.join(facts.dtypes)}",
         "seed": str(c["seed"]),
-        "software": ", ".join(f"{name} {packages[name]}" for name in SOFTWARE if name in packages),
-        "device": facts.environment.get("device_kind"),
+        "software": _plain(", ".join(f"{name} {packages[name]}" for name in SOFTWARE if name in packages)),
+        "device": _plain(facts.environment.device),
     }
     return [(name, value) for name, value in rows.items() if value]
 
@@ -211,7 +225,7 @@ def _data(facts: Facts) -> str:
         return "The dataset was not at hand when this card was written."
     lines = [("dataset", "split", "posts", "fingerprint")]
     for each in facts.data:
-        name = each.name if each.weight == 1 else f"{each.name}, × {each.weight:g}"
+        name = _plain(each.name) if each.weight == 1 else f"{_plain(each.name)}, × {each.weight:g}"
         lines += [
             (name, split, f"{posts:,}", f"`{each.fingerprints[split][:FINGERPRINT]}`")
             for split, posts in each.posts.items()
@@ -223,8 +237,18 @@ def _data(facts: Facts) -> str:
 def _licence(licence: Licence) -> str:
     if licence.id == "unknown":
         return "The base's files tell of no licence. Look it up before you use or share these weights."
-    where = f" ([text]({licence.link}))" if licence.link else ""
-    return f"These weights derive from the base's, and its licence holds for them: {licence}{where}."
+    where = f" ([text]({licence.link}))" if licence.link and _LINK.fullmatch(licence.link) else ""
+    return f"These weights derive from the base's, and its licence holds for them: {_plain(str(licence))}{where}."
+
+
+def _plain(text: str) -> str:
+    """Text of unknown origin as Markdown; a name with nothing but letters, digits and inner marks stays as it is."""
+    return text if re.fullmatch(r"\w([\w ./-]*\w)?", text) and not text.startswith("_") else for_markdown(text)
+
+
+def _code(text: str) -> str:
+    """Text of unknown origin as a code span."""
+    return f"`{for_terminal(text).replace('`', '')}`"
 
 
 def _settings(facts: Facts) -> dict[str, str]:

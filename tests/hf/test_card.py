@@ -126,6 +126,26 @@ def test_the_licence_is_what_the_base_tells(tmp_path, files, expected):
     assert licence_of(tmp_path) == expected
 
 
+def test_what_a_base_says_is_no_markup_and_no_script(exported_pocket, tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: '<script>x</script>'\nlicense_link: 'javascript:alert(1)'\n---\n"
+    )
+    licence = licence_of(tmp_path)
+    facts = facts_of(open_step(exported_pocket[0], "latest")[0])
+    environment = facts.environment._replace(device="a | b [c](d)", packages={"jax": "1 `x`\n# y"})
+    facts = facts._replace(base=Base("`a` <b>", False, licence), environment=environment)
+    text = ModelCard(card_of(facts)).text
+    assert "javascript:" not in text and "<script>" not in text and "\n# y" not in text
+    for part in (r"\<script\>x\</script\>", "`a <b>`", r"a \| b \[c\]\(d\)", r"jax 1 \`x\` \# y"):
+        assert part in text, part
+
+
+@pytest.mark.parametrize("licence", ["[apache-2.0]", "{a: b}", "7"])
+def test_a_licence_of_another_type_is_unknown(tmp_path, licence):
+    (tmp_path / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    assert licence_of(tmp_path) == Licence("unknown")
+
+
 def test_a_base_on_the_hub_is_named_and_linked(exported_pocket):
     workdir, _ = exported_pocket
     base = Base("Qwen/Qwen2.5-VL-3B-Instruct", True, Licence("other", "qwen-research", "https://x/LICENSE"))
