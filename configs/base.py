@@ -68,7 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.keep_checkpoints = 2  # the last so many
     c.keep_hours = 0.0  # hours; also one checkpoint of each so many; 0 for none
     c.max_nonfinite = 5  # steps in a row whose loss or gradient is not finite, each skipped, that end the run; 0 never
-    c.hang_seconds = 1800.0  # without a step's end, after which the run ends, to be started again; 0 never
+    c.hang_seconds = 1800.0  # no step or evaluated answer ends for so long: the run ends, to be started again; 0 never
 
     c.compute_dtype = "bfloat16"  # of activations and products; softmax and losses are float32
     c.frozen_dtype = "bfloat16"  # in which frozen parameters are kept; trained ones are float32

@@ -21,6 +21,7 @@ from mmkp_jax.data.statistics import COMPARED, Rejected, SplitStatistics, common
 from mmkp_jax.data.view import RowView, view_row
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.stemming import stem_words
+from mmkp_jax.evaluation.tokenised import hidden_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -111,7 +112,12 @@ def describe(
     for name, split in records.items():
         train = splits["train"].unique if "train" in splits else None
         splits[name] = gather(
-            split, stem_words, train=train, recipe=recipe, progress=lambda numbers, name=name: progress(numbers, name)
+            split,
+            stem_words,
+            hidden_in=hidden_in,
+            train=train,
+            recipe=recipe,
+            progress=lambda numbers, name=name: progress(numbers, name),
         )
     found = Description(path, splits, _duplicates(records, splits), rejected(path), None)
     if feeding is None:

@@ -28,6 +28,10 @@ class LostError(RuntimeError):
     """A process or a machine that the run needs is gone, told in one line; started again, the run goes on."""
 
 
+class BusyError(RuntimeError):
+    """What the run needs is in use on another machine, in one line; a launcher tries again later (75)."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ` (did you mean 'x'?)` for the known name most like `name`, whatever its case.
 

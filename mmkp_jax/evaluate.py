@@ -21,6 +21,7 @@ from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words, outputs_
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.evaluation.table import headline, table
 from mmkp_jax.feeding import datasets_of
+from mmkp_jax.guards import Watchdog
 from mmkp_jax.predicting import Predictor
 from mmkp_jax.runtime.atomic import replacing, write_json
 from mmkp_jax.runtime.escape import for_terminal
@@ -68,13 +69,16 @@ class Reading(Sequence[Record]):
 class Evaluation:
     """What a run is evaluated on; made before it trains, so that nothing that it needs is missing afterwards.
 
+    Args:
+        watchdog: counts the answers while a split is decoded.
+
     Raises:
         InputError: the data or a file that the config names cannot be read, or `config.best_metric` is no score of the
             posts of valid.
     """
 
-    def __init__(self, config: ConfigDict):
-        self._config = config
+    def __init__(self, config: ConfigDict, watchdog: Watchdog | None = None):
+        self._config, self._watchdog = config, watchdog or Watchdog(Path(), 0)
         train = [words for each in datasets_of(config) for words in _words(_records(open_split(each.path, "train"), 0))]
         self._seen = seen_keyphrases(config, train)
         self._test = Posts(config, TEST, config.eval_posts)
@@ -93,7 +97,7 @@ class Evaluation:
         These are `valid/{group}/{metric}`, the shares of the outputs' forms `valid/{form}`, and `valid/words`, the mean
         of the words written for a post.
         """
-        predictions = _answers(predictor, self._valid.fed, VALID)
+        predictions = self._answers(predictor, self._valid.fed, VALID)
         predicted = [each.predicted for each in [*predictions, *self._valid.unfed]]
         by_group = score(self._valid.words, _lines(predicted), self._seen)
         scores = {f"{group}/{metric}": each[metric] for group, each in by_group.items() if each for metric in LOGGED}
@@ -114,10 +118,10 @@ class Evaluation:
         """
         fed, test, kinds = self._test.fed, self._test.words, self._kinds
         hidden: dict[int, np.ndarray] = {}  # by the post's number
-        predictions = _answers(predictor, fed, TEST, hidden.__setitem__)
+        predictions = self._answers(predictor, fed, TEST, hidden.__setitem__)
         changed = {"pictures permuted": permute_pictures(fed), "texts blanked": blank_texts(fed)}
         changed = changed if self._config.ablations else {}
-        by_input = {name: _answers(predictor, each, name) for name, each in changed.items()}
+        by_input = {name: self._answers(predictor, each, name) for name, each in changed.items()}
         name = f"{self._config.strategy}, step {step:,}"
         answered = {name: predictions, **by_input}
         predicted = {who: [each.predicted for each in [*found, *self._test.unfed]] for who, found in answered.items()}
@@ -139,6 +143,23 @@ class Evaluation:
         parts += _about_unfed(self._test.unfed)
         parts += _samples(test, predictions)
         return "\n".join(parts)
+
+    def _answers(
+        self,
+        predictor: Predictor,
+        records: Reading,
+        name: str,
+        state: Callable[[int, np.ndarray], None] = lambda *_: None,
+    ) -> list[Prediction]:
+        """The predictions, in the posts' order; `state` as `Predictor.predict`."""
+        bar = tqdm(total=len(records), unit="post", desc=name, dynamic_ncols=True, leave=name != VALID)
+        with bar, self._watchdog.counting("answer"):
+            found = []
+            for each in predictor.predict(records, state=state):
+                found.append(each)
+                bar.update()
+                self._watchdog.beat()
+        return [prediction for _, prediction in sorted(found)]
 
 
 class Posts:
@@ -175,18 +196,6 @@ def _check_metric(metric: str, scores: Scores) -> None:
 
 def _records(split: Split, most: int) -> Reading:
     return Reading(len(split), split.__getitem__)[: most or None]
-
-
-def _answers(
-    predictor: Predictor, records: Reading, name: str, state: Callable[[int, np.ndarray], None] = lambda *_: None
-) -> list[Prediction]:
-    """The predictions, in the posts' order; `state` as `Predictor.predict`."""
-    with tqdm(total=len(records), unit="post", desc=name, dynamic_ncols=True, leave=name != VALID) as bar:
-        found = []
-        for each in predictor.predict(records, state=state):
-            found.append(each)
-            bar.update()
-    return [prediction for _, prediction in sorted(found)]
 
 
 def _lines(predicted: Iterable[Sequence[str]]) -> list[list[str]]:

@@ -1,7 +1,6 @@
 """A step of a run as a Hugging Face folder, what its card says of the run, and transformers' own word on it."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,27 +13,30 @@ from ml_collections import ConfigDict
 
 from mmkp_jax.data.examples import Recipe, tree_of
 from mmkp_jax.data.forest import Tree
-from mmkp_jax.data.images import ImageError
+from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.posts import Record
 from mmkp_jax.data.records import Split, dataset_folders, open_split, rejected_posts
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluate import TEST, Words, seen_keyphrases
-from mmkp_jax.evaluation.files import read_lines
 from mmkp_jax.evaluation.significance import RESAMPLES, intervals
 from mmkp_jax.evaluation.systems import read_system
 from mmkp_jax.feeding import Dataset, datasets_of
-from mmkp_jax.hf.card import Base, Data, Facts, Results, card_of, licence_of
+from mmkp_jax.hf.card import Base, Data, Environment, Facts, Results, card_of, licence_of
 from mmkp_jax.hf.export import Counts, export_folder
-from mmkp_jax.hf.folder import CONFIG, Folder, digests, open_folder, read_json
+from mmkp_jax.hf.feeding import Fed
+from mmkp_jax.hf.folder import CONFIG, Folder, digests, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import compact
 from mmkp_jax.hf.preprocessor import with_pixel_limits
 from mmkp_jax.hf.verify import our_logits, their_answers
 from mmkp_jax.hosts import is_writer
 from mmkp_jax.models.definition import Params, define, flatten
-from mmkp_jax.opening import Opened, checkpoint_of, open_base, open_model
+from mmkp_jax.opening import Opened, checkpoint_of, open_base, open_model, verify_checkpoint
 from mmkp_jax.optim import split_params
 from mmkp_jax.predicting import Predictor
+from mmkp_jax.run_config import run_config
+from mmkp_jax.runtime.atomic import write_json
+from mmkp_jax.runtime.json_files import read_object, read_rows
 
 VERIFIED = 16
 """Posts of the test split that an export is verified on."""
@@ -83,16 +85,15 @@ def open_step(workdir: Path, step: str) -> tuple[Step, Opened]:
     """
     if not (workdir / CONFIG).is_file():
         raise InputError("there is no run here", str(workdir), "give a run's work directory")
-    config = ConfigDict(read_json(workdir / CONFIG))
-    if "strategy" not in config:
-        raise InputError(f"its {CONFIG} is not a run's", str(workdir), "give a run's work directory")
+    config = run_config(workdir)
     if config.strategy == "zeroshot":
         raise InputError("a zero-shot run trains nothing", str(workdir), f"take its model, {config.model.path}")
     checkpoint = checkpoint_of(workdir, step)
     base = open_base(workdir, config)
     check_base(workdir, base)
+    verify_checkpoint(checkpoint)
     _check_shapes(checkpoint / "state", base)
-    opened = open_model(f"{workdir}@{step if step == 'best' else checkpoint.name}")
+    opened = open_model(f"{workdir}@{step if step == 'best' else checkpoint.name}", verified=True)
     return Step(workdir, config, base, int(checkpoint.name), opened.params), opened
 
 
@@ -112,9 +113,7 @@ def note_base(workdir: Path, base: Folder) -> None:
         InputError: they are not.
     """
     check_base(workdir, base)
-    part = workdir / f"{BASE}.part"  # whole or not at all
-    part.write_text(json.dumps(digests(base), indent=2) + "\n", encoding="utf-8")
-    part.replace(workdir / BASE)
+    write_json(workdir / BASE, digests(base))
 
 
 def check_base(workdir: Path, base: Folder) -> None:
@@ -124,7 +123,8 @@ def check_base(workdir: Path, base: Folder) -> None:
     """
     if not (workdir / BASE).is_file():
         return
-    before, now = read_json(workdir / BASE), digests(base)
+    told = read_object(workdir / BASE, "restore the file, or remove it, to take the base as it is now")
+    before, now = {name: told.text(name) for name in told.content}, digests(base)
     if changed := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
         what = f"files are not what they were when the run began: {', '.join(changed)}"
         raise InputError(what, str(base.path), _BRING_BACK)
@@ -132,7 +132,11 @@ def check_base(workdir: Path, base: Folder) -> None:
 
 def _check_shapes(state: Path, base: Folder) -> None:
     """Refuses a base whose config no longer describes the parameters of a checkpoint."""
-    told = ocp.PyTreeCheckpointHandler().metadata(state.absolute()).tree
+    try:
+        told = ocp.PyTreeCheckpointHandler().metadata(state.absolute()).tree
+    except Exception as error:  # damaged files end in any kind of it
+        reason = " ".join(str(error).split())
+        raise InputError(f"the checkpoint cannot be read ({reason})", str(state.parent), "give another step") from None
     there = {path: tuple(leaf.shape) for part in ("trainable", "frozen") for path, leaf in flatten(told[part]).items()}
     here = {path: leaf.shape for path, leaf in flatten(define(base.config).shapes()).items()}
     if others := [path for path in sorted(there.keys() | here.keys()) if there.get(path) != here.get(path)]:
@@ -168,7 +172,8 @@ def export(step: Step, facts: Facts, out: Path) -> Counts:
 def _export(step: Step, card: str, out: Path, **options: bool) -> Counts:
     limits = step.config.data.min_pixels, step.config.data.max_pixels
     trained, frozen = split_params(step.params, step.config.freeze)
-    return export_folder(trained, frozen, step.base, out, pixels=limits, card=card, **options)
+    fed = Fed(step.config.data.max_text_tokens, step.config.answer_tokens)
+    return export_folder(trained, frozen, step.base, out, pixels=limits, fed=fed, card=card, **options)
 
 
 def facts_of(step: Step, repo: str = "") -> Facts:
@@ -182,7 +187,6 @@ def facts_of(step: Step, repo: str = "") -> Facts:
         data, no_data = [], str(error)
     path, rejects = step.config.model.path, step.workdir / "rejects.jsonl"
     local = Path(path).is_dir()
-    environment = step.workdir / "environment.json"
     return Facts(
         repo=repo,
         base=Base(Path(path).resolve().name if local else path, not local, licence_of(step.base.path)),
@@ -190,11 +194,20 @@ def facts_of(step: Step, repo: str = "") -> Facts:
         step=step.number,
         dtypes=sorted({tensor.dtype for tensor in step.base.tensors.values()}),
         data=data,
-        left_out=len(rejects.read_text(encoding="utf-8").splitlines()) if rejects.is_file() else 0,
+        left_out=sum(1 for _ in read_rows(rejects)) if rejects.is_file() else 0,
         results=results,
         no_data=no_data,
-        environment=read_json(environment) if environment.is_file() else {},
+        environment=_environment(step.workdir / "environment.json"),
     )
+
+
+def _environment(file: Path) -> Environment:
+    """What the card says of where the run was; nothing where that was not written down."""
+    if not file.is_file():
+        return Environment()
+    fields = read_object(file, "remove it: the card then says nothing of devices and versions")
+    packages = fields.object("packages", {})
+    return Environment({name: packages.text(name) for name in packages.content}, fields.text("device_kind", ""))
 
 
 def _data(dataset: Dataset) -> Data:
@@ -216,7 +229,7 @@ def _results(step: Step, data: str) -> Results | None:
     file = step.workdir / "predictions" / f"{TEST}-{step.number}.jsonl"
     if not file.is_file():
         return None
-    predicted = {json.loads(line)["id"] for line in read_lines(file)}
+    predicted = {row.text("id") for row in read_rows(file)}
     test = [post for post in [*_words(data, TEST), *rejected_posts(data, TEST)] if post.id in predicted]
     train = (post for dataset in datasets_of(step.config) for post in _words(dataset.path, "train"))
     system = read_system([file], test, seen_keyphrases(step.config, train), None)

@@ -1,6 +1,6 @@
 """A model to predict with: a run's checkpoint, or a Hugging Face folder, and how it is fed."""
 
-import json
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,21 +12,28 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.assembly import DTYPES
+from mmkp_jax.checkpoint import unverified
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.data.prompts import read_template
 from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import recipe_of
+from mmkp_jax.hf.feeding import Fed, read_feeding
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.preprocessor import pixel_limits
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.optim import join_params, split_params
+from mmkp_jax.run_config import holds_run, run_config
+from mmkp_jax.runtime.checksums import damage, has_checksums
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.sharding import DEFAULT_RULES, make_mesh, param_shardings
 
 MIN_PIXELS, MAX_PIXELS, MAX_TEXT_TOKENS = 3_136, 451_584, 512
 BATCH_SIZE, ANSWER_TOKENS = 32, 384
 """Of a model folder that does not tell: the defaults of configs/base.py."""
+
+_BY_TENSOR = {"F32": jnp.float32, "BF16": jnp.bfloat16, "F16": jnp.bfloat16}
 
 MESH = {"data": 1, "fsdp": -1, "tensor": 1}
 """All devices hold a part of the parameters and of the answers."""
@@ -45,57 +52,65 @@ class Opened(NamedTuple):
     answer_tokens: int
 
 
-def open_model(model: str, *, zero_shot: bool = False) -> Opened:
+def open_model(model: str, *, zero_shot: bool = False, verified: bool = False) -> Opened:
     """Opens a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
 
     A run's model is fed, and computes, as its config says. A folder's pixel limits are those that transformers
-    reads in it; what it does not tell is as in configs/base.py; it computes in its own dtype.
+    reads in it, and an exported one carries how its run was fed (`hf.feeding`); what a folder does not give is as in
+    configs/base.py; it computes in its own dtype.
 
     Args:
         zero_shot: whether the prompt tells the output's format; a zero-shot run's does anyway.
+        verified: whether the checkpoint was held against its checksums already.
 
     Raises:
         InputError: there is no such model or checkpoint, or it cannot be used.
     """
     path, at, step = (model, "", "latest") if Path(model).is_dir() else model.partition("@")
-    config = _run_config(Path(path))
-    if config is not None:
-        return _open_run(Path(path), step or "latest", config, zero_shot)
+    if holds_run(Path(path)):
+        return _open_run(Path(path), step or "latest", run_config(Path(path)), zero_shot, verified)
     if at:
         raise InputError(f"there is no run here to take {at + step} of", path, "give a run's work directory")
     return _open_folder(open_folder(path), zero_shot)
 
 
-def _run_config(workdir: Path) -> ConfigDict | None:
-    """The config of the run in a folder; None where there is no run."""
-    try:
-        config = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a model folder's is told of when it is opened
-        return None
-    return ConfigDict(config) if isinstance(config, dict) and "strategy" in config else None
-
-
 def _open_folder(folder: Folder, zero_shot: bool) -> Opened:
-    text = folder.config | folder.config.get("text_config", {})
-    named = str(folder.config.get("dtype") or text.get("dtype") or folder.config.get("torch_dtype"))
-    dtype = DTYPES.get(named, jnp.bfloat16)
+    dtype = _dtype_of(folder)
     mesh = make_mesh(MESH)
     definition = _define(folder, mesh)
     structs = _structs(definition.shapes(), param_shardings(definition, mesh, DEFAULT_RULES), dtype)
     tokenizer = load_tokenizer(folder)
     min_pixels, max_pixels = pixel_limits(folder.path, (MIN_PIXELS, MAX_PIXELS))
+    fed = read_feeding(folder.path) or Fed(MAX_TEXT_TOKENS, ANSWER_TOKENS)
     recipe = Recipe(
         template=read_template(tokenizer, image_token=definition.geometry.image_token),
         geometry=definition.geometry,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
-        max_text_tokens=MAX_TEXT_TOKENS,
+        max_text_tokens=fed.max_text_tokens,
         zero_shot=zero_shot,
     )
-    return Opened(definition, load_params(folder, structs), recipe, tokenizer, dtype, BATCH_SIZE, ANSWER_TOKENS)
+    return Opened(definition, load_params(folder, structs), recipe, tokenizer, dtype, BATCH_SIZE, fed.answer_tokens)
 
 
-def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool) -> Opened:
+def _dtype_of(folder: Folder) -> jnp.dtype:
+    """What a folder's model computes in: the dtype that its config names, else that of its first tensor."""
+    whole = folder.config
+    parts = [part for part in (whole, whole.get("text_config")) if part]
+    named = [part[name] for part in parts for name in ("dtype", "torch_dtype") if part.get(name) is not None]
+    if not named:
+        return _BY_TENSOR.get(next(iter(folder.tensors.values())).dtype, jnp.bfloat16)
+    name = str(named[0]).removeprefix("torch.")
+    if name == "float16":
+        print(f"{folder.path / CONFIG}: it names float16; the model computes in bfloat16", file=sys.stderr)
+        return jnp.bfloat16
+    if name not in DTYPES:
+        what = f"its dtype {for_terminal(name[:40])!r} is none of {', '.join(DTYPES)}, float16"
+        raise InputError(what, str(folder.path / CONFIG), "take the config.json published with the weights")
+    return DTYPES[name]
+
+
+def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, verified: bool) -> Opened:
     trained = config.strategy != "zeroshot"
     if not trained and step != "latest":
         raise InputError("a zero-shot run has no steps", str(workdir), f"leave out @{step}")
@@ -112,6 +127,8 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool) -> 
     if checkpoint is None:
         params = load_params(folder, join_params(trainable, frozen))
     else:
+        if not verified:
+            verify_checkpoint(checkpoint)
         params = _restored(checkpoint, {"trainable": trainable, "frozen": frozen})
     tokenizer = load_tokenizer(folder)
     if zero_shot and trained:
@@ -156,6 +173,18 @@ def checkpoint_of(workdir: Path, step: str) -> Path:
     return folder / (step if step.isdigit() else str(steps[-1]))
 
 
+def verify_checkpoint(checkpoint: Path) -> None:
+    """Holds a checkpoint's files against their checksums; says on stderr where it has none.
+
+    Raises:
+        InputError: they differ.
+    """
+    if not has_checksums(checkpoint):
+        print(unverified(checkpoint), file=sys.stderr)
+    elif found := damage(checkpoint):
+        raise InputError(f"the checkpoint is damaged ({found})", str(checkpoint), "give another step")
+
+
 def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
     """The parameters in a checkpoint, laid out as `state`; nothing else of it is read."""
     structs = {part: params for part, params in state.items() if params}
@@ -167,7 +196,7 @@ def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         try:
             restored = checkpointer.restore((checkpoint / "state").absolute(), args=args)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # damaged files end in any kind of it
             reason = " ".join(str(error).split())
             raise InputError(
                 f"the checkpoint cannot be read ({reason})", str(checkpoint), "give another step"

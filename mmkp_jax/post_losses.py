@@ -3,13 +3,18 @@
 N posts of the run, in the order of its plan, R rows of a batch, S examples a row.
 """
 
-import os
+import sys
+import uuid
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mmkp_jax.data.plan import EpochPlan
+from mmkp_jax.hosts import is_writer
+from mmkp_jax.runtime import limits
+from mmkp_jax.runtime.atomic import replacing
 
 FILE = "losses.npz"
 
@@ -37,8 +42,7 @@ class PostLosses:
         self._nll_sft_N = np.full(last, np.nan, np.float32)
         self._merged = self._end = self._bound_R1[step * self._rows]
         if self._end and self._file.exists():
-            with np.load(self._file) as before:
-                kept = before["nll_sft_N"][: self._end]
+            kept = self._before()
             self._nll_sft_N[: len(kept)] = kept
 
     def posts(self, step: int) -> np.ndarray:
@@ -63,12 +67,31 @@ class PostLosses:
         """Writes what was put so far, whole or not at all; nothing where no post has had an SFT target."""
         if np.isnan(self._nll_sft_N[: self._end]).all():
             return
-        part = self._file.with_suffix(".part")
         arrays = {"epoch_N": self._epoch_N, "post_N": self._post_N, "nll_sft_N": self._nll_sft_N}
         arrays["has_cot_N"] = self._has_cot_N
-        with part.open("wb") as out:
+        with replacing(self._file) as out:
             np.savez(out, **{name: array[: self._end] for name, array in arrays.items()})
-        os.replace(part, self._file)
+
+    def _before(self) -> np.ndarray:
+        """What an earlier start kept before this one's step; nothing of a damaged file, which is put aside."""
+        try:
+            with zipfile.ZipFile(self._file) as archive:
+                size = sum(each.file_size for each in archive.infolist())
+            if size > limits.FILE.bytes():
+                raise ValueError(limits.FILE.message(size))
+            with np.load(self._file, allow_pickle=False) as before:
+                post_N, kept_N = (before[name][: self._end] for name in ("post_N", "nll_sft_N"))
+            if kept_N.dtype != np.float32 or not np.array_equal(post_N, self._post_N[: len(kept_N)]):
+                raise ValueError("it is not of this run's posts")
+            return kept_N
+        except Exception as error:  # a damaged archive ends in any kind of it
+            reason = " ".join(str(error).split()) or type(error).__name__
+            aside = self._file.with_name(f"{FILE}.damaged-{uuid.uuid4().hex[:8]}")
+            if is_writer():
+                what = "losses before this step are unknown, and those of later steps are kept anew"
+                print(f"{self._file}: cannot be read ({reason}); put aside as {aside.name}: {what}", file=sys.stderr)
+                self._file.rename(aside)
+            return np.empty(0, np.float32)
 
     def _span(self, step: int) -> tuple[int, int]:
         return self._bound_R1[(step - 1) * self._rows], self._bound_R1[step * self._rows]

@@ -2,13 +2,15 @@
 
 The posts are a prepared dataset's (--data, --split), a file's (--posts, --images), or one (--text, --image). With
 --base_url, the model is one behind an OpenAI-compatible endpoint, and gets the prompt of --zero_shot. An interrupted
-command goes on where it stood when it is given again; one that --max_cost stops ends with the exit status 3.
+command goes on where it stood when it is given again; one that --max_cost stops ends with the exit status 3, and one to
+which no post is answered with 4.
 """
 
 import argparse
 import dataclasses
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.posts import Post, Record, Reject, own_post, read_cmkp, read_jsonl
+from mmkp_jax.data.tidying import Notes
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.evaluation.outputs import outputs_line
@@ -31,9 +34,9 @@ from mmkp_jax.teacher.flags import (
     refuse_endpoint_flags,
 )
 from mmkp_jax.teacher.questions import PostRecords
-from mmkp_jax.teacher.session import STOPPED, answered, print_bill
+from mmkp_jax.teacher.session import NOTHING, STOPPED, NothingError, answered, print_bill
 from mmkp_jax.teacher.store import answers_file
-from mmkp_jax.teacher.zero_shot import predictions_of, zero_shot_questions
+from mmkp_jax.teacher.zero_shot import predictions_of, reject, zero_shot_questions
 
 if TYPE_CHECKING:
     from mmkp_jax.predicting import Unfed
@@ -109,11 +112,19 @@ def run(arguments: Sequence[str] | None = None) -> list[Prediction] | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 130 when interrupted, after
-    a line on how to go on.
+    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 4 after a line on why an
+    endpoint answered no post; 130 when interrupted, after a line on how to continue.
     """
+
+    def status(arguments: Sequence[str] | None) -> int:
+        try:
+            return STOPPED if run(arguments) is None else 0
+        except NothingError as error:
+            print(for_terminal(str(error)), file=sys.stderr)
+            return NOTHING
+
     told = "interrupted; the same command goes on from what is in --out, or in --store"
-    return status_of(lambda flags: STOPPED if run(flags) is None else 0, arguments, interrupted=told)
+    return status_of(status, arguments, interrupted=told)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -218,10 +229,11 @@ def _listed(file: Path) -> list[Post | Reject]:
     return list(listed.values())
 
 
-def _post_of(row: dict[str, Any], file: str, number: int) -> Post:
+def _post_of(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
+    row = row | {"cot": None}  # nothing is predicted from it
     if row.get("keyphrases"):
-        return own_post(row, file, number)
-    return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number), keyphrases=())
+        return own_post(row, file, number, notes)
+    return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number, notes), keyphrases=())
 
 
 def _predicted(rows: Rows, flags: argparse.Namespace, unfed: "list[Unfed]") -> Iterator[tuple[int, Prediction]]:
@@ -252,7 +264,7 @@ def _through_endpoint(
         return []
     if flags.out.exists() and not flags.store.exists():
         raise InputError("this is there already", str(flags.out), "name another --out, or remove it")
-    with answered(flags, *questions) as (done, store):
+    with answered(flags, *questions, reject=reject) as (done, store):
         predictions, unfed, unanswered = ([], [], []) if done.stopped else predictions_of(ids, read, done, store)
     print("\n".join(done.lines(prices_of(flags))))
     if done.stopped:
@@ -264,6 +276,9 @@ def _through_endpoint(
     if flags.explain:
         print("\n".join(map(_explained, predictions)))
     _print_written(flags.out, predictions)
+    if predictions and len(unfed) + len(unanswered) == len(predictions):
+        (reason, count), *_ = Counter(reason for _, reason in (*unanswered, *unfed)).most_common(1)
+        raise NothingError(f"none of {len(ids):,} posts got an answer, most often ({count:,}): {reason}")
     return predictions
 
 

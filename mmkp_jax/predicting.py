@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from mmkp_jax.data.blocks import record_of
 from mmkp_jax.data.examples import Recipe, grids_of, prompt_of, tree_of
 from mmkp_jax.data.forest import Tree
-from mmkp_jax.data.images import ImageError
+from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.posts import Post, Record, Reject
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.decoding.prompts import Prompt, measure

@@ -7,20 +7,20 @@ import sys
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from mmkp_jax.exporting import Step, export_into_run
-from mmkp_jax.hf.folder import CONFIG, open_folder, read_json
+from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hosts import join
 from mmkp_jax.models.definition import define
+from mmkp_jax.run_config import run_config
 from mmkp_jax.sharding import DEFAULT_RULES, make_mesh, param_shardings
 
 
 def main(workdir: Path, address: str, count: str, number: str) -> None:
     """Prints how many arrays have parts that this process cannot read."""
     join(address, int(count), int(number))
-    config = ConfigDict(read_json(workdir / CONFIG))
+    config = run_config(workdir)
     base = open_folder(config.model.path)
     definition, mesh = define(base.config), make_mesh({"data": 1, "fsdp": -1, "tensor": 1})
     shardings = param_shardings(definition, mesh, DEFAULT_RULES)

@@ -146,6 +146,15 @@ def test_what_is_not_in_a_dataset_is_left_open(tmp_path, capsys):
     assert "--config" in printed and "--config" in page_of(tmp_path / "page.html").text
 
 
+@pytest.mark.parametrize("text, is_said", [("Loving Paris!", True), ("sun in #paris", True), ("loving paris !", False)])
+def test_keyphrases_that_punctuation_hides_are_said(text, is_said, tmp_path, capsys):
+    posts = [Post(f"train-{n}", text, None, ("paris",), None, "f", n) for n in (1, 2)]
+    write_dataset(tmp_path / "out", {"train": posts}, tmp_path)
+    assert main([f"--data={tmp_path / 'out'}"]) == 0
+    line = "train: 2 absent keyphrases are in the text, with punctuation on them"
+    assert (line in capsys.readouterr().out) == is_said
+
+
 def test_training_posts_alone_are_described(tmp_path, overrides):
     write_dataset(tmp_path / "out", {"train": [Post("a", "snow", None, ("snow",))]}, tmp_path)
     flags = [f"--config={CONFIG}", *overrides, f"--data={tmp_path / 'out'}", f"--out={tmp_path / 'page.html'}"]

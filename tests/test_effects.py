@@ -32,11 +32,11 @@ def test_a_run_whose_settings_all_count_says_nothing():
         ({"warmup_steps": 30}, "warmup_steps=30 is as long as the run of 30 steps: shortened to 3"),
         (
             {"eval_every": 1000},
-            "eval_every=1000 is beyond the run's 30 steps: valid is evaluated once, after the last one",
+            "eval_every=1000 is beyond the run's 30 steps: valid is evaluated at the end alone",
         ),
         (
             {"checkpoint_every": 500},
-            "checkpoint_every=500 is beyond the run's 30 steps: only its end, or a stop, is saved",
+            "checkpoint_every=500 is beyond the run's 30 steps: only its end or a stop is saved",
         ),
         ({"log_every": 100}, "log_every=100 is beyond the run's 30 steps: the progress line shows no figures"),
         (

@@ -96,3 +96,42 @@ def test_hosts_put_together_what_each_knows(plans, tmp_path):
     np.testing.assert_allclose(kept(tmp_path)[2], [p + s / 100 for _, p, s in of_plan(plans, 3)], rtol=1e-6)
     hosts[0].merge(lambda part: parts.append(part) or part)
     assert not len(parts[-1])  # nothing new
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:100]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_text("[1]"),
+        lambda file: np.savez(file.open("wb"), post_N=np.zeros(3, np.int32)),
+        lambda file: np.savez(file.open("wb"), post_N=np.zeros(3, np.int32), nll_sft_N=np.array([{"a": 1}] * 3)),
+        lambda file: np.savez(file.open("wb"), post_N=np.zeros(3, np.int32), nll_sft_N=np.array(["a"] * 3)),
+        lambda file: np.savez(file.open("wb"), post_N=np.full(30, 99), nll_sft_N=np.zeros(30, np.float32)),
+        lambda file: np.savez(file.open("wb"), post_N=np.float32(1), nll_sft_N=np.float32(1)),
+        lambda file: file.write_bytes(flipped(file.read_bytes())),
+    ],
+    ids=["cut", "empty", "text", "absent", "objects", "words", "other posts", "scalars", "bit"],
+)
+def test_a_damaged_file_is_put_aside_in_one_line_and_never_stops_a_run(plans, tmp_path, capsys, damaged):
+    first = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
+    for step in range(1, 4):
+        first.put(step, losses(plans, step))
+    first.write()
+    damaged(tmp_path / "losses.npz")
+    again = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line.startswith(f"{tmp_path / 'losses.npz'}: cannot be read (") and "put aside as losses.npz.damaged-" in line
+    )
+    assert [each.name.split("-")[0] for each in tmp_path.iterdir()] == ["losses.npz.damaged"]
+    again.put(4, losses(plans, 4))
+    again.write()
+    before = len(of_plan(plans, 3))
+    assert np.isnan(kept(tmp_path)[2][:before]).all() and np.isfinite(kept(tmp_path)[2][before:]).all()
+
+
+def flipped(content):
+    """One bit of the losses' own array, which the archive's checksum covers."""
+    place = content.index(b"nll_sft_N.npy") + 200
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]

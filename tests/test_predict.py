@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from mmkp_jax.predict import main
+from mmkp_jax.evaluation.predictions import Prediction
+from mmkp_jax.predict import _explained, main
 from tests.small_pocket import ROOT, SIZES, environment, run, small_pocket
 
 FIELDS = ["id", "keyphrases", "predicted", "output", "form", "tokens"]
@@ -118,6 +119,12 @@ def test_one_text_prints_its_keyphrases(pocket, capsys):
     assert direct.count("\n") == 1
     assert main([*flags, "--explain"]) == 0
     assert "answered without reasoning" in (told := capsys.readouterr().out) and direct.strip() in told
+
+
+def test_what_a_model_wrote_is_shown_without_moving_the_cursor():
+    output = "<think>a \x1b[2J\nb\u202e</think><answer>c\rd</answer>"
+    shown = _explained(Prediction("p\n1", [], ["c\rd"], output, "cot", 3))
+    assert shown == "p\\n1\n  reasoning  a \\x1b[2J b\\u202e\n  predicted  c\\rd"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ ASK = "Predict the keyphrases of this post, separated by ';'."
 ZERO_SHOT = "Answer with the keyphrases only, like this: first keyphrase; second keyphrase"
 """The output format, for a model that has not been trained on the targets."""
 
+PROMPT_VERSION = 1
+"""Counts the wordings of prompt and targets; exported folders carry it. To be raised with any change of them."""
+
 _HERE = "[[post]]"
 
 

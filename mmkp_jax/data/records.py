@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmkp_jax.data.posts import REJECTS, Post, Record, Reject, restored_reject
 from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.json_files import Fields, parse_object
+from mmkp_jax.runtime.lines import read_lines
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import BuilderConfig
@@ -172,12 +175,17 @@ def rejected_posts(out: str | Path, split: str) -> list[Post]:
 
 def _listed(out: Path) -> list[tuple[str, Reject]]:
     """The rejects of the dataset, each with its split."""
-    file = out / REJECTS
-    try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-        return [(row.pop("split"), restored_reject(row)) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError("the list of rejects cannot be read", str(file), _ANEW) from None
+    return [(row.text("split"), restored_reject(row)) for row in reject_rows(out)]
+
+
+def reject_rows(out: Path) -> Iterator[Fields]:
+    """The rows of the dataset's list of rejects.
+
+    Raises:
+        InputError: for the first that cannot be read.
+    """
+    for number, line in enumerate(read_lines(out / REJECTS, _ANEW), 1):
+        yield parse_object(line, f"{out / REJECTS}:{number}", _ANEW)
 
 
 class Split:
@@ -222,7 +230,10 @@ def open_split(out: str | Path, split: str) -> Split:
         raise InputError(f"there is no split {split!r}{nearest(split, builder.info.splits)}", str(out), "name another")
     told = builder.info.metadata[split]
     _check_files(folder, told)
-    return Split(builder.as_data_source(split), told["fingerprint"], str(folder))
+    try:
+        return Split(builder.as_data_source(split), told["fingerprint"], str(folder))
+    except Exception as error:  # TFDS's own, of a name or a number in its files that leads nowhere
+        raise _no_dataset(folder, error) from None
 
 
 def split_names(out: str | Path) -> list[str]:
@@ -249,9 +260,13 @@ def _builder_in(folder: Path) -> Any:
     try:
         return tfds.builder_from_directory(str(folder))
     except Exception as error:  # protobuf's, JSON's and TFDS's own
-        what = " ".join(str(error).split())[:100] or type(error).__name__
-        mend = "take it away if it is another program's; else delete the dataset and prepare it again"
-        raise InputError(f"this tells of no dataset ({what})", str(folder / "dataset_info.json"), mend) from None
+        raise _no_dataset(folder, error) from None
+
+
+def _no_dataset(folder: Path, error: Exception) -> InputError:
+    what = for_terminal(" ".join(str(error).split())[:100]) or type(error).__name__
+    hint = "take it away if it is another program's; else delete the dataset and prepare it again"
+    return InputError(f"this describes no dataset ({what})", str(folder / "dataset_info.json"), hint)
 
 
 def _check_files(folder: Path, split: Mapping[str, Any], *, read: bool = False) -> None:

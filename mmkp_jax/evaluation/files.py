@@ -91,12 +91,13 @@ def read_predictions(path: Path, posts: Sequence[Post], reading: Reading = "stri
             raise InputError("holds no outputs, of which --reading=lenient makes keyphrases", str(path), TO_LENIENT)
         return Predicted(list(read_aligned(path, len(posts))), None, None)
     rows = list(read_rows(path, "write one JSON object a line")) or _refuse_empty(path)
+    predicted_of = {row.text("id"): row.texts("predicted") for row in rows}
     ids = [row.text("id") for row in rows]
     _refuse_repeats(ids, path)
     _refuse_other_ids(ids, [post.id for post in posts], path)
     by_id = dict(zip(ids, rows, strict=True))
     ordered = [by_id[post.id] for post in posts]
-    strict = [row.texts("predicted") for row in ordered]
+    strict = [predicted_of[post.id] for post in posts]
     forms, outputs = (_in_all(ordered, name) for name in ("form", "output"))
     if forms and not set(forms) <= set(FORMS):
         forms = None

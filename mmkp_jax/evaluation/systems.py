@@ -11,6 +11,7 @@ from mmkp_jax.evaluation.files import Predicted, read_predictions
 from mmkp_jax.evaluation.metric import METRICS, Scores, per_post, scores_of
 from mmkp_jax.evaluation.outputs import Form, Reading, form_shares
 from mmkp_jax.evaluation.significance import Differences, Intervals, Run, compare, intervals
+from mmkp_jax.evaluation.tokenised import tokenise, tokenise_phrases, tokenise_posts
 
 
 class System(NamedTuple):
@@ -75,10 +76,24 @@ def read_system(
     train_keyphrases: Collection[str] | None,
     ocr: Sequence[str] | None,
     reading: Reading = "strict",
+    *,
+    tokenised: bool = False,
 ) -> System:
-    """The runs whose predictions of `posts` these files hold, scored as `metric.score` does."""
+    """The runs whose predictions of `posts` these files hold, scored as `metric.score` does.
+
+    Args:
+        reading: as `read_predictions`.
+        tokenised: compare by words without punctuation, on both sides (`evaluation.tokenised`), which CMKP's protocol
+            does not.
+    """
     predicted = [read_predictions(file, posts, reading) for file in files]
-    runs = [per_post(posts, each.predictions, train_keyphrases, ocr) for each in predicted]
+    if tokenised:
+        words = tokenise_posts(posts)
+        train_keyphrases = train_keyphrases and {tokenise(each) or each for each in train_keyphrases}
+        ocr = ocr and [tokenise(each) for each in ocr]
+        runs = [per_post(words, tokenise_phrases(each.predictions), train_keyphrases, ocr) for each in predicted]
+    else:
+        runs = [per_post(posts, each.predictions, train_keyphrases, ocr) for each in predicted]
     return System(files, predicted, runs, [scores_of(run) for run in runs])
 
 

@@ -4,8 +4,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -20,6 +20,9 @@ HEADLINES = ("f1@1", "f1@M")
 
 FINGERPRINT = 16
 """Digits that tell one dataset from another."""
+
+_LINK = re.compile(r"https?://[\w.~%/?=&#:@+-]+|[\w.-]+")
+"""An address, or a file of the folder; anything else in a base's metadata is not linked to."""
 
 SOFTWARE = ("jax", "flax", "transformers", "pillow")
 
@@ -70,6 +73,14 @@ class Results(NamedTuple):
     resamples: int
 
 
+class Environment(NamedTuple):
+    """Where a run was trained."""
+
+    packages: Mapping[str, str] = MappingProxyType({})
+    """Versions, by name."""
+    device: str = ""
+
+
 class Facts(NamedTuple):
     """All that the card says."""
 
@@ -87,7 +98,7 @@ class Facts(NamedTuple):
     results: Results | None
     no_data: str
     """Why nothing is known of data and scores, where that is so."""
-    environment: Mapping[str, Any]
+    environment: Environment
 
 
 def licence_of(folder: Path) -> Licence:
@@ -98,9 +109,9 @@ def licence_of(folder: Path) -> Licence:
             told = ModelCard.load(card, ignore_metadata_errors=True).data
         except Exception:  # metadata that are no YAML, or no mapping: their errors have no class in common
             told = ModelCardData()
-        named = (told.license, told.license_name, told.license_link)
-        if told.license and all(each is None or isinstance(each, str) for each in named):
-            return Licence(*named)
+        if isinstance(told.license, str) and told.license:
+            name, link = (each if isinstance(each, str) else None for each in (told.license_name, told.license_link))
+            return Licence(told.license, name, link)
     if not texts:
         return Licence("unknown")
     title = " ".join(texts[0].read_text(encoding="utf-8", errors="replace")[:400].lower().split())
@@ -114,8 +125,8 @@ def card_of(facts: Facts) -> str:
     title = facts.repo.rpartition("/")[2] or f"{facts.base.name.rpartition('/')[2]}-{facts.config['strategy']}"
     base = facts.base.name
     parts = {
-        "title": for_markdown(title),
-        "base": f"[{for_markdown(base)}](https://huggingface.co/{quote(base)})" if facts.base.on_hub else _code(base),
+        "title": _plain(title),
+        "base": f"[{base}](https://huggingface.co/{base})" if facts.base.on_hub else _code(base),
         "strategy": STRATEGIES[facts.config["strategy"]],
         "results": _results(facts),
         "transformers": TRANSFORMERS.substitute(_settings(facts)),
@@ -191,7 +202,7 @@ def _training(facts: Facts) -> list[tuple[str, str]]:
     c = facts.config
     gamma = f"{c['gamma']:g} nats a label" if c["gamma_mode"] == "fixed" else f"{c['gamma_mode']} of earlier SFT losses"
     length = f"{c['total_steps']:,} steps" if c["total_steps"] else f"{c['num_epochs']:g} epochs"
-    packages = facts.environment.get("packages", {})
+    packages = facts.environment.packages
     rows = {
         "steps": f"{facts.step:,} (planned: {length})",
         "γ": gamma if c["strategy"] == "dyncot" else None,
@@ -201,11 +212,10 @@ def _training(facts: Facts) -> list[tuple[str, str]]:
         "optimizer": f"AdamW, β = ({c['b1']:g}, {c['b2']:g}), ε = {c['eps']:g}, weight decay {c['weight_decay']:g}, "
         f"gradients clipped to norm {c['clip_norm']:g}",
         "learning rate": f"{c['learning_rate']:g} after {c['warmup_steps']:,} steps of warm-up, then a cosine to 0",
-        "numbers": f"trained in float32, computed in {for_markdown(c['compute_dtype'])}; "
-        f"here {' and '.join(facts.dtypes)}",
+        "numbers": f"trained in float32, computed in {c['compute_dtype']}; here {' and '.join(facts.dtypes)}",
         "seed": str(c["seed"]),
-        "software": ", ".join(f"{name} {for_markdown(str(packages[name]))}" for name in SOFTWARE if name in packages),
-        "device": for_markdown(str(facts.environment.get("device_kind") or "")),
+        "software": _plain(", ".join(f"{name} {packages[name]}" for name in SOFTWARE if name in packages)),
+        "device": _plain(facts.environment.device),
     }
     return [(name, value) for name, value in rows.items() if value]
 
@@ -215,7 +225,7 @@ def _data(facts: Facts) -> str:
         return "The dataset was not at hand when this card was written."
     lines = [("dataset", "split", "posts", "fingerprint")]
     for each in facts.data:
-        name = for_markdown(each.name) + ("" if each.weight == 1 else f", × {each.weight:g}")
+        name = _plain(each.name) if each.weight == 1 else f"{_plain(each.name)}, × {each.weight:g}"
         lines += [
             (name, split, f"{posts:,}", f"`{each.fingerprints[split][:FINGERPRINT]}`")
             for split, posts in each.posts.items()
@@ -227,24 +237,18 @@ def _data(facts: Facts) -> str:
 def _licence(licence: Licence) -> str:
     if licence.id == "unknown":
         return "The base's files tell of no licence. Look it up before you use or share these weights."
-    where = f" ({_link('text', licence.link)})" if licence.link else ""
-    return f"These weights derive from the base's, and its licence holds for them: {for_markdown(str(licence))}{where}."
+    where = f" ([text]({licence.link}))" if licence.link and _LINK.fullmatch(licence.link) else ""
+    return f"These weights derive from the base's, and its licence holds for them: {_plain(str(licence))}{where}."
 
 
-def _link(text: str, target: str) -> str:
-    """A link to a page of the web or to a file of the folder; of any other target (`javascript:`), its text."""
-    is_web = re.match(r"https?://", target) is not None
-    is_file = re.fullmatch(r"[\w.-]+(/[\w.-]+)*", target) is not None
-    return f"[{text}]({quote(target, safe=SAFE_IN_LINKS)})" if is_web or is_file else for_markdown(target)
-
-
-SAFE_IN_LINKS = "/:?#=&%~+,;@!-._"
-"""What a link keeps as it is; brackets, quotes and blanks are written as `%28`."""
+def _plain(text: str) -> str:
+    """Text of unknown origin as Markdown; a name with nothing but letters, digits and inner marks stays as it is."""
+    return text if re.fullmatch(r"\w([\w ./-]*\w)?", text) and not text.startswith("_") else for_markdown(text)
 
 
 def _code(text: str) -> str:
-    """Text as a code span, also in a cell of a table."""
-    return f"`{for_terminal(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+    """Text of unknown origin as a code span."""
+    return f"`{for_terminal(text).replace('`', '')}`"
 
 
 def _settings(facts: Facts) -> dict[str, str]:

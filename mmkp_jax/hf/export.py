@@ -19,10 +19,12 @@ from jax.experimental import multihost_utils
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.card import CARD
-from mmkp_jax.hf.folder import CONFIG, FETCHED, INDEX, WEIGHTS, Folder, Tensor, reason_of
-from mmkp_jax.hf.load import BLOCK_BYTES, DTYPES, find_tensors, read
+from mmkp_jax.hf.feeding import FEEDING, Fed
+from mmkp_jax.hf.folder import CONFIG, FETCHED, Folder
+from mmkp_jax.hf.load import find_tensors
 from mmkp_jax.hf.names import NAMES, Published, compact, published_name, published_tensors
 from mmkp_jax.hf.preprocessor import with_pixel_limits
+from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, read, reason_of
 from mmkp_jax.hosts import is_writer
 from mmkp_jax.models.definition import Params, flatten
 
@@ -43,6 +45,7 @@ def export_folder(
     out: Path,
     *,
     pixels: tuple[int, int],
+    fed: Fed,
     card: str,
     replace: bool = False,
 ) -> Counts:
@@ -56,13 +59,14 @@ def export_folder(
         base: the folder that the run began with.
         out: a folder that is not there yet, or is empty, unless it is to be replaced.
         pixels: the least and the most of a resized picture, as the run was fed.
+        fed: what else the run was fed by; it takes the place of the base's, where the base is an export too.
         card: the text of the model card, which takes the place of the base's.
         replace: whether the folder may be there; it gives way when the new one is whole.
 
     Raises:
         InputError: `out` is not empty or cannot be written, or the base is not, or no longer, what the run began with.
     """
-    settings = with_pixel_limits(base.path, pixels)
+    settings = with_pixel_limits(base.path, pixels) | {FEEDING: fed._asdict()}
     made = _made_anew(trained, frozen, base)
     weights = sorted({tensor.file for tensor in base.tensors.values()})
     counts = Counts(len(made), len(base.tensors) - len(made))

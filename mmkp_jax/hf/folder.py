@@ -2,39 +2,31 @@
 
 import dataclasses
 import hashlib
-import json
-import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from safetensors import SafetensorError, safe_open
+from typing import TYPE_CHECKING, Any
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.hf.names import NAMES, published_name
+from mmkp_jax.hf.preprocessor import check_preprocessor
+from mmkp_jax.hf.tensors import AGAIN, DTYPES, Tensor, find_files, header_of, is_there, reason_of, same_numbers
+from mmkp_jax.models.registry import family_of
+from mmkp_jax.runtime.json_files import read_object
+from mmkp_jax.runtime.lines import read_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
+ADAPTER = "adapter_config.json"
 
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "README.md", "LICENSE*")
 """Files that are taken from the hub."""
 
 _VOCABULARY = ("vocab.json", "merges.txt")
 
-_AGAIN = "download the checkpoint again"
-
-
-class Tensor(NamedTuple):
-    """Where a tensor lies, under which name, and what its file's header says of it."""
-
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    """As safetensors calls it: `BF16`, `F32`, ..."""
+_TOKENIZER_AGAIN = "copy the tokenizer's files from the base checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,26 +41,76 @@ class Folder:
 
 
 def open_folder(path: str) -> Folder:
-    """Opens a local folder or, where there is none, fetches the hub's `owner/name`. Reads headers only.
+    """Opens a local folder or, where there is none, fetches the hub's `owner/name`.
+
+    Headers alone are read, and two tensors where `tie_word_embeddings` says that they are one. Every command opens a
+    model's folder here, so that what its files ask for and this code does not do is refused everywhere alike.
 
     Raises:
-        InputError: the folder cannot be had, or something in it is missing or damaged.
+        InputError: the folder is not available; something in it is missing, damaged, at odds with another thing in it,
+            or asks for what is not implemented.
     """
     local = _locate(path)
-    if not _is_there(local / CONFIG):
+    if not is_there(local / CONFIG):
         raise InputError(f"the folder has no {CONFIG}", str(local), "give the folder of a Hugging Face checkpoint")
-    config = read_json(local / CONFIG)
-    if not _is_there(local / "tokenizer.json") and not all(_is_there(local / name) for name in _VOCABULARY):
+    if is_there(local / ADAPTER):
+        what = "the folder holds an adapter, which transformers would add to the weights"
+        raise InputError(what, str(local / ADAPTER), "merge it into the weights first, or remove its files")
+    config = read_config(local / CONFIG)
+    if is_there(local / GENERATION):
+        read_object(local / GENERATION, AGAIN)  # others read it, of an export too
+    if not is_there(local / "tokenizer.json") and not all(is_there(local / name) for name in _VOCABULARY):
         raise InputError(
             "the folder has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt",
             str(local),
-            "copy the tokenizer's files from the base checkpoint",
+            _TOKENIZER_AGAIN,
         )
-    return Folder(local, config, _read_tensors(local))
+    folder = Folder(local, config, find_files(local))
+    _check_tied(folder)
+    return folder
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The `config.json` of a model folder, whose preprocessor, where it has one, agrees with it.
+
+    Raises:
+        InputError: it cannot be read, or it or the preprocessor asks for what is not implemented.
+    """
+    config = dict(read_object(file, AGAIN).content)
+    vision = family_of(config, str(file)).config_from_hf(config, str(file)).vision
+    check_preprocessor(file.parent, vision.temporal_patch_size)
+    return config
+
+
+def _check_tied(folder: Folder) -> None:
+    """Refuses a head in the files that is not the embedding, where the config says that they are one.
+
+    transformers takes such a head, with a warning; vLLM leaves it out.
+    """
+    where = str(folder.path / CONFIG)
+    if not family_of(folder.config, where).config_from_hf(folder.config, where).tie_embeddings:
+        return
+    names = NAMES[folder.config["model_type"]]
+    found = {published_name(name, names): tensor for name, tensor in folder.tensors.items()}
+    theirs = {path: name for name, path in names.ours.items()}
+    for path, repeated in names.tied.items():
+        head, embedding = found.get(theirs[path]), found.get(theirs[repeated])
+        if head is None or embedding is None or embedding.dtype not in DTYPES:  # the last two: told of when loaded
+            continue
+        if head.dtype not in DTYPES or not same_numbers(head, embedding):
+            raise InputError(
+                f"{CONFIG} says tie_word_embeddings, and {head.name} is not {embedding.name}",
+                str(head.file),
+                f"set tie_word_embeddings to false in {CONFIG} if the model is to use it, else take it out of the file",
+            )
 
 
 def digests(folder: Folder) -> dict[str, str]:
-    """SHA-256 of each file that decides what the model is, by name; of a file of tensors only of its header."""
+    """SHA-256 of each file that decides what the model is, by name; of a file of tensors only of its header.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
     named = {file.name: file for pattern in FETCHED for file in folder.path.glob(pattern) if file.is_file()}
     deciding = {name: file for name, file in sorted(named.items()) if not name.startswith(("README", "LICENSE"))}
     return {name: hashlib.sha256(_deciding(file)).hexdigest() for name, file in deciding.items()}
@@ -76,27 +118,36 @@ def digests(folder: Folder) -> dict[str, str]:
 
 def _deciding(file: Path) -> bytes:
     if file.suffix != ".safetensors":
-        return file.read_bytes()
-    with file.open("rb") as opened:
-        return opened.read(int.from_bytes(opened.read(8), "little"))
+        return read_bytes(file)
+    try:
+        return header_of(file)
+    except OSError as error:
+        raise InputError(f"the file cannot be read ({reason_of(error)})", str(file), "check its permissions") from None
 
 
 def load_tokenizer(folder: Folder) -> "PreTrainedTokenizerBase":
     """The folder's tokenizer, as transformers reads it; no code of the folder's own is run.
 
     Raises:
-        InputError: transformers cannot read it.
+        InputError: transformers cannot read it, or it has tokens that the model has no embedding for.
     """
     from transformers import AutoTokenizer  # here, as it takes a second to import
 
     try:
-        return AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises a bare Exception for a damaged file
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+        last = max(tokenizer.get_vocab().values(), default=0)
+    except BaseException as error:  # tokenizers raises a bare Exception for a damaged file, or panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise InputError(
-            f"transformers cannot read the tokenizer ({reason_of(error)})",
-            str(folder.path),
-            "copy the tokenizer's files from the base checkpoint",
+            f"transformers cannot read the tokenizer ({reason_of(error)})", str(folder.path), _TOKENIZER_AGAIN
         ) from None
+    where = str(folder.path / CONFIG)
+    rows = family_of(folder.config, where).config_from_hf(folder.config, where).vocab_size
+    if last >= rows:
+        what = f"the tokenizer has a token {last:,}, and vocab_size is {rows:,}"
+        raise InputError(what, str(folder.path), "take tokenizer and config.json from one checkpoint")
+    return tokenizer
 
 
 def _locate(path: str) -> Path:
@@ -121,106 +172,3 @@ def _locate(path: str) -> Path:
             path,
             "check the name, the network and, for a gated model, HF_TOKEN; or give a local folder",
         ) from None
-
-
-def _is_there(file: Path) -> bool:
-    """Whether there is such a file.
-
-    Raises:
-        InputError: there is a link, and no file where it points, as after a hub's cache was moved or cleaned.
-    """
-    if not file.is_file() and file.is_symlink():
-        raise InputError(
-            f"this is a link to {os.readlink(file)}, and no file is there",
-            str(file),
-            "copy the folder with what its links point to, or download the checkpoint again",
-        )
-    return file.is_file()
-
-
-def reason_of(error: Exception) -> str:
-    """An error of another library in a line: its class, and the first line of what it says."""
-    return " ".join([type(error).__name__ + ":", *str(error).splitlines()[:1]])
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        InputError: it cannot be read, or is none.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # unreadable, not UTF-8, or not JSON
-        raise InputError(f"this cannot be read as JSON ({reason_of(error)})", str(file), _AGAIN) from None
-    if not isinstance(content, dict):
-        raise InputError("this is not a JSON object", str(file), _AGAIN)
-    return content
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if _is_there(path / WEIGHTS):
-        return _read_header(path / WEIGHTS)
-    if _is_there(path / INDEX):
-        return _read_indexed(path)
-    absent = f"the folder has neither {WEIGHTS} nor {INDEX}"
-    if pickles := sorted(file.name for file in path.glob("pytorch_model*.bin")):
-        raise InputError(
-            f"{absent}, and pickles such as {pickles[0]} are never opened",
-            str(path),
-            "save the model as safetensors with transformers' save_pretrained",
-        )
-    raise InputError(absent, str(path), _AGAIN)
-
-
-def _read_indexed(path: Path) -> dict[str, Tensor]:
-    index = path / INDEX
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise InputError("the index has no weight_map of tensor names to files", str(index), _AGAIN)
-    files = sorted(set(weight_map.values()))
-    if absent := [file for file in files if not _is_there(path / file)]:
-        raise InputError(f"the index names files that are not there: {', '.join(absent)}", str(index), _AGAIN)
-    headers = {file: _read_header(path / file) for file in files}
-    if lacking := [f"{name} ({file})" for name, file in weight_map.items() if name not in headers[file]]:
-        raise InputError(f"the index names tensors that their file lacks: {', '.join(lacking)}", str(index), _AGAIN)
-    return {name: headers[file][name] for name, file in weight_map.items()}
-
-
-def _read_header(file: Path) -> dict[str, Tensor]:
-    try:
-        declared = _declared_bytes(file)
-    except OSError as error:  # asked first, as safetensors takes any failure to open for an absent file
-        raise InputError(
-            f"the file cannot be read ({reason_of(error)})", str(file), "check its permissions and its disk"
-        ) from None
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-            return {
-                name: Tensor(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
-            }
-    except (SafetensorError, OSError) as error:
-        found, what = file.stat().st_size, reason_of(error)
-        if declared not in (None, found):
-            what = f"{found:,} bytes where its header tells of {declared:,}"
-        raise InputError(f"the file is truncated or damaged ({what})", str(file), _AGAIN) from None
-
-
-def _declared_bytes(file: Path) -> int | None:
-    """The size that a safetensors file should have; None where its header is damaged too.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if not 0 < length <= file.stat().st_size - 8:
-            return None
-        text = opened.read(length)
-    try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        return 8 + length + max(entry["data_offsets"][1] for entry in header.values())
-    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
-        return None

@@ -7,21 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
-from safetensors import safe_open
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.hf.folder import CONFIG, Folder, Tensor
+from mmkp_jax.hf.folder import CONFIG, Folder
 from mmkp_jax.hf.names import NAMES, Names, Published, compact, published_name, published_tensors
+from mmkp_jax.hf.tensors import DTYPES, Index, Tensor, read
 from mmkp_jax.models.definition import Params, flatten, unflatten
 from mmkp_jax.models.registry import family_of
-
-DTYPES = {"BF16": jnp.dtype(jnp.bfloat16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
-"""What is loaded, by safetensors' name for it."""
-
-BLOCK_BYTES = 64 << 20
-"""Bytes of a file that are mapped into memory at a time."""
-
-Index = tuple[slice, ...]
 
 
 def load_params(folder: Folder, target: Params) -> Params:
@@ -39,11 +31,8 @@ def load_params(folder: Folder, target: Params) -> Params:
         InputError: tensors are missing, unexpected, of another shape, or no floats; one error names all.
         ValueError: a sharding splits the layers of a stack.
     """
-    family_of(folder.config, str(folder.path / CONFIG))
-    names = NAMES[folder.config["model_type"]]
     structs = flatten(target)
-    wanted = published_tensors({path: struct.shape for path, struct in structs.items()}, names)
-    found = find_tensors(folder, wanted, names)
+    wanted, found = check_tensors(folder, target)
 
     # The largest first: what a tensor needs on its way is then smallest when the devices are fullest.
     order = sorted(wanted, key=lambda path: math.prod(wanted[path][0].shape), reverse=True)
@@ -55,22 +44,19 @@ def load_params(folder: Folder, target: Params) -> Params:
     return unflatten({path: loaded[path] for path in structs})
 
 
-def read(tensor: Tensor, index: Index) -> np.ndarray:
-    """The part of a tensor under `index`, in the file's dtype.
+def check_tensors(folder: Folder, target: Params) -> tuple[dict[str, list[Published]], dict[str, Tensor]]:
+    """Holds the names, shapes and dtypes in the headers of a folder's files against the parameters of `target`.
 
-    Read in blocks of rows, with the file opened anew for each: the pages of a mapped file count as resident
-    memory for as long as it is open.
+    Returns:
+        the published tensors that each parameter is made of, by its path, and where each of them is, by its name.
+
+    Raises:
+        InputError: as `load_params`.
     """
-    dtype = DTYPES[tensor.dtype]
-    rows, *_ = spans = [range(length)[part] for length, part in zip(tensor.shape, index, strict=True)]
-    out = np.empty([len(span) for span in spans], dtype)
-    step = max(1, BLOCK_BYTES // (math.prod(tensor.shape[1:]) * dtype.itemsize))
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step]
-        with safe_open(tensor.file, framework="numpy") as opened:
-            part = opened.get_slice(tensor.name)
-            out[start : start + step] = part[(slice(block.start, block.stop), *index[1:])]
-    return out
+    family_of(folder.config, str(folder.path / CONFIG))
+    names = NAMES[folder.config["model_type"]]
+    wanted = published_tensors({path: struct.shape for path, struct in flatten(target).items()}, names)
+    return wanted, find_tensors(folder, wanted, names)
 
 
 def find_tensors(folder: Folder, wanted: Mapping[str, list[Published]], names: Names) -> dict[str, Tensor]:
@@ -100,10 +86,13 @@ def find_tensors(folder: Folder, wanted: Mapping[str, list[Published]], names: N
 
     problems = {"missing": missing, "unexpected": unexpected, **others}
     if any(problems.values()):
+        hint = "take weights and config.json from one checkpoint, not quantised and without adapters"
+        if {names.ours.get(name) for name in missing} & set(names.tied):
+            hint += "; where the head is the embedding, set tie_word_embeddings to true in config.json"
         raise InputError(
             "; ".join(f"{problem}: {compact(tensors)}" for problem, tensors in problems.items() if tensors),
             str(folder.path),
-            "take weights and config.json from one checkpoint, not quantised and without adapters",
+            hint,
         )
     return found
 

@@ -1,7 +1,6 @@
 """Parameters into a Hugging Face folder: `load.py` backwards, over the same table."""
 
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,10 +11,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.hf.folder import CONFIG, INDEX, WEIGHTS
+from mmkp_jax.hf.folder import CONFIG
 from mmkp_jax.hf.names import NAMES, Published, published_tensors
+from mmkp_jax.hf.tensors import INDEX, WEIGHTS
 from mmkp_jax.models.definition import Params, flatten
 from mmkp_jax.models.registry import family_of
+from mmkp_jax.runtime.atomic import part_of, write_json
 
 MAX_SHARD_BYTES = 2 * 10**9
 
@@ -90,10 +91,10 @@ def save_tensors(
     if len(shards) == 1:
         files = [WEIGHTS]
     for file, shard in zip(files, shards, strict=True):
-        _write(path / file, functools.partial(_save_shard, shard))
+        _save_shard(shard, path / file)
     if len(shards) > 1:
-        _write(path / INDEX, functools.partial(_save_json, _index(files, shards)))
-    _write(path / CONFIG, functools.partial(_save_json, config_json))
+        write_json(path / INDEX, _index(files, shards))
+    write_json(path / CONFIG, config_json)
 
 
 def _fetch(array: Any, part: Published) -> np.ndarray:
@@ -117,18 +118,9 @@ def _index(files: Sequence[str], shards: Sequence[Sequence[Pending]]) -> dict[st
 
 def _save_shard(shard: Sequence[Pending], file: Path) -> None:
     arrays = {tensor.name: np.ascontiguousarray(tensor.make(), tensor.dtype) for tensor in shard}
-    save_file(arrays, file, {"format": "pt"})  # which transformers asks for
-
-
-def _save_json(content: Mapping[str, Any], file: Path) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _write(file: Path, write: Callable[[Path], None]) -> None:
-    """Writes beside the file, then renames."""
-    unfinished = file.with_name(f".{file.name}.unfinished")
+    part = part_of(file)
     try:
-        write(unfinished)
-        os.replace(unfinished, file)
+        save_file(arrays, part, {"format": "pt"})  # which transformers asks for
+        os.replace(part, file)
     finally:
-        unfinished.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)

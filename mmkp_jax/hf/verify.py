@@ -12,6 +12,8 @@ import numpy as np
 
 from mmkp_jax.data.forest import RowSize, Tree, plant, tree_size
 from mmkp_jax.data.images import decode
+from mmkp_jax.errors import InputError
+from mmkp_jax.hf.tensors import reason_of
 from mmkp_jax.models.definition import Definition, Params
 
 BOUND = 1e-5
@@ -57,14 +59,23 @@ def their_answers(folder: Path, trees: Sequence[Tree], images: Sequence[bytes], 
     Args:
         images: the file of each tree's picture, empty without one: the folder's own image processor reads it.
         answer_tokens: most tokens of an answer, which is greedy.
+
+    Raises:
+        InputError: transformers cannot load the folder.
     """
     import torch
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-    with _quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+            model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True
+            )
+    except Exception as error:  # of values in the base's files that only it reads
+        what = f"transformers cannot load the export ({reason_of(error)})"
+        raise InputError(what, str(folder), "see to the base's generation_config.json and config.json") from None
     model.eval()
     greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
     for tree, image in zip(trees, images, strict=True):

@@ -128,7 +128,7 @@ class VisionTower(nnx.Module):
         if forest.patch_BPC.shape[1] == 0:  # rows for text only
             return jnp.zeros((*forest.image_BP.shape, config.hidden_size), dtype)
         full_L = np.isin(np.arange(config.depth), config.full_attention_layers)
-        rotation = vision_rotation(forest.patch_position_BP2, config.head_dim)
+        rotation = vision_rotation(forest.patch_position_BP2, config)
         tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.tile_size)
         attend_picture = BACKENDS[self.attention].pictures(forest.image_BP)
 
@@ -139,9 +139,9 @@ class VisionTower(nnx.Module):
         return scan_layers(self.blocks, x_BPD, block, full_L, remat=self.remat)
 
 
-def vision_rotation(position_BP2: jax.Array, head_dim: int) -> Rotation:
+def vision_rotation(position_BP2: jax.Array, config: VisionConfig) -> Rotation:
     """Of patches, [B, P, I]: the first half of the pairs turns with the row, the second with the column."""
-    frequency = rotary_frequencies(head_dim // 2, 10_000.0)
+    frequency = rotary_frequencies(config.head_dim // 2, config.rope_theta)
     return rotation_by((position_BP2[..., None] * frequency).reshape(*position_BP2.shape[:2], -1))
 
 

@@ -1,12 +1,20 @@
 """The geometry of Qwen2.5-VL, read from a Hugging Face `config.json`."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from mmkp_jax.data.images import MERGE, PATCH
 from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.json_files import Fields, is_integer
 
-_MEND = "take the config.json published with the weights"
+_HINT = "take the config.json published with the weights"
+
+_LAYERS, _SIZE = 1_000, 10_000_000
+"""The most layers, and the most of any other size, that a file may ask for."""
+
+_REFUSED = ("quantization_config", "compression_config", "per_layer_config")
+"""Fields with which transformers would compute other numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +28,11 @@ class VisionConfig:
     out_hidden_size: int
     full_attention_layers: tuple[int, ...] = (7, 15, 23, 31)
     window_size: int = 112
-    patch_size: int = 14
-    merge_size: int = 2
+    patch_size: int = PATCH
+    merge_size: int = MERGE
     temporal_patch_size: int = 2
     in_channels: int = 3
+    rope_theta: float = 10_000.0
 
     @property
     def head_dim(self) -> int:
@@ -92,111 +101,118 @@ QWEN2_5_VL_7B = Qwen2_5_VLConfig(
 def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> Qwen2_5_VLConfig:
     """The geometry in a `config.json` of Qwen2.5-VL: the published flat layout, or transformers 5's nested one.
 
+    Where two fields give one number, the one that transformers 5.23 takes counts: `text_config` alone where there is
+    one, `rope_scaling` before `rope_parameters`, a `rope_theta` inside them before one outside. What transformers
+    would compute with and this model does not is refused. A null is an absent field.
+
     Raises:
         InputError: a field is missing, of another type, at odds with another, or asks for what this model does not do.
     """
-    whole = _Part("config", published, where)
-    text = _Part("text config", {**published, **whole.part("text_config").fields}, where)
-    vision = whole.part("vision_config")
-    rope = text.part("rope_parameters" if text.fields.get("rope_parameters") else "rope_scaling")
-    rope = dataclasses.replace(rope, name="rope parameters")
-
-    text.insist("hidden_act", ("hidden_act",), "silu")
-    vision.insist("vision_config.hidden_act", ("hidden_act",), "silu")
-    text.insist("use_sliding_window", ("use_sliding_window",), False)
-    rope.insist("rope type", ("rope_type", "type"), "default", "mrope")
-
-    tower = VisionConfig(
-        depth=vision.count("depth"),
-        hidden_size=vision.count("hidden_size"),
-        intermediate_size=vision.count("intermediate_size"),
-        num_heads=vision.count("num_heads"),
-        out_hidden_size=vision.count("out_hidden_size"),
-        full_attention_layers=vision.numbers("fullatt_block_indexes"),
-        window_size=vision.count("window_size"),
-        patch_size=vision.count("patch_size"),
-        merge_size=vision.count("spatial_merge_size"),
-        temporal_patch_size=vision.count("temporal_patch_size", default=2),
-        in_channels=vision.count("in_channels", "in_chans", default=3),
-    )
+    whole = _present(Fields(published, where, _HINT))
+    text = _present(whole.object("text_config")) if "text_config" in whole.content else whole
+    vision = _present(whole.object("vision_config"))
+    for part in (whole, text, vision):
+        for name in _REFUSED:
+            if name in part.content:
+                part.refuse(name, "absent, which is all that is implemented")
+    tower = _tower(vision)
+    rope = _rope(text)
+    _insist(rope, "rope_type" if "rope_type" in rope.content else "type", "default", "mrope")
+    _insist(text, "hidden_act", "silu", "swish")
+    _insist(text, "use_sliding_window", False)
     config = Qwen2_5_VLConfig(
-        vocab_size=text.count("vocab_size"),
-        hidden_size=text.count("hidden_size"),
-        intermediate_size=text.count("intermediate_size"),
-        num_layers=text.count("num_hidden_layers"),
-        num_heads=text.count("num_attention_heads"),
-        num_kv_heads=text.count("num_key_value_heads"),
+        vocab_size=_size(text, "vocab_size"),
+        hidden_size=_size(text, "hidden_size"),
+        intermediate_size=_size(text, "intermediate_size"),
+        num_layers=_size(text, "num_hidden_layers", most=_LAYERS),
+        num_heads=_size(text, "num_attention_heads"),
+        num_kv_heads=_size(text, "num_key_value_heads"),
         vision=tower,
-        tie_embeddings=whole.flag("tie_word_embeddings") or text.flag("tie_word_embeddings"),
-        rms_norm_eps=text.number("rms_norm_eps"),
-        rope_theta=dataclasses.replace(text, fields={**text.fields, **rope.fields}).number("rope_theta"),
-        mrope_section=rope.numbers("mrope_section"),
-        image_token_id=whole.count("image_token_id"),
+        tie_embeddings=whole.flag("tie_word_embeddings", False) or text.flag("tie_word_embeddings", False),
+        rms_norm_eps=_positive(text, "rms_norm_eps"),
+        rope_theta=_positive(rope if "rope_theta" in rope.content else text, "rope_theta", 1_000_000.0),
+        mrope_section=_whole_numbers(rope, "mrope_section", (16, 24, 24)),
+        image_token_id=whole.integer("image_token_id"),
     )
+    _insist(text, "head_dim", config.head_dim)
+    kinds = text.texts("layer_types", ["full_attention"] * config.num_layers)
+    if kinds != ["full_attention"] * config.num_layers:
+        text.refuse("layer_types", f"{config.num_layers} times 'full_attention', which is all that is implemented")
     _check_sizes(config, where)
     return config
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """A JSON object of the file, from which fields are taken; null counts as absent."""
+def _tower(vision: Fields) -> VisionConfig:
+    """The vision tower's part."""
+    rope = _rope(vision)
+    _insist(rope, "rope_type" if "rope_type" in rope.content else "type", "default", "axial")
+    _insist(vision, "hidden_act", "silu", "swish")
+    for name in ("in_channels", "in_chans"):
+        _insist(vision, name, 3)
+    _insist(vision, "patch_size", PATCH)
+    _insist(vision, "spatial_merge_size", MERGE)
+    tower = VisionConfig(
+        depth=_size(vision, "depth", most=_LAYERS),
+        hidden_size=_size(vision, "hidden_size"),
+        intermediate_size=_size(vision, "intermediate_size"),
+        num_heads=_size(vision, "num_heads"),
+        out_hidden_size=_size(vision, "out_hidden_size"),
+        full_attention_layers=_whole_numbers(vision, "fullatt_block_indexes"),
+        window_size=_size(vision, "window_size"),
+        temporal_patch_size=_size(vision, "temporal_patch_size", 2, most=64),
+        rope_theta=_positive(rope if "rope_theta" in rope.content else vision, "rope_theta", 10_000.0),
+    )
+    # transformers takes these names for the same numbers, and the head's width from `head_dim` where it is given
+    _insist(vision, "num_hidden_layers", tower.depth)
+    _insist(vision, "num_attention_heads", tower.num_heads)
+    _insist(vision, "head_dim", tower.head_dim)
+    return tower
 
-    name: str
-    fields: Mapping[str, Any]
-    where: str
 
-    def part(self, name: str) -> "_Part":
-        """The object under `name`, empty where there is none."""
-        fields = self.fields.get(name, {})
-        if not isinstance(fields, Mapping):
-            raise self._error(name, fields, "a JSON object")
-        return _Part(name, fields, self.where)
+def _rope(part: Fields) -> Fields:
+    """The rotary embedding's part: transformers lets `rope_scaling` win, unless it is empty."""
+    names = [name for name in ("rope_scaling", "rope_parameters") if part.object(name, {}).content]
+    rope = _present(part.object(names[0] if names else "rope_scaling", {}))
+    for name, value in rope.content.items():
+        if isinstance(value, Mapping):
+            rope.refuse(name, "a number: parameters of kinds of layers are not implemented")
+    return rope
 
-    def count(self, *names: str, default: int | None = None) -> int:
-        """A whole number from 1 on, under the first of `names` that is there."""
-        name, value = self._take(names, default)
-        if type(value) is not int or value < 1:  # True is an int too
-            raise self._error(name, value, "a whole number from 1 on")
-        return value
 
-    def number(self, name: str) -> float:
-        """A number above 0."""
-        _, value = self._take([name])
-        if type(value) not in (int, float) or not 0 < value < float("inf"):
-            raise self._error(name, value, "a number above 0")
-        return float(value)
+def _present(fields: Fields) -> Fields:
+    """The same without nulls."""
+    return fields._replace(content={name: value for name, value in fields.content.items() if value is not None})
 
-    def numbers(self, name: str) -> tuple[int, ...]:
-        """A list of whole numbers from 0 on."""
-        _, value = self._take([name])
-        if not isinstance(value, list | tuple) or not all(type(each) is int and each >= 0 for each in value):
-            raise self._error(name, value, "a list of whole numbers from 0 on")
-        return tuple(value)
 
-    def flag(self, name: str) -> bool:
-        """True or false; false where it is absent."""
-        _, value = self._take([name], default=False)
-        if type(value) is not bool:
-            raise self._error(name, value, "true or false")
-        return value
+def _size(fields: Fields, name: str, *default: int, most: int = _SIZE) -> int:
+    """A whole number from 1 to `most`."""
+    value = fields.integer(name, *default)
+    if not 1 <= value <= most:
+        fields.refuse(name, f"a whole number from 1 to {most:,}")
+    return value
 
-    def insist(self, called: str, names: Sequence[str], *supported: Any) -> None:
-        """Refuses a value that is not among `supported`; an absent one is the first of them."""
-        _, value = self._take(names, supported[0])
-        if value not in supported:
-            mend = f"only {supported[0]!r} is implemented; use a checkpoint that has it"
-            raise InputError(f"{called} is {value!r}", self.where, mend)
 
-    def _take(self, names: Sequence[str], default: Any = None) -> tuple[str, Any]:
-        for name in names:
-            if self.fields.get(name) is not None:
-                return name, self.fields[name]
-        if default is None:
-            raise InputError(f"the {self.name} has no {names[0]!r}", self.where, _MEND)
-        return names[0], default
+def _positive(fields: Fields, name: str, *default: float) -> float:
+    """A number above 0."""
+    value = fields.number(name, *default)
+    if not value > 0:
+        fields.refuse(name, "a number above 0")
+    return float(value)
 
-    def _error(self, name: str, value: Any, expected: str) -> InputError:
-        return InputError(f"{name!r} of the {self.name} is {value!r}, not {expected}", self.where, _MEND)
+
+def _whole_numbers(fields: Fields, name: str, *default: tuple[int, ...]) -> tuple[int, ...]:
+    """A list of whole numbers from 0 on."""
+    values = fields.numbers(name, *default)
+    if not all(is_integer(value) and value >= 0 for value in values):
+        fields.refuse(name, "a list of whole numbers from 0 on")
+    return tuple(values)
+
+
+def _insist(fields: Fields, name: str, *supported: Any) -> None:
+    """Refuses a value that is not among `supported`; an absent one is the first of them."""
+    value = fields.content.get(name, supported[0])
+    if value not in supported or isinstance(value, bool) != isinstance(supported[0], bool):
+        fields.refuse(name, f"{supported[0]!r}, which is all that is implemented")
 
 
 def _check_sizes(config: Qwen2_5_VLConfig, where: str) -> None:
@@ -222,4 +238,4 @@ def _check_sizes(config: Qwen2_5_VLConfig, where: str) -> None:
         f"window_size {tower.window_size} is less than a merged patch": tower.window_side > 0,
     }
     if wrong := [what for what, holds in checks.items() if not holds]:
-        raise InputError("; ".join(wrong), where, _MEND)
+        raise InputError("; ".join(wrong), where, _HINT)

@@ -8,6 +8,7 @@ from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.data.run_lines import chains_line, updates_line
 from mmkp_jax.data.statistics import LISTED, overlap, spread
 from mmkp_jax.describing import Description, Shown, trimmed
+from mmkp_jax.evaluation.tokenised import Hidden
 from mmkp_jax.pages.charts import Chart, chart
 from mmkp_jax.pages.render import render
 from mmkp_jax.pages.tables import Table, count, plain, share, without_repeats
@@ -113,6 +114,9 @@ def _kinds(description: Description) -> Table:
         if split.groups["unseen"]:
             different = sum(keyphrase not in description.splits["train"].unique for keyphrase in split.unique)
             notes.append(f"{name}: {count(different)} of {count(len(split.unique))} different keyphrases are unseen")
+        if (hidden := Hidden(split.hidden, keyphrases)).is_common:
+            what = f"{name}: {count(hidden.keyphrases)} absent keyphrases are in the text, with punctuation on them"
+            notes.append(f"{what} (`Paris!`, `#paris`): posts seem not to be tokenised; see score --tokenised")
     header = ("split", "kind", "keyphrases", "share", "posts with one", "share")
     return Table("Keyphrases by kind", header, without_repeats(rows), notes, left=2)
 

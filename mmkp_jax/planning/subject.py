@@ -1,7 +1,6 @@
 """What is planned: a config, the geometry of its model, and what its rows hold; no weights are read."""
 
 import importlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from mmkp_jax.data.run_lines import PAPER_POSTS, updates_line
 from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import branches_of, datasets_of, plan_posts, recipe_of
 from mmkp_jax.flops import Work, tree_pairs
-from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
+from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder, read_config
 from mmkp_jax.models.definition import Definition, define
 from mmkp_jax.models.qwen2_5_vl_config import QWEN2_5_VL_3B, QWEN2_5_VL_7B, Qwen2_5_VLConfig
 
@@ -114,7 +113,7 @@ def published_config(path: str) -> tuple[dict[str, Any], str]:
     """A model's `config.json`, and where it was read; of a hub id that file only.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: it is not available, is damaged, or asks for what is not implemented.
     """
     file = Path(path).expanduser() / CONFIG
     if not file.is_file():
@@ -125,7 +124,7 @@ def published_config(path: str) -> tuple[dict[str, Any], str]:
         except Exception as error:  # the network's and the hub's failures have no class in common
             reason = f"there is no {CONFIG} of it here, and the hub does not give one ({type(error).__name__})"
             raise InputError(reason, f"config.model.path={path}", "give a Hugging Face folder or a hub id") from None
-    return json.loads(file.read_text(encoding="utf-8")), str(file)
+    return read_config(file), str(file)
 
 
 def published_json(config: Qwen2_5_VLConfig) -> dict[str, Any]:

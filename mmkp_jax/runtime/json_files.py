@@ -68,6 +68,7 @@ class Fields(NamedTuple):
     def refuse(self, name: str, expected: str) -> NoReturn:
         """Raises the InputError about a field that is not what it must be."""
         called = f"{self.path}.{name}" if self.path else name
+        called = called if len(called) <= 80 else called[:79] + "…"
         if name not in self.content:
             raise InputError(f"has no {called!r}", self.where, self.hint)
         raise InputError(f"{called!r} is {shown(self.content[name])}, not {expected}", self.where, self.hint)

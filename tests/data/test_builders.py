@@ -97,7 +97,9 @@ def test_a_damaged_record_of_a_large_split_is_told_when_it_is_read(dataset, imag
 def test_images_wait_in_bounded_number(dataset, tmp_path, images, monkeypatch):
     """The reader is never far ahead of the writer, however slow that is."""
     started, written = [], []
-    monkeypatch.setattr(blocks, "decode", lambda data, decode=blocks.decode: started.append(1) or decode(data))
+    monkeypatch.setattr(
+        blocks, "upright_size", lambda data, decode=blocks.upright_size: started.append(1) or decode(data)
+    )
     (tmp_path / "blocks").mkdir()
     monkeypatch.setattr(blocks, "POSTS_A_BLOCK", 100)
     (block,) = blocks.stage(POSTS * 5, tmp_path / "blocks", "train")

@@ -24,7 +24,7 @@ def test_the_index_tells_what_each_tree_takes(split, recipe, branches):
 
 
 def test_the_index_never_decodes_a_picture(split, recipe, monkeypatch):
-    monkeypatch.setattr("mmkp_jax.data.examples.decode", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr("mmkp_jax.data.images.decode", lambda *_, **__: pytest.fail("decoded"))
     assert len(measure(split, recipe).trunk_N) == len(split)
 
 

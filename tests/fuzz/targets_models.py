@@ -33,7 +33,7 @@ def _folder(root: Path) -> Path:
         (folder / "config.json").write_bytes(_configs(root)[0])
         (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
         (folder / "generation_config.json").write_text(json.dumps(GENERATION))
-        tensors = {"model.embed_tokens.weight": np.zeros((4, 3), np.float32), "lm_head.weight": np.ones(2, np.float32)}
+        tensors = {"model.embed_tokens.weight": np.zeros((320, 64), np.float16), "visual.x": np.ones(2, np.float32)}
         (folder / "model.safetensors").write_bytes(save(tensors))
     return folder
 

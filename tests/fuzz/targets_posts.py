@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from mmkp_jax.data.blocks import record_of
+from mmkp_jax.data.chain_files import Chains
 from mmkp_jax.data.foreign import post_of
 from mmkp_jax.data.images import FORMATS, ImageError, decode, patches_of
 from mmkp_jax.data.lengths import index
 from mmkp_jax.data.posts import Post, Reject, read_cmkp, read_jsonl
 from mmkp_jax.data.records import REJECTS, open_split, rejected_posts, write_dataset
-from mmkp_jax.data.sources import Chains, Source, keyphrase_posts
+from mmkp_jax.data.sources import Source, keyphrase_posts
 from mmkp_jax.evaluate import read_kinds
 from tests.data.posts_on_disk import tiny_recipe
 from tests.fuzz.harness import Target

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmkp_jax.data.posts import Post
 from mmkp_jax.evaluation.files import read_aligned, read_posts, read_predictions, read_train_keyphrases
-from mmkp_jax.evaluation.outputs import FORMS, parse_output
+from mmkp_jax.evaluation.outputs import FORMS, READINGS, parse_output
 from mmkp_jax.evaluation.report.runs import read_runs
 from mmkp_jax.journal import Journal
 from tests.fuzz.harness import Target
@@ -66,8 +66,10 @@ def _resume(data: bytes, root: Path) -> None:
 
 
 def _output(data: bytes, _: Path) -> None:
-    predicted, form = parse_output(data.decode("utf-8", "replace"))
-    assert form in FORMS and all(isinstance(each, str) for each in predicted)
+    for reading in READINGS:
+        predicted, form = parse_output(data.decode("utf-8", "replace"), reading)
+        assert form in FORMS and all(isinstance(each, str) for each in predicted)
+        assert len(set(predicted)) == len(predicted)
 
 
 def _arrays(**arrays: np.ndarray) -> bytes:
@@ -105,7 +107,7 @@ RUN = {
     "environment.json": json.dumps({"python": "3.11", "packages": {"jax": "1"}, "devices": ["cpu"]}).encode(),
     "metrics.jsonl": lines_of([{"step": n, "loss": 1.0 / n, "gamma": 0.4, "cot_share": None} for n in range(1, 5)]),
     "results.json": json.dumps(_scores()).encode(),
-    "comparisons.json": json.dumps({"baseline": {"all": {"f1@1": {"difference": 0.1, "p": 0.5}}}}).encode(),
+    "comparisons.json": json.dumps({"scores": {"nearest": _scores()}, "by_kind": {"a": {"image": None}}}).encode(),
     "predictions/test-4.jsonl": lines_of(PREDICTIONS),
     "losses.npz": _arrays(
         epoch_N=np.zeros(3, np.int32), post_N=np.arange(3, dtype=np.int32), nll_sft_N=np.ones(3, np.float32)

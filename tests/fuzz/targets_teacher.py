@@ -7,13 +7,16 @@ from pathlib import Path
 
 from mmkp_jax.data.posts import Record
 from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.answers import content_of, row_of, verdict
 from mmkp_jax.teacher.chains import Gates, Rejected
-from mmkp_jax.teacher.client import Again, Client, Refused, _retry_after
-from mmkp_jax.teacher.cost import usage_of
+from mmkp_jax.teacher.client import Client
+from mmkp_jax.teacher.cost import Prices, Usage, usage_of
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
+from mmkp_jax.teacher.faults import Again, Refused, retry_after
 from mmkp_jax.teacher.people import KEY, read_people
+from mmkp_jax.teacher.questions import Asked
 from mmkp_jax.teacher.ranking import Unreadable, read_better, read_rankings, read_ranks
-from mmkp_jax.teacher.store import Store
+from mmkp_jax.teacher.store import Store, encoded
 from tests.fuzz.harness import Target
 from tests.fuzz.targets_posts import lines_of
 
@@ -59,16 +62,21 @@ def _client() -> Client:
 def _read_answer(data: bytes, _: Path) -> None:
     async def read() -> None:
         body = _client().whole(data)
-        usage = usage_of(body)
-        assert usage is None or (usage.prompt >= 0 and usage.completion >= 0)
+        most = Usage(200, 100)
+        usage = usage_of(body, most)
+        assert usage is None or (usage.prompt > 0 and usage.completion >= 0)
+        row = json.loads(encoded(row_of(Asked("a", {}), body, most, Prices(1.0, 2.0))))
+        if verdict(row["answer"])[0] == "answered":
+            assert content_of(row).encode() is not None
+        assert row["reason"].isprintable()
 
     asyncio.run(read())
 
 
 def _read_header(data: bytes, _: Path) -> None:
-    seconds = _retry_after({"retry-after": data.decode("latin-1"), "retry-after-ms": ""})
+    seconds = retry_after({"retry-after": data.decode("latin-1"), "retry-after-ms": ""})
     assert seconds is None or seconds >= 0
-    _retry_after({"retry-after-ms": data.decode("latin-1")})
+    retry_after({"retry-after-ms": data.decode("latin-1")})
 
 
 def _read_store(data: bytes, root: Path) -> None:
@@ -87,8 +95,10 @@ def _chain(data: bytes, _: Path) -> None:
 
 def _ranks(data: bytes, _: Path) -> None:
     text = data.decode("utf-8", "replace")
-    read_ranks(text, 2)
-    read_better(text)
+    try:
+        read_ranks(text, 2)
+    except Unreadable:
+        read_better(text)
 
 
 def _rankings(data: bytes, root: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors import safe_open
 
-from mmkp_jax.hf import load
+from mmkp_jax.hf import tensors
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import NAMES, published_tensors
@@ -84,7 +84,7 @@ def main(path: str, meshes: str, *network: str) -> None:
             for name, struct in whole.items()
         }
         asked = collections.defaultdict(list)
-        load.safe_open = functools.partial(open_and_note, asked)
+        tensors.safe_open = functools.partial(open_and_note, asked)
         arrays = flatten(load_params(folder, unflatten(target)))
         check_reads(asked, arrays)
         for name, array in arrays.items():

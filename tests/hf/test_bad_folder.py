@@ -1,4 +1,4 @@
-"""Every fault of a folder is told in one line: what, where, and how to mend it."""
+"""Every fault of a folder is one line: what, where, and how to fix it."""
 
 import errno
 import json
@@ -55,6 +55,10 @@ def edit_index(folder: Path, edit) -> None:
     (folder / INDEX).write_text(json.dumps(index))
 
 
+def write_header(file: Path, header: bytes) -> None:
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 def only_pickles(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -72,15 +76,31 @@ WHOLE = {
     ),
     "config is not JSON": (
         lambda folder: (folder / "config.json").write_text('{"model_type": '),
-        ["config.json", "cannot be read as JSON", "download"],
+        ["config.json", "is not JSON (", "download"],
     ),
     "config is not UTF-8": (
         lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{}"),
-        ["config.json", "cannot be read as JSON", "download"],
+        ["config.json:1", "is not UTF-8"],
     ),
     "config is a list": (
         lambda folder: (folder / "config.json").write_text("[]"),
-        ["config.json", "not a JSON object", "download"],
+        ["config.json", "is a list, not a JSON object", "download"],
+    ),
+    "config is nested without end": (
+        lambda folder: (folder / "config.json").write_text('{"a":' * 100_000),
+        ["config.json", "nested too deep", "download"],
+    ),
+    "generation config is cut": (
+        lambda folder: (folder / "generation_config.json").write_text('{"eos_token'),
+        ["generation_config.json", "is not JSON (", "download"],
+    ),
+    "generation config is a number": (
+        lambda folder: (folder / "generation_config.json").write_text("1"),
+        ["generation_config.json", "is 1, not a JSON object", "download"],
+    ),
+    "an adapter": (
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        ["adapter_config.json", "holds an adapter", "merge it"],
     ),
     "no tokenizer": (
         lambda folder: (folder / "tokenizer.json").unlink(),
@@ -108,10 +128,22 @@ WHOLE = {
     ),
     "truncated weights": (
         lambda folder: truncate(folder / "model.safetensors", 100_000),
-        ["model.safetensors", "100,000 bytes where its header tells of ", "download"],
+        ["model.safetensors", "100,000 bytes where its header declares ", "download"],
     ),
     "truncated header": (
         lambda folder: truncate(folder / "model.safetensors", 1000),
+        ["model.safetensors", "truncated or damaged", "download"],
+    ),
+    "a header nested without end": (
+        lambda folder: write_header(folder / "model.safetensors", b'{"a":' * 100_000),
+        ["model.safetensors", "truncated or damaged", "download"],
+    ),
+    "a header of other types": (
+        lambda folder: write_header(folder / "model.safetensors", b'{"a": {"data_offsets": [0, "x"]}, "b": [1]}'),
+        ["model.safetensors", "truncated or damaged", "download"],
+    ),
+    "a header longer than a header may be": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}"),
         ["model.safetensors", "truncated or damaged", "download"],
     ),
     "empty weights": (
@@ -127,11 +159,23 @@ WHOLE = {
 INDEXED = {
     "index is not JSON": (
         lambda folder: (folder / INDEX).write_text("nothing"),
-        [INDEX, "cannot be read as JSON", "download"],
+        [INDEX, "is not JSON (", "download"],
     ),
     "index without a map": (
         lambda folder: edit_index(folder, lambda index: index.pop("weight_map")),
-        [INDEX, "weight_map", "download"],
+        [INDEX, "has no 'weight_map'", "download"],
+    ),
+    "index whose map is a list": (
+        lambda folder: edit_index(folder, lambda index: index.update(weight_map=["a"])),
+        [INDEX, "'weight_map' is a list, not an object", "download"],
+    ),
+    "index of a file elsewhere": (
+        lambda folder: edit_index(folder, lambda index: index["weight_map"].update(new="../model.safetensors")),
+        [INDEX, "gives 'new' no name of a safetensors file in this folder", "download"],
+    ),
+    "index with a number for a file": (
+        lambda folder: edit_index(folder, lambda index: index["weight_map"].update(new=7)),
+        [INDEX, "gives 'new' no name of a safetensors file in this folder", "download"],
     ),
     "files that are not there": (
         lambda folder: [file.unlink() for file in sorted(folder.glob("model-*"))[:2]],
@@ -195,7 +239,7 @@ def test_weights_that_may_not_be_read(tmp_path, monkeypatch):
         raise FileNotFoundError(f"No such file or directory: {file}")
 
     monkeypatch.setattr(Path, "open", refuse)
-    monkeypatch.setattr("mmkp_jax.hf.folder.safe_open", absent)
+    monkeypatch.setattr("mmkp_jax.hf.tensors.safe_open", absent)
     line = told(open_folder, str(tmp_path))
     assert line.startswith(f"{weights}: the file cannot be read (PermissionError: ") and "permissions" in line
 
@@ -235,10 +279,23 @@ def test_a_hub_id_fetches_no_pickle(monkeypatch, tmp_path):
 
 
 def test_a_damaged_tokenizer(tmp_path):
-    write_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
-    line = told(load_tokenizer, Folder(tmp_path, {}, {}))
-    assert str(tmp_path) in line and "cannot read the tokenizer" in line and "base checkpoint" in line
+    write_folder(tmp_path)
+    whole = json.loads((tmp_path / "tokenizer.json").read_text())
+    folder = open_folder(str(tmp_path))
+    for content in ({"version": "1.0"}, whole | {"model": 7}, whole | {"added_tokens": [{"id": "x"}]}):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        line = told(load_tokenizer, folder)
+        assert str(tmp_path) in line and "cannot read the tokenizer" in line and "base checkpoint" in line
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    (tmp_path / "tokenizer_config.json").write_text('{"a":' * 100_000)
+    assert "cannot read the tokenizer" in told(load_tokenizer, folder)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path):
+    write_folder(tmp_path)
+    smaller = hf_config_dict(tiny_config(vocab_size=313))
+    line = told(load_tokenizer, Folder(tmp_path, smaller, {}))
+    assert "the tokenizer has a token 313, and vocab_size is 313" in line
 
 
 def load(path: Path) -> None:
@@ -281,7 +338,41 @@ def test_all_wrong_tensors_are_told_at_once(tmp_path):
 
 def test_a_head_is_missing_where_the_model_has_one(tmp_path):
     write_folder(tmp_path, tie_embeddings=True)
-    assert "missing: lm_head.weight;" in told(load, tmp_path)
+    line = told(load, tmp_path)
+    assert "missing: lm_head.weight;" in line and line.endswith("set tie_word_embeddings to true in config.json")
+
+
+def with_head(folder: Path, change: float = 0) -> None:
+    def add(tensors):
+        head = tensors["model.embed_tokens.weight"].astype(np.float32)
+        head[-1, -1] += change
+        tensors["lm_head.weight"] = head.astype(jnp.bfloat16)
+
+    edit_weights(folder, add)
+
+
+def test_a_tied_head_unlike_the_embedding_is_refused(tmp_path, monkeypatch):
+    """transformers uses it, vLLM does not: as the files are, they are two models."""
+    monkeypatch.setattr("mmkp_jax.hf.tensors.BLOCK_BYTES", 1000)  # the last block differs
+    write_folder(tmp_path, tie_embeddings=True)
+    with_head(tmp_path)
+    open_folder(str(tmp_path))
+    with_head(tmp_path, change=1)
+    line = told(open_folder, str(tmp_path))
+    assert f"{tmp_path}/model.safetensors: config.json says tie_word_embeddings, and lm_head.weight is not " in line
+    assert "set tie_word_embeddings to false" in line
+    untied = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(untied))
+    assert "lm_head" in define(open_folder(str(tmp_path)).config).shapes()
+
+
+def test_a_tied_head_in_another_dtype_is_compared_by_its_numbers(tmp_path):
+    write_folder(tmp_path, tie_embeddings=True)
+    edit_weights(
+        tmp_path,
+        lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].astype(np.float32)}),
+    )
+    open_folder(str(tmp_path))
 
 
 def test_an_unknown_architecture(tmp_path):

@@ -10,12 +10,11 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from configs.base import get_config
 from mmkp_jax.data.images import decode
 from mmkp_jax.data.prompts import read_template, trimmed
 from mmkp_jax.export import main
 from mmkp_jax.exporting import facts_of, open_step
-from mmkp_jax.hf.card import Base, Data, Facts, Licence, card_of, licence_of
+from mmkp_jax.hf.card import Base, Licence, card_of, licence_of
 from mmkp_jax.predicting import load_predictor
 
 
@@ -86,8 +85,8 @@ def test_the_card_tells_scores_with_n_and_intervals_data_and_settings(exported_p
     card = (out / "README.md").read_text(encoding="utf-8")
     row = re.search(r"\| all \| 6 \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \| 50.00 \[", card)
     assert row and float(row[2]) < float(row[1]) < float(row[3])
-    assert re.search(r"\| keyphrase\\_posts \| train \| 40 \| `[0-9a-f]{16}` \|", card)
-    assert re.search(r"\| keyphrase\\_posts \| test \| 5 \|", card)
+    assert re.search(r"\| keyphrase_posts \| train \| 40 \| `[0-9a-f]{16}` \|", card)
+    assert re.search(r"\| keyphrase_posts \| test \| 5 \|", card)
     for part in ("| γ | 0.4 nats a label |", "3,136 to 12,544 pixels", "96 tokens", "visual.blocks", "| steps | 7 ("):
         assert part in card, part
     assert str(out.parent) not in card  # nothing of this machine
@@ -118,7 +117,6 @@ def test_without_its_dataset_the_card_says_so(exported_pocket, tmp_path, capsys)
         ({"LICENSE": "Do as you like.\n"}, Licence("other", None, "LICENSE")),
         ({"README.md": "No metadata.\n"}, Licence("unknown")),
         ({"README.md": "---\nlicense: [\n---\n"}, Licence("unknown")),
-        ({"README.md": "---\nlicense: [mit, apache-2.0]\n---\n"}, Licence("unknown")),
         ({}, Licence("unknown")),
     ],
 )
@@ -128,37 +126,30 @@ def test_the_licence_is_what_the_base_tells(tmp_path, files, expected):
     assert licence_of(tmp_path) == expected
 
 
+def test_what_a_base_says_is_no_markup_and_no_script(exported_pocket, tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: '<script>x</script>'\nlicense_link: 'javascript:alert(1)'\n---\n"
+    )
+    licence = licence_of(tmp_path)
+    facts = facts_of(open_step(exported_pocket[0], "latest")[0])
+    environment = facts.environment._replace(device="a | b [c](d)", packages={"jax": "1 `x`\n# y"})
+    facts = facts._replace(base=Base("`a` <b>", False, licence), environment=environment)
+    text = ModelCard(card_of(facts)).text
+    assert "javascript:" not in text and "<script>" not in text and "\n# y" not in text
+    for part in (r"\<script\>x\</script\>", "`a <b>`", r"a \| b \[c\]\(d\)", r"jax 1 \`x\` \# y"):
+        assert part in text, part
+
+
+@pytest.mark.parametrize("licence", ["[apache-2.0]", "{a: b}", "7"])
+def test_a_licence_of_another_type_is_unknown(tmp_path, licence):
+    (tmp_path / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    assert licence_of(tmp_path) == Licence("unknown")
+
+
 def test_a_base_on_the_hub_is_named_and_linked(exported_pocket):
     workdir, _ = exported_pocket
     base = Base("Qwen/Qwen2.5-VL-3B-Instruct", True, Licence("other", "qwen-research", "https://x/LICENSE"))
     card = ModelCard(card_of(facts_of(open_step(workdir, "latest")[0])._replace(base=base)))
     assert card.data.base_model == base.name and card.data.license_name == "qwen-research"
-    assert r"[Qwen/Qwen2.5\-VL\-3B\-Instruct](https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct)" in card.text
-    assert r"qwen\-research ([text](https://x/LICENSE))" in card.text
-
-
-HOSTILE = "a|b`c</x>\n# <script>[x](javascript:alert(1))![](//evil.example/p)"
-
-
-def test_what_a_base_a_dataset_or_a_machine_is_called_is_no_markup_in_the_card():
-    config = get_config().to_dict() | {"strategy": "sft", "freeze": (HOSTILE,), "compute_dtype": HOSTILE}
-    facts = Facts(
-        repo="",
-        base=Base(HOSTILE, False, Licence("other", HOSTILE, "javascript:alert(1)")),
-        config=config,
-        step=1,
-        dtypes=["BF16"],
-        data=[Data(HOSTILE, 2.0, {"train": 1}, {"train": "0" * 64})],
-        left_out=0,
-        results=None,
-        no_data="",
-        environment={"packages": {"jax": HOSTILE}, "device_kind": HOSTILE},
-    )
-    for hub in (False, True):
-        card = card_of(facts._replace(base=facts.base._replace(on_hub=hub)))
-        body = re.sub(r"```.*?```", "", card.split("---\n", 2)[2], flags=re.DOTALL)
-        assert not re.search(r"(?<!\\)\]\(javascript:", body) and body.count("\n# ") == 1
-        shown = re.sub(r"`[^`\n]*`", "", body)  # spans of code hold anything
-        assert not re.search(r"(?<!\\)[<]", shown) and not re.search(r"(?<!\\)!\[", shown)
-        rows = [line for line in body.splitlines() if line.startswith("| a")]
-        assert rows and all(len(re.findall(r"(?<!\\)\|", row)) == 5 for row in rows)  # no cell more
+    assert "[Qwen/Qwen2.5-VL-3B-Instruct](https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct)" in card.text
+    assert "qwen-research ([text](https://x/LICENSE))" in card.text

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
-from mmkp_jax.hf import load
+from mmkp_jax.hf import tensors
 from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import NAMES, compact, published_name, published_tensors
@@ -168,13 +168,13 @@ def test_load_casts_to_the_target(tmp_path, on_disk, loaded):
 def test_reading_by_blocks_changes_nothing(tmp_path, monkeypatch):
     folder = open_folder(str(write_folder(tmp_path)))
     whole = load_file(tmp_path / "model.safetensors")
-    monkeypatch.setattr(load, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(tensors, "BLOCK_BYTES", 1000)
     for name, tensor in folder.tensors.items():
         part = (slice(1, -2), *[slice(None)] * (len(tensor.shape) - 1))
-        np.testing.assert_array_equal(load.read(tensor, part), whole[name][part])
+        np.testing.assert_array_equal(tensors.read(tensor, part), whole[name][part])
     name = "model.layers.1.mlp.down_proj.weight"
     part = (slice(None), slice(10, 20))
-    np.testing.assert_array_equal(load.read(folder.tensors[name], part), whole[name][part])
+    np.testing.assert_array_equal(tensors.read(folder.tensors[name], part), whole[name][part])
 
 
 def run_sharded(*arguments: str, devices: int) -> subprocess.Popen:
@@ -225,7 +225,7 @@ def test_a_sharding_may_not_split_the_layers(tmp_path):
 
 def test_loads_the_tokenizer(tmp_path):
     write_tokenizer(tmp_path)
-    tokenizer = load_tokenizer(Folder(tmp_path, {}, {}))
+    tokenizer = load_tokenizer(Folder(tmp_path, hf_config_dict(tiny_config()), {}))
     assert tokenizer.convert_tokens_to_ids("<|image_pad|>") == tiny_config().image_token_id
     assert tokenizer.decode(tokenizer("a post é").input_ids) == "a post é"
 

@@ -27,6 +27,7 @@ import json, resource, sys
 from pathlib import Path
 import jax, jax.numpy as jnp
 from mmkp_jax.hf.export import export_folder
+from mmkp_jax.hf.feeding import Fed
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.models.definition import define
@@ -42,7 +43,8 @@ target = jax.tree.map(
 params = jax.block_until_ready(load_params(folder, target))
 loaded = peak()
 counts = export_folder(
-    *split_params(params, FROZEN_BY_DEFAULT), folder, Path(sys.argv[2]), pixels=(3136, 451584), card=""
+    *split_params(params, FROZEN_BY_DEFAULT), folder, Path(sys.argv[2]),
+    pixels=(3136, 451584), fed=Fed(512, 384), card="",
 )
 print(json.dumps({
     "arrays": sum(array.nbytes for array in jax.tree.leaves(params)),

@@ -1,13 +1,16 @@
 """The limits of a picture are read where transformers reads them, and set where it looks."""
 
 import json
+import re
 
 import pytest
 from transformers import AutoTokenizer, ProcessorMixin, Qwen2VLImageProcessorPil
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.hf.preprocessor import pixel_limits, with_pixel_limits
-from tests.tiny import write_tokenizer
+from mmkp_jax.hf.folder import open_folder
+from mmkp_jax.hf.preprocessor import check_preprocessor, pixel_limits, with_pixel_limits
+from tests.hf.run_on_disk import write_base
+from tests.tiny import tiny_config, write_tokenizer
 
 DEFAULT = (5, 6)
 ALONE, NESTED = "preprocessor_config.json", "processor_config.json"
@@ -48,11 +51,72 @@ def test_limits_are_read(tmp_path, files, limits):
     assert pixel_limits(tmp_path, DEFAULT) == limits
 
 
-@pytest.mark.parametrize("content", [{"min_pixels": "few"}, {"size": 3}])
-def test_limits_that_are_none_are_one_line(tmp_path, content):
-    write(tmp_path, {ALONE: content})
-    with pytest.raises(InputError, match=r"preprocessor_config\.json: its limits of a picture cannot be read; copy"):
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        ({ALONE: {"min_pixels": "few"}}, "preprocessor_config.json: 'min_pixels' is \"few\", not a whole number"),
+        ({ALONE: {"size": 3}}, "preprocessor_config.json: 'size' is 3, not an object"),
+        ({ALONE: {"min_pixels": 10**12}}, "'min_pixels' is 1000000000000, not a whole number from 1 to 89,478,485"),
+        ({NESTED: {"image_processor": edges(0, 5)}}, "'image_processor.size.shortest_edge' is 0, not a whole number"),
+        ({NESTED: {"image_processor": "Q"}}, "processor_config.json: 'image_processor' is \"Q\", not an object"),
+        ({ALONE: edges(9, 8)}, "its least pixels of a resized image are 9, and its most 8"),
+    ],
+)
+def test_limits_that_are_none_are_one_line(tmp_path, files, what):
+    write(tmp_path, files)
+    with pytest.raises(InputError, match=re.escape(what) + ".*; copy it"):
         pixel_limits(tmp_path, DEFAULT)
+
+
+OTHERS = [
+    {"do_resize": False},
+    {"resample": 2},
+    {"do_rescale": False},
+    {"rescale_factor": 1 / 127.5},
+    {"do_normalize": False},
+    {"image_mean": [0.5, 0.5, 0.5]},
+    {"image_std": [0.5, 0.5, 0.5]},
+    {"image_std": 1},
+    {"image_mean": [0.48145466, 0.4578275]},
+    {"do_convert_rgb": False},
+    {"patch_size": 16},
+    {"merge_size": 1},
+    {"temporal_patch_size": 1},
+    {"image_processor_type": "CLIPImageProcessor"},
+    {"do_normalize": "no"},
+    {"image_mean": [["nested"], {}, None]},
+]
+
+
+@pytest.mark.parametrize("field", OTHERS, ids=str)
+@pytest.mark.parametrize("file", [ALONE, NESTED])
+def test_another_way_to_make_images_ready_is_refused(tmp_path, file, field):
+    write(tmp_path, {file: field if file == ALONE else {"image_processor": field}})
+    (name,) = field
+    with pytest.raises(InputError) as caught:
+        check_preprocessor(tmp_path, temporal_patch_size=2)
+    place = name if file == ALONE else f"image_processor.{name}"
+    assert f"{tmp_path / file}: '{place}' is " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_all_that_opens_a_folder_looks_at_its_preprocessor(tmp_path):
+    from mmkp_jax.planning.subject import published_config
+
+    write_base(tmp_path / "base", tiny_config())
+    open_folder(str(tmp_path / "base")), published_config(str(tmp_path / "base"))
+    write(tmp_path / "base", {ALONE: {"do_normalize": False}})
+    for look in (open_folder, published_config):
+        with pytest.raises(InputError, match="'do_normalize' is false, not True"):
+            look(str(tmp_path / "base"))
+
+
+def test_what_transformers_writes_of_its_own_is_taken(tmp_path):
+    Qwen2VLImageProcessorPil().save_pretrained(tmp_path)
+    said = json.loads((tmp_path / ALONE).read_text())
+    assert said["image_mean"] and said["rescale_factor"] and said["resample"]
+    check_preprocessor(tmp_path, temporal_patch_size=2)
+    write(tmp_path, {ALONE: dict.fromkeys(said)})  # all null: transformers' defaults
+    check_preprocessor(tmp_path, temporal_patch_size=2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every fault of a Qwen2.5-VL `config.json` is told in one line: what, where, and how to mend it."""
+"""Every fault of a Qwen2.5-VL `config.json` is one line: what, where, and how to fix it."""
 
 import pytest
 
@@ -17,34 +17,54 @@ def rope(section):
     return {"rope_scaling": {"type": "mrope", "mrope_section": section}}
 
 
+ONLY = "which is all that is implemented"
+SIZE = "not a whole number from 1 to 10,000,000"
+
 FAULTS = [
     # of another type
-    ({"text_config": None}, "'text_config' of the config is None, not a JSON object"),
-    ({"text_config": []}, "'text_config' of the config is [], not a JSON object"),
-    ({"vision_config": None}, "'vision_config' of the config is None, not a JSON object"),
-    ({"rope_scaling": "mrope"}, "'rope_scaling' of the text config is 'mrope', not a JSON object"),
-    ({"rope_scaling": None}, "'rope_scaling' of the text config is None, not a JSON object"),
-    ({"rope_parameters": [1]}, "'rope_parameters' of the text config is [1], not a JSON object"),
-    ({"hidden_size": "64"}, "'hidden_size' of the text config is '64', not a whole number from 1 on"),
-    ({"hidden_size": 64.0}, "'hidden_size' of the text config is 64.0, not a whole number from 1 on"),
-    ({"num_hidden_layers": True}, "'num_hidden_layers' of the text config is True, not a whole number from 1 on"),
-    ({"num_attention_heads": 0}, "'num_attention_heads' of the text config is 0, not a whole number from 1 on"),
-    ({"rms_norm_eps": "1e-6"}, "'rms_norm_eps' of the text config is '1e-6', not a number above 0"),
-    ({"rms_norm_eps": 0}, "'rms_norm_eps' of the text config is 0, not a number above 0"),
-    ({"rope_theta": float("nan")}, "'rope_theta' of the text config is nan, not a number above 0"),
-    ({"tie_word_embeddings": "false"}, "'tie_word_embeddings' of the config is 'false', not true or false"),
-    (rope(7), "'mrope_section' of the rope parameters is 7, not a list of whole numbers from 0 on"),
-    (rope([2, 3, "3"]), "'mrope_section' of the rope parameters is [2, 3, '3'], not a list"),
-    (vision(depth=[4]), "'depth' of the vision_config is [4], not a whole number from 1 on"),
-    (vision(in_channels="3"), "'in_channels' of the vision_config is '3', not a whole number from 1 on"),
-    (vision(fullatt_block_indexes=7), "'fullatt_block_indexes' of the vision_config is 7, not a list"),
-    (vision(fullatt_block_indexes=[-1]), "'fullatt_block_indexes' of the vision_config is [-1], not a list"),
+    ({"text_config": []}, "'text_config' is a list, not an object"),
+    ({"vision_config": None}, "has no 'vision_config'"),
+    ({"rope_scaling": "mrope"}, "'rope_scaling' is \"mrope\", not an object"),
+    ({"rope_parameters": [1]}, "'rope_parameters' is a list, not an object"),
+    ({"hidden_size": "64"}, "'hidden_size' is \"64\", not a whole number"),
+    ({"hidden_size": 64.0}, "'hidden_size' is 64.0, not a whole number"),
+    ({"hidden_size": 10**30}, "'hidden_size' is a number of many digits, not a whole number"),
+    ({"hidden_size": 2**40}, f"'hidden_size' is 1099511627776, {SIZE}"),
+    ({"num_hidden_layers": True}, "'num_hidden_layers' is true, not a whole number"),
+    ({"num_hidden_layers": 10**6}, "'num_hidden_layers' is 1000000, not a whole number from 1 to 1,000"),
+    ({"num_attention_heads": 0}, f"'num_attention_heads' is 0, {SIZE}"),
+    ({"rms_norm_eps": "1e-6"}, "'rms_norm_eps' is \"1e-6\", not a finite number"),
+    ({"rms_norm_eps": 0}, "'rms_norm_eps' is 0, not a number above 0"),
+    ({"rope_theta": float("nan")}, "'rope_theta' is NaN, not a finite number"),
+    ({"tie_word_embeddings": "false"}, "'tie_word_embeddings' is \"false\", not true or false"),
+    (rope(7), "'rope_scaling.mrope_section' is 7, not a list of finite numbers"),
+    (rope([2, 3, "3"]), "'rope_scaling.mrope_section' is a list, not a list of finite numbers"),
+    (rope([2, 3, 3.0]), "'rope_scaling.mrope_section' is a list, not a list of whole numbers from 0 on"),
+    (vision(depth=[4]), "'vision_config.depth' is a list, not a whole number"),
+    (vision(fullatt_block_indexes=7), "'vision_config.fullatt_block_indexes' is 7, not a list"),
+    (
+        vision(fullatt_block_indexes=[-1]),
+        "'vision_config.fullatt_block_indexes' is a list, not a list of whole numbers",
+    ),
+    ({"layer_types": [{}]}, "'layer_types' is a list, not a list of texts"),
     # absent
-    ({"image_token_id": None}, "the config has no 'image_token_id'"),
-    (vision(fullatt_block_indexes=None), "the vision_config has no 'fullatt_block_indexes'"),
+    ({"image_token_id": None}, "has no 'image_token_id'"),
+    (vision(fullatt_block_indexes=None), "has no 'vision_config.fullatt_block_indexes'"),
+    ({"text_config": {"hidden_size": 64}}, "has no 'text_config.vocab_size'"),
+    # not implemented
+    ({"quantization_config": {"bits": 4}}, "'quantization_config' is an object, not absent"),
+    ({"hidden_act": "gelu"}, f"'hidden_act' is \"gelu\", not 'silu', {ONLY}"),
+    ({"use_sliding_window": True}, f"'use_sliding_window' is true, not False, {ONLY}"),
+    ({"layer_types": ["sliding_attention"] * 3}, "'layer_types' is a list, not 3 times 'full_attention'"),
+    ({"rope_scaling": {"rope_type": "yarn", "type": "mrope", "factor": 2.0}}, "'rope_scaling.rope_type' is \"yarn\""),
+    (vision(patch_size=16), f"'vision_config.patch_size' is 16, not 14, {ONLY}"),
+    (vision(spatial_merge_size=3), f"'vision_config.spatial_merge_size' is 3, not 2, {ONLY}"),
+    (vision(in_channels="3"), f"'vision_config.in_channels' is \"3\", not 3, {ONLY}"),
+    (vision(in_channels=None, in_chans=1), f"'vision_config.in_chans' is 1, not 3, {ONLY}"),
     # at odds with another
     (rope([4, 4]), "mrope_section [4, 4] is not three numbers that sum to half of a head's width 16"),
     (rope([2, 3, 4]), "mrope_section [2, 3, 4] is not three numbers that sum to half of a head's width 16"),
+    ({"rope_scaling": None}, "mrope_section [16, 24, 24] is not three numbers that sum to half of a head's width 16"),
     ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
     ({"num_attention_heads": 6}, "hidden_size 64 is no multiple of num_attention_heads 6"),
     ({"image_token_id": 320}, "image_token_id 320 is not below vocab_size 320"),
@@ -78,5 +98,6 @@ def test_what_is_published_is_read(config, nested):
 
 def test_a_null_counts_as_absent_where_there_is_a_default():
     published = {**hf_config_dict(tiny_config()), "hidden_act": None, "use_sliding_window": None}
-    published |= {"rope_parameters": None, **vision(temporal_patch_size=None, in_channels=None)}
+    published |= {"text_config": None, "rope_parameters": None, "quantization_config": None}
+    published |= vision(temporal_patch_size=None, in_channels=None)
     assert config_from_hf(published) == tiny_config()

@@ -94,7 +94,7 @@ def test_blocks_equal_transformers(pair):
     layout = np.concatenate([_window_order(g, config, start) for g, start in zip(tree.grids, (0, 1040), strict=True)])
     assert_close(tower.patch_embed(forest.patch_BPC, jnp.float32)[0], order[layout])
 
-    rotation = vision_rotation(forest.patch_position_BP2, config.vision.head_dim)
+    rotation = vision_rotation(forest.patch_position_BP2, config.vision)
     tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.vision.tile_size)
     attend = DENSE.pictures(forest.image_BP)
     for i in (0, config.vision.full_attention_layers[0]):

@@ -37,7 +37,7 @@ def test_memory_does_not_grow_with_a_packed_line(tmp_path, monkeypatch):
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"x" * 1000)[:20], b""])
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"x" * 1000)[:20], b""], ids=["text", "cut", "empty"])
 def test_damaged_compression_is_one_line(tmp_path, content):
     file = tmp_path / "a.gz"
     file.write_bytes(content)

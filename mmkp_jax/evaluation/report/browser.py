@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmkp_jax.data.images import ImageError, decode
+from mmkp_jax.data.image_files import ImageError
+from mmkp_jax.data.images import decode
 from mmkp_jax.evaluation.metric import GROUPS
 from mmkp_jax.evaluation.outputs import FORMS
 from mmkp_jax.evaluation.predictions import Prediction

@@ -28,7 +28,7 @@ label. hidden: for each test post its id, and the hidden state of its prompt's l
 OPTIONAL = {"losses": ("has_cot_N",)}
 """Further arrays, which runs of earlier versions lack: whether the post has a chain of thought."""
 
-KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "id_N": "US", "hidden_ND": "f"}
+KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "id_N": "US", "hidden_ND": "iuf"}
 """What numpy calls the types that each array may have."""
 
 
@@ -84,7 +84,7 @@ def scores_of(groups: Fields) -> Scores:
     return found
 
 
-NO_GROUPS = ("forms", "reading", "comparison")
+NO_GROUPS = ("forms", "reading", "tokenised", "comparison")
 """What `score --json` and `results.json` hold next to the groups."""
 
 
