@@ -177,7 +177,7 @@ def _steps(description: Description) -> list[str]:
         lines.append(updates_line(steps, posts / fit.batches))
     if fit.batch_rows > feeding.batch_rows:
         lines.append(
-            f"WARNING: {count(feeding.posts_per_step)} posts take up to {count(fit.batch_rows)} rows, and a step has"
+            f"WARNING: {count(feeding.posts_per_step)} posts of a step take up to {count(fit.batch_rows)} rows, and a step has"
             f" {count(feeding.batch_rows)}: give config.global_batch_size={fit.batch_rows}, or larger rows"
         )
     with_cot = int((lengths[description.first].cot_N[fit.posts] > 0).sum())
