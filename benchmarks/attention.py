@@ -83,12 +83,13 @@ def in_torch(args: list[np.ndarray], mask: np.ndarray) -> Callable[[], list] | N
         import torch
     except ImportError:
         return None
-    q, k, v, g = (torch.from_numpy(a).transpose(1, 2) for a in args)
+    q, k, v, g = (torch.from_numpy(a).transpose(1, 2).contiguous() for a in args)
     seen = torch.from_numpy(mask)[:, None]
 
     def run() -> list:
         leaves = [a.detach().requires_grad_() for a in (q, k, v)]
-        out = torch.nn.functional.scaled_dot_product_attention(*leaves, attn_mask=seen, enable_gqa=True)
+        each = [a.repeat_interleave(HEADS // a.shape[1], dim=1) for a in leaves]  # faster than its own grouping
+        out = torch.nn.functional.scaled_dot_product_attention(*each, attn_mask=seen)
         out.backward(g)
         return [a.detach().transpose(1, 2).numpy() for a in (out, *(leaf.grad for leaf in leaves))]
 
@@ -142,7 +143,7 @@ def alone(rounds: int) -> None:
     }
     sides = {name: side for name, side in sides.items() if side}
     reference = sides["plain statement"]()
-    for name, side in sides.items():
+    for name, side in list(sides.items())[1:]:
         check(name, side(), reference, 1e-5)
     report(f"attention, T {T}, {HEADS} heads of {WIDTH}, {KV_HEADS} key head", timed(sides, rounds))
 

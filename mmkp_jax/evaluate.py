@@ -235,9 +235,7 @@ def kinds_of(file: str, posts: Sequence[Words]) -> dict[str, str]:
     every = [phrase for each in keyphrases.values() for phrase in each]
     known = sum(phrase in kinds for phrase in every)
     if others or not known:
-        reason = (
-            f"{others:,} rows are not of the test post of their id" if others else "it has none of their keyphrases"
-        )
+        reason = f"{others:,} rows are not of the post of their id" if others else "it has none of their keyphrases"
         print(for_terminal(f"note: {file} (data.kinds) is of other posts, as {reason}: no scores by kind"))
         return {}
     if known < len(every):

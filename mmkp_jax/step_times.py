@@ -23,7 +23,7 @@ class StepTimes:
         self._goodput, self._waited, self._before = goodput, 0.0, None
         self._called: dict[int, tuple[float, float]] = {}
         self._ended: dict[int, queue.SimpleQueue[float]] = {}
-        self._to_watch: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._to_watch: queue.SimpleQueue[tuple[queue.SimpleQueue[float], Any]] = queue.SimpleQueue()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def called(self, step: int, results: Any) -> None:
@@ -32,7 +32,7 @@ class StepTimes:
         self._called[step] = waited - self._waited, self._goodput.idle_until
         self._waited = waited
         self._ended[step] = queue.SimpleQueue()
-        self._to_watch.put((step, results))
+        self._to_watch.put((self._ended[step], results))
 
     def has_ended(self, step: int) -> bool:
         """Whether `of` would not wait."""
@@ -50,11 +50,11 @@ class StepTimes:
 
     def _watch(self) -> None:
         while True:
-            step, results = self._to_watch.get()
+            ended, results = self._to_watch.get()
             with contextlib.suppress(Exception):  # whoever fetches the results is shown it
                 jax.block_until_ready(results)
-            self._ended[step].put(time.perf_counter())
-            del results
+            ended.put(time.perf_counter())
+            del results  # the next may be long in coming
 
 
 def step_seconds(before: float | None, idle_until: float, ended: float) -> float:

@@ -75,7 +75,7 @@ def test_kinds_are_used_where_the_file_is_of_the_test_posts(config, tmp_path, ca
     [
         (
             {"id": "test-1", "needs": {"coffee": "image", "key 0": "text"}},
-            "1 rows are not of the test post of their id",
+            "1 rows are not of the post of their id",
         ),
         ({"id": "train-1", "needs": {"coffee": "image"}}, "it has none of their keyphrases"),
     ],

@@ -73,6 +73,10 @@ def test_a_run_leaves_what_it_says(unbroken):
         assert shown in done.stdout
     shares = {line["cot_share"] for line in metrics(workdir)}
     assert 0.0 in shares and max(shares) > 0
+    first, *others = metrics(workdir)
+    assert first["seconds"] is first["posts_per_second"] is None  # its call compiled
+    assert all(line["seconds"] > 0 and line["posts_per_second"] == line["posts"] / line["seconds"] for line in others)
+    assert "12 updates of" in done.stdout and "with a chain of thought: " in done.stdout
 
 
 def kill_after(process, workdir, steps, kind):

@@ -102,6 +102,17 @@ def test_given_steps_win_over_epochs(folders, recipe):
         plan_posts(config_of(str(folders[0]), num_epochs=0), recipe)
 
 
+def test_posts_without_a_chain_of_thought_are_said_before_training(folders, recipe, tmp_path):
+    some = plan_posts(config_of(str(folders[0])), recipe)
+    assert "WARNING: few posts have a chain of thought: 10 of 30 training posts (33.3%)" in feeding.describe(some)
+    write_dataset(tmp_path / "out", {"train": [Post(f"{n}", f"text {n}", None, ("k",)) for n in range(6)]}, tmp_path)
+    none = config_of(str(tmp_path / "out"))
+    assert "so Dynamic CoT trains as SFT does" in feeding.describe(plan_posts(none, recipe))
+    none.strategy = "cot"  # on rows of both targets, where its loss would be 0
+    with pytest.raises(InputError, match="none of 6 training posts has a chain of thought, so nothing is trained"):
+        plan_posts(none, recipe)
+
+
 def test_records_are_numbered_through(split, folders):
     other = feeding.open_split(folders[1], "train")
     joined = Joined([split, other])
