@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import describe_machine
 from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.images import sized_patches
 
@@ -92,11 +91,11 @@ def feed(folder: Path, names: list[str], threads: int) -> dict[str, str]:
         except ImageError as error:
             return error.reason
 
-    with ThreadPoolExecutor(min(threads, READERS)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return dict(zip(names, pool.map(read, names), strict=True))
 
 
-def measure(way: str, folder: Path, names: list[str], threads: int) -> None:
+def measure(way: str, folder: Path, names: list[str], threads: int, rounds: int) -> None:
     """Prints, as JSON, the bytes beyond those after a small image, and what became of each image."""
     os.cpu_count = lambda: threads  # of prepare
 
@@ -107,13 +106,14 @@ def measure(way: str, folder: Path, names: list[str], threads: int) -> None:
         run(["small.png"], Path(out) / "small")
         Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
         before = _status("VmRSS")
-        found = run([*names] * ROUNDS, Path(out) / "large")
+        found = run([*names] * rounds, Path(out) / "large")
         print(json.dumps({"bytes": _status("VmHWM") - before, "found": found}))
 
 
-def peak_of(way: str, folder: Path, names: list[str], threads: int = 16) -> tuple[int, dict[str, str]]:
+def peak_of(way: str, folder: Path, names: list[str], threads: int, rounds: int = ROUNDS) -> tuple[int, dict[str, str]]:
     """`measure` in a process of its own: bytes, and what became of each image."""
-    code = f"from benchmarks.image_memory import *; measure({way!r}, Path({str(folder)!r}), {names!r}, {threads})"
+    call = f"measure({way!r}, Path({str(folder)!r}), {names!r}, {threads}, {rounds})"
+    code = f"from benchmarks.image_memory import *; {call}"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if ran.returncode:
         raise RuntimeError(ran.stderr)
@@ -128,6 +128,8 @@ def _status(name: str) -> int:
 
 def main() -> None:
     """Makes the images, and measures each way of reading them."""
+    from benchmarks.machine import describe_machine  # here, as it imports JAX, which the measured processes need not
+
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--threads", type=int, default=16)
     flags.add_argument("--side", type=int, default=LARGEST, help="pixels")
@@ -137,9 +139,8 @@ def main() -> None:
         make(Path(folder), given.side, [*IMAGES])
         for name in IMAGES:
             print(f"{name:<12} {(Path(folder) / name).stat().st_size / 1e3:>8,.0f} kB")
-        for way in ("prepare", "feed"):
-            taken, found = peak_of(way, Path(folder), [*IMAGES], given.threads)
-            threads = given.threads if way == "prepare" else min(READERS, given.threads)
+        for way, threads in (("prepare", given.threads), ("feed", min(READERS, given.threads))):
+            taken, found = peak_of(way, Path(folder), [*IMAGES], threads)
             print(f"\n{way}, {threads} threads: {taken / 1e6:,.0f} MB beyond a small image")
             for name, what in found.items():
                 print(f"  {name:<12} {what}")

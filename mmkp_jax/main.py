@@ -60,14 +60,8 @@ def parser() -> Parser:
     add("--process_id", type=int, metavar="N", help="with --coordinator: which of them this is, from 0")
     add("--lock_seconds", type=float, default=120, metavar="S", help="wait so long for a run on another host to end")
     wait = "how long hosts wait for each other; then those that have joined end, with 76 (default: %(default)g)"
-    add("--join_seconds", type=_positive, default=JOIN_SECONDS, metavar="N", help=wait)
+    add("--join_seconds", type=float, default=JOIN_SECONDS, metavar="N", help=wait)
     return flags
-
-
-def _positive(text: str) -> float:
-    if not 0 < (seconds := float(text)) < float("inf"):
-        raise ValueError
-    return seconds
 
 
 def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, profiled: range = range(0)) -> None:
@@ -215,6 +209,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise InputError("--config is not given", flags.prog, "give --config=configs/dyncot.py, for one")
     if not 0 <= parsed.lock_seconds < float("inf"):
         flags.error(f"--lock_seconds={parsed.lock_seconds} is no number of seconds")
+    if not 0 < parsed.join_seconds < float("inf"):
+        flags.error(f"--join_seconds={parsed.join_seconds:g} is no number of seconds above 0")
     profiled = _steps(parsed.profile_steps, flags)
     config = read_config(parsed.config, overrides)
     join(parsed.coordinator, parsed.num_processes, parsed.process_id, parsed.join_seconds)

@@ -56,6 +56,7 @@ Image.core.set_block_size(1 << 29)
 
 # Said better by our own ImageError.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged EXIF beside a whole image
 
 
 def smart_resize(height: int, width: int, *, min_pixels: int, max_pixels: int, factor: int = 28) -> tuple[int, int]:
@@ -96,14 +97,24 @@ def grid_of(height: int, width: int, *, min_pixels: int, max_pixels: int) -> Gri
     return new_height // PATCH, new_width // PATCH
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, *, edge: int | None = None) -> Image.Image:
     """The image in a file's bytes, in RGB: upright (EXIF), on white where it lets through, the first frame.
+
+    Args:
+        edge: pixels; a larger image is made so small that neither side is longer.
 
     Raises:
         ImageError: no image, a damaged one, one of more than `MAX_DECODED_PIXELS`, or one whose decoding takes more
             memory than `limits.IMAGE`.
     """
-    return _with_loaded(data, _rgb)
+
+    def shrunk(loaded: list[Image.Image]) -> Image.Image:
+        image = _rgb(loaded)
+        if edge is not None:
+            image.thumbnail((edge, edge), Image.Resampling.BICUBIC)
+        return image
+
+    return _with_loaded(data, shrunk)
 
 
 def upright_size(data: bytes) -> tuple[int, int]:

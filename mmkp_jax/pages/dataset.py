@@ -176,9 +176,10 @@ def _steps(description: Description) -> list[str]:
         steps = feeding.total_steps or feeding.num_epochs * fit.batches
         lines.append(updates_line(steps, posts / fit.batches))
     if fit.batch_rows > feeding.batch_rows:
-        needed = f"{count(feeding.posts_per_step)} posts of a step take up to {count(fit.batch_rows)} rows"
-        hint = f"give config.global_batch_size={fit.batch_rows}, or larger rows"
-        lines.append(f"WARNING: {needed}, and a step has {count(feeding.batch_rows)}: {hint}")
+        lines.append(
+            f"WARNING: {count(feeding.posts_per_step)} posts of a step take up to {count(fit.batch_rows)} rows, and a"
+            f" step has {count(feeding.batch_rows)}: give config.global_batch_size={fit.batch_rows}, or larger rows"
+        )
     with_cot = int((lengths[description.first].cot_N[fit.posts] > 0).sum())
     return [*lines, *filter(None, [chains_line(feeding.strategy, posts, with_cot)])]
 

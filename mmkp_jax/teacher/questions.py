@@ -110,8 +110,7 @@ def data_url(image: bytes, edge: int) -> str:
     Raises:
         ImageError: it cannot be decoded.
     """
-    picture = decode(image)
-    picture.thumbnail((edge, edge), Image.Resampling.BICUBIC)
+    picture = decode(image, edge=edge)
     picture.info.clear()
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=JPEG_QUALITY)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.image_memory import make, peak_of
 from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.image_memory import Budget
 from mmkp_jax.data.images import decode, sized_patches
@@ -29,6 +30,17 @@ def test_a_small_file_of_a_large_image_takes_no_more_than_the_limit(kind, monkey
     with pytest.raises(ImageError, match="bytes") as refused:
         decode(data)
     assert "MMKP_MAX_IMAGE_BYTES" in refused.value.hint
+
+
+def test_threads_that_feed_large_images_stay_within_the_limit(tmp_path, monkeypatch):
+    """`benchmarks/image_memory.py` on smaller images: what the process held beyond the interpreter and one image."""
+    names = ["sixteen.png", "float.tif", "clear.gif", "grey.jpg", "colour.jpg", "turned.jpg"]
+    make(tmp_path, 4200, names)
+    monkeypatch.setenv("MMKP_MAX_IMAGE_BYTES", str(100_000_000))
+    taken, found = peak_of("feed", tmp_path, names, threads=6, rounds=1)
+    assert {name for name, what in found.items() if "patches" in what} == {*names} - {"turned.jpg"}
+    assert "more than 100,000,000 bytes" in found["turned.jpg"]
+    assert 80e6 < taken < 160e6, f"{taken:,}"  # one at a time takes 88 MB, all at once 400 MB
 
 
 def test_an_image_of_few_bytes_more_passes_where_the_limit_is_raised(monkeypatch):

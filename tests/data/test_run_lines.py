@@ -20,8 +20,8 @@ def test_updates_stand_next_to_the_papers():
         (
             "dyncot",
             0,
-            "WARNING: none of 15 training posts has a chain of thought, "
-            "so Dynamic CoT trains as SFT does, whatever γ is",
+            "WARNING: none of 15 training posts has a chain of thought, so Dynamic CoT trains as SFT does, "
+            "whatever γ is",
         ),
         ("multitask", 0, "WARNING: none of 15 training posts has a chain of thought, so multi-task trains as SFT does"),
         (

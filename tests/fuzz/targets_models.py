@@ -75,11 +75,11 @@ def _read_index(data: bytes, root: Path) -> None:
 
 
 TARGETS = [
-    Target("model: config.json", *_file("config.json")),
-    Target("model: preprocessor_config.json", *_file("preprocessor_config.json")),
-    Target("model: generation_config.json", *_file("generation_config.json"), share=0.3),
-    Target("model: safetensors", *_file("model.safetensors")),
-    Target("model: index of tensors", _index, _read_index),
+    Target("model: config.json", *_file("config.json"), share=0.5),
+    Target("model: preprocessor_config.json", *_file("preprocessor_config.json"), share=0.5),
+    Target("model: generation_config.json", *_file("generation_config.json"), share=0.2),
+    Target("model: safetensors", *_file("model.safetensors"), share=0.4),
+    Target("model: index of tensors", _index, _read_index, share=0.4),
     Target("model: tokenizer.json", *_file("tokenizer.json", tokenizer=True), share=0.02),
     Target("model: tokenizer_config.json", *_file("tokenizer_config.json", tokenizer=True), share=0.02),
 ]

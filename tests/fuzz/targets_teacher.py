@@ -1,6 +1,6 @@
 """Readers of an endpoint's answers, of the store that keeps them, and of what people and judges rank."""
 
-import asyncio
+import functools
 import json
 import os
 from pathlib import Path
@@ -54,23 +54,21 @@ SAVED = {
 SHEETS = {"study": "s", "systems": SYSTEMS, "posts": ["a"], "sheets": {"1": {"a": [0, 1]}}}
 
 
+@functools.cache
 def _client() -> Client:
     os.environ.setdefault("OPENAI_API_KEY", "fuzzing-key")
     return Client(Endpoint("http://127.0.0.1:9/v1", "m"), Limits())
 
 
 def _read_answer(data: bytes, _: Path) -> None:
-    async def read() -> None:
-        body = _client().whole(data)
-        most = Usage(200, 100)
-        usage = usage_of(body, most)
-        assert usage is None or (usage.prompt > 0 and usage.completion >= 0)
-        row = json.loads(encoded(row_of(Asked("a", {}), body, most, Prices(1.0, 2.0))))
-        if verdict(row["answer"])[0] == "answered":
-            assert content_of(row).encode() is not None
-        assert row["reason"].isprintable()
-
-    asyncio.run(read())
+    body = _client().whole(data)
+    most = Usage(200, 100)
+    usage = usage_of(body, most)
+    assert usage is None or (usage.prompt > 0 and usage.completion >= 0)
+    row = json.loads(encoded(row_of(Asked("a", {}), body, most, Prices(1.0, 2.0))))
+    if verdict(row["answer"])[0] == "answered":
+        assert content_of(row).encode() is not None
+    assert row["reason"].isprintable()
 
 
 def _read_header(data: bytes, _: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_papers_batch_has_the_papers_updates():
     assert subject.load.posts == 1 and subject.load.steps == 172_575
     assert subject.updates.startswith("172,575 updates of 1 post; the paper: 172,575 updates of 1 post")
     config.unlock().update(posts_per_step=100)
-    with pytest.raises(InputError, match=r"100 posts of a step are more than 1 rows of 5\.9 typical posts"):
+    with pytest.raises(InputError, match=r"100 posts of a step are more than 1 rows of 5.9 typical posts"):
         subject_of(config)
 
 

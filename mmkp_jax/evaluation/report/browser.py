@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.images import decode
@@ -106,11 +105,9 @@ def small_pictures(read: Callable[[int], bytes], numbers: Sequence[int]) -> dict
 def small_picture(data: bytes) -> str:
     """The picture in a file's bytes, at most `SIDE` pixels wide and high; empty where it cannot be decoded."""
     try:
-        picture = decode(data)
+        return jpeg(np.asarray(decode(data, edge=SIDE)))
     except ImageError:
         return ""
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return jpeg(np.asarray(picture))
 
 
 def level(sizes: Sequence[int], budget: int) -> int:
