@@ -208,7 +208,8 @@ def _training(facts: Facts) -> list[tuple[str, str]]:
         "γ": gamma if c["strategy"] == "dyncot" else None,
         "weight of the SFT loss": f"{c['multitask_weight']:g}" if c["strategy"] == "multitask" else None,
         "frozen": ", ".join(map(_code, c["freeze"])) or "nothing",
-        "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts",
+        "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts"
+        + (f", {c['posts_per_step']:,} posts a step" if c.get("posts_per_step") else ""),
         "optimizer": f"AdamW, β = ({c['b1']:g}, {c['b2']:g}), ε = {c['eps']:g}, weight decay {c['weight_decay']:g}, "
         f"gradients clipped to norm {c['clip_norm']:g}",
         "learning rate": f"{c['learning_rate']:g} after {c['warmup_steps']:,} steps of warm-up, then a cosine to 0",
