@@ -221,7 +221,7 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
         (["--config.log_every=0"], "config.log_every: 0 is out of range"),
         (["--config.data.max_text_tokens=9999"], "a text may have 9,999 tokens, a row 320"),
         (["--config.strategy=zeroshot", "--config.frozen_dtype=bf16"], "did you mean 'bfloat16'?"),
-        (["--config.data.kinds=none.jsonl"], "none.jsonl: the kinds of keyphrases cannot be read"),
+        (["--config.data.kinds=none.jsonl"], "none.jsonl: cannot be read (No such file"),
         (["--config.data.train_keyphrases=none.txt"], "none.txt"),
         (["--config=configs/dyncot.py:model=pockett"], "did you mean 'pocket'?"),
         (["--config=configs/dyncot.py:modell=pocket"], "did you mean 'model'?"),

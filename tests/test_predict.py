@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from configs.dyncot import get_config
 from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.predict import _explained, main
 from tests.small_pocket import ROOT, SIZES, environment, run, small_pocket
@@ -156,7 +157,7 @@ def test_what_a_model_wrote_is_shown_without_moving_the_cursor():
 def test_a_mistake_is_one_line_and_exit_2(pocket, tmp_path, capsys, monkeypatch, flags, line):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty/config.json").write_text('{"strategy": "dyncot"}')
+    (tmp_path / "empty/config.json").write_text(get_config().to_json())
     prediction = dict(id="other", keyphrases=[], predicted=[], output="", form="direct", tokens=1)
     (tmp_path / "others.jsonl").write_text(json.dumps(prediction) + "\n")
     places = {"pocket": pocket, "empty": tmp_path / "empty", "others": tmp_path / "others.jsonl"}
