@@ -33,7 +33,7 @@ def test_a_run_leaves_every_second_evaluation_and_its_best_and_the_same_when_kil
     assert done.returncode == 0, done.stderr[-3000:]
     (best,) = (each.name for each in (workdir / "best").iterdir())
     assert weights_of(workdir).keys() == {"4", "8", "12", best}
-    assert done.stdout.endswith(f"exported: {workdir / 'export' / best}\n")
+    assert f"exported: {workdir / 'export' / best}\n" in done.stdout
     cards = {step: (workdir / "export" / step / "README.md").read_text() for step in weights_of(workdir)}
     assert {step for step, card in cards.items() if "| all | 6 |" in card} == {best}  # which alone was tested
     assert main([f"--workdir={workdir}", "--step=best", f"--out={tmp_path / 'out'}"]) == 0

@@ -211,6 +211,7 @@ def test_chips_are_counted_over_slices():
 @pytest.mark.slow
 def test_lines_of_several_topologies_are_a_table(model, capsys):
     assert plan.main([f"--config={CONFIG}", "--topology=cpu:1,cpu:2", *flags_of(model)]) == 0
-    head, rule, *rows = capsys.readouterr().out.strip().splitlines()
+    head, rule, *rows, _, updates = capsys.readouterr().out.strip().splitlines()
     assert head.startswith("| topology | model | chips | fits") and set(rule) <= set("|- ")
+    assert " updates of " in updates
     assert [row.split("|")[1].strip() for row in rows] == ["cpu:1", "cpu:2"]
