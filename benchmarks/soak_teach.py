@@ -65,7 +65,7 @@ def kills(times: int, folder: Path) -> bool:
         calls, wrong, (prompt, completion), most_out = count(pipe)
     same = (folder / "killed.jsonl").read_bytes() == (folder / "unbroken.jsonl").read_bytes()
     answers = [json.loads(line) for line in (folder / "killed.answers.jsonl").read_text().splitlines()]
-    spent, counted = sum(row["cost"] for row in answers if "lost" not in row), (prompt * 2.5 + completion * 10) / 1e6
+    spent, counted = sum(row["cost"] for row in answers if "key" in row), (prompt * 2.5 + completion * 10) / 1e6
     twice = calls - wrong - POSTS
     print(
         f"kills     {times} of them: the file is {'the same' if same else 'ANOTHER'}; {twice} of {calls:,} calls made "

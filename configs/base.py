@@ -36,15 +36,18 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.freeze = FROZEN_BY_DEFAULT  # parameter paths that do not train: the vision tower without its merger [P]
     c.learning_rate = 5e-5  # peak [P]
-    c.warmup_steps = 100  # optimizer steps of linear warm-up before the cosine [C]
-    c.num_epochs = 5  # passes over the training posts [P]; 0 where total_steps is given
-    c.total_steps = 0  # optimizer steps; 0 where num_epochs is given
+    c.warmup_steps = 100  # optimizer steps of linear warm-up before the cosine; a tenth of a run that is no longer [C]
+    c.num_epochs = 5  # passes over the training posts [P]
+    c.total_steps = 0  # optimizer steps; where it is given, num_epochs does not count
     c.b1, c.b2, c.eps = 0.9, 0.95, 1e-8  # AdamW [C]
     c.weight_decay = 0.01  # a step, times the learning rate; matrices only [C]
     c.clip_norm = 1.0  # global norm of the gradient [C]
 
     c.global_batch_size = 8  # packed rows an optimizer step, over all devices [C]
     c.accumulation_steps = 1  # micro-batches that an optimizer step is split into
+    c.posts_per_step = (
+        0  # posts of an optimizer step, over all hosts; 0: as many as its rows hold; the paper's is 1 [P]
+    )
     c.row = ml_collections.ConfigDict()
     c.row.tokens = 4096  # token slots of a row
     c.row.patches = 11_520  # patch slots of a row; a picture of 451,584 pixels has 2,304
@@ -65,7 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.keep_checkpoints = 2  # the last so many
     c.keep_hours = 0.0  # hours; also one checkpoint of each so many; 0 for none
     c.max_nonfinite = 5  # steps in a row whose loss or gradient is not finite, each skipped, that end the run; 0 never
-    c.hang_seconds = 1800.0  # without a step's end, after which the run ends, to be started again; 0 never
+    c.hang_seconds = 1800.0  # no step or evaluated answer ends for so long: the run ends, to be started again; 0 never
 
     c.compute_dtype = "bfloat16"  # of activations and products; softmax and losses are float32
     c.frozen_dtype = "bfloat16"  # in which frozen parameters are kept; trained ones are float32

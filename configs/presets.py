@@ -80,6 +80,20 @@ def h100_1(c: ConfigDict) -> None:
     c.global_batch_size = c.accumulation_steps = 8
 
 
+def packed_batch(c: ConfigDict) -> None:
+    """As many posts a step as its rows hold."""
+    c.posts_per_step = 0
+
+
+def paper_batch(c: ConfigDict) -> None:
+    """One post a step, as the paper's batch size of 1 may mean, on as few rows as the mesh allows.
+
+    On several devices all rows but one are empty.
+    """
+    c.posts_per_step = c.accumulation_steps = 1
+    c.global_batch_size = max(c.mesh.data, 1) * max(c.mesh.fsdp, 1)
+
+
 MESHES = {
     "one": one_device,
     "fsdp": all_fsdp,
@@ -99,7 +113,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "model": {"pocket": pocket_model, "qwen2_5_vl_3b": qwen2_5_vl_3b, "qwen2_5_vl_7b": qwen2_5_vl_7b},
     "data": {"pocket": pocket_data, "mmkp": mmkp, "mmkp_v2": mmkp_v2},
     "mesh": MESHES,
+    "batch": {"packed": packed_batch, "paper": paper_batch},
 }
+"""In the order in which they are applied."""
 
 
 def apply(c: ConfigDict, presets: str) -> None:
@@ -120,5 +136,5 @@ def apply(c: ConfigDict, presets: str) -> None:
         chosen[name] = preset
     if chosen["model"] == "pocket":
         chosen = {"model": "pocket", "data": "pocket"} | chosen
-    for name, preset in chosen.items():
-        PRESETS[name][preset](c)
+    for name in filter(chosen.get, PRESETS):
+        PRESETS[name][chosen[name]](c)

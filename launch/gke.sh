@@ -15,13 +15,13 @@
 #   --slices=N            slices of that type, a node pool each (1)
 #   --image=IMAGE         with this repository installed: launch/Dockerfile
 #   --claim=NAME          a ReadWriteMany volume claim, mounted at /mnt/shared (mmkp)
-#   --restarts=N          how often the run is started again after a failure, a lost node say (10)
+#   --restarts=N          how often the run is started again in all: after a preemption, a lost node, a failure (50)
 #   --delete              babysit removes the JobSet when it has ended, well or badly
 #   --poll=SECONDS        between looks at the JobSet (30)
 #   --dry_run             print every command, run none
 #
-# A run that was asked to stop and has saved (status 75) is started again without being counted; a mistake in the flags
-# (status 2) ends it. Ctrl-C leaves the run alone. --workdir, and the data, lie under /mnt/shared.
+# Each restart counts, also that of a run that was asked to stop and has saved (status 75): JobSet cannot see how long a
+# start lasted. A mistake in the flags (status 2) ends the run. Ctrl-C leaves the run alone. --workdir, and the data, lie under /mnt/shared.
 #
 # The slices are node pools of the cluster, one each; for two of v5litepod-16, say:
 #   gcloud container node-pools create mmkp-0 --cluster=CLUSTER --location=ZONE --node-locations=ZONE \
@@ -32,7 +32,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # shellcheck source-path=SCRIPTDIR/..
 source launch/slices.sh
 
-name='' accelerator='' slices=1 image='' claim=mmkp delete=false poll=30
+name='' accelerator='' slices=1 image='' claim=mmkp restarts=50 delete=false poll=30
 
 # The program's flags as a JSON list, which YAML understands.
 json() {

@@ -29,8 +29,8 @@
 #   --dry_run             print every command, run none
 #
 # babysit ends with the run's status (of several hosts, the first's that failed): 0 when it is done. On 75, when the run
-# was asked to stop, and 76 and 134, when it lost a host or a step, it starts it again. Where it failed because slices were lost, it asks for them again
-# first. Ctrl-C leaves the run alone: the same command joins it.
+# was asked to stop, 76, when it lost a host or a step, and 134, when a library aborted it, it starts it again. Where it
+# failed because slices were lost, it asks for them again first. Ctrl-C leaves the run alone: the same command joins it.
 # --workdir and the data lie on a path that every host sees: a Filestore share, or a bucket with a hierarchical
 # namespace under GCS FUSE. gs:// itself is not understood.
 set -euo pipefail

@@ -92,8 +92,8 @@ def plan_training(
     return Plan(definition, mesh, optimizer, rule, state, step)
 
 
-def load_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Definition, Params]:
-    """The model as it is, sharded over the config's mesh, all of it in `frozen_dtype`.
+def plan_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Definition, Params]:
+    """The model as it is, and its parameters as `jax.ShapeDtypeStruct`s: over the config's mesh, in `frozen_dtype`.
 
     Raises:
         InputError: a setting, or the model, cannot be used.
@@ -106,7 +106,7 @@ def load_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Defi
         definition.shapes(),
         param_shardings(definition, mesh, config.sharding_rules),
     )
-    return definition, load_params(folder, structs)
+    return definition, structs
 
 
 def _definition(config: ConfigDict, published: Mapping[str, Any], where: str, mesh: Mesh) -> Definition:
@@ -161,6 +161,10 @@ RANGES = {
     "gamma_ema_decay": (0, 1),
     "multitask_weight": (0, 1),
     "learning_rate": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "num_epochs": (0, math.inf),
+    "total_steps": (0, math.inf),
+    "posts_per_step": (0, math.inf),
     "b1": (0, 1),
     "b2": (0, 1),
     "eps": (0, math.inf),

@@ -8,7 +8,7 @@ import re
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,17 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.hosts import everywhere, is_writer, several, wait_for_all
+from mmkp_jax.runtime.checksums import FILE, damage, has_checksums
+from mmkp_jax.sealing import Sealed
 from mmkp_jax.sharding import MEMORIES
 from mmkp_jax.step import State
+
+MEND = "remove its folder, to go on from an earlier one or from the beginning"
+
+
+def unverified(folder: Path) -> str:
+    """The line about a checkpoint that an earlier version of the program wrote."""
+    return f"{folder}: it has no checksums ({FILE}), so that damage in it would not be noticed"
 
 
 class Restored(NamedTuple):
@@ -44,6 +53,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
+            temporary_path_class=Sealed,
         )
         self._folder = folder.absolute()
         _leave_failures_to_the_caller()
@@ -82,16 +92,31 @@ class Checkpoints:
         """The checkpoint of `step`, laid out as `state`: `jax.ShapeDtypeStruct`s with any shardings.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: it is damaged, or cannot be read.
         """
+        self.verify(step)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(state), note=ocp.args.JsonRestore())
         try:
             restored = self._read(step, args)
         except Exception as error:  # damaged files end in any kind of it, Orbax's bare Exception too
             reason = " ".join(str(error).split()).partition(" See full TensorStore details")[0]
-            mend = "remove its folder, to go on from an earlier one or from the beginning"
-            raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), mend) from error
+            raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), MEND) from error
         return Restored(step, restored["state"], restored["note"])
+
+    def verify(self, step: int) -> None:
+        """Holds the files of `step` against their checksums; the hosts share the work, and all of them call this.
+
+        Raises:
+            InputError: they differ; on every host.
+        """
+        folder = self._folder / str(step)
+        if not everywhere(has_checksums(folder)):
+            if is_writer():
+                print(unverified(folder), file=sys.stderr)
+            return
+        found = damage(folder, jax.process_index(), jax.process_count())
+        if not everywhere(found is None):
+            raise InputError(f"it is damaged ({found or 'another host says where'})", str(folder), MEND)
 
     def _read(self, step: int, args: ocp.args.Composite) -> Any:
         if not several():
@@ -107,7 +132,7 @@ class Checkpoints:
     def restore_latest(self, state: State) -> Restored | None:
         """The last checkpoint that can be read; None where there is none.
 
-        One that cannot is named on stderr and put aside, as `STEP.damaged`, so that its step can be saved again.
+        One that is damaged is named on stderr and put aside, as `STEP.damaged-…`, so that its step can be saved again.
 
         Raises:
             InputError: there are some, and none can be read.
@@ -122,24 +147,34 @@ class Checkpoints:
                 failed = error
                 print(error, file=sys.stderr)
             if everywhere(restored is not None):
-                self._put_aside_after(step)
+                damaged = [each for each in self._manager.all_steps() if each > step]
+                self.put_aside(damaged, f"going back to step {step:,}")
                 return restored
         if steps:
             mend = "see to it, or begin in another --workdir"
             raise failed or InputError("another host can read none of the checkpoints", str(self._folder), mend)
         return None
 
-    def _put_aside_after(self, step: int) -> None:
-        for later in [each for each in self._manager.all_steps() if each > step]:
+    def put_aside(self, steps: Sequence[int], instead: str) -> None:
+        """Gives damaged checkpoints another name, so that their steps can be saved again, and says what is done."""
+        for step in steps:
             if is_writer():
-                (self._folder / str(later)).rename(self._folder / f"{later}.damaged-{uuid.uuid4().hex[:8]}")
-            print(f"going back to step {step:,}; that of step {later:,} is put aside", file=sys.stderr)
+                (self._folder / str(step)).rename(self._folder / f"{step}.damaged-{uuid.uuid4().hex[:8]}")
+            print(f"{instead}; that of step {step:,} is put aside", file=sys.stderr)
         wait_for_all("damaged checkpoints")
         self._manager.reload()
 
     def note(self, step: int) -> dict[str, Any]:
-        """What was kept beside the state of `step`."""
-        return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]
+        """What was kept beside the state of `step`.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]
+        except Exception as error:  # as in `restore`
+            reason = " ".join(str(error).split())
+            raise InputError(f"its note cannot be read ({reason})", str(self._folder / str(step)), MEND) from error
 
     def wait(self) -> None:
         """Until what was saved is written."""
@@ -174,8 +209,7 @@ class Best:
         """Goes on from `step`: what scored best after it is computed, and offered, again."""
         self._metric, self._kept = metric, Checkpoints(folder, keep=1)
         self._kept.delete_after(step)
-        step = self._kept.latest()
-        self.score = -math.inf if step is None else float(self._kept.note(step)["score"])
+        self.score = self._score()
 
     def __enter__(self) -> "Best":
         return self
@@ -196,9 +230,38 @@ class Best:
             self._kept.wait()  # the run's own checkpoint must not come to be without it
 
     def restore(self, state: State) -> Restored | None:
-        """The parameters, laid out as those of `state` (`jax.ShapeDtypeStruct`s); None where none were offered."""
+        """The parameters, laid out as those of `state` (`jax.ShapeDtypeStruct`s).
+
+        None where none were offered, or where they are damaged: they are put aside then.
+        """
         step = self._kept.latest()
-        return None if step is None else self._kept.restore(step, {part: state[part] for part in self.PARTS})
+        if step is None:
+            return None
+        restored = None
+        try:
+            restored = self._kept.restore(step, {part: state[part] for part in self.PARTS})
+        except InputError as error:
+            print(error, file=sys.stderr)
+        if everywhere(restored is not None):
+            return restored
+        self._kept.put_aside([step], "there is no best step any more")
+        return None
+
+    def _score(self) -> float:
+        """Of the parameters that are kept; those that are damaged are put aside."""
+        step = self._kept.latest()
+        if step is None:
+            return -math.inf
+        score = None
+        try:
+            self._kept.verify(step)
+            score = self._kept.note(step).get("score")
+        except InputError as error:
+            print(error, file=sys.stderr)
+        if everywhere(isinstance(score, int | float)):
+            return float(score)
+        self._kept.put_aside([step], "the best step is chosen anew, of those to come")
+        return -math.inf
 
 
 def _leave_failures_to_the_caller() -> None:

@@ -8,18 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from mmkp_jax.errors import LOST, InputError, LostError, nearest
+from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.interrupts import INTERRUPTED, while_running
 from mmkp_jax.runtime.paths import check_all_local
-from mmkp_jax.runtime.terminal import print_anywhere
+from mmkp_jax.runtime.terminal import UNREAD, drop_unread_output, print_anywhere
 
 DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
-"""Of a disk that is full or closed to us, and of a path that leads nowhere."""
-
-
-INTERRUPTED = 130
-"""The exit status after Ctrl-C."""
+"""Of a disk that is full or closed to us, and of a path that leads nowhere or cannot be one."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,19 +62,26 @@ def status_of(
 ) -> int:
     """The exit status: what `run` returns where that is a number, else 0; 2 after one line on what was wrong.
 
+    Where nothing reads the output any more (`… | head`), it ends without a word, in 141.
+
     Args:
-        interrupted: the line to leave at a Ctrl-C, which ends in 130.
+        interrupted: the line to leave at a Ctrl-C, which ends in 130; a second Ctrl-C ends the process at once.
     """
     print_anywhere()
     try:
-        with disk_errors_in_one_line():
+        with while_running(), disk_errors_in_one_line():
             status = run(arguments)
+            sys.stdout.flush()
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(for_terminal(str(error)), file=sys.stderr)
         return 2
     except LostError as error:
-        print(error, file=sys.stderr)
+        print(for_terminal(str(error)), file=sys.stderr)
         return LOST
+    except BrokenPipeError:
+        if not drop_unread_output():
+            raise
+        return UNREAD
     except KeyboardInterrupt:
         print(f"\n{interrupted or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED

@@ -13,6 +13,8 @@ from mmkp_jax.describing import Description, Feeding, describe, show
 from mmkp_jax.errors import InputError
 from mmkp_jax.pages.dataset import page_of, tables_of
 from mmkp_jax.pages.tables import as_text
+from mmkp_jax.runtime.atomic import write_text
+from mmkp_jax.runtime.escape import for_terminal
 
 WITHOUT_CONFIG = (
     "Token lengths, trimmed texts, posts longer than a row and what the model is fed: "
@@ -51,8 +53,8 @@ def run(arguments: Sequence[str] | None = None) -> Description:
     if not feeding:
         print(f"\n{WITHOUT_CONFIG}")
     if flags.out:
-        flags.out.write_text(page_of(description, show(description)), encoding="utf-8")
-        print(f"\nwritten: {flags.out}")
+        write_text(flags.out, page_of(description, show(description)))
+        print(f"\nwritten: {for_terminal(str(flags.out))}")
     return description
 
 
@@ -94,7 +96,8 @@ def _feeding(named: str, overrides: Sequence[str], data: Path | None) -> tuple[P
     tokenizer = load_tokenizer(folder)
     recipe = recipe_of(config, define(folder.config, str(folder.path / CONFIG)), tokenizer)
     rows = RowSize(**config.row)
-    feeding = Feeding(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed)
+    steps = (config.strategy, config.posts_per_step, config.num_epochs, config.total_steps)
+    feeding = Feeding(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed, *steps)
     return data, feeding
 
 

@@ -21,6 +21,7 @@ from mmkp_jax.data.statistics import COMPARED, Rejected, SplitStatistics, common
 from mmkp_jax.data.view import RowView, view_row
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.stemming import stem_words
+from mmkp_jax.evaluation.tokenised import hidden_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,12 @@ class Feeding(NamedTuple):
     batch_rows: int
     seed: int
     """Of the order of posts."""
+    strategy: str
+    posts_per_step: int
+    """0: as many as the rows of a step hold."""
+    num_epochs: int
+    total_steps: int
+    """0: as many as the epochs come to."""
 
 
 class Duplicates(NamedTuple):
@@ -105,13 +112,19 @@ def describe(
     for name, split in records.items():
         train = splits["train"].unique if "train" in splits else None
         splits[name] = gather(
-            split, stem_words, train=train, recipe=recipe, progress=lambda numbers, name=name: progress(numbers, name)
+            split,
+            stem_words,
+            hidden_in=hidden_in,
+            train=train,
+            recipe=recipe,
+            progress=lambda numbers, name=name: progress(numbers, name),
         )
     found = Description(path, splits, _duplicates(records, splits), rejected(path), None)
     if feeding is None:
         return found
     lengths = {name: index(split, feeding.recipe, path / "index") for name, split in records.items()}
-    rows = fit(lengths[found.first], feeding.size, feeding.branches, batch_rows=feeding.batch_rows, seed=feeding.seed)
+    steps = {"batch_rows": feeding.batch_rows, "seed": feeding.seed, "posts_per_step": feeding.posts_per_step}
+    rows = fit(lengths[found.first], feeding.size, feeding.branches, **steps)
     return found._replace(fitted=Fitted(feeding, lengths, rows))
 
 

@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 1500
+"""Characters of what a line says is wrong: names from files can be of any length."""
+
 
 class InputError(ValueError):
     """A mistake in what the user gave, told in one line: `where: what; mend`."""
@@ -12,7 +15,8 @@ class InputError(ValueError):
         self.what, self.where, self.mend = what, where, mend
 
     def __str__(self) -> str:
-        lines = f"{self.where}: {self.what}; {self.mend}".splitlines()
+        what = self.what if len(self.what) <= LONGEST else self.what[: LONGEST - 1] + "…"
+        lines = f"{self.where}: {what}; {self.mend}".splitlines()
         return " ".join(line.strip() for line in lines if line.strip())
 
 
@@ -26,6 +30,10 @@ LOST = 76
 
 class LostError(RuntimeError):
     """A process or a machine that the run needs is gone, told in one line; started again, the run goes on."""
+
+
+class BusyError(RuntimeError):
+    """What the run needs is in use on another machine, in one line; a launcher tries again later (75)."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

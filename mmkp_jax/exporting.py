@@ -1,7 +1,6 @@
 """A step of a run as a Hugging Face folder, what its card says of the run, and transformers' own word on it."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mmkp_jax.data.examples import Recipe, tree_of
 from mmkp_jax.data.forest import Tree
-from mmkp_jax.data.images import ImageError
+from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.posts import Record
 from mmkp_jax.data.records import Split, dataset_folders, open_split, rejected_posts
 from mmkp_jax.errors import InputError
@@ -32,10 +31,11 @@ from mmkp_jax.hf.preprocessor import with_pixel_limits
 from mmkp_jax.hf.verify import our_logits, their_answers
 from mmkp_jax.hosts import is_writer
 from mmkp_jax.models.definition import Params, define, flatten
-from mmkp_jax.opening import Opened, checkpoint_of, open_base, open_model
+from mmkp_jax.opening import Opened, checkpoint_of, open_base, open_model, verify_checkpoint
 from mmkp_jax.optim import split_params
 from mmkp_jax.predicting import Predictor
 from mmkp_jax.run_config import run_config
+from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.json_files import read_object, read_rows
 
 VERIFIED = 16
@@ -91,8 +91,9 @@ def open_step(workdir: Path, step: str) -> tuple[Step, Opened]:
     checkpoint = checkpoint_of(workdir, step)
     base = open_base(workdir, config)
     check_base(workdir, base)
+    verify_checkpoint(checkpoint)
     _check_shapes(checkpoint / "state", base)
-    opened = open_model(f"{workdir}@{step if step == 'best' else checkpoint.name}")
+    opened = open_model(f"{workdir}@{step if step == 'best' else checkpoint.name}", verified=True)
     return Step(workdir, config, base, int(checkpoint.name), opened.params), opened
 
 
@@ -112,9 +113,7 @@ def note_base(workdir: Path, base: Folder) -> None:
         InputError: they are not.
     """
     check_base(workdir, base)
-    part = workdir / f"{BASE}.part"  # whole or not at all
-    part.write_text(json.dumps(digests(base), indent=2) + "\n", encoding="utf-8")
-    part.replace(workdir / BASE)
+    write_json(workdir / BASE, digests(base))
 
 
 def check_base(workdir: Path, base: Folder) -> None:
@@ -124,7 +123,8 @@ def check_base(workdir: Path, base: Folder) -> None:
     """
     if not (workdir / BASE).is_file():
         return
-    before, now = read_object(workdir / BASE, "remove it, if the base is the run's").content, digests(base)
+    told = read_object(workdir / BASE, "restore the file, or remove it, to take the base as it is now")
+    before, now = {name: told.text(name) for name in told.content}, digests(base)
     if changed := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
         what = f"files are not what they were when the run began: {', '.join(changed)}"
         raise InputError(what, str(base.path), _BRING_BACK)
@@ -132,7 +132,11 @@ def check_base(workdir: Path, base: Folder) -> None:
 
 def _check_shapes(state: Path, base: Folder) -> None:
     """Refuses a base whose config no longer describes the parameters of a checkpoint."""
-    told = ocp.PyTreeCheckpointHandler().metadata(state.absolute()).tree
+    try:
+        told = ocp.PyTreeCheckpointHandler().metadata(state.absolute()).tree
+    except Exception as error:  # damaged files end in any kind of it
+        reason = " ".join(str(error).split())
+        raise InputError(f"the checkpoint cannot be read ({reason})", str(state.parent), "give another step") from None
     there = {path: tuple(leaf.shape) for part in ("trainable", "frozen") for path, leaf in flatten(told[part]).items()}
     here = {path: leaf.shape for path, leaf in flatten(define(base.config).shapes()).items()}
     if others := [path for path in sorted(there.keys() | here.keys()) if there.get(path) != here.get(path)]:

@@ -17,6 +17,7 @@ from mmkp_jax.data.pipeline import Feed
 from mmkp_jax.data.plan import EpochPlan, plan_epoch
 from mmkp_jax.data.prompts import read_template
 from mmkp_jax.data.records import Split, open_split, split_names
+from mmkp_jax.data.run_lines import chains_line, updates_line
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.objectives import OWN_BRANCHES, objective
@@ -41,8 +42,21 @@ class Training(NamedTuple):
     steps: int
     """Optimizer steps of the run."""
     left_out: list[LeftOut]
+    has_cot_N: np.ndarray
+    """bool: which of the feed's records have a chain of thought."""
+    strategy: str
     known_tests: int = 0
     """Test posts of the first dataset whose text a training post has."""
+
+    @property
+    def posts(self) -> np.ndarray:
+        """The numbers of the posts that the run's steps train on, each once."""
+        ends = np.cumsum([0, *map(len, self.plans)])
+        seen = [
+            plan.post_N[: plan.bound_R1[min(len(plan), self.steps - start) * plan.batch_rows]]
+            for plan, start in zip(self.plans, ends.tolist(), strict=False)
+        ]
+        return np.unique(np.concatenate(seen))
 
 
 def datasets_of(config: ConfigDict) -> tuple[Dataset, ...]:
@@ -119,33 +133,57 @@ def branches_of(config: ConfigDict) -> tuple[Branch, ...]:
 def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
     """Plans every batch of the run, over all its datasets; pictures are not decoded.
 
+    A given `total_steps` decides how long the run is; `num_epochs` does where that is 0.
+
     Raises:
-        InputError: a dataset is not there or has no post that fits a row, or not exactly one of `num_epochs` and
-            `total_steps` is given.
+        InputError: a dataset is not there or has no post that fits a row, neither `num_epochs` nor `total_steps` is
+            given, or `posts_per_step` posts do not fit the rows of a step.
     """
-    if bool(config.num_epochs) == bool(config.total_steps):
-        raise InputError(
-            f"num_epochs is {config.num_epochs} and total_steps is {config.total_steps}",
-            "config.num_epochs",
-            "give one of them, and 0 for the other",
-        )
+    if not config.num_epochs and not config.total_steps:
+        what = "num_epochs is 0 and total_steps is 0"
+        raise InputError(what, "config.num_epochs", "give one of them; total_steps wins where both are given")
     size, branches = RowSize(**config.row), branches_of(config)
     parts = [_part(each, recipe, size, branches, config.data.workers) for each in datasets_of(config)]
     records = Joined([part.records for part in parts])
     sizes = np.concatenate([part.size_N5 for part in parts])
     plans: list[EpochPlan] = []
-    while len(plans) < config.num_epochs or sum(map(len, plans)) < config.total_steps:
+    while _is_short(plans, config):
         seeded = {"seed": config.seed, "epoch": len(plans)}
         posts = [
             start + posts_of_epoch(part.posts, part.dataset.weight, **seeded)
             for start, part in zip(records.starts, parts, strict=True)
         ]
-        plans.append(
-            plan_epoch(sizes, size, batch_rows=config.global_batch_size, posts=np.concatenate(posts), **seeded)
-        )
+        of_step = {"batch_rows": config.global_batch_size, "posts_per_step": config.posts_per_step}
+        plans.append(plan_epoch(sizes, size, posts=np.concatenate(posts), **of_step, **seeded))
+    _check_rows(plans, config)
     steps = config.total_steps or sum(map(len, plans))
     feed, left_out = Feed(records, recipe, size, branches), _left_out(parts, records.starts)
-    return Training(feed, plans, steps, left_out, _known(parts, recipe, config.data.workers))
+    has_cot_N = np.concatenate([part.has_cot_N for part in parts])
+    _check_chains(config, parts)
+    known = _known(parts, recipe, config.data.workers)
+    return Training(feed, plans, steps, left_out, has_cot_N, config.strategy, known)
+
+
+def _is_short(plans: Sequence[EpochPlan], config: ConfigDict) -> bool:
+    """Whether the run needs another epoch."""
+    if config.total_steps:
+        return sum(map(len, plans)) < config.total_steps
+    return len(plans) < config.num_epochs
+
+
+def _check_rows(plans: Sequence[EpochPlan], config: ConfigDict) -> None:
+    needed, rows = max(plan.batch_rows for plan in plans), config.global_batch_size
+    if needed > rows:
+        what = f"{config.posts_per_step:,} posts of a step take up to {needed:,} rows, and a step has {rows:,}"
+        hint = f"give config.global_batch_size={needed} (or the next multiple that the devices divide), or larger rows"
+        raise InputError(what, "config.posts_per_step", hint)
+
+
+def _check_chains(config: ConfigDict, parts: Sequence["_Part"]) -> None:
+    """Refuses Fine-tune-CoT on rows of both targets where no post has a chain of thought: its loss would be 0."""
+    if config.strategy == "cot" and not any(part.has_cot_N[part.posts].any() for part in parts):
+        what = chains_line("cot", sum(len(part.posts) for part in parts), 0).removeprefix("WARNING: ")
+        raise InputError(what, "config.data.path", "write chains with `teach` and give them to `prepare --cot`")
 
 
 class _Part(NamedTuple):
@@ -155,6 +193,7 @@ class _Part(NamedTuple):
     records: Split
     size_N5: np.ndarray
     text_N: np.ndarray
+    has_cot_N: np.ndarray
     posts: np.ndarray
     left_out: list[LeftOut]
 
@@ -193,11 +232,11 @@ def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branc
     if dataset.weight * len(posts) < 1:
         what = f"at weight {dataset.weight:g}, {len(posts)} posts are less than one an epoch"
         raise InputError(what, dataset.path, "give a larger weight, or leave the folder out")
-    return _Part(dataset, records, sizes_of(lengths, branches), lengths.text_N, posts, left_out)
+    return _Part(dataset, records, sizes_of(lengths, branches), lengths.text_N, lengths.cot_N > 0, posts, left_out)
 
 
 def describe(training: Training) -> str:
-    """One line: how much is trained on, in how many steps, what is left out, and test posts that are trained on."""
+    """A few lines: how much is trained on and in how many steps, what is left out, updates, and chains of thought."""
     posts, epochs = sum(len(plan.post_N) for plan in training.plans[:1]), len(training.plans)
     reasons: dict[str, int] = {}
     for each in training.left_out:
@@ -206,4 +245,10 @@ def describe(training: Training) -> str:
     out = "".join(f"; left out: {n:,}, as {reason}" for reason, n in reasons.items())
     steps = f"{len(training.plans[0]):,} steps, {training.steps:,} steps in all ({epochs} epochs begun)"
     known = f"; test posts that have the text of a training post: {training.known_tests:,}" * bool(training.known_tests)
-    return f"{posts:,} posts an epoch in {steps}{out}{known}"
+    trained = training.posts
+    lines = [
+        f"{posts:,} posts an epoch in {steps}{out}{known}",
+        updates_line(training.steps, posts / len(training.plans[0])),
+        chains_line(training.strategy, len(trained), int(training.has_cot_N[trained].sum())),
+    ]
+    return "\n".join(filter(None, lines))

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmkp_jax.data.forest import COT, SFT, TRUNK, Forest, RowSize
 from mmkp_jax.models.definition import Definition, flatten
+from mmkp_jax.ops.attention import causal_blocks
 from mmkp_jax.optim import split_params
 
 STAGES = {
@@ -98,7 +99,7 @@ def tree_pairs(trunk: np.ndarray, *branches: np.ndarray) -> np.ndarray:
 
 
 def work_of_slots(size: RowSize, rows: int, *, tile_size: int, merge: int) -> Work:
-    """What a program computes that looks at every slot and every pair of slots, as dense attention does.
+    """What a program computes that looks at every slot, and at the pairs of slots that dense attention looks at.
 
     Args:
         tile_size: patches of a whole window.
@@ -109,7 +110,7 @@ def work_of_slots(size: RowSize, rows: int, *, tile_size: int, merge: int) -> Wo
         patches=size.patches,
         merged=size.patches / merge**2,
         labels=size.labels,
-        token_pairs=size.tokens**2,
+        token_pairs=sum((end - start) * end for start, end in causal_blocks(size.tokens)),
         picture_pairs=size.patches**2,
         window_pairs=size.windows * tile_size**2,
     ).times(rows)
@@ -164,7 +165,8 @@ def step_flops(
     Args:
         freeze: what does not train, as `optim.split_params` takes it.
         remat: None counts nothing twice. Else what the backward pass computes again counts too: the head, whose logits
-            are never kept, and, where this is true, the layers but for their last product, which nothing needs.
+            are never kept, and, where this is true, the layers except for their last product, which nothing needs;
+            where it is false, attention's scores (half of its products), which are never kept either.
     """
     trained = set(flatten(split_params(definition.shapes(), freeze)[0]))
     flops = dict.fromkeys(PARTS, Flops(0.0, 0.0))
@@ -178,6 +180,7 @@ def step_flops(
         again *= remat is not None and (stage == "lm_head" or (remat and stage in SCANNED))
         to_matrices = sum(each.flops for each in products if each.matrix in trained)
         to_other_side = to_input * sum(each.flops for each in products if not each.matrix)  # of attention
+        again += to_other_side / 2 * (remat is False)
         backward = to_input * forward + to_matrices + to_other_side + again
         flops[part] = Flops(flops[part].forward + forward, flops[part].backward + backward)
         trains_before = trains_before or trains_here

@@ -14,6 +14,8 @@ class Goodput:
     def __init__(self) -> None:
         self._spent: dict[str, float] = dict.fromkeys(get_args(Kind), 0.0)
         self._began = time.perf_counter()
+        self.idle_until = self._began
+        """When something last ended that was no step's, nor its wait for data."""
 
     @contextlib.contextmanager
     def spending(self, kind: Kind) -> Iterator[None]:
@@ -22,15 +24,14 @@ class Goodput:
         try:
             yield
         finally:
-            self._spent[kind] += time.perf_counter() - start
+            now = time.perf_counter()
+            self._spent[kind] += now - start
+            if kind != "data":
+                self.idle_until = now
 
     def of(self, kind: Kind) -> float:
         """Seconds of that kind so far."""
         return self._spent[kind]
-
-    def elsewhere(self) -> float:
-        """Seconds so far that were not a step's, nor its wait for data."""
-        return sum(self._spent.values()) - self._spent["data"]
 
     def line(self) -> str:
         """Each kind's share of the time, the steps' first."""

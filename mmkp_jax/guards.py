@@ -1,4 +1,4 @@
-"""What keeps a run from going on in vain: steps that are not finite, and steps that do not end."""
+"""What keeps a run from going on in vain: steps that are not finite, and steps or answers that do not end."""
 
 import contextlib
 import faulthandler
@@ -54,12 +54,19 @@ class Skipped:
             raise InputError(what, str(self._file), mend)
 
 
+COMPILING_SECONDS = 3600
+"""How long the first step or answer may take at least, as programs are compiled for it."""
+
+
 class Watchdog(contextlib.AbstractContextManager):
-    """Ends the process when no step ends for `seconds` (0: never), with all threads' stacks in `stacks-{host}.txt`."""
+    """Ends the process when nothing ends for `seconds` (0: never), with all threads' stacks in `stacks-{host}.txt`.
+
+    What is counted is named by `counting`; nothing else is.
+    """
 
     def __init__(self, workdir: Path, seconds: float, host: int = 0):
         self._file, self._seconds = workdir / f"stacks-{host}.txt", seconds
-        self._deadline = math.inf
+        self._deadline, self._allowed, self._what = math.inf, seconds, ""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -71,16 +78,35 @@ class Watchdog(contextlib.AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         self._over.set()
 
+    @contextlib.contextmanager
+    def counting(self, what: str) -> Iterator[None]:
+        """Counts from here on, until the end of the context or of a `beat`: `what`, a "step" say, has to end in time.
+
+        The first one, which compiles, may take its time.
+        """
+        self._what = what
+        self._allow(max(self._seconds, COMPILING_SECONDS))
+        try:
+            yield
+        finally:
+            self._deadline = math.inf
+
     def beat(self) -> None:
-        """A step has ended; the first one, which compiles, may take its time."""
-        self._deadline = time.monotonic() + self._seconds
+        """One has ended."""
+        self._allow(self._seconds)
 
     @contextlib.contextmanager
     def pausing(self) -> Iterator[None]:
-        """Does not count what is done meanwhile."""
-        before, self._deadline = self._deadline, math.inf
-        yield
-        self._deadline = math.inf if before == math.inf else time.monotonic() + self._seconds
+        """Does not count what is done meanwhile, unless it is counted for itself."""
+        what, self._deadline = self._what, math.inf
+        try:
+            yield
+        finally:
+            self._what = what
+            self._allow(self._seconds)
+
+    def _allow(self, seconds: float) -> None:
+        self._allowed, self._deadline = seconds, time.monotonic() + seconds
 
     def _watch(self) -> None:
         while not self._over.wait(min(self._seconds / 10, 10)):
@@ -89,8 +115,8 @@ class Watchdog(contextlib.AbstractContextManager):
 
     def _end(self) -> None:
         try:
-            told = f"no step ended for {self._seconds:g} s; all stacks are in {self._file}"
-            print(f"\n{told}; started again, the run goes on from its last checkpoint", file=sys.stderr, flush=True)
+            line = f"no {self._what} ended for {self._allowed:g} s; all stacks are in {self._file}"
+            print(f"\n{line}; started again, the run continues from its last checkpoint", file=sys.stderr, flush=True)
             with self._file.open("w", encoding="utf-8") as out:
                 faulthandler.dump_traceback(out, all_threads=True)
         finally:

@@ -9,53 +9,95 @@ import hashlib
 import os
 import re
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
+from jax._src.clusters import ClusterEnv  # no public name says which process of which job this is
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from mmkp_jax.errors import LOST, InputError, LostError
+from mmkp_jax.runtime.meeting import ENDING, GRACE_SECONDS, Meeting, end_as_lost, meet
 
-HEARTBEAT_SECONDS = 30
-"""A host that was not heard of for so long ends the job on all."""
+JOIN_SECONDS = 600.0
+"""How long hosts wait for each other, unless told otherwise: images are pulled and set up at different speeds."""
+
+FOREVER = 7 * 24 * 3600
+"""Seconds: of what JAX's own service would time out, and the meeting sees earlier."""
+
+_meeting: Meeting | None = None
 
 
-def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+def join(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    seconds: float = JOIN_SECONDS,
+) -> None:
     """Joins the other hosts: those that the arguments name, else those of a TPU slice, Slurm or Open MPI.
 
-    Hosts other than the first print nothing but errors.
+    Hosts other than the first print nothing but errors. From here on a host that is lost ends this process (76).
 
     Args:
         coordinator: `HOST:PORT` of the first process.
         processes: how many there are.
         process: which of them this is, from 0.
+        seconds: how long to wait for the others.
 
     Raises:
-        InputError: only some of the arguments are given, or the others cannot be reached.
+        InputError: only some of the arguments are given, they do not fit each other, or the port is in use.
+        LostError: the others did not join in time.
     """
+    global _meeting
     given = (coordinator, processes, process)
     if any(each is not None for each in given) and None in given:
         what = "a job of several processes needs all of --coordinator, --num_processes and --process_id"
         raise InputError(what, "python -m mmkp_jax.main", "give all three, or none")
+    where, size, host, devices = _place_in_job(*given, seconds)
+    if where is None:
+        return  # no cluster: a host by itself
+    address, _, port = where.rpartition(":")
+    in_range = size is not None and host is not None and 0 <= host < size
+    if not (in_range and address and port.isdecimal() and 0 < int(port) < 1 << 16):
+        what = f"process {host} of {size} cannot meet the others at {where}"
+        raise InputError(what, "--coordinator", "give HOST:PORT, and of N processes each a number below N")
+    meeting = meet(where, host, size, seconds) if size > 1 else None
     try:
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
-    except ValueError as error:
-        if coordinator is None and "should be defined" in str(error):
-            return  # no cluster: a host by itself
-        raise InputError(f"the hosts cannot meet ({error})", str(coordinator), "see to the three flags") from error
+        jax.distributed.initialize(
+            *(meeting.address if meeting else where, size, host, devices),
+            cluster_detection_method="deactivate",
+            coordinator_bind_address=meeting.address if meeting else None,
+            heartbeat_timeout_seconds=FOREVER,
+            shutdown_timeout_seconds=FOREVER,
+        )
     except RuntimeError as error:
-        if coordinator is None and "must be called before" in str(error):
+        if not meeting and "must be called before" in str(error):
             return  # a program that has used JAX already, by itself
+        if meeting and (loss := meeting.lost_within(GRACE_SECONDS)):
+            end_as_lost(loss)
         reason = " ".join(str(error).split())
-        raise InputError(f"the hosts cannot meet ({reason})", str(coordinator), "start all of them again") from error
+        raise InputError(f"the hosts cannot meet ({reason})", where, "start all of them again") from error
+    _meeting = meeting
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # gloo mixes up the messages of two programs at once
     if not is_writer():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
         tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
+
+
+def _place_in_job(
+    coordinator: str | None, processes: int | None, process: int | None, seconds: float
+) -> tuple[str | None, int | None, int | None, Sequence[int] | None]:
+    """What `jax.distributed.initialize` would find: address of the first, number of all, own number, own devices."""
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    devices = [int(each) for each in os.environ.get("JAX_LOCAL_DEVICE_IDS", "").split(",") if each] or None
+    try:
+        return ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator, processes, process, devices, None, int(seconds)
+        )
+    except RuntimeError as error:  # the first host's name is not known within this time
+        raise LostError(f"the hosts of this job did not meet ({error}); start all of them again") from error
 
 
 def is_writer() -> bool:
@@ -135,26 +177,37 @@ LOST_HOST = re.compile(
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Around a job of several hosts: when this host fails it leaves at once, so that the others notice."""
+    """Around a job of several hosts: all end it together; when this host fails it leaves at once, and the others then.
+
+    An error that follows from the loss of another host ends in the line on that, and `LOST`.
+    """
     try:
         yield
     except Exception as error:
         if not several():
             raise
-        if isinstance(error, InputError):
-            print(error, file=sys.stderr)
-            status = 2
-        elif isinstance(error, LostError):
-            print(error, file=sys.stderr)
-            status = LOST
-        elif LOST_HOST.search(str(error)):
-            told = "another host of this job is lost; the run goes on from its last checkpoint when it is started again"
-            print(f"\n{told} ({str(error).splitlines()[0]})", file=sys.stderr)
-            status = LOST
-        else:
-            traceback.print_exc()
-            status = 1
-        sys.stderr.flush()
-        if is_writer():
-            time.sleep(1)  # the others must not lose it before they have told their own line
-        os._exit(status)  # an orderly end would wait for the others, for minutes
+        says_it_all = isinstance(error, InputError | LostError) and not LOST_HOST.search(_words(error))
+        if not says_it_all and (loss := _loss(error)):
+            end_as_lost(loss)
+        with ENDING:
+            if isinstance(error, InputError | LostError):
+                print(error, file=sys.stderr)
+            else:
+                traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(LOST if isinstance(error, LostError) else 2 if isinstance(error, InputError) else 1)
+    else:
+        if _meeting:
+            _meeting.leave(jax.distributed.shutdown)
+
+
+def _words(error: BaseException | None) -> str:
+    """What an error says, and those that it follows from."""
+    return f"{error} {_words(error.__cause__ or error.__context__)}" if error else ""
+
+
+def _loss(error: Exception) -> str | None:
+    """The loss of a host that the error follows from: as the meeting knows it, or else by the error's own words."""
+    if known := _meeting and _meeting.lost_within(GRACE_SECONDS):
+        return known
+    return str(error).splitlines()[0] if LOST_HOST.search(_words(error)) else None

@@ -1,12 +1,14 @@
-"""A file of predictions that is written as they come, goes on after an interruption, and ends in the posts' order."""
+"""A file of predictions that is written as they come, resumes after an interruption, and ends in the posts' order."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.predictions import Prediction, write_predictions
+from mmkp_jax.evaluation.predictions import Prediction, prediction_of, write_predictions
+from mmkp_jax.runtime.json_files import parse_object
+from mmkp_jax.runtime.limits import LINE
+
+HINT = "name another --out, or remove it"
 
 
 class Journal:
@@ -27,7 +29,7 @@ class Journal:
         if not out.parent.is_dir():
             raise InputError("there is no such folder", str(out.parent), "make it, or name another --out")
         if out.is_dir() or (out != self._file and out.exists()):
-            raise InputError("this is there already", str(out), "name another --out, or remove it")
+            raise InputError("this is there already", str(out), HINT)
         self.found: dict[int, Prediction] = {}
         if self._file.exists():
             whole = self._take_up({each: number for number, each in enumerate(ids)})
@@ -35,20 +37,21 @@ class Journal:
                 lines.truncate(whole)  # a line that was cut off is written again
 
     def _take_up(self, number_of: dict[str, int]) -> int:
-        """Reads whole lines into `found`; returns their bytes."""
-        whole = 0
-        for place, line in enumerate(self._file.read_bytes().splitlines(keepends=True), start=1):
-            if not line.endswith(b"\n"):
-                break
-            prediction = _prediction_of(line)
-            if prediction is None:
-                mend = "name another --out, or remove it"
-                raise InputError("this line is no prediction", f"{self._file}:{place}", mend)
-            if prediction.id not in number_of:
-                what = f"it holds a prediction of {prediction.id!r}, which is not among these posts"
-                raise InputError(what, f"{self._file}:{place}", "name another --out, or remove it")
-            self.found[number_of[prediction.id]] = prediction
-            whole += len(line)
+        """Reads complete lines into `found`; returns their bytes."""
+        whole, most = 0, LINE.bytes()
+        with self._file.open("rb") as lines:
+            for place, line in enumerate(iter(lambda: lines.readline(most + 1), b""), start=1):
+                where = f"{self._file}:{place}"
+                if not line.endswith(b"\n"):
+                    if len(line) > most:
+                        raise LINE.error(where)
+                    break
+                prediction = prediction_of(parse_object(line, where, HINT))
+                if prediction.id not in number_of:
+                    what = f"it holds a prediction of {prediction.id!r}, which is not among these posts"
+                    raise InputError(what, where, HINT)
+                self.found[number_of[prediction.id]] = prediction
+                whole += len(line)
         return whole
 
     def write(self, predictions: Iterator[tuple[int, Prediction]]) -> Iterator[tuple[int, Prediction]]:
@@ -64,13 +67,5 @@ class Journal:
             if self._file != self._out:
                 self._file.unlink()
         except OSError as error:
-            mend = "see to space and permissions; the same command goes on from there"
-            raise InputError(f"this cannot be written ({error.strerror})", str(self._file), mend) from error
-
-
-def _prediction_of(line: bytes) -> Prediction | None:
-    try:
-        row: dict[str, Any] = json.loads(line)
-        return Prediction(**row | {"outputs": tuple(row.get("outputs", ()))})
-    except (ValueError, TypeError, AttributeError):
-        return None
+            hint = "see to space and permissions; the same command resumes from there"
+            raise InputError(f"this cannot be written ({error.strerror})", str(self._file), hint) from error

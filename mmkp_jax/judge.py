@@ -1,14 +1,15 @@
 """Systems' predictions ranked by a model or by people: `python -m mmkp_jax.judge --posts=FILE --predictions=A,B …`.
 
 The judge is any OpenAI-compatible endpoint; every answer is on disk, in --store, before anything is made of it, and the
-same command goes on where a stopped one stood; one that --max_cost stops ends with the exit status 3. With --people, it
-writes pages for human raters instead; with --collect, it reads what they saved, and compares it with the model's ranks
-in --out.
+same command goes on where a stopped one stood; one that --max_cost stops ends with the exit status 3, one without any
+readable answer with 4. With --people, it writes pages for human raters instead; with --collect, it reads what they
+saved, and compares it with the model's ranks in --out.
 """
 
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.posts import Post
 from mmkp_jax.evaluation.files import read_posts, read_predictions
 from mmkp_jax.evaluation.outputs import split_keyphrases
+from mmkp_jax.runtime.atomic import write_json, write_text
+from mmkp_jax.runtime.escape import for_terminal, for_utf8
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     add_post_flags,
@@ -42,8 +45,9 @@ from mmkp_jax.teacher.ranking import (
     balanced_orders,
     collect,
     read_rankings,
+    rejecting,
 )
-from mmkp_jax.teacher.session import STOPPED, answered, print_bill
+from mmkp_jax.teacher.session import NOTHING, STOPPED, answered, print_bill
 from mmkp_jax.teacher.standing import standing_of, tau_b
 from mmkp_jax.teacher.templates import Template, field_list, read_template
 
@@ -98,7 +102,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     if flags.people:
         chosen = choose(len(records), min(flags.people, len(records)))
         files = write_sheets(flags.out / PEOPLE, records, systems, chosen, flags.raters, flags.image_edge)
-        print(f"written: {', '.join(map(str, files))}; keep {KEY} from the raters")
+        _print(f"written: {', '.join(map(str, files))}; keep {KEY} from the raters")
         return None
     study = Study(
         records,
@@ -115,19 +119,25 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
         return None
     study.endpoint.key()  # before anything is made
     flags.out.mkdir(parents=True, exist_ok=True)
-    with answered(flags, *questions, unit="question") as (done, store):
+    with answered(flags, *questions, reject=rejecting(study), unit="question") as (done, store):
         rankings = collect(study, done, store)
     return _finish(flags, study, done, rankings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 130 when interrupted, after
-    a line on how to go on.
+    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 4 after a line on why no
+    answer can be read; 130 when interrupted, after a line on how to continue.
     """
 
     def status(arguments: Sequence[str] | None) -> int:
         results = run(arguments)
-        return STOPPED if results and results.get("stopped") else 0
+        if results and results.get("stopped"):
+            return STOPPED
+        if results and results.get("questions") and results["failures"] == results["questions"]:
+            reason = for_terminal(results["commonest_failure"])
+            print(f"none of {results['questions']:,} answers can be read, most often: {reason}", file=sys.stderr)
+            return NOTHING
+        return 0
 
     return status_of(status, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
 
@@ -193,12 +203,14 @@ def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankin
     whole, wins = len(rankings.whole_pairs), rankings.wins()
     consistent = 1 - sum(each["turned"] for each in wins) / whole if whole else None
     standing = standing_of(rankings.systems, rankings.written_POCN)
+    reasons = Counter(each["reason"] for each in rankings.failures).most_common(1)
     results = {
         "model": study.endpoint.model,
         "prompt": study.template.version,
         "posts": len(rankings.ids),
         "questions": study.questions,
         "failures": len(rankings.failures),
+        "commonest_failure": reasons[0][0] if reasons else None,
         "stopped": done.stopped,
         "pairs": whole,
         "position_consistent": consistent,
@@ -208,18 +220,18 @@ def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankin
     _lines(flags.out / RANKINGS, rankings.rows())
     _lines(flags.out / PAIRED, [pair._asdict() for pair in rankings.pairs])
     _lines(flags.out / FAILURES, rankings.failures)
-    (flags.out / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print("\n".join(standing.lines()) if standing else "no post has all its ranks")
+    write_json(flags.out / RESULTS, results)
+    _print("\n".join(standing.lines()) if standing else "no post has all its ranks")
     if len(study.compared) < flags.pairs:
         print(f"pairs: {len(study.compared):,} of {flags.pairs:,}, as there are no more posts with differing lists")
     if consistent is not None:
         print(f"pairs in both orders: {consistent:.2%} of {whole:,} got the same answer")
     for each in wins:
         (a, won), (b, lost) = each["wins"].items()
-        print(f"  {a} {won:,} – {b} {lost:,}; {each['ties']:,} ties, {each['turned']:,} turned with the order")
+        _print(f"  {a} {won:,} – {b} {lost:,}; {each['ties']:,} ties, {each['turned']:,} turned with the order")
     print(f"answers without readable ranks: {len(rankings.failures):,} of {study.questions:,}; see {FAILURES}")
     print("\n".join(done.lines(prices_of(flags))))
-    print(f"written: {flags.out}")
+    _print(f"written: {flags.out}")
     return results
 
 
@@ -230,22 +242,27 @@ def _collect(flags: argparse.Namespace) -> dict[str, Any]:
     model = read_rankings(flags.out / RANKINGS, systems)
     both = [place for place, post in enumerate(ids) if post in model]
     results: dict[str, Any] = {"people": people.as_json(), "posts_of_both": len(both), "tau_b": None}
-    print("people: " + "\n".join(people.lines()))
+    _print("people: " + "\n".join(people.lines()))
     if both:
         model_PCN = np.stack([model[ids[place]] for place in both])
         taus = tau_b(averaged(written_POCN[both]).mean(axis=1), model_PCN)
         results["tau_b"] = {name: None if np.isnan(value) else value for name, value in taus.items()}
         told = ", ".join(f"{name} {'–' if np.isnan(value) else format(value, '.2f')}" for name, value in taus.items())
-        print(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {told}")
+        _print(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {told}")
     else:
         print("no ranks of a model to compare with: give the same --out to a judge")
-    (flags.out / PEOPLE / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(f"written: {flags.out / PEOPLE / RESULTS}")
+    write_json(flags.out / PEOPLE / RESULTS, results)
+    _print(f"written: {flags.out / PEOPLE / RESULTS}")
     return results
 
 
 def _lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_text(file, for_utf8("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)))
+
+
+def _print(text: str) -> None:
+    """Prints what holds names of systems, which are of files."""
+    print(for_terminal(text, lines=True))
 
 
 if __name__ == "__main__":

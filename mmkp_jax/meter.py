@@ -1,7 +1,7 @@
 """What a run tells of itself: a progress bar, a line of metrics a step, every post's loss, and where the time goes."""
 
 import contextlib
-import time
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from mmkp_jax.objectives import Losses
 from mmkp_jax.optim import learning_rate
 from mmkp_jax.post_losses import PostLosses
 from mmkp_jax.step import Metrics
+from mmkp_jax.step_times import StepTimes
 from mmkp_jax.workdir import MetricsLog
 
 
@@ -44,7 +45,7 @@ class Meter(contextlib.AbstractContextManager):
     def __init__(self, config: ConfigDict, training: Training, workdir: Path, step: int, row_AB: np.ndarray):
         self._writes = is_writer()
         self._log = MetricsLog(workdir, step) if self._writes else None
-        self._losses = PostLosses(workdir, training.plans, steps=training.steps, step=step)
+        self._losses = PostLosses(workdir, training.plans, training.has_cot_N, steps=training.steps, step=step)
         self._skipped = Skipped(workdir, most=config.max_nonfinite, step=step)
         self._records, self._place_R = training.feed.records, np.argsort(row_AB, axis=None)
         self._rate = learning_rate(config.learning_rate, warmup_steps=config.warmup_steps, total_steps=training.steps)
@@ -52,7 +53,7 @@ class Meter(contextlib.AbstractContextManager):
         self._every = config.log_every
         self._pending: list[_Pending] = []
         self._goodput = Goodput()
-        self._waited, self._elsewhere, self._last = 0.0, 0.0, time.perf_counter()
+        self._times = StepTimes(self._goodput)
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
@@ -76,6 +77,7 @@ class Meter(contextlib.AbstractContextManager):
         Raises:
             InputError: too many steps in a row were not finite.
         """
+        self._times.called(step, metrics)
         self.write()
         self._pending.append(_Pending(step, metrics, losses, {}))
         self._bar.update()
@@ -88,7 +90,12 @@ class Meter(contextlib.AbstractContextManager):
         """
         for step, metrics, losses, noted in self._pending:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}  # waits for the step
-            line = {**values, "learning_rate": self._rate_at(step - 1 - self._skipped.steps), **self._times(), **noted}
+            line = {
+                **values,
+                "learning_rate": self._rate_at(step - 1 - self._skipped.steps),
+                **self._times.of(step),
+                **noted,
+            }
             line |= {f"{each}_per_second": line[each] / line["seconds"] for each in ("posts", "tokens")}
             nll_ABS = _of_this_host(losses.sft_BS)
             nll_ABS[_of_this_host(losses.has_sft_BS) != 1] = np.nan
@@ -110,14 +117,6 @@ class Meter(contextlib.AbstractContextManager):
     def _ids(self, step: int) -> list[str]:
         return [self._records[number].id for number in self._losses.posts(step).tolist()]
 
-    def _times(self) -> dict[str, float]:
-        """Since the step before, but for what was no step's."""
-        now, waited, elsewhere = time.perf_counter(), self._goodput.of("data"), self._goodput.elsewhere()
-        seconds = max(now - self._last - (elsewhere - self._elsewhere), 1e-9)
-        share = (waited - self._waited) / seconds
-        self._waited, self._elsewhere, self._last = waited, elsewhere, now
-        return {"seconds": seconds, "data_wait_share": share}
-
     def _rate_at(self, updates: int) -> float:
         with jax.transfer_guard("allow"):
             return float(self._rate(updates))
@@ -134,10 +133,11 @@ def _of_this_host(array: jax.Array) -> np.ndarray:
 
 def _summary(line: dict[str, Any]) -> str:
     fills = "/".join(f"{line[f'fill_{each}']:.0%}" for each in ("tokens", "patches", "windows"))
-    return (
+    told = (
         f"loss {line['loss']:.3f} (sft {line['loss_sft']:.3f}, cot {line['loss_cot']:.3f}), "
         f"{line['cot_share']:.0%} on cot, γ {line['gamma']:.2f}, lr {line['learning_rate']:.1e}, "
         f"|g| {line['grad_norm']:.2f}, "
         f"{line['posts_per_second']:.1f} posts/s, {line['tokens_per_second']:,.0f} tokens/s, "
         f"fill {fills}, wait {line['data_wait_share']:.0%}"
     )
+    return re.sub(r"\bnan%?", "–", told)  # not measured

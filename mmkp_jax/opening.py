@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.assembly import DTYPES
+from mmkp_jax.checkpoint import unverified
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.data.prompts import read_template
 from mmkp_jax.errors import InputError
@@ -24,6 +25,7 @@ from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.optim import join_params, split_params
 from mmkp_jax.run_config import holds_run, run_config
+from mmkp_jax.runtime.checksums import damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.sharding import DEFAULT_RULES, make_mesh, param_shardings
 
@@ -50,7 +52,7 @@ class Opened(NamedTuple):
     answer_tokens: int
 
 
-def open_model(model: str, *, zero_shot: bool = False) -> Opened:
+def open_model(model: str, *, zero_shot: bool = False, verified: bool = False) -> Opened:
     """Opens a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
 
     A run's model is fed, and computes, as its config says. A folder's pixel limits are those that transformers
@@ -59,13 +61,14 @@ def open_model(model: str, *, zero_shot: bool = False) -> Opened:
 
     Args:
         zero_shot: whether the prompt tells the output's format; a zero-shot run's does anyway.
+        verified: whether the checkpoint was held against its checksums already.
 
     Raises:
         InputError: there is no such model or checkpoint, or it cannot be used.
     """
     path, at, step = (model, "", "latest") if Path(model).is_dir() else model.partition("@")
     if holds_run(Path(path)):
-        return _open_run(Path(path), step or "latest", run_config(Path(path)), zero_shot)
+        return _open_run(Path(path), step or "latest", run_config(Path(path)), zero_shot, verified)
     if at:
         raise InputError(f"there is no run here to take {at + step} of", path, "give a run's work directory")
     return _open_folder(open_folder(path), zero_shot)
@@ -107,7 +110,7 @@ def _dtype_of(folder: Folder) -> jnp.dtype:
     return DTYPES[name]
 
 
-def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool) -> Opened:
+def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, verified: bool) -> Opened:
     trained = config.strategy != "zeroshot"
     if not trained and step != "latest":
         raise InputError("a zero-shot run has no steps", str(workdir), f"leave out @{step}")
@@ -124,6 +127,8 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool) -> 
     if checkpoint is None:
         params = load_params(folder, join_params(trainable, frozen))
     else:
+        if not verified:
+            verify_checkpoint(checkpoint)
         params = _restored(checkpoint, {"trainable": trainable, "frozen": frozen})
     tokenizer = load_tokenizer(folder)
     if zero_shot and trained:
@@ -168,6 +173,18 @@ def checkpoint_of(workdir: Path, step: str) -> Path:
     return folder / (step if step.isdigit() else str(steps[-1]))
 
 
+def verify_checkpoint(checkpoint: Path) -> None:
+    """Holds a checkpoint's files against their checksums; says on stderr where it has none.
+
+    Raises:
+        InputError: they differ.
+    """
+    if not has_checksums(checkpoint):
+        print(unverified(checkpoint), file=sys.stderr)
+    elif found := damage(checkpoint):
+        raise InputError(f"the checkpoint is damaged ({found})", str(checkpoint), "give another step")
+
+
 def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
     """The parameters in a checkpoint, laid out as `state`; nothing else of it is read."""
     structs = {part: params for part, params in state.items() if params}
@@ -179,7 +196,7 @@ def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         try:
             restored = checkpointer.restore((checkpoint / "state").absolute(), args=args)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # damaged files end in any kind of it
             reason = " ".join(str(error).split())
             raise InputError(
                 f"the checkpoint cannot be read ({reason})", str(checkpoint), "give another step"

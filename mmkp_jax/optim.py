@@ -51,18 +51,14 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def learning_rate(peak: float, *, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Linear warm-up over `warmup_steps` (the first step already moves), then a cosine to 0 at `total_steps`.
+    """Linear warm-up over `warmup_of` steps (the first step already moves), then a cosine to 0 at `total_steps`."""
+    warmup = warmup_of(warmup_steps, total_steps)
+    return optax.warmup_cosine_decay_schedule(peak / (warmup + 1), peak, warmup, total_steps)
 
-    Raises:
-        InputError: the warm-up leaves no step for the cosine.
-    """
-    if not 0 <= warmup_steps < total_steps:
-        raise InputError(
-            f"{warmup_steps} warm-up steps of {total_steps} in all",
-            "config.warmup_steps",
-            "give from 0 to total_steps - 1",
-        )
-    return optax.warmup_cosine_decay_schedule(peak / (warmup_steps + 1), peak, warmup_steps, total_steps)
+
+def warmup_of(warmup_steps: int, total_steps: int) -> int:
+    """`warmup_steps`, or a tenth of a run that would end within them."""
+    return warmup_steps if warmup_steps < total_steps else total_steps // 10
 
 
 def adamw(

@@ -43,6 +43,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         print(plan(subject, topologies[0], flags.price))
     else:
         print(markdown([plan_line(subject, topology, flags.price) for topology in topologies]))
+        print(f"\n{subject.updates}")
 
 
 def plan(subject: Subject, topology: Topology, price: float | None = None) -> str:

@@ -2,26 +2,30 @@
 
 The posts are a prepared dataset's (--data, --split), a file's (--posts, --images), or one (--text, --image). With
 --base_url, the model is one behind an OpenAI-compatible endpoint, and gets the prompt of --zero_shot. An interrupted
-command goes on where it stood when it is given again; one that --max_cost stops ends with the exit status 3.
+command goes on where it stood when it is given again; one that --max_cost stops ends with the exit status 3, and one to
+which no post is answered with 4.
 """
 
 import argparse
 import dataclasses
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.posts import Post, Record, Reject, own_post, read_cmkp, read_jsonl
+from mmkp_jax.data.tidying import Notes
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.journal import Journal
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     check_endpoint_flags,
@@ -30,9 +34,12 @@ from mmkp_jax.teacher.flags import (
     refuse_endpoint_flags,
 )
 from mmkp_jax.teacher.questions import PostRecords
-from mmkp_jax.teacher.session import STOPPED, answered, print_bill
+from mmkp_jax.teacher.session import NOTHING, STOPPED, NothingError, answered, print_bill
 from mmkp_jax.teacher.store import answers_file
-from mmkp_jax.teacher.zero_shot import predictions_of, zero_shot_questions
+from mmkp_jax.teacher.zero_shot import predictions_of, reject, zero_shot_questions
+
+if TYPE_CHECKING:
+    from mmkp_jax.predicting import Unfed
 
 INPUTS = {"data": ("split",), "posts": ("images",), "text": ("image",)}
 """The flags that name posts, and those that only go with them."""
@@ -86,28 +93,38 @@ def run(arguments: Sequence[str] | None = None) -> list[Prediction] | None:
     found = dict(journal.found) if journal else {}
     left = [number for number in range(len(ids)) if number not in found]
     if found:
-        print(f"{len(found):,} of {len(ids):,} posts are predicted in {flags.out} already")
-    predictions = _predicted(Rows(read, left), flags) if left else iter(())
+        print(for_terminal(f"{len(found):,} of {len(ids):,} posts are predicted in {flags.out} already"))
+    unfed: list[Unfed] = []
+    predictions = _predicted(Rows(read, left), flags, unfed) if left else iter(())
     with tqdm(total=len(ids), initial=len(found), unit="post", dynamic_ncols=True, disable=len(left) < 2) as bar:
         for number, prediction in journal.write(predictions) if journal else predictions:
             found[number] = prediction
-            if flags.explain:
-                tqdm.write(_explained(prediction))
             bar.update()
     in_order = [found[number] for number in range(len(ids))]
+    _print_unfed(unfed, len(left))
+    if flags.explain:
+        print("\n".join(map(_explained, in_order)))
     if flags.out:
         _print_written(flags.out, in_order)
     elif not flags.explain:
-        print("; ".join(in_order[0].predicted))
+        print(for_terminal("; ".join(in_order[0].predicted)))
     return in_order
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 130 when interrupted, after
-    a line on how to go on.
+    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 4 after a line on why an
+    endpoint answered no post; 130 when interrupted, after a line on how to continue.
     """
+
+    def status(arguments: Sequence[str] | None) -> int:
+        try:
+            return STOPPED if run(arguments) is None else 0
+        except NothingError as error:
+            print(for_terminal(str(error)), file=sys.stderr)
+            return NOTHING
+
     told = "interrupted; the same command goes on from what is in --out, or in --store"
-    return status_of(lambda flags: STOPPED if run(flags) is None else 0, arguments, interrupted=told)
+    return status_of(status, arguments, interrupted=told)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -212,14 +229,15 @@ def _listed(file: Path) -> list[Post | Reject]:
     return list(listed.values())
 
 
-def _post_of(row: dict[str, Any], file: str, number: int) -> Post:
+def _post_of(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
+    row = row | {"cot": None}  # nothing is predicted from it
     if row.get("keyphrases"):
-        return own_post(row, file, number)
-    return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number), keyphrases=())
+        return own_post(row, file, number, notes)
+    return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number, notes), keyphrases=())
 
 
-def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, Prediction]]:
-    """(number, prediction) of the posts in `rows`, as their answers end; those that cannot be fed are listed."""
+def _predicted(rows: Rows, flags: argparse.Namespace, unfed: "list[Unfed]") -> Iterator[tuple[int, Prediction]]:
+    """(number, prediction) of the posts in `rows`, as their answers end; those that cannot be fed go to `unfed`."""
     from mmkp_jax.decoding.sampling import Sampling
     from mmkp_jax.predicting import load_predictor
 
@@ -231,10 +249,8 @@ def _predicted(rows: Rows, flags: argparse.Namespace) -> Iterator[tuple[int, Pre
         sampling=Sampling(flags.temperature, flags.top_p, flags.seed),
         draws=flags.n,
     )
-    unfed = []
     for number, prediction in predictor.predict(rows, unfed.append):
         yield rows.numbers[number], prediction
-    _print_unfed(unfed, len(rows))
 
 
 def _through_endpoint(
@@ -248,7 +264,7 @@ def _through_endpoint(
         return []
     if flags.out.exists() and not flags.store.exists():
         raise InputError("this is there already", str(flags.out), "name another --out, or remove it")
-    with answered(flags, *questions) as (done, store):
+    with answered(flags, *questions, reject=reject) as (done, store):
         predictions, unfed, unanswered = ([], [], []) if done.stopped else predictions_of(ids, read, done, store)
     print("\n".join(done.lines(prices_of(flags))))
     if done.stopped:
@@ -260,24 +276,28 @@ def _through_endpoint(
     if flags.explain:
         print("\n".join(map(_explained, predictions)))
     _print_written(flags.out, predictions)
+    if predictions and len(unfed) + len(unanswered) == len(predictions):
+        (reason, count), *_ = Counter(reason for _, reason in (*unanswered, *unfed)).most_common(1)
+        raise NothingError(f"none of {len(ids):,} posts got an answer, most often ({count:,}): {reason}")
     return predictions
 
 
 def _print_unfed(unfed: Sequence[tuple[str, str]], total: int, what: str = "could not be fed") -> None:
     if unfed:
-        tqdm.write(f"{len(unfed):,} of {total:,} posts {what}, and nothing is predicted for them:")
-        tqdm.write("\n".join(f"  {post}: {reason}" for post, reason in unfed))
+        print(f"{len(unfed):,} of {total:,} posts {what}, and nothing is predicted for them:")
+        print("\n".join(for_terminal(f"  {post}: {reason}") for post, reason in unfed))
 
 
 def _print_written(out: Path, predictions: Sequence[Prediction]) -> None:
     print(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
-    print(f"written: {out}")
+    print(for_terminal(f"written: {out}"))
 
 
 def _explained(prediction: Prediction) -> str:
     thought = REASONING.search(prediction.output)
     why = " ".join(thought[1].split()) if thought else "answered without reasoning"
-    return f"{prediction.id}\n  reasoning  {why}\n  predicted  {'; '.join(prediction.predicted) or '–'}"
+    lines = [prediction.id, f"  reasoning  {why}", f"  predicted  {'; '.join(prediction.predicted) or '–'}"]
+    return "\n".join(map(for_terminal, lines))
 
 
 if __name__ == "__main__":

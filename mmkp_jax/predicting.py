@@ -26,13 +26,13 @@ from transformers import PreTrainedTokenizerBase
 from mmkp_jax.data.blocks import record_of
 from mmkp_jax.data.examples import Recipe, grids_of, prompt_of, tree_of
 from mmkp_jax.data.forest import Tree
-from mmkp_jax.data.images import ImageError
+from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.posts import Post, Record, Reject
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.decoding.prompts import Prompt, measure
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.outputs import parse_output
+from mmkp_jax.evaluation.outputs import merge_outputs
 from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.opening import open_model
@@ -174,11 +174,7 @@ class Predictor:
 
     def _prediction(self, post: _Known, drawn: Sequence[Sequence[int]]) -> Prediction:
         outputs = [self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in drawn]
-        parsed = [parse_output(output) for output in outputs]
-        predicted, form = parsed[0]
-        if len(outputs) > 1:
-            votes = collections.Counter(phrase for phrases, _ in parsed for phrase in dict.fromkeys(phrases))
-            predicted = [phrase for phrase, _ in votes.most_common()]  # of as many, the first one written
+        predicted, form = merge_outputs(outputs)
         several = tuple(outputs) if len(outputs) > 1 else ()
         return Prediction(post.id, list(post.keyphrases), predicted, outputs[0], form, len(drawn[0]), several)
 

@@ -6,15 +6,18 @@ dataset of the same posts and images as it is, if it is undamaged.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.builders import MmkpV2Config
+from mmkp_jax.data.chain_files import Chains
 from mmkp_jax.data.posts import REJECTS
 from mmkp_jax.data.records import Counts, dataset_folders, write_dataset
-from mmkp_jax.data.sources import Chains, keyphrase_posts, mmkp, mmkp_v2
+from mmkp_jax.data.sources import keyphrase_posts, mmkp, mmkp_v2
+from mmkp_jax.data.statistics import rejected
 from mmkp_jax.errors import nearest
+from mmkp_jax.runtime.escape import for_terminal
 
 DATASETS = {
     "mmkp": "the CMKP release, {train,valid,test}_src.txt",
@@ -24,6 +27,11 @@ DATASETS = {
 }
 RESAMPLING = ("seed", "target_overlap")
 """Flags for mmkp_v2 alone, and its builder's config."""
+
+MANY = 0.02
+"""Share of a split's posts above which its rejects are warned of."""
+WIDEST = 300
+"""Characters of a line that may quote a post."""
 
 
 def parser() -> Parser:
@@ -54,9 +62,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Counts]:
     source = {"keyphrase_posts": keyphrase_posts}.get(flags.dataset, mmkp)(flags.raw)
     chains = Chains(flags.cot) if flags.cot else None
     if chains:
-        if chains.rejects and flags.on_bad_row == "error":
-            raise chains.rejects[0].as_error()
-        source = chains.join(source)
+        source = chains.join(source, on_bad_row=flags.on_bad_row)
     config = None
     if flags.dataset == "mmkp_v2":
         config = MmkpV2Config(**{each: getattr(flags, each) for each in RESAMPLING if getattr(flags, each) is not None})
@@ -74,14 +80,29 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Counts]:
         beam=flags.beam,
         progress=True,
     )
+    for note in source.taken.lines():
+        print(for_terminal(note))
     for split, count in counts.items():
         print(f"{split}: {count.posts:,} posts = {count.records:,} records + {count.rejects:,} rejects")
+    _print_reasons(flags.out, counts)
     if there:
         print("it is there already, from the same posts and images, and left as it is")
     elif chains:
         print(chains.summary())
     print(f"dataset: {dataset_folders(flags.out)[0]}; rejects: {flags.out / REJECTS}")
     return counts
+
+
+def _print_reasons(out: Path, counts: Mapping[str, Counts]) -> None:
+    """Prints why rows are rejects, the commonest reason first, and a warning where they are many."""
+    if not any(count.rejects for count in counts.values()):
+        return
+    for (split, reason), kind in sorted(rejected(out).items(), key=lambda each: -each[1].count):
+        print(for_terminal(f"  {split}: {kind.count:,} rejected: {reason}; for example {kind.examples[0]}"[:WIDEST]))
+    for split, count in counts.items():
+        if count.rejects > MANY * count.posts:
+            share = f"{count.rejects:,} of {count.posts:,} posts of {split} ({count.rejects / count.posts:.0%})"
+            print(f"warning: {share} are rejects: see {out / REJECTS}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

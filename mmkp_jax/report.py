@@ -7,6 +7,7 @@ from pathlib import Path
 from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.report.page import write_report
+from mmkp_jax.runtime.escape import for_terminal
 
 
 def parser() -> Parser:
@@ -31,7 +32,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     if not parsed.out.parent.is_dir():  # told before the work, not after it
         raise InputError("there is no such folder", str(parsed.out.parent), "make it, or name another --out")
     write_report(parsed.runs, parsed.out, parsed.data, by_tsne=parsed.tsne)
-    print(f"written: {parsed.out}")
+    print(for_terminal(f"written: {parsed.out}"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,17 +4,21 @@ With `--compare=FILE`, also by how much they differ from other predictions of th
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmkp_jax.commands import Parser, status_of
+from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import read_aligned, read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.metric import Scores
+from mmkp_jax.evaluation.outputs import READINGS
 from mmkp_jax.evaluation.significance import RESAMPLES
 from mmkp_jax.evaluation.systems import compare_systems, read_system
 from mmkp_jax.evaluation.table import overview
+from mmkp_jax.evaluation.tokenised import Hidden, hidden_keyphrases
+from mmkp_jax.pages.tables import plain
+from mmkp_jax.runtime.atomic import write_json
 
 EPILOG = (
     "A dataset is a folder that prepare wrote, DIR or DIR:SPLIT; where no split is named, test or, of --train, train. "
@@ -34,6 +38,10 @@ def parser() -> Parser:
     add("--ocr", type=Path, metavar="FILE", help="words read off each image, one line a post: they count as text")
     add("--compare", type=_files, metavar="FILE", action="append", default=[], help="predictions to compare with")
     add("--resamples", type=int, metavar="N", default=RESAMPLES, help="of posts, for intervals and p; 0 for neither")
+    about = "of lists in outputs: strict splits at ; alone, lenient takes numbers, bullets, lines and commas apart too"
+    add("--reading", choices=READINGS, default=READINGS[0], help=f"{about} (%(default)s)")
+    about = "compare words without punctuation and hash signs, in texts that are not tokenised as CMKP's are"
+    add("--tokenised", action="store_true", help=about)
     add("--json", type=Path, metavar="FILE", help="write the scores here, as fractions")
     return flags
 
@@ -44,13 +52,30 @@ def run(arguments: Sequence[str] | None = None) -> Scores:
     posts = read_posts(flags.posts)
     train = read_train_keyphrases(flags.train) if flags.train else None
     ocr = read_aligned(flags.ocr, len(posts)) if flags.ocr else None
-    a, *others = (read_system(files, posts, train, ocr) for files in (flags.predictions, *flags.compare))
+    named = (flags.predictions, *flags.compare)
+    a, *others = (read_system(files, posts, train, ocr, flags.reading, tokenised=flags.tokenised) for files in named)
     comparison = compare_systems(a, others, flags.resamples)
     if flags.json:
-        more = {} if comparison.is_one_run else {"comparison": comparison.as_json()}
-        flags.json.write_text(json.dumps({**a.mean, **more}, indent=2) + "\n", encoding="utf-8")
+        more = {"reading": flags.reading} if flags.reading != READINGS[0] else {}
+        more |= {"tokenised": True} if flags.tokenised else {}
+        more |= {"forms": a.forms} if a.forms else {}
+        more |= {} if comparison.is_one_run else {"comparison": comparison.as_json()}
+        write_json(flags.json, {**a.mean, **more})
     print(overview(comparison))
+    print(_about_words(hidden_keyphrases(posts), flags.tokenised), end="")
     return a.mean
+
+
+def _about_words(hidden: Hidden, tokenised: bool) -> str:
+    """A line on keyphrases that punctuation hides in the texts; empty where there is nothing to say."""
+    some = f"{hidden.keyphrases:,} of {hidden.of:,} keyphrases"
+    if tokenised:
+        return f"tokenised: {some} are present by words alone; CMKP's protocol counts them as absent\n"
+    if not hidden.is_common:
+        return ""
+    keyphrase, text = (plain(each, 40) for each in hidden.example)
+    example = f"{keyphrase!r} in {text!r}"
+    return f"{some} are in their texts, but count as absent, as with {example}: --tokenised compares words alone\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +100,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             flags.error(f"--{name}=FILE is not given")
     if parsed.resamples < FEWEST_RESAMPLES and (parsed.resamples or parsed.compare):
         flags.error(f"--resamples={parsed.resamples} is less than {FEWEST_RESAMPLES}")
+    if parsed.json and not parsed.json.parent.is_dir():  # said before the work, not after it
+        raise InputError("there is no such folder", str(parsed.json.parent), "make it, or name another --json")
     return parsed
 
 

@@ -130,12 +130,19 @@ def _sums(losses: Losses, choice: Choice, forest: Forest) -> Metrics:
 
 
 def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
-    """Means over posts where a name is not a count; `grad_norm` before clipping; `gamma` as the step used it."""
+    """Means over posts where a name is not a count; `grad_norm` before clipping; `gamma` as the step used it.
+
+    A mean over no posts is NaN: a step none of whose posts has a chain of thought has no CoT loss.
+    """
+
+    def mean(total: str, posts: str) -> jax.Array:
+        return jnp.where(sums[posts] > 0, sums[total] / jnp.maximum(sums[posts], 1), jnp.nan)
+
     return {
-        "loss": sums["loss"] / jnp.maximum(sums["posts"], 1),
-        "loss_sft": sums["loss_sft"] / jnp.maximum(sums["posts_sft"], 1),
-        "loss_cot": sums["loss_cot"] / jnp.maximum(sums["posts_cot"], 1),
-        "cot_share": sums["on_cot"] / jnp.maximum(sums["posts"], 1),
+        "loss": mean("loss", "posts"),
+        "loss_sft": mean("loss_sft", "posts_sft"),
+        "loss_cot": mean("loss_cot", "posts_cot"),
+        "cot_share": mean("on_cot", "posts"),
         "gamma": gamma,
         "grad_norm": grad_norm,
         "posts": sums["posts"],

@@ -2,8 +2,8 @@
 
 The teacher is any OpenAI-compatible endpoint. Every answer is on disk, in --store, before anything is made of it: the
 same command goes on where a stopped or killed one stood, and pays for no answer twice. The chains in --out are ready
-for `prepare --cot` once the exit status is 0; it is 3 where --max_cost stopped the command, and --out is not whole.
-With --task=keyphrases, raw hashtags become keyphrases instead, and --out holds posts.
+for `prepare --cot` once the exit status is 0; it is 3 where --max_cost stopped the command, and --out is not complete,
+and 4 where nothing was kept. With --task=keyphrases, raw hashtags become keyphrases instead, and --out holds posts.
 """
 
 import argparse
@@ -27,9 +27,17 @@ from mmkp_jax.teacher.flags import (
     prices_of,
     records_of,
 )
-from mmkp_jax.teacher.session import STOPPED, answered, print_bill
+from mmkp_jax.teacher.session import NOTHING, STOPPED, answered, print_bill
 from mmkp_jax.teacher.store import answers_file
-from mmkp_jax.teacher.teaching import FIELDS, Job, Outcome, default_template, rejects_file, write_results
+from mmkp_jax.teacher.teaching import (
+    FIELDS,
+    Job,
+    Outcome,
+    default_template,
+    rejecting,
+    rejects_file,
+    write_results,
+)
 from mmkp_jax.teacher.templates import field_list, read_template
 
 TEST = re.compile(r"(?<![a-z])test", re.IGNORECASE)
@@ -77,7 +85,8 @@ def run(arguments: Sequence[str] | None = None) -> Outcome | None:
     if flags.dry_run:
         print_bill(flags, *questions)
         return None
-    with answered(flags, *questions, batch_size=flags.batch_size if flags.batch else None) as (run, store):
+    batch_size = flags.batch_size if flags.batch else None
+    with answered(flags, *questions, reject=rejecting(job, records), batch_size=batch_size) as (run, store):
         outcome = write_results(flags.out, job, records, run, store, posts)
     write_card(flags.out, job, flags.posts.name if flags.posts else f"{flags.split} of {flags.data.name}", outcome)
     print(
@@ -91,13 +100,18 @@ def run(arguments: Sequence[str] | None = None) -> Outcome | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 130 when interrupted, after
-    a line on how to go on.
+    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 4 after a line on why
+    nothing was kept; 130 when interrupted, after a line on how to continue.
     """
 
     def status(arguments: Sequence[str] | None) -> int:
         outcome = run(arguments)
-        return STOPPED if outcome and outcome.stopped else 0
+        if outcome and outcome.stopped:
+            return STOPPED
+        if outcome and (nothing := outcome.nothing()):
+            print(nothing, file=sys.stderr)
+            return NOTHING
+        return 0
 
     return status_of(status, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
 

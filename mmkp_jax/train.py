@@ -18,6 +18,7 @@ from mmkp_jax.assembly import Plan, load_state
 from mmkp_jax.checkpoint import Best, Checkpoints
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.data.pipeline import Position, batches, position_of
+from mmkp_jax.effects import lines_without_effect
 from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import Training
 from mmkp_jax.guards import Watchdog
@@ -27,6 +28,7 @@ from mmkp_jax.meter import Meter
 from mmkp_jax.models.definition import Params
 from mmkp_jax.optim import join_params
 from mmkp_jax.profiling import Profiler
+from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
 from mmkp_jax.sharding import place_batch, planned_rows
 from mmkp_jax.step import State
 
@@ -59,6 +61,7 @@ def train(
     workdir: Path,
     validate: Validate | None,
     export: Export,
+    watchdog: Watchdog,
     profiled: range = range(0),
 ) -> tuple[int, Params]:
     """Trains to the end, or goes on to it from the work directory's last checkpoint.
@@ -66,6 +69,7 @@ def train(
     Args:
         validate: called every `config.eval_every` steps and at the end; None where that is 0.
         export: called at every `config.export_every`-th evaluation; never where that is 0.
+        watchdog: counts the steps.
         profiled: the steps that are traced, into `workdir/profile`.
 
     Returns:
@@ -85,14 +89,15 @@ def train(
         best = stack.enter_context(Best(workdir / "best", config.best_metric, step)) if validate else None
         if step:
             print(f"going on from step {step:,} of {training.steps:,}")
+        print(lines_without_effect(config, training.steps, first=step + 1, profiled=profiled), end="")
         row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
         meter = stack.enter_context(Meter(config, training, workdir, step, row_AB))
         profile = workdir / "profile" / f"host-{jax.process_index()}"  # of processes on one machine each its own
-        watchdog = stack.enter_context(Watchdog(workdir, config.hang_seconds, jax.process_index()))
         profiler = stack.enter_context(Profiler(profile, profiled))
         feed = stack.enter_context(contextlib.closing(_feed(config, training, step)))
         stack.enter_context(jax.set_mesh(plan.mesh))
         stack.enter_context(jax.transfer_guard("disallow"))  # a hidden transfer would stall every step
+        stack.enter_context(watchdog.counting("step"))
         first = step + 1
         while step < training.steps:
             with meter.spending("data"):
@@ -124,7 +129,7 @@ def train(
             return step, params
         with jax.transfer_guard("allow"):
             restored = best.restore(plan.state)
-        if restored is None:  # it was trained to its end before it was to validate
+        if restored is None:  # damaged, or the run was trained to its end before it was to validate
             return step, params
         print(f"best on valid: step {restored.step:,}, {restored.note['metric']} {restored.note['score']:.4f}")
         return restored.step, join_params(restored.state["trainable"], restored.state["frozen"])
@@ -181,7 +186,7 @@ class _StopAsked(contextlib.AbstractContextManager):
 
     def _wish(self, kind: int, _: Any) -> None:
         if kind == signal.SIGINT and (self.stop or self.by_user):
-            raise KeyboardInterrupt
+            end_at_once("stopped at once; started again, the run resumes from its last checkpoint", INTERRUPTED)
         self.by_user = kind == signal.SIGINT and not self.stop
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
         if self._several:

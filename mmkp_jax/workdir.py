@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,15 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
+from mmkp_jax.contents import FIELDS
 from mmkp_jax.data.lengths import LeftOut
 from mmkp_jax.errors import InputError
+from mmkp_jax.hf.folder import CONFIG
+from mmkp_jax.runtime import lock
+from mmkp_jax.runtime.atomic import part_of, write_bytes, write_json, write_text
+from mmkp_jax.runtime.json_files import parse_object, read_object
+from mmkp_jax.runtime.limits import LINE
+from mmkp_jax.runtime.lines import lines_of
 from mmkp_jax.settings import leaves
 
 MAY_DIFFER = (
@@ -28,34 +35,37 @@ LENGTH = ("num_epochs", "total_steps")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy", "pillow")
 
 
-def claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False) -> bool:
-    """Makes the directory, or takes it up again; True where a run of the same config began there.
+Same = Callable[[str, Any, Any], bool]
+"""Whether a field's old and new value name the same content."""
+
+
+def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False, same: Same | None = None) -> bool:
+    """Whether a run of the same config began in the directory; writes nothing.
 
     Args:
         extend: the run may now have another length.
+        same: judges the fields that name files or folders; without it another spelling is another config.
 
     Raises:
         InputError: it holds a run of another config (the keys are named), or something else.
     """
-    file = workdir / "config.json"
+    file = workdir / CONFIG
     if not file.exists():
-        if workdir.exists() and any(each.name != "config.part" for each in workdir.iterdir()):
+        ours = {*lock.FILES, part_of(file).name, "config.part"}
+        if workdir.exists() and any(each.name not in ours for each in workdir.iterdir()):
             raise InputError(
                 "this folder holds something other than a run", str(workdir), "give a new folder, or a run's own"
             )
-        workdir.mkdir(parents=True, exist_ok=True)
-        _write_config(file, config)
         return False
-    try:
-        old = json.loads(file.read_text(encoding="utf-8"))
-        old["strategy"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError("this is not the config of a run", str(file), "give a new folder, or a run's own") from None
-    before, now = dict(leaves(old)), dict(leaves(json.loads(json.dumps(config))))
+    old = read_object(file, "this is not the config of a run: give a new folder, or a run's own")
+    old.text("strategy")
+    before, now = dict(leaves(old.content)), dict(leaves(json.loads(json.dumps(config))))
     changed = [
         key
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith((*MAY_DIFFER, *(LENGTH if extend else ())))
+        if before.get(key) != now.get(key)
+        and not key.startswith((*MAY_DIFFER, *(LENGTH if extend else ())))
+        and not (same and same(key, before.get(key), now.get(key)))
     ]
     if changed:
         told = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in changed)
@@ -64,19 +74,33 @@ def claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False) -> 
             str(workdir),
             f"give another --workdir, or the same config{', or --extend' * set(changed).issubset(LENGTH)}",
         )
-    if extend:
-        _write_config(file, config)
     return True
 
 
-def _write_config(file: Path, config: Mapping[str, Any]) -> None:
-    _write_whole(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
+def claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False, same: Same | None = None) -> bool:
+    """Makes the directory, or takes it up again; True where a run of the same config began there.
+
+    Raises:
+        InputError: as `check_claim`.
+    """
+    resumed = check_claim(workdir, config, extend=extend, same=same)
+    if not resumed or extend:
+        write_json(workdir / CONFIG, config, sort_keys=True)
+    elif same:  # where the files and folders are now
+        before, now = json.loads((workdir / CONFIG).read_text(encoding="utf-8")), dict(leaves(config))
+        write_json(workdir / CONFIG, _with_paths(before, now), sort_keys=True)
+    return resumed
 
 
-def _write_whole(file: Path, text: str) -> None:
-    part = file.with_suffix(".part")  # whole or not at all
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+def _with_paths(config: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the paths of another one that names the same content."""
+    for field in FIELDS:
+        *parents, name = field.split(".")
+        part = config
+        for parent in parents:
+            part = part[parent]
+        part[name] = now[field]
+    return config
 
 
 def write_environment(workdir: Path) -> None:
@@ -89,7 +113,7 @@ def write_environment(workdir: Path) -> None:
         "processes": jax.process_count(),
         "revision": revision(),
     }
-    (workdir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    write_json(workdir / "environment.json", environment)
 
 
 def revision() -> str | None:
@@ -104,14 +128,33 @@ def revision() -> str | None:
 def write_left_out(workdir: Path, left_out: Sequence[LeftOut]) -> None:
     """The posts that are not trained on, a line each with its reason, as `rejects.jsonl`."""
     lines = [json.dumps({"id": each.id, "reason": each.reason}, ensure_ascii=False) + "\n" for each in left_out]
-    (workdir / "rejects.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_text(workdir / "rejects.jsonl", "".join(lines))
 
 
 def cut_back(file: Path, step: int) -> None:
-    """Takes the lines of later steps out of JSON Lines, and one that a kill cut off; no file is an empty one."""
-    if file.exists():
-        kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        _write_whole(file, "".join(f"{line}\n" for line in kept))
+    """Takes the lines of later steps out of JSON Lines, and a last one that a kill cut off; no file is an empty one.
+
+    Raises:
+        InputError: another line is damaged.
+    """
+    if not file.exists():
+        return
+    kept, fault = [], None
+    for line in lines_of(file):
+        if fault:
+            raise fault
+        where = f"{file}:{line.number}"
+        if line.too_long:
+            raise LINE.error(where)
+        try:
+            told = parse_object(line.content, where, "take the line out, or restore the file; the run then resumes")
+            if told.integer("step") <= step:
+                kept.append(line.content + b"\n")
+        except InputError as error:
+            fault = error
+    if fault and file.read_bytes().endswith(b"\n"):  # no kill leaves a line's end without its beginning
+        raise fault
+    write_bytes(file, b"".join(kept))
 
 
 class MetricsLog:
@@ -134,11 +177,3 @@ class MetricsLog:
     def close(self) -> None:
         """Writes what is still in memory."""
         self._events.close()
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; a line that a kill cut off is past every step."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")

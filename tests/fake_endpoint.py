@@ -3,6 +3,8 @@
 import asyncio
 import email.parser
 import email.policy
+import functools
+import gzip
 import hashlib
 import json
 import threading
@@ -15,6 +17,9 @@ from typing import Any, NamedTuple
 MODEL = "fake-1"
 RETURNED = "fake-1-2026-01-01"
 """As the answers name it."""
+
+BOMB = 80_000_000
+"""Bytes that a packed answer has, unpacked: more than `limits.ANSWER` allows."""
 
 FAULTS = (
     "429",  # without Retry-After
@@ -30,6 +35,58 @@ FAULTS = (
 )
 """What passes when asked again."""
 
+HOSTILE_AGAIN = (
+    "choice 502",  # half a sentence, and an error inside the choice
+    "no choices, usage",
+    "deep",
+    "gzip bomb",
+    "gzip cut",
+    "brotli",
+    "not utf-8",
+    "list",
+    "redirect 302",
+    "redirect 307",
+    "429 -5",
+    "429 1e9",
+    "429 nan",
+    "429 inf",
+    "429 Fri, 31 Dec 99999 23:59:59 GMT",
+)
+"""What nobody means well by, and passes when asked again."""
+
+HOSTILE_ANSWERED = (
+    "charset utf-16",
+    "charset hex",
+    "charset idna",
+    "charset rot13",
+    "byte order mark",
+    "utf-16",
+    "gzip",
+    "half a character",
+    "model",
+    "terminal",
+    "think",
+    "unopened think",
+    "extra 1e999",
+    "extra 10^5000",
+)
+"""Answers that are complete, in strange clothes."""
+
+USAGES = {
+    "usage negative": {"prompt_tokens": -5_000_000, "completion_tokens": 1},
+    "usage float": {"prompt_tokens": 1.5, "completion_tokens": 1},
+    "usage text": {"prompt_tokens": "1", "completion_tokens": 1},
+    "usage true": {"prompt_tokens": True, "completion_tokens": 1},
+    "usage 10^400": {"prompt_tokens": 10**400, "completion_tokens": 1},
+    "usage far": {"prompt_tokens": 10, "completion_tokens": 10**9},
+    "usage list": [1, 2],
+    "usage none of a prompt": {"prompt_tokens": 0, "completion_tokens": 0},
+}
+"""Counts of tokens that cannot be true, of complete answers."""
+
+HOSTILE_FINAL = ("finish abort", "finish max_tokens", "finish error", "finish \x1b[2J\n|", "finish 7", "choice error")
+"""Answers that are not complete, and stay so."""
+
 FINAL = ("400", "filter", "filtered", "cut", "declined", "empty")
 """What does not."""
 
@@ -44,6 +101,8 @@ class Call(NamedTuple):
     tokens: int
     """Charged; 0 where nothing was answered."""
     body: dict[str, Any]
+    told: bool = True
+    """Whether the answer said what it was charged for, so that it can be read."""
 
 
 @dataclass
@@ -80,9 +139,11 @@ class FakeEndpoint:
         key: the key that is let in; None for any.
         batch_polls: how often a batch is asked after until it has ended.
         batch_failure: why a batch is not accepted.
+        elsewhere: where redirects point to.
         usage: what an answer tells that it took; None for a plausible count.
 
     Attributes:
+        headers: of every request.
         calls: every request for a chat, in their order.
         most_out: requests that were worked on at a time, at most.
         too_soon: requests that came while a Retry-After had yet to pass, and after the first half of it: those that
@@ -99,10 +160,12 @@ class FakeEndpoint:
         key: str | None = None,
         batch_polls: int = 1,
         batch_failure: str | None = None,
+        elsewhere: str = "http://127.0.0.1:9/v1/chat/completions?token=hidden",
         usage: Callable[[dict[str, Any]], dict[str, int] | None] | None = None,
     ):
         self._answer, self._fault, self._delay, self._retry_after = answer, fault, delay, retry_after
-        self._told_usage = usage
+        self._told_usage, self._elsewhere = usage, elsewhere
+        self.headers: list[dict[str, str]] = []
         self._key, self._batch_polls, self.batch_failure = key, batch_polls, batch_failure
         self.calls: list[Call] = []
         self.tries: Counter[str] = Counter()
@@ -180,6 +243,7 @@ class FakeEndpoint:
 
     async def _respond(self, writer, method: str, path: str, headers: dict[str, str], content: bytes) -> bool:
         """Whether the connection is kept."""
+        self.headers.append(headers)
         if self._key and headers.get("authorization") != f"Bearer {self._key}":
             message = f"Incorrect API key provided: {headers.get('authorization', '')[7:]}"
             return await _send(writer, 401, {"error": {"message": message, "code": "invalid_api_key"}})
@@ -223,15 +287,25 @@ class FakeEndpoint:
                 return await _send(writer, 200, {"id": "x", "choices": []})
             if fault == "reset":
                 return False
+            if fault in (*HOSTILE_AGAIN, *HOSTILE_ANSWERED):
+                status, content, headers, told = self._hostile(fault, body)
+                tokens = (
+                    0
+                    if status != 200
+                    else sum(self._usage(body)[name] for name in ("prompt_tokens", "completion_tokens"))
+                )
+                self.calls[place] = self.calls[place]._replace(tokens=tokens, told=told)
+                return await _send(writer, status, content, headers)
             answer = self.completion(body, fault)
             if fault == "half":
                 whole = json.dumps(answer).encode()
                 writer.write(_head(200, len(whole)) + whole[: len(whole) // 2])
                 await writer.drain()
                 return False
-            usage = answer["usage"] or self._usage(body)
+            told = fault not in USAGES and answer["usage"] is not None
+            usage = answer["usage"] if told else self._usage(body)
             charged = usage["prompt_tokens"] + usage["completion_tokens"]
-            self.calls[place] = self.calls[place]._replace(tokens=charged)
+            self.calls[place] = self.calls[place]._replace(tokens=charged, told=told)
             return await _send(writer, 200, answer)
         finally:
             self.out -= 1
@@ -248,9 +322,63 @@ class FakeEndpoint:
             message |= {"content": None, "refusal": "I cannot help with that"}
         elif fault == "empty":
             message["content"] = "  "
+        elif fault and fault.startswith("finish "):
+            finish = json.loads(fault[7:]) if fault[7:].isdigit() else fault[7:]
+            message["content"] = "People say s"
         choices = [{"index": 0, "message": message, "finish_reason": finish}]
-        usage = (self._told_usage or self._usage)(body)
+        usage = USAGES[fault] if fault in USAGES else (self._told_usage or self._usage)(body)
+        if fault == "choice error":
+            choices[0]["error"] = {"code": 400, "message": "\x1b[31mred\nlines"}
         return {"id": "chatcmpl-1", "model": RETURNED, "choices": choices, "usage": usage}
+
+    def _hostile(self, fault: str, body: dict[str, Any]) -> tuple[int, bytes, dict[str, str], bool]:
+        """A response's status, bytes and headers, and whether it can be read what it took."""
+        kind, _, rest = fault.partition(" ")
+        if kind == "redirect":
+            return int(rest), b"", {"Location": self._elsewhere}, False
+        if kind == "429":
+            return 429, b'{"error": {"message": "slow down"}}', {"Retry-After": rest}, False
+        answer = self.completion(body)
+        choice = answer["choices"][0]
+        text = choice["message"]["content"]
+        if fault == "choice 502":
+            choice |= {"finish_reason": "error", "error": {"code": 502, "message": "no upstream"}}
+            choice["message"]["content"] = text[:9]
+        elif fault == "no choices, usage":
+            answer["choices"] = []
+        elif fault == "half a character":
+            choice["message"]["content"] = f"{text} \ud800"
+            answer["model"] = f"{RETURNED}\udfff"
+        elif fault == "model":
+            answer["model"] = "a|b <script>alert(1)</script> [x](javascript:alert(1)) `\n# h"
+        elif fault == "terminal":
+            choice["message"]["content"] = f"\x1b[2J{text}\r\nPeople \u202esay so."
+        elif fault == "think":
+            choice["message"]["content"] = f"<think>\nOkay.\n</think>\n\n{text}"
+        elif fault == "unopened think":
+            choice["message"]["content"] = f"Okay.\n</think>\n\n{text}"
+        content = json.dumps(answer).encode()
+        if fault == "deep":
+            content = b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+        elif kind == "extra":
+            number = rest if "e" in rest else "1" + "0" * 5000
+            content = content[:-1] + f', "extra": {number}, "nan": NaN}}'.encode()
+        elif fault == "not utf-8":
+            content = content.replace(b"People", b"P\xff\xfe")
+        elif fault == "list":
+            content = b"[" + content + b"]"
+        elif fault == "byte order mark":
+            content = b"\xef\xbb\xbf" + content
+        elif fault == "utf-16":
+            content = content.decode().encode("utf-16")
+        headers = {"Content-Type": f"application/json; charset={rest}"} if kind == "charset" else {}
+        if kind == "gzip":
+            packed = _bomb() * (rest == "bomb") + gzip.compress(content)
+            content, headers = packed[: -9 if rest == "cut" else None], {"Content-Encoding": "gzip"}
+        elif kind == "brotli":
+            headers = {"Content-Encoding": "br"}
+        told = fault in (*HOSTILE_ANSWERED, "choice 502", "no choices, usage")
+        return 200, content, headers, told
 
     def _usage(self, body: dict[str, Any]) -> dict[str, int]:
         prompt, completion = len(json.dumps(body["messages"])) // 4, len(self._answer(body).split())
@@ -297,7 +425,9 @@ class FakeEndpoint:
                 output.append("<html>busy</html>")
             else:
                 answer = self.completion(body, fault)
-                charged = answer["usage"]["total_tokens"]
+                charged = self._usage(body)["total_tokens"] if fault in USAGES else answer["usage"]["total_tokens"]
+                if fault == "no choices, usage":
+                    answer["choices"] = []
                 output.append(row | {"response": {"status_code": 200, "body": answer}})
             self.calls.append(Call(time.monotonic(), said, fault, charged, body))
         files = ["\n".join(map(json.dumps, rows)).encode() for rows in (output, errors)]
@@ -329,6 +459,11 @@ class FakeEndpoint:
                 self.files[f"{batch.id}-{name}"] = content
                 told[name] = f"{batch.id}-{name}"
         return told | {"status": batch.status}
+
+
+@functools.cache
+def _bomb() -> bytes:
+    return gzip.compress(b" " * BOMB)
 
 
 def _head(status: int, length: int, more: dict[str, str] | None = None) -> bytes:

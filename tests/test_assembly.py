@@ -100,10 +100,8 @@ def test_bf16_dynamic_cot_learns_both_targets_by_heart(folder, mode):
         ({"gamma": float("nan")}, "config.gamma: nan is out of range; give a number from 0 to inf"),
         ({"multitask_weight": 7.0}, "config.multitask_weight: 7.0 is out of range; give a number from 0 to 1"),
         ({"clip_norm": 0.0}, "config.clip_norm: 0.0 is out of range; give a number from 1e-12 to inf"),
-        (
-            {"warmup_steps": 40},
-            "config.warmup_steps: 40 warm-up steps of 40 in all; give from 0 to total_steps - 1",
-        ),
+        ({"warmup_steps": -1}, "config.warmup_steps: -1 is out of range; give a number from 0 to inf"),
+        ({"posts_per_step": -1}, "config.posts_per_step: -1 is out of range; give a number from 0 to inf"),
     ],
 )
 def test_a_bad_setting_is_one_line(fields, line):

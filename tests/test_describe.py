@@ -134,6 +134,22 @@ def test_what_a_row_leaves_out_is_what_training_leaves_out(overrides, size, caps
     assert 0 < above < SIZES["train"] and trimmed[1:3] == ["train", str(above)]
 
 
+def test_updates_rows_and_a_lack_of_chains_of_thought_are_said(tmp_path, overrides, capsys):
+    posts = [Post(f"train-{n}", f"snow {n}", None, ("snow",)) for n in range(15)]
+    write_dataset(tmp_path / "out", {"train": posts}, tmp_path)
+    flags = [f"--config={CONFIG}", *overrides, f"--data={tmp_path / 'out'}", "--config.num_epochs=4"]
+    run([*flags, "--config.posts_per_step=2"])
+    printed = capsys.readouterr().out
+    assert "32 updates of 1.9 posts; the paper: 172,575 updates of 1 post" in printed
+    assert "WARNING: none of 15 training posts has a chain of thought, so Dynamic CoT trains as SFT does" in printed
+    description = run([*flags, "--config.posts_per_step=15"])
+    needed = description.fitted.fit.batch_rows
+    assert needed > 1
+    assert f"give config.global_batch_size={needed}, or larger rows" in capsys.readouterr().out
+    run([*flags, "--config.total_steps=30"])  # one flag makes a short run
+    assert "30 updates of" in capsys.readouterr().out
+
+
 def test_what_is_not_in_a_dataset_is_left_open(tmp_path, capsys):
     posts = [Post("a", "snow", None, ("snow", "new")), Post("b", "snow", None, ("x",))]
     write_dataset(tmp_path / "out", {"test": posts}, tmp_path)
@@ -144,6 +160,15 @@ def test_what_is_not_in_a_dataset_is_left_open(tmp_path, capsys):
     assert "unseen" not in printed.replace("seen: a training post carries it", "")
     assert "within test  1 of test  a = b" in printed
     assert "--config" in printed and "--config" in page_of(tmp_path / "page.html").text
+
+
+@pytest.mark.parametrize("text, is_said", [("Loving Paris!", True), ("sun in #paris", True), ("loving paris !", False)])
+def test_keyphrases_that_punctuation_hides_are_said(text, is_said, tmp_path, capsys):
+    posts = [Post(f"train-{n}", text, None, ("paris",), None, "f", n) for n in (1, 2)]
+    write_dataset(tmp_path / "out", {"train": posts}, tmp_path)
+    assert main([f"--data={tmp_path / 'out'}"]) == 0
+    line = "train: 2 absent keyphrases are in the text, with punctuation on them"
+    assert (line in capsys.readouterr().out) == is_said
 
 
 def test_training_posts_alone_are_described(tmp_path, overrides):

@@ -1,6 +1,7 @@
 """What evaluating the test split leaves in a work directory, and that the report finds it there."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from configs.base import get_config
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import open_split, write_dataset
-from mmkp_jax.evaluate import Evaluation
+from mmkp_jax.errors import LOST
+from mmkp_jax.evaluate import Evaluation, kinds_of
 from mmkp_jax.evaluation.report.page import write_report
+from mmkp_jax.guards import Watchdog
 from mmkp_jax.predicting import load_predictor
 from tests.data.test_images import picture, saved
 from tests.tiny import hf_model, tiny_config, write_tokenizer
@@ -34,7 +37,15 @@ def config(tmp_path):
         (tmp_path / f"{n}.png").write_bytes(good[:150] if f"test-{n}" == DAMAGED else good)
     posts = {
         split: [
-            Post(f"{split}-{n}", f"post {n}", f"{n}.png" if n % 3 else None, (f"key {n // 2}",), None, "f", n)
+            Post(
+                f"{split}-{n}",
+                f"post {n}\x1b[2J\nnext",
+                f"{n}.png" if n % 3 else None,
+                (f"key {n // 2}",),
+                None,
+                "f",
+                n,
+            )
             for n in range(1, count + 1)
         ]
         for split, count in (("train", 2), ("test", POSTS))
@@ -45,11 +56,45 @@ def config(tmp_path):
     return config
 
 
+def write_kinds(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_kinds_are_used_where_the_file_is_of_the_test_posts(config, tmp_path, capsys):
+    words = Evaluation(config)._test.words
+    own = [{"id": post.id, "needs": dict.fromkeys(post.keyphrases, "text")} for post in words]
+    assert set(kinds_of(write_kinds(tmp_path / "own", own), words)) == {f"key {n // 2}" for n in range(1, POSTS + 1)}
+    assert capsys.readouterr().out == ""
+    few = kinds_of(write_kinds(tmp_path / "few", [{"needs": {"key 0": "text"}}]), words)
+    assert few == {"key 0": "text"} and "a kind for 1 of 9 test keyphrases" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        (
+            {"id": "test-1", "needs": {"coffee": "image", "key 0": "text"}},
+            "1 rows are not of the post of their id",
+        ),
+        ({"id": "train-1", "needs": {"coffee": "image"}}, "it has none of their keyphrases"),
+    ],
+)
+def test_kinds_of_other_posts_are_left_out_with_a_line(config, tmp_path, capsys, row, reason):
+    """Pocket's file on other data, whose ids may be the same."""
+    config.data.kinds = write_kinds(tmp_path / "needs.jsonl", [row])
+    assert Evaluation(config)._kinds == {}
+    assert f"(data.kinds) is of other posts, as {reason}: no scores by kind" in capsys.readouterr().out
+
+
 def test_states_are_kept_of_every_post_that_was_fed(predictor, config, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(config.to_json())
-    Evaluation(config).test(predictor, run, 7)
+    shown = Evaluation(config).test(predictor, run, 7)
+    assert DAMAGED in shown and "f1@1" in shown.lower()
+    assert r"test-1: post 1\x1b[2J\nnext" in shown and "\x1b" not in shown  # a post's text moves no cursor
+    assert set(json.loads((run / "results.json").read_text())["forms"]) == {"direct", "cot", "other", "broken"}
     answered = [json.loads(line)["id"] for line in (run / "predictions/test-7.jsonl").read_text().splitlines()]
     assert len(answered) == POSTS and DAMAGED in answered
     with np.load(run / "hidden.npz") as stored:
@@ -65,3 +110,19 @@ def test_states_are_kept_of_every_post_that_was_fed(predictor, config, tmp_path)
     write_report([run], run / "report.html")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count("<circle") >= 6 and "no hidden.npz" not in page
+
+
+def test_an_answer_that_does_not_end_ends_the_run(predictor, config, tmp_path, monkeypatch, capsys):
+    """The second answer hangs until the watchdog ends the process, which here only notes the status."""
+    ended, statuses = threading.Event(), []
+    monkeypatch.setattr("os._exit", lambda status: (statuses.append(status), ended.set()))
+
+    class Hanging:
+        def predict(self, records, **options):
+            for number, each in enumerate(predictor.predict(records, **options)):
+                assert number == 0 or ended.wait(60)
+                yield each
+
+    with Watchdog(tmp_path, 0.3) as watchdog:
+        Evaluation(config, watchdog).test(Hanging(), tmp_path, 7)
+    assert set(statuses) == {LOST} and "no answer ended for 0.3 s" in capsys.readouterr().err

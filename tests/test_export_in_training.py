@@ -247,6 +247,14 @@ def test_a_base_that_changed_since_the_run_began_is_refused(tmp_path, base, chan
     assert (tmp_path / "base.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"config.json": 3}', "[" * 100_000])
+def test_a_damaged_record_of_the_base_is_one_line_that_names_the_file(tmp_path, base, content):
+    rewrite(tmp_path / "base.json", content)
+    for look in (check_base, note_base):
+        with pytest.raises(InputError, match=f"^{tmp_path / 'base.json'}: .*; restore the file, or remove it"):
+            look(tmp_path, open_folder(str(base)))
+
+
 def write_wider(base) -> None:
     (base / "model.safetensors").unlink()
     write_base(base, tiny_config(intermediate_size=100))

@@ -114,6 +114,13 @@ def test_unreadable_answers_are_counted_and_their_posts_left_out(files, capsys):
     assert "answers without readable ranks: 2 of 24" in capsys.readouterr().out
 
 
+def test_a_judge_that_cannot_be_read_ends_with_a_status_of_its_own(files, capsys):
+    with FakeEndpoint(lambda body: '{"better": [[[10]]], "correctness": {"A": 1e999}}') as server:
+        assert judge.main(flags(files, "--give_up_after=0", server=server)) == 4
+    assert "none of 48 answers can be read, most often: no correctness for each of" in capsys.readouterr().err
+    assert results(files)["standing"] is None
+
+
 def test_dry_run_counts_the_calls(files, capsys):
     with FakeEndpoint() as server:
         assert judge.main(flags(files, "--dry_run", "--pairs=5", server=server)) == 0
@@ -169,6 +176,39 @@ def test_a_page_that_is_not_filled_in_is_refused(files, capsys):
     assert read_people(files / "out" / "people", [file])[2].shape == (2, 1, 3, 3)
 
 
+DAMAGES = {
+    "cut": lambda text: text[: len(text) // 2],
+    "list": lambda text: "[]",
+    "nested": lambda text: "[" * 100_000,
+    "latin": lambda text: text + "\xff",
+    "number": lambda text: re.sub(r'"(ranks|sheets)": ', r'"\1": 5, "x": ', text),
+    "null": lambda text: re.sub(r": (\"\w+\"|\[[^]]*\])", ": null", text),
+    "huge": lambda text: re.sub(r'"(rank\w*|A|correctness)": ', '"\\1": 1e999, "y": ', text),
+    "orders": lambda text: re.sub(r"\b[012]\b", "7", text),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("which", ["people/key.json", "ranks-1.json", "rankings.jsonl"])
+def test_a_damaged_file_of_a_study_is_one_line(files, capsys, which, damage):
+    assert judge.main(flags(files, "--people=2", "--raters=1")) == 0
+    saved = fill_in(files, 1, lambda shown: QUALITY[shown] + 1)
+    row = {"id": "p0", "order": 0, "ranks": {name: dict.fromkeys(CRITERIA, 1) for name in ("good", "fair", "poor")}}
+    (files / "out" / "rankings.jsonl").write_text(json.dumps(row) + "\n")
+    collect = [f"--out={files / 'out'}", f"--collect={saved}"]
+    assert judge.main(collect) == 0
+    file = saved if which == "ranks-1.json" else files / "out" / which
+    text = file.read_text()
+    damaged = DAMAGES[damage](text)
+    file.write_text(damaged, encoding="latin-1")
+    capsys.readouterr()
+    status = judge.main(collect)
+    told = capsys.readouterr().err.splitlines()
+    assert (status, len(told)) == ((0, 0) if damaged == text else (2, 1)) or (status, told) == (0, [])
+    if damage in ("cut", "nested", "latin"):
+        assert status == 2 and file.name in told[0]
+
+
 def test_ranks_are_not_credited_to_another_studys_systems(files, capsys):
     assert judge.main(flags(files, "--people=4", "--raters=1")) == 0
     file = fill_in(files, 1, lambda shown: QUALITY[shown] + 1)
@@ -193,7 +233,7 @@ def test_pairs_are_of_lists_that_differ(files, capsys):
     (files / "copy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in same))
     systems = f"--predictions={files / 'good.jsonl'},{files / 'copy.jsonl'}"
     with FakeEndpoint(fair_judge) as server:
-        assert judge.main(flags(files, systems, server=server)) == 0
+        assert judge.main(flags(files, systems, "--give_up_after=0", server=server)) == 0
         assert len(server.calls) < POSTS * 2 + 2 * 3 + 1  # two of identical lists are one question
     told = capsys.readouterr().out
     assert "pairs: 3 of 100, as there are no more" in told and "100.00% of 3" in told

@@ -1,6 +1,7 @@
 """The main command: from a config to scores; stopped, killed and gone on; and what it cannot use, in one line."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -11,11 +12,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from benchmarks.soak_kill import differences, killed_run
 from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.errors import AGAIN, LOST
+from mmkp_jax.runtime.lock import BEAT, LOCK, Lock, this_process
 from tests.small_pocket import ROOT, SIZES, UNFED, command, environment, metrics, run, small_pocket
 
 COMPUTED = ("loss", "loss_sft", "loss_cot", "cot_share", "gamma", "grad_norm", "learning_rate", "posts", "tokens")
@@ -60,6 +63,7 @@ def test_a_run_leaves_what_it_says(unbroken):
     assert lines[-1]["id"] == UNFED and lines[-1]["predicted"] == [] and lines[-1]["keyphrases"]
     assert set(lines[0]) == {"id", "keyphrases", "predicted", "output", "form", "tokens"}
     results = json.loads((workdir / "results.json").read_text())
+    assert set(results.pop("forms")) == {"direct", "cot", "other", "broken"}
     assert results["all"]["n"] == SIZES["test"] and set(results) == {"all", "present", "absent", "seen", "unseen"}
     assert json.loads((workdir / "comparisons.json").read_text())["scores"]["dyncot, step 12"] == results
     for shown in ("pictures permuted", "texts blanked", "report: "):
@@ -69,6 +73,10 @@ def test_a_run_leaves_what_it_says(unbroken):
         assert shown in done.stdout
     shares = {line["cot_share"] for line in metrics(workdir)}
     assert 0.0 in shares and max(shares) > 0
+    first, *others = metrics(workdir)
+    assert first["seconds"] is first["posts_per_second"] is None  # its call compiled
+    assert all(line["seconds"] > 0 and line["posts_per_second"] == line["posts"] / line["seconds"] for line in others)
+    assert "12 updates of" in done.stdout and "with a chain of thought: " in done.stdout
 
 
 def kill_after(process, workdir, steps, kind):
@@ -150,6 +158,41 @@ def test_ctrl_c_leaves_a_run_that_goes_on(pocket, unbroken):
 
 
 @pytest.mark.slow
+def test_of_two_runs_at_once_the_second_is_refused_and_the_first_comes_to_every_number(pocket, unbroken):
+    workdir = pocket.parent / "at-once"
+    first = started(pocket, f"--workdir={workdir}", "--config.ablations=True")
+    while not (workdir / "metrics.jsonl").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second looks
+    second = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
+    first.send_signal(signal.SIGCONT)
+    assert second.returncode == 2 and f"process {first.pid} is writing this run" in second.stderr.splitlines()[-1]
+    _, error = first.communicate(timeout=120)
+    assert first.returncode == 0, error[-3000:]
+    assert [line["step"] for line in metrics(workdir)] == list(range(1, 13))
+    assert differences(workdir, unbroken[0]) == []
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_run_at_once_in_a_line(pocket):
+    """The first one is answered after the step, which compiles here."""
+    workdir = pocket.parent / "twice"
+    process = started(pocket, f"--workdir={workdir}")
+    while not (workdir / "checkpoints").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    for line in process.stderr:
+        if "once more to stop at once" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in out + error, error
+    assert error.strip().splitlines()[-1] == "stopped at once; started again, the run resumes from its last checkpoint"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zeroshot", "sft", "cot", "multitask"])
 def test_the_other_strategies_run(pocket, strategy):
     workdir = pocket.parent / strategy
@@ -178,7 +221,7 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
         (["--config.log_every=0"], "config.log_every: 0 is out of range"),
         (["--config.data.max_text_tokens=9999"], "a text may have 9,999 tokens, a row 320"),
         (["--config.strategy=zeroshot", "--config.frozen_dtype=bf16"], "did you mean 'bfloat16'?"),
-        (["--config.data.kinds=none.jsonl"], "none.jsonl: the kinds of keyphrases cannot be read"),
+        (["--config.data.kinds=none.jsonl"], "none.jsonl: cannot be read (No such file"),
         (["--config.data.train_keyphrases=none.txt"], "none.txt"),
         (["--config=configs/dyncot.py:model=pockett"], "did you mean 'pocket'?"),
         (["--config=configs/dyncot.py:modell=pocket"], "did you mean 'model'?"),
@@ -200,14 +243,17 @@ def test_what_cannot_be_used_is_one_line_and_exit_2(pocket, tmp_path, flags, tol
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 2 and told in lines[-1] and "Traceback" not in done.stderr, done.stderr[-3000:]
     assert len(lines) == 1, lines
+    assert not (tmp_path / "run").exists()  # nothing is claimed before all is checked
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(pocket, tmp_path):
-    for name, content in (("half", '{"strategy": "dyn'), ("model", '{"model_type": "qwen2_5_vl"}')):
+    named = (("half", '{"strategy": "dyn', "is not JSON"), ("model", '{"model_type": "qwen2_5_vl"}', "no 'strategy'"))
+    for name, content, told in named:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
         done = run(pocket, f"--workdir={tmp_path / name}")
         assert done.returncode == 2 and "this is not the config of a run" in done.stderr.splitlines()[-1]
+        assert f"{tmp_path / name / 'config.json'}: " in done.stderr and told in done.stderr
         assert [file.name for file in (tmp_path / name).iterdir()] == ["config.json"]
 
 
@@ -232,6 +278,50 @@ def test_a_work_directory_of_another_config_names_the_keys(pocket, unbroken):
     )
     assert done.returncode == 2
     assert "gamma (was 6.5, now 0.3)" in done.stderr and "log_every" not in done.stderr
+
+
+def test_weights_that_are_not_the_models_are_refused_before_the_work_directory_is_made(pocket, tmp_path):
+    model = shutil.copytree(pocket / "model", tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, model / "model.safetensors")
+    for config in ("configs/dyncot.py", "configs/zeroshot.py"):
+        done = run(pocket, f"--workdir={tmp_path / 'run'}", f"--config.model.path={model}", config=config)
+        assert done.returncode == 2 and "missing: model.norm.weight" in done.stderr.splitlines()[-1], done.stderr
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_second_run_on_a_work_directory_is_refused_and_the_first_unharmed(pocket, unbroken, tmp_path):
+    workdir = shutil.copytree(unbroken[0], tmp_path / "run")
+    with Lock(workdir, 120) as lock:
+        lock.acquire()
+        before = {file: file.read_bytes() for file in workdir.rglob("*") if file.is_file() and file.name != BEAT}
+        done = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
+        assert before == {file: file.read_bytes() for file in before}
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2 and f"process {os.getpid()} is writing this run" in line
+    assert not (workdir / LOCK).exists() and not (unbroken[0] / LOCK).exists()
+
+
+def test_a_run_that_another_host_writes_is_to_be_tried_again(pocket, unbroken, tmp_path):
+    """Its heartbeat may still come: it would take fifteen seconds without one to take it over."""
+    workdir = shutil.copytree(unbroken[0], tmp_path / "run")
+    owner = this_process()._replace(host="another", name="node-7", pid=12)
+    (workdir / LOCK).write_text(json.dumps(owner._asdict()))
+    done = run(pocket, f"--workdir={workdir}", "--config.ablations=True", "--lock_seconds=0.5")
+    assert done.returncode == AGAIN and "process 12 on node-7 is writing this run" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr and json.loads((workdir / LOCK).read_text()) == owner._asdict()
+
+
+@pytest.mark.parametrize("kind, status", [(signal.SIGINT, 130), (signal.SIGTERM, AGAIN)])
+@pytest.mark.parametrize("seconds", [0.2, 1.5], ids=["package", "libraries"])
+def test_stopped_while_it_is_imported_it_ends_in_a_line(pocket, tmp_path, kind, status, seconds):
+    process = started(pocket, f"--workdir={tmp_path / 'run'}")
+    time.sleep(seconds)
+    process.send_signal(kind)
+    told = "".join(process.communicate(timeout=60)).strip()
+    assert process.returncode == status and len(told.splitlines()) == 1, told
+    assert "to go on" not in told and not (tmp_path / "run").exists()
 
 
 def test_help_exits_0():
@@ -259,7 +349,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(pocket, un
             file.write_bytes(file.read_bytes()[:50_000])
     done = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"{workdir}/checkpoints/12: it cannot be read" in done.stderr and "Traceback" not in done.stderr
+    assert f"{workdir}/checkpoints/12: it is damaged (" in done.stderr and "Traceback" not in done.stderr
     assert "going back to step 9" in done.stderr and "going on from step 9 of 12" in done.stdout
     assert [each.name.split("-")[0] for each in (workdir / "checkpoints").glob("*damaged*")] == ["12.damaged"]
     assert differences(workdir, unbroken[0]) == []

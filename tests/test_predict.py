@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from mmkp_jax.predict import main
+from configs.dyncot import get_config
+from mmkp_jax.evaluation.predictions import Prediction
+from mmkp_jax.predict import _explained, main
 from tests.small_pocket import ROOT, SIZES, environment, run, small_pocket
 
 FIELDS = ["id", "keyphrases", "predicted", "output", "form", "tokens"]
@@ -120,6 +122,12 @@ def test_one_text_prints_its_keyphrases(pocket, capsys):
     assert "answered without reasoning" in (told := capsys.readouterr().out) and direct.strip() in told
 
 
+def test_what_a_model_wrote_is_shown_without_moving_the_cursor():
+    output = "<think>a \x1b[2J\nb\u202e</think><answer>c\rd</answer>"
+    shown = _explained(Prediction("p\n1", [], ["c\rd"], output, "cot", 3))
+    assert shown == "p\\n1\n  reasoning  a \\x1b[2J b\\u202e\n  predicted  c\\rd"
+
+
 @pytest.mark.parametrize(
     "flags, line",
     [
@@ -149,7 +157,7 @@ def test_one_text_prints_its_keyphrases(pocket, capsys):
 def test_a_mistake_is_one_line_and_exit_2(pocket, tmp_path, capsys, monkeypatch, flags, line):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty/config.json").write_text('{"strategy": "dyncot"}')
+    (tmp_path / "empty/config.json").write_text(get_config().to_json())
     prediction = dict(id="other", keyphrases=[], predicted=[], output="", form="direct", tokens=1)
     (tmp_path / "others.jsonl").write_text(json.dumps(prediction) + "\n")
     places = {"pocket": pocket, "empty": tmp_path / "empty", "others": tmp_path / "others.jsonl"}

@@ -12,7 +12,7 @@ from mmkp_jax.gamma import gamma_rule
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.models.qwen2_5_vl import Qwen2_5_VL
 from mmkp_jax.objectives import objective
-from mmkp_jax.optim import FROZEN_BY_DEFAULT, adamw, decays, join_params, learning_rate, split_params
+from mmkp_jax.optim import FROZEN_BY_DEFAULT, adamw, decays, join_params, learning_rate, split_params, warmup_of
 from mmkp_jax.step import init_state, make_train_step
 from tests.tiny import tiny_config
 from tests.trees import forest_of, random_tree
@@ -128,8 +128,25 @@ def test_the_learning_rate_warms_up_from_the_first_step_and_ends_at_zero():
     np.testing.assert_allclose([rate(i) for i in range(4)], [0.25, 0.5, 0.75, 1.0])
     np.testing.assert_allclose([rate(7), rate(11)], [0.5, 0.0], atol=1e-7)
     assert learning_rate(1.0, warmup_steps=0, total_steps=4)(0) == 1.0
-    with pytest.raises(InputError, match="5 warm-up steps of 5 in all"):
-        learning_rate(1.0, warmup_steps=5, total_steps=5)
+
+
+@pytest.mark.parametrize("warmup_steps, total_steps, taken", [(30, 30, 3), (100, 25, 2), (5, 5, 0), (4, 5, 4)])
+def test_a_warm_up_as_long_as_the_run_is_shortened_to_a_tenth_of_it(warmup_steps, total_steps, taken):
+    assert warmup_of(warmup_steps, total_steps) == taken
+    rate = learning_rate(1.0, warmup_steps=warmup_steps, total_steps=total_steps)
+    np.testing.assert_allclose([rate(taken), rate(total_steps)], [1.0, 0.0], atol=1e-7)
+
+
+def test_a_mean_over_no_posts_is_not_a_number_and_the_step_trains():
+    """Dynamic CoT on posts without a chain of thought: there is no CoT loss, and what it trains is SFT's."""
+    forest = forest_of([[random_tree(i, CONFIG, grids=[(4, 4)], cot=0)] for i in range(2)], CONFIG)
+    state, metrics = run(forest, 1, "dyncot", gamma=1e9)
+    plain, plain_metrics = run(forest, 1, "sft", gamma=1e9)
+    assert np.isnan(metrics.pop("loss_cot")) and np.isnan(plain_metrics.pop("loss_cot"))
+    assert metrics["cot_share"] == 0 and metrics["skipped"] == 0
+    assert metrics == pytest.approx(plain_metrics, rel=1e-6)
+    for path, leaf in flatten(plain["trainable"]).items():
+        np.testing.assert_allclose(flatten(state["trainable"])[path], leaf, rtol=1e-6, atol=1e-7)
 
 
 def test_the_gradient_is_clipped_to_the_global_norm_and_reported_before():

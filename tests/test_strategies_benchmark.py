@@ -86,7 +86,17 @@ def test_tables_of_known_answers(tmp_path, dataset, capsys):
     assert row_of(shown, "(Table 5)", "Dynamic CoT, γ avg")[-3:] == ["32.22", "19.50", "13.26"]
     sft = row_of(shown, "Differences", "SFT")
     assert sft[:5] == ["all", "+50.00", "+50.00", "to", "+50.00"] and sft[-2:] == ["+0.0", "+100.0"]
-    assert row_of(shown, "(Table 7)", "SFT") == ["2.00", "±", "1.41", "+100.00%", "50.00%", "0.00%", "50.00%", "1.89"]
+    assert row_of(shown, "(Table 7)", "SFT") == [
+        "2.00",
+        "±",
+        "1.41",
+        "+100.00%",
+        "50.00%",
+        "0.00%",
+        "0.00%",
+        "50.00%",
+        "1.89",
+    ]
 
 
 def test_a_table_waits_for_whole_seeds(tmp_path, dataset, capsys):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmkp_jax import teach
-from mmkp_jax.data.sources import Chains
+from mmkp_jax.data.chain_files import Chains
+from mmkp_jax.runtime.escape import for_markdown
 from mmkp_jax.teacher.store import Store
 from tests.data.posts_on_disk import write_posts
 from tests.data.test_images import picture, saved
@@ -73,7 +74,7 @@ def test_a_dataset_becomes_chains_that_prepare_takes(tmp_path, capsys):
     assert "10 posts = 10 kept + 0 left out" in printed
     assert f"spent in all: {(prompt * 2.5 + completion * 10) / 1e6:.4f}" in printed
     card = (tmp_path / "cot.card.md").read_text()
-    assert f"{RETURNED} (10)" in card and "100.00%" in card and f"{prompt:,} of prompts" in card
+    assert f"{for_markdown(RETURNED)} (10)" in card and "100.00%" in card and f"{prompt:,} of prompts" in card
     for file in tmp_path.glob("cot*"):
         assert SECRET not in file.read_text() and "base64" not in file.read_text()
 
@@ -94,7 +95,7 @@ def test_dry_run_tells_the_bill_and_calls_nobody(tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("OPENAI_API_KEY", SECRET)
         assert not server.calls and [each.name for each in tmp_path.glob("cot*")] == []
         assert teach.main([*arguments[:-1], "--price_in=1", "--price_out=2"]) == 0
-        assert low < sum(row["cost"] for row in lines(tmp_path / "cot.answers.jsonl")) < high
+        assert low < sum(row["cost"] for row in lines(tmp_path / "cot.answers.jsonl") if "key" in row) < high
         capsys.readouterr()
         assert teach.main(arguments) == 0
         assert "calls: 0 for 6 questions; 6 are answered" in capsys.readouterr().out
@@ -130,10 +131,77 @@ def test_hashtags_become_keyphrases_of_posts(tmp_path):
     with FakeEndpoint(lambda body: "none" if "Key2" in str(body) else "snow; key") as server:
         arguments = flags(server, write_file(tmp_path, 3, (1,)), tmp_path / "clean.jsonl", f"--images={tmp_path}")
         assert teach.main([*arguments, "--task=keyphrases"]) == 0
-        assert "Hashtags: snow; #Key0" in server.calls[0].said
+        assert any("Hashtags: snow; #Key0" in call.said for call in server.calls)
     found = lines(tmp_path / "clean.jsonl")
     assert found[1] == {"id": "p1", "text": "text 1", "image": "1.png", "keyphrases": ["snow", "key"], "cot": None}
     assert [row["id"] for row in lines(tmp_path / "clean.rejects.jsonl")] == ["p2"]
+
+
+def test_strange_answers_become_files_that_everybody_can_read(tmp_path, capsys):
+    kinds = ["half a character", "model", "terminal", "think", "unopened think", "finish \x1b[2J\n|", "choice error"]
+    file = write_file(tmp_path, len(kinds) + 1)
+
+    def fault(said, attempt):
+        number = int(said.partition("Post text: text ")[2].split()[0])
+        return kinds[number] if number < len(kinds) else None
+
+    with FakeEndpoint(fault=fault) as server:
+        arguments = flags(server, file, tmp_path / "cot.jsonl", "--price_in=1", "--price_out=1")
+        assert teach.main(arguments) == 0 and teach.main(arguments) == 0
+        assert len(server.calls) == len(kinds) + 1
+    chains = {row["id"]: row["cot"] for row in lines(tmp_path / "cot.jsonl")}
+    assert list(chains) == ["p0", "p1", "p2", "p3", "p4", "p7"]
+    assert chains["p0"].endswith("\ufffd") and chains["p3"].startswith("People") and chains["p4"].startswith("People")
+    assert not Chains(tmp_path / "cot.jsonl").rejects
+    assert {row["gate"] for row in lines(tmp_path / "cot.rejects.jsonl")} == {"unfinished"}
+    card = (tmp_path / "cot.card.md").read_text()
+    assert "<script" not in card.replace("\\<script", "") and "](javascript" not in card and "a\\|b" in card
+    assert card.count("\n# ") == 0  # a heading of the endpoint's own
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out.replace("\x1b[A", "") and "unfinished 2" in shown.out
+
+
+def test_nothing_kept_ends_with_a_status_of_its_own_and_the_commonest_reason(tmp_path, capsys):
+    with FakeEndpoint(fault=lambda said, attempt: "filtered" if "Key1" in said else "finish abort") as server:
+        assert teach.main(flags(server, write_file(tmp_path), tmp_path / "cot.jsonl")) == 4
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "nothing was kept of 6 posts, most often for unfinished (5: " in told and "'abort'" in told
+    assert (tmp_path / "cot.jsonl").read_text() == "" and len(lines(tmp_path / "cot.rejects.jsonl")) == 6
+    with FakeEndpoint(fault=lambda said, attempt: "500") as server:
+        arguments = flags(server, tmp_path / "train.jsonl", tmp_path / "other.jsonl", "--attempts=1")
+        assert teach.main(arguments) == 4
+    assert "most often for unanswered (6: 500: trouble 500)" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_whose_first_answers_are_all_of_no_use_stops(tmp_path, capsys):
+    file = write_file(tmp_path, 60)
+    with FakeEndpoint(lambda body: "I <answer>cannot</answer> say.") as server:
+        arguments = flags(server, file, tmp_path / "cot.jsonl", "--concurrency=2")
+        assert teach.main(arguments) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert "the first 20 answers are all of no use, most often for tags (20: " in told
+        calls = len(server.calls)
+        assert 20 <= calls <= 22
+        assert teach.main(arguments) == 2 and len(server.calls) <= calls + 2  # what is there counts
+        assert teach.main([*arguments, "--give_up_after=0"]) == 4 and len(server.calls) == 60
+    with FakeEndpoint(lambda body: "so" if "Key5 " in str(body).replace("\\n", " ") else "no, too long") as server:
+        arguments = flags(server, file, tmp_path / "b.jsonl", "--max_words=1", "--concurrency=1")
+        assert teach.main(arguments) == 0 and len(server.calls) == 60  # one of use is enough
+
+
+def test_a_damaged_store_is_repaired_without_a_call(tmp_path, capsys):
+    file, store = write_file(tmp_path), tmp_path / "cot.answers.jsonl"
+    with FakeEndpoint() as server:
+        arguments = flags(server, file, tmp_path / "cot.jsonl")
+        assert teach.main(arguments) == 0
+        rows = store.read_bytes().splitlines(keepends=True)
+        store.write_bytes(b"".join([*rows[:3], b'{"id": "p9", "key": 5}\n', *rows[3:]]))
+        capsys.readouterr()
+        line = refused(capsys, arguments)
+        assert "cot.answers.jsonl:4: this line is no answer" in line and "--repair" in line and "remove" not in line
+        assert teach.main([*arguments, "--repair"]) == 0 and len(server.calls) == 6
+        assert "1 damaged lines" in capsys.readouterr().out
+    assert (tmp_path / "cot.answers.jsonl.damaged").read_bytes() == b'{"id": "p9", "key": 5}\n'
 
 
 def test_a_test_split_is_refused_unless_it_is_named(tmp_path, capsys):

@@ -22,15 +22,24 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from mmkp_jax.data.images import ImageError, check_aspect, decode, image_path
+from mmkp_jax.data.fields import quoted
+from mmkp_jax.data.image_files import ImageError, image_path, read_image
+from mmkp_jax.data.images import check_aspect, upright_size
 from mmkp_jax.data.posts import Post, Record, Reject, restored, restored_reject
 from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.atomic import write_json
+from mmkp_jax.runtime.json_files import parse_object, read_object
 
 POSTS_A_BLOCK = 1024
 """And so a shard, but for rejects: about 200 MB of photographs."""
 
 WRITER_OPTIONS = "group_size:1,uncompressed"
 """Random access to each record; images are compressed already."""
+
+WAITING_BYTES = 32 << 20
+"""Of the files of images that wait to be written."""
+
+RESTAGE = "start the command again, which writes the file anew"
 
 OnBadRow = Literal["drop", "error"]
 _In, _Out = TypeVar("_In"), TypeVar("_Out")
@@ -99,19 +108,29 @@ def stamp_of(block: Path, image_root: Path) -> str:
     for row in _staged(block):
         image = None
         if isinstance(row, Post) and row.image is not None:
-            with contextlib.suppress(OSError, ValueError):
-                found = os.stat(image_root / row.image)
+            with contextlib.suppress(OSError, ImageError):
+                found = os.stat(image_path(image_root, row.image))
                 image = found.st_size, found.st_mtime_ns
         digest.update(repr((dataclasses.replace(row, file=""), image)).encode())
     return digest.hexdigest()
 
 
 def result_of(block: Path, stamp: str) -> Result | None:
-    """What became of a block that was done from the same posts and images; None for another one."""
+    """What became of a block that was done from the same posts and images; None for another or a damaged one."""
     try:
-        result = Result(**json.loads(block.with_suffix(".result").read_bytes()))
+        told = read_object(block.with_suffix(".result"))
+        result = Result(
+            stamp=told.text("stamp"),
+            records=told.integer("records"),
+            bytes=told.integer("bytes"),
+            sha256=told.text("sha256"),
+            fingerprint=told.text("fingerprint"),
+            rejects=[row.content for row in told.rows("rejects")],
+        )
+        for each in told.rows("rejects"):
+            restored_reject(each)
         whole = not result.records or block.with_suffix(".array_record").stat().st_size == result.bytes
-    except (OSError, ValueError, TypeError):
+    except (OSError, InputError):
         return None
     return result if whole and result.stamp == stamp else None
 
@@ -127,7 +146,8 @@ def write_block(
     """Makes records of a block's posts, unless that was done before.
 
     Args:
-        threads: images decoded at a time; twice as many are in memory.
+        threads: images decoded at a time, as far as `limits.IMAGE` has room; at most twice as many files, and
+            `WAITING_BYTES` of more than one, are in memory.
         progress: called with the number of posts that were done since.
 
     Raises:
@@ -136,14 +156,15 @@ def write_block(
     stamp = stamp_of(block, image_root)
     if result := result_of(block, stamp):
         if on_bad_row == "error" and result.rejects:
-            raise restored_reject(result.rejects[0]).as_error()
+            raise Reject(**result.rejects[0] | {"post": None}).as_error()
         progress(result.posts)
         return result
     file, rejects, records, fingerprint = block.with_suffix(".array_record"), [], 0, hashlib.sha256()
     writer = ArrayRecordWriter(str(file), WRITER_OPTIONS)
     with ThreadPoolExecutor(threads) as pool:
         make = functools.partial(record_of, image_root=image_root)
-        for row in _in_order(pool, make, _staged(block), ahead=2 * threads):
+        weight = functools.partial(_file_bytes, image_root=image_root)
+        for row in _in_order(pool, make, _staged(block), ahead=2 * threads, weight=weight):
             progress(1)
             if isinstance(row, Record):
                 records += 1
@@ -158,9 +179,7 @@ def write_block(
     with file.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     result = Result(stamp, records, file.stat().st_size, sha256, fingerprint.hexdigest(), rejects)
-    unfinished = block.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")
-    os.replace(unfinished, block.with_suffix(".result"))
+    write_json(block.with_suffix(".result"), dataclasses.asdict(result), indent=None)
     return result
 
 
@@ -176,14 +195,14 @@ def record_of(post: Post | Reject, image_root: str | Path) -> Record | Reject:
     data, width, height = b"", 0, 0
     if post.image is not None:
         try:
-            data = image_path(image_root, post.image).read_bytes()
-            width, height = decode(data).size
+            data = read_image(image_path(image_root, post.image))
+            width, height = upright_size(data)
             check_aspect(height, width)
         except (ImageError, OSError) as error:
             reason = error.reason if isinstance(error, ImageError) else f"the image cannot be read ({error.strerror})"
-            if repr(post.image) not in reason:
-                reason += f": {post.image}"
-            mend = "mend or replace the image, or leave the post out"
+            if quoted(post.image) not in reason:
+                reason += f": {quoted(post.image)}"
+            mend = getattr(error, "hint", "") or "mend or replace the image, or leave the post out"
             return Reject(post.id, post.file, post.line, reason, mend, post)
     return Record(post.id, post.text, data, width, height, post.keyphrases, post.cot)
 
@@ -196,23 +215,42 @@ def _serialized(record: Record) -> bytes:
     return serializer.get_tf_example(features().encode_example(row)).SerializeToString(deterministic=True)
 
 
+def _file_bytes(row: Post | Reject, image_root: Path) -> int:
+    if isinstance(row, Reject) or row.image is None:
+        return 0
+    with contextlib.suppress(OSError, ImageError):
+        return image_path(image_root, row.image).stat().st_size
+    return 0
+
+
 def _staged(block: Path) -> Iterator[Post | Reject]:
-    with block.with_suffix(".posts").open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            yield restored(row["Post"]) if "Post" in row else restored_reject(row["Reject"])
+    file = block.with_suffix(".posts")
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            row = parse_object(line, f"{file}:{number}", RESTAGE)
+            yield restored(row.object("Post")) if "Post" in row.content else restored_reject(row.object("Reject"))
 
 
-def _in_order(pool: Executor, function: Callable[[_In], _Out], items: Iterable[_In], ahead: int) -> Iterator[_Out]:
-    """`map` by the pool's workers, never more than `ahead` results before the one that is taken."""
-    waiting: deque[Future[_Out]] = deque()
+def _in_order(
+    pool: Executor,
+    function: Callable[[_In], _Out],
+    items: Iterable[_In],
+    ahead: int,
+    weight: Callable[[_In], int],
+) -> Iterator[_Out]:
+    """`map` by the pool's workers, at most `ahead` results, or `WAITING_BYTES`, before the one that is taken."""
+    waiting: deque[tuple[Future[_Out], int]] = deque()
+    held = 0
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
+            held += (size := weight(item))
+            while waiting and (len(waiting) >= ahead or held > WAITING_BYTES):
+                future, freed = waiting.popleft()
+                yield future.result()
+                held -= freed
+            waiting.append((pool.submit(function, item), size))
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[0].result()
     finally:
-        for each in waiting:
+        for each, _ in waiting:
             each.cancel()

@@ -7,7 +7,7 @@ import numpy as np
 
 from mmkp_jax.data.forest import Geometry, Tree
 from mmkp_jax.data.geometry import Grid, patch_layout
-from mmkp_jax.data.images import decode, grid_of, patches_of
+from mmkp_jax.data.images import grid_of, sized_patches
 from mmkp_jax.data.posts import Record
 from mmkp_jax.data.prompts import Template, cot_target, keyphrase_target, prompt_tokens
 
@@ -84,10 +84,9 @@ def tree_of(record: Record, recipe: Recipe, branches: tuple[Branch, ...] = BOTH)
     tree = _without_picture(record, recipe, branches)
     if not record.image:
         return tree
-    image = decode(record.image)
-    grid, patches = patches_of(image, min_pixels=recipe.min_pixels, max_pixels=recipe.max_pixels)
+    size, grid, patches = sized_patches(record.image, min_pixels=recipe.min_pixels, max_pixels=recipe.max_pixels)
     if (grid,) != tree.grids:
-        raise ValueError(f"record {record.id!r} tells of {record.width} x {record.height} pixels, not {image.size}")
+        raise ValueError(f"record {record.id!r} tells of {record.width} x {record.height} pixels, not {size}")
     return dataclasses.replace(tree, patches=(patches,))
 
 

@@ -32,17 +32,28 @@ class Fit:
     rows: int
     """Of an epoch, those included that only fill up its last batch."""
     batches: int
+    batch_rows: int
+    """Rows of a batch; more than were asked for where the posts of a step need them."""
     slots: dict[str, Slots]
     """By the names of `RowSize`."""
     tokens_N: np.ndarray
     """int64: the token slots that each post takes."""
 
 
-def fit(lengths: Lengths, size: RowSize, branches: tuple[Branch, ...], *, batch_rows: int, seed: int) -> Fit:
+def fit(
+    lengths: Lengths,
+    size: RowSize,
+    branches: tuple[Branch, ...],
+    *,
+    batch_rows: int,
+    seed: int,
+    posts_per_step: int = 0,
+) -> Fit:
     """Plans the first epoch as training does, and tells what becomes of the posts in it."""
     posts, left_out = choose(lengths, size, branches)
     size_N5 = sizes_of(lengths, branches)
-    plan = plan_epoch(size_N5, size, seed=seed, epoch=0, batch_rows=batch_rows, posts=posts) if len(posts) else None
+    planned = {"seed": seed, "epoch": 0, "batch_rows": batch_rows, "posts_per_step": posts_per_step}
+    plan = plan_epoch(size_N5, size, posts=posts, **planned) if len(posts) else None
     used = fill(plan, size_N5, size) if plan else dict.fromkeys(LIMITS, 0.0)
     most_5 = size_N5.max(axis=0, initial=0).tolist()
     slots = {
@@ -54,6 +65,7 @@ def fit(lengths: Lengths, size: RowSize, branches: tuple[Branch, ...], *, batch_
         left_out=left_out,
         rows=plan.rows if plan else 0,
         batches=len(plan) if plan else 0,
+        batch_rows=plan.batch_rows if plan else batch_rows,
         slots=slots,
         tokens_N=size_N5[:, LIMITS.index("tokens")],
     )

@@ -3,16 +3,20 @@
 - LLaVA: `{"id", "image", "conversations": [{"from": "human", "value": "<image>\\n…"}, {"from": "gpt", "value": …}]}`
 - LLaMA-Factory's sharegpt: `conversations` or `messages`, and `"images": [path]`
 - OpenAI: `{"messages": [{"role": "user", "content": [{"type": "text", …}, {"type": "image_url", …}]}, …]}`
+- TRL: `{"messages" (or "prompt" and "completion"): [… [{"type": "image"}, {"type": "text", …}] …], "images": [path]}`
 
 The whole question is the post's text, an instruction in it included: rows do not tell which part is which.
 """
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from mmkp_jax.data.posts import BadLine, Post, check_characters, keyphrases_of, own_post
+from mmkp_jax.data.chains import parse_answer
+from mmkp_jax.data.fields import BadLine
+from mmkp_jax.data.posts import Post, own_post, post_id_of, tidied, with_chain
+from mmkp_jax.data.tidying import Notes
+from mmkp_jax.runtime.json_files import shown
 
 PLACEHOLDER = "<image>"
 """Where the question shows the image; of LLaVA and sharegpt, when the row names one."""
@@ -24,69 +28,49 @@ ROLES = {
 }
 """Who speaks, by each trainer's name for it."""
 
-ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
-THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
-TAG = re.compile(r"</?(?:think|answer)>")
-
 _PLACE = re.compile(rf"{PLACEHOLDER}\n?|\n{PLACEHOLDER}\Z")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 
 
-def post_of(row: dict[str, Any], file: str, number: int) -> Post:
+def post_of(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
     """The post of a row in any known form: this project's own or, where it holds turns of a conversation, another's.
 
     A row without an id is named after its file and line. What the system says is passed over.
 
+    Args:
+        notes: counts what is taken as meant; see `own_post`.
+
     Raises:
         BadLine: the row cannot be mapped to one post.
     """
-    if "conversations" not in row and "messages" not in row:
-        return own_post(row, file, number)
-    post_id = _id(row, file, number)
+    if not {"conversations", "messages"} & row.keys() and not {"prompt", "completion"} <= row.keys():
+        return own_post(row, file, number, notes)
+    notes = notes or Notes()
+    post_id = post_id_of(row, file, number, notes)
     question, answer = _turns(row, post_id)
-    text, shown = _content(question, post_id)
+    text, shown, places = _content(question, post_id)
     named = [*_listed(row, "image", post_id), *_listed(row, "images", post_id)]
     if row.get("videos") or row.get("audios"):
         raise BadLine("the row has a video or sound", "leave it out", post_id)
     if len(named + shown) > 1:
         raise BadLine(f"the row has {len(named + shown)} images", "give each post one image, or none", post_id)
-    if named:
+    if places > len(named):
+        raise BadLine(f"the question shows {places} images that the row does not name", "name it in 'images'", post_id)
+    if named and not places:
         text = _PLACE.sub("", text, count=1)  # once: another one is the user's own text
-    target, pictures = _content(answer, post_id)
-    if pictures:
+    target, shown_back, places = _content(answer, post_id)
+    if shown_back or places:
         raise BadLine("the answer has an image", "answer with keyphrases", post_id)
     keyphrases, cot = parse_answer(target, post_id)
-    image = next(iter(named + shown), None)
-    check_characters(post_id, text, image or "", cot or "", *keyphrases)
-    return Post(post_id, text, image, keyphrases, cot, file, number)
-
-
-def parse_answer(text: str, post_id: str | None = None) -> tuple[tuple[str, ...], str | None]:
-    """The keyphrases of an answer, and its chain of thought if it has one.
-
-    `kp; kp`, or `<think>…</think><answer>kp; kp</answer>`, of which the last complete answer counts.
-
-    Raises:
-        BadLine: there is a tag but no complete answer, or no keyphrase.
-    """
-    answers = ANSWER.findall(text)
-    if not answers and TAG.search(text):
-        raise BadLine("the answer has a tag, but no complete <answer>…</answer>", "complete it", post_id)
-    thought = THINK.search(text)
-    cot = thought[1].strip() if thought else ""
-    return keyphrases_of((answers[-1] if answers else text).split(";"), post_id), cot or None
-
-
-def _id(row: dict[str, Any], file: str, number: int) -> str:
-    post_id = row.get("id", f"{Path(file).name.split('.')[0]}-{number}")
-    if isinstance(post_id, bool) or not isinstance(post_id, str | int) or post_id == "":
-        raise BadLine("'id' is neither text nor a number", "give every post its own id")
-    return str(post_id)
+    post = Post(post_id, text, next(iter(named + shown), None), keyphrases, None, file, number)
+    return with_chain(tidied(post, notes), cot)
 
 
 def _turns(row: dict[str, Any], post_id: str) -> tuple[Any, Any]:
     """What is asked and what is answered."""
     turns = row.get("conversations", row.get("messages"))
+    if turns is None and isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list):
+        turns = row["prompt"] + row["completion"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise BadLine(
             "the conversation is no list of turns", 'write [{"from": "human", …}, {"from": "gpt", …}]', post_id
@@ -95,7 +79,7 @@ def _turns(row: dict[str, Any], post_id: str) -> tuple[Any, Any]:
     for turn in turns:
         role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if not isinstance(role, str) or role not in ROLES:
-            raise BadLine(f"a turn is by {role!r}", "leave the row out", post_id)
+            raise BadLine(f"a turn is by {shown(role)}", "leave the row out", post_id)
         if ROLES[role] != "system":
             told.append((ROLES[role], content))
     if [role for role, _ in told] != ["user", "assistant"]:
@@ -104,22 +88,24 @@ def _turns(row: dict[str, Any], post_id: str) -> tuple[Any, Any]:
     return told[0][1], told[1][1]
 
 
-def _content(content: Any, post_id: str) -> tuple[str, list[str]]:
-    """The text of a turn and the images in it."""
+def _content(content: Any, post_id: str) -> tuple[str, list[str], int]:
+    """The text of a turn, the images that it names, and how many it shows that the row is to name."""
     if isinstance(content, str):
-        return content, []
-    texts, images = [], []
+        return content, [], 0
+    texts, images, places = [], [], 0
     for part in content if isinstance(content, list) else [content]:
         match part:
             case {"type": "text", "text": str(text)}:
                 texts.append(text)
             case {"type": "image_url", "image_url": {"url": str(path)} | str(path)}:
                 images.append(_local(path, post_id))
-            case {"type": "image", "image": str(path)}:
+            case {"type": "image", "image": str(path)} | {"type": "image", "path": str(path)}:
                 images.append(_local(path, post_id))
+            case {"type": "image", **rest} if not any(rest.values()):
+                places += 1
             case _:
                 raise BadLine("a turn holds neither text nor a named image", "leave the row out", post_id)
-    return "\n".join(texts), images
+    return "\n".join(texts), images, places
 
 
 def _listed(row: dict[str, Any], name: str, post_id: str) -> Iterator[str]:
@@ -134,7 +120,7 @@ def _listed(row: dict[str, Any], name: str, post_id: str) -> Iterator[str]:
 
 
 def _local(path: str, post_id: str) -> str:
-    if scheme := _URL.match(path):
+    if (scheme := _URL.match(path)) and scheme[0].lower() != "file://":
         kept = "inside the row" if scheme[0].lower() == "data:" else f"at a URL ({scheme[0]})"
         mend = "save it in the folder of images, and name it relative to that"
         raise BadLine(f"the image is {kept}, not in a file", mend, post_id)

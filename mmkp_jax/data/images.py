@@ -1,14 +1,19 @@
 """Pictures: from a file's bytes to the patches that the model takes. One geometry for training and inference."""
 
+import contextlib
 import io
 import math
 import warnings
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from mmkp_jax.data.geometry import Grid
+from mmkp_jax.data.image_files import ImageError, kind_of
+from mmkp_jax.data.image_memory import BUDGET, decoding_bytes
+from mmkp_jax.runtime.limits import IMAGE
 
 PATCH, MERGE = 14, 2
 """Pixels along a patch's side; patches along a merged patch's side."""
@@ -38,17 +43,17 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ASIDE = {5, 6, 7, 8}
+"""Of them, those that exchange width and height."""
+
+_Out = TypeVar("_Out")
+
+_BAND = 1 << 16
+"""Pixels that are converted at a time."""
 
 # Said better by our own ImageError.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-class ImageError(ValueError):
-    """A picture that cannot be used; `reason` says why, without naming it."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged EXIF beside a whole image
 
 
 def smart_resize(height: int, width: int, *, min_pixels: int, max_pixels: int, factor: int = 28) -> tuple[int, int]:
@@ -89,52 +94,163 @@ def grid_of(height: int, width: int, *, min_pixels: int, max_pixels: int) -> Gri
     return new_height // PATCH, new_width // PATCH
 
 
-def decode(data: bytes) -> Image.Image:
-    """The picture in a file's bytes, in RGB: upright (EXIF), on white where it lets through, the first frame.
+def decode(data: bytes, *, edge: int | None = None) -> Image.Image:
+    """The image in a file's bytes, in RGB: upright (EXIF), on white where it lets through, the first frame.
+
+    Args:
+        edge: pixels; a larger image is made so small that neither side is longer.
 
     Raises:
-        ImageError: no picture, a damaged one, or one of more than `MAX_DECODED_PIXELS`.
+        ImageError: no image, a damaged one, one of more than `MAX_DECODED_PIXELS`, or one whose decoding takes more
+            memory than `limits.IMAGE`.
     """
+
+    def shrunk(loaded: list[Image.Image]) -> Image.Image:
+        image = _rgb(loaded)
+        if edge is not None:
+            image.thumbnail((edge, edge), Image.Resampling.BICUBIC)
+        return image
+
+    return _with_loaded(data, shrunk)
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """The (width, height) in pixels of `decode(data)`, which is not made: the pixels are read and let go.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    return _with_loaded(data, _size_of)
+
+
+def sized_patches(data: bytes, *, min_pixels: int, max_pixels: int) -> tuple[tuple[int, int], Grid, np.ndarray]:
+    """The (width, height) of an image and its `patches_of`; what it takes to decode it is free again at the end.
+
+    Raises:
+        ImageError: as `decode` and `smart_resize`.
+    """
+
+    def cut(loaded: list[Image.Image]) -> tuple[tuple[int, int], Grid, np.ndarray]:
+        image = _rgb(loaded)
+        return image.size, *patches_of(image, min_pixels=min_pixels, max_pixels=max_pixels)
+
+    return _with_loaded(data, cut)
+
+
+def _with_loaded(data: bytes, use: Callable[[list[Image.Image]], _Out]) -> _Out:
+    """What `use` makes of the image as its file has it, which it takes out of a list.
+
+    Waits until the process has memory for it. A function, not a block: its images are gone when the memory counts as
+    free.
+    """
+    image = _opened(data)
+    turned = image.format != "PNG" and _orientation(image) in _UPRIGHT  # a PNG may tell it behind its pixels
+    _check_memory(len(data) + decoding_bytes(image, turned=turned))
+    needed = len(data) + decoding_bytes(image, turned=turned or image.format == "PNG")
+    loaded = [image]
+    del image
+    with BUDGET.holding(needed), _damage_in_one_line():
+        loaded[0].load()
+        if loaded[0].format == "PNG" and _orientation(loaded[0]) in _UPRIGHT:
+            _check_memory(needed)
+        return use(loaded)
+
+
+def _rgb(loaded: list[Image.Image]) -> Image.Image:
+    image = loaded.pop()
+    image = _upright(image)  # each time the image before is let go: never more than two are held
+    image = _in_bytes(image)
+    return _to_rgb(image)
+
+
+def _size_of(loaded: list[Image.Image]) -> tuple[int, int]:
+    image = loaded.pop()
+    _to_rgb(_in_bytes(image.crop((0, 0, 1, 1))))  # a mode that cannot be converted is found here
+    width, height = image.size
+    return (height, width) if _orientation(image) in _ASIDE else (width, height)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The image, of which only the header is read."""
     if not data:
         raise ImageError("the image file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)  # the header only
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageError(f"the image has more than {MAX_DECODED_PIXELS:,} pixels") from None
     except Exception:  # Pillow's readers raise what they please on hostile bytes
-        raise ImageError("the file is no image of a known kind") from None
+        kind = kind_of(data)
+        raise ImageError("the file is no image of a known kind" + f", but {kind}" * bool(kind)) from None
     width, height = image.size
     if width * height > MAX_DECODED_PIXELS:
         raise ImageError(f"the image is {width:,} x {height:,} pixels, more than {MAX_DECODED_PIXELS:,} in all")
+    return image
+
+
+def _check_memory(needed: int) -> None:
+    if needed > IMAGE.bytes():
+        raise ImageError(IMAGE.message(needed), IMAGE.hint())
+
+
+@contextlib.contextmanager
+def _damage_in_one_line() -> Iterator[None]:
     try:
-        image.load()
-        return _to_rgb(_upright(image))
+        yield
+    except ImageError:
+        raise
     except Exception as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"the image is truncated or damaged ({what})") from None
 
 
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged EXIF beside a whole image
+        return None
+
+
 def _upright(image: Image.Image) -> Image.Image:
     # After load(): Pillow turns a TIFF itself as it loads it, and takes the mark away.
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged EXIF beside a whole picture
-        orientation = None
+    orientation = _orientation(image)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode[0] in "IF":  # 16 or 32 bits a value, which Pillow would clip at 255
-        value_HW = np.nan_to_num(np.asarray(image, np.float64))
-        if image.mode.startswith("I;16") or value_HW.max() > 255:
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    opaque = Image.new("RGB", image.size)
+    for box in _bands(image):
+        band = image.crop(box).convert("RGBA")
+        opaque.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), box)
+    return opaque
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """An image of 16 or 32 bits a value in 8 bits, scaled where Pillow would clip at 255; others as they are."""
+    if image.mode[0] not in "IF":
+        return image
+    most = max(float(_values(image, box).max()) for box in _bands(image))
+    grey = Image.new("L", image.size)
+    for box in _bands(image):
+        value_HW = _values(image, box)
+        if image.mode.startswith("I;16") or most > 255:
             value_HW = value_HW // 256
-        elif image.mode == "F" and value_HW.max() <= 1:
+        elif image.mode == "F" and most <= 1:
             value_HW = value_HW * 255
-        return Image.fromarray(np.clip(value_HW, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        grey.paste(Image.fromarray(np.clip(value_HW, 0, 255).astype(np.uint8)), box)
+    return grey
+
+
+def _values(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
+    return np.nan_to_num(np.asarray(image.crop(box), np.float64))
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of whole rows that make up the image: what is worked out for each is small."""
+    width, height = image.size
+    rows = max(1, _BAND // width)
+    return ((0, top, width, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def patches_of(image: Image.Image, *, min_pixels: int, max_pixels: int) -> tuple[Grid, np.ndarray]:
@@ -150,24 +266,3 @@ def patches_of(image: Image.Image, *, min_pixels: int, max_pixels: int) -> tuple
     value_HWC = np.asarray(image.resize((w * PATCH, h * PATCH), Image.Resampling.BICUBIC))
     blocks = value_HWC.reshape(h // MERGE, MERGE, PATCH, w // MERGE, MERGE, PATCH, 3)
     return (h, w), blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(h * w, 3 * PATCH * PATCH)
-
-
-def image_path(root: str | Path, relative: str) -> Path:
-    """The picture's file, which must lie inside the folder `root`.
-
-    Raises:
-        ImageError: the path is absolute, climbs out with `..`, or a link leads out; or there is no such file.
-    """
-    path = Path(relative)
-    if path.is_absolute() or ".." in path.parts or "\0" in relative:
-        raise ImageError(f"the image path {relative!r} leaves the folder of images")
-    folder = Path(root).resolve()
-    try:
-        file = (folder / path).resolve()
-    except (OSError, RuntimeError):  # links in a circle
-        raise ImageError(f"the image {relative!r} cannot be found") from None
-    if not file.is_relative_to(folder):
-        raise ImageError(f"the image path {relative!r} leads out of the folder of images by a link")
-    if not file.is_file():
-        raise ImageError(f"there is no image {relative!r}")
-    return file

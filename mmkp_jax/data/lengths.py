@@ -8,7 +8,6 @@ import itertools
 import logging
 import multiprocessing
 import uuid
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -49,6 +48,10 @@ class Lengths(NamedTuple):
     """uint64: equal where the posts' texts are, but for blanks around them; 0 for a post without text."""
     id_N: np.ndarray
     """The posts' ids, as text."""
+
+
+_KINDS = "iiiiiuU"
+"""Of the arrays of `Lengths`, in numpy's letters."""
 
 
 class LeftOut(NamedTuple):
@@ -100,9 +103,9 @@ def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int =
     try:
         with np.load(file, allow_pickle=False) as kept:
             lengths = Lengths(*(kept[name] for name in Lengths._fields))
-        if all(len(array) == len(records) for array in lengths):
+        if [(array.shape, array.dtype.kind) for array in lengths] == [((len(records),), kind) for kind in _KINDS]:
             return lengths
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there yet, or damaged: measured anew
+    except Exception:  # not there yet, or damaged, of which zip, zlib and numpy raise what they please: measured anew
         pass
     lengths = measure(records, recipe, workers=workers)
     part = file.with_name(f".{file.stem}-{uuid.uuid4().hex}.npz")  # whole or not at all, though every host writes it

@@ -17,13 +17,14 @@ Rows = list[tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EpochPlan(Sequence[Rows]):
-    """The batches of one epoch, by number. R rows in all, empty ones at the end of the last batch included."""
+    """The batches of one epoch, by number. R rows in all, empty ones at the end of a batch included."""
 
     post_N: np.ndarray
     """int32: the posts' numbers, row after row."""
     bound_R1: np.ndarray
     """int64: row r holds the posts from `bound_R1[r]` to before `bound_R1[r + 1]`."""
     batch_rows: int
+    """Rows of a batch: those asked for, or more where the posts of a step need them."""
 
     @property
     def rows(self) -> int:
@@ -41,14 +42,28 @@ class EpochPlan(Sequence[Rows]):
 
 
 def plan_epoch(
-    size_N5: np.ndarray, size: RowSize, *, seed: int, epoch: int, batch_rows: int, posts: np.ndarray | None = None
+    size_N5: np.ndarray,
+    size: RowSize,
+    *,
+    seed: int,
+    epoch: int,
+    batch_rows: int,
+    posts: np.ndarray | None = None,
+    posts_per_step: int = 0,
 ) -> EpochPlan:
-    """Packs the posts, shuffled by (seed, epoch), into rows of `size`, and the rows, shuffled, into batches.
+    """Packs the posts, shuffled by (seed, epoch), into rows of `size`, and the rows into batches.
+
+    With `posts_per_step`, a batch takes the next so many of the shuffled posts, the last one of the epoch the rest, and
+    its rows are as empty as those leave them. Without it, the rows are shuffled too.
 
     Args:
         size_N5: what each post takes of a row, as `lengths.sizes_of` tells.
         batch_rows: rows of a global batch.
         posts: the numbers of the posts to plan, each as often as it is to come; without it, all of them once.
+        posts_per_step: posts of a batch, over all hosts; 0: as many as its rows hold.
+
+    Returns:
+        the plan, with more rows a batch than `batch_rows` where `posts_per_step` posts need them; check this.
 
     Raises:
         ValueError: a post does not fit a row, or there is none.
@@ -60,10 +75,19 @@ def plan_epoch(
     if (size_N5[posts] > limit_5).any():
         raise ValueError("a post does not fit a row; plan those that `lengths.choose` returns")
     rng = np.random.default_rng([seed, epoch])
-    rows = _pack(rng.permutation(posts), size_N5, limit_5)
+    shuffled = rng.permutation(posts)
+    if posts_per_step:
+        parts = range(0, len(shuffled), posts_per_step)
+        steps = [_pack(shuffled[start : start + posts_per_step], size_N5, limit_5) for start in parts]
+        batch_rows = max(batch_rows, *map(len, steps))
+        return _epoch_plan([row for step in steps for row in step + [[]] * (batch_rows - len(step))], batch_rows)
+    rows = _pack(shuffled, size_N5, limit_5)
     order = rng.permutation(len(rows))
-    rows = [rows[row] for row in order.tolist()] + [[]] * (-len(rows) % batch_rows)
-    post_N = np.concatenate([np.asarray(row, np.int32) for row in rows])
+    return _epoch_plan([rows[row] for row in order.tolist()] + [[]] * (-len(rows) % batch_rows), batch_rows)
+
+
+def _epoch_plan(rows: Sequence[Sequence[int]], batch_rows: int) -> EpochPlan:
+    post_N = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
     return EpochPlan(post_N, np.cumsum([0, *map(len, rows)]), batch_rows)
 
 

@@ -1,26 +1,23 @@
 """Posts as their files hold them: the CMKP layout and JSON Lines, one post or one reject for every line."""
 
 import dataclasses
-import gzip
-import json
-import re
 import sqlite3
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mmkp_jax.data.chains import chain_of, check_keyphrases
+from mmkp_jax.data.fields import BadLine, check_characters, check_id, check_image, field, id_text, keyphrases_of, quoted
+from mmkp_jax.data.json_rows import HINT, decoded, objects_of
+from mmkp_jax.data.tidying import Notes, tidy
 from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.json_files import Fields
+from mmkp_jax.runtime.lines import lines_of
 
 SEPARATOR = "<sep>"
 
 REJECTS = "rejects.jsonl"
 """In a dataset's folder: the rows that are no record, each with its reason."""
-
-LONGEST_ID = 256
-"""Characters: the index of lengths takes as much for every post as for the longest id."""
-
-_BLANK = re.compile(r"[ \t\r\n]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +54,33 @@ class Reject:
         return InputError(self.reason, f"{self.file}:{self.line}", self.mend)
 
 
-def restored(row: dict[str, Any]) -> Post:
-    """The post that `dataclasses.asdict` and JSON made this object of."""
-    return Post(**row | {"keyphrases": tuple(row["keyphrases"])})
+def restored(row: Fields) -> Post:
+    """The post that `dataclasses.asdict` and JSON made this object of; InputError where they did not."""
+    return Post(
+        id=row.text("id"),
+        text=row.text("text"),
+        image=_or_null(row, "image"),
+        keyphrases=tuple(row.texts("keyphrases")),
+        cot=_or_null(row, "cot"),
+        file=row.text("file"),
+        line=row.integer("line"),
+    )
 
 
-def restored_reject(row: dict[str, Any]) -> Reject:
-    """The reject that `dataclasses.asdict` and JSON made this object of."""
-    return Reject(**row | {"post": row["post"] and restored(row["post"])})
+def restored_reject(row: Fields) -> Reject:
+    """The reject that `dataclasses.asdict` and JSON made this object of; InputError where they did not."""
+    return Reject(
+        id=_or_null(row, "id"),
+        file=row.text("file"),
+        line=row.integer("line"),
+        reason=row.text("reason"),
+        mend=row.text("mend"),
+        post=restored(row.object("post")) if row.content.get("post") is not None else None,
+    )
+
+
+def _or_null(row: Fields, name: str) -> str | None:
+    return row.text(name) if row.content.get(name, "") is not None else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +98,8 @@ class Record:
     cot: str | None
 
 
-class BadLine(Exception):
-    """Carries a reject's reason, mend and, where it could be read, the post's id."""
-
-    def __init__(self, reason: str, mend: str, post_id: str | None = None):
-        super().__init__(reason, mend, post_id)
-        self.reason, self.mend, self.id = reason, mend, post_id
+PostOf = Callable[[dict[str, Any], str, int, Notes | None], Post]
+"""Makes the post of an object in a file's line, counting in the notes what is taken as meant, or raises `BadLine`."""
 
 
 def read_cmkp(folder: str | Path, split: str) -> Iterator[Post | Reject]:
@@ -99,27 +111,28 @@ def read_cmkp(folder: str | Path, split: str) -> Iterator[Post | Reject]:
         InputError: the file cannot be read.
     """
     file = Path(folder) / f"{split}_src.txt"
-    for number, line in _lines(file):
-        post_id = f"{split}-{number}"
+    for line in lines_of(file, HINT):
+        post_id = f"{split}-{line.number}"
         try:
-            text, keyphrases, image = _cmkp_fields(_decoded(line))
+            text, keyphrases, image = _cmkp_fields(decoded(line))
         except BadLine as bad:
-            yield Reject(post_id, str(file), number, bad.reason, bad.mend)
+            yield Reject(post_id, str(file), line.number, bad.reason, bad.mend)
         else:
-            yield Post(post_id, text, image, keyphrases, None, str(file), number)
+            yield Post(post_id, text, image, keyphrases, None, str(file), line.number)
 
 
 def read_jsonl(
-    *files: str | Path, post_of: "Callable[[dict[str, Any], str, int], Post] | None" = None
+    *files: str | Path, post_of: PostOf | None = None, notes: Notes | None = None
 ) -> Iterator[Post | Reject]:
     """Reads JSON Lines of `{"id", "text", "image": path or null, "keyphrases": [...], "cot": text or null}`.
 
-    `cot` may be left out; other fields and blank lines are passed over. A name that ends in `.gz` is unpacked as it is
-    read; in a file `.json`, one array may hold all the objects.
+    Other fields and blank lines are passed over. A name that ends in `.gz` is unpacked as it is read; in a file
+    `.json`, one array may hold all the objects.
 
     Args:
         files: the file, or the shards that make up a split: an id may stand in them once.
-        post_of: the post of an object in a file's line, or raises `BadLine`; without it, `own_post`.
+        post_of: makes a post of an object; without it, `own_post`.
+        notes: counts what is taken although it is not as it should be; see `own_post`.
 
     Raises:
         InputError: a file cannot be read.
@@ -130,13 +143,13 @@ def read_jsonl(
             try:
                 if isinstance(row, BadLine):
                     raise row
-                post = (post_of or own_post)(row, file, number)
+                post = (post_of or own_post)(row, file, number, notes)
                 check_id(post.id)
                 if (first := ids.first_place(post.id, file, number)) != (file, number):
                     place = f"line {first[1]}" if first[0] == file else f"{first[0]}:{first[1]}"
                     raise BadLine(f"the id {post.id!r} stands in {place} too", "give every post its own id", post.id)
             except BadLine as bad:
-                yield Reject(bad.id, file, number, bad.reason, bad.mend)
+                yield Reject(bad.id, file, number, bad.reason, bad.mend, bad.post)
             else:
                 yield post
 
@@ -160,87 +173,6 @@ class _Ids:
         return self._database.execute("SELECT file, line FROM ids WHERE id = ?", (post_id,)).fetchone()
 
 
-def objects_of(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
-    """The JSON objects of a file, each with its line from 1, and a `BadLine` for each other line that is not blank.
-
-    Raises:
-        InputError: the file cannot be read, or is an array that is damaged somewhere: what follows cannot be told.
-    """
-    file = Path(file)
-    if file.name.removesuffix(".gz").endswith(".json"):
-        whole = b"".join(line for _, line in _lines(file))
-        if whole.lstrip()[:1] == b"[":
-            yield from ((number, _object(row)) for number, row in _array_items(whole, str(file)))
-            return
-    for number, line in _lines(file):
-        if not line.strip():
-            continue
-        try:
-            row: Any = _object(json.loads(_decoded(line)))
-        except BadLine as bad:
-            row = bad
-        except (ValueError, RecursionError) as error:
-            reason = f"the line is not JSON ({str(error).splitlines()[0]})"
-            row = BadLine(reason, "write one JSON object a line")
-        yield number, row
-
-
-def _array_items(whole: bytes, file: str) -> Iterator[tuple[int, Any]]:
-    try:
-        text = whole.decode("utf-8")
-    except UnicodeDecodeError as error:
-        number = 1 + whole.count(b"\n", 0, error.start)
-        raise InputError("the array is not UTF-8", f"{file}:{number}", "save the file as UTF-8") from None
-    decode, line, at = json.JSONDecoder().raw_decode, 1, 0
-
-    def skip_blank(start: int) -> str:
-        nonlocal line, at
-        end = _BLANK.match(text, start).end()
-        line += text.count("\n", at, end)
-        at = end
-        return text[at : at + 1]
-
-    mark = skip_blank(0)
-    while mark in ("[", ","):
-        if skip_blank(at + 1) == "]" and mark == "[":
-            return
-        started = line
-        try:
-            row, end = decode(text, at)
-        except (ValueError, RecursionError):
-            break
-        yield started, row
-        if (mark := skip_blank(end)) == "]":
-            return
-    raise InputError("the array is not JSON from here on", f"{file}:{line}", "write [{…}, {…}, …]")
-
-
-def _object(row: Any) -> dict[str, Any] | BadLine:
-    if isinstance(row, dict):
-        return row
-    return BadLine("the line is not a JSON object", 'write {"id": …, "text": …, "image": …, "keyphrases": […]}')
-
-
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """The file's lines from 1, split at line feeds only: other line breaks of Unicode occur inside posts."""
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
-            for number, line in enumerate(opened, start=1):
-                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or "it is no gzip file, or a damaged one"
-        raise InputError(
-            f"the posts cannot be read ({reason})", str(file), "give the folder or file of the posts"
-        ) from None
-
-
-def _decoded(line: bytes) -> str:
-    try:
-        return line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise BadLine("the line is not UTF-8", "save the file as UTF-8") from None
-
-
 def _cmkp_fields(line: str) -> tuple[str, tuple[str, ...], str]:
     fields = line.split(SEPARATOR)
     if len(fields) != 3:
@@ -250,58 +182,77 @@ def _cmkp_fields(line: str) -> tuple[str, tuple[str, ...], str]:
     image = url.strip().rsplit("/", 1)[-1]
     if not image:
         raise BadLine("the image URL names no file", "end the URL with the image's file name")
-    return text, keyphrases_of(keyphrases.split(";")), image
+    found = keyphrases_of(keyphrases.split(";"))
+    check_keyphrases(found)
+    return text, found, image
 
 
-def keyphrases_of(listed: list[str], post_id: str | None = None) -> tuple[str, ...]:
-    """The keyphrases without blanks around them, and without empty ones; `BadLine` where none is left."""
-    keyphrases = tuple(k for k in (keyphrase.strip() for keyphrase in listed) if k)
-    if not keyphrases:
-        raise BadLine("the post has no keyphrase", "give it at least one, or leave the post out", post_id)
-    return keyphrases
+def own_post(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
+    """The post of an object in this project's own form; `BadLine` where it is none.
 
-
-def own_post(row: dict[str, Any], file: str, number: int) -> Post:
-    """The post of an object in this project's own form; `BadLine` where it is none."""
-    post_id = field(row, "id", None, str)
-    if not post_id:
-        raise BadLine("the id is empty", "give every post its own id")
+    Taken as meant, and counted in `notes`: an id that is a number, or none, which becomes the file's stem and the line;
+    no image; keyphrases in one text, split at `;`; blanks in keyphrases beyond one, and repeats.
+    """
+    notes = notes or Notes()
+    post_id = post_id_of(row, file, number, notes)
     text = field(row, "text", post_id, str)
-    image = field(row, "image", post_id, str, type(None))
     cot = field({"cot": None} | row, "cot", post_id, str, type(None))
-    listed = field(row, "keyphrases", post_id, list)
+    image = _own_image(row, post_id)
+    if "image" not in row and "images" not in row:
+        notes.count(file, "imageless")
+    listed = field(row, "keyphrases", post_id, list, str)
+    if isinstance(listed, str):
+        notes.count(file, "string")
+        listed = listed.split(";")
     if not all(isinstance(keyphrase, str) for keyphrase in listed):
         raise BadLine("keyphrases holds something that is not text", 'write it as ["kp", "kp"]', post_id)
     if parted := [keyphrase for keyphrase in listed if ";" in keyphrase]:
-        reason = f"the keyphrase {parted[0]!r} has a ';', which parts keyphrases"
+        reason = f"the keyphrase {quoted(parted[0])} has a ';', which parts keyphrases"
         raise BadLine(reason, 'write it as two: ["kp", "kp"]', post_id)
-    keyphrases = keyphrases_of(listed, post_id)
-    check_characters(post_id, text, image or "", cot or "", *keyphrases)
-    return Post(post_id, text, image or None, keyphrases, cot if cot and cot.strip() else None, file, number)
+    post = Post(post_id, text, image, keyphrases_of(listed, post_id), None, file, number)
+    return with_chain(tidied(post, notes), cot)
 
 
-def check_id(post_id: str) -> None:
-    """Refuses, with `BadLine`, an id that an array of ids could not hold as it is, or not cheaply."""
-    if len(post_id) > LONGEST_ID:
-        reason = f"the id has {len(post_id):,} characters, more than {LONGEST_ID}"
-        raise BadLine(reason, "give the post a shorter one")
-    if "\0" in post_id:
-        raise BadLine("the id holds a NUL character", "take it out", post_id)
+def post_id_of(row: dict[str, Any], file: str, number: int, notes: Notes) -> str:
+    """The id of an object's post: its own, as text, or one made of the file's stem and the line."""
+    given = row.get("id")
+    if given is None:
+        notes.count(file, "unnamed")
+        return f"{Path(file).name.split('.')[0]}-{number}"
+    if not isinstance(given, str):
+        notes.count(file, "number")
+    return id_text(given)
 
 
-def check_characters(*texts: str) -> None:
-    """Refuses, with `BadLine`, half of a surrogate pair: JSON can hold it, but it is no character."""
+def tidied(post: Post, notes: Notes) -> Post:
+    """The post with its keyphrases tidy (`tidying.tidy`); `BadLine` where a field holds what no field may."""
+    check_image(post.image, post.id)
+    check_characters(post.id, post.text, post.image or "", *post.keyphrases)
+    check_keyphrases(post.keyphrases, post.id)
+    keyphrases, changed = tidy(post.keyphrases)
+    for each in changed:
+        notes.count(post.file, each)
+    return dataclasses.replace(post, keyphrases=keyphrases)
+
+
+def with_chain(post: Post, cot: str | None) -> Post:
+    """The post with its chain of thought, taken out of its tags; `BadLine`, which keeps the post, where it is none."""
+    if cot is None:
+        return post
     try:
-        "".join(texts).encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadLine("the line holds half a character (a lone surrogate)", "write the whole one") from None
+        check_characters(cot)
+        return dataclasses.replace(post, cot=chain_of(cot, post.keyphrases, post.id) or None)
+    except BadLine as bad:
+        bad.id, bad.post = post.id, post
+        raise
 
 
-def field(row: dict[str, Any], name: str, post_id: str | None, *kinds: type) -> Any:
-    """The object's field, of one of these kinds; `BadLine` where it is not."""
-    what = " or ".join({str: "text", list: "a list", type(None): "null"}[kind] for kind in kinds)
-    if name not in row:
-        raise BadLine(f"the post has no {name!r}", f"add it: {what}", post_id)
-    if not isinstance(row[name], kinds):
-        raise BadLine(f"{name!r} is {json.dumps(row[name])[:40]}", f"write it as {what}", post_id)
-    return row[name]
+def _own_image(row: dict[str, Any], post_id: str) -> str | None:
+    """The image's path under `image` or, where that names none, the only one of a list under `images`."""
+    image = field({"image": None} | row, "image", post_id, str, type(None))
+    if image or not row.get("images"):
+        return image or None
+    listed = field(row, "images", post_id, list)
+    if len(listed) != 1:
+        raise BadLine(f"the row has {len(listed)} images", "give each post one image, or none", post_id)
+    return field({"images": listed[0]}, "images", post_id, str)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -12,22 +11,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmkp_jax.data.dataset_files import (
+    ANEW,
+    COPY,
+    HALF,
+    INFO,
+    METADATA,
+    builder_in,
+    check_files,
+    dataset_folders,
+    metadata_of,
+    no_dataset,
+)
 from mmkp_jax.data.posts import REJECTS, Post, Record, Reject, restored_reject
 from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.runtime.json_files import Fields, parse_object
+from mmkp_jax.runtime.lines import read_lines
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import BuilderConfig
 
 UNFINISHED = "unfinished"
 """In the dataset's folder while it is prepared: what is done so far."""
-
-_HALF = "incomplete."
-"""How TFDS names the folder of a dataset that it is not done with."""
-
-_ANEW = "delete the dataset and prepare it again"
-
-READ_ON_OPENING = 1 << 28
-"""Bytes: the files of a split are held against their checksums when they have no more than this in all."""
 
 
 @dataclasses.dataclass
@@ -104,7 +109,7 @@ def write_dataset(
                     config=config,
                     data_dir=out,
                 )
-                for half in out.glob(f"{name}/**/{_HALF}*"):  # TFDS's, of a killed run
+                for half in out.glob(f"{name}/**/{HALF}*"):  # TFDS's, of a killed run
                     shutil.rmtree(half)
                 with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download that there is not
                     builder.download_and_prepare(download_dir=unfinished, download_config=download_config(beam))
@@ -139,16 +144,15 @@ def _rejects(told: Mapping[str, Any]) -> int:
 def _whole(out: Path, name: str, inputs: Mapping[str, str], beside: Iterable[str]) -> dict[str, Any]:
     """What the dataset that is there tells of its splits; an error if it is another one, or damaged."""
     (folder, *_) = dataset_folders(out)
-    there = _builder_in(folder)
-    told = dict(there.info.metadata)
-    if (there.name, {split: dict(each).get("input") for split, each in told.items()}) != (name, inputs):
+    there, told = builder_in(folder), metadata_of(folder)
+    if (there.name, {split: each["input"] for split, each in told.items()}) != (name, inputs):
         what = "the folder holds a dataset already, of other posts or images (by their sizes and times)"
         raise InputError(what, str(out), "give another folder, or delete this one")
     for each in told.values():
-        _check_files(folder, each, read=True)
+        check_files(folder, each, read=True)
     for each in beside:
         if not (out / each).is_file():
-            raise InputError("this file of the dataset is gone", str(out / each), _ANEW)
+            raise InputError("this file of the dataset is gone", str(out / each), ANEW)
     return told
 
 
@@ -156,7 +160,7 @@ def _check_rejects(out: Path, told: Mapping[str, Any], on_bad_row: str) -> None:
     """Holds the list of rejects against their number; the first is an error where there may be none."""
     rows = _listed(out)
     if len(rows) != (total := sum(map(_rejects, told.values()))):
-        raise InputError(f"it lists {len(rows):,} rejects, not {total:,}", str(out / REJECTS), _ANEW)
+        raise InputError(f"it lists {len(rows):,} rejects, not {total:,}", str(out / REJECTS), ANEW)
     if rows and on_bad_row == "error":
         raise rows[0][1].as_error()
 
@@ -172,12 +176,17 @@ def rejected_posts(out: str | Path, split: str) -> list[Post]:
 
 def _listed(out: Path) -> list[tuple[str, Reject]]:
     """The rejects of the dataset, each with its split."""
-    file = out / REJECTS
-    try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-        return [(row.pop("split"), restored_reject(row)) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError("the list of rejects cannot be read", str(file), _ANEW) from None
+    return [(row.text("split"), restored_reject(row)) for row in reject_rows(out)]
+
+
+def reject_rows(out: Path) -> Iterator[Fields]:
+    """The rows of the dataset's list of rejects.
+
+    Raises:
+        InputError: for the first that cannot be read.
+    """
+    for number, line in enumerate(read_lines(out / REJECTS, ANEW), 1):
+        yield parse_object(line, f"{out / REJECTS}:{number}", ANEW)
 
 
 class Split:
@@ -196,7 +205,7 @@ class Split:
             row = self._source[number]
         except RuntimeError as error:  # ArrayRecord's, whose records carry checksums
             what = f"record {number:,} is damaged ({' '.join(str(error).split())})"
-            raise InputError(what, self._folder, f"copy the dataset again, or {_ANEW}") from None
+            raise InputError(what, self._folder, COPY) from None
         return Record(
             id=row["id"].decode(),
             text=row["text"].decode(),
@@ -218,11 +227,21 @@ def open_split(out: str | Path, split: str) -> Split:
         InputError: the folder does not hold one dataset, the dataset has no such split, or a file is damaged.
     """
     folder, builder = _open(Path(out))
-    if split not in builder.info.splits:
-        raise InputError(f"there is no split {split!r}{nearest(split, builder.info.splits)}", str(out), "name another")
-    told = builder.info.metadata[split]
-    _check_files(folder, told)
-    return Split(builder.as_data_source(split), told["fingerprint"], str(folder))
+    metadata, splits = metadata_of(folder), builder.info.splits
+    if split not in splits and split not in metadata:
+        raise InputError(f"there is no split {split!r}{nearest(split, splits)}", str(out), "name another")
+    if split not in splits or split not in metadata:
+        raise InputError(f"has no {split!r}", str(folder / (METADATA if split in splits else INFO)), COPY)
+    told = metadata[split]
+    check_files(folder, told)
+    try:
+        source = builder.as_data_source(split)
+        records = len(source)
+    except Exception as error:  # TFDS's own, of a name or a number in its files that leads nowhere
+        raise no_dataset(folder, error) from None
+    if records != told["records"]:
+        raise InputError(f"{split!r} has {records:,} records, not {told['records']:,}", str(folder / INFO), COPY)
+    return Split(source, told["fingerprint"], str(folder))
 
 
 def split_names(out: str | Path) -> list[str]:
@@ -240,46 +259,4 @@ def _open(out: Path) -> tuple[Path, Any]:
     if len(versions) != 1:
         what = f"the folder holds {len(versions) or 'no'} dataset{'s' * (len(versions) != 1)}"
         raise InputError(what, str(out), "give the folder that `prepare` wrote, with --out")
-    return versions[0], _builder_in(versions[0])
-
-
-def _builder_in(folder: Path) -> Any:
-    import tensorflow_datasets as tfds
-
-    try:
-        return tfds.builder_from_directory(str(folder))
-    except Exception as error:  # protobuf's, JSON's and TFDS's own
-        what = " ".join(str(error).split())[:100] or type(error).__name__
-        mend = "take it away if it is another program's; else delete the dataset and prepare it again"
-        raise InputError(f"this tells of no dataset ({what})", str(folder / "dataset_info.json"), mend) from None
-
-
-def _check_files(folder: Path, split: Mapping[str, Any], *, read: bool = False) -> None:
-    """Holds a split's files against their sizes, and small ones, or all with `read`, against their checksums."""
-    if "files" not in split:
-        raise InputError("the dataset was prepared by an older version", str(folder), _ANEW)
-    read = read or sum(told["bytes"] for told in split["files"].values()) <= READ_ON_OPENING
-    for name, told in split["files"].items():
-        try:
-            size = (folder / name).stat().st_size
-            if size != told["bytes"]:
-                wrong = f"it has {size:,} bytes, not {told['bytes']:,}"
-            elif read and _sha256(folder / name) != told["sha256"]:
-                wrong = "its checksum is another"
-            else:
-                continue
-        except OSError as error:
-            wrong = f"it cannot be read: {error.strerror}"
-        what = f"the dataset is damaged in this file ({wrong})"
-        raise InputError(what, str(folder / name), f"copy the dataset again, or {_ANEW}")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def dataset_folders(out: Path) -> list[Path]:
-    """The folders of whole datasets: `out` itself, or `name/version` or `name/config/version` inside it."""
-    found = [file.parent for pattern in ("", "*/*/", "*/*/*/") for file in out.glob(f"{pattern}dataset_info.json")]
-    return [folder for folder in found if not folder.name.startswith(_HALF)]
+    return versions[0], builder_in(versions[0])

@@ -1,16 +1,15 @@
 """From folders of raw posts to the posts of each split: what `prepare` and the TFDS builders are given."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmkp_jax.data import posts
 from mmkp_jax.data.foreign import post_of
-from mmkp_jax.data.posts import BadLine, Post, Reject, read_cmkp, read_jsonl
+from mmkp_jax.data.posts import Post, Reject, read_cmkp, read_jsonl
 from mmkp_jax.data.resample import overlap, resample
+from mmkp_jax.data.tidying import Notes
 from mmkp_jax.errors import InputError
 
 SPLITS = ("train", "valid", "test")
@@ -20,9 +19,6 @@ PROVENANCE = "provenance.jsonl"
 
 Images are read later: a post whose image turns out bad is in here too, and a reject.
 """
-
-COT_REJECTS = "cot_rejects.jsonl"
-"""Of chains of thought from a file: its lines that gave no post its chain, each with the reason."""
 
 REPEATS = "repeats.jsonl"
 """Of MMKP-V2: the valid posts whose text a training or test post has too, with their ids."""
@@ -39,6 +35,8 @@ class Source:
     """What a user should know, a line each."""
     beside: dict[str, Iterable[dict[str, Any]]] = field(default_factory=dict)
     """Rows of JSON Lines files that belong beside the dataset, by name; gone through after the posts."""
+    taken: Notes = field(default_factory=Notes)
+    """What was taken as meant; complete when the posts were gone through."""
 
 
 def mmkp(raw: str | Path) -> Source:
@@ -89,7 +87,7 @@ def mmkp_v2(source: Source, target_overlap: float, seed: int) -> Source:
         splits["valid"] = rows["valid"]
         beside[REPEATS] = repeats = _repeats(good["valid"], {"train": train, "test": test})
         notes.append(f"valid: the text of {len(repeats):,} posts is in train or test too; see {REPEATS}")
-    return Source(splits | {"test": [*test, *bad["test"]]}, notes, beside)
+    return Source(splits | {"test": [*test, *bad["test"]]}, notes, beside, source.taken)
 
 
 def _repeats(valid: Sequence[Post], others: Mapping[str, Sequence[Post]]) -> list[dict[str, Any]]:
@@ -124,7 +122,10 @@ def keyphrase_posts(raw: str | Path) -> Source:
     for split, named in shards.items():
         _check_shards(split, named, raw)
     order = sorted(shards, key=lambda split: (SPLITS.index(split) if split in SPLITS else len(SPLITS), split))
-    return Source({split: read_jsonl(*(file for file, _ in shards[split]), post_of=post_of) for split in order})
+    taken = Notes()
+    files = {split: [file for file, _ in shards[split]] for split in order}
+    splits = {split: read_jsonl(*files[split], post_of=post_of, notes=taken) for split in order}
+    return Source(splits, taken=taken)
 
 
 def _check_shards(split: str, named: list[tuple[Path, re.Match[str]]], raw: str | Path) -> None:
@@ -141,83 +142,3 @@ def _check_shards(split: str, named: list[tuple[Path, re.Match[str]]], raw: str 
     if missing := sorted(set(wanted) - set(numbers)):
         lacks = f"{len(missing)} of {len(wanted)} shards, the first number {missing[0]:05d}"
         raise InputError(f"the split {split!r} lacks {lacks}", str(raw), "add what is missing; shards count from 0")
-
-
-class Chains:
-    """Chains of thought from a file of `{"id", "cot"}`, and which of them found their post."""
-
-    def __init__(self, file: str | Path):
-        """Reads the file.
-
-        Raises:
-            InputError: it cannot be read.
-        """
-        if not Path(file).is_file():
-            raise InputError("there is no such file of chains of thought", str(file), "give JSON Lines of id and cot")
-        self.file = str(file)
-        self.rejects: list[Reject] = []
-        """Lines that hold no chain, or one for an id that has one already: the first counts."""
-        self.replaced = 0
-        """Posts that had another chain before."""
-        self.unmatched = 0
-        """Chains whose id no post has that could be read."""
-        self.without: Counter[str] = Counter()
-        """Posts that have no chain, of each split; as read, before any is rejected for its image."""
-        self._chain: dict[str, tuple[str, int]] = {}
-        self._posts: set[str] = set()
-        self._rejected: set[str | None] = set()
-        for number, row in posts.objects_of(file):
-            try:
-                self._add(row, number)
-            except BadLine as bad:
-                self.rejects.append(Reject(bad.id, self.file, number, bad.reason, bad.mend))
-
-    def _add(self, row: dict[str, Any] | BadLine, number: int) -> None:
-        if isinstance(row, BadLine):
-            raise row
-        post_id = posts.field(row, "id", None, str)
-        cot = posts.field(row, "cot", post_id, str).strip()
-        posts.check_characters(post_id, cot)
-        if not cot:
-            raise BadLine("the chain of thought is empty", "write it, or leave the line out", post_id)
-        if (first := self._chain.setdefault(post_id, (cot, number))[1]) != number:
-            raise BadLine(f"the id {post_id!r} stands in line {first} too", "keep one chain for each post", post_id)
-
-    def join(self, source: Source) -> Source:
-        """The source with its posts' chains from the file, which take the place of those that posts have already.
-
-        `COT_REJECTS`, beside the dataset, lists the lines of the file that gave no post its chain.
-        """
-        splits = {split: self._join(split, rows) for split, rows in source.splits.items()}
-        return replace(source, splits=splits, beside=source.beside | {COT_REJECTS: self._unused()})
-
-    def _join(self, split: str, rows: Iterable[Post | Reject]) -> Iterator[Post | Reject]:
-        for row in rows:
-            if isinstance(row, Reject):
-                self._rejected.add(row.id)
-            elif row.id in self._chain:
-                self._posts.add(row.id)
-                self.replaced += row.cot is not None
-                row = replace(row, cot=self._chain[row.id][0])
-            elif row.cot is None:
-                self.without[split] += 1
-            yield row
-
-    def _unused(self) -> Iterator[dict[str, Any]]:
-        for post_id, (_, line) in self._chain.items():
-            if post_id in self._posts:
-                continue
-            self.unmatched += 1
-            reason = "its post is a reject" if post_id in self._rejected else "no post has this id"
-            yield asdict(Reject(post_id, self.file, line, reason, "mend the id or the post, or leave the line out"))
-        yield from map(asdict, self.rejects)
-
-    def summary(self) -> str:
-        """One line on what became of the chains; complete when posts and `beside` were gone through."""
-        lines = len(self._chain) + len(self.rejects)
-        without = ", ".join(f"{split} {count:,}" for split, count in self.without.items()) or "none"
-        return (
-            f"{self.file}: {lines:,} lines = {len(self._posts):,} joined to posts as read "
-            f"({self.replaced:,} in the place of another) + {self.unmatched:,} without a post + "
-            f"{len(self.rejects):,} bad or double; see {COT_REJECTS}; posts read without a chain: {without}"
-        )

@@ -4,10 +4,9 @@ N is the posts of a split.
 """
 
 import dataclasses
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +15,8 @@ import numpy as np
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.data.images import MAX_ASPECT
 from mmkp_jax.data.lengths import Records, digest
-from mmkp_jax.data.posts import Post, Record
-from mmkp_jax.data.records import REJECTS
-from mmkp_jax.errors import InputError
+from mmkp_jax.data.posts import Post, Record, restored_reject
+from mmkp_jax.data.records import reject_rows
 
 LISTED = 3
 """Examples that are kept of each kind of duplicate or reject."""
@@ -47,6 +45,8 @@ class SplitStatistics:
     without_text: int
     without_picture: int
     with_cot: int
+    hidden: int
+    """Keyphrases that count as absent only since punctuation is on the words of the text."""
     groups: dict[str, Group | None]
     """By the metric's names: all, present, absent, seen, unseen; the last two are None without training posts."""
     unique: Counter[str]
@@ -64,6 +64,7 @@ def gather(
     records: Records,
     stem_words: Callable[[Iterable[str]], str],
     *,
+    hidden_in: Callable[[Record], Sequence[str]] = lambda _: (),
     train: Collection[str] | None = None,
     recipe: Recipe | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
@@ -72,6 +73,7 @@ def gather(
 
     Args:
         stem_words: stems words and joins them by spaces (`evaluation.stemming.stem_words`).
+        hidden_in: gives the keyphrases that punctuation hides (`evaluation.tokenised.hidden_in`).
         train: the training keyphrases, lower-cased.
         recipe: by whose tokenizer to count the tokens of each text.
         progress: is given the numbers of the posts to go through, and tells how far they are.
@@ -91,6 +93,7 @@ def gather(
         groups = Counter(_groups(record, stem_words, train))
         carried.update(groups)
         carriers.update(groups.keys())
+        seen["hidden"] += len(hidden_in(record))
         unique.update(_folded(record))
     names = ("all", "present", "absent", *(("seen", "unseen") if train is not None else ()))
     width_N, height_N, tokens_N = sizes_N3.T
@@ -99,6 +102,7 @@ def gather(
         without_text=len(records) - seen["text"],
         without_picture=len(records) - seen["picture"],
         with_cot=seen["cot"],
+        hidden=seen["hidden"],
         groups={"seen": None, "unseen": None} | {name: Group(carried[name], carriers[name]) for name in names},
         unique=unique,
         width_N=width_N,
@@ -219,21 +223,15 @@ def rejected(out: str | Path) -> dict[tuple[str, str], Rejected]:
     Raises:
         InputError: the list cannot be read.
     """
-    file = Path(out) / REJECTS
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], list[str]] = {}
-    try:
-        with file.open(encoding="utf-8", newline="\n") as lines:
-            for line in lines:
-                row = json.loads(line)
-                image = (row["post"] or {}).get("image")
-                kind = row["split"], _kind(row["reason"].removesuffix(f": {image}"))
-                counts[kind] += 1
-                if len(kept := examples.setdefault(kind, [])) < LISTED:
-                    kept.append(f"{row['id'] or ':'.join((row['file'], str(row['line'])))}: {row['reason']}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        mend = "delete the dataset and prepare it again"
-        raise InputError("the list of rejects cannot be read", str(file), mend) from None
+    for row in reject_rows(Path(out)):
+        reject = restored_reject(row)
+        image = reject.post and reject.post.image
+        kind = row.text("split"), _kind(reject.reason.removesuffix(f": {image}"))
+        counts[kind] += 1
+        if len(kept := examples.setdefault(kind, [])) < LISTED:
+            kept.append(f"{reject.id or f'{reject.file}:{reject.line}'}: {reject.reason}")
     return {kind: Rejected(count, examples[kind]) for kind, count in counts.items()}
 
 

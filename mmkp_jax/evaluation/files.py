@@ -1,14 +1,16 @@
 """The files that `score` reads: posts, training keyphrases, predictions. Each mistake is one `InputError`."""
 
-import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from mmkp_jax.data.posts import SEPARATOR, Post, Reject, read_cmkp, read_jsonl
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.outputs import FORMS, split_keyphrases
+from mmkp_jax.evaluation.outputs import FORMS, Reading, merge_outputs, split_keyphrases
+from mmkp_jax.runtime import lines as runtime_lines
+from mmkp_jax.runtime.json_files import Fields, read_rows
 
 CMKP_ENDING = "_src.txt"
 
@@ -19,6 +21,8 @@ class Predicted(NamedTuple):
     predictions: list[list[str] | str]
     forms: list[str] | None
     outputs: list[str] | None
+    changed: int | None = None
+    """How many posts the lenient reading gives other keyphrases; None where it was not asked for."""
 
 
 def read_posts(path: Path, split: str = "test") -> list[Post]:
@@ -31,7 +35,7 @@ def read_posts(path: Path, split: str = "test") -> list[Post]:
         InputError: for the first line that is no post, since no post may go unscored.
     """
     folder, parted, named = str(path).rpartition(":")
-    if path.is_dir() or (parted and Path(folder).is_dir()):
+    if path.is_dir() or (parted and os.path.isdir(folder)):
         return _prepared(path, split) if path.is_dir() else _prepared(Path(folder), named)
     if path.suffix == ".jsonl":
         rows = read_jsonl(path)
@@ -62,7 +66,7 @@ def _prepared(dataset: Path, split: str) -> list[Post]:
 
 def read_train_keyphrases(path: Path) -> set[str]:
     """The keyphrases of training posts (as `read_posts` takes them), or of a plain list, one a line."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         keyphrases = {each.lower() for post in read_posts(path, "train") for each in post.keyphrases}
     elif path.suffix == ".jsonl" or any(SEPARATOR in line for line in read_lines(path)):
         keyphrases = {each.lower() for post in read_posts(path) for each in post.keyphrases}
@@ -73,24 +77,50 @@ def read_train_keyphrases(path: Path) -> set[str]:
     return keyphrases
 
 
-def read_predictions(path: Path, posts: Sequence[Post]) -> Predicted:
-    """Predictions of `posts`: by id from JSON Lines (`.jsonl`), else line by line, `;`-joined, in the posts' order."""
+def read_predictions(path: Path, posts: Sequence[Post], reading: Reading = "strict") -> Predicted:
+    """Predictions of `posts`: by id from JSON Lines (`.jsonl`), else line by line, `;`-joined, in the posts' order.
+
+    Args:
+        reading: `strict` takes `predicted` as it is; `lenient` makes it again of what the model wrote.
+
+    Raises:
+        InputError: a line is no prediction, predictions are of other posts, or there is no output to read again.
+    """
     if path.suffix != ".jsonl":
+        if reading == "lenient":
+            raise InputError("holds no outputs, of which --reading=lenient makes keyphrases", str(path), TO_LENIENT)
         return Predicted(list(read_aligned(path, len(posts))), None, None)
-    rows = list(_json_rows(path)) or _refuse_empty(path)
-    for where, row in rows:
-        _check_strings(row, "predicted", where)
-    ids = [_string(row, "id", where) for where, row in rows]
+    rows = list(read_rows(path, "write one JSON object a line")) or _refuse_empty(path)
+    predicted_of = {row.text("id"): row.texts("predicted") for row in rows}
+    ids = [row.text("id") for row in rows]
     _refuse_repeats(ids, path)
     _refuse_other_ids(ids, [post.id for post in posts], path)
-    by_id = {each: row for each, (_, row) in zip(ids, rows, strict=True)}
+    by_id = dict(zip(ids, rows, strict=True))
     ordered = [by_id[post.id] for post in posts]
-    forms, outputs = ([row.get(key) for row in ordered] for key in ("form", "output"))
-    return Predicted(
-        [row["predicted"] for row in ordered],
-        forms if all(form in FORMS for form in forms) else None,
-        outputs if all(isinstance(output, str) for output in outputs) else None,
-    )
+    strict = [predicted_of[post.id] for post in posts]
+    forms, outputs = (_in_all(ordered, name) for name in ("form", "output"))
+    if forms and not set(forms) <= set(FORMS):
+        forms = None
+    if reading == "strict":
+        return Predicted(strict, forms, outputs)
+    read = [merge_outputs(_outputs(row), "lenient") for row in ordered]
+    predicted = [phrases for phrases, _ in read]
+    changed = sum(each != list(dict.fromkeys(before)) for each, before in zip(predicted, strict, strict=True))
+    forms = [form if _outputs(row)[0] else "broken" for row, (_, form) in zip(ordered, read, strict=True)]
+    return Predicted(predicted, forms, outputs, changed)
+
+
+def _in_all(rows: Sequence[Fields], name: str) -> list[str] | None:
+    """The texts under `name`; None where a row has none."""
+    return [row.text(name) for row in rows] if all(name in row.content for row in rows) else None
+
+
+def _outputs(row: Fields) -> Sequence[str]:
+    row = row._replace(hint=TO_LENIENT)
+    return row.texts("outputs", ()) or [row.text("output")]
+
+
+TO_LENIENT = "give predictions with the output of each post (.jsonl), or leave --reading out"
 
 
 def read_aligned(path: Path, posts: int) -> list[str]:
@@ -105,41 +135,7 @@ def read_aligned(path: Path, posts: int) -> list[str]:
 
 def read_lines(path: Path) -> list[str]:
     """Lines of a UTF-8 file, ended by line feeds alone: a post may hold any other separator that Unicode knows."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", str(path), "check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 at byte {error.start}", str(path), "convert it to UTF-8") from error
-    if not text:
-        _refuse_empty(path)
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """(`path:line`, object) of each line that is not blank."""
-    for number, line in enumerate(read_lines(path), 1):
-        where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"is not JSON ({error})", where, "write one JSON object a line") from error
-        if not isinstance(row, dict):
-            raise InputError(f"is a JSON {type(row).__name__}, not an object", where, "write one JSON object a line")
-        yield where, row
-
-
-def _string(row: dict, key: str, where: str) -> str:
-    if not isinstance(row.get(key), str):
-        raise InputError(f"has no string {key!r}", where, f'write "{key}": "…"')
-    return row[key]
-
-
-def _check_strings(row: dict, key: str, where: str) -> None:
-    if not isinstance(row.get(key), list) or not all(isinstance(each, str) for each in row[key]):
-        raise InputError(f"has no list of strings {key!r}", where, f'write "{key}": ["…"], or [] for none')
+    return runtime_lines.read_lines(path) or _refuse_empty(path)
 
 
 def _refuse_empty(path: Path) -> NoReturn:

@@ -1,28 +1,52 @@
 """What a model wrote → the keyphrases that it predicts, in which form and how many words."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-Form = Literal["direct", "cot", "broken"]
-FORMS: tuple[Form, ...] = ("direct", "cot", "broken")
+from mmkp_jax.evaluation.lists import list_items
+
+Form = Literal["direct", "cot", "other", "broken"]
+FORMS: tuple[Form, ...] = ("direct", "cot", "other", "broken")
+
+Reading = Literal["strict", "lenient"]
+READINGS: tuple[Reading, ...] = ("strict", "lenient")
+"""How the list in an answer is read: `strict` splits at `;` alone; `lenient` takes other forms of lists apart too."""
 
 ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 TAG = re.compile(r"</?(?:think|answer)>")
 
 
-def parse_output(text: str) -> tuple[list[str], Form]:
-    """The keyphrases of one output, in its order and lower-cased, and the form that it came in.
+def parse_output(text: str, reading: Reading = "strict") -> tuple[list[str], Form]:
+    """The keyphrases of one output, in its order, lower-cased and without repeats, and the form that it came in.
 
-    `cot`: the text in the last complete `<answer>…</answer>`, whatever stands before or after it.
-    `broken`: a tag was written but no complete answer (cut off while reasoning, say); nothing is predicted.
-    `direct`: no tags; the whole text is the answer.
+    The answer is the text in the last complete `<answer>…</answer>`, whatever is before or after it; without tags, the
+    whole output. The form does not depend on the reading:
+
+    - `broken`: a tag was written but no complete answer (cut off while reasoning, say); nothing is predicted.
+    - `other`: the answer, in tags or not, is a list in another form than `kp; kp`, which `lists.list_items` takes apart
+      and the strict reading does not (or otherwise).
+    - `cot`: an answer in tags, as it was asked for.
+    - `direct`: the same without tags.
     """
-    if answers := ANSWER.findall(text):
-        return split_keyphrases(answers[-1]), "cot"
-    if TAG.search(text):
+    answers = ANSWER.findall(text)
+    if not answers and TAG.search(text):
         return [], "broken"
-    return split_keyphrases(text), "direct"
+    answer = answers[-1] if answers else text
+    strict, lenient = (list(dict.fromkeys(each)) for each in (split_keyphrases(answer), list_items(answer)))
+    form: Form = "other" if lenient != strict else "cot" if answers else "direct"
+    return (strict if reading == "strict" else lenient), form
+
+
+def merge_outputs(outputs: Sequence[str], reading: Reading = "strict") -> tuple[list[str], Form]:
+    """Keyphrases of one or more outputs for the same post, and the first one's form.
+
+    Of several outputs, keyphrases of more of them come first; of as many, the one that was written first.
+    """
+    parsed = [parse_output(output, reading) for output in outputs]
+    votes = Counter(phrase for phrases, _ in parsed for phrase in phrases)
+    return [phrase for phrase, _ in votes.most_common()], parsed[0][1]
 
 
 def split_keyphrases(text: str) -> list[str]:
@@ -42,9 +66,9 @@ def mean_words(outputs: Sequence[str]) -> float:
 
 def outputs_line(forms: Sequence[str] | None, outputs: Sequence[str] | None) -> str:
     """Forms and words of at least one output in a line for people; what is None is left out."""
-    told = []
+    parts = []
     if forms is not None:
-        told.append(", ".join(f"{100 * share:.2f}% {form}" for form, share in form_shares(forms).items()))
+        parts.append(", ".join(f"{100 * share:.2f}% {form}" for form, share in form_shares(forms).items()))
     if outputs is not None:
-        told.append(f"{mean_words(outputs):.2f} words each")
-    return f"outputs: {'; '.join(told)}" if told else ""
+        parts.append(f"{mean_words(outputs):.2f} words each")
+    return f"outputs: {'; '.join(parts)}" if parts else ""

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mmkp_jax.evaluation.outputs import FORMS
+from mmkp_jax.runtime.atomic import write_bytes
+from mmkp_jax.runtime.json_files import Fields
+
 
 class Prediction(NamedTuple):
     """One line of a predictions file (DESIGN: `.jsonl`).
@@ -23,16 +27,41 @@ class Prediction(NamedTuple):
     """Every answer's, where there are several; else it is not in the line."""
 
     def line(self) -> str:
-        """The prediction as JSON."""
+        """The prediction as JSON; half of a character, which UTF-8 does not have, is written as its escape."""
         row = {name: value for name, value in self._asdict().items() if name != "outputs" or value}
-        return json.dumps(row, ensure_ascii=False) + "\n"
+        return encodable(json.dumps(row, ensure_ascii=False)) + "\n"
+
+
+def prediction_of(row: Fields) -> Prediction:
+    """The prediction in a line of a predictions file.
+
+    Raises:
+        InputError: a field is not there, or is of another type.
+    """
+    if row.text("form") not in FORMS:
+        row.refuse("form", f"one of {', '.join(FORMS)}")
+    return Prediction(
+        row.text("id"),
+        row.texts("keyphrases"),
+        row.texts("predicted"),
+        row.text("output"),
+        row.text("form"),
+        row.integer("tokens", 0),
+        tuple(row.texts("outputs", ())),
+    )
 
 
 def write_predictions(file: Path, predictions: Sequence[Prediction]) -> None:
-    """The predictions file, whole or not at all: JSON Lines (`.jsonl`), else CMKP's form, `kp;kp` a line."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    as_json = file.suffix == ".jsonl"
-    lines = (each.line() if as_json else " ".join(";".join(each.predicted).splitlines()) + "\n" for each in predictions)
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(file)
+    """Writes the predictions file atomically: JSON Lines (`.jsonl`), else CMKP's form, `kp;kp` a line."""
+    line_of = Prediction.line if file.suffix == ".jsonl" else _cmkp_line
+    lines = map(line_of, predictions)
+    write_bytes(file, "".join(lines).encode("utf-8"))
+
+
+def _cmkp_line(prediction: Prediction) -> str:
+    return encodable(" ".join(";".join(prediction.predicted).splitlines())) + "\n"
+
+
+def encodable(text: str) -> str:
+    """The text with halves of characters as `\\\\ud800`, which is their escape in JSON too."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

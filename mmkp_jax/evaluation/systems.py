@@ -9,7 +9,9 @@ import numpy as np
 from mmkp_jax.data.posts import Post
 from mmkp_jax.evaluation.files import Predicted, read_predictions
 from mmkp_jax.evaluation.metric import METRICS, Scores, per_post, scores_of
+from mmkp_jax.evaluation.outputs import Form, Reading, form_shares
 from mmkp_jax.evaluation.significance import Differences, Intervals, Run, compare, intervals
+from mmkp_jax.evaluation.tokenised import tokenise, tokenise_phrases, tokenise_posts
 
 
 class System(NamedTuple):
@@ -29,6 +31,12 @@ class System(NamedTuple):
     def deviation(self) -> Scores | None:
         """Standard deviation (n - 1) between runs, which is of seeds and not of posts; None for a single run."""
         return _over_runs(self.scores, lambda values: np.std(values, ddof=1)) if len(self.runs) > 1 else None
+
+    @property
+    def forms(self) -> dict[Form, float] | None:
+        """Shares of all runs' outputs by form; None where a file does not give them."""
+        forms = [each.forms for each in self.predicted]
+        return None if None in forms else form_shares([form for each in forms for form in each])
 
 
 class Comparison(NamedTuple):
@@ -63,11 +71,29 @@ class Comparison(NamedTuple):
 
 
 def read_system(
-    files: Sequence[Path], posts: Sequence[Post], train_keyphrases: Collection[str] | None, ocr: Sequence[str] | None
+    files: Sequence[Path],
+    posts: Sequence[Post],
+    train_keyphrases: Collection[str] | None,
+    ocr: Sequence[str] | None,
+    reading: Reading = "strict",
+    *,
+    tokenised: bool = False,
 ) -> System:
-    """The runs whose predictions of `posts` these files hold, scored as `metric.score` does."""
-    predicted = [read_predictions(file, posts) for file in files]
-    runs = [per_post(posts, each.predictions, train_keyphrases, ocr) for each in predicted]
+    """The runs whose predictions of `posts` these files hold, scored as `metric.score` does.
+
+    Args:
+        reading: as `read_predictions`.
+        tokenised: compare by words without punctuation, on both sides (`evaluation.tokenised`), which CMKP's protocol
+            does not.
+    """
+    predicted = [read_predictions(file, posts, reading) for file in files]
+    if tokenised:
+        words = tokenise_posts(posts)
+        train_keyphrases = train_keyphrases and {tokenise(each) or each for each in train_keyphrases}
+        ocr = ocr and [tokenise(each) for each in ocr]
+        runs = [per_post(words, tokenise_phrases(each.predictions), train_keyphrases, ocr) for each in predicted]
+    else:
+        runs = [per_post(posts, each.predictions, train_keyphrases, ocr) for each in predicted]
     return System(files, predicted, runs, [scores_of(run) for run in runs])
 
 

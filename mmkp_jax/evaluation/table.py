@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
+from mmkp_jax.evaluation.files import Predicted
 from mmkp_jax.evaluation.metric import GROUPS, METRICS, Scores, why_missing
 from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.significance import Differences, Intervals
 from mmkp_jax.evaluation.systems import Comparison, System
+from mmkp_jax.runtime.escape import for_terminal
 
 HEADLINES = ("f1@1", "f1@M")
 """What papers report; the metrics that are shown with an interval."""
@@ -66,7 +68,7 @@ def _overview(comparison: Comparison) -> Iterator[str]:
     if comparison.is_one_run:
         yield table(systems["A"].mean, comparison.intervals.get("A"))
     else:
-        yield from (f"{name}: {', '.join(map(str, system.files))}" for name, system in systems.items())
+        yield from (for_terminal(f"{name}: {', '.join(map(str, each.files))}") for name, each in systems.items())
         for metric in HEADLINES:
             yield "\n" + headline(_rows(systems), metric, comparison.intervals)
     if comparison.intervals:
@@ -76,9 +78,16 @@ def _overview(comparison: Comparison) -> Iterator[str]:
         yield f"interval and p: over {resamples} resamples of the posts; Holm: for all groups and systems of a metric;"
         yield f"swaps: over {resamples} random swaps of posts between the two, – where they have not as many runs"
     for name, system in systems.items():
-        for predicted in system.predicted:
+        for file, predicted in zip(system.files, system.predicted, strict=True):
+            if predicted.changed is not None:
+                yield for_terminal(f"read leniently: {_changed(predicted)} ({file})")
             if line := outputs_line(predicted.forms, predicted.outputs):
                 yield line if comparison.is_one_run else f"{name}, {line}"
+
+
+def _changed(predicted: Predicted) -> str:
+    posts = f"{predicted.changed:,} of {len(predicted.predictions):,} posts"
+    return f"other keyphrases for {posts}" if predicted.changed else "no post has other keyphrases than read strictly"
 
 
 def _rows(systems: Mapping[str, System]) -> dict[str, Scores]:
@@ -119,6 +128,7 @@ def _cell(scores: Scores, group: str, metric: str, intervals: Intervals) -> str:
 
 def _aligned(rows: list[list[str]], left: int) -> list[str]:
     """Columns two spaces apart; the first `left` of them to the left, the others to the right."""
+    rows = [[for_terminal(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -201,14 +201,15 @@ def _cell(value: float, interval: tuple[float, float] | None) -> str:
 def _training(facts: Facts) -> list[tuple[str, str]]:
     c = facts.config
     gamma = f"{c['gamma']:g} nats a label" if c["gamma_mode"] == "fixed" else f"{c['gamma_mode']} of earlier SFT losses"
-    length = f"{c['num_epochs']:g} epochs" if c["num_epochs"] else f"{c['total_steps']:,} steps"
+    length = f"{c['total_steps']:,} steps" if c["total_steps"] else f"{c['num_epochs']:g} epochs"
     packages = facts.environment.packages
     rows = {
         "steps": f"{facts.step:,} (planned: {length})",
         "γ": gamma if c["strategy"] == "dyncot" else None,
         "weight of the SFT loss": f"{c['multitask_weight']:g}" if c["strategy"] == "multitask" else None,
         "frozen": ", ".join(map(_code, c["freeze"])) or "nothing",
-        "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts",
+        "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts"
+        + (f", {c['posts_per_step']:,} posts a step" if c.get("posts_per_step") else ""),
         "optimizer": f"AdamW, β = ({c['b1']:g}, {c['b2']:g}), ε = {c['eps']:g}, weight decay {c['weight_decay']:g}, "
         f"gradients clipped to norm {c['clip_norm']:g}",
         "learning rate": f"{c['learning_rate']:g} after {c['warmup_steps']:,} steps of warm-up, then a cosine to 0",

@@ -72,7 +72,8 @@ def keyphrases(text, image=None):
     answers = re.findall(r"<answer>(.*?)</answer>", written, re.DOTALL)
     if not answers and re.search(r"</?(think|answer)>", written):
         return []  # cut off while it reasoned
-    return [phrase.strip().lower() for phrase in (answers or [written])[-1].split(";") if phrase.strip()]
+    phrases = [phrase.strip().lower() for phrase in (answers or [written])[-1].split(";") if phrase.strip()]
+    return list(dict.fromkeys(phrases))
 
 
 print(keyphrases("the eras tour was everything"))  # with a picture: keyphrases(text, "stage.jpg")

@@ -31,11 +31,8 @@ def load_params(folder: Folder, target: Params) -> Params:
         InputError: tensors are missing, unexpected, of another shape, or no floats; one error names all.
         ValueError: a sharding splits the layers of a stack.
     """
-    family_of(folder.config, str(folder.path / CONFIG))
-    names = NAMES[folder.config["model_type"]]
     structs = flatten(target)
-    wanted = published_tensors({path: struct.shape for path, struct in structs.items()}, names)
-    found = find_tensors(folder, wanted, names)
+    wanted, found = check_tensors(folder, target)
 
     # The largest first: what a tensor needs on its way is then smallest when the devices are fullest.
     order = sorted(wanted, key=lambda path: math.prod(wanted[path][0].shape), reverse=True)
@@ -45,6 +42,21 @@ def load_params(folder: Folder, target: Params) -> Params:
         load = _load_whole if wanted[path][0].layer is None else _load_stack
         loaded[path] = load(tensors, structs[path])
     return unflatten({path: loaded[path] for path in structs})
+
+
+def check_tensors(folder: Folder, target: Params) -> tuple[dict[str, list[Published]], dict[str, Tensor]]:
+    """Holds the names, shapes and dtypes in the headers of a folder's files against the parameters of `target`.
+
+    Returns:
+        the published tensors that each parameter is made of, by its path, and where each of them is, by its name.
+
+    Raises:
+        InputError: as `load_params`.
+    """
+    family_of(folder.config, str(folder.path / CONFIG))
+    names = NAMES[folder.config["model_type"]]
+    wanted = published_tensors({path: struct.shape for path, struct in flatten(target).items()}, names)
+    return wanted, find_tensors(folder, wanted, names)
 
 
 def find_tensors(folder: Folder, wanted: Mapping[str, list[Published]], names: Names) -> dict[str, Tensor]:

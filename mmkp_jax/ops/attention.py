@@ -6,6 +6,7 @@ The rule of the forest: a token attends to tokens of its own segment that do not
 on the trunk or on its own branch. Padding (segment 0) attends to padding, so every softmax has a finite input.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,16 @@ from mmkp_jax.data.forest import TRUNK
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(q [B, T, N, H], k and v [B, S, K, H]) -> [B, T, N, H], under a rule fixed when it was made."""
+
+
+BLOCK = 128
+"""Queries of a block of causal attention, or a multiple of it: the keys after the block are left out."""
+
+MAX_BLOCKS = 8
+"""Blocks of a row at most: they are unrolled in the program, and with 8 no more than 1/16 of it is still in vain."""
+
+MIN_SLICED = 256
+"""Tokens of the shortest row that is divided into blocks."""
 
 
 class Backend(NamedTuple):
@@ -40,30 +51,106 @@ def same_segment_mask(segment_BT: jax.Array) -> jax.Array:
     return segment_BT[:, :, None] == segment_BT[:, None, :]
 
 
-def dense_attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax attention with every score in memory; grouped query heads; softmax in at least float32.
+def dense_attention(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array, *, causal: bool = False
+) -> jax.Array:
+    """Softmax attention by plain matrix products; grouped query heads; softmax and sums in at least float32.
 
     Args:
-        q_BTNH, k_BSKH, v_BSKH: queries, keys and values; N is a multiple of K.
-        mask: bool, broadcastable to [B, T, S]; True where the query may see the key. A query that may see nothing
+        q_BTNH, k_BSKH, v_BSKH: queries, keys and values, of one dtype; N is a multiple of K.
+        mask_BTS: bool; True where the query may see the key. B and T may be 1, for all. A query that may see nothing
             gets the mean of all values (finite, and read by nobody).
+        causal: the mask, [B, T, T], hides all that is later in the row; keys after a block of queries are left out.
 
     Returns:
-        [B, T, N, H] in the dtype of the values.
+        [B, T, N, H] in that dtype.
     """
     B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
-    wide = jnp.promote_types(q_BTNH.dtype, jnp.float32)
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH, preferred_element_type=wide) * H**-0.5
-    scores_BKGTS = jnp.where(mask[:, None, None], scores_BKGTS, jnp.finfo(wide).min)
-    share_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", share_BKGTS, v_BSKH).reshape(B, T, N, H)
+    q_BKGTH = q_BTNH.reshape(B, T, k_BSKH.shape[2], -1, H).transpose(0, 2, 3, 1, 4)
+    k_BKSH, v_BKSH = (x.swapaxes(1, 2).astype(_wide(q_BTNH)) for x in (k_BSKH, v_BSKH))
+    if causal:
+        out_BKGTH = _attend_causally(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)
+    else:
+        out_BKGTH = _attend(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def causal_blocks(tokens: int) -> list[tuple[int, int]]:
+    """(start, end) of the blocks of queries that causal attention computes, each with the keys before its end."""
+    if tokens < MIN_SLICED:
+        return [(0, tokens)]
+    size = BLOCK * -(-tokens // (BLOCK * MAX_BLOCKS))
+    return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+
+
+def _attend_causally(q_BKGTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, mask_BTT: jax.Array) -> jax.Array:
+    blocks = []
+    for start, end in causal_blocks(q_BKGTH.shape[3]):
+        k_BKSH, v_BKSH = k_BKTH[:, :, :end], v_BKTH[:, :, :end]
+        blocks.append(_attend(q_BKGTH[:, :, :, start:end], k_BKSH, v_BKSH, mask_BTT[:, start:end, :end]))
+    return jnp.concatenate(blocks, axis=3)
+
+
+@jax.custom_vjp
+def _attend(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """Dense attention, heads first, so that no array of scores is ever transposed.
+
+    Reductions over scores are slow, on a CPU above all. Only the largest score is found by one: the weights' sum is a
+    further column of their product with the values, and what the backward pass subtracts comes from the output. It
+    computes the scores again, so that a layer keeps none.
+
+    Keys and values come in at least float32, though the products take them in the dtype of the queries: so their
+    gradients leave unrounded, to be summed over blocks.
+    """
+    return _forward(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)[0]
+
+
+def _forward(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array):
+    k_BKSH, v_BKSH = k_BKSH.astype(q_BKGTH.dtype), v_BKSH.astype(q_BKGTH.dtype)
+    scores_BKGTS = _scores(q_BKGTH, k_BKSH, mask_BTS)
+    top_BKGT1 = scores_BKGTS.max(axis=-1, keepdims=True)
+    weight_BKGTS = jnp.exp(scores_BKGTS - top_BKGT1).astype(v_BKSH.dtype)
+    with_ones = jnp.concatenate([v_BKSH, jnp.ones_like(v_BKSH[..., :1])], axis=-1)
+    product = jnp.einsum("bkgts,bksh->bkgth", weight_BKGTS, with_ones, preferred_element_type=top_BKGT1.dtype)
+    sum_BKGTH, total_BKGT1 = product[..., :-1], product[..., -1:]
+    out_BKGTH = sum_BKGTH / total_BKGT1
+    return out_BKGTH.astype(v_BKSH.dtype), (q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1)
+
+
+def _backward(kept: tuple[jax.Array, ...], g_BKGTH: jax.Array):
+    q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1 = kept
+    product = functools.partial(jnp.einsum, preferred_element_type=top_BKGT1.dtype)
+    share_BKGTS = jnp.exp(_scores(q_BKGTH, k_BKSH, mask_BTS) - top_BKGT1) * (1 / total_BKGT1)
+    mean_BKGT1 = jnp.sum(g_BKGTH * out_BKGTH, axis=-1, keepdims=True)
+    g_share_BKGTS = product("bkgth,bksh->bkgts", g_BKGTH, v_BKSH)
+    g_scores_BKGTS = share_BKGTS * (g_share_BKGTS - mean_BKGT1) * q_BKGTH.shape[-1] ** -0.5
+    g_scores_BKGTS = jnp.where(mask_BTS[:, None, None], g_scores_BKGTS, 0)
+    return (
+        product("bkgts,bksh->bkgth", g_scores_BKGTS, k_BKSH).astype(q_BKGTH.dtype),
+        product("bkgth,bkgts->bkhs", q_BKGTH, g_scores_BKGTS).mT,
+        product("bkgth,bkgts->bkhs", g_BKGTH, share_BKGTS.astype(v_BKSH.dtype)).mT,
+        None,
+    )
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _wide(array: jax.Array) -> jnp.dtype:
+    """Its dtype, or float32 where that is narrower."""
+    return jnp.promote_types(array.dtype, jnp.float32)
+
+
+def _scores(q_BKGTH: jax.Array, k_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """Scaled scores, the least number where the query may not see the key: [B, K, G, T, S]."""
+    wide = _wide(q_BKGTH)
+    scores_BKGTS = jnp.einsum("bkgth,bksh->bkgts", q_BKGTH, k_BKSH, preferred_element_type=wide)
+    return jnp.where(mask_BTS[:, None, None], scores_BKGTS * q_BKGTH.shape[-1] ** -0.5, jnp.finfo(wide).min)
 
 
 def _dense_forest(segment_BT: jax.Array, branch_BT: jax.Array) -> Attend:
     mask_BTT = forest_mask(segment_BT, branch_BT)
-    return lambda q, k, v: dense_attention(q, k, v, mask_BTT)
+    return lambda q, k, v: dense_attention(q, k, v, mask_BTT, causal=True)
 
 
 def _dense_pictures(image_BP: jax.Array) -> Attend:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmkp_jax.data.forest import COT, SFT, TRUNK
+from mmkp_jax.data.run_lines import chains_line, updates_line
 from mmkp_jax.data.statistics import LISTED, overlap, spread
 from mmkp_jax.describing import Description, Shown, trimmed
+from mmkp_jax.evaluation.tokenised import Hidden
 from mmkp_jax.pages.charts import Chart, chart
 from mmkp_jax.pages.render import render
 from mmkp_jax.pages.tables import Table, count, plain, share, without_repeats
@@ -112,6 +114,9 @@ def _kinds(description: Description) -> Table:
         if split.groups["unseen"]:
             different = sum(keyphrase not in description.splits["train"].unique for keyphrase in split.unique)
             notes.append(f"{name}: {count(different)} of {count(len(split.unique))} different keyphrases are unseen")
+        if (hidden := Hidden(split.hidden, keyphrases)).is_common:
+            what = f"{name}: {count(hidden.keyphrases)} absent keyphrases are in the text, with punctuation on them"
+            notes.append(f"{what} (`Paris!`, `#paris`): posts seem not to be tokenised; see score --tokenised")
     header = ("split", "kind", "keyphrases", "share", "posts with one", "share")
     return Table("Keyphrases by kind", header, without_repeats(rows), notes, left=2)
 
@@ -156,10 +161,27 @@ def _rows(description: Description) -> Table:
     trained, posts = len(fitted.fit.posts), description.splits[description.first].posts
     notes = [
         f"with the targets {' and '.join(fitted.feeding.branches)}: {count(trained)} of {count(posts)}"
-        f" {description.first} posts, in {count(fitted.fit.rows)} rows, {count(fitted.fit.batches)} batches an epoch"
+        f" {description.first} posts, in {count(fitted.fit.rows)} rows, {count(fitted.fit.batches)} batches an epoch",
+        *_steps(description),
     ]
     header = ("slots", "a row has", "the largest post takes", "filled in an epoch")
     return Table("Rows of the config", header, rows, notes)
+
+
+def _steps(description: Description) -> list[str]:
+    """The updates of the config beside the paper's, whether the rows hold them, and who has a chain of thought."""
+    feeding, lengths, fit = description.fitted
+    lines, posts = [], len(fit.posts)
+    if fit.batches and feeding.strategy != "zeroshot":
+        steps = feeding.total_steps or feeding.num_epochs * fit.batches
+        lines.append(updates_line(steps, posts / fit.batches))
+    if fit.batch_rows > feeding.batch_rows:
+        lines.append(
+            f"WARNING: {count(feeding.posts_per_step)} posts of a step take up to {count(fit.batch_rows)} rows, and a"
+            f" step has {count(feeding.batch_rows)}: give config.global_batch_size={fit.batch_rows}, or larger rows"
+        )
+    with_cot = int((lengths[description.first].cot_N[fit.posts] > 0).sum())
+    return [*lines, *filter(None, [chains_line(feeding.strategy, posts, with_cot)])]
 
 
 def _trimmed(description: Description) -> Table:

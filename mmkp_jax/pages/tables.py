@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mmkp_jax.runtime.escape import for_terminal
+
 
 class Table(NamedTuple):
     """Rows of cells under a header; the first `left` columns hold words, the others numbers."""
@@ -22,9 +24,10 @@ class Table(NamedTuple):
 
 def as_text(table: Table) -> str:
     """Title, columns two spaces apart, and notes; `none` for no rows."""
+    title = for_terminal(table.title)
     if not table.rows:
-        return f"{table.title}\n  none"
-    lines = [table.header, *table.rows]
+        return f"{title}\n  none"
+    lines = [list(map(for_terminal, row)) for row in (table.header, *table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     set_ = [
         "  ".join(
@@ -33,7 +36,7 @@ def as_text(table: Table) -> str:
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([table.title, *(f"  {line}" for line in [*set_, *table.notes])])
+    return "\n".join([title, *(f"  {line}" for line in [*set_, *map(for_terminal, table.notes)])])
 
 
 def without_repeats(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:

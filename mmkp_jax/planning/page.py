@@ -83,6 +83,7 @@ def _head(subject: Subject, topology: Topology, outcome: Outcome) -> str:
             f"mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.items())}",
             f"a step: {config.global_batch_size} rows in {config.accumulation_steps} micro-batches; a row: {row}",
             f"rows hold {subject.load.posts:.2f} posts each ({subject.load.source})",
+            subject.updates,
             f"compiled ahead of time: {seconds or 'nothing'}",
         ]
     )

@@ -1,6 +1,7 @@
 """What is planned: a config, the geometry of its model, and what its rows hold; no weights are read."""
 
 import importlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.lengths import index
 from mmkp_jax.data.records import open_split
+from mmkp_jax.data.run_lines import PAPER_POSTS, updates_line
 from mmkp_jax.errors import InputError
 from mmkp_jax.feeding import branches_of, datasets_of, plan_posts, recipe_of
 from mmkp_jax.flops import Work, tree_pairs
@@ -35,9 +37,6 @@ class TypicalPost(NamedTuple):
 
 TYPICAL_FILL = 0.96
 """Of the slots that bind, in rows of such posts (`benchmarks/packing.py`)."""
-
-TYPICAL_POSTS = 34_515
-"""Training posts of MMKP-V2."""
 
 TEMPLATE_TOKENS = 64
 """Of a prompt, beside its picture and the post's text; at most."""
@@ -70,6 +69,11 @@ class Subject(NamedTuple):
     def row(self) -> RowSize:
         """The slots of a training row."""
         return RowSize(**self.config.row)
+
+    @property
+    def updates(self) -> str:
+        """The run's updates and their posts, beside the paper's."""
+        return updates_line(self.load.steps, self.load.posts * self.config.global_batch_size)
 
     def but(self, **fields: Any) -> "Subject":
         """The same with other fields of the config; those of a part of it as a mapping."""
@@ -198,6 +202,8 @@ def typical_load(config: ConfigDict, definition: Definition) -> Load:
         "examples": 1.0,
     }
     posts = TYPICAL_FILL * min(row[name] / need for name, need in needs.items())
+    if config.posts_per_step:
+        posts = _posts_of_a_step(config, posts) / config.global_batch_size
     work = Work(
         tokens=needs["tokens"],
         patches=post.patches,
@@ -207,8 +213,23 @@ def typical_load(config: ConfigDict, definition: Definition) -> Load:
         picture_pairs=post.patches**2,
         window_pairs=post.patches**2 / post.windows,
     ).times(posts)
-    steps = config.total_steps or round(config.num_epochs * TYPICAL_POSTS / (posts * config.global_batch_size))
-    return Load(posts, work, steps, f"typical: {TYPICAL_POSTS:,} posts as MMKP-V2's, CMKP's mean lengths")
+    steps = config.total_steps or config.num_epochs * math.ceil(PAPER_POSTS / (posts * config.global_batch_size))
+    return Load(posts, work, steps, f"typical: {PAPER_POSTS:,} posts as MMKP-V2's, CMKP's mean lengths")
+
+
+def _posts_of_a_step(config: ConfigDict, posts: float) -> int:
+    """`posts_per_step`, where rows that hold so many `posts` each have room for them.
+
+    Raises:
+        InputError: they have not.
+    """
+    rows = config.global_batch_size
+    if config.posts_per_step > math.ceil(posts) * rows:
+        what = f"{config.posts_per_step:,} posts of a step are more than {rows:,} rows of {posts:.1f} typical posts"
+        needed = math.ceil(config.posts_per_step / math.ceil(posts))
+        hint = f"give config.global_batch_size={needed} or more, or larger rows"
+        raise InputError(what, "config.posts_per_step", hint)
+    return config.posts_per_step
 
 
 def _round_up(n: int, unit: int) -> int:

@@ -53,8 +53,10 @@ def write_text(file: Path, text: str) -> None:
 def write_json(file: Path, content: Any, *, indent: int | None = 2, sort_keys: bool = False) -> None:
     """Writes a whole JSON file for people to read; raises as `replacing`.
 
+    Half of a character, which UTF-8 does not have, is written as its escape (a file's name that is not UTF-8 has such).
+
     Raises:
         ValueError: a number in it is not finite, which JSON has no word for.
     """
     text = json.dumps(content, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
-    write_text(file, text + "\n")
+    write_bytes(file, f"{text}\n".encode("utf-8", "backslashreplace"))

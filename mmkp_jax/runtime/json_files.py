@@ -11,6 +11,9 @@ from mmkp_jax.runtime.limits import LINE
 from mmkp_jax.runtime.lines import lines_of, read_text
 
 HINT = "restore the file, or make it again"
+DEPTH = 100
+"""Lists and objects in each other, at most: what is made of a value may take a call for each."""
+
 _REQUIRED: Any = object()
 _NAMES = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
 
@@ -65,6 +68,7 @@ class Fields(NamedTuple):
     def refuse(self, name: str, expected: str) -> NoReturn:
         """Raises the InputError about a field that is not what it must be."""
         called = f"{self.path}.{name}" if self.path else name
+        called = called if len(called) <= 80 else called[:79] + "…"
         if name not in self.content:
             raise InputError(f"has no {called!r}", self.where, self.hint)
         raise InputError(f"{called!r} is {shown(self.content[name])}, not {expected}", self.where, self.hint)
@@ -119,7 +123,9 @@ def parse(text: str | bytes, where: str, hint: str = HINT) -> Any:
         InputError: it is no JSON, not UTF-8, or nested too deep to be read.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if _openings(text) > DEPTH and _is_deep(value):
+            raise RecursionError
     except RecursionError:
         raise InputError("its JSON is nested too deep", where, hint) from None
     except UnicodeDecodeError as error:
@@ -127,6 +133,22 @@ def parse(text: str | bytes, where: str, hint: str = HINT) -> Any:
     except ValueError as error:  # of JSON, or a number of more digits than Python reads
         reason = str(error).splitlines()[0]
         raise InputError(f"is not JSON ({reason})", where, hint) from None
+    return value
+
+
+def _openings(text: str | bytes) -> int:
+    return text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects are in each other more than `DEPTH` deep."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEPTH):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for values in inside for each in values if isinstance(each, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def parse_object(text: str | bytes, where: str, hint: str = HINT) -> Fields:

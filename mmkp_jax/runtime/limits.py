@@ -51,5 +51,5 @@ FILE = Limit("the file", f"{VARIABLE}FILE_BYTES", 1 << 30)
 ANSWER = Limit("the answer", f"{VARIABLE}ANSWER_BYTES", 64 << 20)
 """Of one answer of an endpoint, after unpacking."""
 
-IMAGE = Limit("the decoded image", f"{VARIABLE}IMAGE_BYTES", 256 << 20)
-"""Of one image's pixels in the mode and depth that its file has."""
+IMAGE = Limit("the image being decoded", f"{VARIABLE}IMAGE_BYTES", 432 << 20)
+"""Of an image's file, of one image while it is decoded, and of all that a process decodes at a time."""

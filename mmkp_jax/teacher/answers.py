@@ -1,10 +1,22 @@
-"""What an endpoint answered: what it is worth, and the row that the store keeps of it."""
+"""What an endpoint answered: what it is worth, and the row that the store keeps of it.
 
+The row holds the body as it came. What it is worth and what it took are read from that body each time they are needed,
+by functions that take any JSON, so that nothing an endpoint or an earlier version wrote ends a run or lowers its cost.
+"""
+
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from mmkp_jax.teacher.cost import Prices, Usage, usage_of
+from mmkp_jax.runtime.escape import for_terminal, for_utf8
+from mmkp_jax.runtime.json_files import shown
+from mmkp_jax.teacher.cost import Prices, Usage, believed, usage_of
 from mmkp_jax.teacher.questions import Asked
+
+COMPLETE = (None, "stop")
+"""What an answer may give as its `finish_reason` to be a complete one; whatever else it says, it is not."""
+LONGEST = 300
+"""Characters that a message repeats of what an endpoint said."""
 
 
 def row_of(
@@ -14,46 +26,132 @@ def row_of(
     prices: Prices = Prices(),  # noqa: B008, as it is frozen
     *,
     reason: str = "",
+    charged: Mapping[str, Any] | None = None,
     attempt: int = 1,
 ) -> dict[str, Any]:
     """The store's row of an answer; without a body, of a refusal.
 
     Args:
-        most: tokens that it may have taken; they stand for those of an answer that does not tell them.
+        most: tokens that it may have taken; they count where the answer's own count is missing, or cannot be true.
+        charged: of a refusal, the body that says what it took.
     """
-    status, told = ("refused", reason) if body is None else verdict(body)
-    usage = usage_of(body or {})
-    return {
+    status, message = ("refused", reason) if body is None else verdict(body)
+    told = charged if body is None else body
+    usage = usage_of(told or {}, most)
+    row = {
         "id": asked.id,
         "key": asked.key,
         "asked": asked.asked,
         "status": status,
-        "reason": told,
+        "reason": message,
         "answer": body,
         "usage": usage and usage._asdict(),
         "most": most._asdict(),
         "cost": prices.of(usage),
-        "finish_reason": body["choices"][0].get("finish_reason") if body else None,
+        "finish_reason": finish_of(body) if body else None,
         "attempt": attempt,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
+    return row | ({"note": IMPLAUSIBLE} if usage is None and (told or {}).get("usage") is not None else {})
 
 
-def verdict(body: dict[str, Any]) -> tuple[str, str]:
-    """What an answer is worth: `answered`, or why it is none."""
-    choice = body["choices"][0]
-    message, finish = choice["message"], choice.get("finish_reason")
+def lost_row(asked: Asked, body: Mapping[str, Any] | None, most: Usage, prices: Prices, reason: str) -> dict[str, Any]:
+    """The store's row of a call that came to nothing and was charged: what its body says, or all that it may cost."""
+    usage = usage_of(body or {}, most)
+    row = {"lost": asked.key, "id": asked.id, "reason": reason, "most": most._asdict()}
+    return row | {"usage": usage and usage._asdict(), "cost": prices.of(usage)}
+
+
+IMPLAUSIBLE = "the usage that the endpoint gives cannot be true; the most that the call may have taken counts"
+
+
+def verdict(body: Mapping[str, Any]) -> tuple[str, str]:
+    """What an answer is worth, whatever JSON it is: `answered`, or why it is none.
+
+    This is the one judgement of whether an answer is complete: it is at the finish reason `stop`, or where none is
+    given, with a text and without an error or a refusal.
+    """
+    choice = _choice(body)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return "empty", "the answer holds no message"
+    finish = choice.get("finish_reason")
     if finish == "length":
         return "cut", "the answer was cut off: it has as many tokens as --max_tokens allows"
     if finish == "content_filter":
         return "filtered", "the endpoint's content filter held the answer back"
-    if message.get("refusal"):
-        return "declined", f"the model declined: {message['refusal']}"
+    if not any(finish == each for each in COMPLETE):
+        return "unfinished", f"the answer ended with the finish_reason {finish_of(body)}, not 'stop'"
+    if error := choice.get("error"):
+        return "unfinished", f"the answer holds an error ({message_of(error)})"
+    if refusal := message.get("refusal"):
+        return "declined", f"the model declined: {said(refusal if isinstance(refusal, str) else shown(refusal))}"
     if not isinstance(message.get("content"), str) or not message["content"].strip():
         return "empty", "the answer holds no text"
     return "answered", ""
 
 
-def content_of(row: dict[str, Any]) -> str:
-    """The text of an answer."""
-    return row["answer"]["choices"][0]["message"]["content"].strip()
+def judged(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What a row of the store is worth: `verdict` of its answer, or why there was none."""
+    if row["answer"] is None:
+        return "refused", said(str(row.get("reason") or ""))
+    return verdict(row["answer"])
+
+
+def content_of(row: Mapping[str, Any]) -> str:
+    """The text of an answer whose verdict is `answered`, as every file can hold it."""
+    return for_utf8(row["answer"]["choices"][0]["message"]["content"]).strip()
+
+
+def most_of(row: Mapping[str, Any]) -> Usage | None:
+    """Tokens that a row's call may have taken; None where the row does not say."""
+    match row.get("most"):
+        case {"prompt": int(prompt), "completion": int(completion)} if min(prompt, completion) >= 0:
+            return Usage(prompt, completion) if max(prompt, completion) < 1 << 62 else None
+    return None
+
+
+def usage_in(row: Mapping[str, Any]) -> Usage | None:
+    """Tokens that a row's answer took, where it is known."""
+    usage, most = row.get("usage"), most_of(row)
+    if not isinstance(usage, Mapping):
+        return None
+    return believed(usage.get("prompt"), usage.get("completion"), most or Usage(10_000_000, 10_000_000))
+
+
+def is_implausible(row: Mapping[str, Any]) -> bool:
+    """Whether a row's answer gave a usage that is not believed."""
+    answer = row.get("answer")
+    return "note" in row or (isinstance(answer, Mapping) and answer.get("usage") is not None and usage_in(row) is None)
+
+
+def finish_of(body: Mapping[str, Any]) -> str:
+    """The word that an answer ended with, for a message; `null` where there is none."""
+    finish = _choice(body).get("finish_reason")
+    return said(repr(finish) if isinstance(finish, str) else shown(finish))[:60]
+
+
+def code_of(error: object) -> int | None:
+    """The HTTP status that an error inside an answer gives as its code."""
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, str) and code.isascii() and code.isdecimal() and len(code) == 3:
+        code = int(code)
+    return code if isinstance(code, int) and 400 <= code < 600 else None
+
+
+def message_of(error: object) -> str:
+    """What an endpoint says of an error, in one of the forms that there are; in one line."""
+    text = (error.get("message") or error.get("detail") or "") if isinstance(error, dict) else error or ""
+    return said(text if isinstance(text, str) else shown(text))
+
+
+def said(text: str) -> str:
+    """What an endpoint said, in one line that a terminal and a file take."""
+    return for_terminal(" ".join(text[: 10 * LONGEST].split()))[:LONGEST]
+
+
+def _choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    match body.get("choices"):
+        case [dict() as choice, *_]:
+            return choice
+    return {}

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.answers import row_of
-from mmkp_jax.teacher.client import Client, Refused, Unavailable
-from mmkp_jax.teacher.cost import Budget, Prices, Reserved, usage_of
+from mmkp_jax.teacher.answers import lost_row, row_of
+from mmkp_jax.teacher.client import Client
+from mmkp_jax.teacher.cost import Budget, Prices, Reserved, Usage, usage_of
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
-from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.faults import Again, Refused, Unavailable
+from mmkp_jax.teacher.progress import Patience, Run
 from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
@@ -28,6 +30,7 @@ def ask_all(
     prices: Prices = Prices(),  # noqa: B008
     max_cost: float | None = None,
     retry_refused: bool = False,
+    patience: Patience | None = None,
     progress: Callable[[Run], None] = lambda run: None,
 ) -> Run:
     """Asks every question whose answer is not in the store; when it returns, the store has the answers.
@@ -40,15 +43,16 @@ def ask_all(
         max_cost: money that the answers in the store may cost in all, those of earlier runs with them; an answer or a
             broken call whose cost is not known counts with the most that it may have cost.
         retry_refused: ask again what the endpoint refused to answer in an earlier run.
+        patience: ends the run when the first answers are all of no use.
         progress: called after each answer.
 
     Raises:
-        InputError: nothing can be asked, or answers cannot be kept.
+        InputError: nothing can be asked, answers cannot be kept, or the first ones are of no use.
         KeyboardInterrupt: after Ctrl-C.
     """
     run = Run(total, spent=store.spent)
     budget = Budget(max_cost, prices, store.spent + (prices.of(store.unpriced_tokens) or 0.0))
-    asker = _Asker(run, question_of, store, budget, set(store.refused) if retry_refused else set(), progress)
+    asker = _Asker(run, question_of, store, budget, set(store.refused) if retry_refused else set(), progress, patience)
     if error := asyncio.run(asker.ask(endpoint, limits)):
         raise error
     return run
@@ -67,8 +71,10 @@ class _Asker:
         budget: Budget,
         again: set[str],
         progress: Callable[[Run], None],
+        patience: Patience | None,
     ):
         self._run, self._question_of, self._store, self._progress = run, question_of, store, progress
+        self._patience = patience
         self._budget, self._again = budget, again
         self._numbers: Iterator[int] = iter(range(run.total))
         self._answers: dict[str, asyncio.Event] = {}  # that come in now, by key: two posts may ask the same
@@ -84,7 +90,8 @@ class _Asker:
                 workers = min(limits.concurrency, max(1, self._run.total))
                 self._tasks = [asyncio.create_task(self._work()) for _ in range(workers)]
                 ended = await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._run.lost = client.lost
+        self._run.lost, self._run.killed = client.lost, self._store.killed
+        self._run.implausible = self._store.implausible
         self._run.unpriced = self._budget.prices.of(self._store.unpriced_tokens) or 0.0
         return self._error or next((each for each in ended if isinstance(each, Exception)), None)
 
@@ -139,6 +146,7 @@ class _Asker:
                 await other.wait()
             if key in store and key not in self._again:
                 run.found += 1
+                await self._weigh(number, key)
                 return
             event = self._answers[key] = asyncio.Event()
             try:
@@ -147,44 +155,65 @@ class _Asker:
                 self._again.discard(key)
                 del self._answers[key]
                 event.set()
+            await self._weigh(number, key)
         except Unaskable as error:
             run.unaskable[number] = str(error)
         except _NoMoney:
             run.stopped = "--max_cost is reached"
 
-    async def _ask(self, number: int, question: Question) -> None:
-        run, budget, endpoint = self._run, self._budget, self._client.endpoint
-        body = endpoint.body(await asyncio.to_thread(question.messages))
-        reserved, usage, charged = await self._reserve(question), None, False
+    async def _weigh(self, number: int, key: str) -> None:
+        """Ends the run when the first answers are all of no use."""
+        row = self._store.get(key) if self._patience and not self._patience.over else None
+        if row and (error := await asyncio.to_thread(self._patience.error, number, row)):
+            self._stop(error)
 
-        async def lost() -> None:
-            nonlocal reserved
+    async def _ask(self, number: int, question: Question) -> None:
+        """Asks, and keeps what is answered before anything else is done with it."""
+        run, store, budget, endpoint = self._run, self._store, self._budget, self._client.endpoint
+        body = endpoint.body(await asyncio.to_thread(question.messages))
+        reserved: Reserved | None = await self._reserve(question)
+        most, usage, charged = reserved.most, None, False
+
+        def sending() -> None:
+            store.begin(question.key, question.id, most)
+
+        async def lost(last: Again) -> None:
+            nonlocal reserved, most
             broken, reserved = reserved, None
-            await self._lose(question, broken)
+            await self._lose(question, broken, last)
             reserved = await self._reserve(question)
+            most = reserved.most
 
         try:
-            reply = await self._client.ask(body, budget.tokens(question.prompt, endpoint.answer_tokens), lost)
-            usage, charged = usage_of(reply.body), True
-        except Refused as error:
-            row = row_of(question, None, reserved.most, reason=str(error))
-            self._no_answer(str(error))
-        except Unavailable as error:
-            run.unavailable[number] = str(error)
-            self._no_answer(str(error))
-            if error.charged:
-                broken, reserved = reserved, None
-                await self._lose(question, broken)
-            return
-        else:
-            self._unanswered.clear()
-            row = row_of(question, reply.body, reserved.most, budget.prices, attempt=reply.attempt)
+            tokens = budget.tokens(question.prompt, endpoint.answer_tokens)
+            try:
+                reply = await self._client.ask(body, tokens, lost, sending)
+                row = row_of(question, reply.body, most, budget.prices, attempt=reply.attempt)
+                self._unanswered.clear()
+            except Refused as error:
+                row = row_of(question, None, most, budget.prices, reason=str(error), charged=error.body)
+                self._no_answer(str(error))
+            except Unavailable as error:
+                self._no_answer(str(error))
+                if not error.last.final:
+                    run.unavailable[number] = str(error)
+                    if error.last.charged:
+                        broken, reserved = reserved, None
+                        await self._lose(question, broken, error.last)
+                    else:
+                        store.release(question.key)
+                    return
+                row = row_of(question, error.last.body, most, budget.prices)
+            except InputError:
+                store.release(question.key)
+                raise
+            usage, charged = _taken(row), row["answer"] is not None or "note" in row or row["usage"] is not None
+            await store.add(row)
         finally:
             if reserved:
                 await budget.settle(reserved, usage, charged=charged)
-        await self._store.add(row)
         run.asked += 1
-        run.spent = self._store.spent
+        run.spent = store.spent
 
     async def _reserve(self, question: Question) -> Reserved:
         """Sets money aside for a call; raises `_NoMoney` where there is not enough."""
@@ -192,17 +221,22 @@ class _Asker:
             return reserved
         raise _NoMoney
 
-    async def _lose(self, question: Question, reserved: Reserved) -> None:
-        """Counts a call that broke off as one that was charged all that it may cost."""
-        await self._budget.settle(reserved, None, charged=True)
-        await self._store.add({"lost": question.key, "id": question.id, "most": reserved.most._asdict()})
+    async def _lose(self, question: Question, reserved: Reserved, last: Again) -> None:
+        """Counts a call that came to nothing as one that was charged: what its answer says, or all that it may cost."""
+        usage = usage_of(last.body or {}, reserved.most)
+        await self._store.add(lost_row(question, last.body, reserved.most, self._budget.prices, str(last)))
+        await self._budget.settle(reserved, usage, charged=True)
 
     def _no_answer(self, reason: str) -> None:
         self._unanswered.append(reason)
         if len(self._unanswered) >= TOO_MANY and not self._client.stopped:
             what = f"{TOO_MANY} posts after each other got no answer (the last: {reason})"
-            mend = "see to that; the same command goes on, and asks refused posts again with --retry_refused"
-            self._stop(InputError(what, self._client.endpoint.base_url, mend))
+            hint = "see to that; the same command continues, and asks refused posts again with --retry_refused"
+            self._stop(InputError(what, self._client.endpoint.base_url, hint))
+
+
+def _taken(row: dict[str, Any]) -> Usage | None:
+    return row["usage"] and Usage(**row["usage"])
 
 
 def _input_error(error: OSError) -> InputError:

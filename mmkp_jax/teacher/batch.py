@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.answers import row_of
-from mmkp_jax.teacher.client import CHAT, Again, Client, Refused, Unavailable
+from mmkp_jax.teacher.answers import lost_row, message_of, row_of, said, usage_in
+from mmkp_jax.teacher.batch_results import Results
+from mmkp_jax.teacher.bodies import NotJson, read_body
+from mmkp_jax.teacher.client import CHAT, Client, Reply
 from mmkp_jax.teacher.cost import Budget, Prices, Usage
 from mmkp_jax.teacher.endpoint import BATCH_SIZE, Endpoint, Limits
+from mmkp_jax.teacher.faults import Again, Refused, Unavailable
 from mmkp_jax.teacher.progress import Run
-from mmkp_jax.teacher.questions import Asked, Question, QuestionOf, Unaskable
+from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
 BATCH_BYTES = 190_000_000
@@ -87,17 +90,17 @@ class _Batches:
                 continue
             self._number.setdefault(key, number)
             self._run.found += key in self._store
-            if self._max_cost is not None and (row := self._store.get(key)) and row["usage"]:
-                self._budget.learn(question.prompt, Usage(**row["usage"]))
+            if self._max_cost is not None and (row := self._store.get(key)) and (usage := usage_in(row)):
+                self._budget.learn(question.prompt, usage)
         self._progress(self._run)
         async with Client(endpoint, limits) as client:
-            self._client = client
+            self._client, self._raw = client, _Raw(client.sdk)
             await self._adopt()
-            pending = {key: Usage(**asked["most"]) for row in self._open() for key, asked in row["requests"].items()}
+            pending = {key: Usage(**asked["most"]) for row in self._open() for key, asked in _requests(row).items()}
             left = [key for key in self._number if key not in self._store and key not in pending]
             held = sum(map(self._price, pending.values()))
             if self._max_cost is not None:
-                await self._first_image(left, held)
+                await self._first_image(left, held, limits)
             for name, file, requests in self._files(left, self._spent() + held, most):
                 await self._submit(name, file, requests)
             while waiting := self._open():
@@ -106,6 +109,7 @@ class _Batches:
                 if self._open():
                     await asyncio.sleep(poll_every)
         self._run.lost, self._run.spent = client.lost, self._store.spent
+        self._run.killed, self._run.implausible = self._store.killed, self._store.implausible
         self._run.unpriced = self._price(self._store.unpriced_tokens)
         for number, key in self._run.keys.items():
             if key not in self._store and number not in self._run.unaskable and not self._run.stopped:
@@ -122,38 +126,67 @@ class _Batches:
         if not lost:
             return
 
-        async def listed() -> dict[str, str]:
-            return {
-                (each.metadata or {}).get(METADATA): each.id async for each in self._client.sdk.batches.list(limit=100)
-            }
-
-        there = await self._repeated(listed)
+        there: dict[str, str] = {}
+        after: Any = None
+        while True:
+            options = {"limit": 100} | ({"after": after} if after else {})
+            page = await self._object(lambda options=options: self._raw.batches.list(**options))
+            listed = [each for each in _list(page.get("data")) if isinstance(each, dict)]
+            for each in listed:
+                if isinstance(each.get("id"), str) and isinstance(each.get("metadata"), dict):
+                    there[str(each["metadata"].get(METADATA))] = each["id"]
+            last = listed[-1].get("id") if listed else None
+            if page.get("has_more") is not True or not isinstance(last, str) or last == after:
+                break
+            after = last
         for name in lost:
             state = {"state": "submitted", "id": there[name]} if name in there else {"state": "collected"}
             await self._store.add({"batch": name, **state})
 
-    async def _first_image(self, left: list[str], held: float) -> None:
+    async def _first_image(self, left: list[str], held: float, limits: Limits) -> None:
         """Asks the first question of those that are left whose price cannot be bounded yet."""
         questions = (self._question_of(self._number[key]) for key in left)
         question = next((each for each in questions if not self._budget.knows(each.prompt)), None)
         most = question and self._most(question)
         if question is None or self._spent() + held + self._price(most) > self._max_cost:
             return
+
+        def sending() -> None:
+            self._store.begin(question.key, question.id, most)
+
+        async def lost(last: Again) -> None:
+            await self._store.add(lost_row(question, last.body, most, self._prices, str(last)))
+
         try:
             body = self._client.endpoint.body(question.messages())
-            reply = await self._client.ask(body, sum(most))
+            reply = await self._client.ask(body, sum(most), lost, sending)
         except (Unaskable, Refused) as error:
-            what, mend = f"the first post with an image cannot be asked about ({error})", "leave it out, or --max_cost"
-            raise InputError(what, question.id, mend) from None
+            await self._end(question, most, getattr(error, "body", None), str(error), charged=False)
+            what, hint = f"the first post with an image cannot be asked about ({error})", "leave it out, or --max_cost"
+            raise InputError(what, question.id, hint) from None
         except Unavailable as error:
-            mend = "the same command goes on"
-            raise InputError(f"the endpoint does not answer ({error})", self._client.endpoint.base_url, mend) from None
+            last = error.last
+            if not last.final:
+                await self._end(question, most, last.body, str(last), charged=last.charged)
+                what, where = f"the endpoint does not answer ({last})", self._client.endpoint.base_url
+                raise InputError(what, where, "the same command continues") from None
+            reply = Reply(last.body or {}, limits.attempts)
+        except InputError:
+            self._store.release(question.key)
+            raise
         row = row_of(question, reply.body, most, self._prices, attempt=reply.attempt)
         await self._store.add(row)
-        if row["usage"]:
-            self._budget.learn(question.prompt, Usage(**row["usage"]))
+        if usage := usage_in(row):
+            self._budget.learn(question.prompt, usage)
         self._run.asked += 1
         left.remove(question.key)
+
+    async def _end(self, question: Question, most: Usage, body: Any, reason: str, *, charged: bool) -> None:
+        """Counts a call that came to nothing, if it was or may have been charged."""
+        if charged or (body or {}).get("usage") is not None:
+            await self._store.add(lost_row(question, body, most, self._prices, reason))
+        else:
+            self._store.release(question.key)
 
     def _spent(self) -> float:
         return self._store.spent + self._price(self._store.unpriced_tokens)
@@ -202,85 +235,99 @@ class _Batches:
         return self._prices.of(tokens) or 0.0
 
     async def _submit(self, name: str, file: Path, requests: dict[str, Any]) -> None:
-        sdk = self._client.sdk
-        uploaded = await self._repeated(lambda: sdk.files.create(file=file, purpose="batch"))
+        uploaded = await self._object(lambda: self._raw.files.create(file=file, purpose="batch"))
+        file_id = self._text(uploaded, "id")
         await self._store.add({"batch": name, "state": "intended", "requests": requests})
 
-        def make() -> Any:
-            return sdk.batches.create(
-                input_file_id=uploaded.id,
+        async def make() -> bytes:
+            response = await self._raw.batches.create(
+                input_file_id=file_id,
                 endpoint=f"/v1{CHAT}",
                 completion_window="24h",
                 metadata={METADATA: name},
             )
+            return response.content
 
         try:
-            made = await self._client.response(make, TRANSFER)
-        except (Again, Refused) as error:
+            made = self._text(read_body(await self._client.response(make, TRANSFER)), "id")
+        except (Again, Refused, NotJson) as error:
             if isinstance(error, Refused):
                 await self._store.add({"batch": name, "state": "collected"})
             what = f"the endpoint did not take a batch ({error})"
-            raise InputError(what, self._client.endpoint.base_url, "the same command goes on") from None
-        await self._store.add({"batch": name, "state": "submitted", "id": made.id})
+            raise InputError(what, self._client.endpoint.base_url, "the same command continues") from None
+        await self._store.add({"batch": name, "state": "submitted", "id": made})
 
     async def _collect(self, row: dict[str, Any]) -> None:
         """Takes the answers of a batch that has ended."""
-        sdk = self._client.sdk
-        batch = await self._repeated(lambda: sdk.batches.retrieve(row["id"]))
-        if batch.status not in ENDED:
-            self._run.trouble = f"batch {batch.id}: {batch.status}"
+        batch = await self._object(lambda: self._raw.batches.retrieve(row["id"]))
+        if (status := batch.get("status")) not in ENDED:
+            self._run.trouble = said(f"batch {row['id']}: {status if isinstance(status, str) else 'no status'}")
             self._progress(self._run)
             return
-        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = await self._repeated(lambda file=file: sdk.files.content(file))
-            told = (self._answer(line, row["requests"]) for line in content.content.splitlines())
-            rows = filter(None, told)
+        results = Results(_requests(row), self._store, self._client, self._prices)
+        files = (batch.get("output_file_id"), batch.get("error_file_id"))
+        for file in (each for each in files if isinstance(each, str) and each):
+            content = await self._bytes(lambda file=file: self._raw.files.content(file))
+            rows = filter(None, map(results.row, content.splitlines()))
             while some := list(itertools.islice(rows, ROWS_AT_A_TIME)):
                 await asyncio.gather(*map(self._store.add, some))
-                self._run.asked += sum(each["key"] in self._number for each in some)
+                self._run.asked += sum(each.get("key") in self._number for each in some)
                 self._run.spent = self._store.spent
                 self._progress(self._run)
+        await asyncio.gather(*map(self._store.add, results.lost(self._store)))
+        self._client.lost += results.unread
+        for key in self._number.keys() & results.reasons.keys():
+            self._run.unavailable[self._number[key]] = results.reasons[key]
         await self._store.add({"batch": row["batch"], "state": "collected"})
-        if batch.status == "failed":
-            reasons = [each.message for each in (batch.errors and batch.errors.data) or []]
-            what = f"the endpoint refused a batch ({'; '.join(filter(None, reasons[:3])) or 'it gives no reason'})"
-            raise InputError(what, batch.id, "see to that, or give a smaller --batch_size; the same command goes on")
+        if status == "failed":
+            errors = batch.get("errors")
+            reasons = [message_of(each) for each in _list(errors.get("data") if isinstance(errors, dict) else None)]
+            what = (
+                f"the endpoint refused a batch ({'; '.join(list(filter(None, reasons))[:3]) or 'it gives no reason'})"
+            )
+            hint = "see to that, or give a smaller --batch_size; the same command continues"
+            raise InputError(what, said(row["id"]), hint)
 
-    def _answer(self, line: bytes, requests: dict[str, Any]) -> dict[str, Any] | None:
-        """The store's row of one line of results; None where the store has it, or it is none."""
+    async def _object(self, request: Callable[[], Any]) -> dict[str, Any]:
+        """The JSON object in a response."""
+        content = await self._bytes(request)
         try:
-            told = json.loads(line)
-            key, response = told["custom_id"], told.get("response") or {}
-            request = requests.get(key)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self._client.lost += 1
-            return None
-        if request is None or key in self._store:
-            return None
-        asked, most = Asked(request["id"], request["asked"]), Usage(**request["most"])
-        body = response.get("body")
-        try:
-            if response.get("status_code") == 200:
-                body = self._client.whole(json.dumps(body))
-                return row_of(asked, body, most, self._prices)
-            if response:
-                error = body.get("error") if isinstance(body, dict) else body
-                raise self._client.status_error(int(response["status_code"]), error, "", {})
-            reason = str((told.get("error") or {}).get("message") or "no answer")
-        except Refused as error:
-            return row_of(asked, None, most, reason=str(error))
-        except (Again, InputError) as error:
-            reason = str(error)
-        if key in self._number:
-            self._run.unavailable[self._number[key]] = reason
-        return None
+            return read_body(content)
+        except NotJson as error:
+            raise self._not_answered(error) from None
 
-    async def _repeated(self, request: Callable[[], Any]) -> Any:
+    async def _bytes(self, request: Callable[[], Any]) -> bytes:
+        async def content() -> bytes:
+            return (await request()).content
+
         try:
-            return await self._client.repeated(request, TRANSFER)
+            return await self._client.repeated(content, TRANSFER)
         except (Unavailable, Refused) as error:
-            what, mend = f"the Batch API does not answer ({error})", "the same command goes on; or leave --batch out"
-            raise InputError(what, self._client.endpoint.base_url, mend) from None
+            raise self._not_answered(error) from None
+
+    def _text(self, body: dict[str, Any], name: str) -> str:
+        if isinstance(value := body.get(name), str) and value:
+            return value
+        raise self._not_answered(f"it gives no {name}")
+
+    def _not_answered(self, reason: object) -> InputError:
+        hint = "the same command continues; or leave --batch out"
+        return InputError(f"the Batch API does not answer ({reason})", self._client.endpoint.base_url, hint)
+
+
+class _Raw:
+    """The SDK's calls whose responses come back as they are."""
+
+    def __init__(self, sdk: Any):
+        self.files, self.batches = sdk.files.with_raw_response, sdk.batches.with_raw_response
+
+
+def _requests(row: dict[str, Any]) -> dict[str, Any]:
+    return row.get("requests", {})
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _request(key: str, body: dict[str, Any]) -> bytes:

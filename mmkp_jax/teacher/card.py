@@ -1,12 +1,17 @@
 """A data card: what a file of answers is, where it came from and what it cost, in Markdown."""
 
 import json
+import re
 from pathlib import Path
 
+from mmkp_jax.runtime.atomic import write_text
+from mmkp_jax.runtime.escape import for_markdown, for_utf8
 from mmkp_jax.teacher.chains import histogram
 from mmkp_jax.teacher.cost import money
 from mmkp_jax.teacher.teaching import Job, Outcome, rejects_file
 
+SHOWN = 10
+"""Names of models that are listed."""
 BAR = 40
 """Signs that the most frequent length takes."""
 
@@ -22,26 +27,31 @@ def write_card(out: Path, job: Job, source: str, outcome: Outcome) -> None:
     Args:
         source: where the posts came from.
     """
-    card_file(out).write_text(card_of(out, job, source, outcome), encoding="utf-8")
+    write_text(card_file(out), for_utf8(card_of(out, job, source, outcome)))
 
 
 def card_of(out: Path, job: Job, source: str, outcome: Outcome) -> str:
     """The card's text."""
-    models = ", ".join(f"{name} ({count:,})" for name, count in outcome.models.most_common()) or "none"
+    models = (
+        ", ".join(f"{for_markdown(name)} ({count:,})" for name, count in outcome.models.most_common(SHOWN)) or "none"
+    )
+    if len(outcome.models) > SHOWN:
+        models += f", and {len(outcome.models) - SHOWN:,} other names"
     cost = money(outcome.cost) if outcome.unpriced < sum(outcome.models.values()) or not outcome.models else "unknown"
     if outcome.unpriced and cost != "unknown":
         cost += f", and {outcome.unpriced:,} answers whose price is unknown"
     first, last = outcome.times
     rows = {
-        "posts": f"{source}: {outcome.posts:,}",
-        "model asked": f"{job.endpoint.model} at {job.endpoint.base_url}",
+        "posts": f"{for_markdown(source)}: {outcome.posts:,}",
+        "model asked": for_markdown(f"{job.endpoint.model} at {job.endpoint.base_url}"),
         "model as returned": models,
-        "parameters": f"`{json.dumps(dict(job.endpoint.parameters), ensure_ascii=False)}`",
+        "parameters": for_markdown(json.dumps(dict(job.endpoint.parameters), ensure_ascii=False)),
         "images": f"at most {job.image_edge:,} pixels a side, JPEG",
         "prompt": f"{job.template.version}, below",
-        "answers": f"{outcome.answers:,} whole ones" + f", between {first} and {last}" * bool(first),
+        "answers": f"{outcome.answers:,} whole ones"
+        + f", between {for_markdown(first)} and {for_markdown(last)}" * bool(first),
         "kept": f"{outcome.kept:,}, {outcome.acceptance:.2%} of the whole answers",
-        "left out": f"{outcome.posts - outcome.kept:,}, listed in `{rejects_file(out).name}`",
+        "left out": f"{outcome.posts - outcome.kept:,}, listed in {for_markdown(rejects_file(out).name)}",
         "tokens": f"{outcome.prompt_tokens:,} of prompts, {outcome.completion_tokens:,} of answers",
         "cost": cost,
     }
@@ -49,19 +59,21 @@ def card_of(out: Path, job: Job, source: str, outcome: Outcome) -> str:
         gates = {name: value for name, value in vars(job.gates).items() if value is not None}
         rows["gates"] = ", ".join(f"{name} {value}" for name, value in gates.items())
     lines = [
-        f"# {out.name}",
+        f"# {for_markdown(out.name)}",
         "",
         "| | |",
         "| --- | --- |",
-        *(f"| {name} | {told} |" for name, told in rows.items()),
+        *(f"| {name} | {value} |" for name, value in rows.items()),
         "",
     ]
     if outcome.left_out:
         lines += ["## Left out", "", "| because of | posts |", "| --- | --- |"]
-        lines += [f"| {gate} | {count:,} |" for gate, count in outcome.left_out.most_common()] + [""]
+        lines += [f"| {for_markdown(gate)} | {count:,} |" for gate, count in outcome.left_out.most_common()] + [""]
     if outcome.words:
         lines += ["## Words of a chain", "", "```", *_bars(outcome.words), "```", ""]
-    lines += ["## Prompt", "", "```", *filter(None, [job.template.system]), "---", job.template.user, "```", ""]
+    prompt = "\n".join([*filter(None, [job.template.system]), "---", job.template.user])
+    fence = "`" * (1 + max(map(len, re.findall("`{3,}", prompt)), default=2))
+    lines += ["## Prompt", "", fence, prompt, fence, ""]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from mmkp_jax.evaluation.stemming import stem_words
 Amount = Literal["any", "all"]
 Match = Literal["exact", "all", "any"]
 
-_THOUGHT = re.compile(r"\A\s*<think>(.*)</think>\s*\Z", re.DOTALL)
+_THOUGHT = re.compile(r"\A\s*(<think>)?((?:(?!</?think>).)*)</think>(.*)\Z", re.DOTALL)
 _WORD = re.compile(r"\w+")
 
 
@@ -22,6 +22,15 @@ class Rejected(Exception):
     def __init__(self, gate: str, reason: str):
         super().__init__(reason)
         self.gate = gate
+
+
+def after_thought(answer: str) -> str:
+    """What a thinking model says after its thoughts: what follows the first `</think>`, whether it was opened or not.
+
+    An answer without thoughts before it, and one that is but thoughts, come back as they are.
+    """
+    thought = _THOUGHT.match(answer)
+    return thought[3].strip() if thought and thought[3].strip() else answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +52,9 @@ class Gates:
         """
         if self.match:
             answer = self._reasoning(answer, record)
-        if thought := _THOUGHT.match(answer):
-            answer = thought[1]
+        answer = after_thought(answer)
+        if (thought := _THOUGHT.match(answer)) and thought[1]:  # all of it is the chain, between the tags of one
+            answer = thought[2] + thought[3]
         chain = answer.strip()
         if TAG.search(chain):
             raise Rejected("tags", "the chain holds a tag of its own, such as <answer>")
@@ -79,6 +89,7 @@ def cleaned(answer: str) -> list[str]:
     Raises:
         Rejected: there is none.
     """
+    answer = after_thought(answer)
     if TAG.search(answer):
         raise Rejected("tags", "the answer holds a tag")
     lines = [line for line in answer.splitlines() if line.strip()]

@@ -1,11 +1,8 @@
 """One asynchronous client for any OpenAI-compatible endpoint: asks until there is an answer, or a reason for none."""
 
 import asyncio
-import email.utils
 import functools
-import json
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,9 +10,13 @@ import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.cost import usage_of
+from mmkp_jax.teacher.answers import code_of, message_of, said
+from mmkp_jax.teacher.bodies import NotJson, read_body
+from mmkp_jax.teacher.cost import Usage, usage_of
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
+from mmkp_jax.teacher.faults import Again, Refused, Unavailable, place_of, retry_after
 from mmkp_jax.teacher.limits import Throttle
+from mmkp_jax.teacher.transport import Failed, InvalidAddress, Unusable, http_client
 
 CHAT = "/chat/completions"
 LONGEST_BACKOFF = 60.0  # seconds
@@ -23,6 +24,7 @@ LONGEST_RETRY_AFTER = 3600.0
 """Seconds: an endpoint that asks for a longer wait (a daily quota) ends the run."""
 
 T = TypeVar("T")
+Told = Callable[[Again], Awaitable[None]]
 _OVERLOADED = {408, 429, 503, 504, 529}
 _AGAIN = {408, 409, 425, 429}  # and those from 500
 _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -38,29 +40,6 @@ class Reply(NamedTuple):
 
     body: dict[str, Any]
     attempt: int
-
-
-class Refused(Exception):
-    """The endpoint will not answer this request: asking again would give the same."""
-
-
-class Unavailable(Exception):
-    """The endpoint did not answer this request at any attempt: it may another time.
-
-    `charged`: whether it may have charged for the last one.
-    """
-
-    def __init__(self, reason: str, *, charged: bool = False):
-        super().__init__(reason)
-        self.charged = charged
-
-
-class Again(Exception):
-    """A request that may be answered when it is made again; `charged` as of `Unavailable`."""
-
-    def __init__(self, reason: str, *, overloaded: bool = False, after: float | None = None, charged: bool = False):
-        super().__init__(reason)
-        self.overloaded, self.after, self.charged = overloaded, after, charged
 
 
 class Client:
@@ -82,13 +61,17 @@ class Client:
         self.endpoint = endpoint
         self.out: set[asyncio.Task[Any]] = set()
         self.stopped, self.lost, self.trouble = False, 0, ""
-        self.sdk = openai.AsyncOpenAI(
-            base_url=endpoint.base_url,
-            api_key=key,
-            default_headers=dict(endpoint.headers),
-            max_retries=0,  # ours are the only ones
-            timeout=openai.Timeout(None, connect=min(10.0, limits.timeout)),
-        )
+        try:
+            self.sdk = openai.AsyncOpenAI(
+                base_url=endpoint.base_url,
+                api_key=key,
+                default_headers=dict(endpoint.headers),
+                max_retries=0,  # ours are the only ones
+                timeout=openai.Timeout(None, connect=min(10.0, limits.timeout)),
+                http_client=http_client(),
+            )
+        except InvalidAddress as error:
+            raise InputError(f"it is no address ({error})", endpoint.base_url, "check --base_url") from None
 
     async def __aenter__(self) -> "Client":
         return self
@@ -97,14 +80,19 @@ class Client:
         await self.sdk.close()
 
     async def ask(
-        self, body: Mapping[str, Any], tokens: int, lost: Callable[[], Awaitable[None]] | None = None
+        self,
+        body: Mapping[str, Any],
+        tokens: int,
+        lost: Told | None = None,
+        sending: Callable[[], None] | None = None,
     ) -> Reply:
-        """The endpoint's answer, which is a whole one with at least one choice.
+        """The endpoint's answer, which holds a message.
 
         Args:
             body: of the request.
             tokens: most that it may take: prompt and answer.
             lost: called before a call is repeated that the endpoint may have charged for.
+            sending: called before each attempt, when its turn has come.
 
         Raises:
             Refused: the endpoint will not answer this.
@@ -114,25 +102,29 @@ class Client:
         try:
             async for attempt in self._attempts(lost):
                 with attempt:
-                    return Reply(await self._once(body, tokens), attempt.retry_state.attempt_number)
+                    return Reply(await self._once(body, tokens, sending), attempt.retry_state.attempt_number)
         except Again as error:
-            raise Unavailable(str(error), charged=error.charged) from None
+            raise Unavailable(error) from None
         raise AssertionError  # tenacity either returns or raises
 
     async def repeated(self, request: Callable[[], Awaitable[T]], timeout: float) -> T:
-        """The response to a request other than a chat, which may be made several times; raises as `ask` does."""
+        """The response to a request other than a chat, which may be made several times; raises as `ask` does.
+
+        Args:
+            request: makes it; raises as `response` does.
+        """
         try:
             async for attempt in self._attempts():
                 with attempt:
                     return await self.response(request, timeout)
         except Again as error:
-            raise Unavailable(str(error)) from None
+            raise Unavailable(error) from None
         raise AssertionError
 
-    def _attempts(self, lost: Callable[[], Awaitable[None]] | None = None) -> AsyncRetrying:
+    def _attempts(self, lost: Told | None = None) -> AsyncRetrying:
         async def again(state: RetryCallState) -> None:
             if lost and state.outcome.exception().charged:
-                await lost()
+                await lost(state.outcome.exception())
 
         return AsyncRetrying(
             before_sleep=again,
@@ -148,13 +140,15 @@ class Client:
             return error.after + random.uniform(0, self._limits.backoff)
         return wait_random_exponential(self._limits.backoff, LONGEST_BACKOFF)(state)
 
-    async def _once(self, body: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    async def _once(self, body: Mapping[str, Any], tokens: int, sending: Callable[[], None] | None) -> dict[str, Any]:
         task = asyncio.current_task()
         async with self.throttle.turn(tokens):
+            if sending:
+                sending()
             self.out.add(task)
             started = asyncio.get_running_loop().time()
             try:
-                send = functools.partial(self.sdk.post, CHAT, cast_to=str, body=body)
+                send = functools.partial(self.sdk.post, CHAT, cast_to=bytes, body=body)
                 answer = self.whole(await self.response(send, self._limits.timeout))
             except BaseException as error:
                 self.out.discard(task)
@@ -167,8 +161,8 @@ class Client:
                 raise
             self.throttle.answered()
             self._answered = True
-            if (usage := usage_of(answer)) and sum(usage) > tokens:
-                await self.throttle.more_tokens(sum(usage) - tokens)
+            if (usage := usage_of(answer, Usage(tokens, tokens))) and sum(usage) > tokens:
+                self.throttle.more_tokens(sum(usage) - tokens)
             return answer
 
     async def response(self, request: Callable[[], Awaitable[T]], timeout: float) -> T:
@@ -183,45 +177,81 @@ class Client:
                 response = await request()
         except TimeoutError:
             raise self._lost(f"no answer within {timeout:g} s", overloaded=True) from None
-        except openai.APIStatusError as error:
-            self._reached = True
-            message, headers = self._clean(error.message), error.response.headers
-            raise self.status_error(error.status_code, error.body, message, headers) from None
-        except openai.APIConnectionError as error:
-            cause = type(error.__cause__ or error).__name__
-            what = self._clean(str(error.__cause__ or error)) or cause
-            if not self._reached and cause in _NOT_CONNECTED:
-                mend = "check the address, and that the endpoint runs"
-                raise InputError(f"the endpoint cannot be reached ({what})", self.endpoint.base_url, mend) from None
-            raise self._lost(f"the connection broke ({what})") from None
+        except (Failed, Unusable, openai.OpenAIError) as error:
+            raise self._fault(error) from None
         self._reached = True
         return response
 
-    def whole(self, text: str | bytes) -> dict[str, Any]:
-        """The body of an answer that is one; raises as `response` does."""
+    def _fault(self, error: Exception) -> Exception:
+        """What to do about a request that came to nothing."""
+        if not isinstance(error, Failed | Unusable) and isinstance(error.__cause__, Failed | Unusable):
+            error = error.__cause__
+        if isinstance(error, Failed):
+            self._reached = True
+            return self._status_fault(error)
+        if isinstance(error, Unusable):
+            return self._lost(str(error))
+        cause = error.__cause__ or error
+        what = self._clean(str(cause)) or type(cause).__name__
+        if not self._reached and type(cause).__name__ in _NOT_CONNECTED:
+            hint = "check the address, and that the endpoint runs"
+            return InputError(f"the endpoint cannot be reached ({what})", self.endpoint.base_url, hint)
+        return self._lost(f"the connection broke ({what})")
+
+    def _status_fault(self, failed: Failed) -> Exception:
+        if failed.status < 400:
+            target = self._clean(place_of(failed.headers.get("location", ""))) or "it does not say which"
+            what = f"the endpoint points to another place ({failed.status}: {target})"
+            if self._answered:
+                return Again(what)
+            hint = "no key is sent there; give that place as --base_url if it is to be trusted"
+            return InputError(what, self.endpoint.base_url, hint)
         try:
-            body = json.loads(text)
-            error = body.get("error")
-        except (ValueError, RecursionError, AttributeError):
-            raise self._lost("the answer is not JSON") from None
-        if error:  # some endpoints tell of an error under the status 200
-            code = error.get("code") if isinstance(error, dict) else None
-            status = code if isinstance(code, int) else 502
-            raise self.status_error(status, error, self._clean(_message(error)), {})
-        match body:
-            case {"choices": [{"message": dict()}, *_]}:
+            body = read_body(failed.content)
+            error: Any = body.get("error") or body
+        except NotJson:
+            error = failed.content[:10_000].decode("utf-8", "replace")
+        return self.status_error(failed.status, error, failed.headers)
+
+    def whole(self, content: bytes) -> dict[str, Any]:
+        """The body of an answer that holds a message; raises as `response` does."""
+        try:
+            return self.with_message(read_body(content))
+        except NotJson as error:
+            raise self._lost(str(error)) from None
+
+    def with_message(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The same body, if it holds a message; raises as `response` does.
+
+        Some endpoints give an error under the status 200, in place of the choices or in one of them. One that says
+        what it took was charged for.
+        """
+        if error := body.get("error"):
+            fault = self.status_error(code_of(error) or 502, error, {})
+            if body.get("usage") is not None and not isinstance(fault, Refused):
+                raise self._lost(str(fault), body=body)
+            if isinstance(fault, Refused):
+                fault.body = body
+            raise fault
+        choices = body.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if isinstance(choice, dict):
+            code = code_of(choice.get("error"))
+            if code and (code in _AGAIN or code >= 500):
+                raise self._lost(f"{code}: {self._clean(message_of(choice['error']))}", body=body)
+            if isinstance(choice.get("message"), dict):
                 return body
-        raise self._lost("the answer holds no message")
+        raise self._lost("the answer holds no message", body=body, final=isinstance(choices, list))
 
-    def _lost(self, reason: str, *, overloaded: bool = False) -> Again:
+    def _lost(self, reason: str, *, overloaded: bool = False, **options: Any) -> Again:
         self.lost += 1
-        return Again(reason, overloaded=overloaded, charged=True)
+        return Again(reason, overloaded=overloaded, charged=True, **options)
 
-    def status_error(self, status: int, error: Any, message: str, headers: Mapping[str, str]) -> Exception:
-        """What to do about an error that the endpoint tells of."""
+    def status_error(self, status: int, error: Any, headers: Mapping[str, str]) -> Exception:
+        """What to do about an error that the endpoint reports."""
         told = error if isinstance(error, dict) else {}
-        codes, where = {str(told.get("code")), str(told.get("type"))}, self.endpoint.base_url
-        message = f"{status}: {self._clean(_message(error)) or message}"
+        codes = {each for each in (told.get("code"), told.get("type")) if isinstance(each, str)}
+        where, message = self.endpoint.base_url, f"{status}: {self._clean(message_of(error))}".removesuffix(": ")
         if status == 402 or codes & _NO_MONEY:
             return InputError(f"the account cannot pay ({message})", where, "top it up; the same command goes on")
         if status == 401 or (status == 403 and not self._answered):
@@ -233,7 +263,7 @@ class Client:
             what = f"it has no model {self.endpoint.model!r}, or answers no chats at {CHAT} ({message})"
             return InputError(what, where, "check --base_url, which mostly ends in /v1, and --model")
         if status in _AGAIN or status >= 500:
-            after = _retry_after(headers)
+            after = retry_after(headers)
             if after is not None and after > LONGEST_RETRY_AFTER:
                 what = f"the endpoint asks to wait {after / 3600:.1f} hours ({message})"
                 return InputError(what, where, "give the same command then: it goes on")
@@ -241,27 +271,7 @@ class Client:
         return Refused(message)
 
     def _clean(self, message: str) -> str:
-        """A message in one line, without what must not be told."""
+        """A message in one line, without what must not be repeated, nor what would move a cursor."""
         for secret in self._secrets:
             message = message.replace(secret, "…")
-        return " ".join(message.split())[:300]
-
-
-def _message(error: Any) -> str:
-    """What an endpoint says of an error, in one of the forms that there are."""
-    return str(error.get("message") or error.get("detail") or "") if isinstance(error, dict) else str(error or "")
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a response asks to wait: a number, or a date."""
-    told = headers.get("retry-after", "")
-    try:
-        if milliseconds := headers.get("retry-after-ms"):
-            return max(0.0, float(milliseconds) / 1000)
-        return max(0.0, float(told))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
+        return said(message)

@@ -36,12 +36,33 @@ class Prices(NamedTuple):
         return (usage.prompt * self.input + usage.completion * self.output) / 1e6
 
 
-def usage_of(body: Mapping[str, Any]) -> Usage | None:
-    """The tokens that an answer tells of."""
-    match body.get("usage"):
-        case {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}:
-            return Usage(prompt, completion)
-    return None
+BEYOND = 100, 10_000
+"""What an endpoint may count is believed up to so many times the most that was expected, and so many tokens more:
+images are counted in ways that differ by a factor of 30, and some count hidden reasoning or a prompt of their own."""
+
+
+def usage_of(body: Mapping[str, Any], most: Usage) -> Usage | None:
+    """The tokens that an answer says it took; None where it says nothing, or nothing that can be true.
+
+    Args:
+        most: tokens that it may have taken, as far as is known.
+    """
+    usage = body.get("usage")
+    if not isinstance(usage, Mapping):
+        return None
+    return believed(usage.get("prompt_tokens"), usage.get("completion_tokens"), most)
+
+
+def believed(prompt: object, completion: object, most: Usage) -> Usage | None:
+    """Tokens that somebody counted, if they can be true: whole numbers from 0 (a prompt: 1), not far above `most`."""
+    times, more = BEYOND
+    if not (isinstance(prompt, int) and isinstance(completion, int)) or isinstance(prompt, bool):
+        return None
+    if isinstance(completion, bool) or prompt < 1 or completion < 0:
+        return None
+    if prompt > times * most.prompt + more or completion > times * most.completion + more:
+        return None
+    return Usage(prompt, completion)
 
 
 class Estimate(NamedTuple):
@@ -170,7 +191,7 @@ class Budget:
             self._changed.notify_all()
 
     def learn(self, prompt: Prompt, usage: Usage) -> None:
-        """Takes the endpoint's own count of a prompt into account."""
+        """Takes the endpoint's own count of a prompt into account, one of `usage_of`."""
         self._seen_image |= prompt.image is not None
         if prompt.image is None:
             self._text = max(self._text, usage.prompt / prompt.text.high)

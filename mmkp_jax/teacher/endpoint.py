@@ -7,10 +7,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.json_files import is_integer, shown
 
 BATCH_SIZE = 50_000
 """Requests in one batch at most, as OpenAI has it."""
 
+LENGTHS = ("max_completion_tokens", "max_tokens")
+"""Fields of a request that bound its answer."""
 _OURS = {"model", "messages", "stream", "n"}
 
 
@@ -29,7 +33,13 @@ class Endpoint:
     """The variable of the environment that holds the key, which is kept nowhere else."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
+        try:
+            parts = urlsplit(self.base_url)
+            good = parts.port is None or parts.port > 0
+        except ValueError:
+            good = False
+        if not good or not self.base_url.isprintable():
+            raise InputError("it is no address", for_terminal(self.base_url), "give one like https://api.openai.com/v1")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError("it is no address", self.base_url, "give one like https://api.openai.com/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
@@ -38,6 +48,13 @@ class Endpoint:
         if taken := _OURS & self.parameters.keys():
             what = f"the field {min(taken)!r} of a request cannot be set"
             raise InputError(what, "--extra_body", "leave it out: one whole answer is read for each post")
+        for name in LENGTHS:
+            if name in self.parameters and not (is_integer(self.parameters[name]) and self.parameters[name] > 0):
+                what = f"the field {name!r} of a request is {shown(self.parameters[name])}"
+                raise InputError(what, "--extra_body", "give a whole number from 1: it bounds what an answer costs")
+        for name, value in self.headers.items():
+            if not (name.isascii() and value.isascii() and (name + value).isprintable() and name and " " not in name):
+                raise InputError("a header can hold printable ASCII alone", for_terminal(name)[:60], "correct it")
 
     def key(self) -> str:
         """The key.
@@ -46,6 +63,8 @@ class Endpoint:
             InputError: the environment has none.
         """
         if key := os.environ.get(self.key_env, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise InputError("the key holds what no key can", self.key_env, "export it again, in one line of ASCII")
             return key
         mend = "export it; any word will do for an endpoint that asks for none"
         raise InputError("the environment holds no key", self.key_env, mend)
@@ -57,7 +76,7 @@ class Endpoint:
     @property
     def answer_tokens(self) -> int:
         """Most tokens of an answer."""
-        return int(self.parameters.get("max_completion_tokens") or self.parameters.get("max_tokens") or 0)
+        return max(self.parameters.get(name, 0) for name in LENGTHS)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The flags of every command that asks an endpoint."""
 
 import argparse
-import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,10 +9,13 @@ from typing import Any
 from mmkp_jax.data.posts import Post
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING
+from mmkp_jax.teacher.bodies import NotJson, read_body
 from mmkp_jax.teacher.cost import Prices
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
 from mmkp_jax.teacher.questions import IMAGE_EDGE, PostRecords, Records
 
+GIVE_UP_AFTER = 20
+"""Answers of no use, before the first one that is of use."""
 _AT_LEAST = {
     "max_tokens": 1,
     "image_edge": 28,
@@ -26,6 +28,7 @@ _AT_LEAST = {
     "price_out": 0,
     "max_cost": 0,
     "temperature": 0,
+    "give_up_after": 0,
 }
 
 
@@ -118,6 +121,14 @@ def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, but: Col
     )
     add("--store", type=Path, metavar="FILE", help="where every answer is kept, and looked for first (beside --out)")
     add("--retry_refused", action="store_true", help="ask again what the endpoint refused to answer")
+    add(
+        "--give_up_after",
+        type=int,
+        metavar="N",
+        default=GIVE_UP_AFTER,
+        help="stop when the first N answers are all of no use; 0: never (%(default)s)",
+    )
+    add("--repair", action="store_true", help="move damaged lines of --store to a file next to it, and keep all others")
     add("--dry_run", action="store_true", help="tell calls, tokens and price, show three prompts, call nobody")
 
 
@@ -191,10 +202,10 @@ def prices_of(parsed: argparse.Namespace) -> Prices:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        told = json.loads(text)
-    except ValueError:
+        told = read_body(text.encode())
+    except (NotJson, UnicodeEncodeError):
         told = None
-    if not isinstance(told, dict):
+    if told is None:
         raise argparse.ArgumentTypeError(f'{text!r} is no JSON object, such as {{"name": "value"}}')
     return told
 

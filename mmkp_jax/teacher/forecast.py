@@ -7,6 +7,7 @@ from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.cost import COUNTING, Estimate, Prices, Usage, money
 from mmkp_jax.teacher.questions import QuestionOf, Unaskable
 
@@ -108,7 +109,7 @@ def _shown(chat: Sequence[dict[str, Any]]) -> str:
     for role, group in itertools.groupby(parts, key=lambda each: each[0]):
         said = [part if isinstance(part, str) else part.get("text") or _image(part) for _, part in group]
         lines.append(f"  [{role}] " + "\n    ".join("\n".join(said).splitlines()))
-    return "\n".join(lines)
+    return for_terminal("\n".join(lines), lines=True)
 
 
 def _image(part: dict[str, Any]) -> str:

@@ -48,6 +48,7 @@ class Throttle:
         self._room, self._line = asyncio.Condition(), asyncio.Lock()
         self._requests = Rate(rpm, 1) if rpm else None
         self._tokens = Rate(tpm, tpm / 10) if tpm else None
+        self._owed = 0.0  # tokens that calls took beyond those they were let through with
 
     @property
     def width(self) -> int:
@@ -66,7 +67,8 @@ class Throttle:
                 if self._requests:
                     await self._requests.take(1)
                 if self._tokens:
-                    await self._tokens.take(tokens)
+                    owed, self._owed = self._owed, 0.0
+                    await self._tokens.take(tokens + owed)
                 await self._opened()
             yield
         finally:
@@ -89,10 +91,9 @@ class Throttle:
         """Lets no call go for so long."""
         self._open_at = max(self._open_at, asyncio.get_running_loop().time() + seconds)
 
-    async def more_tokens(self, amount: int) -> None:
-        """Counts tokens that a call took beyond those it was let through with."""
-        if self._tokens:
-            await self._tokens.take(amount)
+    def more_tokens(self, amount: int) -> None:
+        """Counts tokens that a call took beyond those it was let through with: the next one waits for them."""
+        self._owed += amount
 
     async def _opened(self) -> None:
         while (left := self._open_at - asyncio.get_running_loop().time()) > 0:

@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mmkp_jax.data.images import ImageError
+from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.posts import Record
 from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.atomic import write_json, write_text
+from mmkp_jax.runtime.escape import for_utf8
+from mmkp_jax.runtime.json_files import Fields, is_integer, read_object
 from mmkp_jax.teacher.questions import Records, data_url
 from mmkp_jax.teacher.ranking import CRITERIA, LABELS, balanced_orders, listed
 
 KEY = "key.json"
-"""Which list is whose, beside the pages; not for raters."""
+"""Which list is whose, next to the pages; not for raters."""
+KEY_HINT = "restore it; or write the sheets first, with --people"
 
 
 def choose(posts: int, count: int, seed: int = 0) -> list[int]:
@@ -50,7 +54,7 @@ def write_sheets(
     }
     told = {"systems": list(systems), "posts": [record.id for record in chosen], "sheets": sheets}
     study = hashlib.sha256(json.dumps([told, lists]).encode()).hexdigest()[:16]
-    if (folder / KEY).exists() and _json(folder / KEY, "name another --out").get("study") != study:
+    if (folder / KEY).exists() and read_object(folder / KEY, "name another --out").text("study") != study:
         raise InputError("it is the key to another study's pages", str(folder / KEY), "name another --out")
     files = []
     try:
@@ -62,8 +66,8 @@ def write_sheets(
                 items.append({"id": record.id, "text": record.text, "image": image, "lists": shown})
             files.append(folder / f"sheet-{sheet}.html")
             page = _page(study=study, sheet=int(sheet), items=items, criteria=CRITERIA)
-            files[-1].write_text(page, encoding="utf-8")
-        (folder / KEY).write_text(json.dumps({"study": study} | told, indent=1) + "\n", encoding="utf-8")
+            write_text(files[-1], for_utf8(page))
+        write_json(folder / KEY, json.loads(for_utf8(json.dumps({"study": study} | told))), indent=1)
     except OSError as error:
         raise InputError(f"this cannot be written ({error.strerror})", str(folder), "name another --out") from error
     return files
@@ -75,30 +79,47 @@ def read_people(folder: Path, files: Sequence[Path]) -> tuple[list[str], list[st
     Raises:
         InputError: a file is none of these pages', one that is not filled in, or of a page that another file is of.
     """
-    told = _json(folder / KEY, "write the sheets first, with --people")
-    ids, systems = told["posts"], told["systems"]
+    key = read_object(folder / KEY, KEY_HINT)
+    study, ids, systems, sheets = key.text("study"), key.texts("posts"), key.texts("systems"), key.object("sheets")
+    if len(set(ids)) < len(ids) or not 2 <= len(systems) <= len(LABELS):
+        key.refuse("posts" if len(set(ids)) < len(ids) else "systems", "a list of the right length without repeats")
     written_POCN = np.full((len(ids), len(files), len(CRITERIA), len(systems)), np.nan)
     seen: dict[str, Path] = {}
     for rater, file in enumerate(files):
-        saved = _json(file, "give what a page saved")
-        sheet, ranks = str(saved.get("sheet")), saved.get("ranks")
-        if saved.get("study") != told.get("study") or sheet not in told["sheets"] or not isinstance(ranks, dict):
+        saved = read_object(file, "give what a page saved")
+        sheet, ranks = str(saved.content.get("sheet"))[:20], saved.object("ranks")
+        if saved.content.get("study") != study or sheet not in sheets.content:
             raise InputError("it is not of these sheets", str(file), "give what a page saved")
         if sheet in seen:
             raise InputError(f"it is of the same sheet as {seen[sheet]}", str(file), "give each rater a sheet")
         seen[sheet] = file
         for place, post in enumerate(ids):
+            order = _order(sheets.object(sheet), post, len(systems))
             for c, criterion in enumerate(CRITERIA):
-                for label, n in zip(LABELS, told["sheets"][sheet][post], strict=False):
-                    try:
-                        rank = int(ranks[post][criterion][label])
-                    except (KeyError, TypeError, ValueError):
-                        what = f"it has no {criterion} of list {label} of the post {post!r}"
-                        raise InputError(what, str(file), "let the rater fill in every box") from None
-                    if not 1 <= rank <= len(systems):
-                        raise InputError(f"{rank} is no rank of {len(systems)}", str(file), "let the rater mend it")
-                    written_POCN[place, rater, c, n] = rank
+                for label, n in zip(LABELS, order, strict=False):
+                    written_POCN[place, rater, c, n] = _rank(ranks, post, criterion, label, len(systems))
     return systems, ids, written_POCN
+
+
+def _order(sheet: Fields, post: str, systems: int) -> list[int]:
+    """The systems whose lists a sheet shows of a post, from A on."""
+    order = sheet.content.get(post)
+    if not (isinstance(order, list) and all(map(is_integer, order)) and sorted(order) == list(range(systems))):
+        sheet.refuse(post, f"an order of {systems} systems")
+    return order
+
+
+def _rank(ranks: Fields, post: str, criterion: str, label: str, systems: int) -> int:
+    """The rank that a rater chose; a page saves it as text."""
+    rank: Any = ranks.content
+    for name in (post, criterion, label):
+        rank = rank.get(name) if isinstance(rank, dict) else None
+    if not is_integer(rank) and not (isinstance(rank, str) and rank.isascii() and rank.isdecimal() and len(rank) < 10):
+        what = f"it has no {criterion} of list {label} of the post {post!r}"
+        raise InputError(what, ranks.where, "let the rater fill in every box")
+    if not 1 <= int(rank) <= systems:
+        raise InputError(f"{int(rank)} is no rank of {systems}", ranks.where, "let the rater correct it")
+    return int(rank)
 
 
 def _image(record: Record, edge: int) -> str | None:
@@ -113,15 +134,3 @@ def _page(**values: Any) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("sheet.html.jinja").render(values)
-
-
-def _json(file: Path, mend: str) -> dict[str, Any]:
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"it cannot be read ({error.strerror})", str(file), mend) from None
-    except ValueError:
-        told = None
-    if not isinstance(told, dict):
-        raise InputError("it is not JSON of a page", str(file), mend)
-    return told

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from mmkp_jax.data.images import ImageError, decode, image_path
+from mmkp_jax.data.image_files import ImageError, image_path
+from mmkp_jax.data.images import decode
 from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.cost import Estimate, ImageTokens, Prompt, estimate, image_tokens
@@ -109,8 +110,7 @@ def data_url(image: bytes, edge: int) -> str:
     Raises:
         ImageError: it cannot be decoded.
     """
-    picture = decode(image)
-    picture.thumbnail((edge, edge), Image.Resampling.BICUBIC)
+    picture = decode(image, edge=edge)
     picture.info.clear()
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=JPEG_QUALITY)

@@ -5,7 +5,6 @@ Legend: `P` posts, `O` orders in which a post is judged, `C` criteria, `N` syste
 
 import functools
 import itertools
-import json
 import random
 import string
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.answers import content_of
+from mmkp_jax.runtime.json_files import read_rows, shown
+from mmkp_jax.teacher.answers import content_of, judged
+from mmkp_jax.teacher.bodies import NotJson, read_body
+from mmkp_jax.teacher.chains import after_thought
 from mmkp_jax.teacher.endpoint import Endpoint
-from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.progress import Reject, Run
 from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, QuestionOf, Records, ask_about
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import Template
@@ -159,7 +160,7 @@ def read_ranks(answer: str, systems: int) -> np.ndarray:
         for column, label in enumerate(labels):
             rank = ranks[label]
             if isinstance(rank, bool) or not isinstance(rank, int | float) or not 1 <= rank <= systems:
-                raise Unreadable(f"the {criterion} of {label} is {rank!r}, not a rank from 1 to {systems}")
+                raise Unreadable(f"the {criterion} of {label} is {shown(rank)}, not a rank from 1 to {systems}")
             ranks_CN[row, column] = rank
     return ranks_CN
 
@@ -172,7 +173,7 @@ def read_better(answer: str) -> int | None:
     """
     told = _object(answer).get("better")
     if told not in ("A", "B", "tie"):
-        raise Unreadable(f"the better one is {told!r}, neither A, B nor tie")
+        raise Unreadable(f"the better one is {shown(told)}, neither A, B nor tie")
     return {"A": 0, "B": 1}.get(told)
 
 
@@ -251,15 +252,30 @@ def read_rankings(file: Path, systems: Sequence[str]) -> dict[str, np.ndarray]:
     if not file.exists():
         return {}
     found: dict[str, list[np.ndarray]] = {}
-    try:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            ranks_CN = [[row["ranks"][name][criterion] for name in systems] for criterion in CRITERIA]
-            found.setdefault(row["id"], []).append(averaged(np.array(ranks_CN, float)))
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"it holds no ranks of the systems of the sheets ({error})"
-        raise InputError(what, str(file), "judge the same predictions again") from None
+    for row in read_rows(file, "judge the same predictions again"):
+        ranks = {name: row.object("ranks").object(name) for name in systems}
+        ranks_CN = [[ranks[name].number(criterion) for name in systems] for criterion in CRITERIA]
+        found.setdefault(row.text("id"), []).append(averaged(np.array(ranks_CN, float)))
     return {post: np.mean(each, axis=0) for post, each in found.items()}
+
+
+def rejecting(study: Study) -> Reject:
+    """Why an answer to a question of the study is of no use."""
+
+    def reject(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
+        status, reason = judged(row)
+        if status != "answered":
+            return status, reason
+        try:
+            if number < study.rankings:
+                read_ranks(content_of(row), len(study.systems))
+            else:
+                read_better(content_of(row))
+        except Unreadable as error:
+            return "unreadable", str(error)
+        return None
+
+    return reject
 
 
 def collect(study: Study, run: Run, store: Store) -> Rankings:
@@ -271,18 +287,19 @@ def collect(study: Study, run: Run, store: Store) -> Rankings:
     for number in range(study.questions):
         post, order = study.order(number)
         row = store.get(run.keys.get(number))
+        status, reason = judged(row) if row else ("", "")
         try:
-            if row is None or row["status"] != "answered":
+            if status != "answered":
                 none = run.unaskable.get(number) or run.unavailable.get(number) or run.stopped
-                raise Unreadable(row["reason"] if row else none)
+                raise Unreadable(reason if row else none)
             if number < study.rankings:
                 written_POCN[post, number % study.orders][:, order] = read_ranks(content_of(row), systems)
             else:
                 place = read_better(content_of(row))
                 better[number - study.rankings] = None if place is None else names[order[place]]
         except Unreadable as error:
-            said = content_of(row) if row and row["status"] == "answered" else None
-            failures.append({"id": study.records[post].id, "reason": str(error), "answer": said})
+            answer = content_of(row) if status == "answered" else None
+            failures.append({"id": study.records[post].id, "reason": str(error), "answer": answer})
     ids = [study.records[n].id for n in range(len(study.records))]
     pairs = []
     for n, (post, (a, b)) in enumerate(study.compared):
@@ -292,12 +309,10 @@ def collect(study: Study, run: Run, store: Store) -> Rankings:
 
 
 def _object(answer: str) -> dict[str, Any]:
-    """The JSON object in an answer, whatever stands around it."""
+    """The JSON object in an answer, whatever is around it."""
+    answer = after_thought(answer)
     start, end = answer.find("{"), answer.rfind("}")
     try:
-        told = json.loads(answer[start : end + 1])
-    except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict):
-        raise Unreadable("the answer holds no JSON object")
-    return told
+        return read_body(answer[start : end + 1].encode())
+    except NotJson:
+        raise Unreadable("the answer holds no JSON object") from None

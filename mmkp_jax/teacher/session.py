@@ -8,12 +8,19 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.flags import limits_of, prices_of
 from mmkp_jax.teacher.forecast import forecast
-from mmkp_jax.teacher.progress import Progress, Run
+from mmkp_jax.teacher.progress import Patience, Progress, Reject, Run
 from mmkp_jax.teacher.questions import QuestionOf
+from mmkp_jax.teacher.repair import damaged_file
 from mmkp_jax.teacher.store import Store
 
 STOPPED = 3
-"""The exit status of a command that --max_cost stopped: what it was to write is not whole."""
+"""The exit status of a command that --max_cost stopped: what it was to write is not complete."""
+NOTHING = 4
+"""The exit status of a command for which nothing was answered, or of whose answers none was of use."""
+
+
+class NothingError(Exception):
+    """None of the posts has a usable answer, though everything was asked and written; says why."""
 
 
 def print_bill(flags: argparse.Namespace, total: int, question_of: QuestionOf, endpoint: Endpoint) -> None:
@@ -31,6 +38,7 @@ def answered(
     question_of: QuestionOf,
     endpoint: Endpoint,
     *,
+    reject: Reject,
     unit: str = "post",
     batch_size: int | None = None,
 ) -> Iterator[tuple[Run, Store]]:
@@ -38,6 +46,7 @@ def answered(
 
     Args:
         total: questions, numbered from 0.
+        reject: why an answer is of no use; the first --give_up_after of them end the command.
         unit: what a question is about.
         batch_size: of the Batch API, which is used where this is given.
 
@@ -56,11 +65,14 @@ def answered(
         mend = "pip install 'mmkp_jax[teacher]'"
         raise InputError(f"it needs {error.name}, which is not installed", "an endpoint's client", mend) from None
     prices = prices_of(flags)
-    with Store(flags.store) as store:
+    with Store(flags.store, repair=flags.repair) as store:
+        if store.repaired:
+            print(f"{store.repaired:,} damaged lines of {store.file} are in {damaged_file(store.file).name} now")
         with contextlib.closing(Progress(total, prices, unit)) as progress:
             options = {"limits": limits_of(flags), "prices": prices, "max_cost": flags.max_cost, "progress": progress}
             if batch_size:
                 run = ask_in_batches(total, question_of, endpoint, store, most=batch_size, **options)
             else:
-                run = ask_all(total, question_of, endpoint, store, retry_refused=flags.retry_refused, **options)
+                options |= {"retry_refused": flags.retry_refused, "patience": Patience(flags.give_up_after, reject)}
+                run = ask_all(total, question_of, endpoint, store, **options)
         yield run, store

@@ -4,17 +4,21 @@ import asyncio
 import fcntl
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.json_files import is_number
+from mmkp_jax.teacher.answers import is_implausible, most_of, usage_in
 from mmkp_jax.teacher.cost import Usage
+from mmkp_jax.teacher.repair import Damage, lines_in, repaired
 
-MEND = "name another --store, or remove it"
+HINT = "see to space and permissions; the same command continues"
 
 
 def answers_file(out: Path) -> Path:
-    """Where the answers behind the file `out` are kept, unless another is named: beside it."""
+    """Where the answers behind the file `out` are kept, unless another is named: next to it."""
     return out.with_name(f"{out.stem}.answers.jsonl")
 
 
@@ -24,7 +28,8 @@ class Store:
     A row is a JSON object: `id` (of the post), `key`, `asked` (what the key is made of: model, parameters, and hashes
     of prompt, text and image), `status` (`answered`, or why the answer is none), `reason`, `answer` (the body as it
     came), `usage`, `most` (tokens that it may have taken), `cost`, `finish_reason`, `attempt`, `time` (UTC). Rows with
-    `batch` are the Batch API's; those with `lost`, a key, are of calls that broke off and may have been charged.
+    `batch` are the Batch API's. Of the others, each with a key: `out`, a call that is made; `lost`, one that broke off
+    and may have been charged; `uncharged`, one that was not. What was out at a kill counts as lost.
 
     In memory there is but a place in the file for each key.
 
@@ -32,48 +37,82 @@ class Store:
         spent: what the answers cost in all, as far as it was known.
         unpriced: answers whose cost is not known.
         unpriced_tokens: the most that those answers and the lost calls took.
+        repaired: damaged lines that were taken out now.
+        killed: calls that were out when an earlier command was killed.
+        implausible: answers with a usage that cannot be true.
         answer_limits: the most tokens that each answer might have, of all that are there.
-        refused: keys of requests that the endpoint would not answer, and charged nothing for.
+        refused: keys of requests that the endpoint would not answer.
         batches: what is known of each batch that was not collected, by name.
     """
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, *, repair: bool = False):
         """Opens the file, or makes it.
 
+        Args:
+            repair: move damaged lines to a file next to it (`repair.damaged_file`), and keep all others.
+
         Raises:
-            InputError: it cannot be used, or another process uses it.
+            InputError: it cannot be used, another process uses it, or a line is damaged.
         """
         self.file = file
-        self.spent, self.unpriced, self.unpriced_tokens = 0.0, 0, Usage(0, 0)
-        self.answer_limits: set[int] = set()
-        self.refused: set[str] = set()
-        self.batches: dict[str, dict[str, Any]] = {}
-        self._place: dict[str, int] = {}
+        self.repaired = 0
+        self._forget()
         self._waiting: list[tuple[bytes, dict[str, Any]]] = []
         self._written = self._added = 0
-        self._lock, self._failed = asyncio.Lock(), None
+        self._lock, self._writing, self._failed = asyncio.Lock(), threading.Lock(), None
         try:
             self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._size = self._take_up()
-            os.truncate(self._file, self._size)  # a line that a kill cut off was not yet counted on
+            try:
+                self._take_lock()
+                self._size = self._take_up(repair)
+            except BaseException:
+                os.close(self._file)  # and with it the lock
+                raise
         except BlockingIOError:
             raise InputError("another command uses it now", str(file), "let that one end") from None
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def _take_up(self) -> int:
-        """Reads what is there; returns the bytes of its whole lines."""
+    def _forget(self) -> None:
+        self.spent, self.unpriced, self.unpriced_tokens = 0.0, 0, Usage(0, 0)
+        self.killed = self.implausible = 0
+        self.answer_limits: set[int] = set()
+        self.refused: set[str] = set()
+        self.batches: dict[str, dict[str, Any]] = {}
+        self._place: dict[str, int] = {}
+        self._out: dict[str, Usage] = {}
+
+    def _take_lock(self) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(self._file).st_ino != os.stat(self.file).st_ino:  # a repair has just put another in its place
+            raise BlockingIOError
+
+    def _take_up(self, repair: bool) -> int:
+        """Reads what is there; returns the bytes of its complete lines."""
+        try:
+            size = self._read()
+        except Damage as damage:
+            if not repair:
+                raise damage.error(self.file) from None
+            self._forget()
+            self._file, self.repaired = repaired(self._file, self.file, is_row)
+            size = self._read()
+        for most in self._out.values():
+            self._owe(most)
+        self.killed += len(self._out)
+        self._out.clear()
+        return size
+
+    def _read(self) -> int:
         size = 0
-        with self.file.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    self._note(json.loads(line), size)
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    raise InputError("this line is no answer of an endpoint", f"{self.file}:{number}", MEND) from None
-                size += len(line)
+        for line in lines_in(self._file):
+            if not line.whole:
+                os.truncate(self._file, size)  # a line that a kill cut off was not yet counted on
+                break
+            if line.row is None or not is_row(line.row):
+                raise Damage(line.number)
+            self._note(line.row, size)
+            size = line.end
         return size
 
     def _note(self, row: dict[str, Any], place: int) -> None:
@@ -82,23 +121,43 @@ class Store:
             if known["state"] != "collected":
                 self.batches[row["batch"]] = known
             return
-        if "lost" in row:
-            self._owe(row["most"])
+        if (key := row.get("out")) is not None:
+            if key in self._out:  # of a command that was killed
+                self._owe(self._out[key])
+                self.killed += 1
+            self._out[key] = most_of(row)
             return
+        if (key := row.get("uncharged")) is not None:
+            self._out.pop(key, None)
+            return
+        usage, cost = usage_in(row), row.get("cost")
+        known = is_number(cost) and cost >= 0 and usage is not None
+        if (key := row.get("lost")) is not None:
+            self._out.pop(key, None)
+            self._count(row, usage, known)
+            return
+        self._out.pop(row["key"], None)
         self._place[row["key"]] = place
         (self.refused.add if row["answer"] is None else self.refused.discard)(row["key"])
-        if row["cost"] is not None:
-            self.spent += row["cost"]
-        elif row["answer"] is not None:
-            self.unpriced += 1
-            self._owe(row.get("usage") or row.get("most"))
-        if row["answer"] is not None and (most := row.get("most")):
-            self.answer_limits.add(most["completion"])
+        self.implausible += is_implausible(row)
+        most = most_of(row)
+        if row["answer"] is None and usage is None and "note" not in row:
+            return  # a refusal, which was not charged
+        self.unpriced += not known
+        self._count(row, usage, known)
+        if row["answer"] is not None and most:
+            self.answer_limits.add(most.completion)
 
-    def _owe(self, tokens: dict[str, int] | None) -> None:
+    def _count(self, row: dict[str, Any], usage: Usage | None, known: bool) -> None:
+        if known:
+            self.spent += row["cost"]
+        else:
+            self._owe(usage or most_of(row))
+
+    def _owe(self, tokens: Usage | None) -> None:
         if tokens:
             prompt, completion = self.unpriced_tokens
-            self.unpriced_tokens = Usage(prompt + tokens["prompt"], completion + tokens["completion"])
+            self.unpriced_tokens = Usage(prompt + tokens.prompt, completion + tokens.completion)
 
     def __contains__(self, key: str) -> bool:
         return key in self._place
@@ -120,7 +179,7 @@ class Store:
         Raises:
             InputError: it cannot be written.
         """
-        self._waiting.append((json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n", row))
+        self._waiting.append((encoded(row), row))
         self._added += 1
         mine = self._added
         async with self._lock:
@@ -129,24 +188,64 @@ class Store:
             if self._written >= mine:
                 return
             waiting, self._waiting = self._waiting, []
+            lines = b"".join(line for line, _ in waiting)
+            writing = asyncio.ensure_future(asyncio.to_thread(self._write, lines))
+            cancelled: asyncio.CancelledError | None = None
+            while not writing.done():  # what is being written is written, and known, whoever gives up
+                try:
+                    await asyncio.wait([writing])
+                except asyncio.CancelledError as error:
+                    cancelled = error
             try:
-                await asyncio.to_thread(self._write, b"".join(line for line, _ in waiting))
+                place = writing.result()
             except OSError as error:
                 self._failed = self._unwritable(error)
                 raise self._failed from error
             for line, each in waiting:
-                self._note(each, self._size)
-                self._size += len(line)
+                self._note(each, place)
+                place += len(line)
             self._written += len(waiting)
+            if cancelled:
+                raise cancelled
 
-    def _write(self, lines: bytes) -> None:
+    def begin(self, key: str, post: str, most: Usage) -> None:
+        """Notes that a call is about to be made; until its end is added, it counts as lost after a kill."""
+        if key not in self._out:
+            self._mark({"out": key, "id": post, "most": most._asdict()})
+
+    def release(self, key: str) -> None:
+        """Notes that the call ended, and was not charged."""
+        if key in self._out:
+            self._mark({"uncharged": key})
+
+    def _mark(self, row: dict[str, Any]) -> None:
+        """Writes a row that is to outlast a kill of this process, not of the machine: without waiting for the disk."""
+        if self._failed:
+            raise self._failed
         try:
-            while lines:
-                lines = lines[os.write(self._file, lines) :]
-            os.fsync(self._file)
-        except OSError:
-            os.truncate(self._file, self._size)  # no half line
-            raise
+            place = self._append(encoded(row))
+        except OSError as error:
+            self._failed = self._unwritable(error)
+            raise self._failed from error
+        self._note(row, place)
+
+    def _write(self, lines: bytes) -> int:
+        place = self._append(lines)
+        os.fsync(self._file)
+        return place
+
+    def _append(self, lines: bytes) -> int:
+        """Writes lines at the file's end; returns their place."""
+        with self._writing:
+            place, left = self._size, lines
+            try:
+                while left:
+                    left = left[os.write(self._file, left) :]
+            except OSError:
+                os.truncate(self._file, place)  # no half line
+                raise
+            self._size += len(lines)
+            return place
 
     def close(self) -> None:
         """Lets another process have it."""
@@ -159,5 +258,37 @@ class Store:
         self.close()
 
     def _unwritable(self, error: OSError) -> InputError:
-        mend = "see to space and permissions; the same command goes on"
-        return InputError(f"answers cannot be kept here ({error.strerror})", str(self.file), mend)
+        return InputError(f"answers cannot be kept here ({error.strerror})", str(self.file), HINT)
+
+
+def encoded(row: dict[str, Any]) -> bytes:
+    """A row's line; halves of characters in it stay what they were, as JSON's escapes."""
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def is_row(row: dict[str, Any]) -> bool:
+    """Whether an object is a row of a store, in all that is read of it."""
+    if "batch" in row:
+        requests = row.get("requests", {})
+        return (
+            isinstance(row["batch"], str)
+            and row.get("state") in ("intended", "submitted", "collected")
+            and (row["state"] != "submitted" or isinstance(row.get("id"), str))
+            and isinstance(requests, dict)
+            and all(map(_is_request, requests.values()))
+        )
+    for name in ("out", "lost", "uncharged"):
+        if name in row:
+            return isinstance(row[name], str) and (name == "uncharged" or most_of(row) is not None)
+    return (
+        isinstance(row.get("key"), str) and {"answer", "cost"} <= row.keys() and isinstance(row["answer"], dict | None)
+    )
+
+
+def _is_request(request: Any) -> bool:
+    return (
+        isinstance(request, dict)
+        and isinstance(request.get("id"), str)
+        and isinstance(request.get("asked"), dict)
+        and most_of(request) is not None
+    )

@@ -10,15 +10,20 @@ from typing import Any, Literal
 
 from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.answers import content_of
+from mmkp_jax.runtime.atomic import replacing
+from mmkp_jax.runtime.escape import for_utf8
+from mmkp_jax.runtime.json_files import is_number
+from mmkp_jax.teacher.answers import content_of, judged, said, usage_in
 from mmkp_jax.teacher.chains import Gates, Rejected, cleaned
 from mmkp_jax.teacher.endpoint import Endpoint
-from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.progress import Reject, Run, commonest
 from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, QuestionOf, Records, ask_about
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import CLEAN, DEDUCE, EXPLAIN, Template
 
 Task = Literal["chains", "keyphrases"]
+LONGEST_NAME = 80
+"""Characters of a model's name."""
 FIELDS = ("keyphrases", "text", "image")
 """Of a teacher's template."""
 
@@ -89,6 +94,14 @@ class Outcome:
     """When the first and the last answer came, UTC; empty without one."""
     stopped: str = ""
     """Why not all questions were asked, if they were not."""
+    reasons: list[tuple[str, str]] = field(default_factory=list)
+    """Of posts that were left out before any was kept: what held each back, and how it says so."""
+
+    def nothing(self) -> str:
+        """Why nothing was kept of the posts that there are; empty where something was."""
+        if self.kept or not self.reasons:
+            return ""
+        return f"nothing was kept of {self.posts:,} posts, {commonest(self.reasons)}"
 
     @property
     def acceptance(self) -> float:
@@ -99,14 +112,30 @@ class Outcome:
         """Counts a row of the store."""
         if row["answer"] is None:
             return
-        self.models[str(row["answer"].get("model"))] += 1
-        if usage := row["usage"]:
-            self.prompt_tokens += usage["prompt"]
-            self.completion_tokens += usage["completion"]
-        self.cost += row["cost"] or 0.0
-        self.unpriced += row["cost"] is None
-        first, last = self.times
-        self.times = min(first or row["time"], row["time"]), max(last, row["time"])
+        model = row["answer"].get("model")
+        self.models[said(model)[:LONGEST_NAME] if isinstance(model, str) else "unnamed"] += 1
+        usage, cost = usage_in(row), row["cost"]
+        if usage:
+            self.prompt_tokens += usage.prompt
+            self.completion_tokens += usage.completion
+        known = usage is not None and is_number(cost)
+        self.cost += cost if known else 0.0
+        self.unpriced += not known
+        (first, last), time = self.times, said(str(row.get("time") or ""))
+        self.times = min(first or time, time), max(last, time)
+
+
+def rejecting(job: Job, records: Records) -> Reject:
+    """Why an answer about a record gives nothing: the gate, or the endpoint's own word, and the reason."""
+
+    def reject(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
+        try:
+            job.row_of(_content(row), records[number], None)
+        except Rejected as error:
+            return error.gate, str(error)
+        return None
+
+    return reject
 
 
 def rejects_file(out: Path) -> Path:
@@ -126,11 +155,9 @@ def write_results(
         InputError: a file cannot be written.
     """
     outcome, charged = Outcome(len(records), stopped=run.stopped), set()
-    files = out, rejects_file(out)
-    parts = [file.with_name(f"{file.name}.part") for file in files]
     try:
         with contextlib.ExitStack() as stack:
-            kept, left_out = (stack.enter_context(part.open("w", encoding="utf-8")) for part in parts)
+            kept, left_out = (stack.enter_context(replacing(file)) for file in (out, rejects_file(out)))
             for number in range(len(records)):
                 record, key = records[number], run.keys.get(number)
                 row = store.get(key)
@@ -143,17 +170,17 @@ def write_results(
                     made = job.row_of(answer, record, posts[number].image if posts else None)
                 except Rejected as error:
                     outcome.left_out[error.gate] += 1
+                    if not outcome.kept:
+                        outcome.reasons.append((error.gate, str(error)))
                     left_out.write(_line({"id": record.id, "gate": error.gate, "reason": str(error)}))
                 else:
                     outcome.kept += 1
                     if job.task == "chains":
                         outcome.words.append(len(made["cot"].split()))
                     kept.write(_line(made))
-        for part, file in zip(parts, files, strict=True):
-            part.replace(file)
     except OSError as error:
-        mend = "see to space and permissions; the same command goes on"
-        raise InputError(f"this cannot be written ({error.strerror})", str(out), mend) from error
+        hint = "see to space and permissions; the same command continues"
+        raise InputError(f"this cannot be written ({error.strerror})", str(out), hint) from error
     return outcome
 
 
@@ -162,10 +189,15 @@ def _answer(row: Mapping[str, Any] | None, run: Run, number: int) -> str:
         raise Rejected("image", run.unaskable[number])
     if row is None:
         raise Rejected("unanswered", run.unavailable.get(number) or run.stopped)
-    if row["status"] != "answered":
-        raise Rejected(row["status"], row["reason"])
+    return _content(row)
+
+
+def _content(row: Mapping[str, Any]) -> str:
+    status, reason = judged(row)
+    if status != "answered":
+        raise Rejected(status, reason)
     return content_of(row)
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def _line(row: dict[str, Any]) -> bytes:
+    return for_utf8(json.dumps(row, ensure_ascii=False) + "\n").encode()

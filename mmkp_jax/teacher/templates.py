@@ -9,6 +9,7 @@ from typing import Any
 
 from mmkp_jax.data.prompts import user_text
 from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.runtime.escape import for_utf8
 
 PARTING = "---"
 """The line of a template file between the system line and the user's turn."""
@@ -84,8 +85,8 @@ def field_list(fields: Sequence[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """The text, with a space in whatever a tokenizer behind the endpoint might take for a special token."""
-    return _SPECIAL.sub("< ", text)
+    """The text as a request can hold it, with a space in whatever a tokenizer might take for a special token."""
+    return _SPECIAL.sub("< ", for_utf8(text))
 
 
 def read_template(file: Path) -> Template:

@@ -1,12 +1,14 @@
 """Zero-shot predictions of a model behind an endpoint, by the prompt that a local model gets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from mmkp_jax.data.posts import Record, Reject
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import parse_output
 from mmkp_jax.evaluation.predictions import Prediction
-from mmkp_jax.teacher.answers import content_of
+from mmkp_jax.teacher.answers import content_of, judged, usage_in
+from mmkp_jax.teacher.chains import after_thought
 from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.progress import Run
 from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable, ask_about
@@ -40,24 +42,35 @@ def predictions_of(
         InputError: some posts have no answer yet, but may get one.
     """
     if left := len(ids) - run.found - run.asked - len(run.unaskable):
-        reason = next(iter(run.unavailable.values()))
+        reason = next(iter(run.unavailable.values()), "they were not asked about")
         what = f"{left:,} of {len(ids):,} posts have no answer yet ({reason})"
         raise InputError(what, str(store.file), "the same command goes on from the answers that are there")
     predictions, unfed, unanswered = [], [], []
     for number, post in enumerate(ids):
         keyphrases, row = _keyphrases(read(number)), store.get(run.keys.get(number))
-        if number in run.unaskable or row["status"] != "answered":
+        status, reason = ("", "") if number in run.unaskable else judged(row)
+        if status != "answered":
             if number in run.unaskable:
                 unfed.append((post, run.unaskable[number]))
             else:
-                unanswered.append((post, row["reason"]))
+                unanswered.append((post, reason))
             predictions.append(Prediction(post, keyphrases, [], "", "broken", 0))
             continue
         output = content_of(row)
-        predicted, form = parse_output(output)
-        tokens = row["usage"]["completion"] if row["usage"] else 0
+        predicted, form = parse_output(after_thought(output))
+        usage = usage_in(row)
+        tokens = usage.completion if usage else 0
         predictions.append(Prediction(post, keyphrases, predicted, output, form, tokens))
     return predictions, unfed, unanswered
+
+
+def reject(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Why an answer gives no prediction: a kind, and a sentence."""
+    status, reason = judged(row)
+    if status != "answered":
+        return status, reason
+    predicted, _ = parse_output(after_thought(content_of(row)))
+    return None if predicted else ("unreadable", "no keyphrases can be read from the answer")
 
 
 def _keyphrases(row: Record | Reject) -> list[str]:

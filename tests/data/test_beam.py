@@ -25,7 +25,7 @@ def flags(tmp_path, monkeypatch) -> list[str]:
 
 def test_beam_writes_the_same_files(flags, tmp_path, monkeypatch):
     counts = prepare.run([*flags, f"--out={tmp_path / 'plain'}"])
-    monkeypatch.setattr(blocks, "decode", None)  # this process has nothing to decode
+    monkeypatch.setattr(blocks, "upright_size", None)  # this process has nothing to decode
     assert prepare.run([*flags, f"--out={tmp_path / 'beam'}", f"--beam={TWO_PROCESSES}"]) == counts
     assert (counts["train"].records, counts["train"].rejects) == (51, 7 + 2)
     for file in (tmp_path / "plain").rglob("*"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from mmkp_jax.data import blocks, records
+from mmkp_jax.data import blocks, dataset_files
 from mmkp_jax.data.builders import BUILDERS, Mmkp, MmkpV2, MmkpV2Config
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import open_split, write_dataset
@@ -82,8 +82,48 @@ def test_a_damaged_file_is_one_line(dataset, damage):
     assert "\n" not in str(told.value)
 
 
+DESCRIBING = ("dataset_info.json", "features.json", "metadata.json")
+
+
+def inner_places(value, path=()):
+    """The path to every value inside a JSON value, and to itself."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield from inner_places(each, (*path, key))
+
+
+def changed(value, path, new):
+    """A copy of a JSON value with another one at a path."""
+    if not path:
+        return new
+    copied = value.copy()
+    copied[path[0]] = changed(value[path[0]], path[1:], new)
+    return copied
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", DESCRIBING)
+def test_a_damaged_file_that_describes_a_dataset_is_one_line_with_its_name(dataset, name):
+    """One value of another type, at every place; nested too deep; cut."""
+    file = next(dataset.rglob(name))
+    text = file.read_text()
+    whole = json.loads(text)
+    texts = [json.dumps(changed(whole, at, new)) for at in inner_places(whole) for new in (None, 3, [[1]], {"a": {}})]
+    refused = 0
+    for damaged in [*texts, *(text[: len(text) * part // 9] for part in range(9)), "[" * 100_000, '{"a":' * 100_000]:
+        file.write_text(damaged)
+        try:
+            split = open_split(dataset, "train")
+            assert [split[number].id for number in range(20)] == [post.id for post in POSTS]  # it carries nothing
+        except InputError as error:
+            assert "\n" not in str(error) and any(each in error.where for each in (*DESCRIBING, "array_record"))
+            refused += name in error.where
+    assert refused > len(texts) // 3
+
+
 def test_a_damaged_record_of_a_large_split_is_told_when_it_is_read(dataset, images, monkeypatch):
-    monkeypatch.setattr(records, "READ_ON_OPENING", 0)
+    monkeypatch.setattr(dataset_files, "READ_ON_OPENING", 0)
     file = sorted(dataset.glob("mmkp/1.0.0/*array_record*"))[1]
     content = file.read_bytes()
     at = content.index((images / "12.jpg").read_bytes()) + 100
@@ -97,7 +137,9 @@ def test_a_damaged_record_of_a_large_split_is_told_when_it_is_read(dataset, imag
 def test_images_wait_in_bounded_number(dataset, tmp_path, images, monkeypatch):
     """The reader is never far ahead of the writer, however slow that is."""
     started, written = [], []
-    monkeypatch.setattr(blocks, "decode", lambda data, decode=blocks.decode: started.append(1) or decode(data))
+    monkeypatch.setattr(
+        blocks, "upright_size", lambda data, decode=blocks.upright_size: started.append(1) or decode(data)
+    )
     (tmp_path / "blocks").mkdir()
     monkeypatch.setattr(blocks, "POSTS_A_BLOCK", 100)
     (block,) = blocks.stage(POSTS * 5, tmp_path / "blocks", "train")

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from mmkp_jax.data.foreign import parse_answer, post_of
-from mmkp_jax.data.posts import BadLine, Post, Reject, read_jsonl
+from mmkp_jax.data.chains import parse_answer
+from mmkp_jax.data.fields import BadLine
+from mmkp_jax.data.foreign import post_of
+from mmkp_jax.data.posts import Post, Reject, read_jsonl
 from mmkp_jax.errors import InputError
 
 TEXT, ANSWER = "the eras tour\n<image> was everything", "Taylor Swift; concert"
@@ -37,6 +39,13 @@ PICTURE = {"type": "image_url", "image_url": {"url": "sub/a.jpg"}}
         {"messages": ask([PICTURE | {"image_url": "sub/a.jpg"}, {"type": "text", "text": TEXT}])},
         {"messages": ask([{"type": "image", "image": "sub/a.jpg"}, {"type": "text", "text": TEXT}])},
         {"messages": ask([PICTURE, {"type": "text", "text": TEXT}], [{"type": "text", "text": ANSWER}])},
+        {"messages": ask([{"type": "image"}, {"type": "text", "text": TEXT}]), "images": ["sub/a.jpg"]},
+        {"messages": ask([{"type": "image", "path": "sub/a.jpg"}, {"type": "text", "text": TEXT}])},
+        {
+            "prompt": ask([{"type": "image"}, {"type": "text", "text": TEXT}])[:1],
+            "completion": ask("", ANSWER)[1:],
+            "images": ["sub/a.jpg"],
+        },
     ],
 )
 def test_each_form_is_the_same_post(row):
@@ -88,7 +97,7 @@ def test_ids_are_made_where_there_are_none():
         ({"messages": ask("a")[:1]}, "1 turn "),
         ({"messages": []}, "0 turns"),
         ({"messages": "hi"}, "no list of turns"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "by 'tool'"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 'by "tool"'),
         ({"image": "https://h/a.jpg", "conversations": llava("x")}, "at a URL (https://)"),
         ({"image": 0, "conversations": llava("x")}, "no path"),
         ({"image": {}, "conversations": llava("x")}, "no path"),
@@ -101,6 +110,10 @@ def test_ids_are_made_where_there_are_none():
         ({"messages": ask("x"), "videos": ["v.mp4"]}, "video"),
         ({"images": [{"bytes": "…"}], "messages": ask("x")}, "no path"),
         ({"messages": ask("x", "<think>cut off")}, "no complete <answer>"),
+        ({"messages": ask("x", "<think>a<think>b</think></think><answer>k</answer>")}, "nested"),
+        ({"messages": ask("x", "<think>a</think><think>b</think><answer>k</answer>")}, "twice"),
+        ({"messages": ask([{"type": "image"}])}, "shows 1 images that the row does not name"),
+        ({"messages": ask("x", [{"type": "image"}]), "images": ["a.jpg"]}, "answer has an image"),
         ({"messages": ask("x", " ; ")}, "no keyphrase"),
         ({"messages": ask("x", [PICTURE])}, "answer has an image"),
         ({"id": ["a"], "messages": ask("x")}, "'id'"),
@@ -138,5 +151,5 @@ def test_a_damaged_array_is_an_error_with_its_line(tmp_path, content, where):
 
 def test_an_array_that_is_not_utf8_names_the_line(tmp_path):
     (tmp_path / "train.json").write_bytes(b'[{},\n{"id": "\xff"}]')
-    with pytest.raises(InputError, match=r"train.json:2: the array is not UTF-8"):
+    with pytest.raises(InputError, match=r"train.json:2: is not UTF-8"):
         list(read_jsonl(tmp_path / "train.json"))

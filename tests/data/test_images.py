@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from mmkp_jax.data.images import FORMATS, ImageError, decode, grid_of, image_path, patches_of, smart_resize
+from mmkp_jax.data.image_files import ImageError, image_path
+from mmkp_jax.data.images import FORMATS, decode, grid_of, patches_of, smart_resize
 
 LIMITS = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 64}
 SIZES = [(1, 1), (5, 900), (640, 360), (281, 500), (68, 68), (600, 337), (27, 29), (13, 300), (224, 224), (333, 777)]

@@ -24,7 +24,7 @@ def test_the_index_tells_what_each_tree_takes(split, recipe, branches):
 
 
 def test_the_index_never_decodes_a_picture(split, recipe, monkeypatch):
-    monkeypatch.setattr("mmkp_jax.data.examples.decode", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr("mmkp_jax.data.images.decode", lambda *_, **__: pytest.fail("decoded"))
     assert len(measure(split, recipe).trunk_N) == len(split)
 
 
@@ -76,10 +76,23 @@ def test_workers_measure_the_same(split, recipe, monkeypatch):
 def test_a_damaged_index_is_measured_anew(split, recipe, tmp_path):
     first = index(split, recipe, tmp_path)
     (file,) = tmp_path.glob("*.npz")
-    for content in (b"", b"junk", file.read_bytes()[:500]):
+    whole = file.read_bytes()
+    flipped = [
+        whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :] for at in range(0, len(whole), len(whole) // 60)
+    ]
+    for content in (b"", b"junk", whole[:500], *flipped):
         file.write_bytes(content)
         for ours, kept in zip(first, index(split, recipe, tmp_path), strict=True):
             np.testing.assert_array_equal(ours, kept)
+
+
+@pytest.mark.parametrize("change", [{"sft_N": np.zeros(30)}, {"id_N": np.arange(30)}, {"cot_N": np.zeros((30, 2))}])
+def test_an_index_of_other_arrays_is_measured_anew(split, recipe, tmp_path, change):
+    first = index(split, recipe, tmp_path)
+    (file,) = tmp_path.glob("*.npz")
+    np.savez(file, **first._asdict() | change)
+    for ours, kept in zip(first, index(split, recipe, tmp_path), strict=True):
+        np.testing.assert_array_equal(ours, kept)
 
 
 def test_where_the_index_cannot_be_kept_a_warning_says_so(split, recipe, tmp_path, caplog):

@@ -30,7 +30,14 @@ def folders(tmp_path_factory) -> list[Path]:
 
 
 def config_of(path: str, **changes) -> ConfigDict:
-    fields = {"strategy": "dyncot", "pack_for": "both", "seed": 3, "num_epochs": 2, "total_steps": 0}
+    fields = {
+        "strategy": "dyncot",
+        "pack_for": "both",
+        "seed": 3,
+        "num_epochs": 2,
+        "total_steps": 0,
+        "posts_per_step": 0,
+    }
     fields |= {"global_batch_size": 4, "row": dataclasses.asdict(SIZE), "data": {"path": path, "workers": 0}}
     return ConfigDict(fields | changes)
 
@@ -87,6 +94,25 @@ def test_steps_end_a_mixture_as_they_end_one_dataset(folders, recipe):
     assert sum(map(len, training.plans[:-1])) < 9 <= sum(map(len, training.plans))
 
 
+def test_given_steps_win_over_epochs(folders, recipe):
+    short = plan_posts(config_of(str(folders[0]), num_epochs=4, total_steps=1), recipe)
+    assert short.steps == 1 and len(short.plans) == 1
+    assert len(short.posts) == sum(len(row) for batch in list(short.plans[0])[:1] for row in batch) < COUNTS[0]
+    with pytest.raises(InputError, match="num_epochs is 0 and total_steps is 0"):
+        plan_posts(config_of(str(folders[0]), num_epochs=0), recipe)
+
+
+def test_posts_without_a_chain_of_thought_are_said_before_training(folders, recipe, tmp_path):
+    some = plan_posts(config_of(str(folders[0])), recipe)
+    assert "WARNING: few posts have a chain of thought: 10 of 30 training posts (33.3%)" in feeding.describe(some)
+    write_dataset(tmp_path / "out", {"train": [Post(f"{n}", f"text {n}", None, ("k",)) for n in range(6)]}, tmp_path)
+    none = config_of(str(tmp_path / "out"))
+    assert "so Dynamic CoT trains as SFT does" in feeding.describe(plan_posts(none, recipe))
+    none.strategy = "cot"  # on rows of both targets, where its loss would be 0
+    with pytest.raises(InputError, match="none of 6 training posts has a chain of thought, so nothing is trained"):
+        plan_posts(none, recipe)
+
+
 def test_records_are_numbered_through(split, folders):
     other = feeding.open_split(folders[1], "train")
     joined = Joined([split, other])
@@ -113,7 +139,7 @@ def test_test_posts_that_are_trained_on_are_counted(recipe, tmp_path):
     mixed = plan_posts(config_of(f"{tmp_path / 'a'},{tmp_path / 'b'}"), recipe)
     assert (alone.known_tests, mixed.known_tests) == (0, 1)
     assert "test posts" not in feeding.describe(alone)
-    assert feeding.describe(mixed).endswith("; test posts that have the text of a training post: 1")
+    assert "; test posts that have the text of a training post: 1\n" in feeding.describe(mixed)
 
 
 def test_a_path_without_weight_counts_once(folders):

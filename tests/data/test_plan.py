@@ -72,6 +72,44 @@ def test_rows_that_cannot_be_parted_are_told():
         host_rows(plan()[0], 0, 3)
 
 
+@pytest.mark.parametrize("count, posts_per_step", [(500, 1), (500, 7), (41, 20), (5, 20)])
+def test_a_step_holds_exactly_the_posts_asked_for_and_the_last_of_an_epoch_the_rest(count, posts_per_step):
+    planned = plan(count, posts_per_step=posts_per_step)
+    held = [sum(map(len, batch)) for batch in planned]
+    assert len(planned) == -(-count // posts_per_step)
+    assert held[:-1] == [posts_per_step] * (len(held) - 1) and held[-1] == (count % posts_per_step or posts_per_step)
+    assert sorted(post for row in rows_of(planned) for post in row) == list(range(count))
+    assert all(len(batch) == planned.batch_rows == 10 for batch in planned)
+    sizes = post_sizes(count)
+    assert all((sizes[list(row)].sum(axis=0) <= dataclasses.astuple(ROW)).all() for row in rows_of(planned))
+
+
+def test_steps_of_a_number_of_posts_take_them_in_the_shuffled_order():
+    """So N posts a step are N single steps put together, whatever the rows are."""
+    single = [posts for batch in plan(50, posts_per_step=1, batch_rows=1) for (posts,) in batch]
+    for rows in (4, 10):
+        grouped = [
+            sorted(post for row in batch for post in row) for batch in plan(50, posts_per_step=6, batch_rows=rows)
+        ]
+        assert grouped == [sorted(single[start : start + 6]) for start in range(0, 50, 6)]
+    assert single != [posts for batch in plan(50, posts_per_step=1, epoch=1) for row in batch for posts in row]
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 5])
+def test_hosts_share_the_rows_of_a_step_the_empty_ones_too(hosts):
+    for batch in plan(posts_per_step=3):
+        parts = [host_rows(batch, host, hosts) for host in range(hosts)]
+        assert [row for part in parts for row in part] == batch and {len(part) for part in parts} == {10 // hosts}
+        assert sum(len(row) for part in parts for row in part) in (3, 500 % 3)
+
+
+def test_a_plan_shows_how_many_rows_the_posts_of_a_step_need():
+    """So that the caller can say it: a row holds one to three of these posts."""
+    tight = plan(posts_per_step=20, batch_rows=2)
+    assert 20 / 3 <= tight.batch_rows <= 20 and len(tight) == 25
+    assert any(len(batch[-1]) for batch in tight)
+
+
 def test_what_cannot_be_planned_is_told():
     with pytest.raises(ValueError, match="no posts"):
         plan(posts=np.zeros(0, int))

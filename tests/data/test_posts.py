@@ -1,12 +1,16 @@
 """Every line of a posts file becomes one post or one reject that says what is wrong with it."""
 
+import gzip
 import json
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mmkp_jax.data.posts import Post, Reject, read_cmkp, read_jsonl
 from mmkp_jax.data.sources import SPLITS
+from mmkp_jax.data.tidying import Notes
 from mmkp_jax.errors import InputError
 from tests.evaluation.shared import CMKP, cmkp
 
@@ -24,6 +28,18 @@ def jsonl(tmp_path: Path, *lines: object) -> list[Post | Reject]:
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     file.write_text("\n".join(texts) + "\n", encoding="utf-8")
     return list(read_jsonl(file))
+
+
+@contextmanager
+def at_most_mb(most: int):
+    """Lets the process map no more than `most` MB beyond what it has."""
+    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (has + most * 10**6, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_cmkp_line_is_a_post(tmp_path):
@@ -71,17 +87,25 @@ def test_json_line_is_a_post(tmp_path):
     ("line", "reason"),
     [
         ("{", "not JSON"),
-        ("[" * 100_000, "not JSON"),
+        ("[" * 100_000, "JSON is nested too deep"),
+        ('{"id": "a", "x": ' + "[" * 100_000, "JSON is nested too deep"),
+        ('{"id": ' + "9" * 10_000 + "}", "not JSON"),
+        ('{"id": 1e999}', "'id' is Infinity"),
+        ('{"id": [[["a"]]]}', "'id' is a list"),
         ("[]", "not a JSON object"),
         ({k: v for k, v in GOOD.items() if k != "text"}, "no 'text'"),
-        ({k: v for k, v in GOOD.items() if k != "image"}, "no 'image'"),
-        (GOOD | {"id": 7}, "'id' is 7"),
+        (GOOD | {"id": 7.5}, "'id' is 7.5"),
+        (GOOD | {"id": True}, "'id' is true"),
+        (GOOD | {"image": "a" * 5000}, "5,000 characters, more than 4,096"),
+        (GOOD | {"image": None, "images": ["a.jpg", "b.jpg"]}, "2 images"),
         (GOOD | {"id": ""}, "id is empty"),
         (GOOD | {"id": "a" * 257}, "257 characters, more than 256"),
         (GOOD | {"id": "a\0"}, "NUL"),
         (GOOD | {"keyphrases": []}, "no keyphrase"),
         (GOOD | {"keyphrases": [" "]}, "no keyphrase"),
-        (GOOD | {"keyphrases": "a;b"}, "'keyphrases' is"),
+        (GOOD | {"keyphrases": 3}, "'keyphrases' is 3"),
+        (GOOD | {"keyphrases": " ; "}, "no keyphrase"),
+        (GOOD | {"keyphrases": ["</answer>"]}, "holds a tag"),
         (GOOD | {"keyphrases": [1]}, "not text"),
         (GOOD | {"keyphrases": ["a;b"]}, "';'"),
         (GOOD | {"text": "\ud83d"}, "surrogate"),
@@ -91,6 +115,68 @@ def test_bad_json_line_is_rejected(tmp_path, line, reason):
     (reject,) = jsonl(tmp_path, line)
     assert isinstance(reject, Reject)
     assert reason in reject.reason
+
+
+def test_rows_are_taken_as_meant_with_one_note_a_file(tmp_path):
+    rows = [
+        {"id": 12, "text": "a", "image": None, "keyphrases": ["k"]},
+        {"text": "b", "image": "b.jpg", "keyphrases": ["k"]},
+        {"id": "c", "text": "c", "keyphrases": "coffee; brown coffee"},
+        {"id": "d", "text": "d", "images": ["d.jpg"], "keyphrases": ["new\nyork", "los  angeles", "a\u00a0b"]},
+        {"id": "e", "text": "e", "image": None, "keyphrases": ["paris", "Paris", "rome"]},
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = Notes()
+    posts = list(read_jsonl(tmp_path / "train.jsonl", notes=notes))
+    assert [post.id for post in posts] == ["12", "train-2", "c", "d", "e"]
+    assert [post.image for post in posts] == [None, "b.jpg", None, "d.jpg", None]
+    assert [post.keyphrases for post in posts[2:]] == [
+        ("coffee", "brown coffee"),
+        ("new york", "los angeles", "a b"),
+        ("paris", "rome"),
+    ]
+    assert notes.lines() == [
+        f"{tmp_path / 'train.jsonl'}: taken as meant: 1 rows with a number as id, taken as text; "
+        "1 rows without an id, named after the file and line; 1 rows without 'image', taken as posts without one; "
+        "1 rows with keyphrases in one text, split at ';'; "
+        "1 rows with line breaks or more than one blank in a keyphrase, made one blank; "
+        "1 rows with a keyphrase twice (whatever its case), kept once"
+    ]
+
+
+def test_keyphrases_of_cmkp_files_are_read_as_they_are(tmp_path):
+    (post,) = read_lines(tmp_path, "a<sep>los  angeles;paris;Paris<sep>http://h/a.jpg")
+    assert post.keyphrases == ("los  angeles", "paris", "Paris")
+
+
+def test_a_repeat_of_a_number_as_id_is_rejected(tmp_path):
+    _, reject = jsonl(tmp_path, GOOD | {"id": 12}, GOOD | {"id": "12"})
+    assert reject.reason == "the id '12' stands in line 1 too"
+
+
+def test_a_line_longer_than_the_limit_is_rejected_and_the_next_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMKP_MAX_LINE_BYTES", "1000")
+    reject, post = jsonl(tmp_path, GOOD | {"text": "a" * 2000}, GOOD)
+    assert reject.reason == "a line has more than 1,000 bytes" and "MMKP_MAX_LINE_BYTES" in reject.mend
+    assert post.id == "a"
+    reject, post = read_lines(tmp_path, "a" * 2000 + "<sep>k<sep>http://h/a.jpg\nt<sep>k<sep>http://h/a.jpg\n")
+    assert (reject.id, post.id) == ("train-1", "train-2") and "more than 1,000 bytes" in reject.reason
+
+
+def test_a_line_of_600_mb_in_a_small_gzip_takes_little_memory(tmp_path):
+    with gzip.open(tmp_path / "train.jsonl.gz", "wb", compresslevel=1) as file:
+        for _ in range(600):
+            file.write(b" " * (1 << 20))
+        file.write(b"\n" + json.dumps(GOOD).encode())
+    with at_most_mb(100):
+        reject, post = read_jsonl(tmp_path / "train.jsonl.gz")
+    assert "bytes" in reject.reason and post.id == "a"
+
+
+def test_a_bad_chain_keeps_its_post_for_evaluation(tmp_path):
+    (reject,) = jsonl(tmp_path, GOOD | {"cot": "<think>a<think>b</think></think>"})
+    assert "nested" in reject.reason
+    assert (reject.id, reject.post.id, reject.post.keyphrases, reject.post.cot) == ("a", "a", ("good news",), None)
 
 
 def test_repeated_id_is_rejected(tmp_path):

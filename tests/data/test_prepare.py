@@ -135,7 +135,7 @@ def test_a_stray_file_in_the_datasets_folder_is_one_line(run, tmp_path):
     (tmp_path / "out/dataset_info.json").write_text('{"mine": {"file_name": "train.json"}}')
     status, _, errors = run()
     assert (status, len(errors)) == (2, 1)
-    assert re.search(r"out/dataset_info.json: this tells of no dataset \(.*\); take it away", errors[0])
+    assert re.search(r"out/dataset_info.json: this describes no dataset \(.*\); take it away", errors[0])
 
 
 def test_of_two_at_once_one_is_told(run, tmp_path, images):
@@ -187,7 +187,7 @@ def bad_lines() -> dict[str, tuple[dict[str, bytes], tuple[str, ...], str]]:
         "a stray file": (
             {"train.jsonl": json.dumps(json_post("a")).encode(), "dataset_info.json": b'{"mine": {"file": "x"}}\n'},
             ("--dataset=keyphrase_posts",),
-            r"dataset_info.json:1: no line of the split 'dataset_info' .* 'id'\); mend the file, or take it out",
+            r"dataset_info.json:1: no line of the split 'dataset_info' .* 'text'\); mend the file, or take it out",
         ),
         "out is raw": (train, ("--out=raw",), r"--out is the folder of --raw: give another"),
         "empty file": ({"train_src.txt": b""}, (), r"out: the split 'train' has no posts"),
@@ -259,9 +259,13 @@ def test_shards_are_one_split_in_their_order(run, tmp_path):
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     (raw / "test.json").write_text(json.dumps([{"messages": turns}]))
     status, told, _ = run(dataset="keyphrase_posts")
-    assert (status, told[:2]) == (
+    assert (status, told[:3]) == (
         0,
-        ["train: 10 posts = 9 records + 1 rejects", "test: 1 posts = 1 records + 0 rejects"],
+        [
+            f"{raw / 'test.json'}: taken as meant: 1 rows without an id, named after the file and line",
+            "train: 10 posts = 9 records + 1 rejects",
+            "test: 1 posts = 1 records + 0 rejects",
+        ],
     )
     ids = [record.id for record in records_of(tmp_path / "out", "train")]
     assert ids == [f"{shard}{i}" for shard in "abc" for i in range(3)]
@@ -288,7 +292,7 @@ def test_chains_are_joined_by_id_and_the_rest_told(run, tmp_path):
     status, told, _ = run(f"--cot={chains}", dataset="keyphrase_posts")
     assert status == 0
     assert [record.cot for record in records_of(tmp_path / "out", "train")] == ["why", "new", "own", None]
-    assert told[1] == (
+    assert told[2] == (
         f"{chains}: 6 lines = 2 joined to posts as read (1 in the place of another) + 2 without a post + 2 bad or "
         "double; see cot_rejects.jsonl; posts read without a chain: train 1"
     )
@@ -299,6 +303,70 @@ def test_chains_are_joined_by_id_and_the_rest_told(run, tmp_path):
         ("a", 3, "the id 'a' stands in line 2 too"),
         ("d", 5, "the chain of thought is empty"),
     ]
+
+
+def test_chains_come_out_of_their_tags_or_are_rejected(run, tmp_path):
+    bread = {"keyphrases": ["fresh bread", "Loaves"]}
+    own = {
+        "a": "<think>Loaves.</think><answer>loaves; Fresh  Bread</answer>",
+        "b": "<think>hm</think>",
+        "c": "<think>Loaves.</think><answer>lakeside market</answer>",
+        "d": "<think>a<think>b</think></think>",
+        "e": "so </think><answer>fresh bread</answer>",
+        "f": "plain",
+    }
+    rows = [json_post(post_id, cot=cot, **bread) for post_id, cot in own.items()]
+    write_rows(tmp_path / "raw/train.jsonl", rows)
+    assert run(dataset="keyphrase_posts")[0] == 0
+    assert {each.id: each.cot for each in records_of(tmp_path / "out", "train")} == {
+        "a": "Loaves.", "b": "hm", "f": "plain"
+    }  # fmt: skip
+    rejects = {row["id"]: row for row in read_rows(tmp_path / "out/rejects.jsonl")}
+    assert rejects.keys() == {"c", "d", "e"} and all(row["post"] for row in rejects.values())
+    assert "'lakeside market', not in the post's keyphrases" in rejects["c"]["reason"]
+
+    write_rows(tmp_path / "raw/train.jsonl", [json_post(post_id, **bread) for post_id in own])
+    chains = write_rows(tmp_path / "chains.jsonl", [{"id": post_id, "cot": cot} for post_id, cot in own.items()])
+    status, told, _ = run(f"--cot={chains}", f"--out={tmp_path / 'joined'}", dataset="keyphrase_posts")
+    assert status == 0
+    found = {each.id: each.cot for each in records_of(tmp_path / "joined", "train")}
+    assert found == {"a": "Loaves.", "b": "hm", "c": None, "d": None, "e": None, "f": "plain"}
+    assert "6 lines = 3 joined to posts as read (0 in the place of another) + 0 without a post + 3 bad" in told[1]
+    unused = {row["id"]: row["reason"] for row in read_rows(tmp_path / "joined/cot_rejects.jsonl")}
+    assert unused.keys() == {"c", "d", "e"} and "'lakeside market'" in unused["c"]
+    strict = ("--on_bad_row=error", f"--out={tmp_path / 'strict'}", f"--cot={chains}")
+    status, _, errors = run(*strict, dataset="keyphrase_posts")
+    assert (status, len(errors)) == (2, 1) and "chains.jsonl:4: the chain of thought has a tag" in errors[0]
+
+
+def test_the_reasons_of_many_rejects_are_on_the_screen_with_a_warning(run, tmp_path):
+    rows = [json_post(f"a{n}", image=None if n < 15 else f"none-{n}.jpg") for n in range(27)]
+    write_rows(tmp_path / "raw/train.jsonl", [*rows, json_post("\x1b[2J", text=None)])
+    status, told, errors = run(dataset="keyphrase_posts")
+    assert status == 0
+    assert told[:3] == [
+        "train: 28 posts = 15 records + 13 rejects",
+        "  train: 12 rejected: there is no image …; for example a15: there is no image 'none-15.jpg'",
+        "  train: 1 rejected: 'text' is …; for example \\x1b[2J: 'text' is null",
+    ]
+    assert errors == [f"warning: 13 of 28 posts of train (46%) are rejects: see {tmp_path / 'out/rejects.jsonl'}"]
+
+
+def test_a_damaged_result_of_a_killed_run_is_made_anew(run, tmp_path, images, monkeypatch):
+    write_cmkp(tmp_path / "raw", train=["a"] * 4, test=["b"] * 4)
+    (tmp_path / "blocks").mkdir()
+    posts = [row for row in prepare.mmkp(tmp_path / "raw").splits["train"]]
+    (block,) = blocks.stage(posts, tmp_path / "blocks", "train")
+    result = blocks.write_block(block, images)
+    assert blocks.result_of(block, result.stamp) == result
+    whole = json.loads(block.with_suffix(".result").read_text())
+    for name in whole:
+        for value in (None, [[]], {"a": 1}, -1, 1e999):
+            block.with_suffix(".result").write_text(json.dumps(whole | {name: value}))
+            assert blocks.result_of(block, result.stamp) is None, (name, value)
+    block.with_suffix(".result").write_text(json.dumps(whole)[:-9])
+    assert blocks.result_of(block, result.stamp) is None
+    assert blocks.write_block(block, images) == result
 
 
 def test_mmkp_v2_is_resampled_with_its_provenance(run, tmp_path):
@@ -332,9 +400,9 @@ def child(tmp_path: Path, images: Path, **options) -> subprocess.Popen:
     """The command in a process of its own, with blocks of 8 posts and slow images."""
     script = (
         "import sys, time; from mmkp_jax import prepare; from mmkp_jax.data import blocks\n"
-        "blocks.POSTS_A_BLOCK, decode = 8, blocks.decode\n"
+        "blocks.POSTS_A_BLOCK, decode = 8, blocks.upright_size\n"
         "def slow(data): time.sleep(float(sys.argv[1])); return decode(data)\n"
-        "blocks.decode = slow\n"
+        "blocks.upright_size = slow\n"
         "sys.exit(prepare.main(sys.argv[2:]))"
     )
     flags = ["--dataset=mmkp", f"--raw={tmp_path / 'raw'}", f"--images={images}", f"--out={tmp_path / 'out'}"]
@@ -356,7 +424,9 @@ def test_a_killed_run_goes_on_and_never_passes_for_whole(run, tmp_path, images, 
     assert 4 <= len(done) < 13
     monkeypatch.setattr(blocks, "POSTS_A_BLOCK", 8)
     decoded = []
-    monkeypatch.setattr(blocks, "decode", lambda data, decode=blocks.decode: decoded.append(1) or decode(data))
+    monkeypatch.setattr(
+        blocks, "upright_size", lambda data, decode=blocks.upright_size: decoded.append(1) or decode(data)
+    )
     assert run()[0] == 0
     assert len(decoded) == 110 - 8 * len(done)
     assert [record.id for record in records_of(tmp_path / "out", "train")] == [f"train-{i}" for i in range(1, 101)]
@@ -403,7 +473,7 @@ def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
     def interrupted(data: bytes) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(blocks, "decode", interrupted)
+    monkeypatch.setattr(blocks, "upright_size", interrupted)
     status, _, errors = run()
     assert (status, errors) == (130, ["stopped; the same command goes on"])
     with pytest.raises(InputError, match="no dataset"):

@@ -1,11 +1,12 @@
 """Figures of small splits worked by hand, and those known of the real posts."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from mmkp_jax.data.posts import Record, read_cmkp
+from mmkp_jax.data.posts import Post, Record, read_cmkp
 from mmkp_jax.data.prompts import trimmed
 from mmkp_jax.data.statistics import (
     Common,
@@ -126,7 +127,7 @@ def test_a_histogram_of_nothing_is_empty():
 
 
 def reject(split: str, line: int, reason: str, image: str | None = None, post_id: str | None = None) -> str:
-    post = {"id": post_id, "image": image} if image else None
+    post = dataclasses.asdict(Post(post_id, "text", image, ("key",))) if image else None
     row = {"split": split, "id": post_id, "file": "f.jsonl", "line": line, "reason": reason, "mend": "m", "post": post}
     return json.dumps(row) + "\n"
 
@@ -166,7 +167,7 @@ def test_rejects_are_counted_by_kind_of_reason(tmp_path):
 def test_a_list_of_rejects_that_cannot_be_read_is_told(tmp_path, content):
     if content is not None:
         (tmp_path / "rejects.jsonl").write_text(content)
-    with pytest.raises(InputError, match="rejects cannot be read"):
+    with pytest.raises(InputError, match=r"rejects\.jsonl"):
         rejected(tmp_path)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,12 +20,13 @@ from PIL import Image
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.metric import score
-from mmkp_jax.evaluation.report import paper
-from mmkp_jax.evaluation.report.browser import TEXT_BYTES, as_json, choose, cut, level
+from mmkp_jax.evaluation.report import figures, paper
+from mmkp_jax.evaluation.report.browser import TEXT_BYTES, choose, cut, level
 from mmkp_jax.evaluation.report.figures import pca
 from mmkp_jax.evaluation.report.page import write_report
 from mmkp_jax.evaluation.report.shapes import POINTS, line_chart, ticks
 from mmkp_jax.report import main
+from mmkp_jax.runtime.escape import for_script
 from tests.data.test_images import picture, saved
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +165,7 @@ def test_the_page_tells_the_scores_beside_the_papers(runs, tmp_path):
 
 def test_the_page_tells_what_each_run_was_trained_on_and_what_differs(runs, tmp_path):
     page = page_of(runs, tmp_path / "page.html")
-    assert page.row("trained on") == ["trained on", "160 posts", "160 posts"]
+    assert page.row("trained on") == ["trained on", *["160 posts, repeats counted"] * 2]
     assert page.row("steps") == ["steps", "40", "40"] and page.row("label tokens")[1] == "1,200"
     assert page.row("device")[1] == "cpu × 1"
     start = page.rows.index(["config.", "a", "b"])
@@ -215,7 +217,7 @@ def test_texts_of_posts_and_outputs_stay_texts(tmp_path, data):
     assert HOSTILE[:30] in page.text
     digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
     assert f"default-src 'none'; script-src 'sha256-{digest}'; " in page.policy  # so no other script runs
-    told = as_json([HOSTILE])
+    told = for_script([HOSTILE])
     assert json.loads(told) == [HOSTILE] and not set("<>&\u2028") & set(told)
 
 
@@ -276,15 +278,48 @@ def test_losses_of_posts_tell_what_each_gamma_would_choose(runs, tmp_path):
     page = page_of(runs[:1], tmp_path / "page.html")
     start = next(number for number, row in enumerate(page.rows) if row[:2] == ["epoch", "posts"])
     first, second = page.rows[start + 1 : start + 3]
-    assert first[:2] == ["1", "5"] and first[4] == "0.400"
-    assert first[8:] == ["20.00%", "40.00%", "60.00%", "80.00%", "80.00%"]  # a tie takes SFT; the mean is 0.68
-    assert second[8] == "100.00%" and second[-1] == "0.00%"
+    assert first[:3] == ["1", "5", "–"] and first[5] == "0.400"
+    assert first[9:] == ["20.00%", "40.00%", "60.00%", "80.00%", "80.00%"]  # a tie takes SFT; the mean is 0.68
+    assert second[9] == "100.00%" and second[-1] == "0.00%"
+    assert "did not record which posts have a chain of thought" in page.text
+
+
+def test_shares_under_a_gamma_are_of_the_posts_that_have_a_chain_of_thought(runs, tmp_path):
+    losses = {"epoch_N": np.repeat([0, 1], 5), "post_N": np.tile(range(5), 2)}
+    losses["nll_sft_N"] = np.tile([0.1, 0.35, 0.4, 0.55, 2.0], 2)
+    np.savez(runs[1] / "losses.npz", **losses, has_cot_N=np.tile([True, False, False, True, False], 2))
+    page = page_of(runs[1:], tmp_path / "page.html")
+    start = next(number for number, row in enumerate(page.rows) if row[:2] == ["epoch", "posts"])
+    assert page.rows[start + 1][:3] == ["1", "5", "2"]
+    assert page.rows[start + 1][9:] == ["50.00%", "50.00%", "50.00%", "100.00%", "100.00%"]
+    assert page.row("with a chain of thought")[1] == "2 of 5 posts"
+    assert page.row("trained on")[1] == "5 posts, 160 with repeats (32.0 epochs)"
+
+
+def test_a_run_on_posts_without_a_chain_of_thought_says_so_and_has_no_cot_loss(runs, tmp_path):
+    line = {"loss": 1.0, "loss_sft": 1.0, "loss_cot": None, "cot_share": 0.0, "gamma": 0.4, "posts": 5.0, "seconds": 1}
+    (runs[1] / "metrics.jsonl").write_text("".join(json.dumps({"step": step, **line}) + "\n" for step in (1, 2)))
+    losses = {"epoch_N": np.zeros(5, int), "post_N": np.arange(5), "nll_sft_N": np.full(5, 0.1)}
+    np.savez(runs[1] / "losses.npz", **losses, has_cot_N=np.zeros(5, bool))
+    page = page_of(runs[1:], tmp_path / "page.html")
+    assert page.text.count("no post that was trained on has a chain of thought") == 2  # with the curves, and with γ
+    assert "SFT loss, nats a label" in page.text and "CoT loss, nats a label" not in page.text
+    start = next(number for number, row in enumerate(page.rows) if row[:2] == ["epoch", "posts"])
+    assert page.rows[start + 1][2] == "0" and page.rows[start + 1][9:] == ["–"] * 5
+    assert page.row("with a chain of thought")[1] == "0 of 5 posts"
+
+
+def test_a_step_whose_seconds_are_not_known_makes_no_peak_in_the_rate():
+    nan = float("nan")
+    metrics = {"step": np.arange(1, 4), "posts": np.array([4.0, 4, 4]), "seconds": np.array([nan, 2.0, 2.0])}
+    _, rate_S = figures._values(SimpleNamespace(metrics=metrics), "posts_per_second")
+    np.testing.assert_array_equal(rate_S, [nan, 2.0, 2.0])
 
 
 def test_a_run_that_diverged_is_reported(runs, tmp_path):
     nan = {"loss": None, "loss_sft": None, "grad_norm": None, "cot_share": 0.0, "posts": 4, "seconds": 1}
     (runs[0] / "metrics.jsonl").write_text("".join(json.dumps({"step": step, **nan}) + "\n" for step in (1, 2)))
-    np.savez(runs[0] / "losses.npz", epoch_N=np.zeros(4), post_N=np.arange(4), nll_sft_N=np.full(4, np.nan))
+    np.savez(runs[0] / "losses.npz", epoch_N=np.zeros(4, int), post_N=np.arange(4), nll_sft_N=np.full(4, np.nan))
     ids = np.array([f"test-{n}" for n in range(1, 5)])
     np.savez(runs[0] / "hidden.npz", id_N=ids, hidden_ND=np.full((4, 3), np.nan))
     page = page_of(runs[:1], tmp_path / "page.html")
@@ -366,7 +401,7 @@ def test_texts_are_cut_to_one_length_that_fits():
     assert cut("short", 7) == "short"
     for text in ("<" * 50 + "a" * 200, "é\n" * 90):
         shown = cut(text, 100)
-        assert shown.endswith("…") and text.startswith(shown[:-1]) and 60 < len(as_json(shown[:-1]).encode()) <= 100
+        assert shown.endswith("…") and text.startswith(shown[:-1]) and 60 < len(for_script(shown[:-1]).encode()) <= 100
 
 
 def test_pictures_are_shared_out_among_kinds_of_posts():
@@ -408,8 +443,11 @@ def test_a_mistake_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
         (rows[1:], "lacks 1 post ('test-1')"),
         ([rows[0] | {"id": "new"}, *rows[1:]], "has 1 post ('new') that a lacks"),
         ([rows[0] | {"keyphrases": ["x"]}, *rows[1:]], "the keyphrases of 1 post ('test-1')"),
-        ([rows[0] | {"form": "x"}, *rows[1:]], "test-40.jsonl:1: the line is no prediction"),
-        ([*rows, rows[0]], "test-40.jsonl:5: the post stands above too"),
+        (
+            [rows[0] | {"form": "x"}, *rows[1:]],
+            "test-40.jsonl:1: 'form' is \"x\", not one of direct, cot, other",
+        ),
+        ([*rows, rows[0]], "test-40.jsonl:5: the post 'test-1' is in a line above too"),
     ):
         write_predictions(b, changed)
         assert says in told(a, b)
@@ -421,7 +459,7 @@ def test_a_mistake_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
     (a / "losses.npz").write_bytes(b"no zip")
     assert "losses.npz: cannot be read" in told(a)
     (a / "config.json").write_text("[")
-    assert "config.json: cannot be read" in told(a)
+    assert "config.json: is not JSON" in told(a)
 
 
 def test_the_newest_evaluation_is_shown(runs, tmp_path):
@@ -493,5 +531,5 @@ def test_ten_thousand_posts_of_three_runs_stay_below_20_mb(many, tmp_path):
     assert (tmp_path / "page.html").stat().st_size < 20e6
     assert len(page.data["posts"]) == 10_000 and 100 < page.data["pictures"] <= 500
     texts = [post[1] for post in page.data["posts"]] + [said[5] for post in page.data["posts"] for said in post[6]]
-    assert TEXT_BYTES * 0.9 < sum(len(as_json(text).encode()) for text in texts) < TEXT_BYTES * 1.1
+    assert TEXT_BYTES * 0.9 < sum(len(for_script(text).encode()) for text in texts) < TEXT_BYTES * 1.1
     assert page.data["cut"] > 0

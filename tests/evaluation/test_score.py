@@ -47,14 +47,14 @@ def test_every_form_of_posts_and_predictions_gives_the_same(files, tmp_path, cap
     flags = [f"--predictions={predictions}", f"--posts={files(*posts)}", f"--train={train}", f"--json={written}"]
     assert main(flags) == 0
     scores = json.loads(written.read_text())
-    assert list(scores) == list(GROUPS) and list(scores["all"]) == ["n", *METRICS]
+    assert list(scores) == [*GROUPS, *["forms"] * (form == "ids")] and list(scores["all"]) == ["n", *METRICS]
     assert scores["all"]["p@1"] == 1 and scores["all"]["r@1"] == 0.75
     assert scores["present"]["n"] == 1 and scores["absent"]["f1@1"] == 1
     assert scores["seen"]["f1@1"] == 0.5  # `dog` is not seen, `dogs` is
     assert scores["unseen"]["n"] == 1
     printed = capsys.readouterr().out
     assert "85.71" in printed
-    assert ("50.00% direct, 50.00% cot, 0.00% broken" in printed) == (form == "ids")
+    assert ("50.00% direct, 50.00% cot, 0.00% other, 0.00% broken" in printed) == (form == "ids")
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,12 @@ GOOD = {"predictions": ("p.jsonl", JSON_PREDICTIONS), "posts": ("test.jsonl", JS
         ({"predictions": ("p.jsonl", [*JSON_PREDICTIONS, {"id": "c", "predicted": []}])}, "has the id 'c' that no"),
         ({"predictions": ("p.jsonl", [{"id": "c", "predicted": []}])}, "lacks 2 ids ('a', …) of the posts and has"),
         ({"predictions": ("p.jsonl", [*JSON_PREDICTIONS, JSON_PREDICTIONS[0]])}, "repeats the id 'b'"),
-        ({"predictions": ("p.jsonl", [{"id": "a", "predicted": "dog"}])}, "p.jsonl:1: has no list of strings 'pred"),
-        ({"predictions": ("p.jsonl", [{"id": 3, "predicted": []}])}, "p.jsonl:1: has no string 'id'"),
-        ({"predictions": ("p.jsonl", "[]\n")}, "p.jsonl:1: is a JSON list"),
+        (
+            {"predictions": ("p.jsonl", [{"id": "a", "predicted": "dog"}])},
+            "p.jsonl:1: 'predicted' is \"dog\", not a list",
+        ),
+        ({"predictions": ("p.jsonl", [{"id": 3, "predicted": []}])}, "p.jsonl:1: 'id' is 3, not text"),
+        ({"predictions": ("p.jsonl", "[]\n")}, "p.jsonl:1: is a list, not a JSON object"),
         ({"predictions": ("p.jsonl", "\n{'id'}\n")}, "p.jsonl:2: is not JSON"),
         ({"predictions": ("p.jsonl", "\n")}, "is empty"),
         ({"predictions": ("p.jsonl", "")}, "is empty"),
@@ -223,6 +226,8 @@ def test_wrong_usage_is_one_line_and_exit_2(capsys, flags, line):
 def test_scores_that_cannot_be_written_are_one_line(files, capsys, tmp_path):
     flags = [f"--{flag}={files(*file)}" for flag, file in GOOD.items()]
     assert main([*flags, f"--json={tmp_path / 'no' / 'folder.json'}"]) == 2
+    assert "no: there is no such folder" in capsys.readouterr().err
+    assert main([*flags, f"--json={tmp_path}"]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
@@ -268,3 +273,66 @@ def test_posts_of_a_prepared_dataset_count_fed_or_not(files, tmp_path, capsys):
     assert printed[0] == printed[1]
     assert main([f"--predictions={predictions}", f"--posts={tmp_path / 'data'}:tset"]) == 2
     assert "did you mean 'test'?" in capsys.readouterr().err
+
+
+LISTS = [
+    {"id": "a", "predicted": ["1. dog\n2. park"], "output": "1. dog\n2. park", "form": "other"},
+    {"id": "b", "predicted": ["city"], "output": "city", "form": "direct"},
+]
+
+
+def test_the_lenient_reading_takes_lists_apart_and_says_for_how_many_posts(files, tmp_path, capsys):
+    out = tmp_path / "o.json"
+    flags = [f"--predictions={files('p.jsonl', LISTS)}", f"--posts={files('test.jsonl', JSON_POSTS)}", f"--json={out}"]
+    assert main(flags) == 0
+    strict, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert strict["all"]["f1@M"] == 0.5 and "leniently" not in printed and "reading" not in strict
+    assert strict["forms"] == {"direct": 0.5, "cot": 0, "other": 0.5, "broken": 0} and "50.00% other" in printed
+    assert main([*flags, "--reading=lenient"]) == 0
+    lenient, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert lenient["all"]["f1@M"] == 1 and lenient["reading"] == "lenient" and lenient["forms"] == strict["forms"]
+    assert "read leniently: other keyphrases for 1 of 2 posts" in printed
+    files("p.jsonl", LISTS[1:])
+    flags[1] = f"--posts={files('one.jsonl', JSON_POSTS[1:])}"
+    assert main([*flags, "--reading=lenient"]) == 0
+    assert "no post has other keyphrases than read strictly" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "predictions, line",
+    [
+        (("p.txt", "dog\ncity\n"), "p.txt: holds no outputs"),
+        (("p.jsonl", JSON_PREDICTIONS), "p.jsonl:2: has no 'output'"),
+    ],
+)
+def test_a_lenient_reading_without_outputs_is_refused(files, capsys, predictions, line):
+    flags = [f"--predictions={files(*predictions)}", f"--posts={files('test.jsonl', JSON_POSTS)}"]
+    assert main([*flags, "--reading=lenient"]) == 2
+    error = capsys.readouterr().err
+    assert line in error and "leave --reading out" in error and error.count("\n") == 1
+
+
+WORDS = [
+    {"id": "a", "text": "Loving Paris!", "image": None, "keyphrases": ["paris"], "cot": None},
+    {"id": "b", "text": "what a #sunrise, wow", "image": None, "keyphrases": ["#sunrise"], "cot": None},
+]
+
+
+def test_keyphrases_that_punctuation_hides_are_said_and_compared_by_words_on_demand(files, tmp_path, capsys):
+    out = tmp_path / "o.json"
+    predictions = files("p.txt", "Paris\nsunrise\n")
+    flags = [f"--predictions={predictions}", f"--posts={files('test.jsonl', WORDS)}"]
+    assert main([*flags, f"--json={out}"]) == 0
+    assert "2 of 2 keyphrases are in their texts, but count as absent, as with 'paris' in" in capsys.readouterr().out
+    scores = json.loads(out.read_text())
+    assert scores["present"] is None and scores["all"]["f1@1"] == 0.5
+    assert main([*flags, "--tokenised", f"--json={out}"]) == 0
+    assert "tokenised: 2 of 2 keyphrases" in capsys.readouterr().out
+    scores = json.loads(out.read_text())
+    assert scores["present"]["n"] == 2 and scores["all"]["f1@1"] == 1 and scores["tokenised"] is True
+
+
+def test_of_tokenised_posts_nothing_is_said(files, capsys):
+    predictions = files("p.txt", "dog;x\ncity\n")
+    assert main([f"--predictions={predictions}", f"--posts={files('test.jsonl', JSON_POSTS)}"]) == 0
+    assert "--tokenised" not in capsys.readouterr().out

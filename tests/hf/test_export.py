@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.soak_bitflip import flip_bit
 from mmkp_jax.checkpoint import Best
+from mmkp_jax.errors import InputError
 from mmkp_jax.export import difference, main
 from mmkp_jax.exporting import open_step, verify
 from mmkp_jax.hf.export import export_folder
@@ -170,6 +172,7 @@ def test_an_export_is_a_model_like_any_other(run_of):
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+from mmkp_jax.errors import InputError
 from mmkp_jax.export import difference, main
 sys.exit(main(sys.argv[2:]))
 """
@@ -270,6 +273,17 @@ def test_the_best_checkpoint_is_in_a_folder_of_its_own(run_of, tmp_path):
     assert main([f"--workdir={run}", "--step=best", f"--out={tmp_path / 'out'}"]) == 0
     norm = tensors_of(tmp_path / "out")["model.norm.weight"]
     assert norm.tobytes() == np.asarray(halved["decoder"]["norm"]["scale"]).astype(jnp.bfloat16).tobytes()
+
+
+def test_a_damaged_checkpoint_is_not_exported_or_predicted_with(run_of, tmp_path, capsys):
+    run = shutil.copytree(run_of("published")[1], tmp_path / "run")
+    files = [file for file in (run / "checkpoints" / str(STEP)).rglob("*") if file.is_file()]
+    flip_bit(max(files, key=lambda file: file.stat().st_size), 12_345)
+    line = told(capsys, f"--workdir={run}", f"--out={tmp_path / 'out'}")
+    assert f"checkpoints/{STEP}: the checkpoint is damaged (the content of state/" in line
+    with pytest.raises(InputError, match="the checkpoint is damaged"):
+        open_model(str(run))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_base_that_is_gone_or_another_one_is_refused(tmp_path, capsys):

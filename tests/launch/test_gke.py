@@ -81,7 +81,7 @@ def test_the_manifest_has_only_fields_that_the_cluster_knows(fakes):
     assert "${" not in yaml.safe_dump(job_set)
 
 
-def test_a_saved_run_restarts_uncounted_and_a_mistake_does_not(fakes):
+def test_every_restart_counts_and_a_mistake_ends_the_run(fakes):
     """A Job's message on its failed pod ends in the rule's index; JobSet takes its own first rule that matches."""
     job_set = manifest(fakes, "--accelerator=v5litepod-16", "--restarts=3")
     job, policy = job_of(job_set), job_set["spec"]["failurePolicy"]
@@ -108,9 +108,9 @@ def test_a_saved_run_restarts_uncounted_and_a_mistake_does_not(fakes):
                 return rule["action"]
         return "RestartJobSet"
 
-    assert action(75) == "RestartJobSetAndIgnoreMaxRestarts"
     assert action(2) == "FailJobSet"
-    assert {action(status) for status in (1, 134, 137, 143)} == {"RestartJobSet"}
+    assert {action(status) for status in (1, 75, 76, 134, 137, 143)} == {"RestartJobSet"}
+    assert manifest(fakes, "--accelerator=v5litepod-16")["spec"]["failurePolicy"]["maxRestarts"] == 50
 
 
 @pytest.mark.parametrize(

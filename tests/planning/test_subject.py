@@ -23,7 +23,7 @@ def test_known_models_need_no_hub(name):
 
 
 def test_a_geometry_comes_back_from_its_json():
-    odd = tiny_config(vision=dataclasses.replace(tiny_config().vision, window_size=56, rope_theta=500.0))
+    odd = tiny_config(vision=dataclasses.replace(tiny_config().vision, depth=5, window_size=56, rope_theta=500.0))
     assert config_from_hf(published_json(odd)) == odd
 
 

@@ -20,7 +20,7 @@ from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import Job
 from mmkp_jax.teacher.templates import EXPLAIN
 from tests.data.test_images import picture, saved
-from tests.fake_endpoint import MODEL, FakeEndpoint
+from tests.fake_endpoint import FAULTS, HOSTILE_AGAIN, HOSTILE_ANSWERED, HOSTILE_FINAL, MODEL, USAGES, FakeEndpoint
 
 PRICES = Prices(2.5, 10.0)
 LIMITS = Limits(concurrency=32, timeout=10.0, attempts=6, backoff=0.02)
@@ -83,6 +83,29 @@ def faults(share: float, kinds: Sequence[str], first: int = 1) -> Callable[[str,
         return drawn.choice(kinds) if drawn.random() < share and attempt <= first else None
 
     return fault
+
+
+HOSTILE: dict[str | None, str] = {
+    **dict.fromkeys([*HOSTILE_ANSWERED, *USAGES], "answered"),
+    **dict.fromkeys([*FAULTS, *HOSTILE_AGAIN, "hang"], "answered"),  # after an attempt or two
+    **dict.fromkeys(HOSTILE_FINAL, "unfinished"),
+    **{"no choices, usage always": "empty", "400": "refused", "filter": "refused", "filtered": "filtered"},
+    **{"cut": "cut", "declined": "declined", "empty": "empty", None: "answered"},
+}
+"""Everything that an endpoint can do to a post, and what becomes of it; what is answered at once comes first."""
+
+
+def hostile_kind(number: int) -> str | None:
+    """What is done to a post."""
+    return list(HOSTILE)[number % len(HOSTILE)]
+
+
+def hostile(said: str, attempt: int) -> str | None:
+    """The fault of a call to an endpoint that does everything."""
+    kind = hostile_kind(number_of(said))
+    if kind in (*FAULTS, *HOSTILE_AGAIN):
+        return kind if attempt <= 1 + number_of(said) % 2 else None
+    return kind.removesuffix(" always") if kind else None
 
 
 def charged(server: FakeEndpoint) -> float:

@@ -1,14 +1,16 @@
 import dataclasses
+import json
 
 import pytest
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.teacher.answers import verdict
 from mmkp_jax.teacher.batch import ask_in_batches
 from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import EXPLAIN, Template
-from tests.fake_endpoint import FakeEndpoint
+from tests.fake_endpoint import HOSTILE_FINAL, USAGES, FakeEndpoint
 from tests.teacher.posts import PRICES, ask, charged, counting, image_posts, job_for, number_of, text_posts
 
 
@@ -105,6 +107,57 @@ def test_a_batch_is_collected_though_another_question_is_asked_now(tmp_path, mon
         assert (run.asked, len(server.calls)) == (4, 8)
         run, _ = batched(server, tmp_path / "s", text_posts(4))
         assert (run.found, run.asked, len(server.calls)) == (4, 0, 8)  # what was paid for is there
+
+
+@pytest.mark.parametrize("fault", [*HOSTILE_FINAL, "no choices, usage", *USAGES])
+def test_an_answer_of_a_batch_is_judged_as_any_other(tmp_path, fault):
+    with FakeEndpoint(fault=lambda said, attempt: fault if number_of(said) == 1 else None) as server:
+        run, _ = batched(server, tmp_path / "s", text_posts(3))
+        again, _ = batched(server, tmp_path / "s", text_posts(3))
+        assert (run.asked, again.found, len(server.calls)) == (3, 3, 3)
+    with Store(tmp_path / "s") as store:
+        status = verdict(store.get(run.keys[1])["answer"])[0]
+        assert (fault in USAGES) == (status == "answered") == (store.implausible == 1)
+
+
+HOSTILE_ROWS = [
+    b"[" * 100_000,
+    b"[]",
+    b'{"custom_id": [1]}',
+    b'{"custom_id": "KEY", "response": [1]}',
+    b'{"custom_id": "KEY", "response": {"status_code": [], "body": 5}}',
+    b'{"custom_id": "KEY", "response": {"status_code": 1e999, "body": {"error": {"code": [1]}}}}',
+    b'{"custom_id": "KEY", "error": [[1]]}',
+    b'{"custom_id": "KEY", "response": {"status_code": 200, "body": {"choices": 5}}}',
+    b'{"custom_id": "KEY", "response": {"status_code": 200, "body": []}}',
+    b"\xff\xfe\x00",
+]
+
+
+@pytest.mark.parametrize("line", HOSTILE_ROWS)
+def test_a_line_of_results_that_is_none_costs_one_answer_at_most(tmp_path, monkeypatch, line):
+    with FakeEndpoint() as server:
+        make = server._make_batch
+
+        def damaged(told):
+            batch = make(told)
+            first, *rest = batch.output.splitlines()
+            key = json.loads(first)["custom_id"].encode()
+            batch.output = b"\n".join([line.replace(b"KEY", key), *rest])
+            return batch
+
+        monkeypatch.setattr(server, "_make_batch", damaged)
+        run, spent = batched(server, tmp_path / "s", text_posts(3))
+        assert run.asked == 2 and len(run.unavailable) == 1
+        assert spent + run.unpriced >= charged(server) * (1 - 1e-9) or b"response" in line or b"error" in line
+
+
+@pytest.mark.parametrize("told", [b"[]", b"x", b"{}", b'{"id": 5}', b'{"id": null, "status": [1]}'])
+def test_a_batch_api_that_answers_otherwise_is_one_line(tmp_path, monkeypatch, told):
+    with FakeEndpoint() as server:
+        monkeypatch.setattr(server, "_batch_api", lambda *_: told)
+        with pytest.raises(InputError, match="Batch API does not answer"):
+            batched(server, tmp_path / "s", text_posts(3))
 
 
 def test_a_failed_batch_is_one_line_with_its_reason(tmp_path):

@@ -19,7 +19,25 @@ def test_a_chain_is_the_answer_without_the_tags_around_it():
     assert gate("<think>It is her tour.</think>") == "It is her tour."
 
 
-@pytest.mark.parametrize("answer", ["<think>It is", "It is </think> so", "It <answer>is</answer>", "<think></think>x"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<think>\nOkay.\n</think>\n\nThe chain.",
+        "Okay.\n</think>\n\nThe chain.",
+        "<think></think>The chain.",
+        " <think> </think> The chain. ",
+    ],
+)
+def test_a_thinking_models_chain_is_what_follows_its_thoughts(answer):
+    assert gate(answer) == "The chain."
+    assert gate(f"{answer}<answer>concerts; taylor swift</answer>", match="exact") == "The chain."
+    assert cleaned(answer.replace("The chain.", "taylor swift; tour")) == ["taylor swift", "tour"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["<think>It is", "It is </think>", "It <answer>is</answer>", "Say <think>it</think> so", "a</think>b</think>c"],
+)
 def test_a_chain_that_would_end_its_own_tag_is_left_out(answer):
     assert gate(answer) == "rejected by tags"
 

@@ -5,8 +5,9 @@ import time
 import pytest
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.client import Client, Refused, Unavailable, _retry_after
+from mmkp_jax.teacher.client import Client
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
+from mmkp_jax.teacher.faults import Refused, Unavailable, retry_after
 from tests.fake_endpoint import FINAL, MODEL, FakeEndpoint
 
 
@@ -57,11 +58,11 @@ def test_retry_after_holds_back_every_call():
 
 
 def test_retry_after_in_all_its_forms():
-    assert _retry_after({"retry-after": "7"}) == 7
-    assert _retry_after({"retry-after-ms": "250"}) == 0.25
+    assert retry_after({"retry-after": "7"}) == 7
+    assert retry_after({"retry-after-ms": "250"}) == 0.25
     in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=True)
-    assert 55 < _retry_after({"retry-after": in_a_minute}) <= 60
-    assert _retry_after({"retry-after": "soon"}) is None and _retry_after({}) is None
+    assert 55 < retry_after({"retry-after": in_a_minute}) <= 60
+    assert retry_after({"retry-after": "soon"}) is None and retry_after({}) is None
 
 
 def test_a_long_retry_after_ends_the_run():

@@ -68,8 +68,9 @@ def lines(file):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [teach, predict], ids=["teach", "predict"])
 def test_a_real_endpoint_answers_a_post_with_a_picture(asked, tmp_path, command):
-    assert command.main([*asked, f"--out={tmp_path / 'out.jsonl'}"]) == 0
-    rows = lines(tmp_path / "out.answers.jsonl")
+    status = command.main([*asked, f"--out={tmp_path / 'out.jsonl'}"])
+    rows = [row for row in lines(tmp_path / "out.answers.jsonl") if "key" in row]
+    assert status == (0 if any(row["status"] == "answered" for row in rows) else 4)
     assert {row["status"] for row in rows} <= {"answered", "cut", "empty"}  # it has learnt nothing
     assert all(row["answer"]["choices"] and 0 < row["usage"]["completion"] <= 8 for row in rows)
     with_image, without = (next(row["usage"]["prompt"] for row in rows if row["id"] == name) for name in ("p0", "p1"))

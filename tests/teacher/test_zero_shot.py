@@ -123,6 +123,37 @@ def test_a_damaged_image_gives_an_empty_prediction(posts, tmp_path, capsys):
     assert "\n  p3: " in told and "no image of a known kind" in told
 
 
+def test_a_post_that_an_endpoint_gives_no_choices_for_does_not_hold_the_file_back(posts, tmp_path, capsys):
+    out = tmp_path / "p.jsonl"
+
+    def fault(said, attempt):
+        kinds = {1: "no choices, usage", 2: "finish abort", 4: "half a character"}
+        return next((kind for number, kind in kinds.items() if f"text {number}\n" in said), None)
+
+    with FakeEndpoint(said_to, fault) as server:
+        assert main(flags(server, posts, out)) == 0
+        calls = len(server.calls)
+        assert main(flags(server, posts, out)) == 0 and len(server.calls) == calls == COUNT + 1
+    assert [n for n, row in enumerate(lines(out)) if not row["predicted"]] == [1, 2]
+    told = capsys.readouterr().out
+    assert "p1: the answer holds no message" in told and "p2: the answer ended with the finish_reason 'abort'" in told
+
+
+def test_a_thinking_models_answer_is_what_follows_its_thoughts(posts, tmp_path):
+    with FakeEndpoint(lambda body: "<think>\nHm: a; b.\n</think>\n\nSnow; ice") as server:
+        assert main(flags(server, posts, tmp_path / "p.jsonl")) == 0
+    assert {tuple(row["predicted"]) for row in lines(tmp_path / "p.jsonl")} == {("snow", "ice")}
+    assert lines(tmp_path / "p.jsonl")[0]["output"].startswith("<think>")
+
+
+def test_no_answer_at_all_ends_with_a_status_of_its_own(posts, tmp_path, capsys):
+    with FakeEndpoint(said_to, lambda said, attempt: "declined") as server:
+        assert main(flags(server, posts, tmp_path / "p.jsonl")) == 4
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "none of 6 posts got an answer, most often (6): the model declined: I cannot help with that"
+    assert len(lines(tmp_path / "p.jsonl")) == COUNT
+
+
 def test_a_post_that_may_yet_be_answered_is_not_called_empty(posts, tmp_path, capsys):
     def fault(said, attempt):
         return "500" if "text 1\n" in said and attempt < 3 else None

@@ -1,22 +1,23 @@
 """The posts with what each run said to them, as plain values for the page's browser, within a limit of bytes."""
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from mmkp_jax.data.images import ImageError, decode
+from mmkp_jax.data.image_files import ImageError
+from mmkp_jax.data.images import decode
 from mmkp_jax.evaluation.metric import GROUPS
 from mmkp_jax.evaluation.outputs import FORMS
+from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.evaluation.report.data import Data
 from mmkp_jax.evaluation.report.neighbours import stemmed
-from mmkp_jax.evaluation.report.runs import Answer, Run
+from mmkp_jax.evaluation.report.runs import Run
 from mmkp_jax.evaluation.report.scores import VERDICTS, Scored
 from mmkp_jax.pages.render import jpeg
+from mmkp_jax.runtime.escape import for_script
 
 TEXT_BYTES = 8_000_000
 """Of all texts and outputs together; where they have more, the longest are cut."""
@@ -69,7 +70,7 @@ def browser(runs: Sequence[Run], scored: Sequence[Scored], data: Data | None) ->
     }
 
 
-def _said(answer: Answer, gold: set[str], verdict: int, most: int) -> list[Any]:
+def _said(answer: Prediction, gold: set[str], verdict: int, most: int) -> list[Any]:
     shown = answer.predicted[:PHRASES]
     hits = [int(stemmed(phrase) in gold) for phrase in shown]
     more = len(answer.predicted) - len(shown)
@@ -77,7 +78,7 @@ def _said(answer: Answer, gold: set[str], verdict: int, most: int) -> list[Any]:
     return [verdict, FORMS.index(answer.form), [cut(phrase, most) for phrase in shown], hits, more, output]
 
 
-def _differ(answers: Sequence[Answer]) -> bool:
+def _differ(answers: Sequence[Prediction]) -> bool:
     """Whether the runs predict other keyphrases, whatever their order."""
     return len({frozenset(map(stemmed, answer.predicted)) for answer in answers}) > 1
 
@@ -104,11 +105,9 @@ def small_pictures(read: Callable[[int], bytes], numbers: Sequence[int]) -> dict
 def small_picture(data: bytes) -> str:
     """The picture in a file's bytes, at most `SIDE` pixels wide and high; empty where it cannot be decoded."""
     try:
-        picture = decode(data)
+        return jpeg(np.asarray(decode(data, edge=SIDE)))
     except ImageError:
         return ""
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return jpeg(np.asarray(picture))
 
 
 def level(sizes: Sequence[int], budget: int) -> int:
@@ -132,12 +131,4 @@ def cut(text: str, most: int) -> str:
 
 
 def _size(text: str) -> int:
-    return len(as_json(text).encode("utf-8", "replace"))
-
-
-def as_json(value: Any) -> str:
-    """JSON that can stand in a `<script>` of any page: nothing in it ends the script, or a line of one."""
-    told = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        told = told.replace(character, f"\\u{ord(character):04x}")
-    return told
+    return len(for_script(text).encode("utf-8", "replace"))

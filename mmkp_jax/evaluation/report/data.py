@@ -1,6 +1,7 @@
 """The posts that runs were evaluated on and trained on, from their dataset."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,12 +54,12 @@ def open_data(runs: Sequence[Run], path: Path | None) -> Data | str:
 
 def _folder(named: str) -> Path:
     """Of `FOLDER` or `FOLDER:WEIGHT`."""
-    return Path(named if Path(named).is_dir() else named.rpartition(":")[0] or named)
+    return Path(named if os.path.isdir(named) else named.rpartition(":")[0] or named)
 
 
 def _open(runs: Sequence[Run], folders: Sequence[Path]) -> Data:
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # of a name that is too long, pathlib raises
             raise InputError("there is no such folder", str(folder), "name the dataset with --data=DIR")
     path = folders[0]
     split, train = open_split(path, SPLIT), Joined([open_split(folder, "train") for folder in folders])

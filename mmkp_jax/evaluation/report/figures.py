@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmkp_jax.data.run_lines import USES_COT
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import GROUPS
 from mmkp_jax.evaluation.report import paper
@@ -40,9 +41,14 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 GAMMAS = tuple(float(each) for each in paper.BY_GAMMA if each != "avg")
 GAMMA_AXIS = np.linspace(0, 1.5, 151)
 
+NO_CHAIN = "no post that was trained on has a chain of thought: no γ puts any on CoT, and all trained as under SFT"
+
 MOST_FREQUENT = 5
 """Keyphrases whose posts are drawn (the paper's Figure 3)."""
 
+
+LARGEST = 1e30
+"""Of a hidden state's numbers, beyond which (and where one is not finite) the post is not drawn."""
 
 PERPLEXITY = 30.0
 """Of t-SNE; fewer for few posts."""
@@ -79,9 +85,11 @@ def _values(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
         return metrics["step"][at], metrics[name][at]
     if name != "posts_per_second" or not {"posts", "seconds"} <= metrics.keys():
         return np.zeros(0), np.zeros(0)
-    total = [np.cumsum(np.nan_to_num(metrics[each])) for each in ("posts", "seconds")]
+    timed_S = np.isfinite(metrics["posts"]) & np.isfinite(metrics["seconds"])  # a first step's seconds are not known
+    total = [np.cumsum(np.where(timed_S, metrics[each], 0)) for each in ("posts", "seconds")]
     posts_S, seconds_S = (each - np.concatenate([np.zeros(RATED), each])[: len(each)] for each in total)
-    return metrics["step"], posts_S / np.maximum(seconds_S, 1e-9)
+    rate_S = np.divide(posts_S, seconds_S, out=np.full(len(posts_S), np.nan), where=seconds_S > 0)
+    return metrics["step"], rate_S
 
 
 def group_bars(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> BarChart:
@@ -102,22 +110,42 @@ def loss_tables(runs: Sequence[Run]) -> list[tuple[Table, LineChart | None]]:
     return [_losses(run) for run in runs if "losses" in run.arrays]
 
 
+def lacks_chains(run: Run) -> bool:
+    """Whether the run's strategy learns from chains of thought, and no post that it trained on has one."""
+    has_cot_N = run.arrays.get("losses", {}).get("has_cot_N")
+    return run.strategy in USES_COT and has_cot_N is not None and not has_cot_N.any()
+
+
 def _losses(run: Run) -> tuple[Table, LineChart | None]:
-    epoch_N, _, nll_N = run.arrays["losses"].values()
+    """The shares under a γ are of posts that have a chain of thought: the others train on their keyphrases."""
+    arrays = run.arrays["losses"]
+    epoch_N, nll_N = arrays["epoch_N"], arrays["nll_sft_N"]
+    has_cot_N = arrays.get("has_cot_N", np.ones(len(nll_N), bool))
     rows, series = [], []
     is_finite_N = np.isfinite(nll_N)
     for epoch in np.unique(epoch_N[is_finite_N]).tolist():
-        found_N = nll_N[(epoch_N == epoch) & is_finite_N]
+        is_here_N = (epoch_N == epoch) & is_finite_N
+        found_N, with_cot_N = nll_N[is_here_N], nll_N[is_here_N & has_cot_N]
         mean = found_N.mean()
         quantiles = (f"{each:.3f}" for each in np.quantile(found_N, QUANTILES))
-        below = (share(int((found_N < gamma).sum()), len(found_N)) for gamma in (*GAMMAS, mean))
-        rows.append((str(epoch + 1), count(len(found_N)), *quantiles, f"{mean:.3f}", *below))
-        shares = np.searchsorted(np.sort(found_N), GAMMA_AXIS, side="left") / len(found_N)
-        series.append((f"epoch {epoch + 1}", GAMMA_AXIS, shares))
-    header = ("epoch", "posts", *(f"{100 * each:g}%" for each in QUANTILES), "mean")
+        below = (share(int((with_cot_N < gamma).sum()), len(with_cot_N)) for gamma in (*GAMMAS, mean))
+        with_cot = count(len(with_cot_N)) if "has_cot_N" in arrays else "–"
+        rows.append((str(epoch + 1), count(len(found_N)), with_cot, *quantiles, f"{mean:.3f}", *below))
+        if len(with_cot_N):
+            shares = np.searchsorted(np.sort(with_cot_N), GAMMA_AXIS, side="left") / len(with_cot_N)
+            series.append((f"epoch {epoch + 1}", GAMMA_AXIS, shares))
+    header = ("epoch", "posts", "with CoT", *(f"{100 * each:g}%" for each in QUANTILES), "mean")
     header = (*header, *(f"γ {each:g}" for each in GAMMAS), "γ = mean")
-    notes = ["quantiles of a post's SFT loss, nats a label; under each γ, the share of posts that it puts on CoT"]
-    chart = line_chart("Share of posts with an SFT loss below γ", series, x_name="γ", y_end=1.0, smooth=False)
+    notes = [
+        "quantiles and mean of a post's SFT loss, nats a label; under each γ, the share of the posts with a chain of"
+        " thought that it puts on CoT"
+    ]
+    if "has_cot_N" not in arrays:
+        notes.append("the run did not record which posts have a chain of thought: all are counted as if they had one")
+    elif not has_cot_N.any():
+        notes.append(NO_CHAIN)
+    title = "Share of the posts with a chain of thought whose SFT loss is below γ"
+    chart = line_chart(title, series, x_name="γ", y_end=1.0, smooth=False) if series else None
     return Table(plain(run.name, 60), header, rows, notes), chart
 
 
@@ -133,7 +161,7 @@ def clusters(runs: Sequence[Run], by_tsne: bool = False) -> list[Clusters]:
 
 def _clusters(run: Run, project: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> Clusters:
     id_N, hidden_ND = run.arrays["hidden"].values()
-    row_of = {str(each): row for row, each in enumerate(id_N) if np.isfinite(hidden_ND[row]).all()}
+    row_of = {str(each): row for row, each in enumerate(id_N) if (np.abs(hidden_ND[row].astype(float)) < LARGEST).all()}
     phrases = [[phrase.lower() for phrase in answer.keyphrases] for answer in run.answers]
     carried = Counter(phrase for each in phrases for phrase in dict.fromkeys(each))
     keyphrases = [phrase for phrase, _ in carried.most_common(MOST_FREQUENT)]

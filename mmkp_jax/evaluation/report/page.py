@@ -15,14 +15,17 @@ from markupsafe import Markup
 from mmkp_jax import pages
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.report import figures, paper, shapes, tables
-from mmkp_jax.evaluation.report.browser import as_json, browser, small_picture
+from mmkp_jax.evaluation.report.browser import browser, small_picture
 from mmkp_jax.evaluation.report.data import Data, open_data
 from mmkp_jax.evaluation.report.neighbours import neighbours
-from mmkp_jax.evaluation.report.runs import ARRAYS, Run, read_runs
+from mmkp_jax.evaluation.report.run_files import ARRAYS
+from mmkp_jax.evaluation.report.runs import Run, read_runs
 from mmkp_jax.evaluation.report.scores import Scored, compare_runs, differs_from_results, score_runs
 from mmkp_jax.evaluation.significance import Differences
 from mmkp_jax.evaluation.table import HEADLINES
 from mmkp_jax.pages.tables import count, plain
+from mmkp_jax.runtime.atomic import write_bytes
+from mmkp_jax.runtime.escape import for_script
 
 HERE = Path(__file__).parent
 
@@ -44,7 +47,7 @@ def write_report(runs: Sequence[Path], out: Path, data: Path | None = None, *, b
     found = read_runs(runs)
     page = _page(found, open_data(found, data), by_tsne)
     try:
-        out.write_bytes(page.encode("utf-8", "replace"))  # outputs may hold half a character
+        write_bytes(out, page.encode("utf-8", "replace"))  # outputs may hold half a character
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", str(out), "name a file that can be") from error
 
@@ -73,11 +76,13 @@ def _page(runs: Sequence[Run], opened: Data | str, by_tsne: bool) -> str:
             tables.words_table(runs),
         ],
         curves=figures.curves(runs),
+        without_chains=[plain(run.name, 60) for run in runs if figures.lacks_chains(run)],
+        no_chain=figures.NO_CHAIN,
         losses=figures.loss_tables(runs),
         clusters=figures.clusters(runs, by_tsne),
         lacking={each: [run.name for run in runs if each not in run.arrays] for each in ARRAYS},
         neighbours=_neighbours(runs, scored, data) if data else [],
-        browser=Markup(as_json(browser(runs, scored, data))),
+        browser=Markup(for_script(browser(runs, scored, data))),
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

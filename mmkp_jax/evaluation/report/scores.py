@@ -61,7 +61,7 @@ def _scored(run: Run, data: Data | None) -> Scored:
     else:  # what is present in a text, or seen in training, cannot be told
         found = per_post([Words(each.id, "", tuple(each.keyphrases)) for each in run.answers], predictions)
         counts = {group: found[group] if group == "all" else None for group in GROUPS}
-        scores = run.results or scores_of(counts)
+        scores = run.results if run.results and run.results.get("all") else scores_of(counts)
     return Scored(counts, scores, intervals([counts]))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmkp_jax.evaluation.metric import GROUPS, Scores
-from mmkp_jax.evaluation.outputs import form_shares, mean_words
+from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
 from mmkp_jax.evaluation.report import paper
 from mmkp_jax.evaluation.report.runs import Run
 from mmkp_jax.evaluation.report.scores import Scored
@@ -34,7 +34,8 @@ def _facts(run: Run) -> dict[str, str]:
         "strategy": paper.NAMES.get(run.strategy, run.strategy) + gamma,
         "model": plain(str(run.config["model"].get("path", NOTHING))),
         "data": plain(str(run.config["data"].get("path", NOTHING))),
-        "trained on": f"{_total(metrics, 'posts')} posts" if metrics else "nothing",
+        "trained on": _trained_on(run),
+        "with a chain of thought": _with_chain(run),
         "steps": count(int(metrics["step"][-1])) if metrics else NOTHING,
         "label tokens": _total(metrics, "labels"),
         "hours of steps": f"{np.nansum(metrics['seconds']) / 3600:.2f}" if "seconds" in metrics else NOTHING,
@@ -44,6 +45,27 @@ def _facts(run: Run) -> dict[str, str]:
         "evaluated": f"step {count(run.step)}, {count(len(run.answers))} posts",
         "at": _when(run),
     }
+
+
+def _trained_on(run: Run) -> str:
+    """Posts, each counted once where the run kept them, and how often they came."""
+    if not run.metrics:
+        return "nothing"
+    seen = _total(run.metrics, "posts")
+    if "losses" not in run.arrays:
+        return f"{seen} posts, repeats counted"
+    posts = len(np.unique(run.arrays["losses"]["post_N"]))
+    epochs = f" ({float(np.nansum(run.metrics['posts'])) / posts:.1f} epochs)" if posts and seen != NOTHING else ""
+    return f"{count(posts)} posts, {seen} with repeats{epochs}"
+
+
+def _with_chain(run: Run) -> str:
+    """Of the posts that were trained on."""
+    arrays = run.arrays.get("losses", {})
+    if "has_cot_N" not in arrays:
+        return NOTHING
+    posts, first = np.unique(arrays["post_N"], return_index=True)
+    return f"{count(int(arrays['has_cot_N'][first].sum()))} of {count(len(posts))} posts"
 
 
 def _total(metrics: Mapping[str, np.ndarray], name: str) -> str:
@@ -184,10 +206,13 @@ def words_table(runs: Sequence[Run]) -> Table:
             shares = form_shares([answer.form for answer in run.answers])
             told = f"{words[run.name]:.2f}", _less(words[run.name], cot), *(share(each, 1) for each in shares.values())
             own.append((plain(run.name, 60), *told))
-        rows += [(name, *cells, *reported_cells) for cells in own or [(NOTHING,) * 6]]
-    header = ("strategy", "run", "words", "against CoT", "direct", "CoT", "broken", "paper, words", "against CoT")
+        rows += [(name, *cells, *reported_cells) for cells in own or [(NOTHING,) * (3 + len(FORMS))]]
+    header = ("strategy", "run", "words", "against CoT", *FORMS, "paper, words", "against CoT")
     notes = [
-        "words generated for a post, tags and all; against CoT: of Fine-tune-CoT; the paper's: Qwen2.5-VL-3B on MMKP-V2"
+        "words generated for a post, tags and all; against CoT: of Fine-tune-CoT; the paper's: of Qwen2.5-VL-3B on"
+        " MMKP-V2",
+        "direct, cot: `kp; kp`, without and with reasoning; other: another form of list, read as one keyphrase (score"
+        " --reading=lenient takes it apart); broken: cut off",
     ]
     return Table("Words generated (Table 7)", header, without_repeats(rows), notes, left=2)
 

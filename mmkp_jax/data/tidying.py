@@ -1,0 +1,42 @@
+"""What is taken from a row although it is not as it should be, counted: one note a file says so."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+NOTES = {
+    "number": "{n} rows with a number as id, taken as text",
+    "unnamed": "{n} rows without an id, named after the file and line",
+    "imageless": "{n} rows without 'image', taken as posts without one",
+    "string": "{n} rows with keyphrases in one text, split at ';'",
+    "blanks": "{n} rows with line breaks or more than one blank in a keyphrase, made one blank",
+    "repeats": "{n} rows with a keyphrase twice (whatever its case), kept once",
+}
+"""What a note says, by what was found."""
+
+
+class Notes:
+    """How many rows of each file were not quite as they should be."""
+
+    def __init__(self):
+        self._found: dict[str, Counter[str]] = {}
+
+    def count(self, file: str, what: str) -> None:
+        """Counts a row of a file; `what` is one of `NOTES`."""
+        self._found.setdefault(file, Counter())[what] += 1
+
+    def lines(self) -> list[str]:
+        """One line for each file that has any."""
+        return [
+            f"{file}: taken as meant: " + "; ".join(NOTES[what].format(n=f"{n:,}") for what, n in found.items())
+            for file, found in self._found.items()
+        ]
+
+
+def tidy(keyphrases: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Keyphrases with each run of blanks as one, each once, whatever its case; and which of `NOTES` that changed."""
+    joined = [" ".join(each.split()) for each in keyphrases]
+    once: dict[str, str] = {}
+    for each in joined:
+        once.setdefault(each.lower(), each)
+    changed = ["blanks"] * (joined != list(keyphrases)) + ["repeats"] * (len(once) < len(joined))
+    return tuple(once.values()), changed

@@ -1,0 +1,147 @@
+"""The files of a run, each held to its form: a fault in one is a line that names the file, its place and the field.
+
+Legend: `N` posts of the test split, `S` steps, `D` model width.
+"""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.metric import METRICS, Scores
+from mmkp_jax.evaluation.predictions import Prediction, prediction_of
+from mmkp_jax.runtime.json_files import Fields, is_number, read_object, read_rows
+from mmkp_jax.runtime.limits import FILE
+
+RESTORE = "restore the file, or run again"
+
+ARRAYS = {"losses": ("epoch_N", "post_N", "nll_sft_N"), "hidden": ("id_N", "hidden_ND")}
+"""Files `{name}.npz` that a run may hold, and their arrays.
+
+losses: a row for each post of each epoch: the epoch, the post's number and its SFT loss when its step began, in nats a
+label. hidden: for each test post its id, and the hidden state of its prompt's last token.
+"""
+
+OPTIONAL = {"losses": ("has_cot_N",)}
+"""Further arrays, which runs of earlier versions lack: whether the post has a chain of thought."""
+
+KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "id_N": "US", "hidden_ND": "iuf"}
+"""What numpy calls the types that each array may have."""
+
+
+def read_config(file: Path) -> Mapping[str, Any]:
+    """The fields of a run's config, of which those that the report reads are there and of their type."""
+    config = read_object(file, "give a work directory of main")
+    config.text("strategy"), config.text("gamma_mode"), config.number("gamma")
+    config.object("model").text("path", "")
+    data = config.object("data")
+    data.text("path", ""), data.text("train_keyphrases", "")
+    return config.content
+
+
+def read_environment(file: Path) -> Mapping[str, Any]:
+    """What `environment.json` says of software and devices; empty where there is none."""
+    if not file.exists():
+        return {}
+    environment = read_object(file, RESTORE)
+    environment.texts("devices", ()), environment.text("device_kind", "")
+    packages = environment.object("packages", {})
+    for name in packages.content:
+        packages.text(name)
+    if environment.content.get("revision") is not None:
+        environment.text("revision")
+    return environment.content
+
+
+def read_scores(file: Path) -> Scores | None:
+    """What `results.json` holds; None where there is none."""
+    return scores_of(read_object(file, RESTORE)) if file.exists() else None
+
+
+def read_comparisons(file: Path) -> Mapping[str, Mapping[str, Scores]]:
+    """`scores` and `by_kind` of every system in `comparisons.json`; empty where there is none."""
+    if not file.exists():
+        return {}
+    kinds = read_object(file, RESTORE)
+    return {
+        kind: {name: scores_of(kinds.object(kind).object(name)) for name in kinds.object(kind).content}
+        for kind in kinds.content
+    }
+
+
+def scores_of(groups: Fields) -> Scores:
+    """Scores by group, of `score --json` or a run; what else is there (`forms`, `comparison`) is passed over."""
+    found: dict[str, dict[str, float] | None] = {}
+    for name, content in groups.content.items():
+        if content is None:
+            found[name] = None
+        elif name not in NO_GROUPS:
+            group = groups.object(name)
+            found[name] = {"n": group.integer("n"), **{metric: group.number(metric) for metric in METRICS}}
+    return found
+
+
+NO_GROUPS = ("forms", "reading", "tokenised", "comparison")
+"""What `score --json` and `results.json` hold next to the groups."""
+
+
+def read_answers(file: Path) -> list[Prediction]:
+    """A run's predictions, each of another post."""
+    answers: dict[str, Prediction] = {}
+    for row in read_rows(file, "predict the posts again"):
+        answer = prediction_of(row)
+        if answer.id in answers:
+            raise InputError(f"the post {answer.id!r} is in a line above too", row.where, row.hint)
+        answers[answer.id] = answer
+    return list(answers.values())
+
+
+def read_metrics(file: Path) -> dict[str, np.ndarray]:
+    """[S] of each name in `metrics.jsonl`; NaN where a value was not finite. Empty where nothing was trained."""
+    if not file.exists():
+        return {}
+    rows = []
+    for row in read_rows(file, RESTORE, cut_off=True):
+        row.integer("step")
+        for name, value in row.content.items():
+            if value is not None and not is_number(value):
+                row.refuse(name, "a finite number or null")
+        rows.append(row.content)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name) for row in rows], np.float64) for name in names}  # None is NaN
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of one of `ARRAYS`, and those of `OPTIONAL` that are there, as many rows in each."""
+    names = ARRAYS[file.stem]
+    hint = f"write it with {', '.join(names)}, or remove it"
+    arrays = _reading(file, hint, lambda: _load(file, names, OPTIONAL.get(file.stem, ())))
+    for name, array in arrays.items():
+        axes = len(name.rpartition("_")[2])
+        if array.ndim != axes or array.dtype.kind not in KINDS[name] or 0 in array.shape[1:]:
+            raise InputError(f"{name} is {array.dtype}{list(array.shape)}, not as a run writes it", str(file), hint)
+    if len({len(each) for each in arrays.values()}) > 1:
+        raise InputError("its arrays are of different lengths", str(file), f"write {', '.join(names)} a row a post")
+    return arrays
+
+
+def _load(file: Path, names: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(file) as stored:
+        unpacked = sum(each.file_size for each in stored.infolist())
+    if unpacked > FILE.bytes():
+        raise FILE.error(str(file), unpacked)
+    with np.load(file, allow_pickle=False) as stored:
+        return {name: stored[name] for name in (*names, *(each for each in optional if each in stored))}
+
+
+def _reading(file: Path, hint: str, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    try:
+        return read()
+    except InputError:
+        raise
+    except Exception as error:  # what zipfile, zlib and numpy raise at a damaged file has no class in common
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"cannot be read ({reason[:200]})", str(file), hint) from None

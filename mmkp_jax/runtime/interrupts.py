@@ -1,0 +1,77 @@
+"""Ctrl-C at any moment of a command: the exit status 130 and one line, while modules are imported and the second too.
+
+While a command imports its modules, and after its first Ctrl-C, a Ctrl-C ends the process at once. The first one while
+it runs raises KeyboardInterrupt, so that it can finish its files.
+"""
+
+import contextlib
+import itertools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+from mmkp_jax.errors import AGAIN
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
+
+RESUMED = "mmkp_jax.main"
+"""The command that launchers start again after SIGTERM."""
+
+
+def while_importing() -> None:
+    """Lets a Ctrl-C end the process at once where the package is run as `python -m mmkp_jax.COMMAND`.
+
+    SIGTERM ends `main` so too, with the status after which launchers start it again.
+
+    Called when the package is imported, before any module that takes long. Where the package is imported by something
+    else, or Ctrl-C is handled or ignored already, nothing changes.
+    """
+    runs_a_module = sys.argv[:1] == ["-m"]  # what Python says until it has found the module to run
+    if runs_a_module and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+    module = next((after for flag, after in itertools.pairwise(sys.orig_argv) if flag == "-m"), "")
+    if runs_a_module and module == RESUMED and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end_to_be_started_again)
+
+
+def end_at_once(message: str, status: int) -> NoReturn:
+    """Ends the process with a line, whatever its threads are at; for a signal's handler."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{message}\n".encode())  # a print may be under way in the code that the signal broke into
+    os._exit(status)
+
+
+@contextlib.contextmanager
+def while_running() -> Iterator[None]:
+    """The first Ctrl-C raises KeyboardInterrupt, and a second one ends the process at once.
+
+    A handler that is neither Python's nor this module's stays; so does SIGINT where it is ignored.
+    """
+    known = (signal.default_int_handler, _end)
+    before = signal.getsignal(signal.SIGINT)
+    if before not in known or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, _end)
+    raise KeyboardInterrupt
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    end_at_once("interrupted", INTERRUPTED)
+
+
+def _end_to_be_started_again(number: int, frame: FrameType | None) -> None:
+    end_at_once("stopped; nothing was begun: start it again", AGAIN)

@@ -1,0 +1,82 @@
+"""Lines of a batch's results → rows of the store."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.limits import ANSWER
+from mmkp_jax.teacher.answers import lost_row, message_of, row_of
+from mmkp_jax.teacher.bodies import NotJson, read_body
+from mmkp_jax.teacher.client import Client
+from mmkp_jax.teacher.cost import Prices, Usage
+from mmkp_jax.teacher.faults import Again, Refused
+from mmkp_jax.teacher.questions import Asked
+from mmkp_jax.teacher.store import Store
+
+
+class Results:
+    """What the results of one batch give.
+
+    Args:
+        requests: `id`, `asked` and `most` tokens of each request, by key.
+
+    Attributes:
+        unread: lines that cannot be read; the endpoint may have charged for what they held.
+        reasons: why there is no answer to a request, by key.
+    """
+
+    def __init__(self, requests: Mapping[str, Any], store: Store, client: Client, prices: Prices):
+        self._requests, self._store, self._client, self._prices = requests, store, client, prices
+        self.unread, self.reasons = 0, dict[str, str]()
+
+    def row(self, line: bytes) -> dict[str, Any] | None:
+        """The store's row of one line; None where the store has it, or it is none."""
+        if not line.strip():
+            return None
+        try:
+            result = read_body(line) if len(line) <= ANSWER.bytes() else {}
+        except NotJson:
+            result = {}
+        key = result.get("custom_id")
+        if not isinstance(key, str):
+            self.unread += 1
+            return None
+        if key not in self._requests or key in self._store:
+            return None
+        asked, most = self._asked(key)
+        try:
+            return row_of(asked, self._body(result), most, self._prices)
+        except Refused as error:
+            return row_of(asked, None, most, self._prices, reason=str(error), charged=error.body)
+        except Again as error:
+            if error.final:
+                return row_of(asked, error.body, most, self._prices)
+            self.reasons[key] = str(error)
+            return lost_row(asked, error.body, most, self._prices, str(error)) if error.charged else None
+        except InputError as error:
+            self.reasons[key] = error.what
+        return None
+
+    def lost(self, store: Store) -> Iterator[dict[str, Any]]:
+        """The rows of the unread lines: of as many requests without another result, those that may cost most."""
+        open_ = [key for key in self._requests if key not in store and key not in self.reasons]
+        open_.sort(key=lambda key: sum(self._asked(key)[1]), reverse=True)
+        for key in open_[: self.unread]:
+            asked, most = self._asked(key)
+            yield lost_row(asked, None, most, self._prices, "its line of results cannot be read")
+
+    def _asked(self, key: str) -> tuple[Asked, Usage]:
+        request = self._requests[key]
+        return Asked(request["id"], request["asked"]), Usage(**request["most"])
+
+    def _body(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """The body of an answer that holds a message; raises as the client does."""
+        response = result.get("response")
+        if not isinstance(response, dict):
+            raise Again(message_of(result.get("error")) or "no answer")
+        body, status = response.get("body"), response.get("status_code")
+        if status == 200 and isinstance(body, dict):
+            return self._client.with_message(body)
+        known = isinstance(status, int) and 400 <= status < 600
+        error = body.get("error") if isinstance(body, dict) else ""
+        raise self._client.status_error(status if known else 502, error, {})

@@ -1,0 +1,234 @@
+"""Dense attention equals the plain statement of it: outputs and the gradients of queries, keys and values.
+
+float32; bound 2e-6 of the largest value, where about 5e-7 is seen (two orders of summation).
+"""
+
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmkp_jax.data.forest import COT, SFT, TRUNK
+from mmkp_jax.ops.attention import BLOCK, DENSE, MAX_BLOCKS, causal_blocks, dense_attention, forest_mask
+from mmkp_jax.ops.attention import same_segment_mask as picture_mask
+from mmkp_jax.planning.hlo import parse
+from tests.ops.plain_attention import plain_attention
+
+ROOT = Path(__file__).parents[2]
+BOUND = 2e-6
+
+
+def runs(*rows: list[int], slots: int) -> np.ndarray:
+    """Rows of value, count, value, count, ...; 0 after them."""
+    values = [np.repeat(*np.asarray(row, np.int32).reshape(-1, 2).T) for row in rows]
+    return np.stack([np.pad(row, (0, slots - len(row))) for row in values])
+
+
+def one_tree(slots: int) -> tuple[np.ndarray, np.ndarray]:
+    cot, sft = slots // 3, slots // 5
+    branch = [TRUNK, slots - cot - sft, COT, cot, SFT, sft]
+    return runs([1, slots], slots=slots), runs(branch, slots=slots)
+
+
+FORESTS = {
+    "several trees, padding, in blocks": (
+        runs([1, 70, 2, 90, 3, 60], [1, 30, 2, 3], slots=300),
+        runs([TRUNK, 40, COT, 20, SFT, 10, TRUNK, 60, SFT, 30, COT, 60], [COT, 12, SFT, 18], slots=300),
+    ),
+    "one tree, whole blocks": one_tree(384),
+    "one tree, the last block of one token": one_tree(257),
+    "one tree, one block": one_tree(130),
+    "blocks of two times 128": one_tree(1100),
+    "a row of nothing but padding": tuple(np.concatenate([a, 0 * a]) for a in one_tree(260)),
+    "one token": one_tree(1),
+}
+HEADS = {"grouped": (4, 2), "one key head": (3, 1), "as many key heads": (2, 2)}
+
+
+def operands(shape: tuple[int, int], heads: tuple[int, int], width: int = 24, dtype=np.float32) -> list[np.ndarray]:
+    """Queries, keys, values and the gradient of the output."""
+    rng = np.random.default_rng(width)
+    return [rng.standard_normal((*shape, n, width)).astype(dtype) for n in (heads[0], heads[1], heads[1], heads[0])]
+
+
+def both_passes(attend, q, k, v, g) -> list[np.ndarray]:
+    """The output and the gradients of q, k and v, in float64; all of them finite."""
+
+    @jax.jit
+    def run(q, k, v, g):
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, *pull(g.astype(out.dtype))
+
+    arrays = run(q, k, v, g)
+    assert all(array.dtype == q.dtype for array in arrays)
+    arrays = [np.asarray(array, np.float64) for array in arrays]
+    assert all(np.isfinite(array).all() for array in arrays)
+    return arrays
+
+
+def errors(ours: list[np.ndarray], theirs: list[np.ndarray]) -> list[float]:
+    """Relative to the largest value, or to 1 where that is more: the gradients of a tree of one token are 0."""
+    return [float(np.abs(a - b).max() / max(np.abs(b).max(), 1)) for a, b in zip(ours, theirs, strict=True)]
+
+
+def forest_errors(name: str, heads: tuple[int, int], **kind) -> list[float]:
+    rows = FORESTS[name]
+    args = operands(rows[0].shape, heads, **kind)
+    mask = forest_mask(*map(jnp.asarray, rows))
+    plain = both_passes(lambda *qkv: plain_attention(*qkv, mask), *args)
+    return errors(both_passes(DENSE.forest(*map(jnp.asarray, rows)), *args), plain)
+
+
+@pytest.mark.parametrize("name", FORESTS)
+def test_the_forest_equals_the_plain_statement(name):
+    assert max(forest_errors(name, (4, 2))) <= BOUND
+
+
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
+def test_groups_of_heads(heads):
+    assert max(forest_errors("several trees, padding, in blocks", heads, width=80)) <= BOUND
+
+
+def test_in_float64_they_are_one_function():
+    with jax.enable_x64(True):
+        assert max(forest_errors("several trees, padding, in blocks", (4, 2), dtype=np.float64)) <= 1e-13
+
+
+def test_pictures_equal_the_plain_statement():
+    image_BP = jnp.asarray(runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300))
+    args = operands(image_BP.shape, (3, 3))
+    plain = both_passes(lambda *qkv: plain_attention(*qkv, picture_mask(image_BP)), *args)
+    assert max(errors(both_passes(DENSE.pictures(image_BP), *args), plain)) <= BOUND
+
+
+def test_tiles_of_windows_equal_the_plain_statement_empty_ones_too():
+    filled_WZ = jnp.arange(64) < jnp.asarray([64, 40, 1, 0])[:, None]
+    args = operands(filled_WZ.shape, (3, 3))
+    ours, plain = (
+        both_passes(functools.partial(attend, mask_BTS=filled_WZ[:, None]), *args)
+        for attend in (dense_attention, plain_attention)
+    )
+    assert max(errors(ours, plain)) <= BOUND
+
+
+@pytest.mark.parametrize("spread", [1, 3])
+def test_bf16_is_as_near_to_float32_as_the_plain_statement(spread):
+    """By the norm of the error; 5% for the luck of rounding, in one array (values): the others are nearer."""
+    rows = [jnp.asarray(a) for a in FORESTS["one tree, whole blocks"]]
+    mask = forest_mask(*rows)
+    args = [jnp.asarray(spread * a, jnp.bfloat16) for a in operands(rows[0].shape, (4, 2), width=64)]
+
+    def plain(*qkv):
+        return plain_attention(*qkv, mask)
+
+    exact = both_passes(plain, *(a.astype(jnp.float32) for a in args))
+    ours, theirs = (
+        [float(np.linalg.norm(a - b)) for a, b in zip(both_passes(attend, *args), exact, strict=True)]
+        for attend in (DENSE.forest(*rows), plain)
+    )
+    assert all(a <= 1.05 * b for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e6])
+def test_large_scores_overflow_nothing(size):
+    """Scores up to ±`size`, one key a query takes nearly all weight; the hidden keys' scores are the largest."""
+    segment_BT, branch_BT = (jnp.asarray(a) for a in one_tree(300))
+    q, k, v, g = operands(segment_BT.shape, (4, 2))
+    mask = forest_mask(segment_BT, branch_BT)
+    k = k * np.linspace(0.1, 10, 300, dtype=np.float32)[:, None, None]  # later ones, which are hidden, are larger
+    scale = np.float32(size / (np.abs(np.einsum("btgh,bsgh->gts", q[:, :, ::2], k)).max() * 24**-0.5))
+    args = q * scale, k, v, g
+
+    def plain(*qkv):
+        return plain_attention(*qkv, mask)
+
+    with jax.enable_x64(True):
+        exact = both_passes(plain, *(a.astype(np.float64) for a in args))
+    ours, theirs = (errors(both_passes(f, *args), exact) for f in (DENSE.forest(segment_BT, branch_BT), plain))
+    assert all(a <= 2 * b + BOUND for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_hidden_key_adds_exactly_nothing():
+    """Whatever it holds: each tree's outputs and gradients are bit for bit the same with the other's values huge."""
+    segment_BT, branch_BT = (jnp.asarray(a) for a in FORESTS["several trees, padding, in blocks"])
+    q, k, v, g = operands(segment_BT.shape, (4, 2))
+    here = np.asarray(segment_BT == 2)[..., None, None]
+    attend = DENSE.forest(segment_BT, branch_BT)
+    calm = both_passes(attend, q, k, v, g * here)
+    wild = both_passes(attend, q, *(np.where(here, a, np.float32(1e30)) for a in (k, v)), g * here)
+    assert all(np.array_equal(a * here, b * here) for a, b in zip(calm, wild, strict=True))
+    assert all(not np.any(gradient[~np.broadcast_to(here, gradient.shape)]) for gradient in calm[1:])
+
+
+def test_a_query_that_may_see_nothing_gets_the_mean_of_all_values():
+    mask = jnp.asarray(np.tril(np.ones((1, 40, 40), bool))).at[:, 7].set(False)
+    q, k, v, g = operands((1, 40), (4, 2))
+    attend = functools.partial(dense_attention, mask_BTS=mask)
+    out, of_q, _, _ = both_passes(attend, q, k, v, g)
+    assert np.allclose(out[0, 7], v[0].mean(axis=0).repeat(2, axis=0), atol=1e-6)
+    assert not of_q[0, 7].any()
+    plain = both_passes(functools.partial(plain_attention, mask_BTS=mask), q, k, v, g)
+    assert max(errors(both_passes(attend, q, k, v, g), plain)) <= BOUND
+
+
+@pytest.mark.parametrize("tokens", [1, 128, 255, 256, 257, 300, 384, 1024, 1025, 4096, 32_768])
+def test_blocks_cover_every_query_once_and_are_few(tokens):
+    blocks = causal_blocks(tokens)
+    assert [slot for start, end in blocks for slot in range(start, end)] == list(range(tokens))
+    assert len(blocks) <= MAX_BLOCKS
+    assert all(start % BLOCK == 0 for start, _ in blocks)
+
+
+def moved_scores(attend, mask) -> list[str]:
+    """What the compiled passes do to an array as large as all scores, other than to compute it: copies, transposes."""
+    q, k, v, g = operands(mask.shape[:2], (4, 2))
+
+    def run(q, k, v, g):
+        return jax.vjp(attend, q, k, v)[1](g)
+
+    program = parse(jax.jit(run).lower(q, k, v, g).compile().as_text())
+    scores = 4 * math.prod(mask.shape)
+    moving = {"copy", "transpose"}
+    return [
+        instruction.name
+        for computation in program.computations.values()
+        for instruction in computation.instructions.values()
+        if instruction.opcode in moving and math.prod(instruction.arrays[0].shape) >= scores
+    ]
+
+
+def test_no_array_of_scores_is_copied_or_transposed():
+    mask = forest_mask(*map(jnp.asarray, one_tree(200)))
+    assert moved_scores(lambda *qkv: plain_attention(*qkv, mask), mask)  # else this test would see nothing
+    assert not moved_scores(lambda *qkv: dense_attention(*qkv, mask), mask)
+
+
+def test_no_scores_wait_for_the_backward_pass():
+    mask = forest_mask(*map(jnp.asarray, one_tree(300)))
+    q, k, v, _ = operands(mask.shape[:2], (4, 2))
+
+    def kept(attend) -> int:
+        return max(a.size for a in jax.tree.leaves(jax.vjp(attend, q, k, v)[1]))
+
+    assert kept(lambda *qkv: plain_attention(*qkv, mask)) >= 4 * mask.size
+    assert kept(lambda *qkv: dense_attention(*qkv, mask, causal=True)) <= mask.size
+
+
+def test_heads_over_the_tensor_axis_send_nothing_and_shared_keys_no_more_than_the_plain_statement():
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-m", "tests.ops.sharded_attention"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    divided, shared = json.loads(done.stdout.splitlines()[-1]).values()
+    assert max(divided["error"], shared["error"]) <= BOUND
+    assert divided["dense"] == []
+    assert shared["plain"]  # the gradients of keys that two devices share are summed: the text was read
+    assert len(shared["dense"]) <= len(shared["plain"])
