@@ -3,6 +3,7 @@
 import collections
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -12,7 +13,12 @@ _made: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Has this run, its workers, and every command that a test starts, share what they compile."""
+    """Has this run, its workers, and every command that a test starts, share what they compile; and heed Ctrl-C.
+
+    What runs in the background of a script ignores SIGINT, and so would all that it starts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if CACHE not in os.environ:
         _made.append(tempfile.mkdtemp(prefix="mmkp_jax-compiled-"))
         os.environ[CACHE] = _made[0]
