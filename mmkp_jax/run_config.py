@@ -56,6 +56,7 @@ def _check(fields: Fields) -> None:
         fields.text(name)
     for name in _COUNTS:
         fields.integer(name)
+    fields.integer("posts_per_step", 0)  # older runs have none
     for name in _SIZES:
         fields.integer(name, least=1)
     for name in _NUMBERS:

@@ -23,6 +23,7 @@ FAULTS = [
     (("sharding_rules", "embed"), {}, "'sharding_rules.embed' is an object, not an axis of the mesh"),
     (("freeze",), [1], "'freeze' is a list, not a list of texts"),
     (("frozen_dtype",), "int8", "'frozen_dtype' is \"int8\", not one of float32, bfloat16"),
+    (("posts_per_step",), "1", "'posts_per_step' is \"1\", not a whole number"),
     (("gamma",), {}, "'gamma' is an object, not a finite number"),
     (("answer_tokens",), 10**400, "'answer_tokens' is a number of many digits, not a whole number from 1"),
 ]

@@ -87,7 +87,10 @@ def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int) -> 
 def _rendered(tokenizer: "PreTrainedTokenizerBase", with_image: bool) -> list[str]:
     content = [{"type": "image"}] * with_image + [{"type": "text", "text": _HERE}]
     turn = [{"role": "user", "content": content}]
-    parts = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False).split(_HERE)
+    try:
+        parts = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False).split(_HERE)
+    except Exception as error:  # Jinja's, and whatever an expression in the template raises
+        raise _unfit(tokenizer, f"its chat template cannot be rendered ({type(error).__name__}: {error})") from None
     if len(parts) != 2:
         raise _unfit(tokenizer, "its chat template does not write the user's text once")
     return parts

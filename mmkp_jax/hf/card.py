@@ -103,7 +103,7 @@ class Facts(NamedTuple):
 
 def licence_of(folder: Path) -> Licence:
     """The licence that a model folder tells of, in its card's metadata or its LICENSE file; else `unknown`."""
-    card, texts = folder / CARD, sorted(folder.glob("LICENSE*"))
+    card, texts = folder / CARD, sorted(file for file in folder.glob("LICENSE*") if file.is_file())
     if card.is_file():
         try:
             told = ModelCard.load(card, ignore_metadata_errors=True).data
@@ -114,7 +114,8 @@ def licence_of(folder: Path) -> Licence:
             return Licence(told.license, name, link)
     if not texts:
         return Licence("unknown")
-    title = " ".join(texts[0].read_text(encoding="utf-8", errors="replace")[:400].lower().split())
+    with texts[0].open("rb") as opened:
+        title = " ".join(opened.read(400).decode("utf-8", errors="replace").lower().split())
     if "apache license version 2.0" in title:
         return Licence("apache-2.0")
     return Licence("other", "qwen-research" if "qwen research" in title else None, texts[0].name)

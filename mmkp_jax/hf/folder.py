@@ -135,6 +135,7 @@ def load_tokenizer(folder: Folder) -> "PreTrainedTokenizerBase":
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+        tokenizer("a")  # some values of another type fail only here
         last = max(tokenizer.get_vocab().values(), default=0)
     except BaseException as error:  # tokenizers raises a bare Exception for a damaged file, or panics
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

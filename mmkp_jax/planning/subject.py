@@ -155,6 +155,7 @@ def published_json(config: Qwen2_5_VLConfig) -> dict[str, Any]:
             "spatial_merge_size": tower.merge_size,
             "temporal_patch_size": tower.temporal_patch_size,
             "in_channels": tower.in_channels,
+            "rope_theta": tower.rope_theta,
         },
     }
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mmkp_jax.data.prompts import read_template
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
@@ -287,8 +288,19 @@ def test_a_damaged_tokenizer(tmp_path):
         line = told(load_tokenizer, folder)
         assert str(tmp_path) in line and "cannot read the tokenizer" in line and "base checkpoint" in line
     (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
-    (tmp_path / "tokenizer_config.json").write_text('{"a":' * 100_000)
-    assert "cannot read the tokenizer" in told(load_tokenizer, folder)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    for content in ('{"a":' * 100_000, json.dumps(settings | {"model_max_length": []})):
+        (tmp_path / "tokenizer_config.json").write_text(content)
+        assert "cannot read the tokenizer" in told(load_tokenizer, folder)
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{% for %}", "{{ messages.x.y }}", "{{ raise_exception('no') }}"])
+def test_a_chat_template_that_cannot_be_rendered(tmp_path, template):
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    tokenizer = load_tokenizer(Folder(tmp_path, hf_config_dict(tiny_config()), {}))
+    line = told(lambda: read_template(tokenizer, image_token=tiny_config().image_token_id))
+    assert f"the tokenizer of {tmp_path}: its chat template cannot be rendered (" in line
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path):

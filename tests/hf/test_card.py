@@ -140,6 +140,11 @@ def test_what_a_base_says_is_no_markup_and_no_script(exported_pocket, tmp_path):
         assert part in text, part
 
 
+def test_a_folder_of_licences_is_no_licence(tmp_path):
+    (tmp_path / "LICENSES").mkdir()
+    assert licence_of(tmp_path) == Licence("unknown")
+
+
 @pytest.mark.parametrize("licence", ["[apache-2.0]", "{a: b}", "7"])
 def test_a_licence_of_another_type_is_unknown(tmp_path, licence):
     (tmp_path / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
