@@ -29,6 +29,9 @@ MAY_DIFFER = (
 )
 """Config keys, and beginnings of keys, under which a resumed run computes the same numbers up to rounding."""
 
+ADDED = {"posts_per_step": 0}
+"""Fields that the config of a run of an earlier version lacks, with the value that it ran under."""
+
 LENGTH = ("num_epochs", "total_steps")
 """Config keys that may differ when a run is to become longer."""
 
@@ -59,7 +62,7 @@ def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = Fals
         return False
     old = read_object(file, "this is not the config of a run: give a new folder, or a run's own")
     old.text("strategy")
-    before, now = dict(leaves(old.content)), dict(leaves(json.loads(json.dumps(config))))
+    before, now = ADDED | dict(leaves(old.content)), dict(leaves(json.loads(json.dumps(config))))
     changed = [
         key
         for key in sorted(before.keys() | now.keys())

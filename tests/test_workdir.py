@@ -77,6 +77,18 @@ def test_without_a_record_of_its_content_the_same_folder_is_the_same_data(pocket
         claimed(workdir, named(pocket, data=shutil.copytree(pocket / "dataset", tmp_path / "moved")))
 
 
+def test_a_run_of_an_earlier_version_is_taken_up_where_a_new_field_is_as_it_was(pocket, tmp_path):
+    workdir = tmp_path / "run"
+    claimed(workdir, named(pocket))
+    older = json.loads((workdir / "config.json").read_text())
+    del older["posts_per_step"]
+    (workdir / "config.json").write_text(json.dumps(older))
+    assert claimed(workdir, named(pocket))
+    (workdir / "config.json").write_text(json.dumps(older))
+    with pytest.raises(InputError, match=r"another config: posts_per_step \(was 0, now 2\)"):
+        claimed(workdir, named(pocket, posts_per_step=2))
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"strategy": 3}', "[" * 100_000, "\xff", '{"strategy": "x"}'])
 def test_a_damaged_config_is_one_line_that_names_the_file(tmp_path, content):
     (tmp_path / "config.json").write_text(content, encoding="latin-1")
