@@ -206,7 +206,7 @@ def test_a_mistake_is_one_line_and_exit_2(files, capsys, changed, line):
         ([], "--predictions=FILE is not given"),
         (["--predictions=a"], "--posts=FILE is not given"),
         (["--prediction=a", "--posts=b"], "unknown flag --prediction=a (did you mean '--predictions'?)"),
-        (["--predictions=absent.txt", "--posts=absent.jsonl"], "absent.jsonl: the posts cannot be read"),
+        (["--predictions=absent.txt", "--posts=absent.jsonl"], "absent.jsonl: cannot be read (No such file"),
         (["--predictions"], "expected one argument"),
         (["--predictions=a,b,", "--posts=b"], "'a,b,' has an empty name"),
         (["--predictions=", "--posts=b"], "'' has an empty name"),
