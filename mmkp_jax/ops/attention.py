@@ -111,29 +111,45 @@ def _forward(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS:
     top_BKGT1 = scores_BKGTS.max(axis=-1, keepdims=True)
     weight_BKGTS = jnp.exp(scores_BKGTS - top_BKGT1).astype(v_BKSH.dtype)
     with_ones = jnp.concatenate([v_BKSH, jnp.ones_like(v_BKSH[..., :1])], axis=-1)
-    product = jnp.einsum("bkgts,bksh->bkgth", weight_BKGTS, with_ones, preferred_element_type=top_BKGT1.dtype)
-    sum_BKGTH, total_BKGT1 = product[..., :-1], product[..., -1:]
+    sums = _product("bkgts,bksh->bkgth", weight_BKGTS, with_ones)
+    sum_BKGTH, total_BKGT1 = sums[..., :-1], sums[..., -1:]
     out_BKGTH = sum_BKGTH / total_BKGT1
     return out_BKGTH.astype(v_BKSH.dtype), (q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1)
 
 
 def _backward(kept: tuple[jax.Array, ...], g_BKGTH: jax.Array):
     q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1 = kept
-    product = functools.partial(jnp.einsum, preferred_element_type=top_BKGT1.dtype)
     share_BKGTS = jnp.exp(_scores(q_BKGTH, k_BKSH, mask_BTS) - top_BKGT1) * (1 / total_BKGT1)
     mean_BKGT1 = jnp.sum(g_BKGTH * out_BKGTH, axis=-1, keepdims=True)
-    g_share_BKGTS = product("bkgth,bksh->bkgts", g_BKGTH, v_BKSH)
+    g_share_BKGTS = _product("bkgth,bksh->bkgts", g_BKGTH, v_BKSH)
     g_scores_BKGTS = share_BKGTS * (g_share_BKGTS - mean_BKGT1) * q_BKGTH.shape[-1] ** -0.5
     g_scores_BKGTS = jnp.where(mask_BTS[:, None, None], g_scores_BKGTS, 0)
     return (
-        product("bkgts,bksh->bkgth", g_scores_BKGTS, k_BKSH).astype(q_BKGTH.dtype),
-        product("bkgth,bkgts->bkhs", q_BKGTH, g_scores_BKGTS).mT,
-        product("bkgth,bkgts->bkhs", g_BKGTH, share_BKGTS.astype(v_BKSH.dtype)).mT,
+        _product("bkgts,bksh->bkgth", g_scores_BKGTS, k_BKSH).astype(q_BKGTH.dtype),
+        _product("bkgth,bkgts->bkhs", q_BKGTH, g_scores_BKGTS).mT,
+        _product("bkgth,bkgts->bkhs", g_BKGTH, share_BKGTS.astype(v_BKSH.dtype)).mT,
         None,
     )
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Their product, summed and given in at least float32.
+
+    XLA's CPU backend has no product of bfloat16 into float32 for every layout of its operands: there they are widened
+    first, which gives the same numbers.
+    """
+    wide = _wide(a)
+    into_wide = functools.partial(jnp.einsum, spec, preferred_element_type=wide)
+    if a.dtype == b.dtype == wide:
+        return into_wide(a, b)
+
+    def widened(a: jax.Array, b: jax.Array) -> jax.Array:
+        return into_wide(a.astype(wide), b.astype(wide))
+
+    return jax.lax.platform_dependent(a, b, cpu=widened, default=into_wide)
 
 
 def _wide(array: jax.Array) -> jnp.dtype:
@@ -144,7 +160,7 @@ def _wide(array: jax.Array) -> jnp.dtype:
 def _scores(q_BKGTH: jax.Array, k_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """Scaled scores, the least number where the query may not see the key: [B, K, G, T, S]."""
     wide = _wide(q_BKGTH)
-    scores_BKGTS = jnp.einsum("bkgth,bksh->bkgts", q_BKGTH, k_BKSH, preferred_element_type=wide)
+    scores_BKGTS = _product("bkgth,bksh->bkgts", q_BKGTH, k_BKSH)
     return jnp.where(mask_BTS[:, None, None], scores_BKGTS * q_BKGTH.shape[-1] ** -0.5, jnp.finfo(wide).min)
 
 
