@@ -19,7 +19,7 @@ from mmkp_jax.runtime.escape import for_file_name
 from tests.fuzz.harness import SECONDS, fuzz, peak_memory
 from tests.fuzz.targets import TARGETS
 
-ROUND = 2_000
+ROUND = 20_000
 """Inputs of one process for a target of share 1: a crash loses no more, and memory that leaks is seen."""
 
 

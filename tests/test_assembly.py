@@ -122,12 +122,12 @@ def test_another_architecture_is_one_line():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"use_sliding_window": True}, "use_sliding_window is True"),
-        ({"rope_scaling": {"type": "yarn", "mrope_section": [2, 3, 3]}}, "rope type is 'yarn'"),
-        ({"num_hidden_layers": None}, "the text config has no 'num_hidden_layers'"),
-        ({"vision_config": {}}, "the vision_config has no 'depth'"),
-        ({"rope_scaling": {"type": "mrope"}}, "the rope parameters has no 'mrope_section'"),
+        ({"hidden_act": "gelu"}, "'hidden_act' is \"gelu\""),
+        ({"use_sliding_window": True}, "'use_sliding_window' is true"),
+        ({"rope_scaling": {"type": "yarn", "mrope_section": [2, 3, 3]}}, "'rope_scaling.type' is \"yarn\""),
+        ({"num_hidden_layers": None}, "has no 'num_hidden_layers'"),
+        ({"vision_config": {}}, "has no 'vision_config.depth'"),
+        ({"rope_scaling": {"type": "mrope"}}, "mrope_section [16, 24, 24] is not three numbers"),
     ],
 )
 def test_a_config_that_asks_for_more_than_is_implemented_is_one_line(change, message):

@@ -106,7 +106,11 @@ def _other_json(data: bytes, _: Sequence[bytes], rng: random.Random) -> bytes:
             value = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        changed = json.dumps(_changed(value, rng), ensure_ascii=rng.random() < 0.8).encode("utf-8", "surrogatepass")
+        try:
+            text = json.dumps(_changed(value, rng), ensure_ascii=rng.random() < 0.8)
+        except RecursionError:  # nested several times over
+            return data
+        changed = text.encode("utf-8", "surrogatepass")
         return changed if place is None else b"\n".join([*lines[:place], changed, *lines[place + 1 :]])
     return data
 
