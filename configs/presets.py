@@ -88,7 +88,8 @@ def packed_batch(c: ConfigDict) -> None:
 def paper_batch(c: ConfigDict) -> None:
     """One post a step, as the paper's batch size of 1 may mean, on as few rows as the mesh allows.
 
-    On several devices all rows but one are empty.
+    On several devices all rows but one are empty. Where the mesh leaves its size to the machine (-1), also give
+    config.global_batch_size: a row a device.
     """
     c.posts_per_step = c.accumulation_steps = 1
     c.global_batch_size = max(c.mesh.data, 1) * max(c.mesh.fsdp, 1)

@@ -19,6 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 from mmkp_jax.errors import InputError
 from mmkp_jax.hosts import everywhere, is_writer, several, wait_for_all
 from mmkp_jax.runtime.checksums import FILE, damage, has_checksums
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.sealing import Sealed
 from mmkp_jax.sharding import MEMORIES
 from mmkp_jax.step import State
@@ -145,7 +146,7 @@ class Checkpoints:
                 restored = self.restore(step, state)
             except InputError as error:
                 failed = error
-                print(error, file=sys.stderr)
+                print(for_terminal(str(error)), file=sys.stderr)
             if everywhere(restored is not None):
                 damaged = [each for each in self._manager.all_steps() if each > step]
                 self.put_aside(damaged, f"going back to step {step:,}")
@@ -160,7 +161,7 @@ class Checkpoints:
         for step in steps:
             if is_writer():
                 (self._folder / str(step)).rename(self._folder / f"{step}.damaged-{uuid.uuid4().hex[:8]}")
-            print(f"{instead}; that of step {step:,} is put aside", file=sys.stderr)
+                print(f"{instead}; that of step {step:,} is put aside", file=sys.stderr)
         wait_for_all("damaged checkpoints")
         self._manager.reload()
 
@@ -241,7 +242,7 @@ class Best:
         try:
             restored = self._kept.restore(step, {part: state[part] for part in self.PARTS})
         except InputError as error:
-            print(error, file=sys.stderr)
+            print(for_terminal(str(error)), file=sys.stderr)
         if everywhere(restored is not None):
             return restored
         self._kept.put_aside([step], "there is no best step any more")
@@ -257,7 +258,7 @@ class Best:
             self._kept.verify(step)
             score = self._kept.note(step).get("score")
         except InputError as error:
-            print(error, file=sys.stderr)
+            print(for_terminal(str(error)), file=sys.stderr)
         if everywhere(isinstance(score, int | float)):
             return float(score)
         self._kept.put_aside([step], "the best step is chosen anew, of those to come")

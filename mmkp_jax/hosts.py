@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from mmkp_jax.errors import LOST, InputError, LostError
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.meeting import ENDING, GRACE_SECONDS, Meeting, end_as_lost, meet
 
 JOIN_SECONDS = 600.0
@@ -191,7 +192,7 @@ def ending_together() -> Iterator[None]:
             end_as_lost(loss)
         with ENDING:
             if isinstance(error, InputError | LostError):
-                print(error, file=sys.stderr)
+                print(for_terminal(str(error)), file=sys.stderr)
             else:
                 traceback.print_exc()
             sys.stderr.flush()

@@ -47,6 +47,8 @@ def has_checksums(folder: Path) -> bool:
 def damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
     """What differs from the checksums: None where nothing does; also where a file is missing, or was added.
 
+    Hidden files that are not listed are passed over: file systems make them (`.nfs…`), and what copies folders does.
+
     Args:
         share: of several that verify the same folder, which this one is: it reads its part of the bytes alone.
         shares: how many they are.
@@ -67,7 +69,7 @@ def damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
         return f"its files cannot be listed ({error.strerror})"
     if missing := sorted(told.keys() - sizes.keys()):
         return f"{_some(missing)} missing"
-    if added := sorted(sizes.keys() - told.keys()):
+    if added := sorted(name for name in sizes.keys() - told.keys() if not Path(name).name.startswith(".")):
         return f"{_some(added)} not written with it"
     if other := [name for name in sorted(told) if sizes[name] != told[name].bytes]:
         return f"{other[0]} has {sizes[other[0]]:,} bytes instead of {told[other[0]].bytes:,}"

@@ -124,13 +124,15 @@ def parse(text: str | bytes, where: str, hint: str = HINT) -> Any:
     """
     try:
         value = json.loads(text)
-        if _openings(text) > DEPTH and _is_deep(value):
+        if _openings(text) > DEPTH and is_deep(value):
             raise RecursionError
     except RecursionError:
         raise InputError("its JSON is nested too deep", where, hint) from None
     except UnicodeDecodeError as error:
         raise InputError(f"is not UTF-8 at byte {error.start}", where, hint) from None
-    except ValueError as error:  # of JSON, or a number of more digits than Python reads
+    except ValueError as error:
+        if "int_max_str_digits" in str(error):  # Python's advice, which is none to a user
+            raise InputError("has a number of more digits than are read", where, hint) from None
         reason = str(error).splitlines()[0]
         raise InputError(f"is not JSON ({reason})", where, hint) from None
     return value
@@ -140,7 +142,7 @@ def _openings(text: str | bytes) -> int:
     return text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
 
 
-def _is_deep(value: Any) -> bool:
+def is_deep(value: Any) -> bool:
     """Whether lists and objects are in each other more than `DEPTH` deep."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(DEPTH):

@@ -185,8 +185,8 @@ def is_alive(owner: Owner) -> bool:
         os.kill(owner.pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        pass  # somebody else's, but there
+    except PermissionError:  # somebody else's, but there; what it is may be hidden from us
+        return _started(owner.pid) in (None, "", owner.started)
     started = _started(owner.pid)
     return started is None or started == owner.started
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from mmkp_jax.errors import LOST, InputError, LostError
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.sockets import (
     connected,
     connections,
@@ -50,7 +51,7 @@ def end_as_lost(reason: str) -> NoReturn:
     """
     with ENDING:
         line = f"another host of this job is lost ({reason}); started again, the run continues from its last checkpoint"
-        print(f"\n{line}", file=sys.stderr, flush=True)
+        print(f"\n{for_terminal(line)}", file=sys.stderr, flush=True)
         os._exit(LOST)
 
 
@@ -175,9 +176,12 @@ class First(Meeting):
         with self.changed:
             if size != self.size:
                 what = f"host {host} counts {size} hosts in this job, and the first counts {self.size}"
-                mistake = InputError(what, "--num_processes", "give all of them the same")
-                self._mistake = self._mistake or mistake
+                if not self._began:  # else it is a stray of another job, and this one goes its way
+                    mistake = InputError(what, "--num_processes", "give all of them the same")
+                    self._mistake = self._mistake or mistake
+                    self.changed.notify_all()
                 send_line(connection, f"mistake {what}")
+                return connection.close()
             elif self._began or host in self._joined or not 0 < host < size:
                 send_line(connection, f"taken host {host} has joined already")
                 return connection.close()
@@ -190,7 +194,7 @@ class First(Meeting):
                 self._note(lambda: self._done.add(host))
             elif line == "bye":
                 return self._note(lambda: self._gone.add(host))
-        if host in self._joined:
+        if self._joined.get(host) is connection:
             self._lose(f"host {host} of {self.size}")
 
     def _send_all(self, line: str) -> None:

@@ -4,8 +4,8 @@ import json
 import math
 from typing import Any
 
-DEPTH = 100
-"""Objects and lists inside each other, at most."""
+from mmkp_jax.runtime.json_files import is_deep
+
 DIGITS = 400
 """Of a whole number that is kept as one; a longer one is kept as its text."""
 
@@ -30,7 +30,7 @@ def read_body(content: bytes) -> dict[str, Any]:
         raise NotJson("the answer is not JSON") from None
     if not isinstance(body, dict):
         raise NotJson("the answer is not a JSON object")
-    if _is_deep(body):
+    if is_deep(body):
         raise NotJson("the answer's JSON is nested too deep")
     return body
 
@@ -42,13 +42,3 @@ def _integer(digits: str) -> int | str:
 def _real(digits: str) -> float | str:
     value = float(digits)
     return value if math.isfinite(value) else digits
-
-
-def _is_deep(body: dict[str, Any]) -> bool:
-    level: list[Any] = [body]
-    for _ in range(DEPTH):
-        inside = (each.values() if isinstance(each, dict) else each for each in level)
-        level = [each for values in inside for each in values if isinstance(each, dict | list)]
-        if not level:
-            return False
-    return True

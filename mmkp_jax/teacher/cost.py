@@ -50,7 +50,18 @@ def usage_of(body: Mapping[str, Any], most: Usage) -> Usage | None:
     usage = body.get("usage")
     if not isinstance(usage, Mapping):
         return None
-    return believed(usage.get("prompt_tokens"), usage.get("completion_tokens"), most)
+    found = believed(usage.get("prompt_tokens"), usage.get("completion_tokens"), most)
+    if found and (found.prompt * BELOW < most.prompt or (_says_something(body) and not found.completion)):
+        return None  # it would lower what counts as spent
+    return found
+
+
+def _says_something(body: Mapping[str, Any]) -> bool:
+    """Whether an answer has text, which takes tokens."""
+    match body.get("choices"):
+        case [{"message": {"content": str(text)}}, *_]:
+            return bool(text)
+    return False
 
 
 def believed(prompt: object, completion: object, most: Usage) -> Usage | None:
@@ -63,6 +74,10 @@ def believed(prompt: object, completion: object, most: Usage) -> Usage | None:
     if prompt > times * most.prompt + more or completion > times * most.completion + more:
         return None
     return Usage(prompt, completion)
+
+
+BELOW = 100
+"""A prompt may take so many times fewer tokens than the most that was expected of it."""
 
 
 class Estimate(NamedTuple):
