@@ -17,7 +17,8 @@ class InputError(ValueError):
     def __str__(self) -> str:
         what = self.what if len(self.what) <= LONGEST else self.what[: LONGEST - 1] + "…"
         lines = f"{self.where}: {what}; {self.mend}".splitlines()
-        return " ".join(line.strip() for line in lines if line.strip())
+        line = " ".join(line.strip() for line in lines if line.strip())
+        return line.encode("utf-8", "backslashreplace").decode("utf-8")  # half a character is none to print
 
 
 AGAIN = 75

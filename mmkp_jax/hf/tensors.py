@@ -43,15 +43,21 @@ def is_there(file: Path) -> bool:
     """Whether there is such a file.
 
     Raises:
-        InputError: there is a link, and no file where it points, as after a hub's cache was moved or cleaned.
+        InputError: there is a link, and no file where it points, as after a hub's cache was moved or cleaned; or no
+            file can have that name.
     """
-    if not file.is_file() and file.is_symlink():
+    try:
+        found = file.is_file()
+    except OSError as error:  # a name from an index may be longer than any
+        hint = "take the index published with the weights"
+        raise InputError(f"a file cannot be looked up ({error.strerror})", str(file.parent), hint) from None
+    if not found and file.is_symlink():
         raise InputError(
             f"this is a link to {os.readlink(file)}, and no file is there",
             str(file),
             "copy the folder with what its links point to, or download the checkpoint again",
         )
-    return file.is_file()
+    return found
 
 
 def reason_of(error: BaseException) -> str:
