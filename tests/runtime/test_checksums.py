@@ -45,6 +45,12 @@ def test_flipped_bits_of_any_file_are_noticed_by_the_reader_whose_share_it_is(fo
     assert damage(folder) is None
 
 
+def test_hidden_files_that_a_file_system_or_a_copy_made_are_passed_over(folder):
+    (folder / ".nfs0001").write_bytes(b"")
+    (folder / "state" / ".DS_Store").write_bytes(b"x")
+    assert damage(folder) is None
+
+
 def test_what_is_cut_missing_or_added_is_named_by_every_reader(folder):
     (folder / "new").write_bytes(b"")
     assert damage(folder) == damage(folder, 1, 2) == "new is not written with it"

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from mmkp_jax.errors import LOST, BusyError, InputError
+from mmkp_jax.runtime import lock
 from mmkp_jax.runtime.lock import BEAT, LOCK, Lock, is_alive, this_process
 
 QUICK = {"beat": 0.05, "settle": 0.05}
@@ -148,3 +149,12 @@ def test_a_lock_that_somebody_removed_is_written_again(tmp_path):
         while not (tmp_path / LOCK).exists():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_a_process_that_is_hidden_from_us_but_refuses_our_signal_is_alive(monkeypatch):
+    def refused(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(lock.os, "kill", refused)
+    monkeypatch.setattr(lock, "_started", lambda pid: "")
+    assert lock.is_alive(lock.this_process()._replace(started="123"))

@@ -101,6 +101,15 @@ def test_hosts_that_count_another_number_of_hosts_are_a_mistake_of_both(where):
         assert error.what == "host 1 counts 3 hosts in this job, and the first counts 2"
 
 
+def test_a_stray_host_of_another_job_is_turned_away_and_the_job_continues(where):
+    job = [First(int(where.split(":")[1]), 2, 1), Other(where, 1, 2)]
+    assert failures(job, 60) == [None, None]
+    (error,) = failures([Other(where, 1, 3)], 5)
+    assert isinstance(error, InputError) and "counts 3 hosts" in error.what
+    time.sleep(0.5)
+    assert job[0].loss is None and job[1].loss is None
+
+
 def test_a_port_that_is_in_use_is_a_mistake(where):
     port = int(where.split(":")[1])
     First(port, 2, 1)

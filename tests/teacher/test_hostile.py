@@ -297,3 +297,13 @@ def test_an_address_that_is_none_is_one_line(url):
 def test_a_header_that_is_none_is_one_line(headers):
     with pytest.raises(InputError):
         Endpoint("http://host/v1", MODEL, headers=headers)
+
+
+def test_a_usage_that_is_too_low_to_be_true_is_not_money():
+    said = {"choices": [{"message": {"content": "It snows."}}]}
+    most = MOST._replace(prompt=1000)
+    assert usage_of(said | {"usage": {"prompt_tokens": 900, "completion_tokens": 0}}, most) is None
+    assert usage_of(said | {"usage": {"prompt_tokens": 9, "completion_tokens": 3}}, most) is None
+    assert usage_of(said | {"usage": {"prompt_tokens": 900, "completion_tokens": 3}}, most) == (900, 3)
+    empty = {"choices": [], "usage": {"prompt_tokens": 900, "completion_tokens": 0}}
+    assert usage_of(empty, most) == (900, 0)
