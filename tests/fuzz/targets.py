@@ -1,5 +1,7 @@
 """All readers of what comes from outside."""
 
-from tests.fuzz import targets_models, targets_posts, targets_scores, targets_teacher
+from tests.fuzz import targets_models, targets_posts, targets_runs, targets_scores, targets_teacher
 
-TARGETS = [*targets_posts.TARGETS, *targets_models.TARGETS, *targets_scores.TARGETS, *targets_teacher.TARGETS]
+MODULES = (targets_posts, targets_models, targets_runs, targets_scores, targets_teacher)
+
+TARGETS = [target for module in MODULES for target in module.TARGETS]
