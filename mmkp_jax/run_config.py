@@ -33,7 +33,11 @@ def run_config(workdir: Path) -> ConfigDict:
     if "strategy" not in fields.content:
         raise InputError(f"its {CONFIG} is not a run's", str(workdir), "give a run's work directory")
     _check(fields)
-    return ConfigDict(dict(fields.content))
+    try:
+        return ConfigDict(dict(fields.content))
+    except (ValueError, TypeError) as error:  # of a field's name
+        reason = " ".join(str(error).split())
+        raise InputError(f"this is not the config of a run ({reason})", str(workdir / CONFIG), _HINT) from None
 
 
 def holds_run(workdir: Path) -> bool:
