@@ -1,6 +1,7 @@
 """Files that are written atomically: under another name first, then renamed over the old one."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -20,11 +21,19 @@ def part_of(file: Path) -> Path:
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """A new file open for writing, which takes the place of `file` when the block ends, and never if it raises.
 
-    What was written is on the disk before the old file goes. Folders above are made.
+    What was written is on the disk before the old file goes. Folders above are made. A link stays, and the file that it
+    leads to is replaced. A device or a pipe (`/dev/stdout`) is no file to replace: it is written to as it is.
 
     Raises:
-        OSError: it cannot be written; the old file is as it was.
+        OSError: it cannot be written, or is a folder; the old file is as it was.
     """
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    if _is_special(file):
+        with file.open("wb") as out:
+            yield out
+        return
+    file = Path(os.path.realpath(file))
     file.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(file)
     try:
@@ -37,6 +46,12 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def _is_special(file: Path) -> bool:
+    """Whether renaming another file over this one would take away something that is no file of ours."""
+    of_the_system = os.path.abspath(file).startswith(("/dev/", "/proc/"))  # also where the output is sent to a file
+    return file.exists() and (of_the_system or not file.is_file())
 
 
 def write_bytes(file: Path, content: bytes) -> None:

@@ -3,15 +3,19 @@
 import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from mmkp_jax.errors import InputError
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/")  # one letter is a drive; pathlib makes `gs://` into `gs:/`
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.\-]+):/")  # one letter is a drive; pathlib makes `gs://` into `gs:/`
+
+_BUCKET = re.compile(r"\s*(gs|gcs|s3|s3a|hdfs|abfss?|wasbs?|az):[^/]+/", re.IGNORECASE)
+"""A bucket whose slashes were forgotten; `s3:test` is a split of a dataset."""
 
 
 def scheme_of(path: str | os.PathLike[str]) -> str | None:
     """The scheme of what looks like a URL (`gs`, `s3`, `https`, `file`), also after pathlib took a slash away."""
-    found = _SCHEME.match(os.fspath(path))
+    found = _SCHEME.match(os.fspath(path)) or _BUCKET.match(os.fspath(path))
     return found[1].lower() if found else None
 
 
@@ -27,6 +31,20 @@ def check_local(path: str | os.PathLike[str], where: str) -> None:
     if scheme := scheme_of(path):
         hint = "give the path itself" if scheme == "file" else "give a local folder, or one where the bucket is mounted"
         raise InputError(f"{scheme}:// is not a local path, and only those can be used", where, hint)
+
+
+def check_no_input(out: Path | None, where: str, inputs: Iterable[Path | None]) -> None:
+    """Refuses an output that is one of the inputs, under this name or another: writing it would lose that.
+
+    Args:
+        where: the flag that gave the output.
+
+    Raises:
+        InputError: it is.
+    """
+    for each in inputs:
+        if out and each and out.exists() and each.exists() and out.samefile(each) and each.is_file():
+            raise InputError(f"{out} is an input of this command too", where, "name another file")
 
 
 def check_all_local(value: object, where: str) -> None:

@@ -9,7 +9,15 @@ import pytest
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.paths import check_local, scheme_of
 
-SCHEMES = ["gs://bkt/data", "s3://bkt/data", "hdfs://host/data", "https://example.com/x", "file:///tmp/x"]
+SCHEMES = [
+    "gs://bkt/data",
+    "s3://bkt/data",
+    "hdfs://host/data",
+    "https://example.com/x",
+    "file:///tmp/x",
+    " gs://x",
+    "gs:x/y",
+]
 
 
 @pytest.mark.parametrize("path", SCHEMES)
@@ -19,7 +27,7 @@ def test_a_scheme_is_refused_however_the_path_is_held(path, made):
         check_local(made(path), "--out")
 
 
-@pytest.mark.parametrize("path", ["data", "/data/x", "C:/data", "a:b", "data/mine:1", "./gs:/x", "x/y://z"])
+@pytest.mark.parametrize("path", ["data", "/data/x", "C:/data", "a:b", "s3:test", "data/mine:1", "./gs:/x", "x/y://z"])
 def test_other_paths_pass(path):
     assert scheme_of(path) is None
 
