@@ -175,6 +175,11 @@ RANGES = {
     "data.max_pixels": (1, math.inf),
     "data.max_text_tokens": (1, math.inf),
     "data.workers": (0, math.inf),
+    "row.tokens": (1, math.inf),
+    "row.patches": (0, math.inf),
+    "row.windows": (0, math.inf),
+    "row.labels": (1, math.inf),
+    "row.examples": (1, math.inf),
     "eval_every": (0, math.inf),
     "export_every": (0, math.inf),
     "valid_posts": (0, math.inf),
@@ -197,6 +202,11 @@ def check_settings(config: ConfigDict) -> None:
         value = operator.attrgetter(field)(config)
         if not low <= value <= high:  # NaN is in no range
             raise InputError(f"{value} is out of range", f"config.{field}", f"give a number from {low} to {high}")
+    if config.row.patches and not config.row.windows:
+        what = f"rows of {config.row.patches:,} patches have no window to put them into"
+        raise InputError(what, "config.row.windows", "give at least 1, or config.row.patches=0")
+    if not all(isinstance(each, str) for each in config.freeze):
+        raise InputError("it holds something that is not text", "config.freeze", "give parameter paths, in quotes")
 
 
 def _check_batch(config: ConfigDict, mesh: Mesh) -> None:

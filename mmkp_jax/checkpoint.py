@@ -113,7 +113,7 @@ class Checkpoints:
         folder = self._folder / str(step)
         if not everywhere(has_checksums(folder)):
             if is_writer():
-                print(unverified(folder), file=sys.stderr)
+                print(for_terminal(unverified(folder)), file=sys.stderr)
             return
         found = damage(folder, jax.process_index(), jax.process_count())
         if not everywhere(found is None):
@@ -161,7 +161,7 @@ class Checkpoints:
         for step in steps:
             if is_writer():
                 (self._folder / str(step)).rename(self._folder / f"{step}.damaged-{uuid.uuid4().hex[:8]}")
-                print(f"{instead}; that of step {step:,} is put aside", file=sys.stderr)
+                print(for_terminal(f"{instead}; that of step {step:,} is put aside"), file=sys.stderr)
         wait_for_all("damaged checkpoints")
         self._manager.reload()
 

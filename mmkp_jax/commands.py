@@ -10,7 +10,7 @@ from typing import NoReturn
 from mmkp_jax.errors import LOST, InputError, LostError, nearest
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.interrupts import INTERRUPTED, while_running
-from mmkp_jax.runtime.paths import check_all_local
+from mmkp_jax.runtime.paths import check_all_local, check_outputs
 from mmkp_jax.runtime.terminal import UNREAD, drop_unread_output, print_anywhere
 
 DISK_ERRORS = {
@@ -50,6 +50,7 @@ class Parser(argparse.ArgumentParser):
                 self._refuse(each, flags)
         for name, value in vars(flags).items():
             check_all_local(value, f"--{name}")
+        check_outputs(vars(flags))
         return flags, rest
 
     def _refuse(self, flag: str, flags: argparse.Namespace) -> NoReturn:
@@ -71,7 +72,8 @@ def status_of(
     try:
         with while_running(), disk_errors_in_one_line():
             status = run(arguments)
-            sys.stdout.flush()
+            if sys.stdout:  # closed by `>&-`
+                sys.stdout.flush()
     except InputError as error:
         print(for_terminal(str(error)), file=sys.stderr)
         return 2

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmkp_jax.errors import LOST, InputError
 from mmkp_jax.hosts import is_writer
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.workdir import cut_back
 
 
@@ -116,7 +117,11 @@ class Watchdog(contextlib.AbstractContextManager):
     def _end(self) -> None:
         try:
             line = f"no {self._what} ended for {self._allowed:g} s; all stacks are in {self._file}"
-            print(f"\n{line}; started again, the run continues from its last checkpoint", file=sys.stderr, flush=True)
+            print(
+                f"\n{for_terminal(line)}; started again, the run continues from its last checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
             with self._file.open("w", encoding="utf-8") as out:
                 faulthandler.dump_traceback(out, all_threads=True)
         finally:

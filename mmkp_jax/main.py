@@ -40,6 +40,7 @@ from mmkp_jax.hosts import (
 from mmkp_jax.maintenance import watch_maintenance
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.predicting import Predictor
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.interrupts import INTERRUPTED
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.settings import read_config
@@ -134,7 +135,7 @@ def _run_watched(
     if config.strategy != "zeroshot" and config.eval_every:  # after the test, of which its card tells
         export(step, params)
     if is_writer():  # when all files are written: a terminal that ends cannot take them along
-        print(f"{tested}\n\nreport: {workdir / 'report.html'}")
+        print(f"{tested}\n\nreport: {for_terminal(str(workdir / 'report.html'))}")
 
 
 def _stop(*_: object) -> None:
@@ -144,7 +145,7 @@ def _stop(*_: object) -> None:
 def _make(module: str) -> None:
     try:
         make = importlib.import_module(module).make
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise InputError(f"this is no module with a make() ({error})", f"config.make={module}", "name one") from None
     make()
 
@@ -166,7 +167,7 @@ def _claim(config: ConfigDict, workdir: Path, extend: bool, base: Folder, lock: 
         resumed = claim(workdir, fields, extend=extend, same=same)
         write_contents(workdir, now)
         write_environment(workdir)
-        print(f"{'going on in' if resumed else 'work directory:'} {workdir}")
+        print(for_terminal(f"{'going on in' if resumed else 'work directory:'} {workdir}"))
 
     on_writer(lambda: check_claim(workdir, fields, extend=extend, same=same))  # what is another's gets no lock either
     _acquire(lock)
@@ -227,7 +228,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         try:
             run(config, workdir, lock, extend=parsed.extend, profiled=profiled)
         except BusyError as busy:
-            print(busy, file=sys.stderr, flush=True)
+            print(for_terminal(str(busy)), file=sys.stderr, flush=True)
             if several():
                 os._exit(AGAIN)
             return AGAIN
@@ -236,7 +237,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             saved = f", and saved, at step {step:,}" if step else ""
             begun = (workdir / "config.json").exists()
             to_go_on = f"to go on: python -m mmkp_jax.main {resume}" if begun else "nothing was begun: start it again"
-            print(f"stopped{saved}; {to_go_on}", flush=True)
+            print(for_terminal(f"stopped{saved}; {to_go_on}"), flush=True)
             status = INTERRUPTED if by_user else AGAIN
             if several() and not step:
                 os._exit(status)  # an orderly end would wait for the others, for minutes
@@ -249,8 +250,9 @@ def _steps(named: str | None, flags: Parser) -> range:
     if named is None:
         return range(0)
     first, _, last = named.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
-        flags.error(f"--profile_steps={named} is not FIRST:LAST, two steps from 1 on")
+    are_numbers = all(each.isdecimal() and len(each) < 19 for each in (first, last))
+    if not (are_numbers and 0 < int(first) <= int(last)):
+        flags.error(f"--profile_steps={named[:40]} is not FIRST:LAST, two steps from 1 on")
     return range(int(first), int(last) + 1)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.builders import MmkpV2Config
-from mmkp_jax.data.chain_files import Chains
+from mmkp_jax.data.chain_files import COT_REJECTS, Chains
 from mmkp_jax.data.posts import REJECTS
 from mmkp_jax.data.records import Counts, dataset_folders, write_dataset
 from mmkp_jax.data.sources import keyphrase_posts, mmkp, mmkp_v2
@@ -88,8 +88,10 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Counts]:
     if there:
         print("it is there already, from the same posts and images, and left as it is")
     elif chains:
-        print(chains.summary())
-    print(f"dataset: {dataset_folders(flags.out)[0]}; rejects: {flags.out / REJECTS}")
+        print(for_terminal(chains.summary()))
+        if unused := chains.unmatched + len(chains.rejects):
+            _warn_of_chains(flags.out, chains.joined, unused)
+    print(for_terminal(f"dataset: {dataset_folders(flags.out)[0]}; rejects: {flags.out / REJECTS}"))
     return counts
 
 
@@ -102,7 +104,15 @@ def _print_reasons(out: Path, counts: Mapping[str, Counts]) -> None:
     for split, count in counts.items():
         if count.rejects > MANY * count.posts:
             share = f"{count.rejects:,} of {count.posts:,} posts of {split} ({count.rejects / count.posts:.0%})"
-            print(f"warning: {share} are rejects: see {out / REJECTS}", file=sys.stderr)
+            print(for_terminal(f"warning: {share} are rejects: see {out / REJECTS}"), file=sys.stderr)
+
+
+def _warn_of_chains(out: Path, joined: int, unused: int) -> None:
+    """Prints a warning where many lines of chains of thought gave no post its chain."""
+    if unused > MANY * (joined + unused):
+        share = f"{unused:,} of {joined + unused:,} chains of thought"
+        line = f"warning: {share} ({unused / (joined + unused):.0%}) are joined to no post: see {out / COT_REJECTS}"
+        print(for_terminal(line), file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

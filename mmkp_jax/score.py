@@ -26,6 +26,7 @@ EPILOG = (
     "Files parted by commas are runs of one system under different seeds."
 )
 FEWEST_RESAMPLES = 100  # that a 95% interval can be read off
+MOST_RESAMPLES = 1_000_000  # each takes some kilobytes, and no decision needs more
 
 
 def parser() -> Parser:
@@ -100,6 +101,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             flags.error(f"--{name}=FILE is not given")
     if parsed.resamples < FEWEST_RESAMPLES and (parsed.resamples or parsed.compare):
         flags.error(f"--resamples={parsed.resamples} is less than {FEWEST_RESAMPLES}")
+    if parsed.resamples > MOST_RESAMPLES:
+        flags.error(f"--resamples={parsed.resamples} is more than {MOST_RESAMPLES:,}")
     if parsed.json and not parsed.json.parent.is_dir():  # said before the work, not after it
         raise InputError("there is no such folder", str(parsed.json.parent), "make it, or name another --json")
     return parsed

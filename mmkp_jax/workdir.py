@@ -17,7 +17,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import CONFIG
 from mmkp_jax.runtime import lock
 from mmkp_jax.runtime.atomic import part_of, write_bytes, write_json, write_text
-from mmkp_jax.runtime.json_files import parse_object, read_object
+from mmkp_jax.runtime.json_files import ends_a_line, parse_object, read_object
 from mmkp_jax.runtime.limits import LINE
 from mmkp_jax.runtime.lines import lines_of
 from mmkp_jax.settings import leaves
@@ -155,7 +155,7 @@ def cut_back(file: Path, step: int) -> None:
                 kept.append(line.content + b"\n")
         except InputError as error:
             fault = error
-    if fault and file.read_bytes().endswith(b"\n"):  # no kill leaves a line's end without its beginning
+    if fault and ends_a_line(file):  # no kill leaves a line's end without its beginning
         raise fault
     write_bytes(file, b"".join(kept))
 

@@ -50,6 +50,11 @@ class Chains:
             except BadLine as bad:
                 self.rejects.append(Reject(bad.id, self.file, number, bad.reason, bad.mend))
 
+        if not self._chain:
+            why = f"; line {self.rejects[0].line}: {self.rejects[0].reason}" if self.rejects else ""
+            hint = 'give JSON Lines of {"id", "cot"}'
+            raise InputError(f"none of its {len(self.rejects):,} lines holds a chain of thought{why}", self.file, hint)
+
     def _add(self, row: dict[str, Any] | BadLine, number: int) -> None:
         if isinstance(row, BadLine):
             raise row
@@ -109,6 +114,11 @@ class Chains:
             yield asdict(Reject(post_id, self.file, line, reason, "mend the id or the post, or leave the line out"))
         self.rejects += [each for post_id, each in self._unfit.items() if post_id not in self._posts]
         yield from map(asdict, self.rejects)
+
+    @property
+    def joined(self) -> int:
+        """Posts that got a chain from the file; complete when the posts were gone through."""
+        return len(self._posts)
 
     def summary(self) -> str:
         """One line on what became of the chains; complete when posts and `beside` were gone through."""

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 from mmkp_jax.data.fields import BadLine, keyphrases_of, quoted
 
-TAG = re.compile(r"</?(?:think|answer)>")
+TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
+"""Of a target, in any case: a model that is taught one in capitals beside it learns two forms."""
 
+_FLAGS = re.DOTALL | re.IGNORECASE
 _INSIDE = r"((?:(?!</?(?:think|answer)>).)*)"
-ANSWER = re.compile(rf"<answer>{_INSIDE}</answer>", re.DOTALL)
-_THOUGHT = re.compile(rf"<think>{_INSIDE}</think>", re.DOTALL)
-_WHOLE = re.compile(rf"\s*<think>{_INSIDE}</think>\s*(?:<answer>{_INSIDE}</answer>\s*)?", re.DOTALL)
+ANSWER = re.compile(rf"<answer>{_INSIDE}</answer>", _FLAGS)
+_THOUGHT = re.compile(rf"<think>{_INSIDE}</think>", _FLAGS)
+_WHOLE = re.compile(rf"\s*<think>{_INSIDE}</think>\s*(?:<answer>{_INSIDE}</answer>\s*)?", _FLAGS)
 
 _FORM = "write the reasoning alone, or <think>…</think><answer>…</answer> with the post's own keyphrases"
 
@@ -57,7 +59,8 @@ def parse_answer(text: str, post_id: str | None = None) -> tuple[tuple[str, ...]
     if not answers and TAG.search(text):
         raise BadLine("the answer has a tag, but no complete <answer>…</answer>", "complete it", post_id)
     thought = _THOUGHT.search(text)
-    if text.count("<think>") > (thought is not None) or text.count("</think>") > (thought is not None):
+    lower = text.lower()
+    if lower.count("<think>") > (thought is not None) or lower.count("</think>") > (thought is not None):
         raise BadLine("the answer has <think> nested, twice or not complete", "write one <think>…</think>", post_id)
     cot = thought[1].strip() if thought else ""
     return keyphrases_of((answers[-1] if answers else text).split(";"), post_id), cot or None

@@ -230,6 +230,8 @@ def tidied(post: Post, notes: Notes) -> Post:
     check_characters(post.id, post.text, post.image or "", *post.keyphrases)
     check_keyphrases(post.keyphrases, post.id)
     keyphrases, changed = tidy(post.keyphrases)
+    if not keyphrases:
+        raise BadLine("the post has no keyphrase", "give it at least one, or leave the post out", post.id)
     for each in changed:
         notes.count(post.file, each)
     return dataclasses.replace(post, keyphrases=keyphrases)

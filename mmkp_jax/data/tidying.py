@@ -1,5 +1,6 @@
 """What is taken from a row although it is not as it should be, counted: one note a file says so."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ NOTES = {
     "imageless": "{n} rows without 'image', taken as posts without one",
     "string": "{n} rows with keyphrases in one text, split at ';'",
     "blanks": "{n} rows with line breaks or more than one blank in a keyphrase, made one blank",
+    "invisible": "{n} rows with a keyphrase of characters that are not seen, left out",
     "repeats": "{n} rows with a keyphrase twice (whatever its case), kept once",
 }
 """What a note says, by what was found."""
@@ -34,9 +36,16 @@ class Notes:
 
 def tidy(keyphrases: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Keyphrases with each run of blanks as one, each once, whatever its case; and which of `NOTES` that changed."""
-    joined = [" ".join(each.split()) for each in keyphrases]
+    visible = [each for each in keyphrases if not is_invisible(each)]
+    joined = [" ".join(each.split()) for each in visible]
     once: dict[str, str] = {}
     for each in joined:
         once.setdefault(each.lower(), each)
-    changed = ["blanks"] * (joined != list(keyphrases)) + ["repeats"] * (len(once) < len(joined))
+    changed = ["invisible"] * (len(visible) < len(keyphrases))
+    changed += ["blanks"] * (joined != visible) + ["repeats"] * (len(once) < len(joined))
     return tuple(once.values()), changed
+
+
+def is_invisible(text: str) -> bool:
+    """Whether a text has no character that is seen: blanks, controls and format characters alone."""
+    return all(each.isspace() or unicodedata.category(each) in ("Cc", "Cf") for each in text)

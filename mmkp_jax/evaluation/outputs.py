@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from mmkp_jax.data.chains import TAG
 from mmkp_jax.evaluation.lists import list_items
 
 Form = Literal["direct", "cot", "other", "broken"]
@@ -16,6 +15,8 @@ READINGS: tuple[Reading, ...] = ("strict", "lenient")
 """How the list in an answer is read: `strict` splits at `;` alone; `lenient` takes other forms of lists apart too."""
 
 ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
+TAG = re.compile(r"</?(?:think|answer)>")
+"""As targets have it, in lower case alone: what else a model writes is its answer."""
 
 
 def parse_output(text: str, reading: Reading = "strict") -> tuple[list[str], Form]:

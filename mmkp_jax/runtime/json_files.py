@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -174,7 +175,8 @@ def read_rows(file: Path, hint: str = HINT, *, cut_off: bool = False) -> Iterato
     """Yields the objects of a JSON Lines file, blank lines passed over, unpacked where its name ends in `.gz`.
 
     Args:
-        cut_off: a last line that is no JSON is passed over: what writes the file may have been killed.
+        cut_off: a last line that is no JSON and has no line feed is passed over: what writes the file may have been
+            killed, which leaves no end of a line without its beginning.
 
     Raises:
         InputError: for the first line that is no JSON object, or is longer than `limits.LINE`.
@@ -194,5 +196,12 @@ def read_rows(file: Path, hint: str = HINT, *, cut_off: bool = False) -> Iterato
             fault = error
             continue
         yield row
-    if fault and not cut_off:
+    if fault and not (cut_off and not ends_a_line(file)):
         raise fault
+
+
+def ends_a_line(file: Path) -> bool:
+    """Whether the last byte of a file that is not packed is a line feed."""
+    with file.open("rb") as opened:
+        opened.seek(-1, os.SEEK_END)
+        return opened.read(1) == b"\n"

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from mmkp_jax.errors import LOST, BusyError, InputError
 from mmkp_jax.runtime.atomic import part_of, write_json
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.json_files import read_object
 
 LOCK, BEAT = "run.lock", "run.beat"
@@ -132,7 +133,8 @@ class Lock(contextlib.AbstractContextManager):
         """
         named = f"process {owner.pid} on {owner.name}" if owner else "a process that cannot be read"
         stale = max(LEAST_BEATS * self._beat, self._seconds / 2)
-        print(f"{self._folder} is held by {named}; waiting up to {self._seconds:g} s for its end", file=sys.stderr)
+        line = f"{self._folder} is held by {named}; waiting up to {self._seconds:g} s for its end"
+        print(for_terminal(line), file=sys.stderr)
         began = changed = time.monotonic()
         seen = _signs(self._folder)
         while True:
@@ -155,7 +157,7 @@ class Lock(contextlib.AbstractContextManager):
         time.sleep(self._settle)
         if _try_owner(self._folder) != self._owner:
             return False
-        print(f"{self._folder}: taken over from {gone}", file=sys.stderr)
+        print(for_terminal(f"{self._folder}: taken over from {gone}"), file=sys.stderr)
         return True
 
     def _write_beat(self) -> None:
@@ -242,6 +244,7 @@ def _signs(folder: Path) -> tuple[bytes | None, bytes | None]:
 
 def _end(message: str) -> None:
     try:
-        print(f"\n{message}; this process ends, and writes nothing more", file=sys.stderr, flush=True)
+        line = for_terminal(f"{message}; this process ends, and writes nothing more")
+        print(f"\n{line}", file=sys.stderr, flush=True)
     finally:
         os._exit(LOST)

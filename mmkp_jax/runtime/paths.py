@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmkp_jax.errors import InputError
@@ -33,18 +33,32 @@ def check_local(path: str | os.PathLike[str], where: str) -> None:
         raise InputError(f"{scheme}:// is not a local path, and only those can be used", where, hint)
 
 
-def check_no_input(out: Path | None, where: str, inputs: Iterable[Path | None]) -> None:
-    """Refuses an output that is one of the inputs, under this name or another: writing it would lose that.
+OUTPUTS = ("out", "json", "store")
+"""Flags that name what a command writes."""
+
+
+def check_outputs(flags: Mapping[str, object]) -> None:
+    """Refuses an output that another flag names too, under this name or another: writing it would lose that file.
 
     Args:
-        where: the flag that gave the output.
+        flags: by name.
 
     Raises:
-        InputError: it is.
+        InputError: there is one.
     """
-    for each in inputs:
-        if out and each and out.exists() and each.exists() and out.samefile(each) and each.is_file():
-            raise InputError(f"{out} is an input of this command too", where, "name another file")
+    for name in OUTPUTS:
+        others = [path for other, value in flags.items() if other != name for path in _paths_in(value)]
+        for out in _paths_in(flags.get(name)):
+            if out.is_file() and any(each.is_file() and each.samefile(out) for each in others):
+                raise InputError("another flag names this file too", f"--{name}={out}", "name another file")
+
+
+def _paths_in(value: object) -> list[Path]:
+    if isinstance(value, Path):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [path for each in value for path in _paths_in(each)]
+    return []
 
 
 def check_all_local(value: object, where: str) -> None:
