@@ -18,6 +18,7 @@ KEYPHRASES = ("fresh bread", "Loaves")
         ("<think>Loaves.</think><answer>fresh bread; loaves</answer>", "Loaves."),
         ("<think>Loaves.</think> <answer> LOAVES;Fresh  bread; </answer>", "Loaves."),
         ("<think></think>", ""),
+        ("<THINK>hm</Think>", "hm"),
         ("a < b and <b>bold</b> and <thinking>", "a < b and <b>bold</b> and <thinking>"),
     ],
 )
@@ -31,6 +32,8 @@ def test_a_chain_comes_out_of_its_tags(text, chain):
         ("<think>a<think>b</think></think>", "tag '<think>'"),
         ("<think>a</think><think>b</think>", "tag '<think>'"),
         ("<think>cut off", "tag '<think>'"),
+        ("<THINK>abc</THINK><ANSWER>x y</ANSWER>", "ends in the answer 'x y'"),
+        ("why <ANSWER>x", "tag '<ANSWER>'"),
         ("so </think> then", "tag '</think>'"),
         ("why<answer>fresh bread; loaves</answer>", "tag '<answer>'"),
         ("<think>a</think> and more", "tag '<think>'"),

@@ -123,7 +123,7 @@ def test_rows_are_taken_as_meant_with_one_note_a_file(tmp_path):
         {"text": "b", "image": "b.jpg", "keyphrases": ["k"]},
         {"id": "c", "text": "c", "keyphrases": "coffee; brown coffee"},
         {"id": "d", "text": "d", "images": ["d.jpg"], "keyphrases": ["new\nyork", "los  angeles", "a\u00a0b"]},
-        {"id": "e", "text": "e", "image": None, "keyphrases": ["paris", "Paris", "rome"]},
+        {"id": "e", "text": "e", "image": None, "keyphrases": ["paris", "Paris", "rome", "\u200b"]},
     ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     notes = Notes()
@@ -140,8 +140,16 @@ def test_rows_are_taken_as_meant_with_one_note_a_file(tmp_path):
         "1 rows without an id, named after the file and line; 1 rows without 'image', taken as posts without one; "
         "1 rows with keyphrases in one text, split at ';'; "
         "1 rows with line breaks or more than one blank in a keyphrase, made one blank; "
+        "1 rows with a keyphrase of characters that are not seen, left out; "
         "1 rows with a keyphrase twice (whatever its case), kept once"
     ]
+
+
+def test_a_post_whose_keyphrases_are_all_unseen_has_none(tmp_path):
+    row = {"id": "a", "text": "a", "image": None, "keyphrases": ["", " ", "\u200b", "\u2060\ufeff"]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    (reject,) = read_jsonl(tmp_path / "train.jsonl")
+    assert isinstance(reject, Reject) and reject.reason == "the post has no keyphrase"
 
 
 def test_keyphrases_of_cmkp_files_are_read_as_they_are(tmp_path):

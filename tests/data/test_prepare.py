@@ -327,16 +327,28 @@ def test_chains_come_out_of_their_tags_or_are_rejected(run, tmp_path):
 
     write_rows(tmp_path / "raw/train.jsonl", [json_post(post_id, **bread) for post_id in own])
     chains = write_rows(tmp_path / "chains.jsonl", [{"id": post_id, "cot": cot} for post_id, cot in own.items()])
-    status, told, _ = run(f"--cot={chains}", f"--out={tmp_path / 'joined'}", dataset="keyphrase_posts")
+    status, told, warned = run(f"--cot={chains}", f"--out={tmp_path / 'joined'}", dataset="keyphrase_posts")
     assert status == 0
     found = {each.id: each.cot for each in records_of(tmp_path / "joined", "train")}
     assert found == {"a": "Loaves.", "b": "hm", "c": None, "d": None, "e": None, "f": "plain"}
     assert "6 lines = 3 joined to posts as read (0 in the place of another) + 0 without a post + 3 bad" in told[1]
+    assert warned[-1].startswith("warning: 3 of 6 chains of thought (50%) are joined to no post: see ")
     unused = {row["id"]: row["reason"] for row in read_rows(tmp_path / "joined/cot_rejects.jsonl")}
     assert unused.keys() == {"c", "d", "e"} and "'lakeside market'" in unused["c"]
     strict = ("--on_bad_row=error", f"--out={tmp_path / 'strict'}", f"--cot={chains}")
     status, _, errors = run(*strict, dataset="keyphrase_posts")
     assert (status, len(errors)) == (2, 1) and "chains.jsonl:4: the chain of thought has a tag" in errors[0]
+
+
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b"x", mtime=0), b"", b'{"id": "a"}\n'], ids=["gzip", "empty", "none"]
+)
+def test_a_file_without_a_chain_is_a_mistake_and_nothing_is_made(run, tmp_path, content):
+    write_rows(tmp_path / "raw/train.jsonl", [json_post("a")])
+    (tmp_path / "chains.jsonl").write_bytes(content)
+    status, _, errors = run(f"--cot={tmp_path / 'chains.jsonl'}", dataset="keyphrase_posts")
+    assert status == 2 and len(errors) == 1 and "lines holds a chain of thought" in errors[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_reasons_of_many_rejects_are_on_the_screen_with_a_warning(run, tmp_path):

@@ -214,6 +214,7 @@ def test_a_mistake_is_one_line_and_exit_2(files, capsys, changed, line):
         (["--predictions=a", "--posts=b", "--compared=b"], "unknown flag --compared=b (did you mean '--compare'?)"),
         (["--predictions=a", "--posts=b", "--resamples=x"], "--resamples: invalid int value: 'x'"),
         (["--predictions=a", "--posts=b", "--resamples=-1"], "--resamples=-1 is less than 100"),
+        (["--predictions=a", "--posts=b", "--resamples=999999999999"], "is more than 1,000,000"),
         (["--predictions=a", "--posts=b", "--compare=c", "--resamples=0"], "--resamples=0 is less than 100"),
     ],
 )
@@ -336,3 +337,19 @@ def test_of_tokenised_posts_nothing_is_said(files, capsys):
     predictions = files("p.txt", "dog;x\ncity\n")
     assert main([f"--predictions={predictions}", f"--posts={files('test.jsonl', JSON_POSTS)}"]) == 0
     assert "--tokenised" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["predictions", "posts"])
+@pytest.mark.parametrize("by_link", [False, True])
+def test_an_output_that_is_an_input_is_refused_and_the_input_stays(tmp_path, capsys, flag, by_link):
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("predictions", "posts")}
+    for file in files.values():
+        file.write_text("whole\n")
+    out = files[flag]
+    if by_link:
+        out = tmp_path / "link.jsonl"
+        out.symlink_to(files[flag])
+    assert main([*(f"--{name}={file}" for name, file in files.items()), f"--json={out}"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "another flag names this file too" in told
+    assert all(file.read_text() == "whole\n" for file in files.values())

@@ -83,6 +83,9 @@ def test_a_line_that_a_kill_cut_off_is_passed_over_only_at_the_end_and_only_if_a
     assert [row.integer("a") for row in read_rows(file, cut_off=True)] == [1]
     with pytest.raises(InputError, match=f"{file}:2: is not JSON"):
         list(read_rows(file))
+    file.write_text('{"a": 1}\n{"a": \n')  # a line that was written to its end is damaged, not cut off
+    with pytest.raises(InputError, match=f"{file}:2: is not JSON"):
+        list(read_rows(file, cut_off=True))
     file.write_text('{"a": \n{"a": 1}\n')
     with pytest.raises(InputError, match=f"{file}:1: is not JSON"):
         list(read_rows(file, cut_off=True))

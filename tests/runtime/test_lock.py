@@ -1,5 +1,6 @@
 """One writer a folder: refused while the owner lives, taken over when it is gone, and who lost it ends."""
 
+import contextlib
 import json
 import os
 import signal
@@ -158,3 +159,12 @@ def test_a_process_that_is_hidden_from_us_but_refuses_our_signal_is_alive(monkey
     monkeypatch.setattr(lock.os, "kill", refused)
     monkeypatch.setattr(lock, "_started", lambda pid: "")
     assert lock.is_alive(lock.this_process()._replace(started="123"))
+
+
+def test_a_name_in_a_lock_moves_no_cursor(tmp_path, capsys):
+    owner = this_process()._replace(host="another", name="node\x1b[2J\n7")
+    (tmp_path / LOCK).write_text(json.dumps(owner._asdict()))
+    with Lock(tmp_path, 0.1, **QUICK, lost=refuse_to_lose) as held, contextlib.suppress(BusyError):
+        held.acquire()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines and all(line.isprintable() and "\\x1b[2J\\n7" in line for line in lines)

@@ -114,3 +114,12 @@ def interrupted(command, *moments, environment=None):
         finally:
             process.kill()
     return process.returncode, error
+
+
+def test_a_closed_output_is_no_traceback(tmp_path):
+    posts, predictions = tmp_path / "p.jsonl", tmp_path / "p.txt"
+    posts.write_text('{"id": "a", "text": "snow", "image": null, "keyphrases": ["snow"]}\n')
+    predictions.write_text("snow\n")
+    command = f"{sys.executable} -m mmkp_jax.score --posts={posts} --predictions={predictions} >&-"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
