@@ -21,17 +21,17 @@ import optax
 from benchmarks.machine import describe_machine
 from configs.dyncot import get_config
 from mmkp_jax.data.forest import Forest, Geometry, RowSize, Tree, plant
-from mmkp_jax.gamma import gamma_rule
-from mmkp_jax.models import qwen2_5_vl
+from mmkp_jax.families.qwen2_5_vl import model
+from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
+from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
 from mmkp_jax.models.definition import define_from, random_params
-from mmkp_jax.models.qwen2_5_vl import Qwen2_5_VL
-from mmkp_jax.models.qwen2_5_vl_config import Qwen2_5_VLConfig, VisionConfig
-from mmkp_jax.objectives import objective
 from mmkp_jax.ops import attention
 from mmkp_jax.ops.backends import backend_name
-from mmkp_jax.optim import adamw, split_params
 from mmkp_jax.pocket.model import DECODER, TOWER
-from mmkp_jax.step import init_state, make_train_step
+from mmkp_jax.training.gamma import gamma_rule
+from mmkp_jax.training.objectives import objective
+from mmkp_jax.training.optimizer import adamw, split_params
+from mmkp_jax.training.step import init_state, make_train_step
 
 T, HEADS, KV_HEADS, WIDTH = 634, 6, 1, 64
 
@@ -176,7 +176,7 @@ def steps(rounds: int) -> None:
     for name, attend in (("plain statement", plain_attention), ("ours", attention.dense_attention)):
         with (
             mock.patch.object(attention, "dense_attention", attend),
-            mock.patch.object(qwen2_5_vl, "dense_attention", attend),
+            mock.patch.object(model, "dense_attention", attend),
         ):
             step = make_train_step(
                 definition, optimizer, objective("dyncot"), rule, examples=size.examples, dtype=jnp.float32

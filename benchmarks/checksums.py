@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from benchmarks.machine import describe_machine
-from mmkp_jax import sealing
-from mmkp_jax.checkpoint import Checkpoints
 from mmkp_jax.runtime.checksums import damage, write_checksums
+from mmkp_jax.training import sealing
+from mmkp_jax.training.checkpoint import Checkpoints
 
 LARGE = 40
 """Gigabytes that the figures are carried over to: a 3B model's state as float32 with both moments."""

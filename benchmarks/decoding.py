@@ -33,16 +33,16 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.machine import describe_machine
-from mmkp_jax.data.blocks import record_of
 from mmkp_jax.data.examples import tree_of
 from mmkp_jax.data.forest import Tree
 from mmkp_jax.data.posts import read_jsonl
+from mmkp_jax.data.shards import record_of
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.decoding.prompts import measure
-from mmkp_jax.models.qwen2_5_vl import CLIP_MEAN, CLIP_STD
-from mmkp_jax.opening import Opened, open_model
+from mmkp_jax.families.qwen2_5_vl.model import CLIP_MEAN, CLIP_STD
+from mmkp_jax.inference.load_model import Opened, open_model
+from mmkp_jax.models.sharding import make_mesh
 from mmkp_jax.pocket.make import make_pocket
-from mmkp_jax.sharding import make_mesh
 
 POCKET = Path("runs/pocket")
 Answers = dict[int, list[int]]

@@ -23,9 +23,9 @@ import transformers
 from benchmarks.machine import describe_machine
 from mmkp_jax.data.posts import Post, read_jsonl
 from mmkp_jax.export import difference, told
-from mmkp_jax.exporting import export, facts_of, open_step, verify
 from mmkp_jax.hf.card import CARD
-from mmkp_jax.predicting import load_predictor
+from mmkp_jax.inference.export_run import export, facts_of, open_step, verify
+from mmkp_jax.inference.predictor import load_predictor
 
 
 def main() -> int:

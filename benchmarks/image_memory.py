@@ -79,8 +79,8 @@ def prepare(folder: Path, names: list[str], out: Path) -> dict[str, str]:
 
 def feed(folder: Path, names: list[str], threads: int) -> dict[str, str]:
     """Reads the images as `predict` does, and cuts those that can be used into patches, in threads."""
-    from mmkp_jax.data.blocks import record_of
     from mmkp_jax.data.posts import Post, Record
+    from mmkp_jax.data.shards import record_of
 
     def read(name: str) -> str:
         row = record_of(Post(name, "text", name, ("key",)), folder)

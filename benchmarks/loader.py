@@ -34,12 +34,12 @@ from benchmarks.packing import qwen_tokenizer, why
 from configs.base import get_config
 from mmkp_jax.data.examples import BOTH, Recipe, tree_of
 from mmkp_jax.data.forest import Geometry, RowSize
-from mmkp_jax.data.lengths import choose, index, sizes_of
 from mmkp_jax.data.pipeline import BUFFERED, Feed, batches
 from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.data.posts import Post, Record, read_cmkp
 from mmkp_jax.data.prompts import read_template, trimmed, user_text
 from mmkp_jax.data.records import Split, open_split, write_dataset
+from mmkp_jax.data.size_index import choose, index, sizes_of
 
 CONFIG = get_config()
 SIZE = RowSize(**CONFIG.row)

@@ -26,10 +26,10 @@ from benchmarks.machine import describe_machine
 from configs.base import get_config
 from mmkp_jax.data.examples import BOTH, Branch, Recipe
 from mmkp_jax.data.forest import Geometry, RowSize
-from mmkp_jax.data.lengths import choose, measure, sizes_of
 from mmkp_jax.data.plan import fill, plan_epoch
 from mmkp_jax.data.posts import Post, Record, Reject, read_cmkp
 from mmkp_jax.data.prompts import read_template
+from mmkp_jax.data.size_index import choose, measure, sizes_of
 from mmkp_jax.pocket.tokenizer import CHAT_TEMPLATE, QWEN_WORDS, SPECIAL_TOKENS
 
 SIZES = (

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
-from tests.real_posts import ROOT, SAID, command, draw_standins, environment, make_real
+from tests.support.real_posts import ROOT, SAID, command, draw_standins, environment, make_real
 
 SPLITS = {"train": ("valid", None), "test": ("test", 500)}
 

@@ -11,10 +11,10 @@ import time
 
 from benchmarks.machine import describe_machine
 from mmkp_jax.plan import plan_line
-from mmkp_jax.planning.page import markdown
-from mmkp_jax.planning.subject import Subject, subject_of
+from mmkp_jax.planning.text import markdown
 from mmkp_jax.planning.topologies import read_topology
-from mmkp_jax.settings import read_config
+from mmkp_jax.planning.workload import Subject, subject_of
+from mmkp_jax.runtime.config import read_config
 
 MODELS = ("3b", "7b")
 SCALE = ("v5e:4x4", "v6e:2x4", "v5p:2x2x4", "h100:8")

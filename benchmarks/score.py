@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.machine import describe_machine
 from mmkp_jax.evaluation.metric import GROUPS, METRICS, per_post, score, scores_of
 from mmkp_jax.evaluation.significance import RESAMPLES, compare, intervals
-from tests.evaluation.naive import naive_scores
-from tests.evaluation.shared import TextPost
+from tests.support.naive_metric import naive_scores
+from tests.support.shared_folder import TextPost
 
 
 class Case(NamedTuple):

@@ -23,12 +23,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.machine import describe_machine
-from mmkp_jax.assembly import plan_training
-from mmkp_jax.checkpoint import Checkpoints
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.runtime.json_files import read_object
-from mmkp_jax.step import State
+from mmkp_jax.training.checkpoint import Checkpoints
+from mmkp_jax.training.setup import plan_training
+from mmkp_jax.training.step import State
 
 STEPS = 3
 

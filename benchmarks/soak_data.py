@@ -29,14 +29,14 @@ from PIL import Image
 
 from benchmarks.machine import describe_machine
 from mmkp_jax import describe, prepare
-from mmkp_jax.data.lengths import index
 from mmkp_jax.data.records import open_split
-from mmkp_jax.feeding import plan_posts, recipe_of
+from mmkp_jax.data.size_index import index
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.models.definition import define
 from mmkp_jax.pocket.model import write_model
 from mmkp_jax.pocket.tokenizer import train_tokenizer
-from mmkp_jax.settings import read_config
+from mmkp_jax.runtime.config import read_config
+from mmkp_jax.training.batches import plan_posts, recipe_of
 
 CONFIG = "configs/dyncot.py:model=qwen2_5_vl_3b"
 """But for its model's folder: a small one here, with a tokenizer of the posts' words."""

@@ -2,9 +2,10 @@
 
     python -m benchmarks.soak_endpoint [--posts=600] [--kills=10]
 
-Each post meets one kind of `tests.teacher.posts.HOSTILE`, in turn. It prints what became of the posts, how often one
-was asked after its answer was on the disk, and what was counted as spent against the server's own count; the exit
-status is 1 where a post came out otherwise than it must, one was asked again, or less was counted than was charged.
+Each post meets one kind of `tests.support.teacher_posts.HOSTILE`, in turn. It prints what became of the posts, how
+often one was asked after its answer was on the disk, and what was counted as spent against the server's own count;
+the exit status is 1 where a post came out otherwise than it must, one was asked again, or less was counted than was
+charged.
 """
 
 import argparse
@@ -25,8 +26,8 @@ from pathlib import Path
 from benchmarks.machine import describe_machine
 from mmkp_jax.teacher.cost import Usage
 from mmkp_jax.teacher.store import Store
-from tests.fake_endpoint import MODEL, FakeEndpoint
-from tests.teacher.posts import HOSTILE, PRICES, hostile, hostile_kind, number_of
+from tests.support.fake_endpoint import MODEL, FakeEndpoint
+from tests.support.teacher_posts import HOSTILE, PRICES, hostile, hostile_kind, number_of
 
 WIDTH = 16
 TRIES = 20

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from benchmarks.machine import describe_machine
 from mmkp_jax.errors import LOST
-from tests.ports import free_port
-from tests.small_pocket import command, environment, small_pocket
+from tests.support.ports import free_port
+from tests.support.small_pocket import command, environment, small_pocket
 
 JOIN_SECONDS, WITHIN_SECONDS = 20, 60
 

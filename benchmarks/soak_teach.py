@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.machine import describe_machine
 from benchmarks.teacher import server
-from tests.fake_endpoint import FAULTS, MODEL
+from tests.support.fake_endpoint import FAULTS, MODEL
 
 POSTS, WIDTH = 2_000, 32
 

@@ -24,15 +24,15 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from mmkp_jax.commands import status_of
 from mmkp_jax.evaluation.files import read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
-from mmkp_jax.evaluation.report import paper
-from mmkp_jax.evaluation.report.runs import Run, read_runs
 from mmkp_jax.evaluation.significance import RESAMPLES, Differences, Intervals
 from mmkp_jax.evaluation.systems import System, compare_systems, read_system
+from mmkp_jax.pages.report import paper
+from mmkp_jax.pages.report.runs import Run, read_runs
 from mmkp_jax.pages.tables import Table, as_text, count, share, without_repeats
 from mmkp_jax.pocket.make import make
+from mmkp_jax.runtime.cli import status_of
 
 ROOT = Path(__file__).parents[1]
 POCKET = ROOT / "runs" / "pocket"

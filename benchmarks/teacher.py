@@ -30,7 +30,7 @@ from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import Job
 from mmkp_jax.teacher.templates import EXPLAIN
-from tests.fake_endpoint import MODEL, FakeEndpoint
+from tests.support.fake_endpoint import MODEL, FakeEndpoint
 
 WIDTH = 256
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -5,8 +5,8 @@
 
 import ml_collections
 
-from mmkp_jax.optim import FROZEN_BY_DEFAULT
-from mmkp_jax.sharding import DEFAULT_RULES
+from mmkp_jax.models.sharding import DEFAULT_RULES
+from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT
 
 
 def get_config() -> ml_collections.ConfigDict:

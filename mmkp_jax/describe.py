@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmkp_jax.commands import Parser, status_of
-from mmkp_jax.describing import Description, Feeding, describe, show
 from mmkp_jax.errors import InputError
-from mmkp_jax.pages.dataset import page_of, tables_of
+from mmkp_jax.pages.dataset.facts import Description, Feeding, describe, show
+from mmkp_jax.pages.dataset.page import page_of, tables_of
 from mmkp_jax.pages.tables import as_text
 from mmkp_jax.runtime.atomic import write_text
+from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.escape import for_terminal
 
 WITHOUT_CONFIG = (
@@ -79,10 +79,10 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
 def _feeding(named: str, overrides: Sequence[str], data: Path | None) -> tuple[Path, Feeding]:
     """The dataset, and how the config feeds it to its model, by the functions that training goes through."""
     from mmkp_jax.data.forest import RowSize  # here, as these import JAX, which is not needed without a config
-    from mmkp_jax.feeding import branches_of, datasets_of, recipe_of
     from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
     from mmkp_jax.models.definition import define
-    from mmkp_jax.settings import read_config
+    from mmkp_jax.runtime.config import read_config
+    from mmkp_jax.training.batches import branches_of, datasets_of, recipe_of
 
     config = read_config(named, overrides)
     if config.make:

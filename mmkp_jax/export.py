@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.cli import Parser, status_of
 
 if TYPE_CHECKING:
-    from mmkp_jax.exporting import Verdict
+    from mmkp_jax.inference.export_run import Verdict
 
 SHOWN = 5
 """Ids of posts that are answered differently."""
@@ -36,9 +36,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Exports as the flags say, and prints what was written."""
     flags = _parse(arguments)
     # Here, as these import JAX: a mistake is told at once.
-    from mmkp_jax.exporting import export, facts_of, open_step, verify
     from mmkp_jax.hf.export import check_out, push
     from mmkp_jax.hf.verify import has_torch
+    from mmkp_jax.inference.export_run import export, facts_of, open_step, verify
 
     check_out(flags.out)  # before the work, not after it
     step, opened = open_step(flags.workdir, flags.step)

@@ -5,14 +5,14 @@ import math
 import sys
 from collections.abc import Sequence
 
-from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.planning.compiling import Compiled, check_compiler
 from mmkp_jax.planning.estimate import estimate
-from mmkp_jax.planning.page import line, markdown, page
 from mmkp_jax.planning.search import compile_subject, fits, largest_row, what_fits
-from mmkp_jax.planning.subject import Subject, subject_of
+from mmkp_jax.planning.text import line, markdown, page
 from mmkp_jax.planning.topologies import Topology, read_topology
-from mmkp_jax.settings import read_config
+from mmkp_jax.planning.workload import Subject, subject_of
+from mmkp_jax.runtime.cli import Parser, status_of
+from mmkp_jax.runtime.config import read_config
 
 EPILOG = (
     "Topologies are chips and how they are joined: v5e:4x4, v6e:2x4, v5p:2x2x4, h100:8, h200:8, a100:8; *N for N "

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.data.builders import MmkpV2Config
 from mmkp_jax.data.chain_files import COT_REJECTS, Chains
 from mmkp_jax.data.posts import REJECTS
@@ -17,6 +16,7 @@ from mmkp_jax.data.records import Counts, dataset_folders, write_dataset
 from mmkp_jax.data.sources import keyphrase_posts, mmkp, mmkp_v2
 from mmkp_jax.data.statistics import rejected
 from mmkp_jax.errors import nearest
+from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.escape import for_terminal
 
 DATASETS = {

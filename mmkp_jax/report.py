@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.report.page import write_report
+from mmkp_jax.pages.report.page import write_report
+from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.escape import for_terminal
 
 

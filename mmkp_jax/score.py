@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import read_aligned, read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.metric import Scores
@@ -19,6 +18,7 @@ from mmkp_jax.evaluation.table import overview
 from mmkp_jax.evaluation.tokenised import Hidden, hidden_keyphrases
 from mmkp_jax.pages.tables import plain
 from mmkp_jax.runtime.atomic import write_json
+from mmkp_jax.runtime.cli import Parser, status_of
 
 EPILOG = (
     "A dataset is a folder that prepare wrote, DIR or DIR:SPLIT; where no split is named, test or, of --train, train. "

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmkp_jax.commands import Parser, status_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING, read_posts
+from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.teacher.card import card_file, write_card
 from mmkp_jax.teacher.chains import Gates
 from mmkp_jax.teacher.endpoint import BATCH_SIZE

@@ -11,11 +11,11 @@ from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.data.posts import Post, Reject
 from mmkp_jax.data.records import open_split, write_dataset
 from mmkp_jax.describe import main, run
-from mmkp_jax.describing import show
-from mmkp_jax.feeding import plan_posts
-from mmkp_jax.settings import read_config
+from mmkp_jax.pages.dataset.facts import show
+from mmkp_jax.runtime.config import read_config
+from mmkp_jax.training.batches import plan_posts
 from tests.data.test_images import picture, saved
-from tests.small_pocket import ROOT, SIZES, small_pocket
+from tests.support.small_pocket import ROOT, SIZES, small_pocket
 
 CONFIG = str(ROOT / "configs/dyncot.py")
 HOSTILE = "<script>alert('x')</script>&amp;"

@@ -4,13 +4,12 @@ import importlib
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from mmkp_jax.settings import read_config
+from mmkp_jax.runtime.config import read_config
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 LINES = [
     line

@@ -8,11 +8,11 @@ import pytest
 from mmkp_jax import judge
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
-from mmkp_jax.teacher.people import read_people
-from mmkp_jax.teacher.ranking import CRITERIA
-from mmkp_jax.teacher.standing import standing_of
+from mmkp_jax.judging.people import read_people
+from mmkp_jax.judging.rank_summary import standing_of
+from mmkp_jax.judging.ranking import CRITERIA
 from tests.data.test_images import picture, saved
-from tests.fake_endpoint import MODEL, FakeEndpoint, said_of
+from tests.support.fake_endpoint import MODEL, FakeEndpoint, said_of
 
 POSTS = 12
 QUALITY = {"good": 0, "fair": 1, "poor": 2}

@@ -21,7 +21,7 @@ from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.errors import AGAIN, LOST
 from mmkp_jax.runtime.lock import BEAT, LOCK, Lock, this_process
-from tests.small_pocket import ROOT, SIZES, UNFED, command, environment, metrics, run, small_pocket
+from tests.support.small_pocket import ROOT, SIZES, UNFED, command, environment, metrics, run, small_pocket
 
 COMPUTED = ("loss", "loss_sft", "loss_cot", "cot_share", "gamma", "grad_norm", "learning_rate", "posts", "tokens")
 

@@ -8,8 +8,9 @@ import pytest
 
 from configs.dyncot import get_config
 from mmkp_jax.evaluation.predictions import Prediction
-from mmkp_jax.predict import _explained, main
-from tests.small_pocket import ROOT, SIZES, environment, run, small_pocket
+from mmkp_jax.inference.predict import _explained
+from mmkp_jax.predict import main
+from tests.support.small_pocket import ROOT, SIZES, environment, run, small_pocket
 
 FIELDS = ["id", "keyphrases", "predicted", "output", "form", "tokens"]
 

@@ -3,15 +3,15 @@
 import importlib
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
 import configs.base
-from mmkp_jax.settings import read_config
-from tests.tiny import hf_model, tiny_config, write_tokenizer
+from mmkp_jax.runtime.config import read_config
+from tests.support.paths import ROOT
+from tests.support.tiny import hf_model, tiny_config, write_tokenizer
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 
 
 def test_the_snippet_trains_a_step(tmp_path, monkeypatch, capsys):
@@ -34,7 +34,7 @@ def test_the_snippet_trains_a_step(tmp_path, monkeypatch, capsys):
 
 
 def test_the_test_command_is_the_one_that_ci_runs():
-    ci = (README.parent / ".ci/run").read_text()
+    ci = (ROOT / ".ci/run").read_text()
     (command,) = re.findall(r"tests:\n\n```bash\n(.*?)\n```", README.read_text(), re.DOTALL)
     assert command in ci.splitlines()
     install = re.search(r"pip install (-c \S+ -e '.\[test\]')", README.read_text())

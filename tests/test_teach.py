@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -13,11 +12,11 @@ from mmkp_jax import teach
 from mmkp_jax.data.chain_files import Chains
 from mmkp_jax.runtime.escape import for_markdown
 from mmkp_jax.teacher.store import Store
-from tests.data.posts_on_disk import write_posts
 from tests.data.test_images import picture, saved
-from tests.fake_endpoint import MODEL, RETURNED, FakeEndpoint
+from tests.support.fake_endpoint import MODEL, RETURNED, FakeEndpoint
+from tests.support.paths import ROOT
+from tests.support.posts_on_disk import write_posts
 
-ROOT = Path(__file__).parents[1]
 SECRET = "sk-secret-of-the-tests"
 
 

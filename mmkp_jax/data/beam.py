@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkp_jax.data.blocks import write_block
+from mmkp_jax.data.shards import write_block
 from mmkp_jax.errors import InputError
 
 if TYPE_CHECKING:

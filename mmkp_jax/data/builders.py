@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from mmkp_jax.data.blocks import OnBadRow, Result, features, write_block
 from mmkp_jax.data.posts import REJECTS
+from mmkp_jax.data.shards import OnBadRow, Result, features, write_block
 from mmkp_jax.errors import InputError
 
 RESAMPLED_OVERLAP = 0.4528

@@ -37,7 +37,7 @@ def builder_in(folder: Path) -> Any:
     """
     import tensorflow_datasets as tfds
 
-    from mmkp_jax.data.blocks import features
+    from mmkp_jax.data.shards import features
 
     read_object(folder / INFO, COPY)
     if (folder / METADATA).is_file():

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmkp_jax.data.lengths import Records
 from mmkp_jax.data.posts import Record
+from mmkp_jax.data.size_index import Records
 
 
 class Joined:

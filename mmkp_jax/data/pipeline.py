@@ -19,8 +19,8 @@ from absl import flags
 
 from mmkp_jax.data.examples import BOTH, Branch, Recipe, tree_of
 from mmkp_jax.data.forest import Forest, RowSize, plant
-from mmkp_jax.data.lengths import Records
 from mmkp_jax.data.plan import EpochPlan, Rows, host_rows
+from mmkp_jax.data.size_index import Records
 from mmkp_jax.errors import LostError
 
 if TYPE_CHECKING:

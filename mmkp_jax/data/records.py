@@ -79,8 +79,8 @@ def write_dataset(
         InputError: the folder holds another dataset or a damaged one, another process prepares one there, it cannot be
             written, a split has no usable post, or a row is bad where none may be.
     """
-    from mmkp_jax.data.blocks import stage, stamp_of  # these import TFDS
     from mmkp_jax.data.builders import BUILDERS, download_config, input_of
+    from mmkp_jax.data.shards import stage, stamp_of  # these import TFDS
 
     out, image_root = Path(out), Path(image_root)
     if not image_root.is_dir():

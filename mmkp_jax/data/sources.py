@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmkp_jax.data.foreign import post_of
+from mmkp_jax.data.import_formats import post_of
 from mmkp_jax.data.posts import Post, Reject, read_cmkp, read_jsonl
 from mmkp_jax.data.resample import overlap, resample
 from mmkp_jax.data.tidying import Notes

@@ -14,9 +14,9 @@ import numpy as np
 
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.data.images import MAX_ASPECT
-from mmkp_jax.data.lengths import Records, digest
 from mmkp_jax.data.posts import Post, Record, restored_reject
 from mmkp_jax.data.records import reject_rows
+from mmkp_jax.data.size_index import Records, digest
 
 LISTED = 3
 """Examples that are kept of each kind of duplicate or reject."""

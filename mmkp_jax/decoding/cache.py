@@ -22,9 +22,9 @@ from jax.sharding import PartitionSpec
 
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.decoding.paging import NOWHERE, Pages
+from mmkp_jax.families.qwen2_5_vl.model import mrope_rotation
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.models.layers import Rotation
-from mmkp_jax.models.qwen2_5_vl import mrope_rotation
 from mmkp_jax.ops.backends import BACKENDS
 from mmkp_jax.ops.layout import ROW_AXES, over_rows
 from mmkp_jax.ops.splash import HEAD_AXIS

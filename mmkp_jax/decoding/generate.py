@@ -26,9 +26,9 @@ from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, 
 from mmkp_jax.decoding.paging import Pages, PageTable
 from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks, row_size
 from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, name_number
+from mmkp_jax.families.qwen2_5_vl.model import mrope_rotation
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.layers import Rotation
-from mmkp_jax.models.qwen2_5_vl import mrope_rotation
 from mmkp_jax.ops.layout import ROW_AXES, over_rows
 
 MOST_ROWS = 8

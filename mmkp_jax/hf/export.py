@@ -25,8 +25,8 @@ from mmkp_jax.hf.load import find_tensors
 from mmkp_jax.hf.names import NAMES, Published, compact, published_name, published_tensors
 from mmkp_jax.hf.preprocessor import with_pixel_limits
 from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, read, reason_of
-from mmkp_jax.hosts import is_writer
 from mmkp_jax.models.definition import Params, flatten
+from mmkp_jax.runtime.hosts import is_writer
 
 Make = Callable[[], np.ndarray]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.names import NAMES, published_name
 from mmkp_jax.hf.preprocessor import check_preprocessor
 from mmkp_jax.hf.tensors import AGAIN, DTYPES, Tensor, find_files, header_of, is_there, reason_of, same_numbers
-from mmkp_jax.models.registry import family_of
 from mmkp_jax.runtime.json_files import read_object
 from mmkp_jax.runtime.lines import read_bytes
 

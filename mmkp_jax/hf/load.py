@@ -9,11 +9,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.folder import CONFIG, Folder
 from mmkp_jax.hf.names import NAMES, Names, Published, compact, published_name, published_tensors
 from mmkp_jax.hf.tensors import DTYPES, Index, Tensor, read
 from mmkp_jax.models.definition import Params, flatten, unflatten
-from mmkp_jax.models.registry import family_of
 
 
 def load_params(folder: Folder, target: Params) -> Params:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mmkp_jax.hf import qwen2_5_vl
+from mmkp_jax.families.qwen2_5_vl import names
 
 
 class Names(NamedTuple):
@@ -27,7 +27,7 @@ class Published(NamedTuple):
     shape: tuple[int, ...]
 
 
-NAMES = {"qwen2_5_vl": Names(qwen2_5_vl.NAMES, qwen2_5_vl.ALIASES, qwen2_5_vl.TIED)}
+NAMES = {"qwen2_5_vl": Names(names.NAMES, names.ALIASES, names.TIED)}
 """The tables by the `model_type` of a Hugging Face config."""
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from mmkp_jax.data.images import MAX_DECODED_PIXELS, MERGE, PATCH
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.qwen2_5_vl.model import CLIP_MEAN, CLIP_STD
 from mmkp_jax.hf.tensors import is_there
-from mmkp_jax.models.qwen2_5_vl import CLIP_MEAN, CLIP_STD
 from mmkp_jax.runtime.json_files import Fields, is_number, read_object
 
 PREPROCESSOR = "preprocessor_config.json"

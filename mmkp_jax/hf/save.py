@@ -11,11 +11,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.folder import CONFIG
 from mmkp_jax.hf.names import NAMES, Published, published_tensors
 from mmkp_jax.hf.tensors import INDEX, WEIGHTS
 from mmkp_jax.models.definition import Params, flatten
-from mmkp_jax.models.registry import family_of
 from mmkp_jax.runtime.atomic import part_of, write_json
 
 MAX_SHARD_BYTES = 2 * 10**9

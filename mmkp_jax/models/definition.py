@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from mmkp_jax.data.forest import Geometry
-from mmkp_jax.models.registry import family_of
+from mmkp_jax.families.registry import family_of
 
 Params = dict[str, Any]
 """A nested dict with arrays (or their shapes, axes, shardings) as leaves; its paths are joined by dots."""

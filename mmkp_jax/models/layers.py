@@ -4,7 +4,7 @@ B rows, T tokens, P patches, D model width, N query heads, K key-value heads, H 
 
 A parameter has the shape of its published tensor; a stack of layers puts one axis in front of it. So loading and
 export rename and stack, and never transpose. Each parameter carries the names of its axes (`logical_axes`), which
-`mmkp_jax.sharding` maps to the mesh.
+`mmkp_jax.models.sharding` maps to the mesh.
 """
 
 from collections.abc import Callable

@@ -10,7 +10,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from mmkp_jax.pages import charts
+from mmkp_jax.pages import histogram, svg
+from mmkp_jax.pages.tables import plain
 
 
 @functools.cache
@@ -22,8 +23,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["jpeg"] = jpeg
-    environment.globals.update(chart_width=charts.WIDTH, chart_height=charts.HEIGHT)
+    environment.filters.update(jpeg=jpeg, plain=plain)
+    environment.globals.update(
+        chart_width=histogram.WIDTH,
+        chart_height=histogram.HEIGHT,
+        width=svg.WIDTH,
+        height=svg.HEIGHT,
+        colours=svg.COLOURS,
+    )
     return environment
 
 

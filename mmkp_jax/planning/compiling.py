@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.errors import InputError
-from mmkp_jax.planning.child import REQUEST, RESULT
+from mmkp_jax.planning.compile_worker import REQUEST, RESULT
 from mmkp_jax.planning.hlo import Program, parse
 from mmkp_jax.planning.topologies import Topology
 
@@ -115,7 +115,7 @@ def compile_config(
 
 
 def _run_child(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "mmkp_jax.planning.child", str(folder)]
+    command = [sys.executable, "-m", "mmkp_jax.planning.compile_worker", str(folder)]
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(

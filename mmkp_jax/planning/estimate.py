@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from mmkp_jax.assembly import dtype_of
-from mmkp_jax.flops import Flops, step_flops, work_of_slots
 from mmkp_jax.models.definition import flatten
-from mmkp_jax.optim import split_params
+from mmkp_jax.models.flops import Flops, step_flops, work_of_slots
 from mmkp_jax.planning.collectives import Collective, collectives
 from mmkp_jax.planning.compiling import Compiled, Outcome
 from mmkp_jax.planning.counts import Counts, count
-from mmkp_jax.planning.subject import Subject
 from mmkp_jax.planning.topologies import Topology
+from mmkp_jax.planning.workload import Subject
+from mmkp_jax.training.optimizer import split_params
+from mmkp_jax.training.setup import dtype_of
 
 
 class Estimate(NamedTuple):

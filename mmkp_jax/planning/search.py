@@ -8,8 +8,8 @@ from typing import NamedTuple
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.ops.splash import LANES
 from mmkp_jax.planning.compiling import Compiled, Outcome, Refused, compile_config
-from mmkp_jax.planning.subject import Subject
 from mmkp_jax.planning.topologies import Topology
+from mmkp_jax.planning.workload import Subject
 
 STEPS = 4
 """Row sizes are tried in quarters of the config's row."""

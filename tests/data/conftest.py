@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.data.posts_on_disk import tiny_recipe, write_posts
+from tests.support.posts_on_disk import tiny_recipe, write_posts
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,15 @@ import pytest
 pytest.importorskip("apache_beam", reason="the extra `beam` is not installed")
 
 from mmkp_jax import prepare
-from mmkp_jax.data import blocks
-from tests.data.raw_posts import read_rows, write_cmkp, write_images
+from mmkp_jax.data import shards
+from tests.support.raw_posts import read_rows, write_cmkp, write_images
 
 TWO_PROCESSES = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"
 
 
 @pytest.fixture
 def flags(tmp_path, monkeypatch) -> list[str]:
-    monkeypatch.setattr(blocks, "POSTS_A_BLOCK", 8)
+    monkeypatch.setattr(shards, "POSTS_A_BLOCK", 8)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]))  # workers'
     raw = write_cmkp(tmp_path / "raw", train=[f"k{i};all" if i % 9 else "" for i in range(60)], test=["a", "b"])
     images = write_images(tmp_path / "images")
@@ -25,7 +25,7 @@ def flags(tmp_path, monkeypatch) -> list[str]:
 
 def test_beam_writes_the_same_files(flags, tmp_path, monkeypatch):
     counts = prepare.run([*flags, f"--out={tmp_path / 'plain'}"])
-    monkeypatch.setattr(blocks, "upright_size", None)  # this process has nothing to decode
+    monkeypatch.setattr(shards, "upright_size", None)  # this process has nothing to decode
     assert prepare.run([*flags, f"--out={tmp_path / 'beam'}", f"--beam={TWO_PROCESSES}"]) == counts
     assert (counts["train"].records, counts["train"].rejects) == (51, 7 + 2)
     for file in (tmp_path / "plain").rglob("*"):

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from mmkp_jax.data import blocks, dataset_files
+from mmkp_jax.data import dataset_files, shards
 from mmkp_jax.data.builders import BUILDERS, Mmkp, MmkpV2, MmkpV2Config
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import open_split, write_dataset
 from mmkp_jax.errors import InputError
-from tests.data.raw_posts import records_of, write_images
+from tests.support.raw_posts import records_of, write_images
 
 POSTS = [Post(f"train-{i}", f"text {i}", f"{i}.jpg", ("key",), None, "f", i) for i in range(20)]
 
@@ -24,7 +24,7 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def dataset(tmp_path, images, monkeypatch) -> Path:
-    monkeypatch.setattr(blocks, "POSTS_A_BLOCK", 8)
+    monkeypatch.setattr(shards, "POSTS_A_BLOCK", 8)
     write_dataset(tmp_path / "out", {"train": POSTS}, images, name="mmkp")
     return tmp_path / "out"
 
@@ -138,11 +138,11 @@ def test_images_wait_in_bounded_number(dataset, tmp_path, images, monkeypatch):
     """The reader is never far ahead of the writer, however slow that is."""
     started, written = [], []
     monkeypatch.setattr(
-        blocks, "upright_size", lambda data, decode=blocks.upright_size: started.append(1) or decode(data)
+        shards, "upright_size", lambda data, decode=shards.upright_size: started.append(1) or decode(data)
     )
     (tmp_path / "blocks").mkdir()
-    monkeypatch.setattr(blocks, "POSTS_A_BLOCK", 100)
-    (block,) = blocks.stage(POSTS * 5, tmp_path / "blocks", "train")
-    blocks.write_block(block, images, threads=2, progress=lambda n: written.append(len(started) - len(written)))
+    monkeypatch.setattr(shards, "POSTS_A_BLOCK", 100)
+    (block,) = shards.stage(POSTS * 5, tmp_path / "blocks", "train")
+    shards.write_block(block, images, threads=2, progress=lambda n: written.append(len(started) - len(written)))
     assert len(written) == 100
     assert max(written) <= 4

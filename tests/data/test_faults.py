@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks.faults import KINDS, as_they_must_be, read_faults, read_rejects
 from mmkp_jax import prepare
-from tests.evaluation.shared import cmkp
+from tests.support.paths import SHARED
+from tests.support.shared_folder import cmkp
 
-DRAW = Path(__file__).parents[3] / "shared" / "tools" / "standin_images.py"
+DRAW = SHARED / "tools" / "standin_images.py"
 POSTS = 250
 """Of each split, from the top."""
 

@@ -4,10 +4,10 @@ import unicodedata
 
 import pytest
 
-from mmkp_jax.data.blocks import record_of
 from mmkp_jax.data.image_files import ImageError, image_path, kind_of
 from mmkp_jax.data.images import decode
 from mmkp_jax.data.posts import Post, Record, Reject
+from mmkp_jax.data.shards import record_of
 from tests.data.test_images import picture, saved
 
 NAME = "café-naïve.png"

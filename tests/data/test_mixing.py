@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mmkp_jax import feeding
-from mmkp_jax.data.lengths import choose, measure, sizes_of
 from mmkp_jax.data.mixing import Joined, posts_of_epoch
-from mmkp_jax.data.pipeline import batches
+from mmkp_jax.data.pipeline import batches as planned_batches
 from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
+from mmkp_jax.data.size_index import choose, measure, sizes_of
 from mmkp_jax.errors import InputError
-from mmkp_jax.feeding import Dataset, datasets_of, plan_posts
-from tests.data.posts_on_disk import SIZE, write_posts
+from mmkp_jax.training import batches
+from mmkp_jax.training.batches import Dataset, datasets_of, plan_posts
+from tests.support.posts_on_disk import SIZE, write_posts
 
 COUNTS = (30, 11)
 
@@ -84,7 +84,9 @@ def test_weights_are_planned_and_loaded(folders, recipe):
     assert [a + b for a, b in zip(each[0][:30], each[1][:30], strict=True)] == [1] * 30
     again = plan_posts(config_of(f"{folders[0]}:0.5,{folders[1]}:2"), recipe)
     assert [list(plan) for plan in again.plans] == [list(plan) for plan in training.plans]
-    posts = sum(int(forest.segment_BT.max(axis=1).sum()) for _, forest in batches(training.feed, training.plans))
+    posts = sum(
+        int(forest.segment_BT.max(axis=1).sum()) for _, forest in planned_batches(training.feed, training.plans)
+    )
     assert posts == sum(map(sum, each)) == 30 + 2 * 2 * 11
 
 
@@ -104,17 +106,17 @@ def test_given_steps_win_over_epochs(folders, recipe):
 
 def test_posts_without_a_chain_of_thought_are_said_before_training(folders, recipe, tmp_path):
     some = plan_posts(config_of(str(folders[0])), recipe)
-    assert "WARNING: few posts have a chain of thought: 10 of 30 training posts (33.3%)" in feeding.describe(some)
+    assert "WARNING: few posts have a chain of thought: 10 of 30 training posts (33.3%)" in batches.describe(some)
     write_dataset(tmp_path / "out", {"train": [Post(f"{n}", f"text {n}", None, ("k",)) for n in range(6)]}, tmp_path)
     none = config_of(str(tmp_path / "out"))
-    assert "so Dynamic CoT trains as SFT does" in feeding.describe(plan_posts(none, recipe))
+    assert "so Dynamic CoT trains as SFT does" in batches.describe(plan_posts(none, recipe))
     none.strategy = "cot"  # on rows of both targets, where its loss would be 0
     with pytest.raises(InputError, match="none of 6 training posts has a chain of thought, so nothing is trained"):
         plan_posts(none, recipe)
 
 
 def test_records_are_numbered_through(split, folders):
-    other = feeding.open_split(folders[1], "train")
+    other = batches.open_split(folders[1], "train")
     joined = Joined([split, other])
     assert len(joined) == len(split) + len(other)
     expected = [part[number] for part in (split, other) for number in range(len(part))]
@@ -138,8 +140,8 @@ def test_test_posts_that_are_trained_on_are_counted(recipe, tmp_path):
     alone = plan_posts(config_of(str(tmp_path / "a")), recipe)
     mixed = plan_posts(config_of(f"{tmp_path / 'a'},{tmp_path / 'b'}"), recipe)
     assert (alone.known_tests, mixed.known_tests) == (0, 1)
-    assert "test posts" not in feeding.describe(alone)
-    assert "; test posts that have the text of a training post: 1\n" in feeding.describe(mixed)
+    assert "test posts" not in batches.describe(alone)
+    assert "; test posts that have the text of a training post: 1\n" in batches.describe(mixed)
 
 
 def test_a_path_without_weight_counts_once(folders):

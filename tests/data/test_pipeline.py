@@ -13,11 +13,12 @@ import pytest
 
 from mmkp_jax.data.examples import BOTH, tree_of
 from mmkp_jax.data.forest import Forest, plant
-from mmkp_jax.data.lengths import choose, measure, sizes_of
 from mmkp_jax.data.pipeline import Feed, Position, batches, position_of, step_of
 from mmkp_jax.data.plan import plan_epoch
+from mmkp_jax.data.size_index import choose, measure, sizes_of
 from mmkp_jax.errors import InputError
-from tests.data.posts_on_disk import SIZE
+from tests.support.paths import ROOT
+from tests.support.posts_on_disk import SIZE
 
 EPOCHS = 2
 
@@ -178,7 +179,7 @@ if __name__ == "__main__":
 def test_a_killed_run_leaves_no_worker(feed, plans, tmp_path):
     (tmp_path / "feed").write_bytes(pickle.dumps((feed, plans)))
     command = [sys.executable, "-c", RUN, str(tmp_path / "feed")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as run:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as run:
         workers = [int(pid) for pid in run.stdout.readline().split()]
         assert len(workers) == 2
         run.kill()
@@ -203,4 +204,4 @@ def test_the_data_modules_load_no_jax():
         "for m in pkgutil.iter_modules(mmkp_jax.data.__path__): importlib.import_module('mmkp_jax.data.' + m.name)\n"
         "sys.exit(sum(name in sys.modules for name in ('jax', 'flax', 'grain', 'tensorflow')))"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

@@ -12,7 +12,7 @@ from mmkp_jax.data.posts import Post, Reject, read_cmkp, read_jsonl
 from mmkp_jax.data.sources import SPLITS
 from mmkp_jax.data.tidying import Notes
 from mmkp_jax.errors import InputError
-from tests.evaluation.shared import CMKP, cmkp
+from tests.support.shared_folder import CMKP, cmkp
 
 GOOD = {"id": "a", "text": "hello", "image": "a.jpg", "keyphrases": ["good news"], "cot": None}
 

@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 
 from mmkp_jax import prepare
-from mmkp_jax.data import blocks
+from mmkp_jax.data import shards
 from mmkp_jax.data.records import dataset_folders
 from mmkp_jax.data.resample import resample
 from mmkp_jax.errors import InputError
-from tests.data.raw_posts import json_post, read_rows, records_of, write_cmkp, write_images, write_rows
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+from tests.support.raw_posts import json_post, read_rows, records_of, write_cmkp, write_images, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -368,17 +367,17 @@ def test_a_damaged_result_of_a_killed_run_is_made_anew(run, tmp_path, images, mo
     write_cmkp(tmp_path / "raw", train=["a"] * 4, test=["b"] * 4)
     (tmp_path / "blocks").mkdir()
     posts = [row for row in prepare.mmkp(tmp_path / "raw").splits["train"]]
-    (block,) = blocks.stage(posts, tmp_path / "blocks", "train")
-    result = blocks.write_block(block, images)
-    assert blocks.result_of(block, result.stamp) == result
+    (block,) = shards.stage(posts, tmp_path / "blocks", "train")
+    result = shards.write_block(block, images)
+    assert shards.result_of(block, result.stamp) == result
     whole = json.loads(block.with_suffix(".result").read_text())
     for name in whole:
         for value in (None, [[]], {"a": 1}, -1, 1e999):
             block.with_suffix(".result").write_text(json.dumps(whole | {name: value}))
-            assert blocks.result_of(block, result.stamp) is None, (name, value)
+            assert shards.result_of(block, result.stamp) is None, (name, value)
     block.with_suffix(".result").write_text(json.dumps(whole)[:-9])
-    assert blocks.result_of(block, result.stamp) is None
-    assert blocks.write_block(block, images) == result
+    assert shards.result_of(block, result.stamp) is None
+    assert shards.write_block(block, images) == result
 
 
 def test_mmkp_v2_is_resampled_with_its_provenance(run, tmp_path):
@@ -391,7 +390,7 @@ def test_mmkp_v2_is_resampled_with_its_provenance(run, tmp_path):
     status, told, _ = run("--seed=3", "--target_overlap=0.5", dataset="mmkp_v2")
     assert status == 0
     source = prepare.mmkp(tmp_path / "raw")
-    posts = {split: [row for row in rows if isinstance(row, blocks.Post)] for split, rows in source.splits.items()}
+    posts = {split: [row for row in rows if isinstance(row, shards.Post)] for split, rows in source.splits.items()}
     train, test, provenance = resample(posts["train"], posts["test"], 0.5, 3)
     assert provenance.dropped and {"train", "test"} == set(provenance.test)
     out = tmp_path / "out"
@@ -411,10 +410,10 @@ def test_mmkp_v2_is_resampled_with_its_provenance(run, tmp_path):
 def child(tmp_path: Path, images: Path, **options) -> subprocess.Popen:
     """The command in a process of its own, with blocks of 8 posts and slow images."""
     script = (
-        "import sys, time; from mmkp_jax import prepare; from mmkp_jax.data import blocks\n"
-        "blocks.POSTS_A_BLOCK, decode = 8, blocks.upright_size\n"
+        "import sys, time; from mmkp_jax import prepare; from mmkp_jax.data import shards\n"
+        "shards.POSTS_A_BLOCK, decode = 8, shards.upright_size\n"
         "def slow(data): time.sleep(float(sys.argv[1])); return decode(data)\n"
-        "blocks.upright_size = slow\n"
+        "shards.upright_size = slow\n"
         "sys.exit(prepare.main(sys.argv[2:]))"
     )
     flags = ["--dataset=mmkp", f"--raw={tmp_path / 'raw'}", f"--images={images}", f"--out={tmp_path / 'out'}"]
@@ -434,10 +433,10 @@ def test_a_killed_run_goes_on_and_never_passes_for_whole(run, tmp_path, images, 
     assert not dataset_folders(tmp_path / "out")
     done = {file: file.stat().st_mtime_ns for file in (tmp_path / "out/unfinished").glob("*.result")}
     assert 4 <= len(done) < 13
-    monkeypatch.setattr(blocks, "POSTS_A_BLOCK", 8)
+    monkeypatch.setattr(shards, "POSTS_A_BLOCK", 8)
     decoded = []
     monkeypatch.setattr(
-        blocks, "upright_size", lambda data, decode=blocks.upright_size: decoded.append(1) or decode(data)
+        shards, "upright_size", lambda data, decode=shards.upright_size: decoded.append(1) or decode(data)
     )
     assert run()[0] == 0
     assert len(decoded) == 110 - 8 * len(done)
@@ -485,7 +484,7 @@ def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
     def interrupted(data: bytes) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(blocks, "upright_size", interrupted)
+    monkeypatch.setattr(shards, "upright_size", interrupted)
     status, _, errors = run()
     assert (status, errors) == (130, ["stopped; the same command goes on"])
     with pytest.raises(InputError, match="no dataset"):

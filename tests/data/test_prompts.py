@@ -13,7 +13,7 @@ from mmkp_jax.data.prompts import cot_target, keyphrase_target, prompt_tokens, r
 from mmkp_jax.data.records import open_split, write_dataset
 from mmkp_jax.errors import InputError
 from mmkp_jax.pocket.tokenizer import SPECIAL_TOKENS
-from tests.tiny import tiny_config, write_tokenizer
+from tests.support.tiny import tiny_config, write_tokenizer
 
 IMAGE = tiny_config().image_token_id
 TEXTS = ["hello world", "wow ! <url>", "ends in a mark!", "two\n\nlines", "emoji 🎉🎉", "", "  spaces  ", "née, 北京。"]

@@ -14,6 +14,7 @@ from mmkp_jax.data.posts import Post, Record, Reject
 from mmkp_jax.data.records import Counts, open_split, rejected_posts, write_dataset
 from mmkp_jax.errors import InputError
 from tests.data.test_images import picture, saved
+from tests.support.paths import ROOT
 
 POSTS = [
     Post("t-1", "naïve 🎉\n", "a.png", ("snow day", "née; no")[:1], None, "f", 1),
@@ -127,7 +128,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path, images):
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "out"), str(images)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=120, check=False, cwd=ROOT,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
     )  # fmt: skip
     assert "told:" in done.stdout, done.stderr[-2000:]

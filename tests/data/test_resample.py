@@ -7,7 +7,7 @@ import pytest
 from mmkp_jax.data.posts import Post, read_cmkp
 from mmkp_jax.data.resample import overlap, resample
 from mmkp_jax.errors import InputError
-from tests.evaluation.shared import CMKP, cmkp
+from tests.support.shared_folder import CMKP, cmkp
 
 
 def posts(split: str, *keyphrases: str) -> list[Post]:

@@ -23,7 +23,7 @@ from mmkp_jax.data.statistics import (
 )
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.stemming import stem_words
-from tests.evaluation.shared import CMKP, cmkp
+from tests.support.shared_folder import CMKP, cmkp
 
 
 class Records(list):

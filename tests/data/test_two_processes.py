@@ -5,13 +5,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from tests.data.posts_on_disk import write_posts
 from tests.data.test_mixing import COUNTS
-from tests.ports import free_port
+from tests.support.paths import ROOT
+from tests.support.ports import free_port
+from tests.support.posts_on_disk import write_posts
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def told(tmp_path_factory) -> list[dict]:
     named = f"{datasets[0]},{datasets[1]}:2"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.data.one_of_two", port, str(number), str(folder), named],
-            cwd=Path(__file__).parents[2], env={**os.environ, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE,
+            [sys.executable, "-m", "tests.support.one_of_two", port, str(number), str(folder), named],
+            cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE,
         )
         for number in range(2)
     ]  # fmt: skip

@@ -10,10 +10,10 @@ from mmkp_jax.data.forest import RowSize, Tree, plant
 from mmkp_jax.decoding.generate import Answer, Generator
 from mmkp_jax.decoding.prompts import measure
 from mmkp_jax.decoding.sampling import Sampling
-from mmkp_jax.sharding import make_mesh
-from tests.parity import BOUND, pair_of, relative_error, their_inputs
-from tests.tiny import tiny_config
-from tests.trees import random_tree
+from mmkp_jax.models.sharding import make_mesh
+from tests.support.parity import BOUND, pair_of, relative_error, their_inputs
+from tests.support.tiny import tiny_config
+from tests.support.trees import random_tree
 
 ANSWER_TOKENS = 24
 MESH = make_mesh({}, jax.devices()[:1])

@@ -5,8 +5,8 @@ import pytest
 
 from mmkp_jax.data.forest import RowSize, Tree
 from mmkp_jax.decoding.prompts import Prompt, measure, plan_batches, plant_trunks
-from tests.tiny import tiny_config
-from tests.trees import geometry_of, random_tree
+from tests.support.tiny import tiny_config
+from tests.support.trees import geometry_of, random_tree
 
 
 def prompts_of(lengths) -> list[Prompt]:

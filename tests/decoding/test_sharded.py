@@ -4,15 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.ports import free_port
-from tests.tiny import hf_model, tiny_config, write_tokenizer
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.paths import ROOT
+from tests.support.ports import free_port
+from tests.support.tiny import hf_model, tiny_config, write_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +24,7 @@ def folder(tmp_path_factory):
 def started(devices: int, *arguments: str) -> subprocess.Popen:
     fake = f"--xla_force_host_platform_device_count={devices}"
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake}
-    command = [sys.executable, "-m", "tests.sharded_decoding", *arguments]
+    command = [sys.executable, "-m", "tests.support.sharded_decoding", *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -2,7 +2,7 @@
 
 from mmkp_jax.evaluation import baselines
 from mmkp_jax.evaluation.baselines import most_frequent, nearest_neighbour
-from tests.evaluation.shared import TextPost
+from tests.support.shared_folder import TextPost
 
 TRAIN = [
     TextPost("a dog in the park", ("dogs",)),

@@ -7,8 +7,8 @@ import pytest
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import GROUPS, METRICS, corpus_scores, per_post, post_values, score, score_by_kind
-from tests.evaluation.naive import naive_scores
-from tests.evaluation.shared import TextPost
+from tests.support.naive_metric import naive_scores
+from tests.support.shared_folder import TextPost
 
 TRAIN = ("dogs", "red car")
 

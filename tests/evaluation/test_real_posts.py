@@ -5,8 +5,8 @@ import pytest
 
 from mmkp_jax.evaluation.files import read_aligned, read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.metric import GROUPS, per_post, score
-from tests.evaluation.naive import naive_scores
-from tests.evaluation.shared import cmkp
+from tests.support.naive_metric import naive_scores
+from tests.support.shared_folder import cmkp
 
 
 @pytest.fixture(scope="module")

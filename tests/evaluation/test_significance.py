@@ -8,8 +8,8 @@ import pytest
 from mmkp_jax.evaluation import significance
 from mmkp_jax.evaluation.metric import CUTOFFS, GROUPS, METRICS, PostCounts, per_post, score
 from mmkp_jax.evaluation.significance import compare, holm, intervals, stack_values, weighted_scores
-from tests.evaluation.shared import TextPost
 from tests.evaluation.test_metric import random_case
+from tests.support.shared_folder import TextPost
 
 
 def two_runs(seed, posts):

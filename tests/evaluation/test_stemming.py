@@ -1,7 +1,7 @@
 """Stems are those that the published scores were taken with."""
 
 from mmkp_jax.evaluation.stemming import stem, stem_words
-from tests.evaluation.shared import cmkp
+from tests.support.shared_folder import cmkp
 
 
 def test_stems_are_those_of_the_published_table():

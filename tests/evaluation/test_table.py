@@ -2,7 +2,7 @@
 
 from mmkp_jax.evaluation.metric import METRICS, score, score_by_kind
 from mmkp_jax.evaluation.table import headline, table
-from tests.evaluation.shared import TextPost
+from tests.support.shared_folder import TextPost
 
 POSTS = [TextPost("a dog", ("dog",)), TextPost("", ("bus", "cat"))]
 

@@ -4,7 +4,7 @@ import pytest
 
 from mmkp_jax.evaluation.files import read_posts
 from mmkp_jax.evaluation.tokenised import Hidden, hidden_keyphrases, tokenise, tokenise_phrases
-from tests.evaluation.shared import TextPost, cmkp
+from tests.support.shared_folder import TextPost, cmkp
 
 
 @pytest.mark.parametrize(

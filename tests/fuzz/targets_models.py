@@ -10,7 +10,7 @@ from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.hf.preprocessor import pixel_limits
 from mmkp_jax.models.definition import define
 from tests.fuzz.harness import Target
-from tests.tiny import hf_config_dict, tiny_config, write_tokenizer
+from tests.support.tiny import hf_config_dict, tiny_config, write_tokenizer
 
 PREPROCESSOR = {
     "min_pixels": 3136,

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmkp_jax.data.blocks import record_of
 from mmkp_jax.data.chain_files import Chains
-from mmkp_jax.data.foreign import post_of
 from mmkp_jax.data.images import FORMATS, ImageError, decode, patches_of
-from mmkp_jax.data.lengths import index
+from mmkp_jax.data.import_formats import post_of
 from mmkp_jax.data.posts import Post, Reject, read_cmkp, read_jsonl
 from mmkp_jax.data.records import REJECTS, open_split, rejected_posts, write_dataset
+from mmkp_jax.data.shards import record_of
+from mmkp_jax.data.size_index import index
 from mmkp_jax.data.sources import Source, keyphrase_posts
-from mmkp_jax.evaluate import read_kinds
-from tests.data.posts_on_disk import tiny_recipe
+from mmkp_jax.inference.evaluate import read_kinds
 from tests.fuzz.harness import Target
 from tests.fuzz.mutate import as_gzip
+from tests.support.posts_on_disk import tiny_recipe
 
 OWN = [
     {"id": "a", "text": "snow in the city", "image": "0.png", "keyphrases": ["snow", "new york"], "cot": "It snows."},

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 from configs.dyncot import get_config
-from mmkp_jax.contents import same_content
 from mmkp_jax.hf.feeding import FEEDING, read_feeding
-from mmkp_jax.run_config import run_config
+from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.runtime import checksums, lock
 from mmkp_jax.runtime.json_files import Fields
-from mmkp_jax.workdir import cut_back
+from mmkp_jax.training.contents import same_content
+from mmkp_jax.training.workdir import cut_back
 from tests.fuzz.harness import Target
 from tests.fuzz.targets_posts import lines_of
 

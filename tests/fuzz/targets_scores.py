@@ -10,8 +10,8 @@ import numpy as np
 from mmkp_jax.data.posts import Post
 from mmkp_jax.evaluation.files import read_aligned, read_posts, read_predictions, read_train_keyphrases
 from mmkp_jax.evaluation.outputs import FORMS, READINGS, parse_output
-from mmkp_jax.evaluation.report.runs import read_runs
-from mmkp_jax.journal import Journal
+from mmkp_jax.inference.resumable_predictions import Journal
+from mmkp_jax.pages.report.runs import read_runs
 from tests.fuzz.harness import Target
 from tests.fuzz.targets_posts import CMKP, OWN, lines_of
 

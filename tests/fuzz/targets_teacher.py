@@ -7,15 +7,15 @@ from pathlib import Path
 
 from mmkp_jax.data.posts import Record
 from mmkp_jax.errors import InputError
+from mmkp_jax.judging.people import KEY, read_people
+from mmkp_jax.judging.ranking import Unreadable, read_better, read_rankings, read_ranks
 from mmkp_jax.teacher.answers import content_of, row_of, verdict
 from mmkp_jax.teacher.chains import Gates, Rejected
 from mmkp_jax.teacher.client import Client
 from mmkp_jax.teacher.cost import Prices, Usage, usage_of
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
 from mmkp_jax.teacher.faults import Again, Refused, retry_after
-from mmkp_jax.teacher.people import KEY, read_people
 from mmkp_jax.teacher.questions import Asked
-from mmkp_jax.teacher.ranking import Unreadable, read_better, read_rankings, read_ranks
 from mmkp_jax.teacher.store import Store, encoded
 from tests.fuzz.harness import Target
 from tests.fuzz.targets_posts import lines_of

@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mmkp_jax.export import main
-from tests.hf.run_on_disk import write_predictions_of, write_run
-from tests.small_pocket import small_pocket
+from tests.support.run_on_disk import write_predictions_of, write_run
+from tests.support.small_pocket import small_pocket
 
 
 @pytest.fixture(scope="session")

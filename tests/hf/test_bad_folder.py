@@ -16,7 +16,7 @@ from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import define, random_params
-from tests.tiny import hf_config_dict, tiny_config, write_tokenizer
+from tests.support.tiny import hf_config_dict, tiny_config, write_tokenizer
 
 INDEX = "model.safetensors.index.json"
 

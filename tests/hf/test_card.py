@@ -13,9 +13,9 @@ from PIL import Image
 from mmkp_jax.data.images import decode
 from mmkp_jax.data.prompts import read_template, trimmed
 from mmkp_jax.export import main
-from mmkp_jax.exporting import facts_of, open_step
 from mmkp_jax.hf.card import Base, Licence, card_of, licence_of
-from mmkp_jax.predicting import load_predictor
+from mmkp_jax.inference.export_run import facts_of, open_step
+from mmkp_jax.inference.predictor import load_predictor
 
 
 def snippets(card: str) -> list[str]:

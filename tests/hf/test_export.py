@@ -17,23 +17,23 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.soak_bitflip import flip_bit
-from mmkp_jax.checkpoint import Best
 from mmkp_jax.errors import InputError
 from mmkp_jax.export import difference, main
-from mmkp_jax.exporting import open_step, verify
+from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from mmkp_jax.hf.export import export_folder
 from mmkp_jax.hf.feeding import FEEDING, Fed
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import NAMES, published_tensors
 from mmkp_jax.hf.verify import BOUND
+from mmkp_jax.inference.export_run import open_step, verify
+from mmkp_jax.inference.load_model import checkpoint_of, open_model
 from mmkp_jax.models.definition import define, flatten
-from mmkp_jax.models.qwen2_5_vl_config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
-from mmkp_jax.opening import checkpoint_of, open_model
-from mmkp_jax.optim import split_params
-from tests.hf.run_on_disk import FROZEN, STEP, write_base, write_run
-from tests.small_pocket import ROOT, SIZES
-from tests.tiny import hf_config_dict, tiny_config
+from mmkp_jax.training.checkpoint import Best
+from mmkp_jax.training.optimizer import split_params
+from tests.support.run_on_disk import FROZEN, STEP, write_base, write_run
+from tests.support.small_pocket import ROOT, SIZES
+from tests.support.tiny import hf_config_dict, tiny_config
 
 LIMITS = {"pixels": (3136, 12544), "fed": Fed(96, 24), "card": "# card\n"}
 INSIDE = {"visual.": "model.visual.", "model.": "model.language_model."}

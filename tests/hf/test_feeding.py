@@ -13,10 +13,10 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.export import main
 from mmkp_jax.hf.feeding import FEEDING, Fed, fed_otherwise, read_feeding
 from mmkp_jax.hf.folder import open_folder
-from mmkp_jax.opening import MAX_TEXT_TOKENS, open_model
-from mmkp_jax.predicting import Predictor, read_post
-from tests.hf.run_on_disk import write_base, write_run
-from tests.tiny import tiny_config
+from mmkp_jax.inference.load_model import MAX_TEXT_TOKENS, open_model
+from mmkp_jax.inference.predictor import Predictor, read_post
+from tests.support.run_on_disk import write_base, write_run
+from tests.support.tiny import tiny_config
 
 SHORTER, LONGER = 40, 700
 POST = "keyphrase prediction for social media posts with images " * 60

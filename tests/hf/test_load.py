@@ -15,15 +15,15 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
+from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B
 from mmkp_jax.hf import tensors
 from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import NAMES, compact, published_name, published_tensors
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import Params, define, flatten, random_params, unflatten
-from mmkp_jax.models.qwen2_5_vl_config import QWEN2_5_VL_3B
-from tests.ports import free_port
-from tests.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from tests.support.ports import free_port
+from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
 
 TABLE = NAMES["qwen2_5_vl"]
 
@@ -180,7 +180,7 @@ def test_reading_by_blocks_changes_nothing(tmp_path, monkeypatch):
 def run_sharded(*arguments: str, devices: int) -> subprocess.Popen:
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.hf.sharded_load", *arguments],
+        [sys.executable, "-m", "tests.support.sharded_load", *arguments],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

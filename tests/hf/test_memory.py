@@ -6,18 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B
 from mmkp_jax.hf.names import NAMES, published_tensors
 from mmkp_jax.hf.save import Pending, save_tensors
 from mmkp_jax.models.definition import define, flatten
-from mmkp_jax.models.qwen2_5_vl_config import QWEN2_5_VL_3B
 from mmkp_jax.pocket.model import preprocessor_json
-from tests.tiny import hf_config_dict, write_tokenizer
+from tests.support.paths import ROOT
+from tests.support.tiny import hf_config_dict, write_tokenizer
 
 BFLOAT16 = jnp.dtype(jnp.bfloat16)
 LARGEST_BYTES = 151_936 * 2048 * BFLOAT16.itemsize
@@ -31,7 +31,7 @@ from mmkp_jax.hf.feeding import Fed
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.models.definition import define
-from mmkp_jax.optim import FROZEN_BY_DEFAULT, split_params
+from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT, split_params
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -88,7 +88,7 @@ def test_loading_and_exporting_3b_takes_twice_its_largest_tensor_beside_the_arra
         done = subprocess.run(
             [sys.executable, "-c", LOAD_AND_EXPORT, str(path), str(out)],
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=600,

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, ProcessorMixin, Qwen2VLImageProcessorPil
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.preprocessor import check_preprocessor, pixel_limits, with_pixel_limits
-from tests.hf.run_on_disk import write_base
-from tests.tiny import tiny_config, write_tokenizer
+from tests.support.run_on_disk import write_base
+from tests.support.tiny import tiny_config, write_tokenizer
 
 DEFAULT = (5, 6)
 ALONE, NESTED = "preprocessor_config.json", "processor_config.json"
@@ -100,7 +100,7 @@ def test_another_way_to_make_images_ready_is_refused(tmp_path, file, field):
 
 
 def test_all_that_opens_a_folder_looks_at_its_preprocessor(tmp_path):
-    from mmkp_jax.planning.subject import published_config
+    from mmkp_jax.planning.workload import published_config
 
     write_base(tmp_path / "base", tiny_config())
     open_folder(str(tmp_path / "base")), published_config(str(tmp_path / "base"))

@@ -14,9 +14,9 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.models.definition import define
-from tests.parity import BOUND, our_logits, relative_error, their_logits
-from tests.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
-from tests.trees import forest_of, random_tree
+from tests.support.parity import BOUND, our_logits, relative_error, their_logits
+from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from tests.support.trees import forest_of, random_tree
 
 CONFIG = tiny_config(
     num_layers=1,

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.launch.fakes import Fakes
+from tests.support.launch_fakes import Fakes
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.fakes import PROGRAM, ROOT
+from tests.support.launch_fakes import PROGRAM, ROOT
 
 TPU = ("--name=mmkp", "--zone=us-west4-a", "--accelerator=v5litepod-16", "--repo=https://example.com/mmkp.git")
 GKE = ("--name=mmkp", "--accelerator=v5litepod-16", "--image=example.com/mmkp:1")

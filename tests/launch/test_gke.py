@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from tests.launch.fakes import PROGRAM
+from tests.support.launch_fakes import PROGRAM
 
 FLAGS = ("--name=mmkp", "--image=example.com/mmkp:1", "--poll=0")
 ASKED = (*FLAGS, "--accelerator=v5litepod-16")

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from tests.launch.fakes import PROGRAM, ROOT
-from tests.small_pocket import command, environment, metrics, small_pocket
+from tests.support.launch_fakes import PROGRAM, ROOT
+from tests.support.small_pocket import command, environment, metrics, small_pocket
 
 SBATCH = """
 options = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)

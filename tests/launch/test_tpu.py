@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.launch.fakes import PROGRAM, ROOT
+from tests.support.launch_fakes import PROGRAM, ROOT
 
 FLAGS = ("--name=mmkp", "--zone=us-west4-a", "--poll=0", "--revision=c0ffee", "--repo=https://example.com/mmkp.git")
 ASKED = (*FLAGS, "--accelerator=v5litepod-16")

@@ -9,7 +9,6 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +19,9 @@ from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.ops.attention import BLOCK, DENSE, MAX_BLOCKS, causal_blocks, dense_attention, forest_mask
 from mmkp_jax.ops.attention import same_segment_mask as picture_mask
 from mmkp_jax.planning.hlo import parse
-from tests.ops.plain_attention import plain_attention
+from tests.support.paths import ROOT
+from tests.support.plain_attention import plain_attention
 
-ROOT = Path(__file__).parents[2]
 BOUND = 2e-6
 
 
@@ -224,7 +223,7 @@ def test_no_scores_wait_for_the_backward_pass():
 
 def test_heads_over_the_tensor_axis_send_nothing_and_shared_keys_no_more_than_the_plain_statement():
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-m", "tests.ops.sharded_attention"]
+    command = [sys.executable, "-m", "tests.support.sharded_attention"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     divided, shared = json.loads(done.stdout.splitlines()[-1]).values()

@@ -6,19 +6,19 @@ import jax
 import numpy as np
 import pytest
 
-from mmkp_jax.assembly import plan_training
 from mmkp_jax.data.forest import Forest, RowSize
-from mmkp_jax.flops import PARTS, step_flops, tree_pairs, work_of, work_of_slots
+from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig
+from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
 from mmkp_jax.models.definition import define_from
-from mmkp_jax.models.qwen2_5_vl import Qwen2_5_VL
-from mmkp_jax.models.qwen2_5_vl_config import Qwen2_5_VLConfig
+from mmkp_jax.models.flops import PARTS, step_flops, tree_pairs, work_of, work_of_slots
 from mmkp_jax.ops.attention import forest_mask, same_segment_mask
-from mmkp_jax.optim import FROZEN_BY_DEFAULT
 from mmkp_jax.planning.counts import count
 from mmkp_jax.planning.hlo import parse
-from tests.test_assembly import ROWS, experiment
-from tests.tiny import hf_config_dict, tiny_config
-from tests.trees import forest_of
+from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT
+from mmkp_jax.training.setup import plan_training
+from tests.support.tiny import hf_config_dict, tiny_config
+from tests.support.trees import forest_of
+from tests.training.test_setup import ROWS, experiment
 
 CONFIG = tiny_config()
 DEFINITION = define_from(Qwen2_5_VL, CONFIG)

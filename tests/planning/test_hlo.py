@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,7 @@ import pytest
 from mmkp_jax.planning.collectives import group_of
 from mmkp_jax.planning.counts import _places, count
 from mmkp_jax.planning.hlo import Array, parse
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 def counted(function, *shapes, true_share=0.5):
@@ -137,7 +135,7 @@ def test_groups_are_read_in_every_way_of_writing_them(attributes, group):
 def test_collectives_of_eight_devices_are_counted_in_bytes_and_turns():
     """In a process with eight fake devices; what each device sends, on rings."""
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-m", "tests.planning.sends"]
+    command = [sys.executable, "-m", "tests.support.sends"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     sent = json.loads(done.stdout.splitlines()[-1])

@@ -7,18 +7,18 @@ import jax
 import pytest
 
 from mmkp_jax import plan
-from mmkp_jax.assembly import load_state, plan_training
 from mmkp_jax.data.forest import RowSize, empty_rows
 from mmkp_jax.decoding.prompts import row_size
 from mmkp_jax.hf.folder import open_folder
-from mmkp_jax.planning.child import lower_step
+from mmkp_jax.planning.compile_worker import lower_step
 from mmkp_jax.planning.compiling import COMPILERS, Compiled, Outcome
 from mmkp_jax.planning.hlo import parse
 from mmkp_jax.planning.search import STEPS, compile_subject, fits, largest_row, scaled, what_fits
-from mmkp_jax.planning.subject import subject_of
 from mmkp_jax.planning.topologies import CHIPS, GPUS, read_topology
-from mmkp_jax.settings import read_config
-from tests.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from mmkp_jax.planning.workload import subject_of
+from mmkp_jax.runtime.config import read_config
+from mmkp_jax.training.setup import load_state, plan_training
+from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
 
 ROW = {"tokens": 256, "patches": 128, "windows": 8, "labels": 64, "examples": 4}
 CONFIG = "configs/dyncot.py:model=qwen2_5_vl_3b,mesh=fsdp"

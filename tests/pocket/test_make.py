@@ -16,7 +16,7 @@ from mmkp_jax.pocket import make
 from mmkp_jax.pocket.make import make_pocket
 from mmkp_jax.pocket.model import INIT, OUTPUT_SCALE
 from mmkp_jax.pocket.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS
-from tests import tiny
+from tests.support import tiny
 
 SIZES = {"train": 120, "valid": 10, "test": 20}
 

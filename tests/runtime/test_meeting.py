@@ -10,8 +10,8 @@ import pytest
 
 from mmkp_jax.errors import LOST, InputError, LostError
 from mmkp_jax.runtime.meeting import First, Other
-from tests.ports import free_port
-from tests.small_pocket import ROOT
+from tests.support.ports import free_port
+from tests.support.small_pocket import ROOT
 
 HOST = """
 import sys, time

@@ -6,16 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from mmkp_jax.commands import status_of
 from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.cli import status_of
 from mmkp_jax.runtime.interrupts import INTERRUPTED
 from mmkp_jax.runtime.terminal import UNREAD
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 POST = {"id": "a", "text": "a dog", "image": None, "keyphrases": ["dogs"], "cot": None}
 
 
@@ -78,7 +77,7 @@ RUNNING = """
 import sys, time
 sys.argv[0] = "-m"  # as while a module is looked for
 import mmkp_jax
-from mmkp_jax.commands import status_of
+from mmkp_jax.runtime.cli import status_of
 def run(_):
     try:
         open(sys.argv[1], "w").close()

@@ -15,8 +15,8 @@ from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import write_results
-from tests.fake_endpoint import FAULTS, FINAL, RETURNED, FakeEndpoint
-from tests.teacher.posts import (
+from tests.support.fake_endpoint import FAULTS, FINAL, RETURNED, FakeEndpoint
+from tests.support.teacher_posts import (
     LIMITS,
     PRICES,
     ask,

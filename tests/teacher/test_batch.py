@@ -10,8 +10,8 @@ from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import EXPLAIN, Template
-from tests.fake_endpoint import HOSTILE_FINAL, USAGES, FakeEndpoint
-from tests.teacher.posts import PRICES, ask, charged, counting, image_posts, job_for, number_of, text_posts
+from tests.support.fake_endpoint import HOSTILE_FINAL, USAGES, FakeEndpoint
+from tests.support.teacher_posts import PRICES, ask, charged, counting, image_posts, job_for, number_of, text_posts
 
 
 def batched(server, file, posts, job=None, images=None, **options):

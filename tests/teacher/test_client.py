@@ -8,7 +8,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.client import Client
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
 from mmkp_jax.teacher.faults import Refused, Unavailable, retry_after
-from tests.fake_endpoint import FINAL, MODEL, FakeEndpoint
+from tests.support.fake_endpoint import FINAL, MODEL, FakeEndpoint
 
 
 def ask_once(server, limits=Limits(attempts=4, backoff=0.01), **fields):  # noqa: B008

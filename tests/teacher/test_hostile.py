@@ -15,8 +15,8 @@ from mmkp_jax.teacher.faults import retry_after
 from mmkp_jax.teacher.questions import Asked
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.transport import PIECE, Unpacker, Unusable
-from tests.fake_endpoint import HOSTILE_AGAIN, HOSTILE_ANSWERED, HOSTILE_FINAL, MODEL, USAGES, FakeEndpoint
-from tests.teacher.posts import HOSTILE, PRICES, ask, hostile, number_of, text_posts
+from tests.support.fake_endpoint import HOSTILE_AGAIN, HOSTILE_ANSWERED, HOSTILE_FINAL, MODEL, USAGES, FakeEndpoint
+from tests.support.teacher_posts import HOSTILE, PRICES, ask, hostile, number_of, text_posts
 
 BOUNDS = Limits(concurrency=8, timeout=10.0, attempts=4, backoff=0.01)
 MOST = Usage(100, 50)

@@ -6,8 +6,8 @@ import pytest
 from mmkp_jax.teacher import limits
 from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.limits import Throttle
-from tests.fake_endpoint import FakeEndpoint
-from tests.teacher.posts import ask, text_posts
+from tests.support.fake_endpoint import FakeEndpoint
+from tests.support.teacher_posts import ask, text_posts
 
 
 @pytest.fixture

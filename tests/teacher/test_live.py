@@ -5,16 +5,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from mmkp_jax import predict, teach
 from tests.data.test_images import picture, saved
-from tests.ports import free_port
-from tests.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+from tests.support.ports import free_port
+from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +26,7 @@ def served(tmp_path_factory):
     write_tokenizer(folder)
     port = free_port()
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "tests.teacher.serve_tiny", str(folder), str(port)]
+    command = [sys.executable, "-m", "tests.support.serve_tiny", str(folder), str(port)]
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     for _ in range(240):

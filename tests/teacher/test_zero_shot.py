@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,9 +15,9 @@ from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.files import read_posts, read_predictions
 from mmkp_jax.predict import main
 from tests.data.test_images import picture, saved
-from tests.fake_endpoint import MODEL, FakeEndpoint
+from tests.support.fake_endpoint import MODEL, FakeEndpoint
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 COUNT = 6
 IMAGES = (0, 3)
 """Posts that have one."""

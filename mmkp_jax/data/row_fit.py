@@ -1,0 +1,81 @@
+"""How posts fit rows of a size: what is trimmed, what is left out, and how full the rows get."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from mmkp_jax.data.examples import Branch
+from mmkp_jax.data.forest import RowSize
+from mmkp_jax.data.plan import fill, plan_epoch
+from mmkp_jax.data.size_index import LIMITS, LeftOut, Lengths, choose, sizes_of
+
+
+class Slots(NamedTuple):
+    """One kind of slot of a row: tokens, say."""
+
+    row: int
+    """How many a row has."""
+    most: int
+    """What the largest post takes."""
+    fill: float
+    """Share of all rows' slots that hold something in an epoch, 0–1."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fit:
+    """A split's posts in rows of one size."""
+
+    posts: np.ndarray
+    """int64: the numbers of the posts that are trained on."""
+    left_out: list[LeftOut]
+    rows: int
+    """Of an epoch, those included that only fill up its last batch."""
+    batches: int
+    batch_rows: int
+    """Rows of a batch; more than were asked for where the posts of a step need them."""
+    slots: dict[str, Slots]
+    """By the names of `RowSize`."""
+    tokens_N: np.ndarray
+    """int64: the token slots that each post takes."""
+
+
+def fit(
+    lengths: Lengths,
+    size: RowSize,
+    branches: tuple[Branch, ...],
+    *,
+    batch_rows: int,
+    seed: int,
+    posts_per_step: int = 0,
+) -> Fit:
+    """Plans the first epoch as training does, and tells what becomes of the posts in it."""
+    posts, left_out = choose(lengths, size, branches)
+    size_N5 = sizes_of(lengths, branches)
+    planned = {"seed": seed, "epoch": 0, "batch_rows": batch_rows, "posts_per_step": posts_per_step}
+    plan = plan_epoch(size_N5, size, posts=posts, **planned) if len(posts) else None
+    used = fill(plan, size_N5, size) if plan else dict.fromkeys(LIMITS, 0.0)
+    most_5 = size_N5.max(axis=0, initial=0).tolist()
+    slots = {
+        name: Slots(limit, most, used[name])
+        for name, limit, most in zip(LIMITS, dataclasses.astuple(size), most_5, strict=True)
+    }
+    return Fit(
+        posts=posts,
+        left_out=left_out,
+        rows=plan.rows if plan else 0,
+        batches=len(plan) if plan else 0,
+        batch_rows=plan.batch_rows if plan else batch_rows,
+        slots=slots,
+        tokens_N=size_N5[:, LIMITS.index("tokens")],
+    )
+
+
+def one_of_each_kind(lengths: Lengths, trimmed_N: np.ndarray, posts: np.ndarray, most: int = 4) -> list[int]:
+    """The numbers of a few of `posts`: the first of each kind, the commonest kinds first.
+
+    Kinds are told apart by whether there is a picture and a chain of thought, and whether the text is trimmed.
+    """
+    kind_N3 = np.stack([lengths.patches_N > 0, lengths.cot_N > 0, trimmed_N], axis=-1)[posts]
+    _, first, count = np.unique(kind_N3, axis=0, return_index=True, return_counts=True)
+    return posts[first[np.argsort(-count, kind="stable")]][:most].tolist()

@@ -1,0 +1,228 @@
+"""Qwen2.5-VL over packed rows: the vision tower, the decoder, and the model that joins them.
+
+B rows, T tokens, P patches, C values of a patch, W windows (tiles of 64 patches), M merged patches, D model width,
+N query heads, K key-value heads, H head width, I = H / 2, V vocabulary, L layers.
+
+Follows transformers' `modeling_qwen2_5_vl.py`, block by block, for still pictures. Its two equal frames of a picture
+are one here: the patch embedding's kernel is summed over its time axis.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mmkp_jax.data.forest import Forest
+from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
+from mmkp_jax.models.layers import (
+    Linear,
+    RMSNorm,
+    Rotation,
+    SwiGLU,
+    parameter,
+    rotary_frequencies,
+    rotate,
+    rotation_by,
+    scan_layers,
+)
+from mmkp_jax.ops.attention import Attend, dense_attention
+from mmkp_jax.ops.backends import BACKENDS
+from mmkp_jax.ops.layout import over_rows, whole_vectors
+from mmkp_jax.ops.tiles import Tiles, from_tiles, lay_tiles, to_tiles
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Mean and standard deviation of RGB, as fractions of 255, that the published preprocessor normalises with."""
+
+VISION_NORM_EPS = 1e-6
+
+
+class PatchEmbed(nnx.Module):
+    """uint8 patches to vectors: normalise, then the convolution whose stride is its size."""
+
+    def __init__(self, config: VisionConfig, *, rngs):
+        side = config.patch_size
+        self.weight = parameter(
+            rngs,
+            (config.hidden_size, config.in_channels, config.temporal_patch_size, side, side),
+            ("vision_embed", None, None, None, None),
+            None,
+        )
+
+    def __call__(self, patch_BPC: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        channels, values = self.weight.shape[1], self.weight.shape[-1] ** 2
+        mean, std = (np.repeat(np.float32(s), values) for s in (CLIP_MEAN, CLIP_STD))
+        x_BPC = ((patch_BPC.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+        kernel_DC = self.weight[...].astype(jnp.float32).sum(axis=2).reshape(-1, channels * values).astype(dtype)
+        return jnp.einsum("bpc,dc->bpd", x_BPC, kernel_DC)
+
+
+class VisionBlock(nnx.Module):
+    """A block of the tower: attention within windows, or over each whole picture."""
+
+    def __init__(self, config: VisionConfig, *, layers: int | None, rngs):
+        D, heads = config.hidden_size, "vision_heads"
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.norm1 = RMSNorm(D, "vision_embed", eps=VISION_NORM_EPS, layers=layers, rngs=rngs)
+        self.norm2 = RMSNorm(D, "vision_embed", eps=VISION_NORM_EPS, layers=layers, rngs=rngs)
+        self.qkv = Linear((3 * D, D), (heads, "vision_embed"), bias=True, layers=layers, rngs=rngs)
+        self.proj = Linear((D, D), ("vision_embed", heads), bias=True, layers=layers, rngs=rngs)
+        self.mlp = SwiGLU(
+            D, config.intermediate_size, ("vision_embed", "vision_mlp"), bias=True, layers=layers, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        x_BPD: jax.Array,
+        rotation: Rotation,
+        tiles: Tiles,
+        attend_picture: Attend,
+        full: jax.Array,
+    ) -> jax.Array:
+        """`full` (bool scalar) chooses attention over the picture instead of the window."""
+        B, P, D = x_BPD.shape
+        qkv_BPD = self.qkv(self.norm1(x_BPD)).reshape(B, P, 3, self.num_heads, self.head_dim)
+        q, k, v = (qkv_BPD[:, :, i] for i in range(3))
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        x_BPNH = jax.lax.cond(full, attend_picture, lambda q, k, v: window_attention(q, k, v, tiles), q, k, v)
+        x_BPD = x_BPD + self.proj(x_BPNH.reshape(B, P, D))
+        return x_BPD + self.mlp(self.norm2(x_BPD))
+
+
+def window_attention(q_BPNH: jax.Array, k_BPNH: jax.Array, v_BPNH: jax.Array, tiles: Tiles) -> jax.Array:
+    """Attention within each window, as one batch of dense tiles."""
+    B, _, N, H = q_BPNH.shape
+    _, W, Z = tiles.filled_BWZ.shape
+    q, k, v = (to_tiles(x, tiles).reshape(B * W, Z, N, H) for x in (q_BPNH, k_BPNH, v_BPNH))
+    out = dense_attention(q, k, v, tiles.filled_BWZ.reshape(B * W, 1, Z))
+    return from_tiles(out.reshape(B, W, Z, N, H), tiles)
+
+
+class Merger(nnx.Module):
+    """Joins merge² neighbouring patches into one image token: the projector of the paper."""
+
+    def __init__(self, config: VisionConfig, *, rngs):
+        joined = config.hidden_size * config.merge_size**2
+        self.norm = RMSNorm(config.hidden_size, "vision_embed", eps=VISION_NORM_EPS, layers=None, rngs=rngs)
+        self.up = Linear((joined, joined), ("vision_mlp", "vision_embed"), bias=True, layers=None, rngs=rngs)
+        self.down = Linear((config.out_hidden_size, joined), ("embed", "vision_mlp"), bias=True, layers=None, rngs=rngs)
+
+    def __call__(self, x_BPD: jax.Array) -> jax.Array:
+        B, _, _ = x_BPD.shape
+        x = self.norm(x_BPD).reshape(B, -1, self.up.weight.shape[1])
+        return self.down(jax.nn.gelu(self.up(x), approximate=False))
+
+
+class VisionTower(nnx.Module):
+    """Patches to features, and by the merger to image tokens; all in window order."""
+
+    def __init__(self, config: VisionConfig, *, remat: bool, attention: str, rngs):
+        self.patch_embed = PatchEmbed(config, rngs=rngs)
+        self.blocks = VisionBlock(config, layers=config.depth, rngs=rngs)
+        self.merger = Merger(config, rngs=rngs)
+        self.config, self.remat, self.attention = config, remat, attention
+
+    def __call__(self, forest: Forest, dtype: jnp.dtype) -> jax.Array:
+        """Features of every patch, before the merger: [B, P, D]."""
+        config = self.config
+        if forest.patch_BPC.shape[1] == 0:  # rows for text only
+            return jnp.zeros((*forest.image_BP.shape, config.hidden_size), dtype)
+        full_L = np.isin(np.arange(config.depth), config.full_attention_layers)
+        rotation = vision_rotation(forest.patch_position_BP2, config)
+        tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.tile_size)
+        attend_picture = BACKENDS[self.attention].pictures(forest.image_BP)
+
+        def block(layer: VisionBlock, x_BPD: jax.Array, full: jax.Array) -> jax.Array:
+            return layer(x_BPD, rotation, tiles, attend_picture, full)
+
+        x_BPD = over_rows(self.patch_embed(forest.patch_BPC, dtype))
+        return scan_layers(self.blocks, x_BPD, block, full_L, remat=self.remat)
+
+
+def vision_rotation(position_BP2: jax.Array, config: VisionConfig) -> Rotation:
+    """Of patches, [B, P, I]: the first half of the pairs turns with the row, the second with the column."""
+    frequency = rotary_frequencies(config.head_dim // 2, config.rope_theta)
+    return rotation_by((position_BP2[..., None] * frequency).reshape(*position_BP2.shape[:2], -1))
+
+
+class DecoderLayer(nnx.Module):
+    """Grouped-query attention with q/k/v bias, then SwiGLU; both after RMSNorm."""
+
+    def __init__(self, config: Qwen2_5_VLConfig, *, layers: int | None, rngs):
+        D, N, K, H = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+        self.head_dim = H
+        norm = dict(eps=config.rms_norm_eps, layers=layers, rngs=rngs)
+        self.attention_norm = RMSNorm(D, "embed", **norm)
+        self.mlp_norm = RMSNorm(D, "embed", **norm)
+        self.q = Linear((N * H, D), ("heads", "embed"), bias=True, layers=layers, rngs=rngs)
+        self.k = Linear((K * H, D), ("kv_heads", "embed"), bias=True, layers=layers, rngs=rngs)
+        self.v = Linear((K * H, D), ("kv_heads", "embed"), bias=True, layers=layers, rngs=rngs)
+        self.o = Linear((D, N * H), ("embed", "heads"), bias=False, layers=layers, rngs=rngs)
+        self.mlp = SwiGLU(D, config.intermediate_size, ("embed", "mlp"), bias=False, layers=layers, rngs=rngs)
+
+    def __call__(self, x_BTD: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
+        B, T, _ = x_BTD.shape
+        h_BTD = self.attention_norm(x_BTD)
+        q, k, v = (f(h_BTD).reshape(B, T, -1, self.head_dim) for f in (self.q, self.k, self.v))
+        out_BTNH = attend(rotate(q, rotation), rotate(k, rotation), v)
+        x_BTD = x_BTD + self.o(out_BTNH.reshape(B, T, -1))
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+
+
+class Decoder(nnx.Module):
+    """Token embedding, the layers, and the last norm."""
+
+    def __init__(self, config: Qwen2_5_VLConfig, *, remat: bool, rngs):
+        self.embedding = parameter(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), None)
+        self.layers = DecoderLayer(config, layers=config.num_layers, rngs=rngs)
+        self.norm = RMSNorm(config.hidden_size, "embed", eps=config.rms_norm_eps, layers=None, rngs=rngs)
+        self.remat = remat
+
+    def __call__(self, x_BTD: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
+        def layer(layer: DecoderLayer, x_BTD: jax.Array) -> jax.Array:
+            return layer(x_BTD, rotation, attend)
+
+        return self.norm(scan_layers(self.layers, x_BTD, layer, remat=self.remat))
+
+
+def mrope_rotation(position_BT3: jax.Array, config: Qwen2_5_VLConfig) -> Rotation:
+    """Of tokens, [B, T, I]: the pairs turn with time, row and column by `mrope_section`."""
+    axis_I = np.repeat(np.arange(3), config.mrope_section)
+    return rotation_by(position_BT3[..., axis_I] * rotary_frequencies(config.head_dim, config.rope_theta))
+
+
+class Qwen2_5_VL(nnx.Module):
+    """The whole model.
+
+    `remat` keeps only each layer's input for the backward pass; `attention` names one of `ops.backends.BACKENDS`.
+    """
+
+    def __init__(self, config: Qwen2_5_VLConfig, *, remat: bool = False, attention: str = "dense", rngs: nnx.Rngs):
+        self.config, self.attention = config, attention
+        self.visual = VisionTower(config.vision, remat=remat, attention=attention, rngs=rngs)
+        self.decoder = Decoder(config, remat=remat, rngs=rngs)
+        if not config.tie_embeddings:
+            self.lm_head = parameter(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), None)
+
+    def __call__(self, forest: Forest, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        """Hidden states after the last norm, [B, T, D], computed in `dtype`."""
+        return self.decode(forest, self.visual(forest, dtype))
+
+    def decode(self, forest: Forest, features_BPD: jax.Array) -> jax.Array:
+        """Hidden states from the vision tower's features, in their dtype."""
+        attend = BACKENDS[self.attention].forest(forest.segment_BT, forest.branch_BT)
+        return self.decoder(self.embed(forest, features_BPD), mrope_rotation(forest.position_BT3, self.config), attend)
+
+    def embed(self, forest: Forest, features_BPD: jax.Array) -> jax.Array:
+        """Token embeddings, with each picture's merged features in place of its image tokens: [B, T, D]."""
+        x_BTD = whole_vectors(self.decoder.embedding[...])[forest.token_BT].astype(features_BPD.dtype)
+        if features_BPD.shape[1] > 0:
+            merged_BMD = self.visual.merger(features_BPD)
+            image_BTD = jnp.take_along_axis(merged_BMD, jnp.maximum(forest.merged_BT, 0)[..., None], axis=1)
+            x_BTD = jnp.where(forest.merged_BT[..., None] >= 0, image_BTD, x_BTD)
+        return over_rows(x_BTD)
+
+    @property
+    def head(self) -> jax.Array:
+        """The output matrix [V, D]: the token embedding where it is tied."""
+        return (self.decoder.embedding if self.config.tie_embeddings else self.lm_head)[...]

@@ -1,0 +1,291 @@
+"""A step of a run as a Hugging Face folder, what its card says of the run, and transformers' own word on it."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from mmkp_jax.data.examples import Recipe, tree_of
+from mmkp_jax.data.forest import Tree
+from mmkp_jax.data.image_files import ImageError
+from mmkp_jax.data.posts import Record
+from mmkp_jax.data.records import Split, dataset_folders, open_split, rejected_posts
+from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.significance import RESAMPLES, intervals
+from mmkp_jax.evaluation.systems import read_system
+from mmkp_jax.hf.card import Base, Data, Environment, Facts, Results, card_of, licence_of
+from mmkp_jax.hf.export import Counts, export_folder
+from mmkp_jax.hf.feeding import Fed
+from mmkp_jax.hf.folder import CONFIG, Folder, digests, open_folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.hf.names import compact
+from mmkp_jax.hf.preprocessor import with_pixel_limits
+from mmkp_jax.hf.verify import our_logits, their_answers
+from mmkp_jax.inference.evaluate import TEST, Words, seen_keyphrases
+from mmkp_jax.inference.load_model import Opened, checkpoint_of, open_base, open_model, verify_checkpoint
+from mmkp_jax.inference.predictor import Predictor
+from mmkp_jax.inference.run_config import run_config
+from mmkp_jax.models.definition import Params, define, flatten
+from mmkp_jax.runtime.atomic import write_json
+from mmkp_jax.runtime.hosts import is_writer
+from mmkp_jax.runtime.json_files import read_object, read_rows
+from mmkp_jax.training.batches import Dataset, datasets_of
+from mmkp_jax.training.optimizer import split_params
+
+VERIFIED = 16
+"""Posts of the test split that an export is verified on."""
+
+
+EXPORTS = "export"
+"""Of a work directory: the folder of what a run exports itself, a folder a step."""
+
+BASE = "base.json"
+"""Of a work directory: what the base's files were when the run began."""
+
+
+_BRING_BACK = "bring back the base of the run (config.model.path)"
+
+
+class Step(NamedTuple):
+    """A step of a run, to be exported."""
+
+    workdir: Path
+    config: ConfigDict
+    base: Folder
+    """What the run began with."""
+    number: int
+    params: Params
+
+
+class Verdict(NamedTuple):
+    """How far an export and the run's own numbers are apart, over some posts."""
+
+    posts: int
+    logits: float
+    """transformers against ours, both from the export: the largest difference, as a share of the largest logit."""
+    other_answers: list[str]
+    """Ids of posts that the two answer differently."""
+    rounding: float
+    """Export against the run's parameters: the largest difference of a logit."""
+    largest: float
+    """The largest logit."""
+
+
+def open_step(workdir: Path, step: str) -> tuple[Step, Opened]:
+    """Opens the checkpoint of a step: a number, `latest` or `best`; also as a model to predict with.
+
+    Raises:
+        InputError: there is no such run or checkpoint, it trained nothing, or its base is gone or another one.
+    """
+    if not (workdir / CONFIG).is_file():
+        raise InputError("there is no run here", str(workdir), "give a run's work directory")
+    config = run_config(workdir)
+    if config.strategy == "zeroshot":
+        raise InputError("a zero-shot run trains nothing", str(workdir), f"take its model, {config.model.path}")
+    checkpoint = checkpoint_of(workdir, step)
+    base = open_base(workdir, config)
+    check_base(workdir, base)
+    verify_checkpoint(checkpoint)
+    _check_shapes(checkpoint / "state", base)
+    opened = open_model(f"{workdir}@{step if step == 'best' else checkpoint.name}", verified=True)
+    return Step(workdir, config, base, int(checkpoint.name), opened.params), opened
+
+
+def check_exports(config: ConfigDict, base: Folder) -> None:
+    """Refuses, with `InputError`, a run that is to export what it cannot: to be called before it trains."""
+    if config.export_every and not config.eval_every:
+        what = f"every {config.export_every} evaluations are to be exported, and eval_every is 0"
+        raise InputError(what, "config.export_every", "give config.eval_every, or 0 here")
+    if config.eval_every:
+        with_pixel_limits(base.path, (config.data.min_pixels, config.data.max_pixels))
+
+
+def note_base(workdir: Path, base: Folder) -> None:
+    """Writes down what the base's files are; where that is done already, they must be the same.
+
+    Raises:
+        InputError: they are not.
+    """
+    check_base(workdir, base)
+    write_json(workdir / BASE, digests(base))
+
+
+def check_base(workdir: Path, base: Folder) -> None:
+    """Refuses, with `InputError`, a base whose files are not those that the run wrote down; it may have written none.
+
+    What did not train is compared number by number when it is exported; of tensors, this looks at names and shapes.
+    """
+    if not (workdir / BASE).is_file():
+        return
+    told = read_object(workdir / BASE, "restore the file, or remove it, to take the base as it is now")
+    before, now = {name: told.text(name) for name in told.content}, digests(base)
+    if changed := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
+        what = f"files are not what they were when the run began: {', '.join(changed)}"
+        raise InputError(what, str(base.path), _BRING_BACK)
+
+
+def _check_shapes(state: Path, base: Folder) -> None:
+    """Refuses a base whose config no longer describes the parameters of a checkpoint."""
+    try:
+        told = ocp.PyTreeCheckpointHandler().metadata(state.absolute()).tree
+    except Exception as error:  # damaged files end in any kind of it
+        reason = " ".join(str(error).split())
+        raise InputError(f"the checkpoint cannot be read ({reason})", str(state.parent), "give another step") from None
+    there = {path: tuple(leaf.shape) for part in ("trainable", "frozen") for path, leaf in flatten(told[part]).items()}
+    here = {path: leaf.shape for path, leaf in flatten(define(base.config).shapes()).items()}
+    if others := [path for path in sorted(there.keys() | here.keys()) if there.get(path) != here.get(path)]:
+        raise InputError(
+            f"it is not what the run began with: the checkpoint has other shapes of {compact(others)}",
+            str(base.path),
+            _BRING_BACK,
+        )
+
+
+def export_into_run(step: Step) -> None:
+    """Leaves a step as `export/{step}` in the work directory, in the place of what an earlier start left there.
+
+    Of several hosts all call this; one writes.
+
+    Raises:
+        InputError: as `export_folder`.
+    """
+    out = step.workdir / EXPORTS / str(step.number)
+    _export(step, card_of(facts_of(step)) if is_writer() else "", out, replace=True)
+    print(f"exported: {out}")
+
+
+def export(step: Step, facts: Facts, out: Path) -> Counts:
+    """Writes the folder, with a card that tells the facts.
+
+    Raises:
+        InputError: as `export_folder`.
+    """
+    return _export(step, card_of(facts), out)
+
+
+def _export(step: Step, card: str, out: Path, **options: bool) -> Counts:
+    limits = step.config.data.min_pixels, step.config.data.max_pixels
+    trained, frozen = split_params(step.params, step.config.freeze)
+    fed = Fed(step.config.data.max_text_tokens, step.config.answer_tokens)
+    return export_folder(trained, frozen, step.base, out, pixels=limits, fed=fed, card=card, **options)
+
+
+def facts_of(step: Step, repo: str = "") -> Facts:
+    """What the card says of a step, which is `repo` on the hub; without the dataset, nothing of data and scores."""
+    data, results, no_data = [], None, ""
+    try:
+        datasets = datasets_of(step.config)
+        data = [_data(each) for each in datasets]
+        results = _results(step, datasets[0].path)
+    except InputError as error:
+        data, no_data = [], str(error)
+    path, rejects = step.config.model.path, step.workdir / "rejects.jsonl"
+    local = Path(path).is_dir()
+    return Facts(
+        repo=repo,
+        base=Base(Path(path).resolve().name if local else path, not local, licence_of(step.base.path)),
+        config=step.config.to_dict(),
+        step=step.number,
+        dtypes=sorted({tensor.dtype for tensor in step.base.tensors.values()}),
+        data=data,
+        left_out=sum(1 for _ in read_rows(rejects)) if rejects.is_file() else 0,
+        results=results,
+        no_data=no_data,
+        environment=_environment(step.workdir / "environment.json"),
+    )
+
+
+def _environment(file: Path) -> Environment:
+    """What the card says of where the run was; nothing where that was not written down."""
+    if not file.is_file():
+        return Environment()
+    fields = read_object(file, "remove it: the card then says nothing of devices and versions")
+    packages = fields.object("packages", {})
+    return Environment({name: packages.text(name) for name in packages.content}, fields.text("device_kind", ""))
+
+
+def _data(dataset: Dataset) -> Data:
+    splits = {"train": open_split(dataset.path, "train")}
+    for name in ("valid", TEST):
+        with contextlib.suppress(InputError):  # not every dataset has them
+            splits[name] = open_split(dataset.path, name)
+    folder = dataset_folders(Path(dataset.path))[0]  # of TFDS: name, config if there is any, version
+    return Data(
+        folder.relative_to(dataset.path).parent.as_posix(),
+        dataset.weight,
+        {name: len(split) for name, split in splits.items()},
+        {name: split.fingerprint for name, split in splits.items()},
+    )
+
+
+def _results(step: Step, data: str) -> Results | None:
+    """Scores of the run's own predictions of this step; None where it was not evaluated."""
+    file = step.workdir / "predictions" / f"{TEST}-{step.number}.jsonl"
+    if not file.is_file():
+        return None
+    predicted = {row.text("id") for row in read_rows(file)}
+    test = [post for post in [*_words(data, TEST), *rejected_posts(data, TEST)] if post.id in predicted]
+    train = (post for dataset in datasets_of(step.config) for post in _words(dataset.path, "train"))
+    system = read_system([file], test, seen_keyphrases(step.config, train), None)
+    return Results(system.mean, intervals(system.runs), RESAMPLES)
+
+
+def _words(data: str, split: str) -> Iterator[Words]:
+    records = open_split(data, split)
+    for record in (records[number] for number in range(len(records))):
+        yield Words(record.id, record.text, record.keyphrases)
+
+
+def verify(step: Step, opened: Opened, out: Path, posts: int = VERIFIED) -> Verdict:
+    """Holds transformers against our model, both on the export in float32, over the first posts of the test split.
+
+    Raises:
+        InputError: the run's dataset or the export cannot be opened.
+    """
+    records, trees = _posts(open_split(datasets_of(step.config)[0].path, TEST), opened.recipe, posts)
+    structs = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), opened.params
+    )
+    params = load_params(open_folder(str(out)), structs)
+    predictor = Predictor(
+        opened.definition,
+        params,
+        opened.recipe,
+        opened.tokenizer,
+        batch_size=opened.batch_size,
+        answer_tokens=opened.answer_tokens,
+        dtype=jnp.float32,
+    )
+    with jax.default_matmul_precision("highest"):
+        answers = dict(predictor.predict(records))
+    live = our_logits(opened.definition, opened.params, trees)
+    ours = our_logits(opened.definition, params, trees)
+    theirs = their_answers(out, trees, [record.image for record in records], opened.answer_tokens)
+    apart = rounding = largest = 0.0
+    others = []
+    for number, (live_MV, our_MV, their) in enumerate(zip(live, ours, theirs, strict=True)):
+        # numpy's, as Python's max would pass NaN over
+        apart = np.maximum(apart, np.abs(our_MV - their.logits_MV).max())
+        rounding = np.maximum(rounding, np.abs(our_MV - live_MV).max())
+        largest = np.maximum(largest, np.abs(their.logits_MV).max())
+        if (answers[number].output, answers[number].tokens) != (their.answer, their.tokens):
+            others.append(records[number].id)
+    return Verdict(len(records), float(apart / largest), others, float(rounding), float(largest))
+
+
+def _posts(split: Split, recipe: Recipe, posts: int) -> tuple[list[Record], list[Tree]]:
+    """The first posts that can be fed, with the keyphrases as their target."""
+    records, trees = [], []
+    for number in range(len(split)):
+        if len(records) == posts:
+            break
+        with contextlib.suppress(ImageError):  # which evaluation counts and lists
+            trees.append(tree_of(split[number], recipe, ("sft",)))
+            records.append(split[number])
+    return records, trees

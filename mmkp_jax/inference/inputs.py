@@ -1,0 +1,84 @@
+"""The posts that `predict` is asked for: a prepared dataset's, a file's, or one."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkp_jax.data.posts import Post, Record, Reject, own_post, read_cmkp, read_jsonl
+from mmkp_jax.data.tidying import Notes
+from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.files import CMKP_ENDING
+from mmkp_jax.teacher.questions import PostRecords
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Some of the posts, read when they are asked for."""
+
+    read: Callable[[int], Record | Reject]
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, number: int) -> Record | Reject:
+        return self.read(self.numbers[number])
+
+
+def posts_of(flags: argparse.Namespace) -> tuple[list[str], Callable[[int], Record | Reject]]:
+    """The posts' ids, and how to read each."""
+    from mmkp_jax.data.records import open_split, rejected_posts
+    from mmkp_jax.data.shards import record_of
+
+    if flags.data:
+        split, rejected = open_split(flags.data, flags.split), rejected_posts(flags.data, flags.split)
+        refused = [Reject(post.id, post.file, post.line, *REFUSED, post) for post in rejected]
+        ids = [split[number].id for number in range(len(split))] + [post.id for post in rejected]
+        return ids, lambda number: split[number] if number < len(split) else refused[number - len(split)]
+    if flags.posts:
+        posts = _listed(flags.posts)
+        if flags.images is None and (shown := next((each for each in posts if getattr(each, "image", None)), None)):
+            raise InputError(f"the post {shown.id!r} has an image", str(flags.posts), "give --images=DIR")
+        if flags.images and not flags.images.is_dir():
+            raise InputError("there is no such folder of images", str(flags.images), "give the folder that holds them")
+        if flags.base_url:  # whatever is wrong with them is told before any money is spent
+            for bad in posts:
+                if isinstance(bad, Reject):
+                    raise bad.as_error()
+            return [post.id for post in posts], PostRecords(posts, flags.images).__getitem__
+        return [post.id for post in posts], lambda number: record_of(posts[number], flags.images or Path())
+    from mmkp_jax.inference.predictor import read_post
+
+    post = read_post("text", flags.text, flags.image)
+    return [post.id], lambda _: post
+
+
+REFUSED = "it could not be used when the dataset was prepared", "see its rejects.jsonl"
+
+
+def _listed(file: Path) -> list[Post | Reject]:
+    """A file's posts, and rejects for those of its lines that are named but none; keyphrases may be left out."""
+    if file.name.endswith(CMKP_ENDING):
+        rows = read_cmkp(file.parent, file.name.removesuffix(CMKP_ENDING))
+    elif file.suffix == ".jsonl":
+        rows = read_jsonl(file, post_of=_post_of)
+    else:
+        what, mend = "its name tells no layout of posts", f"name it .jsonl or {{split}}{CMKP_ENDING}"
+        raise InputError(what, str(file), mend)
+    listed: dict[str, Post | Reject] = {}
+    for row in rows:
+        if isinstance(row, Reject) and (row.id is None or row.id in listed):
+            raise row.as_error()
+        listed[row.id] = row
+    if not listed:
+        raise InputError("it holds no posts", str(file), "give one with a post a line")
+    return list(listed.values())
+
+
+def _post_of(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
+    row = row | {"cot": None}  # nothing is predicted from it
+    if row.get("keyphrases"):
+        return own_post(row, file, number, notes)
+    return dataclasses.replace(own_post(row | {"keyphrases": ["unknown"]}, file, number, notes), keyphrases=())

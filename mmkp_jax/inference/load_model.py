@@ -1,0 +1,215 @@
+"""A model to predict with: a run's checkpoint, or a Hugging Face folder, and how it is fed."""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerBase
+
+from mmkp_jax.data.examples import Recipe
+from mmkp_jax.data.prompts import read_template
+from mmkp_jax.errors import InputError
+from mmkp_jax.hf.feeding import Fed, read_feeding
+from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.hf.preprocessor import pixel_limits
+from mmkp_jax.inference.run_config import holds_run, run_config
+from mmkp_jax.models.definition import Definition, Params, define
+from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_shardings
+from mmkp_jax.ops.backends import backend_name
+from mmkp_jax.runtime.checksums import damage, has_checksums
+from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.training.batches import recipe_of
+from mmkp_jax.training.checkpoint import unverified
+from mmkp_jax.training.optimizer import join_params, split_params
+from mmkp_jax.training.setup import DTYPES
+
+MIN_PIXELS, MAX_PIXELS, MAX_TEXT_TOKENS = 3_136, 451_584, 512
+BATCH_SIZE, ANSWER_TOKENS = 32, 384
+"""Of a model folder that does not tell: the defaults of configs/base.py."""
+
+_BY_TENSOR = {"F32": jnp.float32, "BF16": jnp.bfloat16, "F16": jnp.bfloat16}
+
+MESH = {"data": 1, "fsdp": -1, "tensor": 1}
+"""All devices hold a part of the parameters and of the answers."""
+
+
+class Opened(NamedTuple):
+    """A model with its parameters on the devices, and all that predicting needs to know of it."""
+
+    definition: Definition
+    params: Params
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    dtype: jnp.dtype
+    """What it computes in."""
+    batch_size: int
+    answer_tokens: int
+
+
+def open_model(model: str, *, zero_shot: bool = False, verified: bool = False) -> Opened:
+    """Opens a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
+
+    A run's model is fed, and computes, as its config says. A folder's pixel limits are those that transformers
+    reads in it, and an exported one carries how its run was fed (`hf.feeding`); what a folder does not give is as in
+    configs/base.py; it computes in its own dtype.
+
+    Args:
+        zero_shot: whether the prompt tells the output's format; a zero-shot run's does anyway.
+        verified: whether the checkpoint was held against its checksums already.
+
+    Raises:
+        InputError: there is no such model or checkpoint, or it cannot be used.
+    """
+    path, at, step = (model, "", "latest") if Path(model).is_dir() else model.partition("@")
+    if holds_run(Path(path)):
+        return _open_run(Path(path), step or "latest", run_config(Path(path)), zero_shot, verified)
+    if at:
+        raise InputError(f"there is no run here to take {at + step} of", path, "give a run's work directory")
+    return _open_folder(open_folder(path), zero_shot)
+
+
+def _open_folder(folder: Folder, zero_shot: bool) -> Opened:
+    dtype = _dtype_of(folder)
+    mesh = make_mesh(MESH)
+    definition = _define(folder, mesh)
+    structs = _structs(definition.shapes(), param_shardings(definition, mesh, DEFAULT_RULES), dtype)
+    tokenizer = load_tokenizer(folder)
+    min_pixels, max_pixels = pixel_limits(folder.path, (MIN_PIXELS, MAX_PIXELS))
+    fed = read_feeding(folder.path) or Fed(MAX_TEXT_TOKENS, ANSWER_TOKENS)
+    recipe = Recipe(
+        template=read_template(tokenizer, image_token=definition.geometry.image_token),
+        geometry=definition.geometry,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        max_text_tokens=fed.max_text_tokens,
+        zero_shot=zero_shot,
+    )
+    return Opened(definition, load_params(folder, structs), recipe, tokenizer, dtype, BATCH_SIZE, fed.answer_tokens)
+
+
+def _dtype_of(folder: Folder) -> jnp.dtype:
+    """What a folder's model computes in: the dtype that its config names, else that of its first tensor."""
+    whole = folder.config
+    parts = [part for part in (whole, whole.get("text_config")) if part]
+    named = [part[name] for part in parts for name in ("dtype", "torch_dtype") if part.get(name) is not None]
+    if not named:
+        return _BY_TENSOR.get(next(iter(folder.tensors.values())).dtype, jnp.bfloat16)
+    name = str(named[0]).removeprefix("torch.")
+    if name == "float16":
+        print(f"{folder.path / CONFIG}: it names float16; the model computes in bfloat16", file=sys.stderr)
+        return jnp.bfloat16
+    if name not in DTYPES:
+        what = f"its dtype {for_terminal(name[:40])!r} is none of {', '.join(DTYPES)}, float16"
+        raise InputError(what, str(folder.path / CONFIG), "take the config.json published with the weights")
+    return DTYPES[name]
+
+
+def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, verified: bool) -> Opened:
+    trained = config.strategy != "zeroshot"
+    if not trained and step != "latest":
+        raise InputError("a zero-shot run has no steps", str(workdir), f"leave out @{step}")
+    checkpoint = checkpoint_of(workdir, step) if trained else None
+    folder = open_base(workdir, config)
+    try:
+        mesh = make_mesh(config.mesh)
+    except InputError:  # the run had other devices
+        mesh = make_mesh(MESH)
+    definition = _define(folder, mesh)
+    shardings = param_shardings(definition, mesh, config.sharding_rules)
+    trainable, frozen = split_params(_structs(definition.shapes(), shardings, jnp.float32), config.freeze)
+    frozen = jax.tree.map(lambda leaf: leaf.update(dtype=DTYPES[config.frozen_dtype]), frozen)
+    if checkpoint is None:
+        params = load_params(folder, join_params(trainable, frozen))
+    else:
+        if not verified:
+            verify_checkpoint(checkpoint)
+        params = _restored(checkpoint, {"trainable": trainable, "frozen": frozen})
+    tokenizer = load_tokenizer(folder)
+    if zero_shot and trained:
+        config.strategy = "zeroshot"  # which is all that it decides here
+    recipe = recipe_of(config, definition, tokenizer)
+    dtype = DTYPES[config.compute_dtype]
+    return Opened(definition, params, recipe, tokenizer, dtype, config.eval_batch_size, config.answer_tokens)
+
+
+def open_base(workdir: Path, config: ConfigDict) -> Folder:
+    """Opens the model that a run began with.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    try:
+        return open_folder(config.model.path)
+    except InputError as error:
+        raise InputError(
+            f"the model that this run began with, {error.where!r}, cannot be opened ({error.what})",
+            str(workdir),
+            "run this in the folder that the run was started in",
+        ) from None
+
+
+def checkpoint_of(workdir: Path, step: str) -> Path:
+    """The folder of a run's checkpoint: of a step, its `latest`, or the `best` on valid.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    folder = workdir / ("best" if step == "best" else "checkpoints")
+    steps = sorted(int(each.name) for each in folder.glob("*") if each.name.isdigit())
+    if not steps and step == "best":
+        mend = "give a step, or latest (config.eval_every chooses)"
+        raise InputError("the run chose no best step", str(workdir), mend)
+    if not steps:
+        raise InputError("the run has no checkpoint", str(workdir), "let it come to one")
+    if step not in ("latest", "best", *map(str, steps)):
+        mend = f"give one of the steps {', '.join(map(str, steps))}, latest or best"
+        raise InputError(f"there is no checkpoint {step!r}", str(workdir), mend)
+    return folder / (step if step.isdigit() else str(steps[-1]))
+
+
+def verify_checkpoint(checkpoint: Path) -> None:
+    """Holds a checkpoint's files against their checksums; says on stderr where it has none.
+
+    Raises:
+        InputError: they differ.
+    """
+    if not has_checksums(checkpoint):
+        print(unverified(checkpoint), file=sys.stderr)
+    elif found := damage(checkpoint):
+        raise InputError(f"the checkpoint is damaged ({found})", str(checkpoint), "give another step")
+
+
+def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
+    """The parameters in a checkpoint, laid out as `state`; nothing else of it is read."""
+    structs = {part: params for part, params in state.items() if params}
+    args = ocp.args.PyTreeRestore(
+        item=structs,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(structs),
+        partial_restore=True,
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        try:
+            restored = checkpointer.restore((checkpoint / "state").absolute(), args=args)
+        except Exception as error:  # damaged files end in any kind of it
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"the checkpoint cannot be read ({reason})", str(checkpoint), "give another step"
+            ) from None
+    return join_params(*restored.values())
+
+
+def _define(folder: Folder, mesh: Mesh) -> Definition:
+    attention = backend_name("auto", mesh.devices.flat[0].platform)
+    return define(folder.config, str(folder.path / CONFIG), attention=attention)
+
+
+def _structs(shapes: Params, shardings: Params, dtype: jnp.dtype) -> Params:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding), shapes, shardings
+    )

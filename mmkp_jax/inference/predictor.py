@@ -1,0 +1,233 @@
+"""Answers of a model to posts: decoded, parsed, and a line each.
+
+    from mmkp_jax.inference.predictor import load_predictor
+
+    predictor = load_predictor("runs/dyncot")  # a work directory, a Hugging Face folder or a hub id
+    for prediction in predictor(["the eras tour was everything"], images=["stage.jpg"]):
+        print(prediction.predicted)
+
+Keep the predictor: it compiles at its first posts, and serves others of like sizes at once.
+"""
+
+import collections
+import copy
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from transformers import PreTrainedTokenizerBase
+
+from mmkp_jax.data.examples import Recipe, grids_of, prompt_of, tree_of
+from mmkp_jax.data.forest import Tree
+from mmkp_jax.data.image_files import ImageError
+from mmkp_jax.data.posts import Post, Record, Reject
+from mmkp_jax.data.shards import record_of
+from mmkp_jax.decoding.generate import Generator
+from mmkp_jax.decoding.prompts import Prompt, measure
+from mmkp_jax.decoding.sampling import GREEDY, Sampling
+from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.outputs import merge_outputs
+from mmkp_jax.evaluation.predictions import Prediction
+from mmkp_jax.inference.load_model import open_model
+from mmkp_jax.models.definition import Definition, Params
+from mmkp_jax.models.sharding import make_mesh
+
+READERS = min(8, os.cpu_count() or 1)
+"""Threads that read posts and measure their prompts."""
+
+
+class Rows(Protocol):
+    """Posts by number; read in threads, and more than once."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Record | Reject: ...
+
+
+class Unfed(NamedTuple):
+    """A post that the model could not be given: its prediction is empty."""
+
+    id: str
+    reason: str
+
+
+class _Known(NamedTuple):
+    """What is kept of a post while it waits for its answer."""
+
+    id: str
+    keyphrases: tuple[str, ...]
+    prompt: Prompt | None
+    reason: str = ""
+    """Why there is no prompt."""
+
+
+class Predictor:
+    """A model that predicts; what it compiles for some posts serves others of like sizes.
+
+    Args:
+        params: as the train state or the loader has them. Decoding runs on the mesh that they lie on.
+        recipe: how the model was fed in training.
+        batch_size: answers decoded at a time.
+        answer_tokens: most tokens of an answer.
+        dtype: what the model computes in.
+        draws: answers to each post; without a temperature all would be the same.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        params: Params,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int,
+        answer_tokens: int,
+        dtype: jnp.dtype,
+        sampling: Sampling = GREEDY,
+        draws: int = 1,
+    ):
+        self._params, self._recipe, self._tokenizer, self._draws = params, recipe, tokenizer, draws
+        stop_tokens = {recipe.template.end_token, tokenizer.pad_token_id}  # those of Qwen's generation_config.json
+        self._generator = Generator(
+            definition,
+            _mesh_of(params),
+            slots=batch_size,
+            answer_tokens=answer_tokens,
+            stop_tokens=stop_tokens,
+            dtype=dtype,
+            sampling=sampling,
+        )
+
+    def of(self, params: Params) -> "Predictor":
+        """The same for other parameters, laid out as these; what is compiled is shared."""
+        other = copy.copy(self)
+        other._params = params
+        return other
+
+    def __call__(self, texts: Sequence[str], images: Sequence[str | Path | None] | None = None) -> list[Prediction]:
+        """Predictions for posts of these texts and image files, in their order; their ids are "0", "1", and so on.
+
+        Raises:
+            InputError: an image cannot be used.
+        """
+        images = [None] * len(texts) if images is None else images
+        posts = [read_post(str(n), text, image) for n, (text, image) in enumerate(zip(texts, images, strict=True))]
+        return [prediction for _, prediction in sorted(self.predict(posts))]
+
+    def predict(
+        self,
+        rows: Rows,
+        unfed: Callable[[Unfed], None] = lambda _: None,
+        state: Callable[[int, np.ndarray], None] = lambda *_: None,
+    ) -> Iterator[tuple[int, Prediction]]:
+        """(number, prediction) of every post, in the order in which their answers end.
+
+        Args:
+            unfed: is told of each post that could not be given to the model.
+            state: is told each other post's number and `decoding.generate.Answer.state_D`.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            posts = list(pool.map(lambda number: self._known(rows[number]), range(len(rows))))
+        fed = [number for number, post in enumerate(posts) if post.prompt is not None]
+        lost = {number: post.reason for number, post in enumerate(posts) if post.prompt is None}
+
+        def without_answer(number: int) -> tuple[int, Prediction]:
+            post = posts[number]
+            unfed(Unfed(post.id, lost.get(number, "its image cannot be read any more")))
+            return number, Prediction(post.id, list(post.keyphrases), [], "", "broken", 0)
+
+        def load(which: int) -> Tree | None:
+            row = rows[fed[which]]
+            try:
+                if isinstance(row, Record):
+                    return tree_of(row, self._recipe, ())
+                lost[fed[which]] = row.reason
+            except ImageError as error:
+                lost[fed[which]] = error.reason
+            return None
+
+        yield from map(without_answer, list(lost))
+        answers: dict[int, dict[int, list[int]]] = collections.defaultdict(dict)
+        for each in self._generator(self._params, [posts[n].prompt for n in fed], load, self._draws):
+            number = fed[each.prompt]
+            answers[number][each.draw] = each.tokens
+            if len(answers[number]) == self._draws:
+                drawn = [tokens for _, tokens in sorted(answers.pop(number).items())]
+                if each.tokens is None:
+                    yield without_answer(number)
+                else:
+                    state(number, each.state_D)
+                    yield number, self._prediction(posts[number], drawn)
+
+    def _known(self, row: Record | Reject) -> _Known:
+        if isinstance(row, Reject):
+            return _Known(row.id, row.post.keyphrases if row.post else (), None, row.reason)
+        nothing = np.zeros(0, np.int32)
+        tree = Tree(prompt_of(row, self._recipe), nothing, nothing, grids_of(row, self._recipe))
+        return _Known(row.id, row.keyphrases, measure(row.id, tree, self._recipe.geometry))
+
+    def _prediction(self, post: _Known, drawn: Sequence[Sequence[int]]) -> Prediction:
+        outputs = [self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in drawn]
+        predicted, form = merge_outputs(outputs)
+        several = tuple(outputs) if len(outputs) > 1 else ()
+        return Prediction(post.id, list(post.keyphrases), predicted, outputs[0], form, len(drawn[0]), several)
+
+
+def load_predictor(
+    model: str | Path,
+    *,
+    zero_shot: bool = False,
+    batch_size: int | None = None,
+    answer_tokens: int | None = None,
+    sampling: Sampling = GREEDY,
+    draws: int = 1,
+) -> Predictor:
+    """Opens a model to predict with, on all devices.
+
+    Args:
+        model: a Hugging Face folder, a hub id, or a run's work directory, `DIR`, `DIR@STEP` or `DIR@best`.
+        zero_shot: whether the prompt tells the output's format, for a model that has not learnt it.
+        batch_size, answer_tokens: as `Predictor`; None for the run's, or those of configs/base.py.
+
+    Raises:
+        InputError: there is no such model or checkpoint, or it cannot be used.
+    """
+    opened = open_model(str(model), zero_shot=zero_shot)
+    return Predictor(
+        opened.definition,
+        opened.params,
+        opened.recipe,
+        opened.tokenizer,
+        batch_size=batch_size or opened.batch_size,
+        answer_tokens=answer_tokens or opened.answer_tokens,
+        dtype=opened.dtype,
+        sampling=sampling,
+        draws=draws,
+    )
+
+
+def read_post(post_id: str, text: str, image: str | Path | None) -> Record:
+    """A post from its text and its image file.
+
+    Raises:
+        InputError: the image cannot be used.
+    """
+    if image is None:
+        return Record(post_id, text, b"", 0, 0, (), None)
+    file = Path(image)
+    row = record_of(Post(post_id, text, file.name, ()), file.parent)
+    if isinstance(row, Reject):
+        raise InputError(row.reason, str(file), "give another image, or mend this one")
+    return row
+
+
+def _mesh_of(params: Params) -> Mesh:
+    """The mesh that parameters lie on; one of a single device where they lie on that."""
+    sharding = jax.tree.leaves(params)[0].sharding
+    return sharding.mesh if isinstance(sharding, NamedSharding) else make_mesh({}, list(sharding.device_set))

@@ -1,0 +1,116 @@
+"""Where the systems stand: mean ranks with intervals, agreement, and both as tables and plain values.
+
+Legend: `P` posts, `O` raters of a post (orders or people), `C` criteria, `N` systems.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from mmkp_jax.judging.agreement import Mean, bootstrap_means, kendall_w, krippendorff_alpha
+from mmkp_jax.judging.ranking import CRITERIA, averaged
+
+ALL = "all"
+"""The mean of the criteria."""
+
+
+@dataclass
+class Standing:
+    """Mean ranks over the posts that every rater ranked; lower is better."""
+
+    systems: list[str]
+    posts: int
+    raters: int
+    means: dict[str, dict[str, Mean]]
+    """By system and criterion, ties averaged."""
+    written: dict[str, float]
+    """By system, over all criteria: as the ranks were written, where all that tie may be first."""
+    w: float
+    """Kendall's W between raters, mean over posts and criteria; NaN for one rater."""
+    alpha: dict[str, float]
+    """Krippendorff's, between raters, by criterion."""
+
+    def as_json(self) -> dict[str, Any]:
+        """In plain values; null for what cannot be told."""
+        means = {name: {c: mean._asdict() for c, mean in each.items()} for name, each in self.means.items()}
+        return _plain(vars(self) | {"means": means})
+
+    def lines(self) -> list[str]:
+        """A table, and what is to be said about it."""
+        width = max(map(len, self.systems))
+        head = "".join(f"{name:>13}" for name in CRITERIA) + f"{ALL:>8}{'95% interval':>16}{'as written':>12}"
+        rows = [
+            f"{name:<{width}}"
+            + "".join(f"{self.means[name][criterion].value:>13.2f}" for criterion in CRITERIA)
+            + f"{self.means[name][ALL].value:>8.2f}"
+            + f"{self.means[name][ALL].low:>10.2f}–{self.means[name][ALL].high:.2f}"
+            + f"{self.written[name]:>12.2f}"
+            for name in sorted(self.systems, key=lambda name: self.means[name][ALL].value)
+        ]
+        alphas = ", ".join(f"{criterion} {_told(value)}" for criterion, value in self.alpha.items())
+        return [
+            f"mean rank of {len(self.systems)} systems on {self.posts:,} posts, 1 is the best, ties averaged",
+            " " * width + head,
+            *rows,
+            f"agreement of {self.raters:,} ratings a post: Kendall's W {_told(self.w)}; Krippendorff's alpha: {alphas}",
+        ]
+
+
+def standing_of(systems: Sequence[str], written_POCN: np.ndarray) -> Standing | None:
+    """Of the posts that have all their ranks; None where there is none.
+
+    Args:
+        written_POCN: ranks as they were written; NaN for one that is not there.
+    """
+    whole_P = ~np.isnan(written_POCN).any(axis=(1, 2, 3))
+    if not whole_P.any():
+        return None
+    written_POCN = written_POCN[whole_P]
+    ranks_POCN = averaged(written_POCN)
+    raters = ranks_POCN.shape[1]
+    mean_PCN = ranks_POCN.mean(axis=1)
+    values_PK = np.concatenate([mean_PCN, mean_PCN.mean(axis=1, keepdims=True)], axis=1)
+    posts, columns, n = values_PK.shape
+    means = bootstrap_means(values_PK.reshape(posts, columns * n))
+    of = {(c, s): means[i * n + j] for i, c in enumerate([*CRITERIA, ALL]) for j, s in enumerate(systems)}
+    between = raters > 1
+    ws = [kendall_w(ranks_ON) for each in ranks_POCN for ranks_ON in each.transpose(1, 0, 2)] if between else []
+    ws = [w for w in ws if not math.isnan(w)]
+    ratings_CRU = ranks_POCN.transpose(2, 1, 0, 3).reshape(len(CRITERIA), raters, -1)
+    alphas = [krippendorff_alpha(each) if between else math.nan for each in ratings_CRU]
+    return Standing(
+        list(systems),
+        posts,
+        raters,
+        {name: {criterion: of[criterion, name] for criterion in [*CRITERIA, ALL]} for name in systems},
+        dict(zip(systems, written_POCN.mean(axis=(0, 1, 2)).tolist(), strict=True)),
+        sum(ws) / len(ws) if ws else math.nan,
+        dict(zip(CRITERIA, alphas, strict=True)),
+    )
+
+
+def tau_b(a_PCN: np.ndarray, b_PCN: np.ndarray) -> dict[str, float]:
+    """Kendall's tau-b between two judges' ranks of a post's systems, by criterion: mean over posts, and where both
+    judges' mean ranks put the systems (`systems`). NaN where one of them ties all.
+    """
+    found = {}
+    for c, criterion in enumerate(CRITERIA):
+        taus = [kendalltau(a_N, b_N).statistic for a_N, b_N in zip(a_PCN[:, c], b_PCN[:, c], strict=True)]
+        taus = [tau for tau in taus if not math.isnan(tau)]
+        found[criterion] = sum(taus) / len(taus) if taus else math.nan
+    found["systems"] = float(kendalltau(a_PCN.mean(axis=(0, 1)), b_PCN.mean(axis=(0, 1))).statistic)
+    return found
+
+
+def _told(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,96 @@
+"""The posts that runs were evaluated on and trained on, from their dataset."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mmkp_jax.data.mixing import Joined
+from mmkp_jax.data.posts import Post, Record
+from mmkp_jax.data.records import open_split, rejected_posts
+from mmkp_jax.data.size_index import Records
+from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.files import read_train_keyphrases
+from mmkp_jax.pages.report.runs import SPLIT, Run
+
+
+class Words(NamedTuple):
+    """A post without its picture."""
+
+    id: str
+    text: str
+    keyphrases: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The test posts, in the order of the runs' answers, and the training posts."""
+
+    test: list[Words]
+    train: list[Words]
+    seen: frozenset[str]
+    """The training keyphrases."""
+    test_picture: Callable[[int], bytes]
+    """A picture's file by its post's number; empty where there is none."""
+    train_picture: Callable[[int], bytes]
+
+
+def open_data(runs: Sequence[Run], path: Path | None) -> Data | str:
+    """The dataset in the folder `path`, else what the first run's config names, or why it cannot be used.
+
+    Of several datasets that were trained on, the first one's test split is that which was evaluated on.
+
+    Raises:
+        InputError: `path` is given, and holds no dataset with the posts that the runs answered.
+    """
+    if path is not None:
+        return _open(runs, [path])
+    try:
+        return _open(runs, [_folder(each.strip()) for each in runs[0].config["data"].get("path", "").split(",")])
+    except InputError as error:
+        return str(error)
+
+
+def _folder(named: str) -> Path:
+    """Of `FOLDER` or `FOLDER:WEIGHT`."""
+    return Path(named if os.path.isdir(named) else named.rpartition(":")[0] or named)
+
+
+def _open(runs: Sequence[Run], folders: Sequence[Path]) -> Data:
+    for folder in folders:
+        if not os.path.isdir(folder):  # of a name that is too long, pathlib raises
+            raise InputError("there is no such folder", str(folder), "name the dataset with --data=DIR")
+    path = folders[0]
+    split, train = open_split(path, SPLIT), Joined([open_split(folder, "train") for folder in folders])
+    number_of, by_id = {}, {post.id: _words(post) for post in rejected_posts(path, SPLIT)}
+    for number, record in enumerate(_records(split)):
+        number_of[record.id], by_id[record.id] = number, _words(record)
+    answers = runs[0].answers
+    other = [each.id for each in answers if each.id not in by_id or by_id[each.id].keyphrases != tuple(each.keyphrases)]
+    if other:
+        what = f"{len(other):,} of {len(answers):,} test posts are not those that the runs answered ({other[0]!r}, …)"
+        raise InputError(what, str(path), "name the runs' own dataset with --data=DIR")
+    training = [_words(record) for record in _records(train)]
+    numbers = [number_of.get(each.id) for each in answers]
+    return Data(
+        [by_id[each.id] for each in answers],
+        training,
+        _seen(runs[0], training),
+        lambda number: b"" if numbers[number] is None else split[numbers[number]].image,
+        lambda number: train[number].image,
+    )
+
+
+def _seen(run: Run, training: Sequence[Words]) -> frozenset[str]:
+    if file := run.config["data"].get("train_keyphrases"):
+        return frozenset(read_train_keyphrases(Path(file)))
+    return frozenset(phrase for post in training for phrase in post.keyphrases)
+
+
+def _records(records: Records) -> Iterator[Record]:
+    return (records[number] for number in range(len(records)))
+
+
+def _words(post: Post | Record) -> Words:
+    return Words(post.id, post.text, tuple(post.keyphrases))

@@ -1,0 +1,76 @@
+"""What each run's answers are worth, post by post and in all.
+
+Legend: `N` posts of the test split.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.metric import GROUPS, PostCounts, Scores, per_post, scores_of
+from mmkp_jax.evaluation.significance import Differences, Intervals, compare, intervals
+from mmkp_jax.pages.report.data import Data, Words
+from mmkp_jax.pages.report.runs import Run
+
+RIGHT, PARTLY, WRONG = range(3)
+VERDICTS = ("right", "partly", "wrong")
+"""All of a post's keyphrases and nothing else; some of them; none."""
+
+
+class Scored(NamedTuple):
+    """One run's scores."""
+
+    counts: dict[str, PostCounts | None]
+    """By group; without the data, only of all posts."""
+    scores: Scores
+    intervals: Intervals
+
+    def verdict_N(self) -> np.ndarray:
+        """One of `RIGHT`, `PARTLY`, `WRONG` for each post."""
+        found = self.counts["all"]
+        hits_N, predictions_N = found.hits_NK[:, -1], found.predictions_NK[:, -1]
+        whole_N = (hits_N == found.targets_N) & (hits_N == predictions_N)
+        return np.where(hits_N == 0, WRONG, np.where(whole_N, RIGHT, PARTLY))
+
+    def in_group_N(self, group: str) -> np.ndarray:
+        """bool: whether the post has a keyphrase in the group; False throughout for one that cannot be formed."""
+        all_, found = self.counts["all"], self.counts[group]
+        return np.zeros(len(all_.targets_N), bool) if found is None else found.targets_N > 0
+
+
+def score_runs(runs: Sequence[Run], data: Data | None) -> list[Scored]:
+    """The scores of each run; without the data, those that it had written itself."""
+    return [_scored(run, data) for run in runs]
+
+
+def compare_runs(scored: Sequence[Scored]) -> list[Differences]:
+    """The first run minus each of the others."""
+    first, *others = ([each.counts] for each in scored)
+    return compare(first, others) if others else []
+
+
+def _scored(run: Run, data: Data | None) -> Scored:
+    predictions = [answer.predicted for answer in run.answers]
+    if not any(answer.keyphrases for answer in run.answers):
+        raise InputError("its posts have no keyphrases to be scored by", str(run.file), "predict posts that have some")
+    if data:
+        counts = per_post(data.test, predictions, data.seen)
+        scores = scores_of(counts)
+    else:  # what is present in a text, or seen in training, cannot be told
+        found = per_post([Words(each.id, "", tuple(each.keyphrases)) for each in run.answers], predictions)
+        counts = {group: found[group] if group == "all" else None for group in GROUPS}
+        scores = run.results if run.results and run.results.get("all") else scores_of(counts)
+    return Scored(counts, scores, intervals([counts]))
+
+
+def differs_from_results(run: Run, scored: Scored) -> bool:
+    """Whether the run had written other scores: of another evaluation, or by other training keyphrases."""
+    if run.results is None:
+        return False
+    return any(
+        (found is None) != (run.results.get(group) is None)
+        or (found is not None and not np.isclose(found["f1@1"], run.results[group]["f1@1"], atol=1e-9))
+        for group, found in scored.scores.items()
+    )

@@ -1,0 +1,221 @@
+"""The report's tables: runs side by side, and the paper's Tables 4, 5 and 7 with their cells beside the paper's."""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mmkp_jax.evaluation.metric import GROUPS, Scores
+from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
+from mmkp_jax.evaluation.significance import RESAMPLES, Differences
+from mmkp_jax.pages.report import paper
+from mmkp_jax.pages.report.runs import Run
+from mmkp_jax.pages.report.scores import Scored
+from mmkp_jax.pages.tables import Table, count, plain, share, without_repeats
+from mmkp_jax.runtime.config import leaves
+
+NOTHING = "–"
+
+
+def runs_table(runs: Sequence[Run]) -> Table:
+    """What each run is, when and where it was made, and what it was trained on; a column a run."""
+    facts = [_facts(run) for run in runs]
+    rows = [(fact, *(each[fact] for each in facts)) for fact in facts[0]]
+    return Table("Runs", ("", *(plain(run.name, 60) for run in runs)), rows, words=range(1, len(runs) + 1))
+
+
+def _facts(run: Run) -> dict[str, str]:
+    environment, metrics = run.environment, run.metrics
+    gamma = f", γ {run.gamma}" if run.strategy == "dyncot" else ""
+    devices = len(environment.get("devices", ()))
+    packages = environment.get("packages", {})
+    return {
+        "strategy": paper.NAMES.get(run.strategy, run.strategy) + gamma,
+        "model": plain(str(run.config["model"].get("path", NOTHING))),
+        "data": plain(str(run.config["data"].get("path", NOTHING))),
+        "trained on": _trained_on(run),
+        "with a chain of thought": _with_chain(run),
+        "steps": count(int(metrics["step"][-1])) if metrics else NOTHING,
+        "label tokens": _total(metrics, "labels"),
+        "hours of steps": f"{np.nansum(metrics['seconds']) / 3600:.2f}" if "seconds" in metrics else NOTHING,
+        "device": f"{environment['device_kind']} × {devices}" if "device_kind" in environment else NOTHING,
+        "software": f"jax {packages['jax']}" if "jax" in packages else NOTHING,
+        "revision": str(environment.get("revision") or NOTHING),
+        "evaluated": f"step {count(run.step)}, {count(len(run.answers))} posts",
+        "at": _when(run),
+    }
+
+
+def _trained_on(run: Run) -> str:
+    """Posts, each counted once where the run kept them, and how often they came."""
+    if not run.metrics:
+        return "nothing"
+    seen = _total(run.metrics, "posts")
+    if "losses" not in run.arrays:
+        return f"{seen} posts, repeats counted"
+    posts = len(np.unique(run.arrays["losses"]["post_N"]))
+    epochs = f" ({float(np.nansum(run.metrics['posts'])) / posts:.1f} epochs)" if posts and seen != NOTHING else ""
+    return f"{count(posts)} posts, {seen} with repeats{epochs}"
+
+
+def _with_chain(run: Run) -> str:
+    """Of the posts that were trained on."""
+    arrays = run.arrays.get("losses", {})
+    if "has_cot_N" not in arrays:
+        return NOTHING
+    posts, first = np.unique(arrays["post_N"], return_index=True)
+    return f"{count(int(arrays['has_cot_N'][first].sum()))} of {count(len(posts))} posts"
+
+
+def _total(metrics: Mapping[str, np.ndarray], name: str) -> str:
+    return count(int(np.nansum(metrics[name]))) if name in metrics else NOTHING
+
+
+def _when(run: Run) -> str:
+    written = datetime.datetime.fromtimestamp(run.file.stat().st_mtime).astimezone()
+    return f"{written:%Y-%m-%d %H:%M %Z}"
+
+
+def differences_of_config(runs: Sequence[Run]) -> Table:
+    """The keys of the runs' configs that differ."""
+    fields = [dict(leaves(run.config)) for run in runs]
+    keys = sorted(set().union(*fields))
+    rows = [
+        (key, *(plain(json.dumps(each[key], ensure_ascii=False)) if key in each else NOTHING for each in fields))
+        for key in keys
+        if any(each.get(key, ...) != fields[0].get(key, ...) for each in fields)
+    ]
+    names = (plain(run.name, 60) for run in runs)
+    return Table("Config: what differs", ("config.", *names), rows, words=range(1, len(runs) + 1))
+
+
+def groups_table(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> Table:
+    """One metric of each run by group, with its interval, and n."""
+    first = scored[0].scores
+    rows = [("posts", *(count(int(first[group]["n"])) if first.get(group) else NOTHING for group in GROUPS))]
+    rows += [
+        (plain(run.name, 60), *(_with_interval(each, group, metric) for group in GROUPS))
+        for run, each in zip(runs, scored, strict=True)
+    ]
+    return Table(f"{metric.upper()} by group, %", ("", *GROUPS), rows)
+
+
+def _with_interval(scored: Scored, group: str, metric: str) -> str:
+    cell, found = _percent(scored.scores, group, metric), scored.intervals.get(group)
+    return f"{cell} ({100 * found[metric].low:.1f}–{100 * found[metric].high:.1f})" if found else cell
+
+
+def _percent(scores: Scores, group: str, metric: str = "f1@1") -> str:
+    return f"{100 * scores[group][metric]:.2f}" if scores.get(group) else NOTHING
+
+
+def differences_table(runs: Sequence[Run], differences: Sequence[Differences], metric: str) -> Table:
+    """One metric of the first run minus each of the others', in points."""
+    rows = [
+        (
+            plain(run.name, 60),
+            group,
+            f"{100 * cells[metric].delta:+.2f}",
+            f"{100 * cells[metric].low:+.2f} to {100 * cells[metric].high:+.2f}",
+            f"{cells[metric].p:.4f}",
+            f"{cells[metric].p_holm:.4f}",
+        )
+        for run, groups in zip(runs[1:], differences, strict=True)
+        for group, cells in groups.items()
+        if cells is not None
+    ]
+    header = (f"{plain(runs[0].name, 60)} minus", "group", "points", "95% interval", "p", "p, Holm")
+    notes = [
+        f"interval and p: paired bootstrap over {RESAMPLES:,} resamples of the posts;"
+        " Holm: for all groups and runs. How seeds differ is not in them."
+    ]
+    return Table(f"Differences in {metric.upper()}", header, without_repeats(rows), notes, left=2)
+
+
+def systems_table(runs: Sequence[Run], kind: str, title: str) -> Table:
+    """F1@1 of the systems that runs were compared with: `kind` is `scores` (by group) or `by_kind`."""
+    found = [(run.name, name, scores) for run in runs for name, scores in run.comparisons.get(kind, {}).items()]
+    own: dict[str, Scores] = {}
+    shared: dict[str, Scores] = {}
+    for run, name, scores in found:
+        alike = [each == scores for _, other, each in found if other == name]
+        if len(alike) > 1 and all(alike):  # as baselines of the same data are
+            shared[name] = scores
+        else:
+            own[f"{run}: {name}" if len(runs) > 1 else name] = scores
+    systems = own | shared
+    groups = list(dict.fromkeys(group for scores in systems.values() for group in scores))
+    rows = [(plain(name, 80), *(_percent(scores, group) for group in groups)) for name, scores in systems.items()]
+    if rows:
+        first = next(iter(systems.values()))
+        rows.insert(0, ("posts", *(count(int(first[group]["n"])) if first.get(group) else NOTHING for group in groups)))
+    return Table(title, ("F1@1, %", *(plain(group, 40) for group in groups)), rows)
+
+
+def strategies_table(runs: Sequence[Run], scored: Sequence[Scored]) -> Table:
+    """The paper's Table 4 with a row for each run."""
+    rows = []
+    for strategy, name in paper.NAMES.items():
+        reported = tuple(" / ".join(f"{each:.2f}" for each in cell) for cell in paper.BY_STRATEGY[strategy])
+        own = [
+            (plain(run.name, 60), *(_percent(each.scores, group) for group in paper.STRATEGY_GROUPS))
+            for run, each in zip(runs, scored, strict=True)
+            if run.strategy == strategy
+        ]
+        rows += [(name, *cells, *reported) for cells in own or [(NOTHING,) * 4]]
+    header = ("strategy", "run", *paper.STRATEGY_GROUPS, *(f"paper, {each}" for each in paper.STRATEGY_SETTINGS))
+    notes = ["F1@1 in percent; the paper's cells: all / seen / unseen, of Qwen2.5-VL"]
+    return Table("By strategy (Table 4)", header, without_repeats(rows), notes, left=2)
+
+
+def gammas_table(runs: Sequence[Run], scored: Sequence[Scored]) -> Table:
+    """The paper's Table 5 with a row for each Dynamic CoT run."""
+    own = [(run, each) for run, each in zip(runs, scored, strict=True) if run.strategy == "dyncot"]
+    gammas = sorted({*paper.BY_GAMMA, *(run.gamma for run, _ in own)}, key=lambda each: (each[0].isdigit(), each))
+    rows = []
+    for gamma in gammas:
+        reported = tuple(f"{each:.2f}" for each in paper.BY_GAMMA.get(gamma, ())) or (NOTHING,) * 3
+        cells = [
+            (plain(run.name, 60), *(_percent(each.scores, group) for group in paper.GAMMA_GROUPS), _on_cot(run))
+            for run, each in own
+            if run.gamma == gamma
+        ]
+        rows += [(gamma, *each, *reported) for each in cells or [(NOTHING,) * 5]]
+    header = ("γ", "run", *paper.GAMMA_GROUPS, "posts on CoT", *(f"paper, {each}" for each in paper.GAMMA_GROUPS))
+    notes = ["F1@1 in percent; the paper's: Qwen2.5-VL-3B on MMKP-V2. On CoT: of the posts of all steps."]
+    return Table("Dynamic CoT by γ (Table 5)", header, without_repeats(rows), notes, left=2)
+
+
+def _on_cot(run: Run) -> str:
+    if not {"cot_share", "posts"} <= run.metrics.keys():
+        return NOTHING
+    return share(np.nansum(run.metrics["cot_share"] * run.metrics["posts"]), np.nansum(run.metrics["posts"]))
+
+
+def words_table(runs: Sequence[Run]) -> Table:
+    """The paper's Table 7 with a row for each run, and the forms of its outputs."""
+    words = {run.name: mean_words([answer.output for answer in run.answers]) for run in runs}
+    cot = next((words[run.name] for run in runs if run.strategy == "cot"), None)
+    rows = []
+    for strategy, name in paper.NAMES.items():
+        reported = paper.WORDS.get(strategy)
+        reported_cells = (f"{reported:.2f}", _less(reported, paper.WORDS["cot"])) if reported else (NOTHING,) * 2
+        own = []
+        for run in [each for each in runs if each.strategy == strategy]:
+            shares = form_shares([answer.form for answer in run.answers])
+            told = f"{words[run.name]:.2f}", _less(words[run.name], cot), *(share(each, 1) for each in shares.values())
+            own.append((plain(run.name, 60), *told))
+        rows += [(name, *cells, *reported_cells) for cells in own or [(NOTHING,) * (3 + len(FORMS))]]
+    header = ("strategy", "run", "words", "against CoT", *FORMS, "paper, words", "against CoT")
+    notes = [
+        "words generated for a post, tags and all; against CoT: of Fine-tune-CoT; the paper's: of Qwen2.5-VL-3B on"
+        " MMKP-V2",
+        "direct, cot: `kp; kp`, without and with reasoning; other: another form of list, read as one keyphrase (score"
+        " --reading=lenient takes it apart); broken: cut off",
+    ]
+    return Table("Words generated (Table 7)", header, without_repeats(rows), notes, left=2)
+
+
+def _less(words: float, cot: float | None) -> str:
+    return f"{100 * (words / cot - 1):+.2f}%" if cot and words != cot else NOTHING

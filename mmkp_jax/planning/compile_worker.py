@@ -1,0 +1,150 @@
+"""Run in a process of its own, with the environment of `compiling.py`: compiles a config's programs for a topology.
+
+    python -m mmkp_jax.planning.compile_worker FOLDER
+
+Reads `request.json` in FOLDER; leaves there a `{program}.hlo` for each that compiles, and `result.json`.
+"""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from mmkp_jax.data.forest import Forest, RowSize, empty_rows
+from mmkp_jax.decoding.generate import Generator
+from mmkp_jax.errors import InputError
+from mmkp_jax.models.definition import Params
+from mmkp_jax.models.sharding import MEMORIES, batch_sharding
+from mmkp_jax.planning.topologies import Topology, gpu_description, read_topology
+from mmkp_jax.training.optimizer import join_params
+from mmkp_jax.training.setup import Plan, dtype_of, plan_training
+
+REQUEST, RESULT = "request.json", "result.json"
+
+MEMORY = ("argument", "output", "alias", "temp", "generated_code")
+"""What the compiler tells of a program's memory."""
+
+ANY_STEPS = 1_000_000
+"""Of a run whose epochs are not counted yet; no shape depends on it."""
+
+
+def run(folder: Path) -> dict[str, Any]:
+    """What `result.json` holds: `error` ([what, where, mend]), or `state`, `mesh` and `programs`."""
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    config, topology = ConfigDict(request["config"]), read_topology(request["topology"])
+    try:
+        devices = devices_of(topology)
+        plan = plan_training(config, request["published"], request["where"], devices, config.total_steps or ANY_STEPS)
+    except InputError as error:
+        return {"error": [error.what, error.where, error.mend]}
+    in_host = tree_bytes(plan.state, in_host=True)
+    if config.moments_memory == "host" and not in_host:  # JAX drops the name of a memory that devices do not tell of
+        what = f"what compiles for {topology.chip.name} ahead of time knows nothing of its host's memory"
+        return {"error": [what, "config.moments_memory", "plan with device: the page tells what moments take"]}
+    programs = compile_all({"train": lower_step(config, plan)}, folder)
+    if request["prompt"]:
+        programs |= compile_all(lower_decoding(config, plan, RowSize(**request["prompt"])), folder)
+        count_what_waits(programs, sum(tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen")))
+    return {"state": state_bytes(plan), "in_host": in_host, "mesh": dict(plan.mesh.shape), "programs": programs}
+
+
+def count_what_waits(programs: Mapping[str, dict[str, Any]], params: float) -> None:
+    """Adds to the arguments of the programs of decoding what else is in memory while they run.
+
+    These are parameters, which `params` bytes are, the decoder's weights, the cache and the prompts prefilled last.
+    """
+    prefill, decode = programs["prefill"], programs["decode"]
+    if "argument" in prefill and "argument" in decode:
+        prefill["argument"] += decode["argument"] - params
+        decode["argument"] += prefill["output"]
+        if "argument" in (growth := programs.get("growth", {})):
+            growth["argument"] += decode["argument"] - growth["output"]
+
+
+def compile_all(programs: Mapping[str, jax.stages.Lowered], folder: Path) -> dict[str, dict[str, Any]]:
+    """Compiles programs; leaves their texts in `folder`, and returns what they take, or why there is none."""
+    results = {}
+    for name, lowered in programs.items():
+        start = time.perf_counter()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            results[name] = {"refused": first_line(error)}
+            continue
+        memory = compiled.memory_analysis()
+        results[name] = {part: getattr(memory, f"{part}_size_in_bytes") for part in MEMORY}
+        results[name]["seconds"] = time.perf_counter() - start
+        (folder / f"{name}.hlo").write_text(compiled.as_text(), encoding="utf-8")
+    return results
+
+
+def devices_of(topology: Topology) -> Sequence[jax.Device]:
+    """The devices, which need not be there.
+
+    Raises:
+        InputError: there is no such layout.
+    """
+    try:
+        if topology.chip.platform == "cpu":
+            return jax.devices()
+        if topology.chip.platform == "gpu":
+            text, shape = gpu_description(topology.chip.name), f"1x{topology.slices}x{topology.layout}"
+            return topologies.get_topology_desc(platform="cuda", target_config=text, topology=shape).devices
+        slices = {"num_slices": topology.slices} if topology.slices > 1 else {}
+        name = f"{topology.chip.name}:{topology.layout}"
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **slices).devices
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        what = f"the compiler knows no such layout ({first_line(error)})"
+        raise InputError(what, f"--topology={topology.name}", "give one that can be rented, as v5e:4x4") from None
+
+
+def lower_step(config: ConfigDict, plan: Plan) -> jax.stages.Lowered:
+    """The train step on shapes alone."""
+    steps = config.accumulation_steps
+    rows = empty_rows(config.global_batch_size // steps, RowSize(**config.row), plan.definition.geometry)
+    sharding = batch_sharding(plan.mesh)
+    batch = Forest(*(jax.ShapeDtypeStruct((steps, *a.shape), a.dtype, sharding=sharding) for a in rows))
+    with jax.set_mesh(plan.mesh):
+        return plan.step.lower(plan.state, batch)
+
+
+def lower_decoding(config: ConfigDict, plan: Plan, prompt: RowSize) -> dict[str, jax.stages.Lowered]:
+    """Prefill, decoding of a few tokens, and growth of the cache, if it grows, as a run evaluates."""
+    generator = Generator(
+        plan.definition,
+        plan.mesh,
+        slots=config.eval_batch_size,
+        answer_tokens=config.answer_tokens,
+        stop_tokens=(),
+        dtype=dtype_of(config, "compute_dtype"),
+    )
+    return generator.lower(join_params(plan.state["trainable"], plan.state["frozen"]), prompt)
+
+
+def state_bytes(plan: Plan) -> dict[str, float]:
+    """What a chip keeps between steps, by kind, in bytes."""
+    return {kind: tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen", "optimizer")}
+
+
+def tree_bytes(tree: Params, *, in_host: bool = False) -> float:
+    """Of one chip's part of arrays: of those in its own memory, or of those in its host's."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if (leaf.sharding.memory_kind == MEMORIES["host"]) == in_host]
+    return float(sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))
+
+
+def first_line(error: Exception) -> str:
+    """What a compiler says first, without the kind of error before it."""
+    return re.sub(r"^[A-Z_]+: ", "", str(error).strip().splitlines()[0])
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    (target / RESULT).write_text(json.dumps(run(target)), encoding="utf-8")

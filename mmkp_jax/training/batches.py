@@ -1,0 +1,254 @@
+"""The data side of a run: from a config and a model folder to planned batches and to prompts for evaluation."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerBase
+
+from mmkp_jax.data.examples import BOTH, Branch, Recipe
+from mmkp_jax.data.forest import COT, SFT, RowSize
+from mmkp_jax.data.mixing import Joined, posts_of_epoch
+from mmkp_jax.data.pipeline import Feed
+from mmkp_jax.data.plan import EpochPlan, plan_epoch
+from mmkp_jax.data.prompts import read_template
+from mmkp_jax.data.records import Split, open_split, split_names
+from mmkp_jax.data.run_lines import chains_line, updates_line
+from mmkp_jax.data.size_index import LeftOut, choose, index, sizes_of
+from mmkp_jax.errors import InputError
+from mmkp_jax.models.definition import Definition
+from mmkp_jax.training.objectives import OWN_BRANCHES, objective
+
+PACK_FOR = ("own", "both")
+
+
+class Dataset(NamedTuple):
+    """A prepared dataset to train on."""
+
+    path: str
+    weight: float = 1.0
+    """How often each of its posts comes in an epoch."""
+
+
+class Training(NamedTuple):
+    """What a run trains on."""
+
+    feed: Feed
+    plans: list[EpochPlan]
+    """As many epochs as the run needs; the last may be left early."""
+    steps: int
+    """Optimizer steps of the run."""
+    left_out: list[LeftOut]
+    has_cot_N: np.ndarray
+    """bool: which of the feed's records have a chain of thought."""
+    strategy: str
+    known_tests: int = 0
+    """Test posts of the first dataset whose text a training post has."""
+
+    @property
+    def posts(self) -> np.ndarray:
+        """The numbers of the posts that the run's steps train on, each once."""
+        ends = np.cumsum([0, *map(len, self.plans)])
+        seen = [
+            plan.post_N[: plan.bound_R1[min(len(plan), self.steps - start) * plan.batch_rows]]
+            for plan, start in zip(self.plans, ends.tolist(), strict=False)
+        ]
+        return np.unique(np.concatenate(seen))
+
+
+def datasets_of(config: ConfigDict) -> tuple[Dataset, ...]:
+    """The datasets that `config.data.path` names: `FOLDER`, or `FOLDER:WEIGHT,FOLDER:WEIGHT,…`.
+
+    The first one's test split is evaluated on.
+
+    Raises:
+        InputError: there is no such folder, one is named twice, or a weight is not above 0.
+    """
+    datasets = [_dataset(each.strip()) for each in config.data.path.split(",")]
+    folders = [Path(dataset.path).resolve() for dataset in datasets]
+    for number, dataset in enumerate(datasets):
+        if folders[number] in folders[:number]:
+            what = f"the folder {dataset.path!r} is named twice"
+            raise InputError(what, "config.data.path", "name it once, and give it a weight: FOLDER:2")
+    return tuple(datasets)
+
+
+def _dataset(named: str) -> Dataset:
+    path, parted, weight = named.rpartition(":")
+    dataset = Dataset(named)
+    if parted and not Path(named).is_dir():
+        try:
+            dataset = Dataset(path, float(weight))
+        except ValueError:
+            what = f"the weight {weight!r} is no number, and there is no such folder"
+            raise InputError(what, f"config.data.path={named}", "write it as FOLDER:2") from None
+    if not 0 < dataset.weight < math.inf:
+        mend = "give one above 0, or leave the folder out"
+        raise InputError(f"the weight is {dataset.weight:g}", f"config.data.path={named}", mend)
+    if not dataset.path or not Path(dataset.path).is_dir():
+        mend = "give the folder that `prepare` wrote, or several as FOLDER:WEIGHT,FOLDER:WEIGHT"
+        raise InputError(f"there is no folder {dataset.path!r}", "config.data.path", mend)
+    return dataset
+
+
+def recipe_of(config: ConfigDict, definition: Definition, tokenizer: PreTrainedTokenizerBase) -> Recipe:
+    """How posts are fed to the model, in training and evaluation.
+
+    Raises:
+        InputError: the limits of pictures or texts cannot be held together, or the tokenizer is unfit.
+    """
+    data, tokens = config.data, config.row.tokens
+    if data.min_pixels > data.max_pixels:
+        what = f"min_pixels is {data.min_pixels:,} and max_pixels is {data.max_pixels:,}"
+        raise InputError(what, "config.data", "give a smaller min_pixels")
+    if data.max_text_tokens > tokens:
+        what = f"a text may have {data.max_text_tokens:,} tokens, a row {tokens:,}"
+        raise InputError(what, "config.data.max_text_tokens", "give fewer, or longer rows (config.row.tokens)")
+    return Recipe(
+        template=read_template(tokenizer, image_token=definition.geometry.image_token),
+        geometry=definition.geometry,
+        min_pixels=config.data.min_pixels,
+        max_pixels=config.data.max_pixels,
+        max_text_tokens=config.data.max_text_tokens,
+        zero_shot=config.strategy == "zeroshot",
+    )
+
+
+def branches_of(config: ConfigDict) -> tuple[Branch, ...]:
+    """The targets that rows are packed with.
+
+    Raises:
+        InputError: `pack_for` is none of `PACK_FOR`.
+    """
+    objective(config.strategy)  # tells an unknown one
+    if config.pack_for not in PACK_FOR:
+        raise InputError(f"unknown value {config.pack_for!r}", "config.pack_for", "choose own or both")
+    names: dict[int, Branch] = {SFT: "sft", COT: "cot"}
+    return BOTH if config.pack_for == "both" else tuple(names[branch] for branch in OWN_BRANCHES[config.strategy])
+
+
+def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
+    """Plans every batch of the run, over all its datasets; pictures are not decoded.
+
+    A given `total_steps` decides how long the run is; `num_epochs` does where that is 0.
+
+    Raises:
+        InputError: a dataset is not there or has no post that fits a row, neither `num_epochs` nor `total_steps` is
+            given, or `posts_per_step` posts do not fit the rows of a step.
+    """
+    if not config.num_epochs and not config.total_steps:
+        what = "num_epochs is 0 and total_steps is 0"
+        raise InputError(what, "config.num_epochs", "give one of them; total_steps wins where both are given")
+    size, branches = RowSize(**config.row), branches_of(config)
+    parts = [_part(each, recipe, size, branches, config.data.workers) for each in datasets_of(config)]
+    records = Joined([part.records for part in parts])
+    sizes = np.concatenate([part.size_N5 for part in parts])
+    plans: list[EpochPlan] = []
+    while _is_short(plans, config):
+        seeded = {"seed": config.seed, "epoch": len(plans)}
+        posts = [
+            start + posts_of_epoch(part.posts, part.dataset.weight, **seeded)
+            for start, part in zip(records.starts, parts, strict=True)
+        ]
+        of_step = {"batch_rows": config.global_batch_size, "posts_per_step": config.posts_per_step}
+        plans.append(plan_epoch(sizes, size, posts=np.concatenate(posts), **of_step, **seeded))
+    _check_rows(plans, config)
+    steps = config.total_steps or sum(map(len, plans))
+    feed, left_out = Feed(records, recipe, size, branches), _left_out(parts, records.starts)
+    has_cot_N = np.concatenate([part.has_cot_N for part in parts])
+    _check_chains(config, parts)
+    known = _known(parts, recipe, config.data.workers)
+    return Training(feed, plans, steps, left_out, has_cot_N, config.strategy, known)
+
+
+def _is_short(plans: Sequence[EpochPlan], config: ConfigDict) -> bool:
+    """Whether the run needs another epoch."""
+    if config.total_steps:
+        return sum(map(len, plans)) < config.total_steps
+    return len(plans) < config.num_epochs
+
+
+def _check_rows(plans: Sequence[EpochPlan], config: ConfigDict) -> None:
+    needed, rows = max(plan.batch_rows for plan in plans), config.global_batch_size
+    if needed > rows:
+        what = f"{config.posts_per_step:,} posts of a step take up to {needed:,} rows, and a step has {rows:,}"
+        hint = f"give config.global_batch_size={needed} (or the next multiple that the devices divide), or larger rows"
+        raise InputError(what, "config.posts_per_step", hint)
+
+
+def _check_chains(config: ConfigDict, parts: Sequence["_Part"]) -> None:
+    """Refuses Fine-tune-CoT on rows of both targets where no post has a chain of thought: its loss would be 0."""
+    if config.strategy == "cot" and not any(part.has_cot_N[part.posts].any() for part in parts):
+        what = chains_line("cot", sum(len(part.posts) for part in parts), 0).removeprefix("WARNING: ")
+        raise InputError(what, "config.data.path", "write chains with `teach` and give them to `prepare --cot`")
+
+
+class _Part(NamedTuple):
+    """A dataset's share of the run: its records, and the numbers of those that can be trained on."""
+
+    dataset: Dataset
+    records: Split
+    size_N5: np.ndarray
+    text_N: np.ndarray
+    has_cot_N: np.ndarray
+    posts: np.ndarray
+    left_out: list[LeftOut]
+
+
+def _left_out(parts: Sequence[_Part], starts: Sequence[int]) -> list[LeftOut]:
+    """All that is left out, numbered through; of several datasets, which may share ids, each id with its folder."""
+    if len(parts) == 1:
+        return parts[0].left_out
+    return [
+        LeftOut(start + each.number, f"{part.dataset.path}: {each.id}", each.reason)
+        for start, part in zip(starts, parts, strict=True)
+        for each in part.left_out
+    ]
+
+
+def _known(parts: Sequence[_Part], recipe: Recipe, workers: int) -> int:
+    """How many test posts of the first dataset have the text of a post that is trained on."""
+    path = parts[0].dataset.path
+    if "test" not in split_names(path):
+        return 0
+    test_N = index(open_split(path, "test"), recipe, Path(path) / "index", workers=workers).text_N
+    trained_N = np.concatenate([part.text_N[part.posts] for part in parts])
+    return int((np.isin(test_N, trained_N) & (test_N > 0)).sum())
+
+
+def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branch, ...], workers: int) -> _Part:
+    records = open_split(dataset.path, "train")
+    lengths = index(records, recipe, Path(dataset.path) / "index", workers=workers)
+    posts, left_out = choose(lengths, size, branches)
+    if not len(posts):
+        raise InputError(
+            f"none of {len(records)} posts can be trained on; the first: {left_out[0].reason}",
+            dataset.path,
+            "give larger rows (config.row), or posts with the targets that the strategy needs",
+        )
+    if dataset.weight * len(posts) < 1:
+        what = f"at weight {dataset.weight:g}, {len(posts)} posts are less than one an epoch"
+        raise InputError(what, dataset.path, "give a larger weight, or leave the folder out")
+    return _Part(dataset, records, sizes_of(lengths, branches), lengths.text_N, lengths.cot_N > 0, posts, left_out)
+
+
+def describe(training: Training) -> str:
+    """A few lines: how much is trained on and in how many steps, what is left out, updates, and chains of thought."""
+    posts, epochs = sum(len(plan.post_N) for plan in training.plans[:1]), len(training.plans)
+    reasons: dict[str, int] = {}
+    for each in training.left_out:
+        kind = each.reason.split(":")[0]
+        reasons[kind] = reasons.get(kind, 0) + 1
+    out = "".join(f"; left out: {n:,}, as {reason}" for reason, n in reasons.items())
+    steps = f"{len(training.plans[0]):,} steps, {training.steps:,} steps in all ({epochs} epochs begun)"
+    known = f"; test posts that have the text of a training post: {training.known_tests:,}" * bool(training.known_tests)
+    trained = training.posts
+    lines = [
+        f"{posts:,} posts an epoch in {steps}{out}{known}",
+        updates_line(training.steps, posts / len(training.plans[0])),
+        chains_line(training.strategy, len(trained), int(training.has_cot_N[trained].sum())),
+    ]
+    return "\n".join(filter(None, lines))

@@ -1,0 +1,286 @@
+"""Checkpoints, asynchronous and atomic: the train state with the data position, and the parameters of the best step."""
+
+import contextlib
+import logging
+import math
+import os
+import re
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.models.sharding import MEMORIES
+from mmkp_jax.runtime.checksums import FILE, damage, has_checksums
+from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.hosts import everywhere, is_writer, several, wait_for_all
+from mmkp_jax.training.sealing import Sealed
+from mmkp_jax.training.step import State
+
+MEND = "remove its folder, to go on from an earlier one or from the beginning"
+
+
+def unverified(folder: Path) -> str:
+    """The line about a checkpoint that an earlier version of the program wrote."""
+    return f"{folder}: it has no checksums ({FILE}), so that damage in it would not be noticed"
+
+
+class Restored(NamedTuple):
+    """A checkpoint as it was saved."""
+
+    step: int
+    state: State
+    note: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a work directory; one that was cut off while being written does not count.
+
+    Use as a context manager: leaving it waits for what is still being written. What cannot be written, then or later,
+    is an InputError.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2, keep_hours: float = 0):
+        """Keeps the last `keep`, and, where `keep_hours` is not 0, one of each so many hours."""
+        kept = [policies.LatestN(keep), *([policies.EveryNSeconds(int(3600 * keep_hours))] if keep_hours else [])]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+            temporary_path_class=Sealed,
+        )
+        self._folder = folder.absolute()
+        _leave_failures_to_the_caller()
+        with self._writing():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._writing():
+            self._manager.close()
+
+    def latest(self) -> int | None:
+        """The last step with a whole checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: State, note: dict[str, Any]) -> None:
+        """Starts to write; `note` is kept beside the state, as JSON.
+
+        Where a part of the state is in the host's memory it is written when this returns: Orbax may read it in place,
+        and the next step is given that place to write to.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
+        with self._writing(), jax.transfer_guard("allow"):
+            self._manager.save(step, args=args, force=True)
+        if any(leaf.sharding.memory_kind == MEMORIES["host"] for leaf in jax.tree.leaves(state)):
+            self.wait()
+
+    def delete_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, which are about to be computed again."""
+        for later in [each for each in self._manager.all_steps() if each > step]:
+            self._manager.delete(later)
+
+    def restore(self, step: int, state: State) -> Restored:
+        """The checkpoint of `step`, laid out as `state`: `jax.ShapeDtypeStruct`s with any shardings.
+
+        Raises:
+            InputError: it is damaged, or cannot be read.
+        """
+        self.verify(step)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(state), note=ocp.args.JsonRestore())
+        try:
+            restored = self._read(step, args)
+        except Exception as error:  # damaged files end in any kind of it, Orbax's bare Exception too
+            reason = " ".join(str(error).split()).partition(" See full TensorStore details")[0]
+            raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), MEND) from error
+        return Restored(step, restored["state"], restored["note"])
+
+    def verify(self, step: int) -> None:
+        """Holds the files of `step` against their checksums; the hosts share the work, and all of them call this.
+
+        Raises:
+            InputError: they differ; on every host.
+        """
+        folder = self._folder / str(step)
+        if not everywhere(has_checksums(folder)):
+            if is_writer():
+                print(for_terminal(unverified(folder)), file=sys.stderr)
+            return
+        found = damage(folder, jax.process_index(), jax.process_count())
+        if not everywhere(found is None):
+            raise InputError(f"it is damaged ({found or 'another host says where'})", str(folder), MEND)
+
+    def _read(self, step: int, args: ocp.args.Composite) -> Any:
+        if not several():
+            return self._manager.restore(step, args=args)
+        here = jax.process_index()  # each by itself: where the files fail one host, none waits for it
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"host-{here}"
+        )
+        handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+            return reader.restore(self._folder / str(step), args=args)
+
+    def restore_latest(self, state: State) -> Restored | None:
+        """The last checkpoint that can be read; None where there is none.
+
+        One that is damaged is named on stderr and put aside, as `STEP.damaged-…`, so that its step can be saved again.
+
+        Raises:
+            InputError: there are some, and none can be read.
+        """
+        failed: InputError | None = None
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            restored = None
+            try:
+                restored = self.restore(step, state)
+            except InputError as error:
+                failed = error
+                print(for_terminal(str(error)), file=sys.stderr)
+            if everywhere(restored is not None):
+                damaged = [each for each in self._manager.all_steps() if each > step]
+                self.put_aside(damaged, f"going back to step {step:,}")
+                return restored
+        if steps:
+            mend = "see to it, or begin in another --workdir"
+            raise failed or InputError("another host can read none of the checkpoints", str(self._folder), mend)
+        return None
+
+    def put_aside(self, steps: Sequence[int], instead: str) -> None:
+        """Gives damaged checkpoints another name, so that their steps can be saved again, and says what is done."""
+        for step in steps:
+            if is_writer():
+                (self._folder / str(step)).rename(self._folder / f"{step}.damaged-{uuid.uuid4().hex[:8]}")
+                print(for_terminal(f"{instead}; that of step {step:,} is put aside"), file=sys.stderr)
+        wait_for_all("damaged checkpoints")
+        self._manager.reload()
+
+    def note(self, step: int) -> dict[str, Any]:
+        """What was kept beside the state of `step`.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]
+        except Exception as error:  # as in `restore`
+            reason = " ".join(str(error).split())
+            raise InputError(f"its note cannot be read ({reason})", str(self._folder / str(step)), MEND) from error
+
+    def wait(self) -> None:
+        """Until what was saved is written."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:  # the latter two from tensorstore
+            reason = _reason(error)
+            mend = "see to space and permissions; the run goes on from its last whole checkpoint"
+            raise InputError(f"a checkpoint cannot be written ({reason})", str(self._folder), mend) from error
+
+
+def _reason(error: Exception) -> str:
+    """In the system's words where it gave the reason: tensorstore has its number among much else."""
+    of_the_system = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(of_the_system[1])) if of_the_system else " ".join(str(error).split())
+
+
+class Best:
+    """The parameters of the step with the highest score so far, of all starts of a run, in a folder of their own.
+
+    Use as a context manager, as `Checkpoints`.
+    """
+
+    PARTS = ("trainable", "frozen")
+
+    def __init__(self, folder: Path, metric: str, step: int):
+        """Goes on from `step`: what scored best after it is computed, and offered, again."""
+        self._metric, self._kept = metric, Checkpoints(folder, keep=1)
+        self._kept.delete_after(step)
+        self.score = self._score()
+
+    def __enter__(self) -> "Best":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept.__exit__()
+
+    def offer(self, step: int, state: State, scores: Mapping[str, float]) -> None:
+        """Keeps the state's parameters if they score higher than those kept; they are written when it returns.
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        if (score := scores[self._metric]) > self.score:
+            self.score = score
+            note = {"metric": self._metric, "score": score}
+            self._kept.save(step, {part: state[part] for part in self.PARTS}, note)
+            self._kept.wait()  # the run's own checkpoint must not come to be without it
+
+    def restore(self, state: State) -> Restored | None:
+        """The parameters, laid out as those of `state` (`jax.ShapeDtypeStruct`s).
+
+        None where none were offered, or where they are damaged: they are put aside then.
+        """
+        step = self._kept.latest()
+        if step is None:
+            return None
+        restored = None
+        try:
+            restored = self._kept.restore(step, {part: state[part] for part in self.PARTS})
+        except InputError as error:
+            print(for_terminal(str(error)), file=sys.stderr)
+        if everywhere(restored is not None):
+            return restored
+        self._kept.put_aside([step], "there is no best step any more")
+        return None
+
+    def _score(self) -> float:
+        """Of the parameters that are kept; those that are damaged are put aside."""
+        step = self._kept.latest()
+        if step is None:
+            return -math.inf
+        score = None
+        try:
+            self._kept.verify(step)
+            score = self._kept.note(step).get("score")
+        except InputError as error:
+            print(for_terminal(str(error)), file=sys.stderr)
+        if everywhere(isinstance(score, int | float)):
+            return float(score)
+        self._kept.put_aside([step], "the best step is chosen anew, of those to come")
+        return -math.inf
+
+
+def _leave_failures_to_the_caller() -> None:
+    """Keeps the writers' threads from telling of an error on stderr: `save` or `close` raises it."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_no_failure_of_a_writer)  # which adds it once only
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # of Orbax's writers
+    sys.unraisablehook = _no_coroutine_of_orbax
+
+
+def _no_failure_of_a_writer(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and ("orbax" in record.pathname or "never retrieved" in record.getMessage()))
+
+
+def _no_coroutine_of_orbax(failure: Any) -> None:
+    """What was abandoned with a failed read or write raises once more when it is collected."""
+    code = getattr(failure.object, "cr_code", None)
+    of_orbax = code is not None and "/orbax/checkpoint/" in code.co_filename
+    closed = isinstance(failure.exc_value, RuntimeError) and "Event loop is closed" in str(failure.exc_value)
+    if not (of_orbax or closed):
+        sys.__unraisablehook__(failure)

@@ -1,0 +1,86 @@
+"""What a run's data and base hold, so that a resumed run may find them under another path.
+
+The fields below name files and folders; two configs that differ in them alone are of the same run where the content is
+the same. This is the one place that decides which fields are judged so, and by what.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmkp_jax.data.records import open_split, split_names
+from mmkp_jax.hf.folder import Folder, digests
+from mmkp_jax.runtime.atomic import write_json
+from mmkp_jax.runtime.json_files import read_object
+from mmkp_jax.runtime.lines import read_bytes
+from mmkp_jax.training.batches import datasets_of
+
+FILE = "contents.json"
+"""Of a work directory: a digest by field."""
+
+FIELDS = ("data.path", "data.train_keyphrases", "data.kinds", "model.path")
+
+SAMPLES, SAMPLE_BYTES = 256, 16 << 10
+"""Of a file of weights: so many stretches of it, the header among them; another training changes nearly all bytes."""
+
+
+def contents_of(config: ConfigDict, base: Folder) -> dict[str, str]:
+    """A digest of what each of `FIELDS` names.
+
+    Raises:
+        InputError: a dataset cannot be opened.
+    """
+    datasets = [
+        (each.weight, {name: open_split(each.path, name).fingerprint for name in sorted(split_names(each.path))})
+        for each in datasets_of(config)
+    ]
+    weights = [_sampled(file) for file in sorted({tensor.file for tensor in base.tensors.values()})]
+    return {
+        "data.path": _digest(datasets),
+        **{f"data.{name}": _digest(_file(config.data[name])) for name in ("train_keyphrases", "kinds")},
+        "model.path": _digest((digests(base), weights)),
+    }
+
+
+def same_content(workdir: Path, now: Mapping[str, str], field: str, before: Any, named: Any) -> bool:
+    """Whether a field that names `before` in the work directory's config, and `named` now, names the same content.
+
+    Where the work directory does not say what it was, the same file or folder counts as the same content.
+
+    Raises:
+        InputError: what the work directory says cannot be read.
+    """
+    if field not in FIELDS:
+        return False
+    if (workdir / FILE).is_file():
+        told = read_object(workdir / FILE, "remove it, and name the files and folders as the run did")
+        return told.text(field, "") == now.get(field)
+    return bool(before and named) and Path(str(before)).resolve() == Path(str(named)).resolve()
+
+
+def write_contents(workdir: Path, contents: Mapping[str, str]) -> None:
+    """Leaves them in the work directory, where they are not there yet."""
+    if not (workdir / FILE).exists():
+        write_json(workdir / FILE, contents)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _file(path: str) -> str:
+    return hashlib.sha256(read_bytes(Path(path))).hexdigest() if path else ""
+
+
+def _sampled(file: Path) -> tuple[int, int]:
+    """Size, and a checksum of stretches at even distances."""
+    size, crc = file.stat().st_size, 0
+    with file.open("rb") as opened:
+        for number in range(SAMPLES):
+            opened.seek(size * number // SAMPLES)
+            crc = zlib.crc32(opened.read(SAMPLE_BYTES), crc)
+    return size, crc

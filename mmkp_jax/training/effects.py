@@ -1,0 +1,108 @@
+"""Settings that have no effect in a run, or another one than they say: all of them, said before its first step."""
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmkp_jax.training.optimizer import warmup_of
+
+DEFAULTS = {
+    "gamma_mode": "fixed",
+    "gamma": 0.4,
+    "gamma_ema_decay": 0.99,
+    "multitask_weight": 0.5,
+    "posts_per_step": 0,
+    "total_steps": 0,
+    "eval_every": 0,
+    "export_every": 0,
+    "valid_posts": 512,
+    "best_metric": "valid/all/f1@1",
+}
+"""Fields that another setting may switch off (zero-shot all of them), and their values in `configs/base.py`.
+
+One that has its default is not said.
+"""
+
+
+def without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> list[str]:
+    """A line for each setting that has no effect, or another one than it says.
+
+    Args:
+        steps: of the run; 0 for zero-shot, which trains nothing.
+        first: the step that the run begins with, or goes on with.
+        profiled: the steps that are to be traced.
+    """
+    if not steps:
+        found = [_switched_off(config, field, f"strategy {config.strategy} trains nothing") for field in DEFAULTS]
+    else:
+        found = [*_length(config, steps), *_beyond(config, steps), *_profile(steps, first, profiled), *_needs(config)]
+    return list(filter(None, found))
+
+
+def lines_without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> str:
+    """The lines of `without_effect`, each marked as a note; empty where there is none."""
+    found = without_effect(config, steps, first=first, profiled=profiled)
+    return "".join(f"note: {line}\n" for line in found)
+
+
+def _length(config: ConfigDict, steps: int) -> Iterator[str]:
+    if config.total_steps and config.num_epochs:
+        yield f"num_epochs={config.num_epochs:g} has no effect: total_steps={config.total_steps} decides the length"
+    warmup = warmup_of(config.warmup_steps, steps)
+    if warmup != config.warmup_steps:
+        yield f"warmup_steps={config.warmup_steps} is as long as the run of {steps:,} steps: shortened to {warmup:,}"
+
+
+def _beyond(config: ConfigDict, steps: int) -> Iterator[str]:
+    run = f"is beyond the run's {steps:,} steps"
+    if config.eval_every > steps:
+        yield f"eval_every={config.eval_every} {run}: valid is evaluated at the end alone"
+    if config.eval_every and config.export_every * config.eval_every > steps:
+        each = f"export_every={config.export_every}, times eval_every={config.eval_every},"
+        yield f"{each} {run}: only the best is exported"
+    if config.checkpoint_every > steps:
+        yield f"checkpoint_every={config.checkpoint_every} {run}: only its end or a stop is saved"
+    if config.log_every > steps:
+        yield f"log_every={config.log_every} {run}: the progress line shows no figures"
+    if config.max_nonfinite > steps:
+        yield f"max_nonfinite={config.max_nonfinite} {run}: no number of steps that are not finite ends it"
+
+
+def _profile(steps: int, first: int, profiled: range) -> Iterator[str]:
+    if not profiled:
+        return
+    flag = f"--profile_steps={profiled.start}:{profiled.stop - 1}"
+    if profiled.start > steps:
+        yield f"{flag} is beyond the run's {steps:,} steps: nothing is traced"
+    elif profiled.stop <= first:
+        yield f"{flag} is before step {first:,}, with which the run goes on: nothing is traced"
+    elif profiled.stop - 1 > steps or profiled.start < first:
+        yield f"{flag} is cut to the steps that are run: {max(profiled.start, first)}:{min(profiled.stop - 1, steps)}"
+
+
+def _needs(config: ConfigDict) -> Iterator[str]:
+    """Fields that another field switches off."""
+    dynamic = config.strategy == "dyncot"
+    off = {
+        "gamma_mode": None if dynamic else f"strategy {config.strategy} has no γ",
+        "gamma": None if dynamic and config.gamma_mode == "fixed" else _no_gamma(config),
+        "gamma_ema_decay": None if dynamic and config.gamma_mode == "ema" else _no_gamma(config),
+        "multitask_weight": None
+        if config.strategy == "multitask"
+        else f"strategy {config.strategy} has no such weight",
+        **dict.fromkeys(("export_every", "valid_posts", "best_metric"), None if config.eval_every else "eval_every=0"),
+    }
+    for field, reason in off.items():
+        if reason:
+            yield _switched_off(config, field, reason)
+
+
+def _no_gamma(config: ConfigDict) -> str:
+    return f"gamma_mode={config.gamma_mode}" if config.strategy == "dyncot" else f"strategy {config.strategy} has no γ"
+
+
+def _switched_off(config: ConfigDict, field: str, reason: str) -> str:
+    value: Any = operator.attrgetter(field)(config)
+    return "" if value == DEFAULTS[field] else f"{field}={value} has no effect: {reason}"

@@ -1,0 +1,195 @@
+"""The loop: batches through the step, metrics to the log, evaluation on the way, checkpoints, and a clean stop.
+
+A run that was stopped goes on from its last checkpoint with the same batches, and comes to the same numbers.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mmkp_jax.data.forest import Forest
+from mmkp_jax.data.pipeline import Position, batches, position_of
+from mmkp_jax.errors import InputError
+from mmkp_jax.hf.folder import Folder
+from mmkp_jax.models.definition import Params
+from mmkp_jax.models.sharding import place_batch, planned_rows
+from mmkp_jax.runtime.hosts import asked_to_stop, several
+from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
+from mmkp_jax.training.batches import Training
+from mmkp_jax.training.checkpoint import Best, Checkpoints
+from mmkp_jax.training.effects import lines_without_effect
+from mmkp_jax.training.metrics import Meter
+from mmkp_jax.training.optimizer import join_params
+from mmkp_jax.training.profiler import Profiler
+from mmkp_jax.training.setup import Plan, load_state
+from mmkp_jax.training.step import State
+from mmkp_jax.training.watchdog import Watchdog
+
+
+class Stopped(BaseException):
+    """The run was asked to stop; as a `KeyboardInterrupt`, nothing that waits for errors holds it up.
+
+    Args:
+        step: where it is saved; None where it had nothing to save.
+        by_user: by Ctrl-C; else by the machine, so that it is to be started again.
+    """
+
+    def __init__(self, step: int | None, by_user: bool):
+        super().__init__(step, by_user)
+        self.step, self.by_user = step, by_user
+
+
+Validate = Callable[[Params], dict[str, float]]
+"""Parameters to their scores, by the names under which they are logged."""
+
+Export = Callable[[int, Params], None]
+"""Leaves a step's parameters as a model folder."""
+
+
+def train(
+    config: ConfigDict,
+    plan: Plan,
+    folder: Folder,
+    training: Training,
+    workdir: Path,
+    validate: Validate | None,
+    export: Export,
+    watchdog: Watchdog,
+    profiled: range = range(0),
+) -> tuple[int, Params]:
+    """Trains to the end, or goes on to it from the work directory's last checkpoint.
+
+    Args:
+        validate: called every `config.eval_every` steps and at the end; None where that is 0.
+        export: called at every `config.export_every`-th evaluation; never where that is 0.
+        watchdog: counts the steps.
+        profiled: the steps that are traced, into `workdir/profile`.
+
+    Returns:
+        a step and its parameters: the last; where the run validates, the best by `config.best_metric`.
+
+    Raises:
+        InputError: the folder's tensors are not the model's, a checkpoint cannot be read or written, the data are not
+            those that the run began with, or too many steps in a row were not finite.
+        Stopped: by SIGINT, SIGTERM or a maintenance event, when the state has been saved.
+    """
+    with contextlib.ExitStack() as stack:
+        asked = stack.enter_context(_StopAsked())  # first, so that it still holds while the last checkpoint is written
+        kept = {"keep": config.keep_checkpoints, "keep_hours": config.keep_hours}
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **kept))
+        data = training.feed.records.fingerprint
+        step, state = _begin(plan, folder, checkpoints, data, config.data.path, training.steps)
+        best = stack.enter_context(Best(workdir / "best", config.best_metric, step)) if validate else None
+        if step:
+            print(f"going on from step {step:,} of {training.steps:,}")
+        print(lines_without_effect(config, training.steps, first=step + 1, profiled=profiled), end="")
+        row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
+        meter = stack.enter_context(Meter(config, training, workdir, step, row_AB))
+        profile = workdir / "profile" / f"host-{jax.process_index()}"  # of processes on one machine each its own
+        profiler = stack.enter_context(Profiler(profile, profiled))
+        feed = stack.enter_context(contextlib.closing(_feed(config, training, step)))
+        stack.enter_context(jax.set_mesh(plan.mesh))
+        stack.enter_context(jax.transfer_guard("disallow"))  # a hidden transfer would stall every step
+        stack.enter_context(watchdog.counting("step"))
+        first = step + 1
+        while step < training.steps:
+            with meter.spending("data"):
+                _, forest = next(feed)
+            batch = place_batch(_micro_batches(forest, config), plan.mesh)
+            step += 1
+            with meter.spending("compile") if step == first else contextlib.nullcontext(), profiler.around(step):
+                state, metrics, losses = plan.step(state, batch)
+            profiler.called(step, metrics)
+            meter.add(step, metrics, losses)
+            watchdog.beat()
+            last, stop = step == training.steps, asked.stop or asked_to_stop(step)
+            if best and (last or step % config.eval_every == 0):
+                with meter.spending("evaluation"), watchdog.pausing(), jax.transfer_guard("allow"):
+                    scores = validate(join_params(state["trainable"], state["frozen"]))
+                    best.offer(step, state, scores)
+                    if config.export_every and step % (config.export_every * config.eval_every) == 0:
+                        export(step, join_params(state["trainable"], state["frozen"]))
+                meter.note(scores)
+            if stop or last or step % config.checkpoint_every == 0:
+                meter.keep()
+                with meter.spending("checkpoint"), watchdog.pausing():
+                    checkpoints.save(step, state, {"data": data})
+            if stop:
+                raise Stopped(step, asked.by_user)
+        params = join_params(state["trainable"], state["frozen"])
+        del state  # its optimizer's part is the largest
+        if not best:
+            return step, params
+        with jax.transfer_guard("allow"):
+            restored = best.restore(plan.state)
+        if restored is None:  # damaged, or the run was trained to its end before it was to validate
+            return step, params
+        print(f"best on valid: step {restored.step:,}, {restored.note['metric']} {restored.note['score']:.4f}")
+        return restored.step, join_params(restored.state["trainable"], restored.state["frozen"])
+
+
+def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path: str, steps: int) -> tuple[int, State]:
+    restored = checkpoints.restore_latest(plan.state)
+    if restored is None:
+        return 0, load_state(plan, folder)
+    step = restored.step
+    if step > steps:
+        what = f"the run is at step {step:,} already, and its config now ends at step {steps:,}"
+        raise InputError(what, "config.total_steps", "give more steps, or epochs")
+    if restored.note["data"] != data:
+        mend = "prepare them as they were, or give another --workdir"
+        raise InputError(f"the training posts are not those that this run saw up to step {step:,}", path, mend)
+    return step, restored.state
+
+
+def _feed(config: ConfigDict, training: Training, step: int) -> Iterator[tuple[Position, Forest]]:
+    return batches(
+        training.feed,
+        training.plans,
+        start=position_of(training.plans, step),
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+        workers=config.data.workers,
+    )
+
+
+def _micro_batches(forest: Forest, config: ConfigDict) -> Forest:
+    """[rows, ...] to [accumulation steps, rows of each, ...]."""
+    return Forest(*(array.reshape(config.accumulation_steps, -1, *array.shape[1:]) for array in forest))
+
+
+class _StopAsked(contextlib.AbstractContextManager):
+    """Turns SIGINT and SIGTERM into a wish that the loop looks for between steps; a second SIGINT is taken at once.
+
+    Of several hosts, JAX hands SIGTERM to all of them (`hosts.asked_to_stop`); SIGINT is made one.
+    """
+
+    def __init__(self) -> None:
+        self.stop = self.by_user = False
+        self._several = several()
+
+    def __enter__(self) -> "_StopAsked":
+        kinds = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
+        self._before = {each: signal.signal(each, self._wish) for each in kinds}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _wish(self, kind: int, _: Any) -> None:
+        if kind == signal.SIGINT and (self.stop or self.by_user):
+            end_at_once("stopped at once; started again, the run resumes from its last checkpoint", INTERRUPTED)
+        self.by_user = kind == signal.SIGINT and not self.stop
+        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.stop = True

@@ -1,0 +1,143 @@
+"""What a run tells of itself: a progress bar, a line of metrics a step, every post's loss, and where the time goes."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from mmkp_jax.runtime.hosts import is_writer, merged
+from mmkp_jax.training.batches import Training
+from mmkp_jax.training.goodput import Goodput, Kind
+from mmkp_jax.training.objectives import Losses
+from mmkp_jax.training.optimizer import learning_rate
+from mmkp_jax.training.post_losses import PostLosses
+from mmkp_jax.training.step import Metrics
+from mmkp_jax.training.step_times import StepTimes
+from mmkp_jax.training.watchdog import Skipped
+from mmkp_jax.training.workdir import MetricsLog
+
+
+class _Pending(NamedTuple):
+    """A step that may still be under way."""
+
+    step: int
+    metrics: Metrics
+    losses: Losses
+    noted: dict[str, float]
+
+
+class Meter(contextlib.AbstractContextManager):
+    """Collects steps' metrics on the device and fetches them one step late, so that the device never waits.
+
+    Of several hosts, one writes.
+
+    Args:
+        step: the run goes on from it.
+        row_AB: int64, which of a batch's planned rows each row of the step's batch is.
+    """
+
+    def __init__(self, config: ConfigDict, training: Training, workdir: Path, step: int, row_AB: np.ndarray):
+        self._writes = is_writer()
+        self._log = MetricsLog(workdir, step) if self._writes else None
+        self._losses = PostLosses(workdir, training.plans, training.has_cot_N, steps=training.steps, step=step)
+        self._skipped = Skipped(workdir, most=config.max_nonfinite, step=step)
+        self._records, self._place_R = training.feed.records, np.argsort(row_AB, axis=None)
+        self._rate = learning_rate(config.learning_rate, warmup_steps=config.warmup_steps, total_steps=training.steps)
+        self._bar = tqdm(total=training.steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self._every = config.log_every
+        self._pending: list[_Pending] = []
+        self._goodput = Goodput()
+        self._times = StepTimes(self._goodput)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        print(self._goodput.line())
+        if self._log:
+            self._log.close()
+
+    @contextlib.contextmanager
+    def spending(self, kind: Kind) -> Iterator[None]:
+        """Counts what is done meanwhile as of that kind; but for data, it is no part of a step's seconds."""
+        with self._goodput.spending(kind):
+            yield
+
+    def note(self, values: Mapping[str, float]) -> None:
+        """Adds to the line of the step that was added last."""
+        self._pending[-1].noted.update(values)
+
+    def add(self, step: int, metrics: Metrics, losses: Losses) -> None:
+        """Takes what a step gave, and writes that of the steps before it.
+
+        Raises:
+            InputError: too many steps in a row were not finite.
+        """
+        self._times.called(step, metrics)
+        self.write()
+        self._pending.append(_Pending(step, metrics, losses, {}))
+        self._bar.update()
+
+    def write(self) -> None:
+        """Fetches and writes what is pending.
+
+        Raises:
+            InputError: too many steps in a row were not finite.
+        """
+        for step, metrics, losses, noted in self._pending:
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}  # waits for the step
+            line = {
+                **values,
+                "learning_rate": self._rate_at(step - 1 - self._skipped.steps),
+                **self._times.of(step),
+                **noted,
+            }
+            line |= {f"{each}_per_second": line[each] / line["seconds"] for each in ("posts", "tokens")}
+            nll_ABS = _of_this_host(losses.sft_BS)
+            nll_ABS[_of_this_host(losses.has_sft_BS) != 1] = np.nan
+            self._losses.put(step, nll_ABS.reshape(-1, nll_ABS.shape[-1])[self._place_R])
+            if self._log:
+                self._log.write(step, {name: value if np.isfinite(value) else None for name, value in line.items()})
+            if step % self._every == 0:
+                self._bar.set_postfix_str(_summary(line))
+            self._skipped.look(step, values, lambda step=step: self._ids(step))
+        self._pending.clear()
+
+    def keep(self) -> None:
+        """Writes all, the posts' losses too, for a run that goes on from here; on all hosts at the same step."""
+        self.write()
+        self._losses.merge(merged)
+        if self._writes:
+            self._losses.write()
+
+    def _ids(self, step: int) -> list[str]:
+        return [self._records[number].id for number in self._losses.posts(step).tolist()]
+
+    def _rate_at(self, updates: int) -> float:
+        with jax.transfer_guard("allow"):
+            return float(self._rate(updates))
+
+
+def _of_this_host(array: jax.Array) -> np.ndarray:
+    """The parts that this host's devices hold, as float32; NaN elsewhere."""
+    found = np.full(array.shape, np.nan, np.float32)
+    shards = array.addressable_shards
+    for shard, data in zip(shards, jax.device_get([shard.data for shard in shards]), strict=True):
+        found[shard.index] = data
+    return found
+
+
+def _summary(line: dict[str, Any]) -> str:
+    fills = "/".join(f"{line[f'fill_{each}']:.0%}" for each in ("tokens", "patches", "windows"))
+    told = (
+        f"loss {line['loss']:.3f} (sft {line['loss_sft']:.3f}, cot {line['loss_cot']:.3f}), "
+        f"{line['cot_share']:.0%} on cot, γ {line['gamma']:.2f}, lr {line['learning_rate']:.1e}, "
+        f"|g| {line['grad_norm']:.2f}, "
+        f"{line['posts_per_second']:.1f} posts/s, {line['tokens_per_second']:,.0f} tokens/s, "
+        f"fill {fills}, wait {line['data_wait_share']:.0%}"
+    )
+    return re.sub(r"\bnan%?", "–", told)  # not measured

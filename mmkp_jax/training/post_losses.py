@@ -1,0 +1,97 @@
+"""Each post's SFT loss when its step began, as a run keeps it: what γ is chosen by.
+
+N posts of the run, in the order of its plan, R rows of a batch, S examples a row.
+"""
+
+import sys
+import uuid
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmkp_jax.data.plan import EpochPlan
+from mmkp_jax.runtime import limits
+from mmkp_jax.runtime.atomic import replacing
+from mmkp_jax.runtime.hosts import is_writer
+
+FILE = "losses.npz"
+
+
+class PostLosses:
+    """`losses.npz`: `epoch_N` (int32, from 0), `post_N` (int32, the training post) and `nll_sft_N` (nats a label).
+
+    `has_cot_N` (bool) says which posts have a chain of thought. A loss is NaN where the post's row holds no SFT target
+    of it. A run that goes on keeps what lies before its step.
+
+    Args:
+        has_cot: bool, for every training post by its number.
+    """
+
+    def __init__(self, workdir: Path, plans: Sequence[EpochPlan], has_cot: np.ndarray, *, steps: int, step: int):
+        self._file = workdir / FILE
+        self._rows = plans[0].batch_rows
+        starts = np.cumsum([0, *(len(plan.post_N) for plan in plans)])
+        ends = [start + plan.bound_R1[1:] for start, plan in zip(starts, plans, strict=False)]
+        self._bound_R1 = np.concatenate([[0], *ends])[: steps * self._rows + 1]
+        last = self._bound_R1[-1]
+        self._epoch_N = np.repeat(np.arange(len(plans), dtype=np.int32), np.diff(starts))[:last]
+        self._post_N = np.concatenate([plan.post_N for plan in plans])[:last]
+        self._has_cot_N = has_cot[self._post_N]
+        self._nll_sft_N = np.full(last, np.nan, np.float32)
+        self._merged = self._end = self._bound_R1[step * self._rows]
+        if self._end and self._file.exists():
+            kept = self._before()
+            self._nll_sft_N[: len(kept)] = kept
+
+    def posts(self, step: int) -> np.ndarray:
+        """The training posts of the batch that led to `step`, int32."""
+        return self._post_N[slice(*self._span(step))]
+
+    def put(self, step: int, nll_sft_RS: np.ndarray) -> None:
+        """Takes the losses of the batch that led to `step`, its rows as planned; NaN where this host knows none."""
+        start, end = self._span(step)
+        bound_R1 = self._bound_R1[(step - 1) * self._rows : step * self._rows + 1]
+        held_RS = np.arange(nll_sft_RS.shape[1]) < np.diff(bound_R1)[:, None]
+        self._nll_sft_N[start:end] = nll_sft_RS[held_RS]
+        self._end = end
+
+    def merge(self, merged: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Has `merged` put together what each host took since the last time."""
+        new = slice(self._merged, self._end)
+        self._nll_sft_N[new] = merged(self._nll_sft_N[new])
+        self._merged = self._end
+
+    def write(self) -> None:
+        """Writes what was put so far, whole or not at all; nothing where no post has had an SFT target."""
+        if np.isnan(self._nll_sft_N[: self._end]).all():
+            return
+        arrays = {"epoch_N": self._epoch_N, "post_N": self._post_N, "nll_sft_N": self._nll_sft_N}
+        arrays["has_cot_N"] = self._has_cot_N
+        with replacing(self._file) as out:
+            np.savez(out, **{name: array[: self._end] for name, array in arrays.items()})
+
+    def _before(self) -> np.ndarray:
+        """What an earlier start kept before this one's step; nothing of a damaged file, which is put aside."""
+        try:
+            with zipfile.ZipFile(self._file) as archive:
+                size = sum(each.file_size for each in archive.infolist())
+            if size > limits.FILE.bytes():
+                raise ValueError(limits.FILE.message(size))
+            with np.load(self._file, allow_pickle=False) as before:
+                post_N, kept_N = (before[name][: self._end] for name in ("post_N", "nll_sft_N"))
+            if kept_N.dtype != np.float32 or not np.array_equal(post_N, self._post_N[: len(kept_N)]):
+                raise ValueError("it is not of this run's posts")
+            return kept_N
+        except Exception as error:  # a damaged archive ends in any kind of it
+            reason = " ".join(str(error).split()) or type(error).__name__
+            aside = self._file.with_name(f"{FILE}.damaged-{uuid.uuid4().hex[:8]}")
+            if is_writer():
+                what = "losses before this step are unknown, and those of later steps are kept anew"
+                print(f"{self._file}: cannot be read ({reason}); put aside as {aside.name}: {what}", file=sys.stderr)
+                self._file.rename(aside)
+            return np.empty(0, np.float32)
+
+    def _span(self, step: int) -> tuple[int, int]:
+        return self._bound_R1[(step - 1) * self._rows], self._bound_R1[step * self._rows]

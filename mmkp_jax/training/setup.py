@@ -1,0 +1,256 @@
+"""A run put together: from a config to a sharded state and its compiled step."""
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.hf.folder import Folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.models.definition import Definition, Params, define, flatten, unflatten
+from mmkp_jax.models.sharding import (
+    MEMORIES,
+    batch_sharding,
+    make_mesh,
+    optimizer_shardings,
+    param_shardings,
+    replicated,
+)
+from mmkp_jax.ops.backends import backend_name
+from mmkp_jax.training.gamma import GammaRule, gamma_rule
+from mmkp_jax.training.objectives import objective
+from mmkp_jax.training.optimizer import adamw, join_params, learning_rate, split_params
+from mmkp_jax.training.step import State, Step, init_state, make_train_step
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Plan(NamedTuple):
+    """A run that has read no weights: enough to compile it, to load it, or to restore it.
+
+    The step is called as `with jax.set_mesh(plan.mesh): state, metrics, losses = plan.step(state, batch)` and donates
+    the state; its batch is [accumulation steps, rows, ...] (`sharding.place_batch`).
+    """
+
+    definition: Definition
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    rule: GammaRule
+    state: State
+    """`jax.ShapeDtypeStruct`s with shardings."""
+    step: Step
+
+
+def plan_training(
+    config: ConfigDict,
+    published: Mapping[str, Any],
+    where: str = "config.json",
+    devices: Sequence[jax.Device] | None = None,
+    total_steps: int | None = None,
+) -> Plan:
+    """The run that `config` (fields: `configs/base.py`) describes, for a model's published `config.json`.
+
+    Args:
+        where: the file that `published` was read from, for messages.
+        total_steps: where the config counts epochs: the optimizer steps that they come to.
+        devices: all of them go into the mesh; None means all that JAX sees.
+
+    Raises:
+        InputError: a setting, or the model, cannot be used.
+    """
+    check_settings(config)
+    _choice(config, "moments_memory", MEMORIES, "memory")  # raises
+    train = objective(config.strategy, multitask_weight=config.multitask_weight)
+    rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
+    mesh = make_mesh(config.mesh, devices)
+    definition = _definition(config, published, where, mesh)
+    _check_batch(config, mesh)
+    schedule = learning_rate(
+        config.learning_rate, warmup_steps=config.warmup_steps, total_steps=total_steps or config.total_steps
+    )
+    optimizer = adamw(
+        schedule,
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        moments_dtype=dtype_of(config, "moments_dtype"),
+    )
+    state = _abstract_state(config, definition, mesh, optimizer, rule)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_train_step(
+        definition, optimizer, train, rule, examples=config.row.examples, dtype=dtype_of(config, "compute_dtype")
+    )
+    step = jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
+        donate_argnums=0,
+    )
+    return Plan(definition, mesh, optimizer, rule, state, step)
+
+
+def plan_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Definition, Params]:
+    """The model as it is, and its parameters as `jax.ShapeDtypeStruct`s: over the config's mesh, in `frozen_dtype`.
+
+    Raises:
+        InputError: a setting, or the model, cannot be used.
+    """
+    check_settings(config)
+    mesh, dtype = make_mesh(config.mesh), dtype_of(config, "frozen_dtype")
+    definition = _definition(config, folder.config, where, mesh)
+    structs = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
+        definition.shapes(),
+        param_shardings(definition, mesh, config.sharding_rules),
+    )
+    return definition, structs
+
+
+def _definition(config: ConfigDict, published: Mapping[str, Any], where: str, mesh: Mesh) -> Definition:
+    attention = backend_name(config.attention, mesh.devices.flat[0].platform)
+    return define(published, where, remat=config.remat, attention=attention)
+
+
+def load_state(plan: Plan, folder: Folder) -> State:
+    """The state before the first step, with the folder's weights, sharded as planned.
+
+    Raises:
+        InputError: the folder's tensors are not those of the model.
+    """
+    trainable, frozen = plan.state["trainable"], plan.state["frozen"]
+    params = flatten(load_params(folder, join_params(trainable, frozen)))
+
+    def part(of: Params) -> Params:
+        return unflatten({path: params[path] for path in flatten(of)})
+
+    start = jax.jit(
+        lambda trainable, frozen: init_state(trainable, frozen, plan.optimizer, plan.rule),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.state),
+        donate_argnums=(0, 1),
+    )
+    return start(part(trainable), part(frozen))
+
+
+def _abstract_state(
+    config: ConfigDict, definition: Definition, mesh: Mesh, optimizer: optax.GradientTransformation, rule: GammaRule
+) -> State:
+    """Shapes, dtypes and shardings of the whole state."""
+    trainable, frozen = split_params(definition.shapes(), config.freeze)
+    frozen_dtype = dtype_of(config, "frozen_dtype")
+    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, frozen_dtype), frozen)
+    of_params = param_shardings(definition, mesh, config.sharding_rules)
+    of_trainable, of_frozen = split_params(of_params, config.freeze)
+    shardings = {
+        "step": replicated(mesh),
+        "trainable": of_trainable,
+        "frozen": of_frozen,
+        "optimizer": optimizer_shardings(optimizer, trainable, of_trainable, mesh, config.moments_memory),
+        "gamma": {"gamma": replicated(mesh), "posts": replicated(mesh)},
+    }
+    shapes = jax.eval_shape(lambda t, f: init_state(t, f, optimizer, rule), trainable, frozen)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
+
+
+RANGES = {
+    "gamma": (0, math.inf),
+    "gamma_ema_decay": (0, 1),
+    "multitask_weight": (0, 1),
+    "learning_rate": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "num_epochs": (0, math.inf),
+    "total_steps": (0, math.inf),
+    "posts_per_step": (0, math.inf),
+    "b1": (0, 1),
+    "b2": (0, 1),
+    "eps": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "clip_norm": (1e-12, math.inf),
+    "seed": (0, math.inf),
+    "data.min_pixels": (1, math.inf),
+    "data.max_pixels": (1, math.inf),
+    "data.max_text_tokens": (1, math.inf),
+    "data.workers": (0, math.inf),
+    "row.tokens": (1, math.inf),
+    "row.patches": (0, math.inf),
+    "row.windows": (0, math.inf),
+    "row.labels": (1, math.inf),
+    "row.examples": (1, math.inf),
+    "eval_every": (0, math.inf),
+    "export_every": (0, math.inf),
+    "valid_posts": (0, math.inf),
+    "eval_posts": (0, math.inf),
+    "eval_batch_size": (1, math.inf),
+    "answer_tokens": (1, math.inf),
+    "log_every": (1, math.inf),
+    "checkpoint_every": (1, math.inf),
+    "keep_checkpoints": (1, math.inf),
+    "keep_hours": (0, math.inf),
+    "max_nonfinite": (0, math.inf),
+    "hang_seconds": (0, math.inf),
+}
+"""The numbers that a setting may have: from the first to the second."""
+
+
+def check_settings(config: ConfigDict) -> None:
+    """Raises InputError for a number out of its range."""
+    for field, (low, high) in RANGES.items():
+        value = operator.attrgetter(field)(config)
+        if not low <= value <= high:  # NaN is in no range
+            raise InputError(f"{value} is out of range", f"config.{field}", f"give a number from {low} to {high}")
+    if config.row.patches and not config.row.windows:
+        what = f"rows of {config.row.patches:,} patches have no window to put them into"
+        raise InputError(what, "config.row.windows", "give at least 1, or config.row.patches=0")
+    if not all(isinstance(each, str) for each in config.freeze):
+        raise InputError("it holds something that is not text", "config.freeze", "give parameter paths, in quotes")
+
+
+def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
+    rows, steps, shards = config.global_batch_size, config.accumulation_steps, mesh.shape["data"] * mesh.shape["fsdp"]
+    if min(rows, steps) < 1 or rows % (steps * shards):
+        raise InputError(
+            f"{rows} rows do not divide into {steps} micro-batches over {shards} devices (data x fsdp)",
+            "config.global_batch_size",
+            f"give a multiple of {max(steps, 1) * shards}",
+        )
+    _check_processes(config, mesh)
+
+
+def _check_processes(config: ConfigDict, mesh: Mesh) -> None:
+    """Each process loads its own rows: it needs devices, and no other process may hold a part of the same rows."""
+    process_DFT = np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
+    processes = len(np.unique(process_DFT))
+    if processes < jax.process_count():
+        what = f"it has devices of {processes} of {jax.process_count()} processes"
+        raise InputError(what, "config.mesh", "make the product of the sizes the number of all devices")
+    if (process_DFT != process_DFT[..., :1]).any():
+        what = f"{mesh.shape['tensor']} devices that see the same rows belong to several processes"
+        raise InputError(what, "config.mesh.tensor", "give a size that divides the devices of a process")
+    if config.global_batch_size % (processes * config.accumulation_steps):
+        what = f"{config.global_batch_size} rows do not divide among {processes} processes"
+        mend = f"give a multiple of {processes * max(config.accumulation_steps, 1)}"
+        raise InputError(what, "config.global_batch_size", mend)
+
+
+def dtype_of(config: ConfigDict, field: str) -> jnp.dtype:
+    """The dtype that a field names; raises InputError for another."""
+    return _choice(config, field, DTYPES, "dtype")
+
+
+def _choice(config: ConfigDict, field: str, choices: Mapping[str, Any], kind: str) -> Any:
+    """What a field names of some choices; raises InputError for anything else."""
+    if config[field] not in choices:
+        what = f"unknown {kind} {config[field]!r}{nearest(str(config[field]), choices)}"
+        raise InputError(what, f"config.{field}", f"choose one of {', '.join(choices)}")
+    return choices[config[field]]

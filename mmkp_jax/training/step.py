@@ -1,0 +1,158 @@
+"""The train step: every example's loss under both targets in one forward pass, then one optimizer step.
+
+A micro-batches, B rows of each, T tokens, M label slots, S examples a row.
+
+A step whose loss or gradient is not finite moves nothing but `step`: its update is skipped.
+
+The state is a plain nested dict: `step` (int32), `trainable` (float32), `frozen` (usually bf16, no optimizer state),
+`optimizer`, `gamma` (`mmkp_jax.training.gamma`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mmkp_jax.data.forest import Forest
+from mmkp_jax.models.definition import Definition, Params
+from mmkp_jax.ops.cross_entropy import label_nll
+from mmkp_jax.training.gamma import GammaRule, init_gamma, update_gamma
+from mmkp_jax.training.objectives import Choice, Losses, Objective, example_losses
+from mmkp_jax.training.optimizer import join_params
+
+State = dict[str, Any]
+Metrics = dict[str, jax.Array]
+Step = Callable[[State, Forest], tuple[State, Metrics, Losses]]
+"""A pure `(state, batch [A, B, ...]) -> (state, metrics, every example's losses [A, B, S])`."""
+
+
+def init_state(trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, rule: GammaRule) -> State:
+    """The state before the first step."""
+    return {
+        "step": jnp.int32(0),
+        "trainable": trainable,
+        "frozen": frozen,
+        "optimizer": optimizer.init(trainable),
+        "gamma": init_gamma(rule),
+    }
+
+
+def forest_losses(definition: Definition, params: Params, forest: Forest, *, examples: int, dtype: jnp.dtype) -> Losses:
+    """Every example's loss under each of its targets, from one forward pass over a batch [B, ...].
+
+    Args:
+        examples: S, the most examples a row may hold.
+        dtype: what the model computes in; softmax and losses are float32 at least.
+    """
+    model = definition.bind(params)
+    hidden_BTD = model(forest, dtype)
+    nll_BM = label_nll(hidden_BTD, model.head, forest.label_slot_BM, forest.label_BM)
+    return example_losses(nll_BM, forest, examples)
+
+
+def make_train_step(
+    definition: Definition,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    rule: GammaRule,
+    *,
+    examples: int,
+    dtype: jnp.dtype,
+) -> Step:
+    """The step; jit it with shardings and donate the state.
+
+    The loss of a step is the mean over the posts that count, over all micro-batches: sums are accumulated and divided
+    once, so A micro-batches of B rows give what one batch of A * B rows gives.
+    """
+
+    def loss_of(trainable: Params, frozen: Params, forest: Forest, gamma: jax.Array) -> tuple[jax.Array, tuple]:
+        params = join_params(trainable, frozen)
+        losses = forest_losses(definition, params, forest, examples=examples, dtype=dtype)
+        sums = _sums(losses, objective(losses, gamma), forest)
+        return sums["loss"], (sums, losses)
+
+    def train_step(state: State, batch: Forest) -> tuple[State, Metrics, Losses]:
+        trainable, gamma = state["trainable"], state["gamma"]["gamma"]
+
+        def accumulate(total: tuple, forest: Forest) -> tuple[tuple, Losses]:
+            gradient, (sums, losses) = jax.grad(loss_of, has_aux=True)(trainable, state["frozen"], forest, gamma)
+            return jax.tree.map(jnp.add, total, (gradient, sums)), losses
+
+        nothing = jax.tree.map(jnp.zeros_like, trainable), dict.fromkeys(SUMS, jnp.float32(0))
+        (gradient, sums), losses = jax.lax.scan(accumulate, nothing, batch)
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(sums["posts"], 1), gradient)
+        grad_norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
+
+        # moments are not touched before the gradient is there: a compiler that began early would hold them beside it
+        waiting, gradient = jax.lax.optimization_barrier((state["optimizer"], gradient))
+        before = jax.device_put(waiting, jax.memory.Space.Device)
+        updates, after = optimizer.update(gradient, before, trainable)
+        moved = {
+            "trainable": optax.apply_updates(trainable, updates),
+            "optimizer": after,
+            "gamma": update_gamma(rule, state["gamma"], sums["loss_sft"], sums["posts_sft"]),
+        }
+        kept = {"trainable": trainable, "optimizer": before, "gamma": state["gamma"]}
+        moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
+        new_state = {"step": state["step"] + 1, "frozen": state["frozen"], **moved}
+        metrics = {**_metrics(sums, grad_norm, gamma), **_fills(sums, batch), "skipped": 1.0 - finite}
+        return new_state, metrics, losses
+
+    return train_step
+
+
+SUMS = (
+    *("loss", "posts", "packed", "loss_sft", "posts_sft", "loss_cot", "posts_cot", "on_cot", "labels"),
+    *("tokens", "patches", "windows"),
+)
+"""What a step adds up over its micro-batches."""
+
+
+def _sums(losses: Losses, choice: Choice, forest: Forest) -> Metrics:
+    sums = {
+        "loss": jnp.where(choice.counts_BS, choice.loss_BS, 0),
+        "posts": choice.counts_BS,
+        "packed": forest.segment_BT.max(axis=1),  # posts are numbered from 1 in their row
+        "loss_sft": losses.sft_BS,
+        "posts_sft": losses.has_sft_BS,
+        "loss_cot": losses.cot_BS,
+        "posts_cot": losses.has_cot_BS,
+        "on_cot": choice.on_cot_BS,
+        "labels": forest.weight_BM,
+        "tokens": forest.segment_BT > 0,
+        "patches": forest.image_BP > 0,
+        "windows": forest.window_BW > 0,
+    }
+    return {name: jnp.sum(array, dtype=jnp.float32) for name, array in sums.items()}
+
+
+def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
+    """Means over posts where a name is not a count; `grad_norm` before clipping; `gamma` as the step used it.
+
+    A mean over no posts is NaN: a step none of whose posts has a chain of thought has no CoT loss.
+    """
+
+    def mean(total: str, posts: str) -> jax.Array:
+        return jnp.where(sums[posts] > 0, sums[total] / jnp.maximum(sums[posts], 1), jnp.nan)
+
+    return {
+        "loss": mean("loss", "posts"),
+        "loss_sft": mean("loss_sft", "posts_sft"),
+        "loss_cot": mean("loss_cot", "posts_cot"),
+        "cot_share": mean("on_cot", "posts"),
+        "gamma": gamma,
+        "grad_norm": grad_norm,
+        "posts": sums["posts"],
+        "left_out": sums["packed"] - sums["posts"],
+        "labels": sums["labels"],
+        "tokens": sums["tokens"],
+    }
+
+
+def _fills(sums: Metrics, batch: Forest) -> Metrics:
+    """The share of the batch's slots that hold something."""
+    slots = {"tokens": batch.segment_BT, "patches": batch.image_BP, "windows": batch.window_BW}
+    return {f"fill_{name}": sums[name] / max(slot.size, 1) for name, slot in slots.items()}

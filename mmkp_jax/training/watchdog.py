@@ -1,0 +1,128 @@
+"""What keeps a run from going on in vain: steps that are not finite, and steps or answers that do not end."""
+
+import contextlib
+import faulthandler
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mmkp_jax.errors import LOST, InputError
+from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.hosts import is_writer
+from mmkp_jax.training.workdir import cut_back
+
+
+class Skipped:
+    """`skipped.jsonl`: a line for each step whose loss or gradient was not finite, with its posts' ids.
+
+    Args:
+        most: so many in a row end the run; 0 for none.
+        step: the run goes on from it.
+    """
+
+    def __init__(self, workdir: Path, *, most: int, step: int):
+        self._file, self._most, self._in_a_row = workdir / "skipped.jsonl", most, 0
+        if is_writer():
+            cut_back(self._file, step)
+        self.steps = len(self._file.read_text(encoding="utf-8").splitlines()) if self._file.exists() else 0
+        """How many were skipped, of all starts of the run."""
+
+    def look(self, step: int, metrics: Mapping[str, float], posts: Callable[[], Sequence[str]]) -> None:
+        """Takes note of a step.
+
+        Args:
+            posts: gives the ids of the step's posts.
+
+        Raises:
+            InputError: too many in a row were not finite.
+        """
+        self._in_a_row = self._in_a_row + 1 if metrics["skipped"] else 0
+        if not self._in_a_row:
+            return
+        self.steps += 1
+        if is_writer():
+            values = {name: str(metrics[name]) for name in ("loss", "grad_norm")}  # "nan" and "inf" are no JSON numbers
+            with self._file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps({"step": step, **values, "posts": list(posts())}, ensure_ascii=False) + "\n")
+        if self._most and self._in_a_row >= self._most:
+            what = f"the loss or gradient of {self._in_a_row} steps in a row, up to step {step:,}, is not finite"
+            mend = "see to their posts, or give a lower config.learning_rate; the run goes on from its last checkpoint"
+            raise InputError(what, str(self._file), mend)
+
+
+COMPILING_SECONDS = 3600
+"""How long the first step or answer may take at least, as programs are compiled for it."""
+
+
+class Watchdog(contextlib.AbstractContextManager):
+    """Ends the process when nothing ends for `seconds` (0: never), with all threads' stacks in `stacks-{host}.txt`.
+
+    What is counted is named by `counting`; nothing else is.
+    """
+
+    def __init__(self, workdir: Path, seconds: float, host: int = 0):
+        self._file, self._seconds = workdir / f"stacks-{host}.txt", seconds
+        self._deadline, self._allowed, self._what = math.inf, seconds, ""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        if self._seconds:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    @contextlib.contextmanager
+    def counting(self, what: str) -> Iterator[None]:
+        """Counts from here on, until the end of the context or of a `beat`: `what`, a "step" say, has to end in time.
+
+        The first one, which compiles, may take its time.
+        """
+        self._what = what
+        self._allow(max(self._seconds, COMPILING_SECONDS))
+        try:
+            yield
+        finally:
+            self._deadline = math.inf
+
+    def beat(self) -> None:
+        """One has ended."""
+        self._allow(self._seconds)
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Does not count what is done meanwhile, unless it is counted for itself."""
+        what, self._deadline = self._what, math.inf
+        try:
+            yield
+        finally:
+            self._what = what
+            self._allow(self._seconds)
+
+    def _allow(self, seconds: float) -> None:
+        self._allowed, self._deadline = seconds, time.monotonic() + seconds
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(self._seconds / 10, 10)):
+            if time.monotonic() > self._deadline:
+                self._end()
+
+    def _end(self) -> None:
+        try:
+            line = f"no {self._what} ended for {self._allowed:g} s; all stacks are in {self._file}"
+            print(
+                f"\n{for_terminal(line)}; started again, the run continues from its last checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+            with self._file.open("w", encoding="utf-8") as out:
+                faulthandler.dump_traceback(out, all_threads=True)
+        finally:
+            os._exit(LOST)  # nothing that hangs is waited for

@@ -1,0 +1,182 @@
+"""A run's work directory: its config, where it ran, and its metrics; and what may differ when it goes on."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from mmkp_jax.data.size_index import LeftOut
+from mmkp_jax.errors import InputError
+from mmkp_jax.hf.folder import CONFIG
+from mmkp_jax.runtime import lock
+from mmkp_jax.runtime.atomic import part_of, write_bytes, write_json, write_text
+from mmkp_jax.runtime.config import leaves
+from mmkp_jax.runtime.json_files import ends_a_line, parse_object, read_object
+from mmkp_jax.runtime.limits import LINE
+from mmkp_jax.runtime.lines import lines_of
+from mmkp_jax.training.contents import FIELDS
+
+MAY_DIFFER = (
+    *("mesh", "sharding_rules", "attention", "remat", "moments_memory", "accumulation_steps", "data.workers"),
+    *("log_every", "checkpoint_every", "eval_every", "eval_batch_size", "export_every"),
+    *("keep_checkpoints", "keep_hours", "max_nonfinite", "hang_seconds"),
+)
+"""Config keys, and beginnings of keys, under which a resumed run computes the same numbers up to rounding."""
+
+ADDED = {"posts_per_step": 0}
+"""Fields that the config of a run of an earlier version lacks, with the value that it ran under."""
+
+LENGTH = ("num_epochs", "total_steps")
+"""Config keys that may differ when a run is to become longer."""
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy", "pillow")
+
+
+Same = Callable[[str, Any, Any], bool]
+"""Whether a field's old and new value name the same content."""
+
+
+def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False, same: Same | None = None) -> bool:
+    """Whether a run of the same config began in the directory; writes nothing.
+
+    Args:
+        extend: the run may now have another length.
+        same: judges the fields that name files or folders; without it another spelling is another config.
+
+    Raises:
+        InputError: it holds a run of another config (the keys are named), or something else.
+    """
+    file = workdir / CONFIG
+    if not file.exists():
+        ours = {*lock.FILES, part_of(file).name, "config.part"}
+        if workdir.exists() and any(each.name not in ours for each in workdir.iterdir()):
+            raise InputError(
+                "this folder holds something other than a run", str(workdir), "give a new folder, or a run's own"
+            )
+        return False
+    old = read_object(file, "this is not the config of a run: give a new folder, or a run's own")
+    old.text("strategy")
+    before, now = ADDED | dict(leaves(old.content)), dict(leaves(json.loads(json.dumps(config))))
+    changed = [
+        key
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+        and not key.startswith((*MAY_DIFFER, *(LENGTH if extend else ())))
+        and not (same and same(key, before.get(key), now.get(key)))
+    ]
+    if changed:
+        told = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in changed)
+        raise InputError(
+            f"the run there has another config: {told}",
+            str(workdir),
+            f"give another --workdir, or the same config{', or --extend' * set(changed).issubset(LENGTH)}",
+        )
+    return True
+
+
+def claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False, same: Same | None = None) -> bool:
+    """Makes the directory, or takes it up again; True where a run of the same config began there.
+
+    Raises:
+        InputError: as `check_claim`.
+    """
+    resumed = check_claim(workdir, config, extend=extend, same=same)
+    if not resumed or extend:
+        write_json(workdir / CONFIG, config, sort_keys=True)
+    elif same:  # where the files and folders are now
+        before, now = json.loads((workdir / CONFIG).read_text(encoding="utf-8")), dict(leaves(config))
+        write_json(workdir / CONFIG, _with_paths(before, now), sort_keys=True)
+    return resumed
+
+
+def _with_paths(config: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the paths of another one that names the same content."""
+    for field in FIELDS:
+        *parents, name = field.split(".")
+        part = config
+        for parent in parents:
+            part = part[parent]
+        part[name] = now[field]
+    return config
+
+
+def write_environment(workdir: Path) -> None:
+    """Versions, devices and revision of this start, as `environment.json`."""
+    environment = {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "devices": [str(device) for device in jax.devices()],
+        "device_kind": jax.devices()[0].device_kind,
+        "processes": jax.process_count(),
+        "revision": revision(),
+    }
+    write_json(workdir / "environment.json", environment)
+
+
+def revision() -> str | None:
+    """The code's, where it lies in a git repository."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        return None
+
+
+def write_left_out(workdir: Path, left_out: Sequence[LeftOut]) -> None:
+    """The posts that are not trained on, a line each with its reason, as `rejects.jsonl`."""
+    lines = [json.dumps({"id": each.id, "reason": each.reason}, ensure_ascii=False) + "\n" for each in left_out]
+    write_text(workdir / "rejects.jsonl", "".join(lines))
+
+
+def cut_back(file: Path, step: int) -> None:
+    """Takes the lines of later steps out of JSON Lines, and a last one that a kill cut off; no file is an empty one.
+
+    Raises:
+        InputError: another line is damaged.
+    """
+    if not file.exists():
+        return
+    kept, fault = [], None
+    for line in lines_of(file):
+        if fault:
+            raise fault
+        where = f"{file}:{line.number}"
+        if line.too_long:
+            raise LINE.error(where)
+        try:
+            told = parse_object(line.content, where, "take the line out, or restore the file; the run then resumes")
+            if told.integer("step") <= step:
+                kept.append(line.content + b"\n")
+        except InputError as error:
+            fault = error
+    if fault and ends_a_line(file):  # no kill leaves a line's end without its beginning
+        raise fault
+    write_bytes(file, b"".join(kept))
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard events, both cut back to `step` when a run goes on from there."""
+
+    def __init__(self, workdir: Path, step: int):
+        self._file = workdir / "metrics.jsonl"
+        cut_back(self._file, step)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """One line, and one point of each curve; what is not finite is null in the file."""
+        line = {"step": step, **{name: value for name, value in metrics.items()}}
+        with self._file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(line) + "\n")
+        for name, value in metrics.items():
+            if value is not None:
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is still in memory."""
+        self._events.close()

@@ -1,0 +1,121 @@
+"""The miniature of Table 4: what its runs differ in, and its tables where every answer is known."""
+
+import json
+
+import pytest
+
+from benchmarks import strategies
+from benchmarks.strategies import BY_STRATEGY, OURS, OVERRIDES, comparable, jobs_of, show
+from mmkp_jax.data.posts import Post
+from mmkp_jax.data.records import write_dataset
+from mmkp_jax.runtime.config import leaves, read_config
+
+POSTS = [
+    Post(f"test-{number}", f"post {number} of a dog", None, (keyphrase,), None, "f", number)
+    for number, keyphrase in enumerate(["a dog", "a cat"] * 4, start=1)
+]
+
+
+def config_of(job):
+    """The run's config, as its command gives it."""
+    _, _, _, config, *overrides, _ = job.command()
+    return read_config(config.removeprefix("--config="), overrides).to_dict()
+
+
+def differing(one, other):
+    """The fields in which two configs differ."""
+    one, other = dict(leaves(one)), dict(leaves(other))
+    return {name for name in one | other if one.get(name) != other.get(name)}
+
+
+def test_runs_differ_in_strategy_gamma_and_seed_alone(tmp_path):
+    configs = {(job.system, job.seed): config_of(job) for job in jobs_of(2, tmp_path)}
+    ours = configs[OURS, 0]
+    assert (ours["strategy"], ours["gamma"], ours["gamma_mode"], ours["pack_for"]) == ("dyncot", 0.4, "fixed", "both")
+    assert len(configs) == 2 * len(OVERRIDES) - 1  # zero-shot once
+    for (system, seed), config in configs.items():
+        assert differing(ours, config) <= {"strategy", "gamma", "gamma_mode", "seed"}
+        assert system == OURS or differing(configs[OURS, seed if system != "zeroshot" else 0], config)
+        assert seed == 0 or differing(configs[system, 0], config) == {"seed"}
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """In pocket's place: present keyphrases are seen, absent ones unseen."""
+    monkeypatch.setattr(strategies, "POCKET", tmp_path)
+    train = Post("train-1", "walking a dog", None, ("a dog",), None, "f", 1)
+    write_dataset(tmp_path / "dataset", {"train": [train], "test": POSTS}, tmp_path)
+
+
+def complete(job, right):
+    """Leaves a run's folder, with all or none of the posts answered right."""
+    (job.workdir / "predictions").mkdir(parents=True)
+    said = {"output": "one two three", "form": "direct"} if right else {"output": "one", "form": "broken"}
+    rows = [
+        {"id": post.id, "keyphrases": post.keyphrases, "predicted": post.keyphrases if right else [], **said}
+        for post in POSTS
+    ]
+    steps = [{"step": n, "posts": 2, "labels": 500, "cot_share": 0.25} for n in range(1, 8)]
+    write_lines(job.workdir / "predictions" / "test-7.jsonl", rows)
+    write_lines(job.workdir / "metrics.jsonl", [] if job.system == "zeroshot" else steps)
+    (job.workdir / "config.json").write_text(json.dumps(config_of(job)))
+    (job.workdir / "results.json").write_text("{}")
+
+
+def write_lines(file, rows):
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def row_of(shown, table, name):
+    """What stands behind the name in a table's row."""
+    rows = shown.split(table)[1].split("\n\n")[0].split("\n")
+    return next(row for row in map(str.strip, rows) if row.startswith(name)).removeprefix(name).split()
+
+
+def test_tables_of_known_answers(tmp_path, dataset, capsys):
+    jobs = jobs_of(2, tmp_path / "runs")
+    for job in jobs:
+        complete(job, right=job.system == OURS or (job.system, job.seed) == ("sft", 0))
+    show(jobs)
+    shown = capsys.readouterr().out
+    assert f"{len(jobs)} of {len(jobs)} runs are complete" in shown and "missing" not in shown
+    half, whole = ["50.00", "±", "70.71", "(50.0–50.0)"], ["100.00", "±", "0.00", "(100.0–100.0)"]
+    facts = ["2", "7", "14", "3,500", "25.00%"]
+    assert row_of(shown, "(Table 4)", "SFT") == [*half * 3, *facts, "29.89", "55.88", "8.79"]
+    assert row_of(shown, "(Table 4)", "Dynamic CoT, γ 0.4") == [*whole * 3, *facts, "33.14", "57.14", "12.48"]
+    assert row_of(shown, "(Table 5)", "Dynamic CoT, γ avg")[-3:] == ["32.22", "19.50", "13.26"]
+    sft = row_of(shown, "Differences", "SFT")
+    assert sft[:5] == ["all", "+50.00", "+50.00", "to", "+50.00"] and sft[-2:] == ["+0.0", "+100.0"]
+    assert row_of(shown, "(Table 7)", "SFT") == [
+        "2.00",
+        "±",
+        "1.41",
+        "+100.00%",
+        "50.00%",
+        "0.00%",
+        "0.00%",
+        "50.00%",
+        "1.89",
+    ]
+
+
+def test_a_table_waits_for_whole_seeds(tmp_path, dataset, capsys):
+    """Here that of the strategies has two, that of γ one."""
+    jobs = jobs_of(2, tmp_path / "runs")
+    for job in jobs[:-1]:
+        complete(job, right=True)
+    show(jobs)
+    shown = capsys.readouterr().out
+    assert (
+        f"{len(jobs) - 1} of {len(jobs)} runs are complete; revision of those shown: –\nmissing: dyncot-ema-seed1\n"
+        in shown
+    )
+    assert row_of(shown, "(Table 4)", "SFT")[:3] == ["100.00", "±", "0.00"]
+    assert row_of(shown, "(Table 5)", "Dynamic CoT, γ 0.3")[:2] == ["100.00", "(100.0–100.0)"]
+
+
+def test_a_first_seed_is_shown_as_far_as_it_is(tmp_path):
+    jobs = [job for job in jobs_of(2, tmp_path / "runs") if job.system in BY_STRATEGY]
+    for job in (*jobs[:2], jobs[-1]):
+        complete(job, right=True)
+    assert comparable(jobs) == jobs[:2]

@@ -1,0 +1,139 @@
+"""Predictions from Python: in order, whole, and as a file."""
+
+import json
+import re
+import textwrap
+
+import jax
+import pytest
+
+import mmkp_jax.inference.load_model as opening
+import mmkp_jax.inference.predictor as predicting
+from configs.base import get_config
+from mmkp_jax.data.posts import Post, Reject
+from mmkp_jax.decoding.sampling import Sampling
+from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.predictions import Prediction, write_predictions
+from mmkp_jax.inference.predictor import load_predictor, read_post
+from tests.data.test_images import picture, saved
+from tests.support.posts_on_disk import write_posts
+from tests.support.tiny import hf_model, tiny_config, write_tokenizer
+
+ANSWER_TOKENS = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    hf_model(tiny_config(), 0).save_pretrained(folder)
+    write_tokenizer(folder)
+    (folder / "preprocessor_config.json").write_text('{"min_pixels": 3136, "max_pixels": 12544}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(folder):
+    return load_predictor(folder, batch_size=4, answer_tokens=ANSWER_TOKENS)
+
+
+@pytest.fixture
+def image(tmp_path):
+    file = tmp_path / "stage.png"
+    file.write_bytes(saved(picture(70, 50, seed=1)))
+    return file
+
+
+def test_the_example_in_the_docstring_runs(folder, image, monkeypatch, capsys):
+    monkeypatch.chdir(image.parent)
+    (example,) = re.findall(r"\n\n((?:    .*\n|\n)+)\n", predicting.__doc__)
+    example = textwrap.dedent(example).replace("stage.jpg", "stage.png")
+    example = example.replace('"runs/dyncot"', f'"{folder}", answer_tokens=3')
+    exec(compile(example, "docstring", "exec"), {})
+    assert re.fullmatch(r"\[.*\]\n", capsys.readouterr().out)
+
+
+def test_a_picture_matters_and_company_does_not(predictor, image):
+    alone = predictor(["snow day"], [image])[0]
+    among = predictor(["news", "snow day", "snow day"], [None, image, None])
+    assert [each.id for each in among] == ["0", "1", "2"]
+    assert among[1].output == alone.output != among[2].output
+    assert 0 < alone.tokens <= ANSWER_TOKENS and alone.form in ("direct", "cot", "broken")
+
+
+def test_every_record_is_predicted_and_rejects_count(predictor, tmp_path):
+    split = write_posts(tmp_path, count=11)
+    rows = [split[number] for number in range(11)]
+    expected = [each for _, each in sorted(predictor.predict(rows))]
+    assert [each.id for each in expected] == [row.id for row in rows]
+    assert expected[1].keyphrases == ["key 1", "news"] and min(each.tokens for each in expected) > 0
+    bad = Reject("bad", "f", 3, "the image is truncated", "mend it", Post("bad", "text", "x.png", ("kp",)))
+    unfed = []
+    found = dict(predictor.predict([*rows[:3], bad, *rows[3:]], unfed.append))
+    assert found.pop(3) == Prediction("bad", ["kp"], [], "", "broken", 0)
+    assert [(each.id, each.reason) for each in unfed] == [("bad", "the image is truncated")]
+    assert [each for _, each in sorted(found.items())] == expected
+
+
+def test_other_parameters_share_what_is_compiled(predictor):
+    other = predictor.of(jax.tree.map(lambda leaf: leaf * 0.9, predictor._params))
+    before = predictor(["snow"])
+    assert other(["snow"]) != before and predictor(["snow"]) == before
+    assert other._generator is predictor._generator
+
+
+def test_a_picture_that_goes_bad_on_the_way_is_an_empty_prediction(predictor, image):
+    good = read_post("good", "snow", image)
+    bad = predicting.Record("bad", "snow", good.image[:150], good.width, good.height, ("kp",), None)
+    unfed = []
+    found = dict(predictor.predict([bad, good], unfed.append))
+    assert found[0] == Prediction("bad", ["kp"], [], "", "broken", 0) and found[1].tokens > 0
+    assert unfed[0].id == "bad" and "truncated" in unfed[0].reason
+
+
+def test_of_several_answers_the_keyphrases_of_more_come_first(predictor, folder):
+    several = load_predictor(folder, answer_tokens=3, sampling=Sampling(1.0, seed=1), draws=3)
+    (prediction,) = several(["snow"])
+    assert len(prediction.outputs) == 3 and prediction.output == prediction.outputs[0]
+    assert json.loads(prediction.line())["outputs"] == list(prediction.outputs)
+    assert several(["news", "snow"])[1] != prediction  # another id, so other draws
+    encode = predictor._tokenizer.encode
+    drawn = [encode(text) for text in ("b; a", "c; a; a", "<think>x</think><answer>c; a</answer>")]
+    merged = several._prediction(predicting._Known("x", (), None), drawn)
+    assert merged.predicted == ["a", "c", "b"] and (merged.form, merged.tokens) == ("direct", len(drawn[0]))
+
+
+def test_files_have_one_line_a_post_in_either_form(tmp_path):
+    predictions = [
+        Prediction("a", ["x"], ["two words", "b"], "two words; b", "direct", 4),
+        Prediction("b", [], [], "", "broken", 0),
+        Prediction("c", ["z"], ["over\ntwo lines"], "over\ntwo lines", "direct", 5),
+    ]
+    write_predictions(tmp_path / "p.jsonl", predictions)
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert rows[0] == {
+        "id": "a",
+        "keyphrases": ["x"],
+        "predicted": ["two words", "b"],
+        "output": "two words; b",
+        "form": "direct",
+        "tokens": 4,
+    }
+    write_predictions(tmp_path / "p.txt", predictions)
+    assert (tmp_path / "p.txt").read_text() == "two words;b\n\nover two lines\n"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_defaults_are_those_of_the_base_config():
+    base = get_config()
+    assert (base.data.min_pixels, base.data.max_pixels) == (opening.MIN_PIXELS, opening.MAX_PIXELS)
+    assert base.data.max_text_tokens == opening.MAX_TEXT_TOKENS
+    assert (base.eval_batch_size, base.answer_tokens) == (opening.BATCH_SIZE, opening.ANSWER_TOKENS)
+
+
+def test_an_image_that_cannot_be_used_is_one_line(predictor, tmp_path):
+    with pytest.raises(InputError, match=r"none\.png: there is no image 'none\.png'; give another image"):
+        predictor(["a"], [tmp_path / "none.png"])
+
+
+def test_parameters_decode_on_the_mesh_that_they_lie_on(predictor):
+    assert predicting._mesh_of(predictor._params) is jax.tree.leaves(predictor._params)[0].sharding.mesh

@@ -1,0 +1,176 @@
+"""The mesh changes where numbers live, not what they are; and where each parameter lives can be read in a file."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+import jax
+import pytest
+from jax.sharding import AxisType
+
+from configs import dyncot
+from configs.presets import MESHES
+from mmkp_jax.errors import InputError
+from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
+from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.models.definition import define_from, flatten
+from mmkp_jax.models.sharding import MESH_AXES, check_rules, describe, make_mesh, param_shardings
+from mmkp_jax.training.optimizer import split_params
+from tests.support.paths import ROOT
+from tests.support.tiny import hf_model, tiny_config, write_tokenizer
+
+GOLDEN = ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """What `sharded_step.py` prints, from a process with eight fake devices."""
+    folder = tmp_path_factory.mktemp("model")
+    hf_model(tiny_config(), 0).save_pretrained(folder)
+    write_tokenizer(folder)
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.sharded_step", str(folder)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Involuntary full rematerialization" not in done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", ["8x1x1", "1x8x1", "2x2x2", "1x1x1 in 4 micro-batches"])
+def test_three_steps_equal_one_device(report, mesh):
+    """float32; 1e-5 of a metric's value and of a parameter's norm, where about 2e-7 is seen.
+
+    AdamW's eps is 1e-3 there: at 1e-8 it makes a full step out of the rounding of a gradient that is nearly 0 (the
+    key bias has such ones, since softmax hardly sees it), which no two orders of summation share.
+    """
+    assert report[mesh]["metric_error"] <= 1e-5
+    assert report[mesh]["param_error"] <= 1e-5
+
+
+def test_the_steps_move_between_targets_and_compile_once(report):
+    for mesh in report.values():
+        assert [step["cot_share"] == 0 for step in mesh["metrics"]] == [True, False, False]
+        assert mesh["metrics"][-1]["cot_share"] < 1 and mesh["metrics"][0]["posts"] == 15
+        assert mesh["metrics"][-1]["loss_sft"] < mesh["metrics"][0]["loss_sft"]
+        assert mesh["compilations"] == 1
+
+
+def test_moments_lie_where_their_parameters_do(report):
+    assert all(mesh["moments_as_parameters"] for mesh in report.values())
+
+
+def test_fsdp_and_tensor_axes_really_divide_parameters(report):
+    assert report["8x1x1"]["sharded"] == 0
+    assert report["1x8x1"]["sharded"] >= 15
+    assert report["2x2x2"]["sharded"] > report["1x8x1"]["sharded"]
+
+
+@pytest.mark.parametrize("name, config", [("3b", QWEN2_5_VL_3B), ("7b", QWEN2_5_VL_7B)])
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 4, 2)], ids=["1x8x1", "2x4x2"])
+def test_the_sharding_of_every_parameter_stands_in_the_golden_file(name, config, sizes):
+    """To accept a change: MMKP_UPDATE_GOLDEN=1 python -m pytest tests/models/test_sharding.py, and read the diff."""
+    mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    text = describe(define_from(Qwen2_5_VL, config), mesh)
+    file = GOLDEN / f"qwen2_5_vl_{name}_{'x'.join(map(str, sizes))}.txt"
+    if os.environ.get("MMKP_UPDATE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_what_every_mesh_preset_keeps_on_a_chip_stands_in_the_golden_file():
+    """Parameters and optimizer of both models; to accept a change, as above."""
+    lines = [f"{'mesh':10} {'model':4} {'data x fsdp x tensor':22} {'rows':>5} {'micro-batches':>14} {'GB a chip':>10}"]
+    for name in MESHES:
+        for model, config in (("3b", QWEN2_5_VL_3B), ("7b", QWEN2_5_VL_7B)):
+            c = dyncot.get_config(f"model=qwen2_5_vl_{model},mesh={name}")
+            sizes = tuple(8 if c.mesh[axis] == -1 else c.mesh[axis] for axis in MESH_AXES)
+            mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+            definition = define_from(Qwen2_5_VL, config)
+            local = jax.tree.map(
+                lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)),
+                definition.shapes(),
+                param_shardings(definition, mesh, c.sharding_rules),
+            )
+            trained, frozen = (sum(flatten(part).values()) for part in split_params(local, c.freeze))
+            kept = (4 + 8) * trained + 2 * frozen
+            by = " x ".join(map(str, sizes))
+            rows = f"{c.global_batch_size:>5} {c.accumulation_steps:>14}"
+            lines.append(f"{name:10} {model:4} {by:22} {rows} {kept / 1e9:>10.3f}")
+    text, file = "\n".join(lines) + "\n", GOLDEN / "presets.txt"
+    if os.environ.get("MMKP_UPDATE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_rows_of_every_mesh_preset_divide_over_its_chips():
+    for name in MESHES:
+        c = dyncot.get_config(f"model=qwen2_5_vl_3b,mesh={name}")
+        shards = c.mesh.data * (8 if c.mesh.fsdp == -1 else c.mesh.fsdp)
+        assert c.global_batch_size % (c.accumulation_steps * shards) == 0, name
+
+
+class InASlice(NamedTuple):
+    """As much of a TPU as a mesh asks for."""
+
+    id: int
+    slice_index: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    process_index: int = 0
+
+
+def test_data_divides_slices_first_and_a_mesh_across_them_is_one_line():
+    devices = [InASlice(n, n // 4) for n in range(8)]
+    with pytest.raises(InputError) as error:
+        make_mesh({"data": 1, "fsdp": -1}, devices)
+    assert str(error.value).startswith("config.mesh.data: 1 does not divide into 2 slices; make it a multiple of them")
+
+
+@pytest.mark.parametrize(
+    "sizes, line",
+    [
+        (
+            {"data": 3},
+            "config.mesh: 3 x 1 x 1 (data, fsdp, tensor) does not use exactly 8 devices; "
+            "make the product of the sizes the number of devices, or one size -1",
+        ),
+        (
+            {"data": 3, "fsdp": -1},
+            "config.mesh: 3 x 2 x 1 (data, fsdp, tensor) does not use exactly 8 devices; "
+            "make the product of the sizes the number of devices, or one size -1",
+        ),
+        (
+            {"fdsp": 8},
+            "config.mesh: unknown mesh axis 'fdsp' (did you mean 'fsdp'?); use data, fsdp, tensor",
+        ),
+        (
+            {"data": -1, "fsdp": -1},
+            "config.mesh: sizes {'data': -1, 'fsdp': -1}; give positive sizes, at most one of them -1",
+        ),
+        ({"data": 0}, "config.mesh: sizes {'data': 0}; give positive sizes, at most one of them -1"),
+    ],
+)
+def test_a_mesh_that_does_not_divide_the_devices_is_one_line(sizes, line):
+    with pytest.raises(InputError) as error:
+        make_mesh(sizes, jax.devices() * 8)
+    assert str(error.value) == line
+
+
+def test_rules_that_name_unknown_axes_are_one_line():
+    with pytest.raises(InputError, match=r"unknown parameter axis 'mpl' \(did you mean 'mlp'\?\)"):
+        check_rules({"mpl": "tensor"})
+    with pytest.raises(InputError, match=r"rule 'mlp' names unknown mesh axis 'tensors' \(did you mean 'tensor'\?\)"):
+        check_rules({"mlp": "tensors"})
+
+
+def test_the_mesh_is_laid_out_by_the_compiler():
+    mesh = make_mesh({"data": -1}, jax.devices()[:1])
+    assert mesh.axis_types == (AxisType.Auto,) * 3 and dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}

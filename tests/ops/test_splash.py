@@ -1,0 +1,206 @@
+"""Splash attention, its kernels interpreted, equals the dense reference: outputs and gradients, real slots only.
+
+float32; bound 1e-5 of the largest value, where about 7e-7 is seen. Padding must be finite and is read by nobody, so
+its outputs get no gradient here either.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmkp_jax.data.forest import COT, SFT, TRUNK
+from mmkp_jax.errors import InputError
+from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.models.definition import define_from, flatten, random_params
+from mmkp_jax.ops import splash
+from mmkp_jax.ops.attention import DENSE, Backend, forest_mask
+from mmkp_jax.ops.backends import BACKENDS, backend_name
+from mmkp_jax.training.step import forest_losses
+from tests.support.paths import ROOT
+from tests.support.tiny import tiny_config
+from tests.support.trees import forest_of, random_tree
+
+BOUND = 1e-5
+INTERPRETED = splash.splash_backend(interpret=True)
+CONFIG = tiny_config()
+
+
+def runs(*rows: list[tuple[int, ...]], slots: int) -> np.ndarray:
+    """Rows of (value, count) runs, 0 behind them."""
+    values = [np.repeat(*np.asarray(row, np.int32).reshape(-1, 2).T) for row in rows]
+    return np.stack([np.pad(row, (0, slots - len(row))) for row in values])
+
+
+def packed(*rows, spare: int) -> tuple[np.ndarray, np.ndarray]:
+    forest = forest_of(rows, CONFIG, spare)
+    return forest.segment_BT, forest.branch_BT
+
+
+def tree(seed: int, **sizes):
+    return random_tree(seed, CONFIG, **sizes)
+
+
+FORESTS = {
+    "several posts, both branches, padding": packed(
+        [tree(0, sft=9, cot=30), tree(1, sft=50, cot=40, text=60), tree(2, sft=5, cot=8)],
+        [tree(3, sft=4, cot=60), tree(4, sft=1, cot=1)],
+        spare=17,
+    ),
+    "no SFT tokens": packed([tree(0, sft=0, cot=30), tree(1, sft=0, cot=70)], [tree(2, sft=0)], spare=3),
+    "no CoT tokens": packed([tree(0, cot=0, sft=30), tree(1, cot=0)], [tree(2, cot=0)], spare=3),
+    "mostly SFT tokens, several blocks": packed(
+        [tree(0, sft=500, cot=90), tree(1, sft=450, cot=40)], [tree(2, sft=3, cot=700), tree(3, sft=150)], spare=1
+    ),
+    "nothing but padding, and a tree of one token": packed([], [tree(0, grids=(), text=0, sft=1, cot=0)], spare=2),
+    "whole blocks": (
+        runs([1, 100, 1, 40, 1, 20, 2, 96], [1, 256], slots=256),
+        runs([TRUNK, 100, COT, 40, SFT, 20, TRUNK, 96], [TRUNK, 30, COT, 150, SFT, 76], slots=256),
+    ),
+    "branches without a trunk": (runs([1, 30, 2, 9], slots=40), runs([COT, 12, SFT, 18, SFT, 9], slots=40)),
+}
+PICTURES = {
+    "several pictures, padding": runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300),
+    "several blocks": runs([1, 700, 2, 500, 3, 64], slots=1400),
+    "whole blocks": runs([1, 64, 2, 64], [1, 128], slots=128),
+}
+
+
+def errors(attend, dense, here_BT: np.ndarray, heads: tuple[int, int], width: int) -> list[float]:
+    """Of the output and of each gradient, relative to the largest value of the reference."""
+    N, K = heads
+    rng = np.random.default_rng(width)
+    q, k, v, g = (rng.standard_normal((*here_BT.shape, n, width), np.float32) for n in (N, K, K, N))
+    here = here_BT[..., None, None]
+
+    def run(attend):
+        def loss(q, k, v):
+            out = attend(q, k, v)
+            return jnp.sum(out * g * here), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+        assert all(np.isfinite(x).all() for x in (out, *gradients))
+        return out * here, *gradients
+
+    pairs = zip(run(attend), run(dense), strict=True)
+    return [float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-6)) for ours, theirs in pairs]
+
+
+@pytest.mark.parametrize("name", FORESTS)
+def test_forest_equals_dense(name):
+    segment_BT, branch_BT = FORESTS[name]
+    attend, dense = (backend.forest(segment_BT, branch_BT) for backend in (INTERPRETED, DENSE))
+    assert max(errors(attend, dense, segment_BT > 0, (4, 2), 16)) <= BOUND
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_equal_dense(name):
+    image_BP = PICTURES[name]
+    attend, dense = (backend.pictures(image_BP) for backend in (INTERPRETED, DENSE))
+    assert max(errors(attend, dense, image_BP > 0, (2, 2), 80)) <= BOUND
+
+
+@pytest.mark.parametrize("heads, width", [((4, 1), 80), ((6, 2), 128), ((2, 2), 32)])
+def test_groups_of_heads_and_widths(heads, width):
+    segment_BT, branch_BT = FORESTS["several posts, both branches, padding"]
+    attend, dense = (backend.forest(segment_BT, branch_BT) for backend in (INTERPRETED, DENSE))
+    assert max(errors(attend, dense, segment_BT > 0, heads, width)) <= BOUND
+
+
+def test_bf16_inputs_give_bf16_outputs_as_near_as_dense_ones():
+    """Both against float32; softmax and sums in bf16 would err by more than its rounding."""
+    segment_BT, branch_BT = FORESTS["several posts, both branches, padding"]
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((*segment_BT.shape, n, 128)), jnp.bfloat16) for n in (4, 2, 2))
+    real = segment_BT > 0
+    exact = DENSE.forest(segment_BT, branch_BT)(*(x.astype(jnp.float32) for x in (q, k, v)))[real]
+
+    def error(backend: Backend) -> float:
+        out = backend.forest(segment_BT, branch_BT)(q, k, v)
+        assert out.dtype == jnp.bfloat16
+        return float(jnp.linalg.norm(out[real] - exact) / jnp.linalg.norm(exact))
+
+    assert error(INTERPRETED) <= 1.5 * error(DENSE) <= 0.01
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_query_sees_an_interval_of_the_reordered_keys(seed):
+    """So the interval's ends lose nothing of the rule."""
+    trees = [tree(7 * seed + s, sft=3 * s, cot=40 - 10 * s) for s in range(5)]
+    segment_BT, branch_BT = packed(trees, trees[2:], spare=9)
+    segment_BT, branch_BT = splash._own_segments(segment_BT), splash._whole_blocks(branch_BT)
+    rule = INTERPRETED.forest(segment_BT, branch_BT).args[1]
+    mask_BTT = forest_mask(segment_BT, branch_BT)
+    in_places_BTS = np.take_along_axis(np.asarray(mask_BTT), np.asarray(rule.slot_BS)[:, None], axis=2)
+    place_S = np.arange(mask_BTT.shape[-1])
+    np.testing.assert_array_equal(splash._in_interval(rule.ends_BT[..., None], place_S), in_places_BTS)
+
+
+def test_ends_of_the_longest_row_do_not_overflow():
+    ends = jnp.int32(65_000) << 16 | jnp.int32(65_535)
+    np.testing.assert_array_equal(splash._in_interval(ends, np.arange(64_998, 65_002)), [False, False, True, True])
+    with pytest.raises(InputError, match=r"config.row: rows of 66048 tokens or patches; .* at most 65536"):
+        jax.eval_shape(lambda image: INTERPRETED.pictures(image)(), jax.ShapeDtypeStruct((1, 65_537), jnp.int32))
+
+
+def test_blocks_that_no_query_may_see_are_skipped_and_not_fetched():
+    """Four pictures of a block each: only the diagonal runs, and no other block of keys is ever asked for."""
+    image_BP = runs([1, 512, 2, 512, 3, 512, 4, 100], slots=2048)
+    rule = INTERPRETED.pictures(image_BP).args[1]
+    np.testing.assert_array_equal(rule.seen_Bnn[0], np.eye(4))
+    np.testing.assert_array_equal(rule.key_block_Bnn[0], np.broadcast_to(np.arange(4)[:, None], (4, 4)))
+    np.testing.assert_array_equal(rule.query_block_Bnn[0], np.broadcast_to(np.arange(4), (4, 4)))
+
+
+def test_the_model_gives_the_losses_and_gradients_of_dense(monkeypatch):
+    """Through the scan over layers, its rematerialisation, and the tower's choice between window and picture."""
+    monkeypatch.setitem(BACKENDS, "splash", INTERPRETED)
+    rows = [[tree(0, grids=[(4, 6), (10, 8)]), tree(1)], [tree(2, grids=())]]
+    forest = forest_of(rows, CONFIG, spare=4)
+    params = random_params(define_from(Qwen2_5_VL, CONFIG), 0, spread=0.1)
+
+    def run(attention: str):
+        definition = define_from(Qwen2_5_VL, CONFIG, remat=True, attention=attention)
+
+        def loss(params):
+            losses = forest_losses(definition, params, forest, examples=2, dtype=jnp.float32)
+            return losses.sft_BS.sum() + 2 * losses.cot_BS.sum()
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    (ours, gradient), (theirs, expected) = run("splash"), run("dense")
+    np.testing.assert_allclose(ours, theirs, rtol=BOUND)
+    gradient, expected = flatten(gradient), flatten(expected)
+    whole = max(np.linalg.norm(leaf) for leaf in expected.values())
+    for path, leaf in expected.items():
+        assert np.linalg.norm(gradient[path] - leaf) <= BOUND * max(np.linalg.norm(leaf), 1e-3 * whole), path
+
+
+def test_sharded_equals_one_device():
+    """Eight fake devices: rows over data and fsdp, heads over tensor where every device gets whole groups."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    root = ROOT
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.sharded_splash"], cwd=root, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    for case in ("1x8x1 forest 2", "2x2x2 forest 2", "2x2x2 forest 1", "2x2x2 pictures 4"):
+        assert report[case]["error"] <= BOUND, case
+    assert report["2x2x2 forest 2"]["kernel heads"] == [2, 1]
+    assert report["2x2x2 forest 1"]["kernel heads"] == [4, 1]
+
+
+def test_auto_takes_splash_on_tpu_only():
+    assert {platform: backend_name("auto", platform) for platform in ("tpu", "gpu", "cpu")} == {
+        "tpu": "splash",
+        "gpu": "dense",
+        "cpu": "dense",
+    }
+    with pytest.raises(InputError, match=r"unknown attention 'slash' \(did you mean 'splash'\?\)"):
+        backend_name("slash", "tpu")

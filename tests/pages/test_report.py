@@ -1,0 +1,534 @@
+"""The report of runs: its figures, what it leaves out and says so, hostile texts, its size, mistakes in one line."""
+
+import base64
+import hashlib
+import html
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmkp_jax.data.posts import Post
+from mmkp_jax.data.records import write_dataset
+from mmkp_jax.evaluation.metric import score
+from mmkp_jax.pages.report import figures, paper
+from mmkp_jax.pages.report.browser import TEXT_BYTES, choose, cut, level
+from mmkp_jax.pages.report.figures import pca
+from mmkp_jax.pages.report.page import write_report
+from mmkp_jax.pages.svg import POINTS, line_chart, ticks
+from mmkp_jax.report import main
+from mmkp_jax.runtime.escape import for_script
+from tests.data.test_images import picture, saved
+from tests.support.paths import ROOT
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u2028\u202e{{ 7 * 7 }}"
+
+TRAIN = [
+    ("snow on the hill today", ("snow", "hill")),
+    ("the eras tour was everything", ("eras tour",)),
+    ("rain and more rain", ("rain",)),
+]
+TEST = [
+    ("snow again", ("snow",)),
+    ("the eras tour was loud", ("taylor swift",)),
+    ("a quiet day", ("rain", "sunday walk")),
+    ("nothing said", ("snow", "new place")),
+]
+ANSWERS = {
+    "sft": [["snow"], ["eras tour"], ["rains"], []],
+    "dyncot": [["snow"], ["taylor swift"], ["rain", "sunday walks"], ["hill"]],
+}
+
+
+def posts_of(split, rows, image=None):
+    return [Post(f"{split}-{n}", text, image, phrases, None, "f", n) for n, (text, phrases) in enumerate(rows, 1)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    (root / "a.png").write_bytes(saved(picture(300, 200)))
+    write_dataset(
+        root / "out", {"train": posts_of("train", TRAIN, "a.png"), "test": posts_of("test", TEST, "a.png")}, root
+    )
+    return root / "out"
+
+
+def write_run(folder, data, strategy, predicted=None, posts=TEST, steps=40, **config):
+    """A work directory as training leaves it."""
+    (folder / "predictions").mkdir(parents=True)
+    fields = {"strategy": strategy, "gamma": 0.4, "gamma_mode": "fixed", "seed": 0, **config}
+    fields |= {"model": {"path": "pocket"}, "data": {"path": str(data)}}
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "environment.json").write_text(
+        json.dumps({"devices": ["cpu:0"], "device_kind": "cpu", "revision": "abc"})
+    )
+    line = {"loss": 1.5, "loss_sft": 1.0, "cot_share": 0.25, "gamma": 0.4, "posts": 4.0, "labels": 30.0, "seconds": 0.5}
+    lines = [json.dumps({"step": step, **line}) + "\n" for step in range(1, steps + 1)]
+    if steps:
+        (folder / "metrics.jsonl").write_text("".join(lines))
+    rows = []
+    for post, phrases in zip(posts_of("test", posts), predicted or ANSWERS[strategy], strict=True):
+        output = "; ".join(phrases)
+        form = "cot" if strategy == "dyncot" else "direct"
+        output = f"<think>why {output}</think><answer>{output}</answer>" if form == "cot" else output
+        rows.append({"id": post.id, "keyphrases": list(post.keyphrases), "predicted": phrases, "output": output})
+        rows[-1] |= {"form": form, "tokens": 3}
+    write_predictions(folder, rows, steps)
+    return folder
+
+
+def write_predictions(run, rows, step=40):
+    (run / "predictions" / f"test-{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def runs(tmp_path, data):
+    return [write_run(tmp_path / "a", data, "sft"), write_run(tmp_path / "b", data, "dyncot", seed=7)]
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page, scripts aside."""
+
+    EMPTY = frozenset(("meta", "img", "input"))
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.scripts, self.links, self.text, self.rows, self.policy = [], [], [], "", [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+        self.data = json.loads(self.scripts[0])
+
+    def handle_starttag(self, tag, attrs):
+        assert not any(name.startswith("on") for name, _ in attrs)
+        self.links += [value for name, value in attrs if name in ("src", "href", "data", "action")]
+        self.policy += dict(attrs).get("content", "") if tag == "meta" and ("http-equiv" in dict(attrs)) else ""
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        else:
+            self.text += data
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+    def row(self, *begins):
+        """The cells of the first row that begins so."""
+        return next(row for row in self.rows if tuple(row[: len(begins)]) == begins)
+
+
+def page_of(runs, out, data=None):
+    write_report(runs, out, data)
+    page = Page(out.read_text(encoding="utf-8"))
+    assert all(re.match(r"data:image/jpeg;base64,|#\w+$", link) for link in page.links)
+    return page
+
+
+def test_the_page_tells_the_scores_beside_the_papers(runs, tmp_path):
+    page = page_of(runs, tmp_path / "page.html")
+    seen = {phrase for _, phrases in TRAIN for phrase in phrases}
+    for run, strategy, name in zip(runs, ("sft", "dyncot"), ("SFT", "Dynamic CoT"), strict=True):
+        scores = score(posts_of("test", TEST), ANSWERS[strategy], seen)
+        cells = next(row for row in page.rows if row and row[0] == run.name and "(" in row[1])
+        assert [cell.split(" (")[0] for cell in cells[1:]] == [
+            f"{100 * scores[group]['f1@1']:.2f}" for group in ("all", "present", "absent", "seen", "unseen")
+        ]
+        told = page.row(name, run.name)
+        assert told[2:5] == [f"{100 * scores[group]['f1@1']:.2f}" for group in paper.STRATEGY_GROUPS]
+        assert told[5] == " / ".join(f"{each:.2f}" for each in paper.BY_STRATEGY[strategy][0])
+    assert page.row("posts") == ["posts", "4", "1", "3", "3", "3"]
+    told = [f"{100 * scores[group]['f1@1']:.2f}" for group in paper.GAMMA_GROUPS]
+    assert page.row("0.4") == ["0.4", "b", *told, "25.00%", "33.14", "20.19", "12.48"]
+    assert page.row("0.3")[1:6] == ["–"] * 5
+
+
+def test_the_page_tells_what_each_run_was_trained_on_and_what_differs(runs, tmp_path):
+    page = page_of(runs, tmp_path / "page.html")
+    assert page.row("trained on") == ["trained on", *["160 posts, repeats counted"] * 2]
+    assert page.row("steps") == ["steps", "40", "40"] and page.row("label tokens")[1] == "1,200"
+    assert page.row("device")[1] == "cpu × 1"
+    start = page.rows.index(["config.", "a", "b"])
+    assert page.rows[start + 1 : start + 3] == [["seed", "0", "7"], ["strategy", '"sft"', '"dyncot"']]
+    assert not page.rows[start + 3][0].startswith(("gamma", "model", "data"))
+
+
+def test_the_papers_tables_agree_with_each_other():
+    three_b = paper.BY_STRATEGY["dyncot"][1]
+    assert (paper.BY_GAMMA["0.4"][0], paper.BY_GAMMA["0.4"][2]) == (three_b[0], three_b[2])
+    assert f"{100 * (paper.WORDS['dyncot'] / paper.WORDS['cot'] - 1):.2f}" == "-38.48"  # as it prints
+
+
+def test_the_browser_holds_every_post_with_what_each_run_said(runs, tmp_path):
+    page = page_of(runs, tmp_path / "page.html")
+    posts = {post[0]: post for post in page.data["posts"]}
+    assert [posts[f"test-{n}"][1] for n in range(1, 5)] == [text for text, _ in TEST]
+    verdicts = [[page.data["verdicts"][said[0]] for said in post[6]] for post in page.data["posts"]]
+    assert verdicts == [["right", "right"], ["wrong", "right"], ["partly", "right"], ["wrong", "wrong"]]
+    assert [post[5] for post in page.data["posts"]] == [0, 1, 1, 1]
+    assert posts["test-3"][6][1][2:4] == [["rain", "sunday walks"], [1, 1]]  # compared by their stems
+    assert posts["test-2"][6][1][5] == "<think>why taylor swift</think><answer>taylor swift</answer>"
+    assert [page.data["groups"][each] for each in posts["test-1"][3]] == ["all", "present", "seen"]
+    assert all(post[4].startswith("data:image/jpeg;base64,") for post in page.data["posts"])
+
+
+def test_wrong_answers_are_held_against_the_most_similar_training_post(runs, tmp_path):
+    page = page_of(runs[:1], tmp_path / "page.html")
+    assert "Posts without a hit: 2; for 1 of them (50.0%)" in page.text
+    said = page.text.split("Errors beside")[1]
+    assert "the eras tour was loud" in said and "the eras tour was everything" in said
+    assert "nothing said" not in said  # no word of it is in any training post
+
+
+def test_texts_of_posts_and_outputs_stay_texts(tmp_path, data):
+    posts = [(f"{HOSTILE} snow", (HOSTILE, "snow")), ("x" * 300, ("<b>",))]
+    root = tmp_path / "hostile"
+    root.mkdir()
+    write_dataset(root / "out", {"train": posts_of("train", posts), "test": posts_of("test", posts)}, root)
+    run = write_run(root / "<img onerror=x>", root / "out", "dyncot", [[HOSTILE, "near"], ["]]>", "<!--"]], posts)
+    comparisons = {"scores": {HOSTILE: score(posts_of("test", posts), [[HOSTILE], []], {"snow"})}, "by_kind": {}}
+    (run / "comparisons.json").write_text(json.dumps(comparisons))
+    rows = [json.loads(line) for line in (run / "predictions/test-40.jsonl").read_text().splitlines()]
+    rows[1]["output"] = f"<!--<script>\ud800{HOSTILE}"  # half a character, too
+    write_predictions(run, rows)
+    page = page_of([run], root / "page.html")
+    assert len(page.scripts) == 2 and page.data["posts"][0][1] == posts[0][0]
+    assert page.data["posts"][1][6][0][5] == f"<!--<script>?{HOSTILE}" and page.data["runs"] == ["<img onerror=x>"]
+    assert HOSTILE[:30] in page.text
+    digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
+    assert f"default-src 'none'; script-src 'sha256-{digest}'; " in page.policy  # so no other script runs
+    told = for_script([HOSTILE])
+    assert json.loads(told) == [HOSTILE] and not set("<>&\u2028") & set(told)
+
+
+def test_without_its_dataset_a_run_is_reported_with_what_it_wrote_itself(runs, data, tmp_path):
+    scores = score(posts_of("test", TEST), ANSWERS["sft"], {"snow", "hill", "eras tour", "rain"})
+    (runs[0] / "results.json").write_text(json.dumps(scores))
+    shutil.copytree(runs[0], tmp_path / "moved")
+    config = json.loads((tmp_path / "moved/config.json").read_text())
+    config["data"]["path"] = str(tmp_path / "gone")
+    (tmp_path / "moved/config.json").write_text(json.dumps(config))
+    page = page_of([tmp_path / "moved"], tmp_path / "page.html")
+    assert "gone: there is no such folder" in page.text and "The training posts are not there" in page.text
+    assert page.row("SFT", "moved")[2:5] == [f"{100 * scores[each]['f1@1']:.2f}" for each in ("all", "seen", "unseen")]
+    assert [post[1] for post in page.data["posts"]] == [""] * 4 and page.data["pictures"] == 0
+    whole = page_of([tmp_path / "moved"], tmp_path / "page.html", data)
+    assert "gone" not in whole.text.split("Scores by group")[1] and whole.data["pictures"] == 4
+    assert "holds other scores" not in whole.text
+
+
+def test_scores_that_are_not_those_of_the_predictions_are_told(runs, tmp_path):
+    other = score(posts_of("test", TEST), ANSWERS["dyncot"], {"snow"})
+    (runs[0] / "results.json").write_text(json.dumps(other))
+    assert "a: its results.json holds other scores" in page_of(runs, tmp_path / "page.html").text
+
+
+def test_a_model_that_was_not_trained_is_reported(tmp_path, data):
+    page = page_of([write_run(tmp_path / "z", data, "zeroshot", ANSWERS["sft"], steps=0)], tmp_path / "page.html")
+    assert "Nothing was trained" in page.text and page.row("trained on")[1] == "nothing"
+    assert "no comparisons.json" in page.text
+
+
+def test_of_several_datasets_all_training_posts_count(runs, data, tmp_path):
+    more = [("nothing said before", ("hill", "new place"))]
+    write_dataset(tmp_path / "more", {"train": posts_of("more", more)}, tmp_path)
+    config = json.loads((runs[1] / "config.json").read_text())
+    config["data"]["path"] = f"{data}:2, {tmp_path / 'more'}"
+    (runs[1] / "config.json").write_text(json.dumps(config))
+    page = page_of(runs[1:], tmp_path / "page.html")
+    assert page.row("posts") == ["posts", "4", "1", "3", "3", "2"]  # new place is seen now
+    said = page.text.split("Errors beside")[1]
+    assert "Posts without a hit: 1; for 1 of them" in said and "nothing said before" in said
+
+
+def test_scores_on_the_way_are_drawn_where_they_were_logged(runs, tmp_path):
+    lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
+    lines[19]["valid/all/f1@1"], lines[39]["valid/all/f1@1"] = 0.2, 0.4
+    (runs[0] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 41, "lo')
+    page = page_of(runs[:1], tmp_path / "page.html")
+    assert "F1@1 on valid, all" in page.text and "F1@1 on valid, unseen" not in page.text
+    assert page.row("steps")[1] == "40"  # the line that a kill cut off is no step
+
+
+def test_losses_of_posts_tell_what_each_gamma_would_choose(runs, tmp_path):
+    assert "a: no losses.npz" in page_of(runs[:1], tmp_path / "page.html").text
+    loss_N = np.array([0.1, 0.35, 0.4, 0.55, 2.0] + [0.05] * 5)
+    epoch_N = np.repeat([0, 1], 5)
+    np.savez(runs[0] / "losses.npz", epoch_N=epoch_N, post_N=np.tile(range(5), 2), nll_sft_N=loss_N)
+    page = page_of(runs[:1], tmp_path / "page.html")
+    start = next(number for number, row in enumerate(page.rows) if row[:2] == ["epoch", "posts"])
+    first, second = page.rows[start + 1 : start + 3]
+    assert first[:3] == ["1", "5", "–"] and first[5] == "0.400"
+    assert first[9:] == ["20.00%", "40.00%", "60.00%", "80.00%", "80.00%"]  # a tie takes SFT; the mean is 0.68
+    assert second[9] == "100.00%" and second[-1] == "0.00%"
+    assert "did not record which posts have a chain of thought" in page.text
+
+
+def test_shares_under_a_gamma_are_of_the_posts_that_have_a_chain_of_thought(runs, tmp_path):
+    losses = {"epoch_N": np.repeat([0, 1], 5), "post_N": np.tile(range(5), 2)}
+    losses["nll_sft_N"] = np.tile([0.1, 0.35, 0.4, 0.55, 2.0], 2)
+    np.savez(runs[1] / "losses.npz", **losses, has_cot_N=np.tile([True, False, False, True, False], 2))
+    page = page_of(runs[1:], tmp_path / "page.html")
+    start = next(number for number, row in enumerate(page.rows) if row[:2] == ["epoch", "posts"])
+    assert page.rows[start + 1][:3] == ["1", "5", "2"]
+    assert page.rows[start + 1][9:] == ["50.00%", "50.00%", "50.00%", "100.00%", "100.00%"]
+    assert page.row("with a chain of thought")[1] == "2 of 5 posts"
+    assert page.row("trained on")[1] == "5 posts, 160 with repeats (32.0 epochs)"
+
+
+def test_a_run_on_posts_without_a_chain_of_thought_says_so_and_has_no_cot_loss(runs, tmp_path):
+    line = {"loss": 1.0, "loss_sft": 1.0, "loss_cot": None, "cot_share": 0.0, "gamma": 0.4, "posts": 5.0, "seconds": 1}
+    (runs[1] / "metrics.jsonl").write_text("".join(json.dumps({"step": step, **line}) + "\n" for step in (1, 2)))
+    losses = {"epoch_N": np.zeros(5, int), "post_N": np.arange(5), "nll_sft_N": np.full(5, 0.1)}
+    np.savez(runs[1] / "losses.npz", **losses, has_cot_N=np.zeros(5, bool))
+    page = page_of(runs[1:], tmp_path / "page.html")
+    assert page.text.count("no post that was trained on has a chain of thought") == 2  # with the curves, and with γ
+    assert "SFT loss, nats a label" in page.text and "CoT loss, nats a label" not in page.text
+    start = next(number for number, row in enumerate(page.rows) if row[:2] == ["epoch", "posts"])
+    assert page.rows[start + 1][2] == "0" and page.rows[start + 1][9:] == ["–"] * 5
+    assert page.row("with a chain of thought")[1] == "0 of 5 posts"
+
+
+def test_a_step_whose_seconds_are_not_known_makes_no_peak_in_the_rate():
+    nan = float("nan")
+    metrics = {"step": np.arange(1, 4), "posts": np.array([4.0, 4, 4]), "seconds": np.array([nan, 2.0, 2.0])}
+    _, rate_S = figures._values(SimpleNamespace(metrics=metrics), "posts_per_second")
+    np.testing.assert_array_equal(rate_S, [nan, 2.0, 2.0])
+
+
+def test_a_run_that_diverged_is_reported(runs, tmp_path):
+    nan = {"loss": None, "loss_sft": None, "grad_norm": None, "cot_share": 0.0, "posts": 4, "seconds": 1}
+    (runs[0] / "metrics.jsonl").write_text("".join(json.dumps({"step": step, **nan}) + "\n" for step in (1, 2)))
+    np.savez(runs[0] / "losses.npz", epoch_N=np.zeros(4, int), post_N=np.arange(4), nll_sft_N=np.full(4, np.nan))
+    ids = np.array([f"test-{n}" for n in range(1, 5)])
+    np.savez(runs[0] / "hidden.npz", id_N=ids, hidden_ND=np.full((4, 3), np.nan))
+    page = page_of(runs[:1], tmp_path / "page.html")
+    assert "fewer than three posts" in page.text and "Loss of the step" not in page.text
+
+
+def test_hidden_states_are_drawn_by_their_keyphrase(runs, tmp_path):
+    posts = [("", ("snow",)), ("", ("Snow",)), ("", ("rain",)), ("", ("snow", "rain"))]
+    run = write_run(tmp_path / "h", tmp_path / "gone", "sft", [["snow"]] * 4, posts)
+    hidden_ND = np.array([[9, 9, 9], [1, 0, 2], [0, 3, 0], [0, 3, 0]])  # of another order than the predictions
+    np.savez(run / "hidden.npz", id_N=np.array([f"test-{n}" for n in (4, 3, 2, 1)]), hidden_ND=hidden_ND)
+    write_report([run], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    dots = re.findall(r'<circle class="(..)" cx="(.*?)" cy="(.*?)".*?<title>(.*?)</title>', text)
+    assert [dot[3] for dot in dots] == ["test-1: snow", "test-2: snow", "test-3: rain"]  # test-4 is in no one cluster
+    assert dots[0][:3] == dots[1][:3] != dots[2][:3]
+    assert "a: no hidden.npz" in page_of(runs[:1], tmp_path / "page.html").text
+
+
+def test_two_directions_hold_all_variance_of_a_plane():
+    rng = np.random.default_rng(1)
+    plane_N2 = rng.normal(size=(30, 2)) * (5, 1)
+    turned_ND = plane_N2 @ np.linalg.qr(rng.normal(size=(6, 6)))[0][:2] + 3
+    found_N2, told = pca(turned_ND)
+    assert "100.00% of the variance" in told
+    centred_N2 = plane_N2 - plane_N2.mean(axis=0)
+    np.testing.assert_allclose(found_N2 @ found_N2.T, centred_N2 @ centred_N2.T, atol=1e-9)  # the same distances
+
+
+def test_tsne_keeps_clusters_apart_and_its_extra_is_named_where_it_is_missing(runs, tmp_path, capsys, monkeypatch):
+    posts = [("", (f"cluster {n % 5}",)) for n in range(60)]
+    run = write_run(tmp_path / "t", tmp_path / "gone", "sft", [["x"]] * 60, posts)
+    hidden_ND = np.random.default_rng(0).normal(size=(60, 8)) + 20 * np.eye(5, 8)[np.arange(60) % 5]
+    np.savez(run / "hidden.npz", id_N=np.array([f"test-{n}" for n in range(1, 61)]), hidden_ND=hidden_ND)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "sklearn.manifold", None)
+        assert main([str(run), "--tsne", f"--out={tmp_path / 'page.html'}"]) == 2
+    assert re.fullmatch(r".*mmkp_jax\[tsne\].*\n", capsys.readouterr().err) and not (tmp_path / "page.html").exists()
+    pytest.importorskip("sklearn")
+    assert main([str(run), "--tsne", f"--out={tmp_path / 'page.html'}"]) == 0
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "t-SNE, perplexity 20" in text
+    dots = re.findall(r'<circle class="(..)" cx="(.*?)" cy="(.*?)"', text)
+    at_N2, colour_N = np.array([dot[1:] for dot in dots], float), np.array([dot[0] for dot in dots])
+    distance_NN = np.linalg.norm(at_N2[:, None] - at_N2, axis=-1) + np.where(np.eye(60), np.inf, 0)
+    assert (colour_N[distance_NN.argmin(axis=1)] == colour_N).mean() > 0.95
+
+
+def test_a_long_curve_is_thinned_and_skips_what_is_not_finite():
+    step = np.arange(1, 5001, dtype=float)
+    value = np.where(step < 2500, 1.0, 3.0)
+    value[1000:1100] = np.nan
+    chart = line_chart("t", [("r", step, value)], x_name="step")
+    (line,) = chart.lines
+    assert POINTS * 0.9 < len(re.findall("[ML]", line.raw)) <= POINTS
+    assert line.raw.count("M") == 2 and line.line.count("M") == 1  # the mean goes over the gap
+    levels = {y for y in re.findall(r" ([\d.]+)", line.raw)}
+    assert len(levels) == 3  # 1, 3, and the bin between
+    assert [label for _, label in chart.x_ticks] == ["1000", "2000", "3000", "4000"]
+    assert line_chart("t", [("r", step, np.full(5000, np.nan))], x_name="step") is None
+
+
+def test_small_and_large_numbers_are_short_along_an_axis():
+    def labels(high):
+        return [label for _, label in ticks(0, high, lambda x: x)]
+
+    assert labels(0.0021) == ["0", "5e-4", "1e-3", "1.5e-3", "2e-3"]
+    assert labels(30_000) == ["0", "5000", "10k", "15k", "20k", "25k", "30k"]
+    assert labels(1) == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+
+
+def test_texts_are_cut_to_one_length_that_fits():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(2, 500, 200)
+    for budget in (1_000, 10_000, 20_000):
+        most = level(sizes, budget)
+        assert np.minimum(sizes, most).sum() <= budget < np.minimum(sizes, most + 1).sum()
+    assert level(sizes, int(sizes.sum())) == sizes.max()
+    assert cut("short", 7) == "short"
+    for text in ("<" * 50 + "a" * 200, "é\n" * 90):
+        shown = cut(text, 100)
+        assert shown.endswith("…") and text.startswith(shown[:-1]) and 60 < len(for_script(shown[:-1]).encode()) <= 100
+
+
+def test_pictures_are_shared_out_among_kinds_of_posts():
+    rare, common = np.zeros(100, bool), np.ones(100, bool)
+    rare[90:] = True
+    assert set(choose([rare, common], 20)) == {*range(10), *range(90, 100)}
+    assert len(choose([rare, common], 500)) == 100
+
+
+def test_figures_that_runs_were_compared_with_are_told_once(runs, tmp_path):
+    mine, base = (score(posts_of("test", TEST), ANSWERS[each], {"snow"}) for each in ("dyncot", "sft"))
+    for run in runs:
+        systems = {"scores": {"step 40": mine, "most frequent": base}, "by_kind": {"step 40": {"image": mine["all"]}}}
+        systems["scores"]["step 40"] = mine if run.name == "a" else base
+        (run / "comparisons.json").write_text(json.dumps(systems))
+    page = page_of(runs, tmp_path / "page.html")
+    names = [row[0] for row in page.rows]
+    assert names.count("most frequent") == 1 and {"a: step 40", "b: step 40"} <= set(names)
+    assert ["F1@1, %", "image"] in page.rows
+
+
+def test_a_mistake_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
+    def told(*flags, out="page.html"):
+        assert main([*map(str, flags), f"--out={tmp_path / out}"]) == 2
+        output = capsys.readouterr()
+        assert output.out == "" and output.err.count("\n") == 1 and not (tmp_path / "page.html").exists()
+        return output.err
+
+    a, b = runs
+    assert "there is no such run (did you mean 'a'?)" in told(tmp_path / "A")
+    assert "no config.json" in told(data)
+    assert "named twice" in told(a, tmp_path / "b/../a")
+    assert "there is no such folder" in told(a, "--data=nowhere")
+    assert "unknown flag --dta=x (did you mean '--data'?)" in told(a, "--dta=x")
+    assert "no RUN is given" in told()
+    assert "no/such: there is no such folder" in told(a, out="no/such/page.html")
+    rows = [json.loads(line) for line in (b / "predictions/test-40.jsonl").read_text().splitlines()]
+    for changed, says in (
+        (rows[1:], "lacks 1 post ('test-1')"),
+        ([rows[0] | {"id": "new"}, *rows[1:]], "has 1 post ('new') that a lacks"),
+        ([rows[0] | {"keyphrases": ["x"]}, *rows[1:]], "the keyphrases of 1 post ('test-1')"),
+        (
+            [rows[0] | {"form": "x"}, *rows[1:]],
+            "test-40.jsonl:1: 'form' is \"x\", not one of direct, cot, other",
+        ),
+        ([*rows, rows[0]], "test-40.jsonl:5: the post 'test-1' is in a line above too"),
+    ):
+        write_predictions(b, changed)
+        assert says in told(a, b)
+    write_predictions(b, [row | {"id": f"x{n}"} for n, row in enumerate(rows)])
+    assert "4 of 4 test posts are not those" in told(b, f"--data={data}")
+    for file in (b / "predictions").iterdir():
+        file.unlink()
+    assert "no predictions of the test split yet" in told(a, b) and "mmkp_jax.predict --model=" in told(a, b)
+    (a / "losses.npz").write_bytes(b"no zip")
+    assert "losses.npz: cannot be read" in told(a)
+    (a / "config.json").write_text("[")
+    assert "config.json: is not JSON" in told(a)
+
+
+def test_the_newest_evaluation_is_shown(runs, tmp_path):
+    rows = [json.loads(line) for line in (runs[0] / "predictions/test-40.jsonl").read_text().splitlines()]
+    write_predictions(runs[0], [row | {"predicted": ["other"]} for row in rows], step=100)
+    page = page_of(runs[:1], tmp_path / "page.html")
+    assert page.data["posts"][0][6][0][2] == ["other"] and "at step 100" in page.text
+
+
+def test_the_script_shows_posts_and_nothing_else_runs(runs, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no Chromium on this machine")
+    posts = [(HOSTILE, (HOSTILE,))] * 45
+    run = write_run(tmp_path / "h", tmp_path / "gone", "dyncot", [[HOSTILE]] * 45, posts)
+    write_report([run], tmp_path / "page.html")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    ran = subprocess.run([chromium, *flags, str(tmp_path / "page.html")], capture_output=True, text=True, timeout=120)
+    shown = ran.stdout.split('id="list"')[1].split("</section>")[0]
+    assert shown.count('class="card"') == 20 and "page 1 of 3" in shown
+    assert "<script" not in shown and "<img" not in shown and html.escape("<script>alert(1)") in shown
+
+
+def test_the_report_imports_no_accelerator_library(runs, tmp_path):
+    code = (
+        "import sys; from mmkp_jax.report import main\n"
+        f"assert main(['{runs[0]}', '--out={tmp_path / 'page.html'}']) == 0\n"
+        "print([name for name in ('jax', 'flax', 'torch', 'transformers', 'tensorflow') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == 0 and ran.stdout.splitlines()[-1] == "[]", ran.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """10,000 posts with pictures, and three runs that reason at length."""
+    root, rng = tmp_path_factory.mktemp("many"), random.Random(0)
+    for n in range(20):
+        pixels = np.random.default_rng(n).integers(0, 256, (160, 160, 3), np.uint8)  # noise: nothing to compress
+        (root / f"{n}.png").write_bytes(saved(Image.fromarray(pixels)))
+    words = [f"word{n}" for n in range(3000)]
+
+    def rows(count):
+        return [(" ".join(rng.choices(words, k=25)), tuple(rng.sample(words, 2))) for _ in range(count)]
+
+    test = rows(10_000)
+    posts = [
+        Post(post.id, post.text, f"{n % 20}.png", post.keyphrases, None, "f", n)
+        for n, post in enumerate(posts_of("test", test))
+    ]
+    write_dataset(root / "out", {"train": posts_of("train", rows(1000)), "test": posts}, root)
+    runs = []
+    for n in range(3):
+        predicted = [[rng.choice([phrases[0], *rng.choices(words, k=2)])] for _, phrases in test]
+        run = write_run(root / f"run{n}", root / "out", "dyncot", predicted, test, steps=3000)
+        answers = [json.loads(line) for line in (run / "predictions/test-3000.jsonl").read_text().splitlines()]
+        why = [" ".join(rng.choices(words, k=160)) for _ in answers]
+        write_predictions(
+            run, [row | {"output": each + row["output"]} for row, each in zip(answers, why, strict=True)], 3000
+        )
+        runs.append(run)
+    return runs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120, func_only=True)
+def test_ten_thousand_posts_of_three_runs_stay_below_20_mb(many, tmp_path):
+    page = page_of(many, tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 20e6
+    assert len(page.data["posts"]) == 10_000 and 100 < page.data["pictures"] <= 500
+    texts = [post[1] for post in page.data["posts"]] + [said[5] for post in page.data["posts"] for said in post[6]]
+    assert TEXT_BYTES * 0.9 < sum(len(for_script(text).encode()) for text in texts) < TEXT_BYTES * 1.1
+    assert page.data["cut"] > 0

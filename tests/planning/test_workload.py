@@ -1,0 +1,62 @@
+"""What planning knows of models and data before it compiles: geometries, posts a row, and the work in them."""
+
+import dataclasses
+
+import pytest
+
+from configs import dyncot
+from mmkp_jax.errors import InputError
+from mmkp_jax.families.qwen2_5_vl.config import config_from_hf
+from mmkp_jax.hf.folder import load_tokenizer, open_folder
+from mmkp_jax.models.flops import work_of
+from mmkp_jax.planning.workload import PUBLISHED, published_config, published_json, subject_of
+from mmkp_jax.runtime.config import read_config
+from mmkp_jax.training.batches import plan_posts, recipe_of
+from tests.support.small_pocket import SIZES, command, small_pocket
+from tests.support.tiny import tiny_config
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_known_models_need_no_hub(name):
+    published, where = published_config(name)
+    assert where == name and config_from_hf(published) == PUBLISHED[name]
+
+
+def test_a_geometry_comes_back_from_its_json():
+    odd = tiny_config(vision=dataclasses.replace(tiny_config().vision, depth=5, window_size=56, rope_theta=500.0))
+    assert config_from_hf(published_json(odd)) == odd
+
+
+def test_an_unknown_model_is_one_line(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match=r"there is no config.json of it here"):
+        published_config("nobody/nothing")
+
+
+@pytest.mark.parametrize("model", ["qwen2_5_vl_3b", "qwen2_5_vl_7b"])
+def test_without_data_rows_hold_what_real_posts_filled_them_with(model):
+    """5.94 posts a row, 0.96 of the tokens (`benchmarks/packing.py`)."""
+    config = dyncot.get_config(f"model={model},data=mmkp_v2")
+    config.data.path = "no/such/folder"
+    load = subject_of(config).load
+    assert load.posts == pytest.approx(5.94, rel=0.01) and "typical" in load.source
+    assert load.work.tokens == pytest.approx(0.96 * config.row.tokens, rel=0.01)
+    assert load.steps == pytest.approx(config.num_epochs * 34_515 / load.posts / 8, rel=0.01)
+
+
+def test_with_data_the_work_is_what_the_rows_hold(tmp_path):
+    """Of an epoch, by the index alone, against the planted rows."""
+    pocket = small_pocket(tmp_path)
+    flags = [each for each in command(pocket) if each.startswith("--config.")]
+    subject = subject_of(read_config("configs/dyncot.py", flags))
+    assert f"{SIZES['train']} posts" in subject.load.source
+    recipe = recipe_of(subject.config, subject.definition, load_tokenizer(open_folder(str(pocket / "model"))))
+    training = plan_posts(subject.config, recipe)
+    plan = training.plans[0]
+    held = work_of(training.feed.load([row for batch in plan for row in batch]))
+    expected = subject.load.work.times(plan.rows)
+    for name in ("tokens", "patches", "merged", "labels", "token_pairs", "picture_pairs"):
+        assert getattr(expected, name) == pytest.approx(getattr(held, name), rel=1e-9), name
+    assert expected.window_pairs == pytest.approx(held.window_pairs, rel=0.2)  # windows of a picture count as equal
+    assert subject.load.posts == pytest.approx(len(plan.post_N) / plan.rows)
+    assert subject.load.steps == 12

@@ -1,0 +1,80 @@
+"""Run by decoding/test_sharded.py in processes of their own, with eight fake devices in all; prints one JSON line.
+
+Greedy and sampled answers on several meshes, from one model folder: `FOLDER [ADDRESS PROCESS]`, of two processes where
+these are given.
+"""
+
+import json
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from mmkp_jax.decoding.generate import Generator
+from mmkp_jax.decoding.prompts import measure
+from mmkp_jax.decoding.sampling import GREEDY, Sampling
+from mmkp_jax.hf.folder import open_folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.models.definition import define
+from mmkp_jax.models.sharding import MESH_AXES, make_mesh, param_shardings
+from tests.support.tiny import tiny_config
+from tests.support.trees import random_tree
+
+MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "2x2x2": (2, 2, 2)}
+KINDS = (dict(grids=[(4, 6)]), dict(grids=[], text=20), dict(grids=[(8, 8), (2, 4)]))
+LOST = 4
+
+
+def main(folder: str, address: str = "", process: str = "") -> None:
+    if address:
+        jax.distributed.initialize(address, num_processes=2, process_id=int(process))
+    opened = open_folder(folder)
+    definition = define(opened.config)
+    trees = [random_tree(i, tiny_config(), **KINDS[i % 3]) for i in range(13)]
+    prompts = [measure(str(i), tree, definition.geometry) for i, tree in enumerate(trees)]
+    report = {}
+    for name in ("2x2x2", "1x8x1") if address else MESHES:
+        sizes = dict(zip(MESH_AXES, MESHES[name], strict=True))
+        mesh = make_mesh(sizes, None if name != "1x1x1" else jax.devices()[:1])
+        structs = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            definition.shapes(),
+            param_shardings(definition, mesh),
+        )
+        params = load_params(opened, structs)
+        loaded = []
+
+        def load(number: int, loaded: list = loaded):
+            loaded.append(number)
+            return None if number == LOST else trees[number]
+
+        found = {}
+        for how, sampling in (("greedy", GREEDY), ("sampled", Sampling(1.0, 0.9, 5))):
+            stop = range(0, 320, 30)  # some answers come to a second page of the cache, and to a third
+            generator = Generator(
+                definition, mesh, slots=5, answer_tokens=90, stop_tokens=stop, dtype=jnp.float32, sampling=sampling
+            )
+            answers = list(generator(params, prompts, load))
+            found[how] = {each.prompt: each.tokens for each in answers}
+        states = {each.prompt: each.state_D.tolist() for each in answers if each.tokens is not None}
+        lowered = generator.lower(params, prompts[0].size)["decode"]
+        report[name] = {
+            "answers": found,
+            "states": states,
+            "loaded": sorted(loaded),
+            "sent": sent_per_token(lowered.compile().as_text()),
+            "longest": max(len(each.tokens or ()) for each in answers),
+        }
+    print(json.dumps(report, sort_keys=True))
+
+
+def sent_per_token(program: str) -> dict[str, int]:
+    """How often devices send each other something in the loop over tokens, by kind."""
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    found = re.findall(rf" ({kinds})(?:-start)?\(.*while/body", program)
+    return {kind: found.count(kind) for kind in found}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,78 @@
+"""Pocket with few posts, prepared once for a test module, and the main command on it in a process of its own."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from mmkp_jax.data.posts import read_jsonl
+from mmkp_jax.data.records import write_dataset
+from mmkp_jax.pocket.make import make_pocket
+from tests.support.paths import ROOT
+
+SIZES = {"train": 40, "valid": 4, "test": 6}
+UNFED = f"test-{SIZES['test']}"
+
+
+def small_pocket(root: Path) -> Path:
+    """Model and dataset of a pocket of `SIZES`, in `root/pocket`; the last test post's picture is cut short."""
+    pocket = root / "pocket"
+    make_pocket(pocket, sizes=SIZES)
+    (picture,) = (pocket / "images").glob(f"{UNFED}.*")
+    picture.write_bytes(picture.read_bytes()[:200])
+    splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}
+    write_dataset(pocket / "dataset", splits, pocket / "images")
+    return pocket
+
+
+def command(pocket: Path, *flags: str, config: str = "configs/dyncot.py") -> list[str]:
+    """The main command on a small pocket, twelve short steps of it."""
+    fields = {
+        "make": "",
+        "model.path": pocket / "model",
+        "data.path": pocket / "dataset",
+        "data.kinds": pocket / "needs.jsonl",
+        "row.tokens": 320,
+        "row.patches": 256,
+        "row.windows": 8,
+        "row.labels": 224,
+        "row.examples": 4,
+        "global_batch_size": 1,
+        "num_epochs": 0,
+        "total_steps": 12,
+        "warmup_steps": 2,
+        "gamma": 6.5,
+        "eps": 1e-3,  # at 1e-8 AdamW makes whole steps out of the rounding of a gradient that is nearly 0
+        "checkpoint_every": 3,
+        "eval_batch_size": 6,
+        "answer_tokens": 4,
+        "ablations": False,
+    }
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    return [sys.executable, "-m", "mmkp_jax.main", f"--config={config}", *overrides, *flags]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """Variables of a run on fake CPU devices."""
+    fake = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake, "PYTHONUNBUFFERED": "1"}
+
+
+def run(
+    pocket: Path, *flags: str, devices: int = 1, file_bytes: int = 0, **options: str
+) -> subprocess.CompletedProcess:
+    """Runs the command to its end; no file may grow beyond `file_bytes`, where that is given."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
+    done = command(pocket, *flags, **options)
+    pipes = {"capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run(done, cwd=ROOT, env=environment(devices), preexec_fn=limit if file_bytes else None, **pipes)
+
+
+def metrics(workdir: Path) -> list[dict]:
+    """The lines of a run's metrics file."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,83 @@
+"""Settings that have no effect in a run are said; those that have one are not."""
+
+import operator
+
+import pytest
+
+from configs import base, dyncot, sft, zeroshot
+from mmkp_jax.training.effects import DEFAULTS, lines_without_effect, without_effect
+
+
+def config_of(module=dyncot, **fields):
+    config = module.get_config("model=qwen2_5_vl_3b")
+    config.update({"num_epochs": 0, "total_steps": 5_000} | fields)
+    return config
+
+
+def test_the_defaults_are_those_of_the_base_config():
+    found = base.get_config()
+    assert {field: operator.attrgetter(field)(found) for field in DEFAULTS} == DEFAULTS
+
+
+def test_a_run_whose_settings_all_count_says_nothing():
+    assert lines_without_effect(config_of(), 5_000) == ""
+    full = {"eval_every": 1_000, "export_every": 2, "valid_posts": 10, "gamma_mode": "ema", "gamma_ema_decay": 0.9}
+    assert without_effect(config_of(**full), 5_000, profiled=range(10, 12)) == []
+
+
+@pytest.mark.parametrize(
+    "fields, line",
+    [
+        ({"num_epochs": 4}, "num_epochs=4 has no effect: total_steps=5000 decides the length"),
+        ({"warmup_steps": 30}, "warmup_steps=30 is as long as the run of 30 steps: shortened to 3"),
+        (
+            {"eval_every": 1000},
+            "eval_every=1000 is beyond the run's 30 steps: valid is evaluated at the end alone",
+        ),
+        (
+            {"checkpoint_every": 500},
+            "checkpoint_every=500 is beyond the run's 30 steps: only its end or a stop is saved",
+        ),
+        ({"log_every": 100}, "log_every=100 is beyond the run's 30 steps: the progress line shows no figures"),
+        (
+            {"eval_every": 10, "export_every": 4},
+            "export_every=4, times eval_every=10, is beyond the run's 30 steps: only the best is exported",
+        ),
+        ({"export_every": 1}, "export_every=1 has no effect: eval_every=0"),
+        ({"valid_posts": 16}, "valid_posts=16 has no effect: eval_every=0"),
+        ({"best_metric": "valid/words"}, "best_metric=valid/words has no effect: eval_every=0"),
+        ({"multitask_weight": 0.3}, "multitask_weight=0.3 has no effect: strategy dyncot has no such weight"),
+        ({"gamma_ema_decay": 0.5}, "gamma_ema_decay=0.5 has no effect: gamma_mode=fixed"),
+        ({"gamma_mode": "mean", "gamma": 0.3}, "gamma=0.3 has no effect: gamma_mode=mean"),
+    ],
+)
+def test_what_has_no_effect_is_said(fields, line):
+    quiet = {"warmup_steps": 2, "checkpoint_every": 10}
+    assert without_effect(config_of(**quiet | fields), 30) == [line]
+
+
+def test_a_strategy_without_gamma_says_so():
+    assert without_effect(config_of(sft, gamma=0.3, gamma_mode="mean"), 5_000) == [
+        "gamma_mode=mean has no effect: strategy sft has no γ",
+        "gamma=0.3 has no effect: strategy sft has no γ",
+    ]
+
+
+def test_zero_shot_says_all_that_is_about_training():
+    assert without_effect(config_of(zeroshot, eval_every=10), 0) == [
+        "total_steps=5000 has no effect: strategy zeroshot trains nothing",
+        "eval_every=10 has no effect: strategy zeroshot trains nothing",
+    ]
+
+
+@pytest.mark.parametrize(
+    "profiled, first, line",
+    [
+        (range(40, 51), 1, "--profile_steps=40:50 is beyond the run's 30 steps: nothing is traced"),
+        (range(4, 7), 9, "--profile_steps=4:6 is before step 9, with which the run goes on: nothing is traced"),
+        (range(8, 41), 9, "--profile_steps=8:40 is cut to the steps that are run: 9:30"),
+    ],
+)
+def test_steps_that_cannot_be_traced_are_said(profiled, first, line):
+    quiet = config_of(warmup_steps=2, checkpoint_every=10)
+    assert without_effect(quiet, 30, first=first, profiled=profiled) == [line]
