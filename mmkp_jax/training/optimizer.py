@@ -10,9 +10,6 @@ import optax
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.models.definition import Params, flatten, unflatten
 
-FROZEN_BY_DEFAULT = ("visual.patch_embed", "visual.blocks")
-"""The vision tower; its merger (the projector) and the decoder train, as in the paper."""
-
 
 def split_params(params: Params, freeze: Sequence[str]) -> tuple[Params, Params]:
     """(trainable, frozen): the leaves whose path matches none, or one, of `freeze`.

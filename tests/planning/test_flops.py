@@ -14,7 +14,7 @@ from mmkp_jax.models.flops import PARTS, step_flops, tree_pairs, work_of, work_o
 from mmkp_jax.ops.attention import forest_mask, same_segment_mask
 from mmkp_jax.planning.counts import count
 from mmkp_jax.planning.hlo import parse
-from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT
+from mmkp_jax.runtime.fields import FROZEN_BY_DEFAULT
 from mmkp_jax.training.setup import plan_training
 from tests.support.tiny import hf_config_dict, tiny_config
 from tests.support.trees import forest_of
