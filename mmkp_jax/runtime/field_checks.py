@@ -63,8 +63,9 @@ def faults_of(
         if not lost.intersection(_above(field.name)):
             yield from _faults_of_field(field, values)
     if not open_ended:
+        known = {field.name for field in fields} | lost
         for name in values:
-            if name not in lost and named(name, fields) is None:
+            if name not in known and not known.intersection(_above(name)):
                 yield unknown(name, values[name], fields)
 
 
@@ -95,10 +96,9 @@ def fault_of(field: Field, name: str, value: Any) -> Fault | None:
         return Fault(name, value, f"{_shown(value)} is not text", expected, f"choose {expected}")
     if not _is_of_type(value, default):
         return Fault(name, value, f"{_shown(value)} is not {_type(expected)}", expected)
-    if isinstance(default, int | float) and not isinstance(default, bool):
-        if not (field.low <= value <= field.high and (value < field.below or field.below == math.inf)):
-            return Fault(name, value, f"{value} is out of range", expected)  # NaN is in no range
-    return None
+    if isinstance(default, str | tuple | bool) or _is_in_range(field, value):
+        return None
+    return Fault(name, value, f"{value} is out of range", expected)
 
 
 def _faults_of_field(field: Field, values: Mapping[str, Any]) -> Iterator[Fault]:
@@ -106,10 +106,8 @@ def _faults_of_field(field: Field, values: Mapping[str, Any]) -> Iterator[Fault]
     if not below:
         yield Fault(field.name, REQUIRED, "the config lacks it", field.expected, "begin with configs/base.py")
     for name in below:
-        if name != field.name and not (
-            isinstance(field.default, dict) and name.count(".") == field.name.count(".") + 1
-        ):
-            yield Fault(field.name, {}, f"it holds {name}", field.expected)
+        if named(name, [field]) is None:
+            yield Fault(field.name, {}, f"{name!r} is no field", field.expected)
         elif fault := fault_of(field, name, values[name]):
             yield fault
 
@@ -132,6 +130,11 @@ def _is_of_type(value: Any, default: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1e300)
 
 
+def _is_in_range(field: Field, value: float) -> bool:
+    """Whether a number is in a field's range; NaN is in none."""
+    return field.low <= value <= field.high and (value < field.below or field.below == math.inf)
+
+
 def _type(expected: str) -> str:
     return expected.partition(" from ")[0]
 
@@ -150,6 +153,9 @@ def _together(content: Mapping[str, Any]) -> Iterator[Fault]:
     if content["strategy"] != "zeroshot" and not content["num_epochs"] and not content["total_steps"]:
         what = "num_epochs is 0 and total_steps is 0"
         yield Fault("num_epochs", 0, what, "", "give one of them; total_steps wins where both are given")
+    sizes = list(content["mesh"].values())
+    if 0 in sizes or sizes.count(-1) > 1:
+        yield Fault("mesh", sizes, f"sizes {content['mesh']}", "", "give positive sizes, at most one of them -1")
     rows, steps = content["global_batch_size"], content["accumulation_steps"]
     if rows % steps:
         what = f"{rows} rows do not divide into {steps} micro-batches"
