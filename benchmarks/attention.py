@@ -25,12 +25,13 @@ from mmkp_jax.families.qwen2_5_vl import model
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
 from mmkp_jax.models.definition import define_from, random_params
+from mmkp_jax.models.trainable import split_params
 from mmkp_jax.ops import attention
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.pocket.model import DECODER, TOWER
 from mmkp_jax.training.gamma import gamma_rule
 from mmkp_jax.training.objectives import objective
-from mmkp_jax.training.optimizer import adamw, split_params
+from mmkp_jax.training.optimizer import adamw
 from mmkp_jax.training.step import init_state, make_train_step
 
 T, HEADS, KV_HEADS, WIDTH = 634, 6, 1, 64

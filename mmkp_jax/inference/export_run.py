@@ -32,11 +32,11 @@ from mmkp_jax.inference.load_model import Opened, checkpoint_of, open_base, open
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.models.definition import Params, define, flatten
+from mmkp_jax.models.trainable import split_params
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.hosts import is_writer
 from mmkp_jax.runtime.json_files import read_object, read_rows
 from mmkp_jax.training.batches import Dataset, datasets_of
-from mmkp_jax.training.optimizer import split_params
 
 VERIFIED = 16
 """Posts of the test split that an export is verified on."""

@@ -21,12 +21,12 @@ from mmkp_jax.hf.preprocessor import pixel_limits
 from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params, define
 from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_shardings
+from mmkp_jax.models.trainable import join_params, split_params
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.runtime.checksums import damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.training.batches import recipe_of
 from mmkp_jax.training.checkpoint import unverified
-from mmkp_jax.training.optimizer import join_params, split_params
 from mmkp_jax.training.setup import DTYPES
 
 MIN_PIXELS, MAX_PIXELS, MAX_TEXT_TOKENS = 3_136, 451_584, 512

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.flops import Flops, step_flops, work_of_slots
+from mmkp_jax.models.trainable import split_params
 from mmkp_jax.planning.collectives import Collective, collectives
 from mmkp_jax.planning.compiling import Compiled, Outcome
 from mmkp_jax.planning.counts import Counts, count
 from mmkp_jax.planning.topologies import Topology
 from mmkp_jax.planning.workload import Subject
-from mmkp_jax.training.optimizer import split_params
 from mmkp_jax.training.setup import dtype_of
 
 

@@ -20,13 +20,13 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.models.definition import Params
 from mmkp_jax.models.sharding import place_batch, planned_rows
+from mmkp_jax.models.trainable import join_params
 from mmkp_jax.runtime.hosts import asked_to_stop, several
 from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
 from mmkp_jax.training.batches import Training
 from mmkp_jax.training.checkpoint import Best, Checkpoints
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.metrics import Meter
-from mmkp_jax.training.optimizer import join_params
 from mmkp_jax.training.profiler import Profiler
 from mmkp_jax.training.setup import Plan, load_state
 from mmkp_jax.training.step import State

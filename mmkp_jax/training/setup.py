@@ -24,10 +24,11 @@ from mmkp_jax.models.sharding import (
     param_shardings,
     replicated,
 )
+from mmkp_jax.models.trainable import join_params, split_params
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.training.gamma import GammaRule, gamma_rule
 from mmkp_jax.training.objectives import objective
-from mmkp_jax.training.optimizer import adamw, join_params, learning_rate, split_params
+from mmkp_jax.training.optimizer import adamw, learning_rate
 from mmkp_jax.training.step import State, Step, init_state, make_train_step
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -17,10 +17,10 @@ import optax
 
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.models.definition import Definition, Params
+from mmkp_jax.models.trainable import join_params
 from mmkp_jax.ops.cross_entropy import label_nll
 from mmkp_jax.training.gamma import GammaRule, init_gamma, update_gamma
 from mmkp_jax.training.objectives import Choice, Losses, Objective, example_losses
-from mmkp_jax.training.optimizer import join_params
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]

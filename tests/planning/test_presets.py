@@ -9,12 +9,12 @@ import pytest
 from configs import dyncot
 from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from mmkp_jax.models.definition import Params, define
+from mmkp_jax.models.trainable import split_params
 from mmkp_jax.planning.compiling import COMPILERS
 from mmkp_jax.planning.estimate import estimate, slots_flops
 from mmkp_jax.planning.search import compile_subject
 from mmkp_jax.planning.topologies import Topology, read_topology
 from mmkp_jax.planning.workload import Subject, load_of, published_json
-from mmkp_jax.training.optimizer import split_params
 
 ROW = {"tokens": 1024, "patches": 2304, "windows": 48, "labels": 384, "examples": 8}
 MODELS = {"3b": QWEN2_5_VL_3B, "7b": QWEN2_5_VL_7B}

@@ -17,8 +17,9 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
 from mmkp_jax.models.definition import define_from, flatten, random_params, unflatten
 from mmkp_jax.models.sharding import place_batch
+from mmkp_jax.models.trainable import join_params, split_params
 from mmkp_jax.training.batches import plan_posts
-from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT, join_params, learning_rate, split_params
+from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT, learning_rate
 from mmkp_jax.training.setup import plan_training
 from mmkp_jax.training.step import init_state
 from tests.data.test_mixing import config_of
