@@ -27,7 +27,7 @@ Kind = Literal["compile", "data", "checkpoint", "evaluation"]
 
 
 class Goodput:
-    """Where a run's time goes: adds up the seconds of each kind; what is left of the time since it was made went into steps."""
+    """Adds up the seconds of each kind; what is left of the time since it was made went into steps."""
 
     def __init__(self) -> None:
         self._spent: dict[str, float] = dict.fromkeys(get_args(Kind), 0.0)
