@@ -25,7 +25,7 @@ from mmkp_jax.families.qwen2_5_vl import model
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
 from mmkp_jax.models.definition import define_from, random_params
-from mmkp_jax.models.trainable import split_params
+from mmkp_jax.models.freezing import split_params
 from mmkp_jax.ops import attention
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.pocket.model import DECODER, TOWER

@@ -25,7 +25,7 @@ from mmkp_jax.data.forest import Forest, Geometry, RowSize, Tree, plant, tree_si
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
 from mmkp_jax.models.definition import define_from, flatten, random_params
-from mmkp_jax.models.trainable import join_params, split_params
+from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.training.gamma import gamma_rule
 from mmkp_jax.training.objectives import Objective, objective

@@ -26,10 +26,10 @@ from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     add_post_flags,
+    asked_records,
     check_bounds,
     check_endpoint_flags,
     check_post_flags,
-    records_of,
     refuse_flags_but,
 )
 from mmkp_jax.teacher.session import NOTHING, STOPPED
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     if flags.collect:
         return compare_with_people(flags)
     posts = read_posts(flags.posts or flags.data, flags.split or "")
-    records = records_of(flags, posts)
+    records = asked_records(flags, posts)
     systems = systems_of(flags.predictions, posts)
     if left := len(posts) - len(records):  # they are the last ones
         print(f"{left:,} of {len(posts):,} posts could not be used when the dataset was prepared, and are not judged")

@@ -21,11 +21,11 @@ from mmkp_jax.teacher.endpoint import BATCH_SIZE
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     add_post_flags,
+    asked_records,
     check_endpoint_flags,
     check_post_flags,
     endpoint_of,
     prices_of,
-    records_of,
 )
 from mmkp_jax.teacher.session import NOTHING, STOPPED, answered, print_bill
 from mmkp_jax.teacher.store import answers_file
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str] | None = None) -> Outcome | None:
     """Teaches as the flags say; what became of the posts, or None where nothing was asked for."""
     flags = _parse(arguments)
     job, posts = _job(flags), read_posts(flags.posts) if flags.posts else []
-    records = records_of(flags, posts)
+    records = asked_records(flags, posts)
     if len(records):
         _check_split(flags, [post.id for post in posts] or [records[0].id])
     questions = len(records), job.question_of(records), job.endpoint

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from mmkp_jax.data.numbered import each_of
 from mmkp_jax.data.posts import SEPARATOR, Post, Reject, read_cmkp, read_jsonl
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import FORMS, Reading, merge_outputs, split_keyphrases
@@ -60,7 +61,7 @@ def _prepared(dataset: Path, split: str) -> list[Post]:
     from mmkp_jax.data.records import open_split, rejected_posts  # here, as it imports TFDS
 
     records = open_split(dataset, split)
-    rows = (records[number] for number in range(len(records)))
+    rows = each_of(records)
     return [Post(row.id, row.text, None, row.keyphrases) for row in rows] + rejected_posts(dataset, split)
 
 

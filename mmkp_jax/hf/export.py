@@ -26,7 +26,7 @@ from mmkp_jax.hf.names import NAMES, Published, compact, published_name, publish
 from mmkp_jax.hf.preprocessor import with_pixel_limits
 from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, read, reason_of
 from mmkp_jax.models.definition import Params, flatten
-from mmkp_jax.runtime.atomic import replacing_folder, write_json
+from mmkp_jax.runtime.atomic import replacing_folder
 from mmkp_jax.runtime.hosts import is_writer
 
 Make = Callable[[], np.ndarray]
@@ -84,7 +84,7 @@ def export_folder(
         if base.path / WEIGHTS not in weights:
             shutil.copyfile(base.path / INDEX, unfinished / INDEX)
         for name, content in settings.items():
-            write_json(unfinished / name, content)
+            (unfinished / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (unfinished / CARD).write_text(card, encoding="utf-8")
         for file in weights:
             rewrite(file, unfinished / file.name, made)

@@ -20,8 +20,8 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.preprocessor import pixel_limits
 from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params, define
+from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_shardings
-from mmkp_jax.models.trainable import join_params, split_params
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.runtime.checksums import damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal

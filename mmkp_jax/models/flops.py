@@ -17,7 +17,7 @@ import numpy as np
 
 from mmkp_jax.data.forest import COT, SFT, TRUNK, Forest, RowSize
 from mmkp_jax.models.definition import Definition, flatten
-from mmkp_jax.models.trainable import split_params
+from mmkp_jax.models.freezing import split_params
 from mmkp_jax.ops.attention import causal_blocks
 
 STAGES = {
@@ -163,7 +163,7 @@ def step_flops(
     """Of a train step over `work`, by part.
 
     Args:
-        freeze: what does not train, as `trainable.split_params` takes it.
+        freeze: what does not train, as `freezing.split_params` takes it.
         remat: None counts nothing twice. Else what the backward pass computes again counts too: the head, whose logits
             are never kept, and, where this is true, the layers except for their last product, which nothing needs;
             where it is false, attention's scores (half of its products), which are never kept either.

@@ -22,8 +22,8 @@ from mmkp_jax.data.forest import Forest, RowSize, empty_rows
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Params
+from mmkp_jax.models.freezing import join_params
 from mmkp_jax.models.sharding import MEMORIES, batch_sharding
-from mmkp_jax.models.trainable import join_params
 from mmkp_jax.planning.topologies import Topology, gpu_description, read_topology
 from mmkp_jax.training.setup import Plan, dtype_of, plan_training
 

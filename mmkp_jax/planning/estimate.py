@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.flops import Flops, step_flops, work_of_slots
-from mmkp_jax.models.trainable import split_params
+from mmkp_jax.models.freezing import split_params
 from mmkp_jax.planning.collectives import Collective, collectives
 from mmkp_jax.planning.compiling import Compiled, Outcome
 from mmkp_jax.planning.counts import Counts, count

@@ -19,8 +19,8 @@ from mmkp_jax.data.pipeline import Position, batches, position_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.models.definition import Params
+from mmkp_jax.models.freezing import join_params
 from mmkp_jax.models.sharding import place_batch, planned_rows
-from mmkp_jax.models.trainable import join_params
 from mmkp_jax.runtime.hosts import asked_to_stop, several
 from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
 from mmkp_jax.training.batches import Training

@@ -16,6 +16,7 @@ from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.models.definition import Definition, Params, define, flatten, unflatten
+from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import (
     MEMORIES,
     batch_sharding,
@@ -24,7 +25,6 @@ from mmkp_jax.models.sharding import (
     param_shardings,
     replicated,
 )
-from mmkp_jax.models.trainable import join_params, split_params
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.training.gamma import GammaRule, gamma_rule
 from mmkp_jax.training.objectives import objective

@@ -17,7 +17,7 @@ import optax
 
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.models.definition import Definition, Params
-from mmkp_jax.models.trainable import join_params
+from mmkp_jax.models.freezing import join_params
 from mmkp_jax.ops.cross_entropy import label_nll
 from mmkp_jax.training.gamma import GammaRule, init_gamma, update_gamma
 from mmkp_jax.training.objectives import Choice, Losses, Objective, example_losses

@@ -29,7 +29,7 @@ from mmkp_jax.hf.verify import BOUND
 from mmkp_jax.inference.export_run import open_step, verify
 from mmkp_jax.inference.load_model import checkpoint_of, open_model
 from mmkp_jax.models.definition import define, flatten
-from mmkp_jax.models.trainable import split_params
+from mmkp_jax.models.freezing import split_params
 from mmkp_jax.training.checkpoint import Best
 from tests.support.run_on_disk import FROZEN, STEP, write_base, write_run
 from tests.support.small_pocket import ROOT, SIZES

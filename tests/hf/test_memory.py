@@ -31,7 +31,7 @@ from mmkp_jax.hf.feeding import Fed
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.models.definition import define
-from mmkp_jax.models.trainable import split_params
+from mmkp_jax.models.freezing import split_params
 from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT
 
 def peak():

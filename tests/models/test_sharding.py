@@ -17,8 +17,8 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
 from mmkp_jax.models.definition import define_from, flatten
+from mmkp_jax.models.freezing import split_params
 from mmkp_jax.models.sharding import MESH_AXES, check_rules, describe, make_mesh, param_shardings
-from mmkp_jax.models.trainable import split_params
 from tests.support.paths import ROOT
 from tests.support.tiny import hf_model, tiny_config, write_tokenizer
 

@@ -9,7 +9,7 @@ import pytest
 from configs import dyncot
 from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from mmkp_jax.models.definition import Params, define
-from mmkp_jax.models.trainable import split_params
+from mmkp_jax.models.freezing import split_params
 from mmkp_jax.planning.compiling import COMPILERS
 from mmkp_jax.planning.estimate import estimate, slots_flops
 from mmkp_jax.planning.search import compile_subject

@@ -16,8 +16,8 @@ from mmkp_jax.data.records import write_dataset
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
 from mmkp_jax.models.definition import define_from, flatten, random_params, unflatten
+from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import place_batch
-from mmkp_jax.models.trainable import join_params, split_params
 from mmkp_jax.training.batches import plan_posts
 from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT, learning_rate
 from mmkp_jax.training.setup import plan_training

@@ -10,7 +10,7 @@ from mmkp_jax.data.forest import Forest
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
 from mmkp_jax.models.definition import define_from, flatten, random_params
-from mmkp_jax.models.trainable import join_params, split_params
+from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.training.gamma import gamma_rule
 from mmkp_jax.training.objectives import objective
 from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT, adamw, decays, learning_rate, warmup_of

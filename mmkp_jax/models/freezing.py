@@ -1,4 +1,4 @@
-"""Which parameters train: the split into trainable and frozen ones."""
+"""The split of parameters into those that train and those that do not."""
 
 import fnmatch
 from collections.abc import Sequence
