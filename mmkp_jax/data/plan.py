@@ -57,7 +57,7 @@ def plan_epoch(
     its rows are as empty as those leave them. Without it, the rows are shuffled too.
 
     Args:
-        size_N5: what each post takes of a row, as `lengths.sizes_of` tells.
+        size_N5: what each post takes of a row, as `size_index.sizes_of` tells.
         batch_rows: rows of a global batch.
         posts: the numbers of the posts to plan, each as often as it is to come; without it, all of them once.
         posts_per_step: posts of a batch, over all hosts; 0: as many as its rows hold.
@@ -73,7 +73,7 @@ def plan_epoch(
     if not len(posts):
         raise ValueError("there are no posts to plan")
     if (size_N5[posts] > limit_5).any():
-        raise ValueError("a post does not fit a row; plan those that `lengths.choose` returns")
+        raise ValueError("a post does not fit a row; plan those that `size_index.choose` returns")
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(posts)
     if posts_per_step:

@@ -1,6 +1,5 @@
 """From a post to a request: its prompt, its image made small, and the key that its answer is kept under."""
 
-import base64
 import dataclasses
 import functools
 import hashlib
@@ -11,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmkp_jax.data.image_files import ImageError
+from mmkp_jax.data.image_files import ImageError, jpeg_url
 from mmkp_jax.data.images import decode
 from mmkp_jax.data.posts import Record
 from mmkp_jax.teacher.cost import Estimate, ImageTokens, Prompt, estimate, image_tokens
@@ -102,9 +101,7 @@ def data_url(image: bytes, edge: int) -> str:
     """
     picture = decode(image, edge=edge)
     picture.info.clear()
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return jpeg_url(picture, quality=JPEG_QUALITY)
 
 
 def _tokens_of(image: bytes, edge: int) -> ImageTokens:

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     """A run that has read no weights: enough to compile it, to load it, or to restore it.
 
     The step is called as `with jax.set_mesh(plan.mesh): state, metrics, losses = plan.step(state, batch)` and donates
-    the state; its batch is [accumulation steps, rows, ...] (`sharding.place_batch`).
+    the state; its batch is [accumulation steps, rows, ...] (`models.sharding.place_batch`).
     """
 
     definition: Definition
