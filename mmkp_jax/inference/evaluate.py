@@ -15,7 +15,7 @@ from mmkp_jax.data.posts import Record, Words, words_of
 from mmkp_jax.data.records import Split, open_split, rejected_posts
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.evaluation.baselines import most_frequent, nearest_neighbour
-from mmkp_jax.evaluation.files import read_train_keyphrases
+from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.evaluation.metric import Scores, score, score_by_kind
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words, outputs_line
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
@@ -54,7 +54,7 @@ class Evaluation:
         self._config, self._watchdog = config, watchdog or Watchdog(Path(), 0)
         splits = (open_split(each.path, "train") for each in datasets_of(config))
         train = [words_of(record) for split in splits for record in each_of(split)]
-        self._seen = seen_keyphrases(config, train)
+        self._seen = seen_keyphrases(config.data.train_keyphrases, train)
         self._test = Posts(config, TEST, config.eval_posts)
         self._kinds = kinds_of(config.data.kinds, self._test.words) if config.data.kinds else {}
         self._baselines = {
@@ -151,13 +151,6 @@ class Posts:
         """With nothing predicted."""
         self.words = [*map(words_of, self.fed), *map(words_of, rejected)]
         """Of all of them, in this order."""
-
-
-def seen_keyphrases(config: ConfigDict, train: Iterable[Words]) -> set[str]:
-    """Those that count as seen: of the file that the config names, else of the training posts."""
-    if config.data.train_keyphrases:
-        return read_train_keyphrases(Path(config.data.train_keyphrases))
-    return {phrase for post in train for phrase in post.keyphrases}
 
 
 def _check_metric(metric: str, scores: Scores) -> None:

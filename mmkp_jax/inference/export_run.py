@@ -17,6 +17,7 @@ from mmkp_jax.data.numbered import each_of
 from mmkp_jax.data.posts import Record, words_of
 from mmkp_jax.data.records import Split, dataset_folders, open_split, rejected_posts
 from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.evaluation.significance import RESAMPLES, intervals
 from mmkp_jax.evaluation.systems import read_system
 from mmkp_jax.hf.card import Base, Data, Environment, Facts, Results, card_of, licence_of
@@ -27,7 +28,7 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import compact
 from mmkp_jax.hf.preprocessor import with_pixel_limits
 from mmkp_jax.hf.verify import our_logits, their_answers
-from mmkp_jax.inference.evaluate import TEST, seen_keyphrases
+from mmkp_jax.inference.evaluate import TEST
 from mmkp_jax.inference.load_model import Opened, checkpoint_of, open_base, open_model, verify_checkpoint
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.inference.run_config import run_config
@@ -234,7 +235,7 @@ def _results(step: Step, data: str) -> Results | None:
     test = [post for post in posts if post.id in predicted]
     splits = (open_split(dataset.path, "train") for dataset in datasets_of(step.config))
     train = (words_of(record) for split in splits for record in each_of(split))
-    system = read_system([file], test, seen_keyphrases(step.config, train), None)
+    system = read_system([file], test, seen_keyphrases(step.config.data.train_keyphrases, train), None)
     return Results(system.mean, intervals(system.runs), RESAMPLES)
 
 

@@ -10,7 +10,7 @@ from mmkp_jax.data.numbered import each_of
 from mmkp_jax.data.posts import Words, words_of
 from mmkp_jax.data.records import open_split, rejected_posts
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.files import read_train_keyphrases
+from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.pages.report.runs import SPLIT, Run
 
 
@@ -20,7 +20,7 @@ class Data:
 
     test: list[Words]
     train: list[Words]
-    seen: frozenset[str]
+    seen: set[str]
     """The training keyphrases."""
     test_picture: Callable[[int], bytes]
     """A picture's file by its post's number; empty where there is none."""
@@ -67,13 +67,7 @@ def _open(runs: Sequence[Run], folders: Sequence[Path]) -> Data:
     return Data(
         [by_id[each.id] for each in answers],
         training,
-        _seen(runs[0], training),
+        seen_keyphrases(runs[0].config["data"].get("train_keyphrases", ""), training),
         lambda number: b"" if numbers[number] is None else split[numbers[number]].image,
         lambda number: train[number].image,
     )
-
-
-def _seen(run: Run, training: Sequence[Words]) -> frozenset[str]:
-    if file := run.config["data"].get("train_keyphrases"):
-        return frozenset(read_train_keyphrases(Path(file)))
-    return frozenset(phrase for post in training for phrase in post.keyphrases)
