@@ -1,12 +1,10 @@
 """The index: each post's sizes, known before any picture is decoded, computed once and kept."""
 
-import contextlib
 import functools
 import hashlib
 import itertools
 import logging
 import multiprocessing
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from mmkp_jax.data.examples import Branch, Recipe, Size, size_of
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.posts import Record
+from mmkp_jax.runtime.atomic import replacing
 
 FEW = 5_000
 """So many posts are measured before another process has begun."""
@@ -110,14 +109,10 @@ def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int =
     except Exception:  # not there yet, or damaged, of which zip, zlib and numpy raise what they please: measured anew
         pass
     lengths = measure(records, recipe, workers=workers)
-    part = file.with_name(f".{file.stem}-{uuid.uuid4().hex}.npz")  # whole or not at all, though every host writes it
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, **lengths._asdict())
-        part.replace(file)
+        with replacing(file, unique=True) as out:  # every host writes it
+            np.savez(out, **lengths._asdict())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         told = "%s: the index of lengths cannot be kept there (%s), and is measured anew each time"
         logging.getLogger(__name__).warning(told, cache, error.strerror or error)
     return lengths

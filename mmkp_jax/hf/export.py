@@ -27,6 +27,7 @@ from mmkp_jax.hf.names import Published, compact, published_name, published_tens
 from mmkp_jax.hf.preprocessor import with_settings
 from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, read, reason_of
 from mmkp_jax.models.definition import Params, flatten
+from mmkp_jax.runtime.atomic import replacing_folder
 from mmkp_jax.runtime.hosts import is_writer
 
 Make = Callable[[], np.ndarray]
@@ -197,35 +198,10 @@ def push(folder: Path, repo: str) -> str:
 
 @contextlib.contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into, which takes its name in the end; nothing is left of a failure."""
-    out = out.absolute()
-    unfinished, before = out.with_name(f".{out.name}.unfinished"), out.with_name(f".{out.name}.before")
+    """A folder to write into, which takes the place of `out` in the end; nothing is left of a failure."""
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # a killed export's
-        unfinished.mkdir(parents=True)
-        if out.exists():
-            shutil.rmtree(before, ignore_errors=True)  # killed while it was removed
-        elif before.exists():  # killed between the two renamings below
-            os.replace(before, out)
-        yield unfinished
-        for path in (*unfinished.iterdir(), unfinished):
-            _sync(path)
-        if out.exists():
-            os.replace(out, before)
-        os.replace(unfinished, out)
-        _sync(out.parent)
-        shutil.rmtree(before, ignore_errors=True)
+        with replacing_folder(out) as unfinished:
+            yield unfinished
     except OSError as error:
         what = f"the export cannot be written ({error.strerror or error})"
-        raise InputError(what, str(out), "see to space and permissions") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Returns when a file, or a folder's list of names, is on the disk and outlasts a lost machine."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        raise InputError(what, str(out.absolute()), "see to space and permissions") from None

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from mmkp_jax.hf.folder import CONFIG
 from mmkp_jax.hf.names import Published, published_tensors
 from mmkp_jax.hf.tensors import INDEX, WEIGHTS
 from mmkp_jax.models.definition import Params, flatten
-from mmkp_jax.runtime.atomic import part_of, write_json
+from mmkp_jax.runtime.atomic import renaming, write_json
 
 MAX_SHARD_BYTES = 2 * 10**9
 
@@ -118,9 +117,5 @@ def _index(files: Sequence[str], shards: Sequence[Sequence[Pending]]) -> dict[st
 
 def _save_shard(shard: Sequence[Pending], file: Path) -> None:
     arrays = {tensor.name: np.ascontiguousarray(tensor.make(), tensor.dtype) for tensor in shard}
-    part = part_of(file)
-    try:
+    with renaming(file) as part:
         save_file(arrays, part, {"format": "pt"})  # which transformers asks for
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)

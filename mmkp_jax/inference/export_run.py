@@ -1,7 +1,6 @@
 """A step of a run as a Hugging Face folder, what its card says of the run, and transformers' own word on it."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +13,11 @@ from ml_collections import ConfigDict
 from mmkp_jax.data.examples import Recipe, tree_of
 from mmkp_jax.data.forest import Tree
 from mmkp_jax.data.image_files import ImageError
-from mmkp_jax.data.posts import Record
+from mmkp_jax.data.numbered import each_of
+from mmkp_jax.data.posts import Record, words_of
 from mmkp_jax.data.records import Split, dataset_folders, open_split, rejected_posts
 from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.evaluation.significance import RESAMPLES, intervals
 from mmkp_jax.evaluation.systems import read_system
 from mmkp_jax.families.registry import define, family_of
@@ -28,7 +29,7 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import compact
 from mmkp_jax.hf.preprocessor import with_settings
 from mmkp_jax.hf.verify import our_logits, their_answers
-from mmkp_jax.inference.evaluate import TEST, Words, seen_keyphrases
+from mmkp_jax.inference.evaluate import TEST
 from mmkp_jax.inference.load_model import Opened, checkpoint_of, open_base, open_model, verify_checkpoint
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.inference.run_config import run_config
@@ -237,16 +238,12 @@ def _results(step: Step, data: str) -> Results | None:
     if not file.is_file():
         return None
     predicted = {row.text("id") for row in read_rows(file)}
-    test = [post for post in [*_words(data, TEST), *rejected_posts(data, TEST)] if post.id in predicted]
-    train = (post for dataset in datasets_of(step.config) for post in _words(dataset.path, "train"))
-    system = read_system([file], test, seen_keyphrases(step.config, train), None)
+    posts = [*map(words_of, each_of(open_split(data, TEST))), *rejected_posts(data, TEST)]
+    test = [post for post in posts if post.id in predicted]
+    splits = (open_split(dataset.path, "train") for dataset in datasets_of(step.config))
+    train = (words_of(record) for split in splits for record in each_of(split))
+    system = read_system([file], test, seen_keyphrases(step.config.data.train_keyphrases, train), None)
     return Results(system.mean, intervals(system.runs), RESAMPLES)
-
-
-def _words(data: str, split: str) -> Iterator[Words]:
-    records = open_split(data, split)
-    for record in (records[number] for number in range(len(records))):
-        yield Words(record.id, record.text, record.keyphrases)
 
 
 def verify(step: Step, opened: Opened, out: Path, posts: int = VERIFIED) -> Verdict:

@@ -7,13 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.registry import define
 from mmkp_jax.hf.feeding import Fed, read_feeding
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import load_params
@@ -21,13 +19,12 @@ from mmkp_jax.hf.preprocessor import read_settings
 from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.freezing import join_params, split_params
-from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_shardings
-from mmkp_jax.ops.backends import backend_name
+from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_structs
 from mmkp_jax.runtime.checksums import damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.training.batches import recipe_of
 from mmkp_jax.training.checkpoint import unverified
-from mmkp_jax.training.setup import DTYPES
+from mmkp_jax.training.setup import DTYPES, define_on
 
 MAX_TEXT_TOKENS = 512
 BATCH_SIZE, ANSWER_TOKENS = 32, 384
@@ -79,8 +76,8 @@ def open_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
 def _open_folder(folder: Folder, zero_shot: bool) -> Opened:
     dtype = _dtype_of(folder)
     mesh = make_mesh(MESH)
-    definition = _define(folder, mesh)
-    structs = _structs(definition.shapes(), param_shardings(definition, mesh, DEFAULT_RULES), dtype)
+    definition = define_on(mesh, folder.config, str(folder.path / CONFIG))
+    structs = param_structs(definition, mesh, DEFAULT_RULES, dtype)
     tokenizer = load_tokenizer(folder)
     processor = definition.family.processor(
         definition.config, read_settings(folder.path, definition.family, definition.config)
@@ -125,11 +122,9 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other devices
         mesh = make_mesh(MESH)
-    definition = _define(folder, mesh)
-    shardings = param_shardings(definition, mesh, config.sharding_rules)
-    trainable, frozen = split_params(
-        _structs(definition.shapes(), shardings, jnp.float32), definition.family.paths(config.freeze)
-    )
+    definition = define_on(mesh, folder.config, str(folder.path / CONFIG))
+    structs = param_structs(definition, mesh, config.sharding_rules, jnp.float32)
+    trainable, frozen = split_params(structs, definition.family.paths(config.freeze))
     frozen = jax.tree.map(lambda leaf: leaf.update(dtype=DTYPES[config.frozen_dtype]), frozen)
     if checkpoint is None:
         params = load_params(folder, join_params(trainable, frozen))
@@ -211,14 +206,3 @@ def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
                 f"the checkpoint cannot be read ({reason})", str(checkpoint), "give another step"
             ) from None
     return join_params(*restored.values())
-
-
-def _define(folder: Folder, mesh: Mesh) -> Definition:
-    attention = backend_name("auto", mesh.devices.flat[0].platform)
-    return define(folder.config, str(folder.path / CONFIG), attention=attention)
-
-
-def _structs(shapes: Params, shardings: Params, dtype: jnp.dtype) -> Params:
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding), shapes, shardings
-    )

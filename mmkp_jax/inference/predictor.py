@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from mmkp_jax.data.examples import Recipe, measured_tree, tree_of
 from mmkp_jax.data.forest import Tree
 from mmkp_jax.data.image_files import ImageError
+from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Post, Record, Reject
 from mmkp_jax.data.shards import record_of
 from mmkp_jax.decoding.generate import Generator
@@ -40,14 +41,6 @@ from mmkp_jax.models.sharding import make_mesh
 
 READERS = min(8, os.cpu_count() or 1)
 """Threads that read posts and measure their prompts."""
-
-
-class Rows(Protocol):
-    """Posts by number; read in threads, and more than once."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int) -> Record | Reject: ...
 
 
 class Unfed(NamedTuple):
@@ -123,7 +116,7 @@ class Predictor:
 
     def predict(
         self,
-        rows: Rows,
+        rows: Numbered[Record | Reject],
         unfed: Callable[[Unfed], None] = lambda _: None,
         state: Callable[[int, np.ndarray], None] = lambda *_: None,
     ) -> Iterator[tuple[int, Prediction]]:

@@ -24,6 +24,7 @@ from mmkp_jax.models.sharding import (
     make_mesh,
     optimizer_shardings,
     param_shardings,
+    param_structs,
     replicated,
 )
 from mmkp_jax.ops.backends import backend_name
@@ -39,7 +40,7 @@ class Plan(NamedTuple):
     """A run that has read no weights: enough to compile it, to load it, or to restore it.
 
     The step is called as `with jax.set_mesh(plan.mesh): state, metrics, losses = plan.step(state, batch)` and donates
-    the state; its batch is [accumulation steps, rows, ...] (`sharding.place_batch`).
+    the state; its batch is [accumulation steps, rows, ...] (`models.sharding.place_batch`).
     """
 
     definition: Definition
@@ -73,7 +74,7 @@ def plan_training(
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
     rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
-    definition = _definition(config, published, where, mesh)
+    definition = define_on(mesh, published, where, attention=config.attention, remat=config.remat)
     _check_batch(config, mesh)
     schedule = learning_rate(
         config.learning_rate, warmup_steps=config.warmup_steps, total_steps=total_steps or config.total_steps
@@ -109,18 +110,19 @@ def plan_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Defi
     """
     check_settings(config)
     mesh, dtype = make_mesh(config.mesh), dtype_of(config, "frozen_dtype")
-    definition = _definition(config, folder.config, where, mesh)
-    structs = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
-        definition.shapes(),
-        param_shardings(definition, mesh, config.sharding_rules),
-    )
-    return definition, structs
+    definition = define_on(mesh, folder.config, where, attention=config.attention, remat=config.remat)
+    return definition, param_structs(definition, mesh, config.sharding_rules, dtype)
 
 
-def _definition(config: ConfigDict, published: Mapping[str, Any], where: str, mesh: Mesh) -> Definition:
-    attention = backend_name(config.attention, mesh.devices.flat[0].platform)
-    return define(published, where, remat=config.remat, attention=attention)
+def define_on(
+    mesh: Mesh, published: Mapping[str, Any], where: str, *, attention: str = "auto", **options: Any
+) -> Definition:
+    """The model of a published `config.json` (read at `where`), with the attention backend for the mesh's devices.
+
+    Raises:
+        InputError: the model is not implemented, or there is no such backend.
+    """
+    return define(published, where, attention=backend_name(attention, mesh.devices.flat[0].platform), **options)
 
 
 def load_state(plan: Plan, folder: Folder) -> State:

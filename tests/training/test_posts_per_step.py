@@ -9,6 +9,7 @@ import pytest
 
 from configs import dyncot
 from mmkp_jax.data.examples import tree_of
+from mmkp_jax.data.forest import map_arrays
 from mmkp_jax.data.pipeline import Position, batches, position_of
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
