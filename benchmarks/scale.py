@@ -10,7 +10,7 @@ import argparse
 import time
 
 from benchmarks.machine import describe_machine
-from mmkp_jax.plan import plan_line
+from mmkp_jax.planning.plan import plan_line
 from mmkp_jax.planning.text import markdown
 from mmkp_jax.planning.topologies import read_topology
 from mmkp_jax.planning.workload import Subject, subject_of

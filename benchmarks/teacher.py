@@ -21,12 +21,12 @@ from pathlib import Path
 import openai
 
 from benchmarks.machine import describe_machine
+from mmkp_jax.data.numbered import records_of
 from mmkp_jax.data.posts import Post
 from mmkp_jax.teacher.asking import ask_all
 from mmkp_jax.teacher.client import CHAT
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
 from mmkp_jax.teacher.progress import Run
-from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import Job
 from mmkp_jax.teacher.templates import EXPLAIN
@@ -66,7 +66,7 @@ def ask(
     base_url: str, posts: int, width: int, store_file: Path, progress: Callable[[Run], None] = lambda run: None
 ) -> Run:
     job = Job(Endpoint(base_url, MODEL, {"max_tokens": 100}), EXPLAIN)
-    records = PostRecords([Post(f"p{n}", f"text {n}", None, ("snow",)) for n in range(posts)], None)
+    records = records_of([Post(f"p{n}", f"text {n}", None, ("snow",)) for n in range(posts)], None)
     with Store(store_file) as store:
         return ask_all(posts, job.question_of(records), job.endpoint, store, limits=Limits(width), progress=progress)
 

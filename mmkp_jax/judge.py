@@ -21,15 +21,15 @@ from mmkp_jax.judging.ranking import (
     balanced_orders,
 )
 from mmkp_jax.pages.people.sheets import write_sheets
-from mmkp_jax.runtime.cli import Parser, status_of
+from mmkp_jax.runtime.cli import Parser, file_list, status_of
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     add_post_flags,
+    asked_records,
     check_bounds,
     check_endpoint_flags,
     check_post_flags,
-    records_of,
     refuse_flags_but,
 )
 from mmkp_jax.teacher.session import NOTHING, STOPPED
@@ -50,7 +50,7 @@ def parser() -> Parser:
     flags = Parser("judge", __doc__)
     add_post_flags(flags)
     add = flags.add_argument
-    add("--predictions", type=_files, metavar="A,B,…", help="of the systems, over these posts")
+    add("--predictions", type=file_list, metavar="A,B,…", help="of the systems, over these posts")
     add("--out", type=Path, metavar="DIR", help="required: where ranks, results and answers are written")
     add("--orders", type=int, default=2, metavar="N", help="balanced ones, in which each post is judged (%(default)s)")
     add("--pairs", type=int, default=PAIRS, metavar="N", help="of lists compared alone, in both orders (%(default)s)")
@@ -58,7 +58,9 @@ def parser() -> Parser:
     add("--template", type=Path, metavar="FILE", help=about)
     add("--people", type=int, metavar="N", help="write pages with N posts for people, and ask no model")
     add("--raters", type=int, default=RATERS, metavar="N", help="of --people: pages, one a rater (%(default)s)")
-    add("--collect", type=_files, metavar="A,B,…", help="what raters' pages saved: compare it with the model's ranks")
+    add(
+        "--collect", type=file_list, metavar="A,B,…", help="what raters' pages saved: compare it with the model's ranks"
+    )
     add_endpoint_flags(flags, MAX_TOKENS)
     return flags
 
@@ -69,7 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     if flags.collect:
         return compare_with_people(flags)
     posts = read_posts(flags.posts or flags.data, flags.split or "")
-    records = records_of(flags, posts)
+    records = asked_records(flags, posts)
     systems = systems_of(flags.predictions, posts)
     if left := len(posts) - len(records):  # they are the last ones
         print(f"{left:,} of {len(posts):,} posts could not be used when the dataset was prepared, and are not judged")
@@ -97,13 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     return status_of(status, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
-
-
-def _files(text: str) -> list[Path]:
-    names = text.split(",")
-    if "" in names or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty name, or one twice")
-    return [Path(name) for name in names]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

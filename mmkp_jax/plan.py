@@ -1,16 +1,14 @@
 """What a config takes on machines that are not here: `python -m mmkp_jax.plan --config=FILE --topology=v5e:4x4`."""
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 
-from mmkp_jax.planning.compiling import Compiled, check_compiler
-from mmkp_jax.planning.estimate import estimate
-from mmkp_jax.planning.search import compile_subject, fits, largest_row, what_fits
-from mmkp_jax.planning.text import line, markdown, page
-from mmkp_jax.planning.topologies import Topology, read_topology
-from mmkp_jax.planning.workload import Subject, subject_of
+from mmkp_jax.planning.compiling import check_compiler
+from mmkp_jax.planning.plan import plan, plan_line
+from mmkp_jax.planning.text import markdown
+from mmkp_jax.planning.topologies import read_topology
+from mmkp_jax.planning.workload import subject_of
 from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.config import read_config
 
@@ -44,30 +42,6 @@ def run(arguments: Sequence[str] | None = None) -> None:
     else:
         print(markdown([plan_line(subject, topology, flags.price) for topology in topologies]))
         print(f"\n{subject.updates}")
-
-
-def plan(subject: Subject, topology: Topology, price: float | None = None) -> str:
-    """The page of a topology."""
-    outcome = compile_subject(subject, topology, decoding=True)
-    fit = fits(outcome, topology)
-    compiled = isinstance(outcome.programs["train"], Compiled)
-    return page(
-        subject,
-        topology,
-        outcome,
-        estimate(subject, topology, outcome) if compiled else None,
-        largest=largest_row(subject, topology, outcome) if fit and math.isfinite(topology.chip.memory) else None,
-        change=None if fit else what_fits(subject, topology, outcome),
-        price=price,
-    )
-
-
-def plan_line(subject: Subject, topology: Topology, price: float | None = None) -> dict[str, str]:
-    """The line of a topology; only the train step is compiled."""
-    outcome = compile_subject(subject, topology, decoding=False)
-    compiled = isinstance(outcome.programs["train"], Compiled)
-    found = estimate(subject, topology, outcome) if compiled else None
-    return line(subject.config.model.path.rpartition("/")[2], topology, outcome, found, price)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from mmkp_jax.evaluation.table import overview
 from mmkp_jax.evaluation.tokenised import Hidden, hidden_keyphrases
 from mmkp_jax.pages.tables import plain
 from mmkp_jax.runtime.atomic import write_json
-from mmkp_jax.runtime.cli import Parser, status_of
+from mmkp_jax.runtime.cli import Parser, file_list, status_of
 
 EPILOG = (
     "A dataset is a folder that prepare wrote, DIR or DIR:SPLIT; where no split is named, test or, of --train, train. "
@@ -33,11 +33,11 @@ def parser() -> Parser:
     """The command's flags."""
     flags = Parser("score", __doc__, epilog=EPILOG)
     add = flags.add_argument
-    add("--predictions", type=_files, metavar="FILE", help="required: JSON Lines by id (.jsonl), or one line a post")
+    add("--predictions", type=file_list, metavar="FILE", help="required: JSON Lines by id (.jsonl), or one line a post")
     add("--posts", type=Path, metavar="FILE", help="required: JSON Lines (.jsonl), CMKP ({split}_src.txt) or a dataset")
     add("--train", type=Path, metavar="FILE", help="training posts, or their keyphrases one a line: seen and unseen")
     add("--ocr", type=Path, metavar="FILE", help="words read off each image, one line a post: they count as text")
-    add("--compare", type=_files, metavar="FILE", action="append", default=[], help="predictions to compare with")
+    add("--compare", type=file_list, metavar="FILE", action="append", default=[], help="predictions to compare with")
     add("--resamples", type=int, metavar="N", default=RESAMPLES, help="of posts, for intervals and p; 0 for neither")
     about = "of lists in outputs: strict splits at ; alone, lenient takes numbers, bullets, lines and commas apart too"
     add("--reading", choices=READINGS, default=READINGS[0], help=f"{about} (%(default)s)")
@@ -82,15 +82,6 @@ def _about_words(hidden: Hidden, tokenised: bool) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 after one line on what was wrong."""
     return status_of(run, arguments)
-
-
-def _files(text: str) -> list[Path]:
-    names = text.split(",")
-    if "" in names:
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
-    if len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{text!r} names a file twice")
-    return [Path(name) for name in names]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,0 +1,1 @@
+"""From raw posts to packed batches: readers, dataset builders, prompts, images, the packing plan. No jax in here."""

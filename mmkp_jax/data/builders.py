@@ -51,7 +51,7 @@ class PostsBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         """Takes what is to be prepared; a dataset that is there already needs none of it.
 
         Args:
-            blocks: of each split, from `blocks.stage`.
+            blocks: of each split, from `shards.stage`.
             images: the folder that posts' images are relative to.
             beside: rows of JSON Lines files, by name, that are written beside `rejects.jsonl` before the dataset is.
             progress: show a bar.

@@ -1,13 +1,19 @@
 """Files of images: found by the path that a post gives, read within limits, and named where they are something else."""
 
+import base64
 import functools
+import io
 import os
 import unicodedata
 import urllib.parse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmkp_jax.data.fields import quoted
 from mmkp_jax.runtime.limits import IMAGE
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class ImageError(ValueError):
@@ -110,3 +116,10 @@ def _by_folded(folder: Path) -> dict[str, str]:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def jpeg_url(image: "Image", quality: int) -> str:
+    """An RGB image as the `data:` address of a JPEG."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

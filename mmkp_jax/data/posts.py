@@ -4,7 +4,7 @@ import dataclasses
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmkp_jax.data.chains import chain_of, check_keyphrases
 from mmkp_jax.data.fields import BadLine, check_characters, check_id, check_image, field, id_text, keyphrases_of, quoted
@@ -96,6 +96,19 @@ class Record:
     height: int
     keyphrases: tuple[str, ...]
     cot: str | None
+
+
+class Words(NamedTuple):
+    """A post without its image: what it takes to score it."""
+
+    id: str
+    text: str
+    keyphrases: tuple[str, ...]
+
+
+def words_of(post: Post | Record) -> Words:
+    """The words of a post, to keep without its image."""
+    return Words(post.id, post.text, post.keyphrases)
 
 
 PostOf = Callable[[dict[str, Any], str, int, Notes | None], Post]

@@ -104,7 +104,7 @@ def _repeats(valid: Sequence[Post], others: Mapping[str, Sequence[Post]]) -> lis
 def keyphrase_posts(raw: str | Path) -> Source:
     """Anyone's own posts: a split is `NAME.jsonl` or `.json`, or shards `NAME-00000-of-00004.jsonl`; each may be `.gz`.
 
-    Rows are in this project's own form, or in one of `foreign`.
+    Rows are in this project's own form, or in one of those of `import_formats`.
 
     Raises:
         InputError: there is no such file, a shard is missing, or a name tells no split.

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from mmkp_jax.data.posts import SEPARATOR, Post, Reject, read_cmkp, read_jsonl
+from mmkp_jax.data.numbered import each_of
+from mmkp_jax.data.posts import SEPARATOR, Post, Reject, Words, read_cmkp, read_jsonl
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import FORMS, Reading, merge_outputs, split_keyphrases
 from mmkp_jax.runtime import lines as runtime_lines
@@ -60,7 +61,7 @@ def _prepared(dataset: Path, split: str) -> list[Post]:
     from mmkp_jax.data.records import open_split, rejected_posts  # here, as it imports TFDS
 
     records = open_split(dataset, split)
-    rows = (records[number] for number in range(len(records)))
+    rows = each_of(records)
     return [Post(row.id, row.text, None, row.keyphrases) for row in rows] + rejected_posts(dataset, split)
 
 
@@ -75,6 +76,11 @@ def read_train_keyphrases(path: Path) -> set[str]:
     if not keyphrases:
         raise InputError("holds no keyphrase", str(path), "give the training posts or a list of their keyphrases")
     return keyphrases
+
+
+def seen_keyphrases(file: str, train: Iterable[Words]) -> set[str]:
+    """Keyphrases that count as seen: those of a file (`config.data.train_keyphrases`), or without one of `train`."""
+    return read_train_keyphrases(Path(file)) if file else {phrase for post in train for phrase in post.keyphrases}
 
 
 def read_predictions(path: Path, posts: Sequence[Post], reading: Reading = "strict") -> Predicted:

@@ -8,6 +8,7 @@ from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.significance import Differences, Intervals
 from mmkp_jax.evaluation.systems import Comparison, System
 from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.terminal import aligned
 
 HEADLINES = ("f1@1", "f1@M")
 """What papers report; the metrics that are shown with an interval."""
@@ -22,7 +23,7 @@ def table(scores: Scores, intervals: Intervals | None = None) -> str:
     for group in GROUPS:
         cells = (_cell(scores, group, m, (intervals or {}) if m in HEADLINES else {}) for m in METRICS)
         lines.append([group, _n(scores[group]), *cells])
-    return "\n".join([*_aligned(lines, left=1), *_reasons(scores)])
+    return "\n".join([*aligned(lines, lambda column: column < 1), *_reasons(scores)])
 
 
 def headline(
@@ -41,7 +42,7 @@ def headline(
     for name, scores in scores_by_name.items():
         intervals = (intervals_by_name or {}).get(name, {})
         lines.append([name, *(_cell(scores, group, metric, intervals) for group in first)])
-    return "\n".join([*_aligned(lines, left=1), *_reasons(first)])
+    return "\n".join([*aligned(lines, lambda column: column < 1), *_reasons(first)])
 
 
 def difference_table(differences: Mapping[str, Differences]) -> str:
@@ -55,7 +56,7 @@ def difference_table(differences: Mapping[str, Differences]) -> str:
                     points = [f"{100 * each + 0.0:+.2f}" for each in (found.delta, found.low, found.high)]
                     p = [f"{each:.4f}" if each is not None else "–" for each in (found.p, found.p_holm, found.p_swaps)]
                     lines.append([name, metric.upper(), group, points[0], f"{points[1]} to {points[2]}", *p])
-    return "\n".join(_aligned(_without_repeats(lines, 2), left=3))
+    return "\n".join(aligned(_without_repeats(lines, 2), lambda column: column < 3))
 
 
 def overview(comparison: Comparison) -> str:
@@ -124,16 +125,3 @@ def _cell(scores: Scores, group: str, metric: str, intervals: Intervals) -> str:
     if found := intervals.get(group):
         cell += f" ± {50 * (found[metric].high - found[metric].low):.2f}"
     return cell
-
-
-def _aligned(rows: list[list[str]], left: int) -> list[str]:
-    """Columns two spaces apart; the first `left` of them to the left, the others to the right."""
-    rows = [[for_terminal(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -1,0 +1,1 @@
+"""The model families: a registry, and a folder each."""

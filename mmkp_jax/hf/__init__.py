@@ -1,0 +1,1 @@
+"""Hugging Face folders: read, load, save, export, verify, and the model card; tensor names both ways."""

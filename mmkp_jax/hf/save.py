@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +12,10 @@ from safetensors.numpy import save_file
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.folder import CONFIG
-from mmkp_jax.hf.names import NAMES, Published, published_tensors
+from mmkp_jax.hf.names import Published, published_tensors
 from mmkp_jax.hf.tensors import INDEX, WEIGHTS
 from mmkp_jax.models.definition import Params, flatten
-from mmkp_jax.runtime.atomic import part_of, write_json
+from mmkp_jax.runtime.atomic import renaming, write_json
 
 MAX_SHARD_BYTES = 2 * 10**9
 
@@ -54,7 +53,7 @@ def save_params(
     Raises:
         InputError: the architecture is not implemented, or the folder holds weights already.
     """
-    family_of(config_json, CONFIG)
+    names = family_of(config_json, CONFIG).names
     arrays = flatten(params)
     shapes = {name: array.shape for name, array in arrays.items()}
     tensors = [
@@ -64,7 +63,7 @@ def save_params(
             np.dtype(dtype or arrays[name].dtype),
             functools.partial(_fetch, arrays[name], part),
         )
-        for name, parts in published_tensors(shapes, NAMES[config_json["model_type"]]).items()
+        for name, parts in published_tensors(shapes, names).items()
         for part in parts
     ]
     save_tensors(tensors, config_json, path, max_shard_bytes)
@@ -118,9 +117,5 @@ def _index(files: Sequence[str], shards: Sequence[Sequence[Pending]]) -> dict[st
 
 def _save_shard(shard: Sequence[Pending], file: Path) -> None:
     arrays = {tensor.name: np.ascontiguousarray(tensor.make(), tensor.dtype) for tensor in shard}
-    part = part_of(file)
-    try:
+    with renaming(file) as part:
         save_file(arrays, part, {"format": "pt"})  # which transformers asks for
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)

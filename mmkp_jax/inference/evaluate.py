@@ -4,18 +4,18 @@ import dataclasses
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from mmkp_jax.data.posts import Post, Record
+from mmkp_jax.data.numbered import OnDemand, each_of
+from mmkp_jax.data.posts import Record, Words, words_of
 from mmkp_jax.data.records import Split, open_split, rejected_posts
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.evaluation.baselines import most_frequent, nearest_neighbour
-from mmkp_jax.evaluation.files import read_train_keyphrases
+from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.evaluation.metric import Scores, score, score_by_kind
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words, outputs_line
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
@@ -39,33 +39,6 @@ BASELINE_K = 5
 """Keyphrases that the most-frequent baseline predicts for every post."""
 
 
-class Words(NamedTuple):
-    """A post without its picture: what it takes to score it."""
-
-    id: str
-    text: str
-    keyphrases: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading(Sequence[Record]):
-    """Records that are read when they are asked for, so that no split's pictures are in memory together."""
-
-    size: int
-    read: Callable[[int], Record]
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, number: int | slice) -> "Record | Reading":
-        if isinstance(number, slice):
-            numbers = range(self.size)[number]
-            return Reading(len(numbers), lambda index: self.read(numbers[index]))
-        if not 0 <= number < self.size:
-            raise IndexError(number)
-        return self.read(number)
-
-
 class Evaluation:
     """What a run is evaluated on; made before it trains, so that nothing that it needs is missing afterwards.
 
@@ -79,8 +52,9 @@ class Evaluation:
 
     def __init__(self, config: ConfigDict, watchdog: Watchdog | None = None):
         self._config, self._watchdog = config, watchdog or Watchdog(Path(), 0)
-        train = [words for each in datasets_of(config) for words in _words(_records(open_split(each.path, "train"), 0))]
-        self._seen = seen_keyphrases(config, train)
+        splits = (open_split(each.path, "train") for each in datasets_of(config))
+        train = [words_of(record) for split in splits for record in each_of(split)]
+        self._seen = seen_keyphrases(config.data.train_keyphrases, train)
         self._test = Posts(config, TEST, config.eval_posts)
         self._kinds = kinds_of(config.data.kinds, self._test.words) if config.data.kinds else {}
         self._baselines = {
@@ -147,7 +121,7 @@ class Evaluation:
     def _answers(
         self,
         predictor: Predictor,
-        records: Reading,
+        records: OnDemand[Record],
         name: str,
         state: Callable[[int, np.ndarray], None] = lambda *_: None,
     ) -> list[Prediction]:
@@ -175,15 +149,8 @@ class Posts:
         rejected = [] if most else rejected_posts(path, split)
         self.unfed = [Prediction(post.id, list(post.keyphrases), [], "", "broken", 0) for post in rejected]
         """With nothing predicted."""
-        self.words = [*_words(self.fed), *_words(rejected)]
+        self.words = [*map(words_of, self.fed), *map(words_of, rejected)]
         """Of all of them, in this order."""
-
-
-def seen_keyphrases(config: ConfigDict, train: Iterable[Words]) -> set[str]:
-    """Those that count as seen: of the file that the config names, else of the training posts."""
-    if config.data.train_keyphrases:
-        return read_train_keyphrases(Path(config.data.train_keyphrases))
-    return {phrase for post in train for phrase in post.keyphrases}
 
 
 def _check_metric(metric: str, scores: Scores) -> None:
@@ -194,8 +161,8 @@ def _check_metric(metric: str, scores: Scores) -> None:
         raise InputError(what, "config.best_metric", "name another")
 
 
-def _records(split: Split, most: int) -> Reading:
-    return Reading(len(split), split.__getitem__)[: most or None]
+def _records(split: Split, most: int) -> OnDemand[Record]:
+    return OnDemand(len(split), split.__getitem__)[: most or None]
 
 
 def _lines(predicted: Iterable[Sequence[str]]) -> list[list[str]]:
@@ -203,7 +170,7 @@ def _lines(predicted: Iterable[Sequence[str]]) -> list[list[str]]:
     return [list(each) or [""] for each in predicted]
 
 
-def permute_pictures(records: Sequence[Record], seed: int = 0) -> Reading:
+def permute_pictures(records: Sequence[Record], seed: int = 0) -> OnDemand[Record]:
     """Each post with another one's picture."""
     order = list(range(len(records)))
     random.Random(seed).shuffle(order)
@@ -213,12 +180,12 @@ def permute_pictures(records: Sequence[Record], seed: int = 0) -> Reading:
         other = records[taken[number]]
         return dataclasses.replace(records[number], image=other.image, width=other.width, height=other.height)
 
-    return Reading(len(records), read)
+    return OnDemand(len(records), read)
 
 
-def blank_texts(records: Sequence[Record]) -> Reading:
+def blank_texts(records: Sequence[Record]) -> OnDemand[Record]:
     """Each post without its text."""
-    return Reading(len(records), lambda number: dataclasses.replace(records[number], text=""))
+    return OnDemand(len(records), lambda number: dataclasses.replace(records[number], text=""))
 
 
 def kinds_of(file: str, posts: Sequence[Words]) -> dict[str, str]:
@@ -257,10 +224,6 @@ def _needs(file: str) -> list[tuple[str, dict[str, str]]]:
     form = 'give JSON Lines of {"needs": {keyphrase: kind}}, or none (config.data.kinds)'
     rows = [(row.text("id", ""), row.object("needs")) for row in read_rows(Path(file), form)]
     return [(post, {phrase.strip().lower(): needs.text(phrase) for phrase in needs.content}) for post, needs in rows]
-
-
-def _words(posts: Iterable[Record | Post]) -> list[Words]:
-    return [Words(post.id, post.text, post.keyphrases) for post in posts]
 
 
 def _about_unfed(unfed: Sequence[Prediction]) -> list[str]:

@@ -2,29 +2,15 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmkp_jax.data.numbered import each_of, records_of
 from mmkp_jax.data.posts import Post, Record, Reject, own_post, read_cmkp, read_jsonl
 from mmkp_jax.data.tidying import Notes
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING
-from mmkp_jax.teacher.questions import PostRecords
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Some of the posts, read when they are asked for."""
-
-    read: Callable[[int], Record | Reject]
-    numbers: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, number: int) -> Record | Reject:
-        return self.read(self.numbers[number])
 
 
 def posts_of(flags: argparse.Namespace) -> tuple[list[str], Callable[[int], Record | Reject]]:
@@ -35,7 +21,7 @@ def posts_of(flags: argparse.Namespace) -> tuple[list[str], Callable[[int], Reco
     if flags.data:
         split, rejected = open_split(flags.data, flags.split), rejected_posts(flags.data, flags.split)
         refused = [Reject(post.id, post.file, post.line, *REFUSED, post) for post in rejected]
-        ids = [split[number].id for number in range(len(split))] + [post.id for post in rejected]
+        ids = [record.id for record in each_of(split)] + [post.id for post in rejected]
         return ids, lambda number: split[number] if number < len(split) else refused[number - len(split)]
     if flags.posts:
         posts = _listed(flags.posts)
@@ -47,7 +33,7 @@ def posts_of(flags: argparse.Namespace) -> tuple[list[str], Callable[[int], Reco
             for bad in posts:
                 if isinstance(bad, Reject):
                     raise bad.as_error()
-            return [post.id for post in posts], PostRecords(posts, flags.images).__getitem__
+            return [post.id for post in posts], records_of(posts, flags.images).read
         return [post.id for post in posts], lambda number: record_of(posts[number], flags.images or Path())
     from mmkp_jax.inference.predictor import read_post
 

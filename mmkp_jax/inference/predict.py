@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from mmkp_jax.data.numbered import OnDemand
 from mmkp_jax.data.posts import Record, Reject
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import outputs_line
@@ -25,8 +26,6 @@ from mmkp_jax.teacher.zero_shot import predictions_of, reject, zero_shot_questio
 if TYPE_CHECKING:
     from mmkp_jax.inference.predictor import Unfed
 
-from mmkp_jax.inference.inputs import Rows
-
 REASONING = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 
 
@@ -38,7 +37,7 @@ def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: a
     if found:
         print(for_terminal(f"{len(found):,} of {len(ids):,} posts are predicted in {flags.out} already"))
     unfed: list[Unfed] = []
-    predictions = _predicted(Rows(read, left), flags, unfed) if left else iter(())
+    predictions = _predicted(OnDemand(len(ids), read), left, flags, unfed) if left else iter(())
     with tqdm(total=len(ids), initial=len(found), unit="post", dynamic_ncols=True, disable=len(left) < 2) as bar:
         for number, prediction in journal.write(predictions) if journal else predictions:
             found[number] = prediction
@@ -54,8 +53,10 @@ def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: a
     return in_order
 
 
-def _predicted(rows: Rows, flags: argparse.Namespace, unfed: "list[Unfed]") -> Iterator[tuple[int, Prediction]]:
-    """(number, prediction) of the posts in `rows`, as their answers end; those that cannot be fed go to `unfed`."""
+def _predicted(
+    posts: OnDemand[Record | Reject], left: Sequence[int], flags: argparse.Namespace, unfed: "list[Unfed]"
+) -> Iterator[tuple[int, Prediction]]:
+    """(number, prediction) of the posts `left`, as their answers end; those that cannot be fed go to `unfed`."""
     from mmkp_jax.decoding.sampling import Sampling
     from mmkp_jax.inference.predictor import load_predictor
 
@@ -67,8 +68,8 @@ def _predicted(rows: Rows, flags: argparse.Namespace, unfed: "list[Unfed]") -> I
         sampling=Sampling(flags.temperature, flags.top_p, flags.seed),
         draws=flags.n,
     )
-    for number, prediction in predictor.predict(rows, unfed.append):
-        yield rows.numbers[number], prediction
+    for number, prediction in predictor.predict(posts.some(left), unfed.append):
+        yield left[number], prediction
 
 
 def predict_through_endpoint(

@@ -1,0 +1,1 @@
+"""Ranking of systems' keyphrases, by a model that judges and by people."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mmkp_jax.data.posts import Post
+from mmkp_jax.data.numbered import Numbered
+from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.evaluation.files import read_predictions
 from mmkp_jax.evaluation.outputs import split_keyphrases
 from mmkp_jax.judging.people import read_people
@@ -31,7 +32,6 @@ from mmkp_jax.teacher.flags import (
     prices_of,
 )
 from mmkp_jax.teacher.progress import Run
-from mmkp_jax.teacher.questions import Records
 from mmkp_jax.teacher.session import answered, print_bill
 from mmkp_jax.teacher.templates import Template, read_template
 
@@ -46,7 +46,9 @@ ANSWERS, RANKINGS, PAIRED, RESULTS, FAILURES, PEOPLE = (
 """In --out."""
 
 
-def judge(flags: argparse.Namespace, records: Records, systems: dict[str, list[list[str]]]) -> dict[str, Any] | None:
+def judge(
+    flags: argparse.Namespace, records: Numbered[Record], systems: dict[str, list[list[str]]]
+) -> dict[str, Any] | None:
     """Has the endpoint rank the systems; what `results.json` holds, or None where nothing was judged."""
     study = Study(
         records,

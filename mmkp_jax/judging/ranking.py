@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from mmkp_jax.data.numbered import Numbered
+from mmkp_jax.data.posts import Record
 from mmkp_jax.runtime.json_files import read_rows, shown
 from mmkp_jax.teacher.answers import content_of, judged
 from mmkp_jax.teacher.bodies import NotJson, read_body
 from mmkp_jax.teacher.chains import after_thought
 from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.progress import Reject, Run
-from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, QuestionOf, Records, ask_about
+from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, QuestionOf, ask_about
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import Template
 
@@ -79,7 +81,7 @@ def _each_once(keyphrases: Sequence[str]) -> dict[str, None]:
 class Study:
     """What is judged, by whom, and how often."""
 
-    records: Records
+    records: Numbered[Record]
     systems: Mapping[str, Sequence[Sequence[str]]]
     """Keyphrases of each system, by post."""
     endpoint: Endpoint

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import mesh_utils
@@ -104,6 +105,15 @@ def param_shardings(definition: Definition, mesh: Mesh, rules: Rules = DEFAULT_R
             path: NamedSharding(mesh, partition(leaf.shape, axes[path], mesh, rules))
             for path, leaf in flatten(definition.shapes()).items()
         }
+    )
+
+
+def param_structs(definition: Definition, mesh: Mesh, rules: Rules, dtype: jnp.dtype) -> Params:
+    """Every parameter as a `jax.ShapeDtypeStruct` with its sharding, all of one dtype."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
+        definition.shapes(),
+        param_shardings(definition, mesh, rules),
     )
 
 

@@ -1,0 +1,1 @@
+"""Attention and label cross-entropy: one reference each, and a backend a platform."""

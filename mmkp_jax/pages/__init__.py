@@ -1,1 +1,1 @@
-"""Figures for people: the same tables for the terminal and for self-contained HTML pages."""
+"""Everything that is HTML, with the charts and tables in it; the same tables serve the terminal."""

@@ -1,8 +1,6 @@
-"""HTML from the templates beside this file. What is put into them is escaped, whatever it holds."""
+"""HTML from the templates in this folder. What is put into them is escaped, whatever it holds."""
 
-import base64
 import functools
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from mmkp_jax.data.image_files import jpeg_url
 from mmkp_jax.pages import histogram, svg
 from mmkp_jax.pages.tables import plain
 
@@ -41,6 +40,4 @@ def render(template: str, **values: Any) -> str:
 
 def jpeg(picture_HWC: np.ndarray) -> str:
     """An RGB picture, uint8, as a `data:` address."""
-    file = io.BytesIO()
-    Image.fromarray(picture_HWC).save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return jpeg_url(Image.fromarray(picture_HWC), quality=85)

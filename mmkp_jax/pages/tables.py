@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.terminal import aligned
 
 
 class Table(NamedTuple):
@@ -27,16 +28,8 @@ def as_text(table: Table) -> str:
     title = for_terminal(table.title)
     if not table.rows:
         return f"{title}\n  none"
-    lines = [list(map(for_terminal, row)) for row in (table.header, *table.rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    set_ = [
-        "  ".join(
-            cell.ljust(width) if table.is_words(column) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([title, *(f"  {line}" for line in [*set_, *map(for_terminal, table.notes)])])
+    lines = [*aligned((table.header, *table.rows), table.is_words), *map(for_terminal, table.notes)]
+    return "\n".join([title, *(f"  {line}" for line in lines)])
 
 
 def without_repeats(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:

@@ -1,9 +1,6 @@
-"""Makes pocket: posts, pictures and a model in one folder, which appears whole or not at all."""
+"""Makes pocket: posts, images and a model in one folder, which appears atomically."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ from typing import Any
 from mmkp_jax.errors import InputError
 from mmkp_jax.pocket.posts import SIZES, make_posts, write_posts
 from mmkp_jax.pocket.world import make_world
+from mmkp_jax.runtime.atomic import making_folder, write_json
 
 VERSION = 1
 """Raised when the same seed comes to give other posts or another model."""
@@ -21,8 +19,7 @@ STAMP = "pocket.json"
 def make_pocket(out: Path, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> None:
     """Writes `posts/{train,valid,test}.jsonl`, `images/`, `needs.jsonl` and `model/` into `out`.
 
-    A pocket of the same seed and sizes that is there already is left as it is. Everything is first written beside
-    `out`, then renamed.
+    A pocket of the same seed and sizes that is there already is left as it is.
 
     Args:
         out: the folder, made where there is none.
@@ -35,19 +32,9 @@ def make_pocket(out: Path, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> N
     stamp = {"version": VERSION, "seed": seed, "sizes": dict(sizes)}
     if _is_made(out, stamp):
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent))
-    try:
+    with making_folder(out, lambda: _is_made(out, stamp)) as unfinished:
         _write(unfinished, seed, sizes)
-        (unfinished / STAMP).write_text(json.dumps(stamp) + "\n", encoding="utf-8")
-        unfinished.chmod(0o755)  # mkdtemp's are for one user only
-        try:
-            os.replace(unfinished, out)
-        except OSError:
-            if not _is_made(out, stamp):  # by another process, meanwhile
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        write_json(unfinished / STAMP, stamp, indent=None)
 
 
 def _write(out: Path, seed: int, sizes: Mapping[str, int]) -> None:
@@ -84,13 +71,5 @@ def make(root: Path = Path("runs/pocket")) -> None:
     if dataset.exists():
         return
     splits = {split: read_jsonl(root / "posts" / f"{split}.jsonl") for split in SIZES}
-    unfinished = Path(tempfile.mkdtemp(prefix=".dataset.unfinished-", dir=root))
-    try:
+    with making_folder(dataset, dataset.exists) as unfinished:
         write_dataset(unfinished, splits, root / "images")
-        try:
-            os.replace(unfinished, dataset)
-        except OSError:
-            if not dataset.exists():  # made by another process, meanwhile
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

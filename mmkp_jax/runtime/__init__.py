@@ -1,1 +1,1 @@
-"""What every command needs of the machine it runs on: files, paths, limits, the terminal."""
+"""What every command needs of its machine and terminal: hosts, files, locks, limits, flags, configs."""

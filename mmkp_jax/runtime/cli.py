@@ -5,6 +5,7 @@ import contextlib
 import errno
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from mmkp_jax.errors import LOST, InputError, LostError, nearest
@@ -56,6 +57,16 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, flag: str, flags: argparse.Namespace) -> NoReturn:
         known = [f"--{name}" for name in vars(flags)]
         self.error(f"unknown flag {flag}{nearest(flag.partition('=')[0], known)}")
+
+
+def file_list(text: str) -> list[Path]:
+    """The type of a flag that takes files, separated by commas, each named once."""
+    names = text.split(",")
+    if "" in names:
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} names a file twice")
+    return [Path(name) for name in names]
 
 
 def status_of(

@@ -146,10 +146,6 @@ def _shown(value: Any) -> str:
 
 def _together(content: Mapping[str, Any]) -> Iterator[Fault]:
     """Fields that are right alone, and do not go together."""
-    row = content["row"]
-    if row["patches"] and not row["windows"]:
-        what = f"rows of {row['patches']:,} patches have no window to put them into"
-        yield Fault("row.windows", 0, what, "", "give at least 1, or config.row.patches=0")
     if content["strategy"] != "zeroshot" and not content["num_epochs"] and not content["total_steps"]:
         what = "num_epochs is 0 and total_steps is 0"
         yield Fault("num_epochs", 0, what, "", "give one of them; total_steps wins where both are given")

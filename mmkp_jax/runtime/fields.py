@@ -19,9 +19,6 @@ from mmkp_jax.runtime.field_types import (
     Section,
 )
 
-FROZEN_BY_DEFAULT = ("visual.patch_embed", "visual.blocks")
-"""The vision tower; its merger (the projector) and the decoder train, as in the paper."""
-
 MESH_AXES = ("data", "fsdp", "tensor")
 """Copies of the model; shards of it that see different rows; shards of it that see the same rows."""
 
@@ -56,8 +53,12 @@ MODEL_AND_DATA = (
         "a prepared dataset, or FOLDER:WEIGHT,… (times its posts come an epoch; the first is tested on)",
         resume=CONTENT,
     ),
-    Field("data.min_pixels", 3_136, "of a resized image; one of 56 x 56", low=1, source=OURS),
-    Field("data.max_pixels", 451_584, "of a resized image: 576 image tokens", low=1, source=OURS),
+    Field(
+        *("data.images", {}),
+        "settings of the images of the model's family, such as max_pixels; the family's own where they are not given",
+        low=0,
+        source=OURS,
+    ),
     Field("data.max_text_tokens", 512, "of a post's text, whose end is cut off beyond", low=1, source=OURS),
     Field("data.workers", 2, "processes that load; 0 loads in threads", low=0, resume=MAY_DIFFER),
     Field(
@@ -106,8 +107,8 @@ STRATEGY = (
 
 OPTIMIZER = (
     Field(
-        *("freeze", FROZEN_BY_DEFAULT),
-        "parameter paths that do not train: the vision tower without its merger",
+        *("freeze", ("tower",)),
+        "parts of the model, or parameter paths, that do not train: the vision tower",
         source=PAPER,
     ),
     Field("learning_rate", 5e-5, "peak", low=0, source=PAPER),
@@ -144,8 +145,11 @@ ROWS = (
         before=0,
     ),
     Field("row.tokens", 4096, "token slots of a row", low=1),
-    Field("row.patches", 11_520, "patch slots of a row; an image of 451,584 pixels has 2,304", low=0),
-    Field("row.windows", 208, "window tiles of a row; each holds 64 patches", low=0),
+    Field(
+        *("row.images", {}),
+        "slots of a row by the kinds of the model's family, such as patches; the family's own where they are not given",
+        low=0,
+    ),
     Field("row.labels", 1536, "label slots of a row, over both targets", low=1),
     Field("row.examples", 16, "posts of a row, at most", low=1),
 )

@@ -7,12 +7,20 @@ from typing import Any
 from mmkp_jax.runtime.field_types import MAY_DIFFER, REQUIRED
 from mmkp_jax.runtime.fields import FIELDS
 
-MOVED: Mapping[str, str] = {}
-"""Where the value of a field that is gone is now: `{"row.patches": "row.images.patches"}`, say."""
+MOVED: Mapping[str, str] = {
+    "row.patches": "row.images.patches",
+    "row.windows": "row.images.windows",
+    "data.min_pixels": "data.images.min_pixels",
+    "data.max_pixels": "data.images.max_pixels",
+}
+"""Where the value of a field that is gone is now."""
+
+RENAMED = (("freeze", ["visual.patch_embed", "visual.blocks"], ["tower"]),)
+"""Values that have another name now, with their field."""
 
 
 def upgrade(content: Mapping[str, Any], moved: Mapping[str, str] = MOVED) -> dict[str, Any]:
-    """A config in plain values, with the fields that it lacks at the value that its run had, and moved ones moved.
+    """A config in plain values, with the fields that it lacks at the value that its run had, and what moved moved.
 
     Fields that may differ on resume take their default, as the run's numbers do not depend on them. Damage stays as it
     is: what is checked afterwards names it.
@@ -22,6 +30,10 @@ def upgrade(content: Mapping[str, Any], moved: Mapping[str, str] = MOVED) -> dic
         section, key = _section(config, name)
         if section is not None and key in section and _put(config, to, section[key]):
             del section[key]
+    for name, was, now in RENAMED:
+        section, key = _section(config, name)
+        if section is not None and key in section and _plain(section[key]) == was:
+            section[key] = now
     for field in FIELDS:
         before = field.default if field.resume == MAY_DIFFER else field.before
         if before is not REQUIRED:
@@ -29,6 +41,10 @@ def upgrade(content: Mapping[str, Any], moved: Mapping[str, str] = MOVED) -> dic
         elif field.default == {}:  # an open mapping is filled by what the run's model needs
             _put(config, field.name, {})
     return config
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _section(config: dict[str, Any], name: str) -> tuple[dict[str, Any] | None, str]:

@@ -1,9 +1,12 @@
-"""Output that any terminal takes, whatever its encoding."""
+"""Output for terminals: of any encoding, with or without a reader; tables."""
 
 import os
 import select
 import sys
+from collections.abc import Callable, Sequence
 from typing import TextIO
+
+from mmkp_jax.runtime.escape import for_terminal
 
 UNREAD = 141
 """The exit status where nothing reads the output any more (`… | head`), as a shell has it after SIGPIPE."""
@@ -25,6 +28,19 @@ def drop_unread_output() -> bool:
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
     return bool(unread)
+
+
+def aligned(rows: Sequence[Sequence[str]], is_words: Callable[[int], bool]) -> list[str]:
+    """A line a row, columns two spaces apart: those of words set to the left, the others, of numbers, to the right."""
+    rows = [[for_terminal(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if is_words(column) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _has_no_reader(stream: TextIO) -> bool:

@@ -6,13 +6,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkp_jax.data.posts import Post
+from mmkp_jax.data.numbered import Numbered, records_of
+from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.teacher.bodies import NotJson, read_body
 from mmkp_jax.teacher.cost import Prices
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
-from mmkp_jax.teacher.questions import IMAGE_EDGE, PostRecords, Records
+from mmkp_jax.teacher.questions import IMAGE_EDGE
 
 GIVE_UP_AFTER = 20
 """Answers of no use, before the first one that is of use."""
@@ -53,14 +54,14 @@ def check_post_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser)
         flags.error(f"--posts={parsed.posts} is no .jsonl or {{split}}{CMKP_ENDING}; a dataset goes with --data")
 
 
-def records_of(parsed: argparse.Namespace, posts: Sequence[Post]) -> Records:
+def asked_records(parsed: argparse.Namespace, posts: Sequence[Post]) -> Numbered[Record]:
     """The posts with their images: `posts`, which are those of --posts, or the split of --data.
 
     Raises:
         InputError: there is no such split, or an image is missing.
     """
     if parsed.posts:
-        return PostRecords(posts, parsed.images)
+        return records_of(posts, parsed.images)
     from mmkp_jax.data.records import open_split  # here, as it takes a second to import
 
     return open_split(parsed.data, parsed.split)

@@ -1,21 +1,18 @@
 """From a post to a request: its prompt, its image made small, and the key that its answer is kept under."""
 
-import base64
 import dataclasses
 import functools
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from PIL import Image
 
-from mmkp_jax.data.image_files import ImageError, image_path
+from mmkp_jax.data.image_files import ImageError, jpeg_url
 from mmkp_jax.data.images import decode
-from mmkp_jax.data.posts import Post, Record
-from mmkp_jax.errors import InputError
+from mmkp_jax.data.posts import Record
 from mmkp_jax.teacher.cost import Estimate, ImageTokens, Prompt, estimate, image_tokens
 from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.templates import IMAGE, Template
@@ -23,14 +20,6 @@ from mmkp_jax.teacher.templates import IMAGE, Template
 IMAGE_EDGE = 768
 """Pixels: what OpenAI shrinks the shorter side of an image to."""
 JPEG_QUALITY = 90
-
-
-class Records(Protocol):
-    """Posts by number, read when they are needed; called from several threads."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int) -> Record: ...
 
 
 class Unaskable(Exception):
@@ -112,9 +101,7 @@ def data_url(image: bytes, edge: int) -> str:
     """
     picture = decode(image, edge=edge)
     picture.info.clear()
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return jpeg_url(picture, quality=JPEG_QUALITY)
 
 
 def _tokens_of(image: bytes, edge: int) -> ImageTokens:
@@ -125,39 +112,6 @@ def _tokens_of(image: bytes, edge: int) -> ImageTokens:
             return image_tokens(*(round(side * scale) for side in header.size))
     except Exception:  # Pillow's readers raise what they please; `messages` tells what is wrong with it
         return image_tokens(edge, edge)
-
-
-class PostRecords:
-    """Posts of a file as records; each image is read when its post is."""
-
-    def __init__(self, posts: Sequence[Post], images: Path | None):
-        """Makes sure that every image is there.
-
-        Raises:
-            InputError: one is not.
-        """
-        self._posts = posts
-        self._images: list[Path | None] = []
-        for post in posts:
-            if post.image is not None and images is None:
-                what = f"its post has the image {post.image!r}"
-                raise InputError(what, f"{post.file}:{post.line}", "give the folder of images, with --images")
-            try:
-                self._images.append(image_path(images, post.image) if post.image is not None else None)
-            except ImageError as error:
-                mend = "mend the path or --images, or write null for a post without one"
-                raise InputError(error.reason, f"{post.file}:{post.line}", mend) from None
-
-    def __len__(self) -> int:
-        return len(self._posts)
-
-    def __getitem__(self, number: int) -> Record:
-        post, file = self._posts[number], self._images[number]
-        try:
-            image = file.read_bytes() if file else b""
-        except OSError as error:
-            raise InputError(f"the image cannot be read ({error.strerror})", str(file), "see to it") from None
-        return Record(post.id, post.text, image, 0, 0, post.keyphrases, post.cot)
 
 
 def _hash(content: str | bytes) -> str:

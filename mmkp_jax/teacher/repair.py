@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.runtime.atomic import part_of
+from mmkp_jax.runtime.atomic import renaming
 from mmkp_jax.runtime.limits import ANSWER
 
 BEGINNINGS = (b'{"id": "', b'{"batch": "', b'{"out": "', b'{"lost": "', b'{"uncharged": "')
@@ -107,16 +107,14 @@ def repaired(descriptor: int, file: Path, is_row: Callable[[dict[str, Any]], boo
         _copy(descriptor, aside, damaged)
     finally:
         os.close(aside)
-    part = part_of(file)
-    made = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
-    try:
-        fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _copy(descriptor, made, kept)
-        os.replace(part, file)
-    except BaseException:
-        os.close(made)
-        part.unlink(missing_ok=True)
-        raise
+    with renaming(file) as part:
+        made = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+        try:
+            fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _copy(descriptor, made, kept)
+        except BaseException:
+            os.close(made)
+            raise
     os.close(descriptor)
     return made, len(damaged)
 

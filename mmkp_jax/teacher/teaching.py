@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.atomic import replacing
@@ -17,7 +18,7 @@ from mmkp_jax.teacher.answers import content_of, judged, said, usage_in
 from mmkp_jax.teacher.chains import Gates, Rejected, cleaned
 from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.progress import Reject, Run, commonest
-from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, QuestionOf, Records, ask_about
+from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, QuestionOf, ask_about
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import CLEAN, DEDUCE, EXPLAIN, Template
 
@@ -39,7 +40,7 @@ class Job:
     """Of chains."""
     image_edge: int = IMAGE_EDGE
 
-    def question_of(self, records: Records) -> QuestionOf:
+    def question_of(self, records: Numbered[Record]) -> QuestionOf:
         """The question about a record, by number."""
 
         def question(number: int) -> Question:
@@ -125,7 +126,7 @@ class Outcome:
         self.times = min(first or time, time), max(last, time)
 
 
-def rejecting(job: Job, records: Records) -> Reject:
+def rejecting(job: Job, records: Numbered[Record]) -> Reject:
     """Why an answer about a record gives nothing: the gate, or the endpoint's own word, and the reason."""
 
     def reject(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -144,7 +145,7 @@ def rejects_file(out: Path) -> Path:
 
 
 def write_results(
-    out: Path, job: Job, records: Records, run: Run, store: Store, posts: list[Post] | None = None
+    out: Path, job: Job, records: Numbered[Record], run: Run, store: Store, posts: list[Post] | None = None
 ) -> Outcome:
     """Writes what the answers give, in the posts' order, and what is left out; both files whole or not at all.
 

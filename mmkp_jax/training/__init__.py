@@ -1,0 +1,1 @@
+"""Training: setup, step, objectives, the threshold, optimizer, loop, checkpoints, metrics, watchdog."""

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import sys
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.sharding import MEMORIES
+from mmkp_jax.runtime.atomic import set_aside
 from mmkp_jax.runtime.checksums import FILE, damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.hosts import everywhere, is_writer, several, wait_for_all
@@ -160,7 +160,7 @@ class Checkpoints:
         """Gives damaged checkpoints another name, so that their steps can be saved again, and says what is done."""
         for step in steps:
             if is_writer():
-                (self._folder / str(step)).rename(self._folder / f"{step}.damaged-{uuid.uuid4().hex[:8]}")
+                set_aside(self._folder / str(step))
                 print(for_terminal(f"{instead}; that of step {step:,} is put aside"), file=sys.stderr)
         wait_for_all("damaged checkpoints")
         self._manager.reload()

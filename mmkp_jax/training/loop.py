@@ -14,11 +14,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mmkp_jax.data.forest import Forest
+from mmkp_jax.data.forest import Forest, map_arrays
 from mmkp_jax.data.pipeline import Position, batches, position_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.models.definition import Params
+from mmkp_jax.models.freezing import join_params
 from mmkp_jax.models.sharding import place_batch, planned_rows
 from mmkp_jax.runtime.hosts import asked_to_stop, several
 from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
@@ -26,7 +27,6 @@ from mmkp_jax.training.batches import Training
 from mmkp_jax.training.checkpoint import Best, Checkpoints
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.metrics import Meter
-from mmkp_jax.training.optimizer import join_params
 from mmkp_jax.training.profiler import Profiler
 from mmkp_jax.training.setup import Plan, load_state
 from mmkp_jax.training.step import State
@@ -162,7 +162,7 @@ def _feed(config: ConfigDict, training: Training, step: int) -> Iterator[tuple[P
 
 def _micro_batches(forest: Forest, config: ConfigDict) -> Forest:
     """[rows, ...] to [accumulation steps, rows of each, ...]."""
-    return Forest(*(array.reshape(config.accumulation_steps, -1, *array.shape[1:]) for array in forest))
+    return map_arrays(lambda array: array.reshape(config.accumulation_steps, -1, *array.shape[1:]), forest)
 
 
 class _StopAsked(contextlib.AbstractContextManager):

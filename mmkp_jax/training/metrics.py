@@ -1,10 +1,13 @@
-"""What a run tells of itself: a progress bar, a line of metrics a step, every post's loss, and where the time goes."""
+"""What a run reports: a progress bar, a line of metrics a step, every post's loss, seconds, where the time goes."""
 
 import contextlib
+import queue
 import re
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -13,14 +16,104 @@ from tqdm import tqdm
 
 from mmkp_jax.runtime.hosts import is_writer, merged
 from mmkp_jax.training.batches import Training
-from mmkp_jax.training.goodput import Goodput, Kind
 from mmkp_jax.training.objectives import Losses
 from mmkp_jax.training.optimizer import learning_rate
 from mmkp_jax.training.post_losses import PostLosses
 from mmkp_jax.training.step import Metrics
-from mmkp_jax.training.step_times import StepTimes
 from mmkp_jax.training.watchdog import Skipped
 from mmkp_jax.training.workdir import MetricsLog
+
+Kind = Literal["compile", "data", "checkpoint", "evaluation"]
+
+
+class Goodput:
+    """Adds up the seconds of each kind; what is left of the time since it was made went into steps."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, float] = dict.fromkeys(get_args(Kind), 0.0)
+        self._began = time.perf_counter()
+        self.idle_until = self._began
+        """When something last ended that was no step's, nor its wait for data."""
+
+    @contextlib.contextmanager
+    def spending(self, kind: Kind) -> Iterator[None]:
+        """Counts what is done meanwhile as of that kind; it does not nest."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            now = time.perf_counter()
+            self._spent[kind] += now - start
+            if kind != "data":
+                self.idle_until = now
+
+    def of(self, kind: Kind) -> float:
+        """Seconds of that kind so far."""
+        return self._spent[kind]
+
+    def line(self) -> str:
+        """Each kind's share of the time, the steps' first."""
+        total = time.perf_counter() - self._began
+        shares = {"steps": total - sum(self._spent.values()), **self._spent}
+        told = ", ".join(f"{seconds / total:.0%} {kind}" for kind, seconds in shares.items())
+        return f"time: {told}, of {total / 60:.1f} min"
+
+
+class StepTimes:
+    """Watches steps end, in a thread, and gives the seconds of each.
+
+    A step's clock starts when the step before it has ended; or later, when what was no step's (a checkpoint, an
+    evaluation) had ended before its call. So its wait for data is its own. The first step's call compiles, and its
+    seconds are not known.
+    """
+
+    def __init__(self, goodput: Goodput):
+        self._goodput, self._waited, self._before = goodput, 0.0, None
+        self._called: dict[int, tuple[float, float]] = {}
+        self._ended: dict[int, queue.SimpleQueue[float]] = {}
+        self._to_watch: queue.SimpleQueue[tuple[queue.SimpleQueue[float], Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def called(self, step: int, results: Any) -> None:
+        """Takes arrays that a step gives, right after its call."""
+        waited = self._goodput.of("data")
+        self._called[step] = waited - self._waited, self._goodput.idle_until
+        self._waited = waited
+        self._ended[step] = queue.SimpleQueue()
+        self._to_watch.put((self._ended[step], results))
+
+    def has_ended(self, step: int) -> bool:
+        """Whether `of` would not wait."""
+        return not self._ended[step].empty()
+
+    def of(self, step: int) -> dict[str, float]:
+        """`seconds`, and the share of them that the host waited for data; NaN for the first step.
+
+        Asked for once a step, in the steps' order; waits for the step's end.
+        """
+        ended, (waited, idle_until) = self._ended.pop(step).get(), self._called.pop(step)
+        seconds = step_seconds(self._before, idle_until, ended)
+        self._before = ended
+        return {"seconds": seconds, "data_wait_share": min(waited / seconds, 1.0)}
+
+    def _watch(self) -> None:
+        while True:
+            ended, results = self._to_watch.get()
+            with contextlib.suppress(Exception):  # whoever fetches the results is shown it
+                jax.block_until_ready(results)
+            ended.put(time.perf_counter())
+            del results  # the next may be long in coming
+
+
+def step_seconds(before: float | None, idle_until: float, ended: float) -> float:
+    """Seconds of a step, from moments of one clock; NaN where they cannot be known.
+
+    Args:
+        before: the end of the step before; None for the first.
+        idle_until: the end of what was last done before its call that was no step's.
+    """
+    seconds = ended - max(before, idle_until) if before is not None else 0.0
+    return seconds if seconds > 0 else float("nan")
 
 
 class _Pending(NamedTuple):
@@ -132,7 +225,7 @@ def _of_this_host(array: jax.Array) -> np.ndarray:
 
 
 def _summary(line: dict[str, Any]) -> str:
-    fills = "/".join(f"{line[f'fill_{each}']:.0%}" for each in ("tokens", "patches", "windows"))
+    fills = "/".join(f"{value:.0%}" for name, value in line.items() if name.startswith("fill_"))
     told = (
         f"loss {line['loss']:.3f} (sft {line['loss_sft']:.3f}, cot {line['loss_cot']:.3f}), "
         f"{line['cot_share']:.0%} on cot, γ {line['gamma']:.2f}, lr {line['learning_rate']:.1e}, "

@@ -4,7 +4,6 @@ N posts of the run, in the order of its plan, R rows of a batch, S examples a ro
 """
 
 import sys
-import uuid
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from mmkp_jax.data.plan import EpochPlan
 from mmkp_jax.runtime import limits
-from mmkp_jax.runtime.atomic import replacing
+from mmkp_jax.runtime.atomic import replacing, set_aside
 from mmkp_jax.runtime.hosts import is_writer
 
 FILE = "losses.npz"
@@ -86,11 +85,10 @@ class PostLosses:
             return kept_N
         except Exception as error:  # a damaged archive ends in any kind of it
             reason = " ".join(str(error).split()) or type(error).__name__
-            aside = self._file.with_name(f"{FILE}.damaged-{uuid.uuid4().hex[:8]}")
             if is_writer():
+                aside = set_aside(self._file)
                 what = "losses before this step are unknown, and those of later steps are kept anew"
                 print(f"{self._file}: cannot be read ({reason}); put aside as {aside.name}: {what}", file=sys.stderr)
-                self._file.rename(aside)
             return np.empty(0, np.float32)
 
     def _span(self, step: int) -> tuple[int, int]:

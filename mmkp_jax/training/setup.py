@@ -11,21 +11,24 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import Definition, Params, define, flatten, unflatten
+from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
+from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import (
     batch_sharding,
     make_mesh,
     optimizer_shardings,
     param_shardings,
+    param_structs,
     replicated,
 )
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.runtime.field_checks import check_settings
 from mmkp_jax.training.gamma import GammaRule, gamma_rule
 from mmkp_jax.training.objectives import objective
-from mmkp_jax.training.optimizer import adamw, join_params, learning_rate, split_params
+from mmkp_jax.training.optimizer import adamw, learning_rate
 from mmkp_jax.training.step import State, Step, init_state, make_train_step
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -35,7 +38,7 @@ class Plan(NamedTuple):
     """A run that has read no weights: enough to compile it, to load it, or to restore it.
 
     The step is called as `with jax.set_mesh(plan.mesh): state, metrics, losses = plan.step(state, batch)` and donates
-    the state; its batch is [accumulation steps, rows, ...] (`sharding.place_batch`).
+    the state; its batch is [accumulation steps, rows, ...] (`models.sharding.place_batch`).
     """
 
     definition: Definition
@@ -68,7 +71,7 @@ def plan_training(
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
     rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
-    definition = _definition(config, published, where, mesh)
+    definition = define_on(mesh, published, where, attention=config.attention, remat=config.remat)
     _check_batch(config, mesh)
     schedule = learning_rate(
         config.learning_rate, warmup_steps=config.warmup_steps, total_steps=total_steps or config.total_steps
@@ -104,18 +107,19 @@ def plan_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Defi
     """
     check_settings(config)
     mesh, dtype = make_mesh(config.mesh), dtype_of(config, "frozen_dtype")
-    definition = _definition(config, folder.config, where, mesh)
-    structs = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
-        definition.shapes(),
-        param_shardings(definition, mesh, config.sharding_rules),
-    )
-    return definition, structs
+    definition = define_on(mesh, folder.config, where, attention=config.attention, remat=config.remat)
+    return definition, param_structs(definition, mesh, config.sharding_rules, dtype)
 
 
-def _definition(config: ConfigDict, published: Mapping[str, Any], where: str, mesh: Mesh) -> Definition:
-    attention = backend_name(config.attention, mesh.devices.flat[0].platform)
-    return define(published, where, remat=config.remat, attention=attention)
+def define_on(
+    mesh: Mesh, published: Mapping[str, Any], where: str, *, attention: str = "auto", **options: Any
+) -> Definition:
+    """The model of a published `config.json` (read at `where`), with the attention backend for the mesh's devices.
+
+    Raises:
+        InputError: the model is not implemented, or there is no such backend.
+    """
+    return define(published, where, attention=backend_name(attention, mesh.devices.flat[0].platform), **options)
 
 
 def load_state(plan: Plan, folder: Folder) -> State:
@@ -142,11 +146,12 @@ def _abstract_state(
     config: ConfigDict, definition: Definition, mesh: Mesh, optimizer: optax.GradientTransformation, rule: GammaRule
 ) -> State:
     """Shapes, dtypes and shardings of the whole state."""
-    trainable, frozen = split_params(definition.shapes(), config.freeze)
+    freeze = definition.family.paths(config.freeze)
+    trainable, frozen = split_params(definition.shapes(), freeze)
     frozen_dtype = dtype_of(config, "frozen_dtype")
     frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, frozen_dtype), frozen)
     of_params = param_shardings(definition, mesh, config.sharding_rules)
-    of_trainable, of_frozen = split_params(of_params, config.freeze)
+    of_trainable, of_frozen = split_params(of_params, freeze)
     shardings = {
         "step": replicated(mesh),
         "trainable": of_trainable,

@@ -51,7 +51,7 @@ def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = Fals
         return False
     old = read_object(file, "this is not the config of a run: give a new folder, or a run's own")
     old.text("strategy")
-    before, now = dict(leaves(upgrade(old.content))), dict(leaves(json.loads(json.dumps(config))))
+    before, now = (dict(leaves(upgrade(each))) for each in (old.content, json.loads(json.dumps(config))))
     changed = [
         key
         for key in sorted(before.keys() | now.keys())

@@ -17,6 +17,7 @@ from mmkp_jax import prepare
 from mmkp_jax.data import shards
 from mmkp_jax.data.records import dataset_folders
 from mmkp_jax.data.resample import resample
+from mmkp_jax.data.sources import mmkp
 from mmkp_jax.errors import InputError
 from tests.support.paths import ROOT
 from tests.support.raw_posts import json_post, read_rows, records_of, write_cmkp, write_images, write_rows
@@ -366,7 +367,7 @@ def test_the_reasons_of_many_rejects_are_on_the_screen_with_a_warning(run, tmp_p
 def test_a_damaged_result_of_a_killed_run_is_made_anew(run, tmp_path, images, monkeypatch):
     write_cmkp(tmp_path / "raw", train=["a"] * 4, test=["b"] * 4)
     (tmp_path / "blocks").mkdir()
-    posts = [row for row in prepare.mmkp(tmp_path / "raw").splits["train"]]
+    posts = [row for row in mmkp(tmp_path / "raw").splits["train"]]
     (block,) = shards.stage(posts, tmp_path / "blocks", "train")
     result = shards.write_block(block, images)
     assert shards.result_of(block, result.stamp) == result
@@ -389,7 +390,7 @@ def test_mmkp_v2_is_resampled_with_its_provenance(run, tmp_path):
         valid.write("train 1<sep>k9<sep>http://h/1.jpg\n")
     status, told, _ = run("--seed=3", "--target_overlap=0.5", dataset="mmkp_v2")
     assert status == 0
-    source = prepare.mmkp(tmp_path / "raw")
+    source = mmkp(tmp_path / "raw")
     posts = {split: [row for row in rows if isinstance(row, shards.Post)] for split, rows in source.splits.items()}
     train, test, provenance = resample(posts["train"], posts["test"], 0.5, 3)
     assert provenance.dropped and {"train", "test"} == set(provenance.test)

@@ -4,9 +4,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from mmkp_jax.data.numbered import records_of
 from mmkp_jax.judging.ranking import CRITERIA, Study, Unreadable, averaged, balanced_orders, read_better, read_ranks
 from mmkp_jax.teacher.endpoint import Endpoint
-from mmkp_jax.teacher.questions import PostRecords
 from tests.support.teacher_posts import text_posts
 
 
@@ -22,7 +22,7 @@ def test_orders_are_balanced(systems):
 
 def test_what_the_judge_sees_is_anonymous_and_blind_to_length():
     systems = {"ours": [["snow", "Snow day", "snow"]] * 4, "theirs": [[]] * 4}
-    study = Study(PostRecords(text_posts(4), None), systems, Endpoint("http://h/v1", "m"), orders=2, pairs=2)
+    study = Study(records_of(text_posts(4), None), systems, Endpoint("http://h/v1", "m"), orders=2, pairs=2)
     said = [study.question_of()(n).messages()[-1]["content"] for n in range(study.questions)]
     assert len(said) == 12 and not any("ours" in each or "theirs" in each or "key 0" in each for each in said)
     assert "A: snow; Snow day\nB: (none)\n" in said[0] and "A: (none)\nB: snow; Snow day\n" in said[1]
@@ -33,13 +33,13 @@ def test_what_the_judge_sees_is_anonymous_and_blind_to_length():
 
 def test_pairs_are_drawn_from_posts_whose_lists_differ():
     lists = {"a": [["x", "y"]] * 6, "b": [["y", "x"]] * 3 + [["z"]] * 3, "c": [["x", "y", "x "]] * 5 + [["z"]]}
-    study = Study(PostRecords(text_posts(6), None), lists, Endpoint("http://h/v1", "m"), pairs=50)
+    study = Study(records_of(text_posts(6), None), lists, Endpoint("http://h/v1", "m"), pairs=50)
     assert {couple for post, couple in study.compared} <= {(1, 0), (2, 0), (2, 1)}
     assert {post for post, _ in study.compared} == {3, 4, 5} and study.questions == 12 + 6
     assert all(
         set(map(str.strip, lists["abc"[a]][post])) != set(lists["abc"[b]][post]) for post, (a, b) in study.compared
     )
-    fewer = Study(PostRecords(text_posts(6), None), lists, Endpoint("http://h/v1", "m"), pairs=2)
+    fewer = Study(records_of(text_posts(6), None), lists, Endpoint("http://h/v1", "m"), pairs=2)
     assert fewer.compared == study.compared[:2]
 
 

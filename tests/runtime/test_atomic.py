@@ -1,4 +1,4 @@
-"""A file is the old one or the new one, never a part of either."""
+"""A file or folder is the old one or the new one, never a part of either."""
 
 import os
 import stat
@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from mmkp_jax.runtime.atomic import _is_special, part_of, replacing, write_json, write_text
+from mmkp_jax.runtime.atomic import (
+    _is_special,
+    making_folder,
+    part_of,
+    replacing,
+    replacing_folder,
+    set_aside,
+    write_json,
+    write_text,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -65,3 +74,43 @@ def test_a_folder_is_named_and_nothing_is_made_next_to_it(tmp_path):
     with pytest.raises(IsADirectoryError) as raised:
         write_text(folder, "new")
     assert raised.value.filename == str(folder) and list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_is_replaced_when_the_new_one_is_complete(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("")
+    with pytest.raises(RuntimeError), replacing_folder(out):
+        raise RuntimeError
+    assert [each.name for each in out.iterdir()] == ["old"]
+    (tmp_path / ".out.unfinished").mkdir()  # of a killed process
+    with replacing_folder(out) as unfinished:
+        (unfinished / "new").write_text("")
+        assert [each.name for each in out.iterdir()] == ["old"]
+    assert [each.name for each in out.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [out]
+
+
+def test_of_two_that_make_a_folder_the_first_to_end_gives_it(tmp_path):
+    out = tmp_path / "above" / "out"
+    with making_folder(out, out.exists) as second:
+        with making_folder(out, out.exists) as first:
+            (first / "first").write_text("")
+        (second / "second").write_text("")
+    assert [each.name for each in out.iterdir()] == ["first"] and list(out.parent.iterdir()) == [out]
+    with pytest.raises(OSError), making_folder(out, lambda: False):
+        pass
+    assert [each.name for each in out.iterdir()] == ["first"] and list(out.parent.iterdir()) == [out]
+
+
+def test_two_that_write_one_file_at_a_time_do_not_mix(tmp_path):
+    file = tmp_path / "a"
+    with replacing(file, unique=True) as first, replacing(file, unique=True) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert file.read_bytes() == b"first" and list(tmp_path.iterdir()) == [file]  # which ended last
+
+
+def test_what_is_set_aside_keeps_its_name_in_front(tmp_path):
+    (tmp_path / "7").mkdir()
+    aside = set_aside(tmp_path / "7")
+    assert aside.is_dir() and aside.name.startswith("7.damaged-") and list(tmp_path.iterdir()) == [aside]

@@ -10,12 +10,12 @@ from typing import Any
 
 from PIL import Image
 
+from mmkp_jax.data.numbered import records_of
 from mmkp_jax.data.posts import Post
 from mmkp_jax.teacher.asking import ask_all
 from mmkp_jax.teacher.cost import Prices
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
 from mmkp_jax.teacher.progress import Run
-from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import Job
 from mmkp_jax.teacher.templates import EXPLAIN
@@ -80,7 +80,7 @@ def ask(
     job = job_for(server)
     with Store(file) as store:
         options = {"limits": limits, "prices": PRICES} | options
-        return ask_all(len(posts), job.question_of(PostRecords(posts, images)), job.endpoint, store, **options)
+        return ask_all(len(posts), job.question_of(records_of(posts, images)), job.endpoint, store, **options)
 
 
 def faults(share: float, kinds: Sequence[str], first: int = 1) -> Callable[[str, int], str | None]:

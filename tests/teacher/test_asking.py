@@ -8,11 +8,11 @@ from collections import Counter
 
 import pytest
 
+from mmkp_jax.data.numbered import records_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher import limits
 from mmkp_jax.teacher.cost import Prices
 from mmkp_jax.teacher.endpoint import Limits
-from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import write_results
 from tests.support.fake_endpoint import FAULTS, FINAL, RETURNED, FakeEndpoint
@@ -183,7 +183,7 @@ def test_results_are_in_the_posts_order_and_say_why_posts_are_missing(tmp_path):
 
     posts = text_posts(6)
     with FakeEndpoint(fault=fault) as server:
-        job, records = job_for(server), PostRecords(posts, None)
+        job, records = job_for(server), records_of(posts, None)
         run = ask(server, tmp_path / "s", posts)
         with Store(tmp_path / "s") as store:
             outcome = write_results(tmp_path / "cot.jsonl", job, records, run, store)

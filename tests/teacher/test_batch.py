@@ -3,11 +3,11 @@ import json
 
 import pytest
 
+from mmkp_jax.data.numbered import records_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.answers import verdict
 from mmkp_jax.teacher.batch import ask_in_batches
 from mmkp_jax.teacher.endpoint import Limits
-from mmkp_jax.teacher.questions import PostRecords
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import EXPLAIN, Template
 from tests.support.fake_endpoint import HOSTILE_FINAL, USAGES, FakeEndpoint
@@ -19,7 +19,7 @@ def batched(server, file, posts, job=None, images=None, **options):
     with Store(file) as store:
         options = {"prices": PRICES, "poll_every": 0.05, "limits": Limits(attempts=2, backoff=0.01)} | options
         return ask_in_batches(
-            len(posts), job.question_of(PostRecords(posts, images)), job.endpoint, store, **options
+            len(posts), job.question_of(records_of(posts, images)), job.endpoint, store, **options
         ), store.spent
 
 

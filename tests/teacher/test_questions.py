@@ -4,11 +4,12 @@ import io
 import pytest
 from PIL import Image
 
+from mmkp_jax.data.numbered import records_of
 from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.cost import estimate
 from mmkp_jax.teacher.endpoint import Endpoint
-from mmkp_jax.teacher.questions import PostRecords, Unaskable, ask_about, data_url
+from mmkp_jax.teacher.questions import Unaskable, ask_about, data_url
 from mmkp_jax.teacher.templates import EXPLAIN, ZERO_SHOT, Template, read_template
 
 ENDPOINT = Endpoint("http://h/v1", "m", {"max_tokens": 9})
@@ -83,9 +84,9 @@ def test_a_damaged_image_is_not_sent():
 def test_a_missing_image_is_one_line_before_any_call(tmp_path):
     posts = [Post("a", "t", None, ("k",)), Post("b", "t", "gone.jpg", ("k",), None, "posts.jsonl", 2)]
     with pytest.raises(InputError, match=r"posts.jsonl:2: there is no image 'gone.jpg'"):
-        PostRecords(posts, tmp_path)
+        records_of(posts, tmp_path)
     with pytest.raises(InputError, match="--images"):
-        PostRecords(posts, None)
+        records_of(posts, None)
 
 
 def test_templates_are_read_and_checked(tmp_path):

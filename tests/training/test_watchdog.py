@@ -16,7 +16,6 @@ from mmkp_jax.data.pipeline import Feed
 from mmkp_jax.errors import LOST, InputError
 from mmkp_jax.main import main
 from mmkp_jax.runtime.maintenance import SERVER, watch_maintenance
-from mmkp_jax.training.goodput import Goodput
 from mmkp_jax.training.watchdog import Skipped
 from tests.support.small_pocket import ROOT, command, environment, metrics, small_pocket
 
@@ -181,16 +180,3 @@ def test_a_maintenance_event_is_a_sigterm(monkeypatch):
         "/computeMetadata/v1/instance/maintenance-event",
         "/computeMetadata/v1/instance/preempted",
     }
-
-
-def test_where_the_time_goes(monkeypatch):
-    clock = iter([0.0, 10.0, 60.0, 60.0, 80.0, 100.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    goodput = Goodput()
-    with goodput.spending("evaluation"):
-        pass
-    with goodput.spending("data"):
-        pass
-    assert goodput.of("evaluation") == goodput.idle_until - 10 == 50
-    told = "time: 30% steps, 0% compile, 20% data, 0% checkpoint, 50% evaluation, of 1.7 min"
-    assert goodput.line() == told

@@ -1,0 +1,1 @@
+"""The sheets on which people rank systems."""

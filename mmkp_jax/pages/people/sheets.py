@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmkp_jax.data.image_files import ImageError
+from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Record
 from mmkp_jax.errors import InputError
 from mmkp_jax.judging.people import KEY
@@ -14,12 +15,12 @@ from mmkp_jax.pages.render import render
 from mmkp_jax.runtime.atomic import write_json, write_text
 from mmkp_jax.runtime.escape import for_utf8
 from mmkp_jax.runtime.json_files import read_object
-from mmkp_jax.teacher.questions import Records, data_url
+from mmkp_jax.teacher.questions import data_url
 
 
 def write_sheets(
     folder: Path,
-    records: Records,
+    records: Numbered[Record],
     systems: Mapping[str, Sequence[Sequence[str]]],
     posts: Sequence[int],
     raters: int,

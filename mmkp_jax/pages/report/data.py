@@ -2,25 +2,16 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from mmkp_jax.data.mixing import Joined
-from mmkp_jax.data.posts import Post, Record
+from mmkp_jax.data.numbered import each_of
+from mmkp_jax.data.posts import Words, words_of
 from mmkp_jax.data.records import open_split, rejected_posts
-from mmkp_jax.data.size_index import Records
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.files import read_train_keyphrases
+from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.pages.report.runs import SPLIT, Run
-
-
-class Words(NamedTuple):
-    """A post without its picture."""
-
-    id: str
-    text: str
-    keyphrases: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +20,7 @@ class Data:
 
     test: list[Words]
     train: list[Words]
-    seen: frozenset[str]
+    seen: set[str]
     """The training keyphrases."""
     test_picture: Callable[[int], bytes]
     """A picture's file by its post's number; empty where there is none."""
@@ -63,34 +54,20 @@ def _open(runs: Sequence[Run], folders: Sequence[Path]) -> Data:
             raise InputError("there is no such folder", str(folder), "name the dataset with --data=DIR")
     path = folders[0]
     split, train = open_split(path, SPLIT), Joined([open_split(folder, "train") for folder in folders])
-    number_of, by_id = {}, {post.id: _words(post) for post in rejected_posts(path, SPLIT)}
-    for number, record in enumerate(_records(split)):
-        number_of[record.id], by_id[record.id] = number, _words(record)
+    number_of, by_id = {}, {post.id: words_of(post) for post in rejected_posts(path, SPLIT)}
+    for number, record in enumerate(each_of(split)):
+        number_of[record.id], by_id[record.id] = number, words_of(record)
     answers = runs[0].answers
     other = [each.id for each in answers if each.id not in by_id or by_id[each.id].keyphrases != tuple(each.keyphrases)]
     if other:
         what = f"{len(other):,} of {len(answers):,} test posts are not those that the runs answered ({other[0]!r}, …)"
         raise InputError(what, str(path), "name the runs' own dataset with --data=DIR")
-    training = [_words(record) for record in _records(train)]
+    training = [words_of(record) for record in each_of(train)]
     numbers = [number_of.get(each.id) for each in answers]
     return Data(
         [by_id[each.id] for each in answers],
         training,
-        _seen(runs[0], training),
+        seen_keyphrases(runs[0].config["data"].get("train_keyphrases", ""), training),
         lambda number: b"" if numbers[number] is None else split[numbers[number]].image,
         lambda number: train[number].image,
     )
-
-
-def _seen(run: Run, training: Sequence[Words]) -> frozenset[str]:
-    if file := run.config["data"].get("train_keyphrases"):
-        return frozenset(read_train_keyphrases(Path(file)))
-    return frozenset(phrase for post in training for phrase in post.keyphrases)
-
-
-def _records(records: Records) -> Iterator[Record]:
-    return (records[number] for number in range(len(records)))
-
-
-def _words(post: Post | Record) -> Words:
-    return Words(post.id, post.text, tuple(post.keyphrases))

@@ -1,4 +1,4 @@
-"""Seconds of steps: of when they ended, whenever their figures are fetched."""
+"""Where a run's time goes; a step's seconds are of when it ended, whenever its figures are fetched."""
 
 import math
 import threading
@@ -7,8 +7,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from mmkp_jax.training.goodput import Goodput
-from mmkp_jax.training.step_times import StepTimes, step_seconds
+from mmkp_jax.training.metrics import Goodput, StepTimes, step_seconds
 
 
 @pytest.mark.parametrize(
@@ -55,3 +54,16 @@ def test_what_is_no_steps_does_not_count_and_the_wait_for_data_does():
     with goodput.spending("evaluation"):
         pass
     assert goodput.idle_until > before
+
+
+def test_where_the_time_goes(monkeypatch):
+    clock = iter([0.0, 10.0, 60.0, 60.0, 80.0, 100.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    goodput = Goodput()
+    with goodput.spending("evaluation"):
+        pass
+    with goodput.spending("data"):
+        pass
+    assert goodput.of("evaluation") == goodput.idle_until - 10 == 50
+    line = "time: 30% steps, 0% compile, 20% data, 0% checkpoint, 50% evaluation, of 1.7 min"
+    assert goodput.line() == line

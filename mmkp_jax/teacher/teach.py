@@ -1,0 +1,78 @@
+"""The body of `teach`: asks a teacher about posts, keeps its answers, and writes what they give."""
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.files import CMKP_ENDING, read_posts
+from mmkp_jax.teacher.card import card_file, write_card
+from mmkp_jax.teacher.chains import Gates
+from mmkp_jax.teacher.flags import asked_records, endpoint_of, prices_of
+from mmkp_jax.teacher.session import answered, print_bill
+from mmkp_jax.teacher.teaching import (
+    FIELDS,
+    Job,
+    Outcome,
+    default_template,
+    rejecting,
+    rejects_file,
+    write_results,
+)
+from mmkp_jax.teacher.templates import read_template
+
+TEST = re.compile(r"(?<![a-z])test", re.IGNORECASE)
+TEST_FOLDER = re.compile(r"(?:.*[^a-z])?test(?:set)?", re.IGNORECASE)
+"""Names of splits, and of folders of posts, that no training may see."""
+TEST_ID = "test-"
+"""What the ids of the posts of CMKP's test split begin with."""
+
+
+def teach(flags: argparse.Namespace) -> Outcome | None:
+    """Teaches as the flags say; what became of the posts, or None where nothing was asked for."""
+    job, posts = _job(flags), read_posts(flags.posts) if flags.posts else []
+    records = asked_records(flags, posts)
+    if len(records):
+        check_split(flags, [post.id for post in posts] or [records[0].id])
+    questions = len(records), job.question_of(records), job.endpoint
+    if flags.dry_run:
+        print_bill(flags, *questions)
+        return None
+    batch_size = flags.batch_size if flags.batch else None
+    with answered(flags, *questions, reject=rejecting(job, records), batch_size=batch_size) as (run, store):
+        outcome = write_results(flags.out, job, records, run, store, posts)
+    write_card(flags.out, job, flags.posts.name if flags.posts else f"{flags.split} of {flags.data.name}", outcome)
+    print(
+        f"{outcome.posts:,} posts = {outcome.kept:,} kept + {outcome.posts - outcome.kept:,} left out"
+        + "".join(f"; {gate} {count:,}" for gate, count in outcome.left_out.most_common())
+    )
+    print(f"kept of {outcome.answers:,} whole answers: {outcome.acceptance:.2%}")
+    print("\n".join(run.lines(prices_of(flags))))
+    print(f"written: {flags.out}, {rejects_file(flags.out).name}, {card_file(flags.out).name}")
+    return outcome
+
+
+def check_split(flags: argparse.Namespace, ids: Sequence[str]) -> None:
+    """Refuses a test split that is not allowed by its name, known by that, by its folder's, or by its posts' ids."""
+    folder = flags.posts.absolute().parent.name if flags.posts else ""
+    split = flags.split or flags.posts.name.removesuffix(".jsonl").removesuffix(CMKP_ENDING)
+    found = [split] * bool(TEST.search(split)) + [folder] * bool(TEST_FOLDER.fullmatch(folder))
+    found += ["test"] * any(each.startswith(TEST_ID) for each in ids)
+    if flags.task == "chains" and found and flags.allow_split not in found:
+        where = "" if found[0] == split else f", by {'its folder' if found[0] == folder else 'the ids of its posts'}"
+        what = f"{found[0]!r} is a test split{where}: chains made from its keyphrases would leak them into training"
+        raise InputError(what, "teach", f"name another split, or allow it with --allow_split={found[0]}")
+
+
+def _job(flags: argparse.Namespace) -> Job:
+    template = default_template(flags.task, flags.answer_hidden)
+    if flags.template:
+        template = read_template(flags.template)
+        template.check(["text"], FIELDS, str(flags.template))
+        if flags.answer_hidden and "keyphrases" in template.fields:
+            what = "the template shows the keyphrases, which --answer_hidden hides"
+            raise InputError(what, str(flags.template), "take {keyphrases} out of it")
+        if not flags.answer_hidden:
+            template.check(["keyphrases"], FIELDS, str(flags.template))
+    gates = Gates(flags.min_words, flags.max_words, flags.mentions, flags.match if flags.answer_hidden else None)
+    return Job(endpoint_of(flags), template, flags.task, gates, flags.image_edge)
