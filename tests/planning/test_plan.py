@@ -33,7 +33,7 @@ def flags_of(model, **fields) -> list[str]:
         "global_batch_size": 2,
         "eval_batch_size": 2,
         "answer_tokens": 8,
-        "data.max_pixels": 12_544,
+        "data.images.max_pixels": 12_544,
         "data.max_text_tokens": 64,
         **{f"row.{name}": n for name, n in ROW.items()},
         **fields,
