@@ -49,7 +49,7 @@ def without_repeats(rows: Sequence[Sequence[str]], columns: int = 1) -> list[lis
     above = [[], *rows[:-1]]
     return [
         [*("" if row[: i + 1] == last[: i + 1] else row[i] for i in range(columns)), *row[columns:]]
-        for row, last in zip(rows, above, strict=True)
+        for row, last in zip(rows, above, strict=False)  # without rows too
     ]
 
 
