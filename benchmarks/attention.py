@@ -20,10 +20,11 @@ import optax
 
 from benchmarks.machine import describe_machine
 from configs.dyncot import get_config
-from mmkp_jax.data.forest import Forest, Geometry, RowSize, Tree, plant
+from mmkp_jax.data.forest import Forest, RowSize, Tree, pack_rows, row_size
 from mmkp_jax.families.qwen2_5_vl import model
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
-from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
+from mmkp_jax.families.qwen2_5_vl.processor import processor_of
 from mmkp_jax.models.definition import define_from, random_params
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.ops import attention
@@ -151,7 +152,8 @@ def alone(rounds: int) -> None:
 
 def pocket_row() -> tuple[Forest, RowSize]:
     """A row of pocket's size, nearly full: posts of 16 to 64 patches and random tokens, as one micro-batch."""
-    size = RowSize(**get_config().row)
+    processor = processor_of(POCKET, {})
+    size = row_size(get_config().row, processor)
     rng = np.random.default_rng(0)
 
     def tokens(n: int) -> np.ndarray:
@@ -161,14 +163,22 @@ def pocket_row() -> tuple[Forest, RowSize]:
     for grid in ((8, 6), (6, 8), (8, 8), (4, 8)):
         patches = rng.integers(0, 256, (grid[0] * grid[1], 588), np.uint8)
         image = np.full(grid[0] * grid[1] // 4, POCKET.image_token_id, np.int32)
-        trees.append(Tree(np.concatenate([tokens(8), image, tokens(22)]), tokens(5), tokens(38), (grid,), (patches,)))
-    return jax.tree.map(lambda a: a[None], plant([trees], size, Geometry(POCKET.image_token_id))), size
+        trees.append(
+            Tree(
+                np.concatenate([tokens(8), image, tokens(22)]),
+                tokens(5),
+                tokens(38),
+                (processor.layout_of(grid),),
+                (patches,),
+            )
+        )
+    return jax.tree.map(lambda a: a[None], pack_rows([trees], size, processor)), size
 
 
 def steps(rounds: int) -> None:
     """Whole train steps of pocket; everything trains."""
     batch, size = pocket_row()
-    definition = define_from(Qwen2_5_VL, POCKET, attention=backend_name("dense", jax.default_backend()))
+    definition = define_from(FAMILY, POCKET, attention=backend_name("dense", jax.default_backend()))
     optimizer = adamw(optax.constant_schedule(6e-4), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
     rule = gamma_rule("fixed", 6.5)
     params = random_params(definition, 0, spread=0.05)

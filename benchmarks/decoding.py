@@ -39,7 +39,7 @@ from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.shards import record_of
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.decoding.prompts import measure
-from mmkp_jax.families.qwen2_5_vl.model import CLIP_MEAN, CLIP_STD
+from mmkp_jax.families.qwen2_5_vl.processor import CLIP_MEAN, CLIP_STD
 from mmkp_jax.inference.load_model import Opened, open_model
 from mmkp_jax.models.sharding import make_mesh
 from mmkp_jax.pocket.make import make_pocket
@@ -120,9 +120,9 @@ def ours(opened: Opened, trees: Sequence[Tree], lengths: Sequence[int], slots: i
         max_tokens: Generator(opened.definition, mesh, answer_tokens=max_tokens, **settings),
         1: Generator(opened.definition, mesh, answer_tokens=1, look_every=1, **settings),
     }
-    geometry = opened.recipe.geometry
+    processor = opened.recipe.processor
     prompts = [
-        measure(str(number), tree, geometry)._replace(most_tokens=length)
+        measure(str(number), tree, processor)._replace(most_tokens=length)
         for number, (tree, length) in enumerate(zip(trees, lengths, strict=True))
     ]
 
@@ -193,10 +193,10 @@ class Theirs:
             mask_BT[row, width - len(tree.prompt) :] = 1
         image_BT = token_BT == self._model.config.image_token_id
         made = {"input_ids": token_BT, "attention_mask": mask_BT, "mm_token_type_ids": image_BT}
-        if patches := [values for tree in trees for values in tree.patches]:
+        if patches := [values for tree in trees for values in tree.pixels]:
             values = np.concatenate(patches).reshape(-1, 3, 1, 196).astype(np.float32) / 255
             made["pixel_values"] = ((values - mean) / std).repeat(2, axis=2).reshape(len(values), -1)
-            made["image_grid_thw"] = np.array([(1, *grid) for tree in trees for grid in tree.grids])
+            made["image_grid_thw"] = np.array([(1, *layout.shape) for tree in trees for layout in tree.layouts])
         return {name: self._torch.from_numpy(array * 1) for name, array in made.items()}
 
 

@@ -21,17 +21,18 @@ import numpy as np
 import optax
 
 from benchmarks.machine import describe_machine
-from mmkp_jax.data.forest import Forest, Geometry, RowSize, Tree, plant, tree_size
+from mmkp_jax.data.forest import Forest, RowSize, Tree, pack_rows, tree_size
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
-from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
+from mmkp_jax.families.qwen2_5_vl.processor import processor_of
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.training.gamma import gamma_rule
 from mmkp_jax.training.objectives import Objective, objective
-from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT, adamw
+from mmkp_jax.training.optimizer import adamw
 from mmkp_jax.training.step import forest_losses, init_state, make_train_step
-from tests.support.two_pass import Pair, plant_pair, two_pass_loss
+from tests.support.two_pass import Pair, pack_pair, two_pass_loss
 
 CONFIG = Qwen2_5_VLConfig(
     vocab_size=16_384,
@@ -54,7 +55,7 @@ CONFIG = Qwen2_5_VLConfig(
 )
 """Like the 3B in its proportions (one layer of eight of the tower with full attention), at 18M parameters."""
 
-GEOMETRY = Geometry(CONFIG.image_token_id)
+PROCESSOR = processor_of(CONFIG, {})
 GRIDS = ((48, 48), (36, 64), (54, 42), (24, 42))
 """Patches of 680 x 680, 1200 x 675, 900 x 1200 and 500 x 281 pixels, at most 451,584 of them."""
 
@@ -73,21 +74,22 @@ def random_posts(n: int, seed: int) -> list[Tree]:
         patches = rng.integers(0, 256, (grid[0] * grid[1], 588), np.uint8)
         image = np.full(grid[0] * grid[1] // 4, CONFIG.image_token_id, np.int32)
         prompt = np.concatenate([draw(20), image, draw(25 + rng.lognormal(3.3, 0.5))])
-        posts.append(Tree(prompt, draw(rng.normal(6, 2)), draw(rng.normal(205, 40)), (grid,), (patches,)))
+        posts.append(
+            Tree(prompt, draw(rng.normal(6, 2)), draw(rng.normal(205, 40)), (PROCESSOR.layout_of(grid),), (patches,))
+        )
     return posts
 
 
 def smallest(rows: list[list[Tree]], targets: Callable[[Tree], list[int]]) -> RowSize:
     """The smallest rows that hold these trees with targets of these lengths."""
-    sizes = [[tree_size(tree, GEOMETRY) for tree in row] for row in rows]
+    sizes = [[tree_size(tree, PROCESSOR) for tree in row] for row in rows]
 
     def most(of: Callable[[Tree, RowSize], int]) -> int:
         return max(sum(map(of, row, row_sizes)) for row, row_sizes in zip(rows, sizes, strict=True))
 
     return RowSize(
         tokens=most(lambda tree, _: len(tree.prompt) - 1 + sum(targets(tree))),
-        patches=most(lambda _, size: size.patches),
-        windows=most(lambda _, size: size.windows),
+        images={kind: most(lambda _, size, kind=kind: size.images[kind]) for kind in PROCESSOR.slots},
         labels=most(lambda tree, _: sum(targets(tree))),
         examples=max(map(len, rows)),
     )
@@ -95,7 +97,7 @@ def smallest(rows: list[list[Tree]], targets: Callable[[Tree], list[int]]) -> Ro
 
 def without_sft(tree: Tree) -> Tree:
     """The post as Fine-tune-CoT packs it."""
-    return Tree(tree.prompt, tree.sft[:0], tree.cot, tree.grids, tree.patches)
+    return Tree(tree.prompt, tree.sft[:0], tree.cot, tree.layouts, tree.pixels)
 
 
 def main() -> None:
@@ -109,7 +111,7 @@ def main() -> None:
     rows = [posts[i :: args.rows] for i in range(args.rows)]
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else jnp.bfloat16
-    definition = define_from(Qwen2_5_VL, CONFIG, attention=backend_name("auto", jax.default_backend()))
+    definition = define_from(FAMILY, CONFIG, attention=backend_name("auto", jax.default_backend()))
     params = random_params(definition, 0, spread=0.05)
     optimizer = adamw(optax.constant_schedule(5e-5), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
 
@@ -117,9 +119,9 @@ def main() -> None:
     own = smallest(rows, lambda tree: [len(tree.cot)])
     short = smallest(rows, lambda tree: [len(tree.sft)])
     longer = smallest(rows, lambda tree: [max(len(tree.sft), len(tree.cot))])
-    forest = plant(rows, both, GEOMETRY)
-    cot_only = plant([[without_sft(tree) for tree in row] for row in rows], own, GEOMETRY)
-    pair = plant_pair(rows, short, longer, GEOMETRY)
+    forest = pack_rows(rows, both, PROCESSOR)
+    cot_only = pack_rows([[without_sft(tree) for tree in row] for row in rows], own, PROCESSOR)
+    pair = pack_pair(rows, short, longer, PROCESSOR)
 
     losses = jax.jit(lambda p: forest_losses(definition, p, forest, examples=both.examples, dtype=dtype))(params)
     gamma = float(np.median(losses.sft_BS))  # half of the posts on either target
@@ -193,7 +195,7 @@ def time_interleaved(steps: dict, params, optimizer, gamma: float, rounds: int) 
     """(seconds, processor seconds) of each step in each round; the order changes from round to round."""
     running = {}
     for name, (step, batch) in steps.items():
-        trainable, frozen = split_params(jax.tree.map(jnp.array, params), FROZEN_BY_DEFAULT)
+        trainable, frozen = split_params(jax.tree.map(jnp.array, params), FAMILY.paths(["tower"]))
         state = init_state(trainable, frozen, optimizer, gamma_rule("fixed", gamma))
         compiled = jax.jit(step, donate_argnums=0)
         state, *_ = jax.block_until_ready(compiled(state, batch))

@@ -21,11 +21,12 @@ import numpy as np
 from PIL import Image
 
 from mmkp_jax.data.image_files import ImageError
-from mmkp_jax.data.images import sized_patches
+from mmkp_jax.data.images import with_image
+from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 
 LARGEST = 9459
 """Pixels a side of the largest square that is below the limit of pixels."""
-PIXELS = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 1280}
+PROCESSOR = Qwen2_5_VLProcessor(image_token=0, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
 READERS = 8
 """Most threads that `predict` reads posts in."""
 ROUNDS = 3
@@ -87,7 +88,8 @@ def feed(folder: Path, names: list[str], threads: int) -> dict[str, str]:
         if not isinstance(row, Record):
             return row.reason
         try:
-            return f"{len(sized_patches(row.image, **PIXELS)[2])} patches"
+            layout = PROCESSOR.layout(row.height, row.width)
+            return f"{len(with_image(row.image, lambda image: PROCESSOR.pixels(image, layout)))} patches"
         except ImageError as error:
             return error.reason
 

@@ -33,16 +33,17 @@ from benchmarks.machine import describe_machine
 from benchmarks.packing import qwen_tokenizer, why
 from configs.base import get_config
 from mmkp_jax.data.examples import BOTH, Recipe, tree_of
-from mmkp_jax.data.forest import Geometry, RowSize
+from mmkp_jax.data.forest import row_size
 from mmkp_jax.data.pipeline import BUFFERED, Feed, batches
 from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.data.posts import Post, Record, read_cmkp
-from mmkp_jax.data.prompts import read_template, trimmed, user_text
+from mmkp_jax.data.prompts import trimmed, user_text
 from mmkp_jax.data.records import Split, open_split, write_dataset
 from mmkp_jax.data.size_index import choose, index, sizes_of
+from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 
 CONFIG = get_config()
-SIZE = RowSize(**CONFIG.row)
+SIZE = row_size(CONFIG.row, Qwen2_5_VLProcessor(image_token=0))
 ROWS = 2
 """Packed rows of our batches: some ten posts."""
 
@@ -53,8 +54,8 @@ POSTS = 10
 def recipe_of(tokenizer: PreTrainedTokenizerFast) -> Recipe:
     """As the 3B is fed."""
     image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    limits = {name: CONFIG.data[name] for name in ("min_pixels", "max_pixels", "max_text_tokens")}
-    return Recipe(read_template(tokenizer, image_token=image_token), Geometry(image_token), **limits)
+    processor = Qwen2_5_VLProcessor(image_token)
+    return Recipe(processor.template(tokenizer), processor, CONFIG.data.max_text_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Theirs:
         """Patches, grids and token numbers of a batch."""
         records = [self.records[number] for number in numbers]
         images = [ImageOps.exif_transpose(Image.open(io.BytesIO(record.image))) for record in records]
-        size = {"shortest_edge": self.recipe.min_pixels, "longest_edge": self.recipe.max_pixels}
+        processor = self.recipe.processor
+        size = {"shortest_edge": processor.min_pixels, "longest_edge": processor.max_pixels}
         made = dict(Qwen2VLImageProcessorPil(size=size)(images=images, return_tensors="np"))
         merged = made["image_grid_thw"].prod(axis=1) // 4
         texts = [self.text(record, count) for record, count in zip(records, merged.tolist(), strict=True)]
@@ -127,10 +129,12 @@ def check_equal(records: Split, recipe: Recipe, tokenizer: PreTrainedTokenizerFa
     for number in range(len(records)):
         tree, made = tree_of(records[number], recipe, ("cot",)), theirs.load([number])
         tokens = np.concatenate([tree.prompt, tree.cot])
-        if made["image_grid_thw"].tolist() != [[1, *tree.grids[0]]] or made["input_ids"].tolist() != [tokens.tolist()]:
+        if made["image_grid_thw"].tolist() != [[1, *tree.layouts[0].shape]] or made["input_ids"].tolist() != [
+            tokens.tolist()
+        ]:
             sys.exit(f"{records[number].id}: grids or tokens are not the same")
         values = made["pixel_values"].reshape(-1, 3, 2, 196)[:, :, 0].reshape(-1, 588)
-        most = max(most, float(np.abs((values * std + mean) * 255 - tree.patches[0]).max()))
+        most = max(most, float(np.abs((values * std + mean) * 255 - tree.pixels[0]).max()))
     if most > 1.01:
         sys.exit(f"pixels differ by {most:.2f} steps")
     print(f"{len(records)} posts on both sides: the same grids and tokens, pixels within {most:.2f} of 255")

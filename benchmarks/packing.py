@@ -25,11 +25,11 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from benchmarks.machine import describe_machine
 from configs.base import get_config
 from mmkp_jax.data.examples import BOTH, Branch, Recipe
-from mmkp_jax.data.forest import Geometry, RowSize
+from mmkp_jax.data.forest import RowSize, row_size
 from mmkp_jax.data.plan import fill, plan_epoch
 from mmkp_jax.data.posts import Post, Record, Reject, read_cmkp
-from mmkp_jax.data.prompts import read_template
 from mmkp_jax.data.size_index import choose, measure, sizes_of
+from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 from mmkp_jax.pocket.tokenizer import CHAT_TEMPLATE, QWEN_WORDS, SPECIAL_TOKENS
 
 SIZES = (
@@ -128,7 +128,7 @@ def seeded(name: str) -> random.Random:
 def report(records: Posts, recipe: Recipe, size: RowSize, *, rows: int) -> None:
     """Prints a line a way of packing: posts, rows, and the share of each kind of slot that is filled."""
     lengths = measure(records, recipe)
-    names = [field.name for field in dataclasses.fields(size)]
+    names = list(size.slots())
     mean = sizes_of(lengths, BOTH).mean(axis=0)
     print("a post on average, with both targets:", ", ".join(f"{m:,.1f} {n}" for n, m in zip(names, mean, strict=True)))
     print(
@@ -153,27 +153,23 @@ def main() -> None:
     parser.add_argument("--ranks", type=Path, required=True)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--words", type=int, default=110)
-    for name, slots in config.row.items():
+    for name, slots in row_size(config.row, Qwen2_5_VLProcessor(image_token=0)).slots().items():
         parser.add_argument(f"--{name}", type=int, default=slots, help="slots of a row")
     args = parser.parse_args()
 
     tokenizer = qwen_tokenizer(args.ranks)
     image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    recipe = Recipe(
-        template=read_template(tokenizer, image_token=image_token),
-        geometry=Geometry(image_token),
-        min_pixels=config.data.min_pixels,
-        max_pixels=config.data.max_pixels,
-        max_text_tokens=config.data.max_text_tokens,
-    )
-    size = RowSize(**{name: getattr(args, name) for name in config.row})
+    processor = Qwen2_5_VLProcessor(image_token)
+    recipe = Recipe(processor.template(tokenizer), processor, config.data.max_text_tokens)
+    kinds = row_size(config.row, processor).slots()
+    size = RowSize.from_slots({name: getattr(args, name) for name in kinds})
     records = Posts(list(read_records(args.raw, args.images, args.words)))
     print(describe_machine())
     print(f"{len(tokenizer):,} tokens in the vocabulary, <|image_pad|> is {image_token:,}")
     words = np.mean([len(record.cot.split()) for record in records.records])
     drawn = "picture sizes from the files" if args.images else "picture sizes drawn, as no --images are given"
     print(f"{len(records):,} posts of {args.raw.name}, {drawn}; {words:.0f} words of thought each")
-    print("a row:", ", ".join(f"{slots:,} {name}" for name, slots in dataclasses.asdict(size).items()))
+    print("a row:", ", ".join(f"{slots:,} {name}" for name, slots in size.slots().items()))
     report(records, recipe, size, rows=config.global_batch_size)
 
 

@@ -31,8 +31,8 @@ from benchmarks.machine import describe_machine
 from mmkp_jax import describe, prepare
 from mmkp_jax.data.records import open_split
 from mmkp_jax.data.size_index import index
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
-from mmkp_jax.models.definition import define
 from mmkp_jax.pocket.model import write_model
 from mmkp_jax.pocket.tokenizer import train_tokenizer
 from mmkp_jax.runtime.config import read_config

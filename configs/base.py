@@ -6,7 +6,6 @@
 import ml_collections
 
 from mmkp_jax.models.sharding import DEFAULT_RULES
-from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -19,8 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data = ml_collections.ConfigDict()
     c.data.path = ""  # a prepared dataset, or FOLDER:WEIGHT,… (times its posts come an epoch; the first is tested on)
-    c.data.min_pixels = 3_136  # of a resized picture; one of 56 x 56 [C]
-    c.data.max_pixels = 451_584  # of a resized picture: 576 image tokens [C]
+    c.data.images = ml_collections.ConfigDict()  # settings of the family's images; its defaults where there are none
     c.data.max_text_tokens = 512  # of a post's text, whose end is cut off beyond [C]
     c.data.workers = 2  # processes that load; 0 loads in threads
     c.data.train_keyphrases = ""  # a file of the keyphrases that count as seen, one a line; "" takes the train split's
@@ -34,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.gamma = 0.4  # nats a label; for fixed [P]
     c.gamma_ema_decay = 0.99  # a step; for ema [C]
 
-    c.freeze = FROZEN_BY_DEFAULT  # parameter paths that do not train: the vision tower without its merger [P]
+    c.freeze = ("tower",)  # parts of the model, or parameter paths, that do not train: the vision tower [P]
     c.learning_rate = 5e-5  # peak [P]
     c.warmup_steps = 100  # optimizer steps of linear warm-up before the cosine; a tenth of a run that is no longer [C]
     c.num_epochs = 5  # passes over the training posts [P]
@@ -50,8 +48,9 @@ def get_config() -> ml_collections.ConfigDict:
     )
     c.row = ml_collections.ConfigDict()
     c.row.tokens = 4096  # token slots of a row
-    c.row.patches = 11_520  # patch slots of a row; a picture of 451,584 pixels has 2,304
-    c.row.windows = 208  # window tiles of a row; each holds 64 patches
+    c.row.images = (
+        ml_collections.ConfigDict()
+    )  # slots of a row by the family's kinds; its defaults where there are none
     c.row.labels = 1536  # label slots of a row, over both targets
     c.row.examples = 16  # posts of a row, at most
 
@@ -79,4 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices; -1 is what is left
     c.sharding_rules = ml_collections.ConfigDict(dict(DEFAULT_RULES))  # parameter axis to mesh axis
-    return c.lock()
+    c.lock()
+    for open_mapping in (c.data.images, c.row.images):  # whose names are the family's
+        open_mapping.unlock()
+    return c

@@ -18,8 +18,8 @@ def pocket_model(c: ConfigDict) -> None:
     c.remat = False
     c.learning_rate, c.warmup_steps, c.num_epochs = 6e-4, 50, 4
     c.global_batch_size = 1  # many small steps teach it more than few large ones
-    c.row.update(tokens=384, patches=208, windows=6, labels=224, examples=8)
-    c.data.min_pixels, c.data.max_pixels, c.data.max_text_tokens = 3_136, 12_544, 96
+    c.row.update(tokens=384, labels=224, examples=8, images={"patches": 208, "windows": 6})
+    c.data.update(images={"min_pixels": 3_136, "max_pixels": 12_544}, max_text_tokens=96)
     c.eval_batch_size, c.answer_tokens, c.ablations = 64, 96, True
     c.checkpoint_every = 500
     one_device(c)

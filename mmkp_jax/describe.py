@@ -78,9 +78,9 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
 
 def _feeding(named: str, overrides: Sequence[str], data: Path | None) -> tuple[Path, Feeding]:
     """The dataset, and how the config feeds it to its model, by the functions that training goes through."""
-    from mmkp_jax.data.forest import RowSize  # here, as these import JAX, which is not needed without a config
+    from mmkp_jax.data.forest import row_size  # here, as these import JAX, which is not needed without a config
+    from mmkp_jax.families.registry import define
     from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
-    from mmkp_jax.models.definition import define
     from mmkp_jax.runtime.config import read_config
     from mmkp_jax.training.batches import branches_of, datasets_of, recipe_of
 
@@ -95,7 +95,7 @@ def _feeding(named: str, overrides: Sequence[str], data: Path | None) -> tuple[P
     folder = open_folder(config.model.path)
     tokenizer = load_tokenizer(folder)
     recipe = recipe_of(config, define(folder.config, str(folder.path / CONFIG)), tokenizer)
-    rows = RowSize(**config.row)
+    rows = row_size(config.row, recipe.processor)
     steps = (config.strategy, config.posts_per_step, config.num_epochs, config.total_steps)
     feeding = Feeding(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed, *steps)
     return data, feeding

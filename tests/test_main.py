@@ -221,7 +221,7 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
         (["--config=configs/base.py"], "configs/base.py: it gives no config"),
         (["--config.make=no.such"], "config.make=no.such"),
         (["--config.make=.relative"], "config.make=.relative"),
-        (["--config.row.windows=0"], "have no window"),
+        (["--config.row.images.windows=0"], "have no window"),
         (["--config.row.labels=0"], "config.row.labels: 0 is out of range"),
         (["--config.freeze=(1,)"], "config.freeze: it holds something that is not text"),
         ([f"--profile_steps={'9' * 5000}:{'9' * 5000}"], "is not FIRST:LAST"),

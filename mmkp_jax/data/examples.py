@@ -4,11 +4,12 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from mmkp_jax.data.forest import Geometry, Tree
-from mmkp_jax.data.geometry import Grid, patch_layout
-from mmkp_jax.data.images import grid_of, sized_patches
+from mmkp_jax.data.forest import Tree, slots_of
+from mmkp_jax.data.images import with_image
 from mmkp_jax.data.posts import Record
+from mmkp_jax.data.processor import Layout, Processor
 from mmkp_jax.data.prompts import Template, cot_target, keyphrase_target, prompt_tokens
 
 Branch = Literal["sft", "cot"]
@@ -20,10 +21,7 @@ class Recipe:
     """How a post is fed to the model: the same in training, evaluation and prediction."""
 
     template: Template
-    geometry: Geometry
-    min_pixels: int
-    """Of the resized picture."""
-    max_pixels: int
+    processor: Processor
     max_text_tokens: int
     """The end of a longer text is left out."""
     zero_shot: bool = False
@@ -39,22 +37,28 @@ class Size(NamedTuple):
     """Tokens, and as many labels, of the SFT target."""
     cot: int
     """Likewise of the CoT target; 0 for a post without one."""
-    patches: int
-    windows: int
+    image: int
+    """Image tokens of the prompt."""
+    slots: tuple[int, ...]
+    """Of each of the family's kinds (`Processor.slots`)."""
 
 
-def grids_of(record: Record, recipe: Recipe) -> tuple[Grid, ...]:
-    """The grid of the record's picture, or none, from its width and height."""
-    if not record.image:
+def layouts_of(record: Record, recipe: Recipe) -> tuple[Layout, ...]:
+    """The layout of the record's image, or none, from its width and height; a family without images has none.
+
+    Raises:
+        ImageError: the image's shape cannot be used.
+    """
+    if not record.image or recipe.processor.image_token is None:
         return ()
-    return (grid_of(record.height, record.width, min_pixels=recipe.min_pixels, max_pixels=recipe.max_pixels),)
+    return (recipe.processor.layout(record.height, record.width),)
 
 
-def prompt_of(record: Record, recipe: Recipe) -> np.ndarray:
+def _prompt(record: Record, layouts: tuple[Layout, ...], recipe: Recipe) -> np.ndarray:
     """The record's prompt, int32 [T]; nothing of the targets is in it."""
     return prompt_tokens(
         record.text,
-        grids_of(record, recipe),
+        recipe.processor.placeholder(layouts[0]) if layouts else None,
         recipe.template,
         max_text_tokens=recipe.max_text_tokens,
         zero_shot=recipe.zero_shot,
@@ -63,15 +67,13 @@ def prompt_of(record: Record, recipe: Recipe) -> np.ndarray:
 
 def size_of(record: Record, recipe: Recipe) -> Size:
     """The record's size under `recipe`."""
-    tree = _without_picture(record, recipe, BOTH)
-    geometry = recipe.geometry
-    layouts = [patch_layout(g, window_side=geometry.window_side, merge=geometry.merge) for g in tree.grids]
+    tree = measured_tree(record, recipe, BOTH)
     return Size(
         trunk=len(tree.prompt) - 1,
         sft=len(tree.sft),
         cot=len(tree.cot),
-        patches=sum(len(layout.source_P) for layout in layouts),
-        windows=sum(len(layout.window_length_W) for layout in layouts),
+        image=sum(layout.tokens for layout in tree.layouts),
+        slots=slots_of(tree.layouts, recipe.processor),
     )
 
 
@@ -79,23 +81,29 @@ def tree_of(record: Record, recipe: Recipe, branches: tuple[Branch, ...] = BOTH)
     """The record as a tree with the targets in `branches`; without any, what is predicted from.
 
     Raises:
-        ImageError: its picture cannot be decoded.
+        ImageError: its image cannot be decoded.
     """
-    tree = _without_picture(record, recipe, branches)
-    if not record.image:
+    tree = measured_tree(record, recipe, branches)
+    if not tree.layouts:
         return tree
-    size, grid, patches = sized_patches(record.image, min_pixels=recipe.min_pixels, max_pixels=recipe.max_pixels)
-    if (grid,) != tree.grids:
-        raise ValueError(f"record {record.id!r} tells of {record.width} x {record.height} pixels, not {size}")
-    return dataclasses.replace(tree, patches=(patches,))
+    (layout,) = tree.layouts
+
+    def made_ready(image: Image.Image) -> np.ndarray:
+        if recipe.processor.layout(image.height, image.width) != layout:
+            raise ValueError(f"record {record.id!r} tells of {record.width} x {record.height} pixels, not {image.size}")
+        return recipe.processor.pixels(image, layout)
+
+    return dataclasses.replace(tree, pixels=(with_image(record.image, made_ready),))
 
 
-def _without_picture(record: Record, recipe: Recipe, branches: tuple[Branch, ...]) -> Tree:
+def measured_tree(record: Record, recipe: Recipe, branches: tuple[Branch, ...] = ()) -> Tree:
+    """The same without pixels: no image is decoded."""
     nothing = np.zeros(0, np.int32)
     with_cot = "cot" in branches and record.cot is not None
+    layouts = layouts_of(record, recipe)
     return Tree(
-        prompt=prompt_of(record, recipe),
+        prompt=_prompt(record, layouts, recipe),
         sft=keyphrase_target(record.keyphrases, recipe.template) if "sft" in branches else nothing,
         cot=cot_target(record.cot, record.keyphrases, recipe.template) if with_cot else nothing,
-        grids=grids_of(record, recipe),
+        layouts=layouts,
     )

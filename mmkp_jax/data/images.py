@@ -1,8 +1,7 @@
-"""Pictures: from a file's bytes to the patches that the model takes. One geometry for training and inference."""
+"""Images: from a file's bytes to upright RGB. What a family makes of them is its processor's."""
 
 import contextlib
 import io
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -10,13 +9,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from mmkp_jax.data.geometry import Grid
 from mmkp_jax.data.image_files import ImageError, kind_of
 from mmkp_jax.data.image_memory import BUDGET, decoding_bytes
 from mmkp_jax.runtime.limits import IMAGE
-
-PATCH, MERGE = 14, 2
-"""Pixels along a patch's side; patches along a merged patch's side."""
 
 MAX_DECODED_PIXELS = 89_478_485
 """A larger picture is not decoded: it may be a decompression bomb. (Pillow's own limit for a warning.)"""
@@ -56,42 +51,10 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged EXIF beside a whole image
 
 
-def smart_resize(height: int, width: int, *, min_pixels: int, max_pixels: int, factor: int = 28) -> tuple[int, int]:
-    """The (height, width) in pixels that a picture is resized to: Qwen's rule, as transformers has it.
-
-    Both are multiples of `factor`, their product lies between the limits where the shape allows it, and the shape is
-    kept as nearly as can be.
-
-    Raises:
-        ImageError: the picture is longer than 200 times its breadth.
-    """
-    check_aspect(height, width)
-    new_height, new_width = (round(side / factor) * factor for side in (height, width))
-    if new_height * new_width > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
-        new_height, new_width = (max(factor, math.floor(s / shrink / factor) * factor) for s in (height, width))
-    elif new_height * new_width < min_pixels:
-        stretch = math.sqrt(min_pixels / (height * width))
-        new_height, new_width = (math.ceil(s * stretch / factor) * factor for s in (height, width))
-    return new_height, new_width
-
-
 def check_aspect(height: int, width: int) -> None:
     """Refuses, with `ImageError`, a picture that is longer than 200 times its breadth."""
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ImageError(f"the image is {width} x {height} pixels, more than {MAX_ASPECT}:1")
-
-
-def grid_of(height: int, width: int, *, min_pixels: int, max_pixels: int) -> Grid:
-    """The grid, in patches down and across, of a picture of this size in pixels.
-
-    Raises:
-        ImageError: as `smart_resize`.
-    """
-    new_height, new_width = smart_resize(
-        height, width, min_pixels=min_pixels, max_pixels=max_pixels, factor=PATCH * MERGE
-    )
-    return new_height // PATCH, new_width // PATCH
 
 
 def decode(data: bytes, *, edge: int | None = None) -> Image.Image:
@@ -123,18 +86,13 @@ def upright_size(data: bytes) -> tuple[int, int]:
     return _with_loaded(data, _size_of)
 
 
-def sized_patches(data: bytes, *, min_pixels: int, max_pixels: int) -> tuple[tuple[int, int], Grid, np.ndarray]:
-    """The (width, height) of an image and its `patches_of`; what it takes to decode it is free again at the end.
+def with_image(data: bytes, use: Callable[[Image.Image], _Out]) -> _Out:
+    """What `use` makes of `decode(data)`; what it takes to decode it is free again at the end.
 
     Raises:
-        ImageError: as `decode` and `smart_resize`.
+        ImageError: as `decode`.
     """
-
-    def cut(loaded: list[Image.Image]) -> tuple[tuple[int, int], Grid, np.ndarray]:
-        image = _rgb(loaded)
-        return image.size, *patches_of(image, min_pixels=min_pixels, max_pixels=max_pixels)
-
-    return _with_loaded(data, cut)
+    return _with_loaded(data, lambda loaded: use(_rgb(loaded)))
 
 
 def _with_loaded(data: bytes, use: Callable[[list[Image.Image]], _Out]) -> _Out:
@@ -251,18 +209,3 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
     width, height = image.size
     rows = max(1, _BAND // width)
     return ((0, top, width, min(top + rows, height)) for top in range(0, height, rows))
-
-
-def patches_of(image: Image.Image, *, min_pixels: int, max_pixels: int) -> tuple[Grid, np.ndarray]:
-    """Resizes an RGB picture (bicubic) and cuts it: its grid, and uint8 [P, 588], the RGB values of each patch.
-
-    The patches come in the order of transformers' image processor, merged patches row by row; a patch's values channel
-    by channel, neither normalised nor doubled along time.
-
-    Raises:
-        ImageError: as `smart_resize`.
-    """
-    h, w = grid_of(image.height, image.width, min_pixels=min_pixels, max_pixels=max_pixels)
-    value_HWC = np.asarray(image.resize((w * PATCH, h * PATCH), Image.Resampling.BICUBIC))
-    blocks = value_HWC.reshape(h // MERGE, MERGE, PATCH, w // MERGE, MERGE, PATCH, 3)
-    return (h, w), blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(h * w, 3 * PATCH * PATCH)

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from mmkp_jax.data.examples import BOTH, Branch, Recipe, tree_of
-from mmkp_jax.data.forest import Forest, RowSize, plant
+from mmkp_jax.data.forest import Forest, RowSize, map_arrays, pack_rows
 from mmkp_jax.data.plan import EpochPlan, Rows, host_rows
 from mmkp_jax.data.size_index import Records
 from mmkp_jax.errors import LostError
@@ -52,7 +52,7 @@ class Feed:
     def load(self, rows: Rows) -> Forest:
         """Reads, decodes and packs the posts of `rows`."""
         trees = [[tree_of(self.records[post], self.recipe, self.branches) for post in row] for row in rows]
-        return plant(trees, self.size, self.recipe.geometry)
+        return pack_rows(trees, self.size, self.recipe.processor)
 
 
 def step_of(plans: Sequence[EpochPlan], position: Position) -> int:
@@ -159,7 +159,7 @@ class _HostBatches(Sequence[Rows]):
 
 def _out_of_shared_memory(forest: Forest) -> Forest:
     """A copy of its own: a batch kept to the end of the run would else end as a leak of shared memory, on stderr."""
-    return Forest(*(np.array(array) for array in forest))
+    return map_arrays(np.array, forest)
 
 
 def _begin_worker(index: int, count: int) -> None:

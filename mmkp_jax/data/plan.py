@@ -42,7 +42,7 @@ class EpochPlan(Sequence[Rows]):
 
 
 def plan_epoch(
-    size_N5: np.ndarray,
+    size_NX: np.ndarray,
     size: RowSize,
     *,
     seed: int,
@@ -57,7 +57,7 @@ def plan_epoch(
     its rows are as empty as those leave them. Without it, the rows are shuffled too.
 
     Args:
-        size_N5: what each post takes of a row, as `size_index.sizes_of` tells.
+        size_NX: what each post takes of a row (`size_index.sizes_of`), in the order of `RowSize.slots`.
         batch_rows: rows of a global batch.
         posts: the numbers of the posts to plan, each as often as it is to come; without it, all of them once.
         posts_per_step: posts of a batch, over all hosts; 0: as many as its rows hold.
@@ -68,20 +68,20 @@ def plan_epoch(
     Raises:
         ValueError: a post does not fit a row, or there is none.
     """
-    posts = np.arange(len(size_N5)) if posts is None else np.asarray(posts)
-    limit_5 = np.asarray(dataclasses.astuple(size))
+    posts = np.arange(len(size_NX)) if posts is None else np.asarray(posts)
+    limit_X = np.asarray(list(size.slots().values()))
     if not len(posts):
         raise ValueError("there are no posts to plan")
-    if (size_N5[posts] > limit_5).any():
+    if (size_NX[posts] > limit_X).any():
         raise ValueError("a post does not fit a row; plan those that `size_index.choose` returns")
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(posts)
     if posts_per_step:
         parts = range(0, len(shuffled), posts_per_step)
-        steps = [_pack(shuffled[start : start + posts_per_step], size_N5, limit_5) for start in parts]
+        steps = [_pack(shuffled[start : start + posts_per_step], size_NX, limit_X) for start in parts]
         batch_rows = max(batch_rows, *map(len, steps))
         return _epoch_plan([row for step in steps for row in step + [[]] * (batch_rows - len(step))], batch_rows)
-    rows = _pack(shuffled, size_N5, limit_5)
+    rows = _pack(shuffled, size_NX, limit_X)
     order = rng.permutation(len(rows))
     return _epoch_plan([rows[row] for row in order.tolist()] + [[]] * (-len(rows) % batch_rows), batch_rows)
 
@@ -91,21 +91,21 @@ def _epoch_plan(rows: Sequence[Sequence[int]], batch_rows: int) -> EpochPlan:
     return EpochPlan(post_N, np.cumsum([0, *map(len, rows)]), batch_rows)
 
 
-def _pack(post_N: np.ndarray, size_N5: np.ndarray, limit_5: np.ndarray) -> list[list[int]]:
+def _pack(post_N: np.ndarray, size_NX: np.ndarray, limit_X: np.ndarray) -> list[list[int]]:
     """First fit, in the order of `post_N`, among the last rows begun."""
-    left_R5 = np.repeat(limit_5[None], OPEN_ROWS, axis=0)
+    left_RX = np.repeat(limit_X[None], OPEN_ROWS, axis=0)
     open_rows: list[list[int]] = [[] for _ in range(OPEN_ROWS)]
     closed = []
-    scale_5 = 1 / np.maximum(limit_5, 1)
-    for post, need_5 in zip(post_N.tolist(), size_N5[post_N], strict=True):
-        fits_R = (left_R5 >= need_5).all(axis=1)
+    scale_X = 1 / np.maximum(limit_X, 1)
+    for post, need_X in zip(post_N.tolist(), size_NX[post_N], strict=True):
+        fits_R = (left_RX >= need_X).all(axis=1)
         row = int(fits_R.argmax())
         if not fits_R[row]:
-            row = int((left_R5 * scale_5).min(axis=1).argmin())
+            row = int((left_RX * scale_X).min(axis=1).argmin())
             closed.append(open_rows[row])
-            open_rows[row], left_R5[row] = [], limit_5
+            open_rows[row], left_RX[row] = [], limit_X
         open_rows[row].append(post)
-        left_R5[row] -= need_5
+        left_RX[row] -= need_X
     return closed + [row for row in open_rows if row]
 
 
@@ -121,8 +121,7 @@ def host_rows(batch: Rows, host: int, hosts: int) -> Rows:
     return batch[host * part : (host + 1) * part]
 
 
-def fill(plan: EpochPlan, size_N5: np.ndarray, size: RowSize) -> dict[str, float]:
-    """The share of an epoch's slots that hold something, 0–1, by the names of `RowSize`."""
-    used_5 = size_N5[plan.post_N].sum(axis=0)
-    names = [field.name for field in dataclasses.fields(size)]
-    return {n: float(u / (s * plan.rows)) for n, u, s in zip(names, used_5, dataclasses.astuple(size), strict=True)}
+def fill(plan: EpochPlan, size_NX: np.ndarray, size: RowSize) -> dict[str, float]:
+    """The share of an epoch's slots that hold something, 0–1, by the names of `RowSize.slots`."""
+    used_X = size_NX[plan.post_N].sum(axis=0)
+    return {name: float(u / (s * plan.rows)) for u, (name, s) in zip(used_X, size.slots().items(), strict=True)}

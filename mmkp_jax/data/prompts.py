@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkp_jax.data.geometry import Grid
-from mmkp_jax.data.images import MERGE
 from mmkp_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,25 +123,20 @@ def trimmed(text: str, template: Template, *, max_text_tokens: int) -> str:
 
 
 def prompt_tokens(
-    text: str, grids: Sequence[Grid], template: Template, *, max_text_tokens: int, zero_shot: bool = False
+    text: str, image: np.ndarray | None, template: Template, *, max_text_tokens: int, zero_shot: bool = False
 ) -> np.ndarray:
-    """The prompt's token numbers, int32 [T], each picture as a run of image tokens, one for each merged patch.
+    """The prompt's token numbers, int32 [T].
 
     Args:
         text: the post's text; its end is left out where it has more than `max_text_tokens` tokens.
-        grids: the post's picture, in patches, or none.
+        image: the tokens that take the place of the template's image token; None for a post without an image.
         zero_shot: whether to add the sentence on the output's format.
-
-    Raises:
-        ValueError: more than one picture.
     """
-    if len(grids) > 1:
-        raise ValueError(f"a post has one picture at most, not {len(grids)}")
     said = user_text(trimmed(text, template, max_text_tokens=max_text_tokens), zero_shot=zero_shot)
-    before = template.before_image if grids else template.before
-    if grids:
-        runs = np.where(before == template.image_token, grids[0][0] * grids[0][1] // MERGE**2, 1)
-        before = np.repeat(before, runs)
+    before = template.before
+    if image is not None:
+        at = int(np.flatnonzero(template.before_image == template.image_token)[0])
+        before = np.concatenate([template.before_image[:at], image, template.before_image[at + 1 :]])
     return np.concatenate([before, _plain(said, template), template.after])
 
 

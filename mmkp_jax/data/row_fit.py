@@ -8,7 +8,7 @@ import numpy as np
 from mmkp_jax.data.examples import Branch
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.plan import fill, plan_epoch
-from mmkp_jax.data.size_index import LIMITS, LeftOut, Lengths, choose, sizes_of
+from mmkp_jax.data.size_index import LeftOut, Lengths, choose, sizes_of
 
 
 class Slots(NamedTuple):
@@ -35,7 +35,7 @@ class Fit:
     batch_rows: int
     """Rows of a batch; more than were asked for where the posts of a step need them."""
     slots: dict[str, Slots]
-    """By the names of `RowSize`."""
+    """By the names of `RowSize.slots`."""
     tokens_N: np.ndarray
     """int64: the token slots that each post takes."""
 
@@ -51,14 +51,13 @@ def fit(
 ) -> Fit:
     """Plans the first epoch as training does, and tells what becomes of the posts in it."""
     posts, left_out = choose(lengths, size, branches)
-    size_N5 = sizes_of(lengths, branches)
+    size_NX = sizes_of(lengths, branches)
     planned = {"seed": seed, "epoch": 0, "batch_rows": batch_rows, "posts_per_step": posts_per_step}
-    plan = plan_epoch(size_N5, size, posts=posts, **planned) if len(posts) else None
-    used = fill(plan, size_N5, size) if plan else dict.fromkeys(LIMITS, 0.0)
-    most_5 = size_N5.max(axis=0, initial=0).tolist()
+    plan = plan_epoch(size_NX, size, posts=posts, **planned) if len(posts) else None
+    used = fill(plan, size_NX, size) if plan else dict.fromkeys(size.slots(), 0.0)
+    most_X = size_NX.max(axis=0, initial=0).tolist()
     slots = {
-        name: Slots(limit, most, used[name])
-        for name, limit, most in zip(LIMITS, dataclasses.astuple(size), most_5, strict=True)
+        name: Slots(limit, most, used[name]) for (name, limit), most in zip(size.slots().items(), most_X, strict=True)
     }
     return Fit(
         posts=posts,
@@ -67,7 +66,7 @@ def fit(
         batches=len(plan) if plan else 0,
         batch_rows=plan.batch_rows if plan else batch_rows,
         slots=slots,
-        tokens_N=size_N5[:, LIMITS.index("tokens")],
+        tokens_N=size_NX[:, list(size.slots()).index("tokens")],
     )
 
 
@@ -76,6 +75,6 @@ def one_of_each_kind(lengths: Lengths, trimmed_N: np.ndarray, posts: np.ndarray,
 
     Kinds are told apart by whether there is a picture and a chain of thought, and whether the text is trimmed.
     """
-    kind_N3 = np.stack([lengths.patches_N > 0, lengths.cot_N > 0, trimmed_N], axis=-1)[posts]
+    kind_N3 = np.stack([lengths.image_N > 0, lengths.cot_N > 0, trimmed_N], axis=-1)[posts]
     _, first, count = np.unique(kind_N3, axis=0, return_index=True, return_counts=True)
     return posts[first[np.argsort(-count, kind="stable")]][:most].tolist()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mmkp_jax.data.forest import Forest, Geometry
+from mmkp_jax.data.forest import Forest, map_arrays
+from mmkp_jax.data.processor import Processor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,20 +49,19 @@ class RowView(NamedTuple):
     parts: list[Part]
 
 
-def view_row(forest: Forest, row: int, geometry: Geometry, tokenizer: "PreTrainedTokenizerBase") -> RowView:
+def view_row(forest: Forest, row: int, processor: Processor, tokenizer: "PreTrainedTokenizerBase") -> RowView:
     """What row `row` of a batch holds."""
-    arrays = Forest(*(array[row] for array in forest))
+    arrays = map_arrays(lambda array: array[row], forest)
     counts_M = arrays.weight_BM > 0
     label_T = np.full(len(arrays.token_BT), -1, np.int64)
     label_T[arrays.label_slot_BM[counts_M]] = arrays.label_BM[counts_M]
-    pictures = [_picture(arrays, image, geometry) for image in range(1, int(arrays.image_BP.max(initial=0)) + 1)]
     parts = []
     for start, end in _runs(arrays):
         fed_T, labels_T = arrays.token_BT[start:end], label_T[start:end]
-        pieces = [pieces_of(tokens, tokenizer, geometry.image_token) for tokens in (fed_T, labels_T[labels_T >= 0])]
+        pieces = [pieces_of(tokens, tokenizer, processor.image_token) for tokens in (fed_T, labels_T[labels_T >= 0])]
         segment, branch = int(arrays.segment_BT[start]), int(arrays.branch_BT[start])
         parts.append(Part(segment, branch, range(start, end), *pieces))
-    return RowView(pictures, parts)
+    return RowView(processor.rgb(arrays.images), parts)
 
 
 def _runs(arrays: Forest) -> list[tuple[int, int]]:
@@ -72,17 +72,7 @@ def _runs(arrays: Forest) -> list[tuple[int, int]]:
     return [(start, end) for start, end in itertools.pairwise(bounds) if kind_T2[start, 0]]
 
 
-def _picture(arrays: Forest, image: int, geometry: Geometry) -> np.ndarray:
-    is_its_P = arrays.image_BP == image
-    place_P2, value_PC = arrays.patch_position_BP2[is_its_P], arrays.patch_BPC[is_its_P]
-    side = round((geometry.patch_values / 3) ** 0.5)
-    rows, columns = place_P2.max(axis=0) + 1
-    grid = np.zeros((rows, columns, 3, side, side), np.uint8)
-    grid[place_P2[:, 0], place_P2[:, 1]] = value_PC.reshape(-1, 3, side, side)
-    return grid.transpose(0, 3, 1, 4, 2).reshape(rows * side, columns * side, 3)
-
-
-def pieces_of(token_T: np.ndarray, tokenizer: "PreTrainedTokenizerBase", image_token: int) -> list[Piece]:
+def pieces_of(token_T: np.ndarray, tokenizer: "PreTrainedTokenizerBase", image_token: int | None) -> list[Piece]:
     """The tokens as text, one piece each; image tokens side by side, and those that share a character, are one."""
     special = tokenizer.added_tokens_decoder
     tokens, pieces, at = token_T.tolist(), [], 0

@@ -1,6 +1,5 @@
 """The index: each post's sizes, known before any picture is decoded, computed once and kept."""
 
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -18,9 +17,6 @@ from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.posts import Record
 from mmkp_jax.runtime.atomic import replacing
 
-LIMITS = tuple(field.name for field in dataclasses.fields(RowSize))
-"""The columns of a table of sizes."""
-
 FEW = 5_000
 """So many posts are measured before another process has begun."""
 
@@ -36,13 +32,16 @@ class Records(Protocol):
 
 
 class Lengths(NamedTuple):
-    """The sizes of N posts (`examples.Size`), int32 [N] each, and what else is asked of a post without reading it."""
+    """The sizes of N posts (`examples.Size`), int32, and what else is asked of a post without reading it.
+
+    X counts the family's kinds of slots.
+    """
 
     trunk_N: np.ndarray
     sft_N: np.ndarray
     cot_N: np.ndarray
-    patches_N: np.ndarray
-    windows_N: np.ndarray
+    image_N: np.ndarray
+    slot_NX: np.ndarray
     text_N: np.ndarray
     """uint64: equal where the posts' texts are, but for blanks around them; 0 for a post without text."""
     id_N: np.ndarray
@@ -78,13 +77,14 @@ def measure(records: Records, recipe: Recipe, *, workers: int = 0) -> Lengths:
 
 def _measure(records: Records, recipe: Recipe, numbers: range) -> Lengths:
     ids, text_N = [], np.empty(len(numbers), np.uint64)
-    size_N5 = np.empty((len(numbers), len(Size._fields)), np.int32)
+    size_N4 = np.empty((len(numbers), len(Size._fields) - 1), np.int32)
+    slot_NX = np.empty((len(numbers), len(recipe.processor.slots)), np.int32)
     for row, number in enumerate(numbers):
         record = records[number]
         ids.append(record.id)
         text_N[row] = digest(record.text.strip().encode())
-        size_N5[row] = size_of(record, recipe)
-    return Lengths(*size_N5.T, text_N, np.asarray(ids, np.str_))
+        *size_N4[row], slot_NX[row] = size_of(record, recipe)
+    return Lengths(*size_N4.T, slot_NX, text_N, np.asarray(ids, np.str_))
 
 
 def digest(data: bytes) -> int:
@@ -95,14 +95,16 @@ def digest(data: bytes) -> int:
 def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int = 0) -> Lengths:
     """The sizes of the posts, out of the folder `cache` if they are there, else measured and put there.
 
-    What is kept goes by content, tokenizer, prompt and pixel limits; the sizes of other data are never taken. Where the
-    folder cannot be written, a warning says so, and nothing is kept.
+    What is kept goes by content, tokenizer, prompt and image processor; the sizes of other data are never taken. Where
+    the folder cannot be written, a warning says so, and nothing is kept.
     """
     file = Path(cache) / f"lengths-{_key(records, recipe)}.npz"
     try:
         with np.load(file, allow_pickle=False) as kept:
             lengths = Lengths(*(kept[name] for name in Lengths._fields))
-        if [(array.shape, array.dtype.kind) for array in lengths] == [((len(records),), kind) for kind in _KINDS]:
+        expected = {name: ((len(records),), kind) for name, kind in zip(Lengths._fields, _KINDS, strict=True)}
+        expected["slot_NX"] = (len(records), len(recipe.processor.slots)), "i"
+        if {name: (array.shape, array.dtype.kind) for name, array in lengths._asdict().items()} == expected:
             return lengths
     except Exception:  # not there yet, or damaged, of which zip, zlib and numpy raise what they please: measured anew
         pass
@@ -117,22 +119,16 @@ def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int =
 
 
 def _key(records: Records, recipe: Recipe) -> str:
-    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "template"}
-    named = f"{records.fingerprint} {recipe.template.fingerprint} {sorted(fields.items())}"
+    named = [records.fingerprint, recipe.template.fingerprint, recipe.processor.fingerprint]
+    named = f"{' '.join(named)} {recipe.max_text_tokens} {recipe.zero_shot}"
     return hashlib.sha256(named.encode()).hexdigest()[:24]
 
 
 def sizes_of(lengths: Lengths, branches: Sequence[Branch]) -> np.ndarray:
-    """What each post takes of a row with the targets in `branches`: int64 [N, 5], columns as in `LIMITS`."""
+    """What each post takes of a row with the targets in `branches`: int64 [N, X], columns as `RowSize.slots`."""
     label_N = sum((getattr(lengths, f"{branch}_N") for branch in branches), np.zeros(len(lengths.trunk_N), np.int64))
-    columns = {
-        "tokens": lengths.trunk_N + label_N,
-        "patches": lengths.patches_N,
-        "windows": lengths.windows_N,
-        "labels": label_N,
-        "examples": np.ones_like(label_N),
-    }
-    return np.stack([columns[name] for name in LIMITS], axis=-1).astype(np.int64)
+    columns = [lengths.trunk_N + label_N, *lengths.slot_NX.T, label_N, np.ones_like(label_N)]
+    return np.stack(columns, axis=-1).astype(np.int64)
 
 
 def choose(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) -> tuple[np.ndarray, list[LeftOut]]:
@@ -140,15 +136,14 @@ def choose(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) -> tuple
 
     Left out is a post that has no target in `branches`, or takes more than a whole row.
     """
-    size_N5 = sizes_of(lengths, branches)
-    limit_5 = np.asarray(dataclasses.astuple(size))
-    without_N = size_N5[:, LIMITS.index("labels")] == 0
-    out_N = without_N | (size_N5 > limit_5).any(axis=1)
+    size_NX, limits = sizes_of(lengths, branches), size.slots()
+    without_N = size_NX[:, list(limits).index("labels")] == 0
+    out_N = without_N | (size_NX > list(limits.values())).any(axis=1)
     left_out = []
     for number in np.flatnonzero(out_N).tolist():
         over = [
             f"{n:,} {name} of {most:,}"
-            for name, n, most in zip(LIMITS, size_N5[number], limit_5, strict=True)
+            for n, (name, most) in zip(size_NX[number], limits.items(), strict=True)
             if n > most
         ]
         reason = "it has no chain of thought" if without_N[number] else f"it is longer than a row: {', '.join(over)}"

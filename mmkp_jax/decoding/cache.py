@@ -11,6 +11,8 @@ pages lie, and put together for each slot. What a free page holds is of an earli
 Over a mesh pages and slots are divided alike, each shard numbers its own, and a slot's pages lie in its shard.
 """
 
+import functools
+import itertools
 import math
 import operator
 from typing import NamedTuple
@@ -22,9 +24,9 @@ from jax.sharding import PartitionSpec
 
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.decoding.paging import NOWHERE, Pages
-from mmkp_jax.families.qwen2_5_vl.model import mrope_rotation
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.models.layers import Rotation
+from mmkp_jax.models.model import Model
 from mmkp_jax.ops.backends import BACKENDS
 from mmkp_jax.ops.layout import ROW_AXES, over_rows
 from mmkp_jax.ops.splash import HEAD_AXIS
@@ -46,12 +48,11 @@ Cache = tuple[Layer, ...]
 
 def empty_cache(definition: Definition, pages: int, width: int, dtype: jnp.dtype) -> Cache:
     """Pages of `width` places that hold nothing yet; `pages` in all."""
-    config = definition.config
-    K, H = config.num_kv_heads, config.head_dim
-    return tuple(
-        _laid_out(Layer(jnp.zeros((pages, K, H, width), dtype), jnp.zeros((pages, K, width, H), dtype)))
-        for _ in range(config.num_layers)
-    )
+
+    def empty(K: int, H: int) -> Layer:
+        return _laid_out(Layer(jnp.zeros((pages, K, H, width), dtype), jnp.zeros((pages, K, width, H), dtype)))
+
+    return tuple(empty(each.kv_heads, each.head_dim) for each in definition.layers)
 
 
 def grown(cache: Cache, pages: int) -> Cache:
@@ -65,15 +66,14 @@ def grown(cache: Cache, pages: int) -> Cache:
     return tuple(_laid_out(jax.tree.map(padded, layer)) for layer in cache)
 
 
-def prefill(model: nnx.Module, trunks: Forest, width: int, dtype: jnp.dtype) -> Cache:
+def prefill(model: Model, trunks: Forest, width: int, dtype: jnp.dtype) -> Cache:
     """Keys and values of a trunk a row: what training computes of it, the vision tower included.
 
     Returns:
         Each row's pages of `width` places, [R, J] in front instead of [C]; behind the trunk the last is of no use.
     """
     attend = BACKENDS[model.attention].forest(trunks.segment_BT, trunks.branch_BT)
-    rotation = mrope_rotation(trunks.position_BT3, model.config)
-    graph, stacked = nnx.split(model.decoder.layers)
+    rotation = model.rotation(trunks.position_BTA)
     R, T = trunks.segment_BT.shape
     J = -(-T // width)
 
@@ -82,8 +82,9 @@ def prefill(model: nnx.Module, trunks: Forest, width: int, dtype: jnp.dtype) -> 
         k_RJPKH, v_RJPKH = (jnp.pad(a, whole).reshape(R, J, width, *a.shape[2:]) for a in (k_RTKH, v_RTKH))
         return _laid_out(Layer(jnp.moveaxis(k_RJPKH, 2, 4), jnp.moveaxis(v_RJPKH, 2, 3)))
 
-    def layer(x_RTD: jax.Array, number: int | jax.Array) -> tuple[jax.Array, Layer]:
+    def layer(stack: nnx.Module, x_RTD: jax.Array, number: int | jax.Array) -> tuple[jax.Array, Layer]:
         kept: list[Layer] = []
+        graph, stacked = nnx.split(stack)
 
         def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             kept.append(paged(k, v))
@@ -93,10 +94,15 @@ def prefill(model: nnx.Module, trunks: Forest, width: int, dtype: jnp.dtype) -> 
         x_RTD = nnx.merge(graph, state)(x_RTD, rotation, attend_and_keep)
         return over_rows(x_RTD), *kept
 
-    last = model.config.num_layers - 1
-    x_RTD, layers = jax.lax.scan(layer, model.embed(trunks, model.visual(trunks, dtype)), jnp.arange(last))
-    _, of_last = layer(x_RTD, last)  # of which only keys and values are computed
-    return *(jax.tree.map(operator.itemgetter(i), layers) for i in range(last)), of_last
+    x_RTD = model.embed(trunks, model.encode(trunks.images, dtype), dtype)
+    *layers, last = model.layers()
+    cache: list[Layer] = []
+    for name, alike in itertools.groupby(layers, operator.attrgetter("stack")):  # layers of a stack that follow
+        numbers = [each.index for each in alike]
+        x_RTD, pages = jax.lax.scan(functools.partial(layer, model.stack(name)), x_RTD, jnp.asarray(numbers))
+        cache += [jax.tree.map(operator.itemgetter(i), pages) for i in range(len(numbers))]
+    _, of_last = layer(model.stack(last.stack), x_RTD, last.index)  # of which only keys and values are computed
+    return *cache, of_last
 
 
 def insert(cache: Cache, trunks: Cache, row_M: jax.Array, page_MJ: jax.Array) -> Cache:
@@ -123,15 +129,16 @@ class Weights(NamedTuple):
     head_VD: jax.Array
 
 
-def weights_of(model: nnx.Module, dtype: jnp.dtype) -> Weights:
+def weights_of(model: Model, dtype: jnp.dtype) -> Weights:
     """Copies of the weights, laid out over a mesh as they are."""
-    stacked = jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(model.decoder.layers))
-    layers = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(model.config.num_layers)]
+    names = dict.fromkeys(each.stack for each in model.layers())
+    stacks = {name: jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(model.stack(name))) for name in names}
+    layers = [jax.tree.map(operator.itemgetter(each.index), stacks[each.stack]) for each in model.layers()]
     return Weights(layers, model.head.astype(dtype))
 
 
 def extend(
-    model: nnx.Module,
+    model: Model,
     weights: Weights,
     cache: Cache,
     pages: Pages,
@@ -153,8 +160,8 @@ def extend(
         The cache with these tokens in it, and their hidden states after the last norm, [B, D].
     """
     P = cache[0].key_CKHP.shape[-1]
-    x_B1D = over_rows(model.decoder.embedding[...][token_B][:, None].astype(dtype))
-    graph = nnx.graphdef(model.decoder.layers)
+    x_B1D = model.embed_text(token_B[:, None], dtype)
+    graphs = {each.stack: nnx.graphdef(model.stack(each.stack)) for each in model.layers()}
     ours, place_SB = jax.tree.map(_by_shard, pages), _by_shard(place_B)
 
     @jax.vmap  # over shards, so that the compiler knows that no token goes to another's pages
@@ -166,7 +173,7 @@ def extend(
             before.value_CKPH.at[page_B, :, place_B].set(new.value_CKPH, mode="drop"),
         )
 
-    def layer(x_B1D: jax.Array, state: nnx.State, before: Layer) -> tuple[jax.Array, Layer]:
+    def layer(graph: nnx.GraphDef, x_B1D: jax.Array, state: nnx.State, before: Layer) -> tuple[jax.Array, Layer]:
         kept: list[Layer] = []
 
         def attend(q_B1NH: jax.Array, k_B1KH: jax.Array, v_B1KH: jax.Array) -> jax.Array:
@@ -179,10 +186,10 @@ def extend(
         return over_rows(nnx.merge(graph, state)(x_B1D, rotation, attend)), *kept
 
     extended = []
-    for state, before in zip(weights.layers, cache, strict=True):
-        x_B1D, after = layer(x_B1D, state, before)
+    for each, state, before in zip(model.layers(), weights.layers, cache, strict=True):
+        x_B1D, after = layer(graphs[each.stack], x_B1D, state, before)
         extended.append(after)
-    return tuple(extended), model.decoder.norm(x_B1D)[:, 0]
+    return tuple(extended), model.finish(x_B1D)[:, 0]
 
 
 def _attend(q_BNH: jax.Array, layer: Layer, pages: Pages, place_B: jax.Array) -> jax.Array:

@@ -24,9 +24,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
 from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, insert, prefill, weights_of
 from mmkp_jax.decoding.paging import Pages, PageTable
-from mmkp_jax.decoding.prompts import Batch, Prompt, plan_batches, plant_trunks, row_size
+from mmkp_jax.decoding.prompts import Batch, Prompt, pack_trunks, plan_batches, row_size
 from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, name_number
-from mmkp_jax.families.qwen2_5_vl.model import mrope_rotation
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.layers import Rotation
 from mmkp_jax.ops.layout import ROW_AXES, over_rows
@@ -62,7 +61,7 @@ class Slots(NamedTuple):
     place_B: np.ndarray
     """int32: that token's number in the text."""
     position_B: np.ndarray
-    """int32: its M-RoPE position, the same in time, row and column."""
+    """int32: its position, the same on all axes."""
     name_B: np.ndarray
     """uint32."""
     draw_B: np.ndarray
@@ -95,7 +94,7 @@ class Generator:
         sampling: Sampling = GREEDY,
         look_every: int = 8,
     ):
-        self._mesh, self._geometry = mesh, definition.geometry
+        self._mesh, self._processor = mesh, definition.processor
         self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
         self._slots, self._answer_tokens, self._stop_tokens = slots, answer_tokens, frozenset(stop_tokens)
 
@@ -110,7 +109,7 @@ class Generator:
             pages, slots = jax.tree.map(over_rows, (pages, slots))
 
             position_BK = slots.position_B[:, None] + jnp.arange(look_every)
-            rotation = mrope_rotation(jnp.repeat(position_BK[..., None], 3, axis=-1), definition.config)
+            rotation = model.rotation(jnp.repeat(position_BK[..., None], definition.processor.axes, axis=-1))
             rotations = jax.tree.map(lambda array_BKI: jnp.moveaxis(array_BKI[:, :, None], 1, 0), rotation)
 
             def one_more(carry: tuple[Cache, Slots], rotation: Rotation) -> tuple[tuple[Cache, Slots], tuple]:
@@ -192,7 +191,7 @@ class Generator:
         size = row_size([size])
         shards = NamedSharding(self._mesh, PartitionSpec(ROW_AXES))
         trunks = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shards), empty_rows(rows, size, self._geometry)
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shards), empty_rows(rows, size, self._processor)
         )
         pages = self._pages(slots, size.tokens)
         fewer = max(pages.count, pages.before_last)
@@ -237,24 +236,24 @@ class Generator:
     def _forests(
         self, pool: ThreadPoolExecutor, batches: Sequence[Batch], rows: int, load: Load
     ) -> Iterator[tuple[Batch, Forest]]:
-        """The batches, each planted and on the mesh; some are loaded ahead."""
+        """The batches, each packed and on the mesh; some are loaded ahead."""
         sharding = NamedSharding(self._mesh, PartitionSpec(ROW_AXES))
         spans = sharding.addressable_devices_indices_map((rows,)).values()
         ours = {row for (span,) in spans for row in range(rows)[span]}
 
-        def planted(batch: Batch) -> Forest:
+        def packed(batch: Batch) -> Forest:
             numbers = dict(enumerate(batch.numbers))
             trees = [load(numbers[row]) if row in ours and row in numbers else None for row in range(rows)]
-            return plant_trunks(trees, batch.size, self._geometry)
+            return pack_trunks(trees, batch.size, self._processor)
 
         def place(array: np.ndarray) -> jax.Array:
             return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-        begun = collections.deque(pool.submit(planted, batch) for batch in batches[:LOADERS])
+        begun = collections.deque(pool.submit(packed, batch) for batch in batches[:LOADERS])
         try:
             for batch, following in itertools.zip_longest(batches, batches[LOADERS:]):
                 if following:
-                    begun.append(pool.submit(planted, following))
+                    begun.append(pool.submit(packed, following))
                 yield batch, jax.tree.map(place, begun.popleft().result())
         finally:
             for future in begun:

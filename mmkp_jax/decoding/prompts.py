@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmkp_jax.data.forest import Forest, Geometry, RowSize, Tree, plant, tree_size
-from mmkp_jax.data.geometry import mrope_positions
+from mmkp_jax.data.forest import Forest, RowSize, Tree, pack_rows, tree_size
+from mmkp_jax.data.processor import Processor
 
 SHORT = 256
 """Trunks of up to so many tokens share a size: to compile for another costs more than their padding."""
@@ -25,7 +25,7 @@ class Prompt(NamedTuple):
     """The slots that its trunk takes in a row."""
     last_token: int
     last_position: int
-    """The last token's M-RoPE position."""
+    """The last token's position, the same on all axes."""
     most_tokens: int | None = None
     """Of an answer, where that is fewer than the generator allows."""
 
@@ -37,16 +37,16 @@ class Batch(NamedTuple):
     size: RowSize
 
 
-def measure(name: str, tree: Tree, geometry: Geometry) -> Prompt:
+def measure(name: str, tree: Tree, processor: Processor) -> Prompt:
     """The prompt of a tree, whose targets and patches are not looked at.
 
     Raises:
         ValueError: the prompt has no token but its last, or does not end with a text token.
     """
-    if len(tree.prompt) < 2 or tree.prompt[-1] == geometry.image_token:
+    if len(tree.prompt) < 2 or tree.prompt[-1] == processor.image_token:
         raise ValueError(f"the prompt {name!r} must have two tokens at least and end with a text token")
-    position_T3, _ = mrope_positions(tree.prompt, tree.grids, image_token=geometry.image_token, merge=geometry.merge)
-    return Prompt(name, tree_size(trunk_of(tree), geometry), int(tree.prompt[-1]), int(position_T3[-1, 0]))
+    last = processor.positions(tree.prompt, tree.layouts)[-1, 0]
+    return Prompt(name, tree_size(trunk_of(tree), processor), int(tree.prompt[-1]), int(last))
 
 
 def trunk_of(tree: Tree) -> Tree:
@@ -75,16 +75,15 @@ def row_size(sizes: Sequence[RowSize]) -> RowSize:
     """A row that holds any of these trunks, rounded up: few sizes are to be compiled for."""
     return RowSize(
         tokens=_round_up(max(each.tokens for each in sizes), 8),
-        patches=_round_up(max(each.patches for each in sizes), 8),
-        windows=_round_up(max(each.windows for each in sizes), 1),
         labels=0,
         examples=1,
+        images={kind: _round_up(max(each.images[kind] for each in sizes), 8) for kind in sizes[0].images},
     )
 
 
-def plant_trunks(trees: Sequence[Tree | None], size: RowSize, geometry: Geometry) -> Forest:
+def pack_trunks(trees: Sequence[Tree | None], size: RowSize, processor: Processor) -> Forest:
     """A trunk a row; a row without a tree is empty."""
-    return plant([[] if tree is None else [trunk_of(tree)] for tree in trees], size, geometry)
+    return pack_rows([[] if tree is None else [trunk_of(tree)] for tree in trees], size, processor)
 
 
 def _round_up(n: int, unit: int) -> int:

@@ -10,13 +10,14 @@ from ml_collections import ConfigDict
 
 import mmkp_jax
 from mmkp_jax.errors import BusyError, InputError
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.feeding import fed_otherwise
-from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder
+from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import check_tensors, load_params
 from mmkp_jax.inference.evaluate import Evaluation
 from mmkp_jax.inference.export_run import Step, check_exports, export_into_run, note_base
 from mmkp_jax.inference.predictor import Predictor
-from mmkp_jax.models.definition import Definition, Params, define
+from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.pages.report.page import write_report
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.hosts import (
@@ -26,7 +27,7 @@ from mmkp_jax.runtime.hosts import (
     on_writer,
 )
 from mmkp_jax.runtime.lock import Lock
-from mmkp_jax.training.batches import describe, plan_posts, recipe_of
+from mmkp_jax.training.batches import complete, describe, plan_posts, recipe_of
 from mmkp_jax.training.contents import contents_of, same_content, write_contents
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.loop import Stopped, train
@@ -63,7 +64,10 @@ def _run_watched(
         on_writer(lambda: _make(config.make))
     folder = open_folder(config.model.path)
     tokenizer, where = load_tokenizer(folder), str(folder.path / CONFIG)
-    recipe = recipe_of(config, define(folder.config, where), tokenizer)
+    definition = define(folder.config, where)
+    config = complete(config, definition)
+    recipe = recipe_of(config, definition, tokenizer)
+    stops = stop_tokens(folder, recipe.template.end_token)
     if otherwise := fed_otherwise(folder.path, recipe.max_text_tokens):
         print(otherwise)
     dtype = dtype_of(config, "compute_dtype")
@@ -73,7 +77,7 @@ def _run_watched(
         nonlocal predictor  # one, so that it is compiled once
         sizes = {"batch_size": config.eval_batch_size, "answer_tokens": config.answer_tokens}
         if predictor is None:
-            predictor = Predictor(definition, params, recipe, tokenizer, **sizes, dtype=dtype)
+            predictor = Predictor(definition, params, recipe, tokenizer, stop_tokens=stops, **sizes, dtype=dtype)
         return predictor.of(params)
 
     def export(step: int, params: Params) -> None:

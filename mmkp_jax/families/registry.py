@@ -1,23 +1,15 @@
-"""Model families by the `model_type` of their Hugging Face config."""
+"""Model families by the `model_type` of their Hugging Face config; each is imported when it is asked for."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-from flax import nnx
+import importlib
+from collections.abc import Mapping
+from typing import Any
 
 from mmkp_jax.errors import InputError, nearest
-from mmkp_jax.families.qwen2_5_vl.config import config_from_hf
-from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.models.definition import Definition, define_from
+from mmkp_jax.models.family import Family
 
-
-class Family(NamedTuple):
-    """How to read a family's config and build its module."""
-
-    config_from_hf: Callable[[Mapping[str, Any], str], Any]
-    build: Callable[..., nnx.Module]
-
-
-FAMILIES = {"qwen2_5_vl": Family(config_from_hf, Qwen2_5_VL)}
+FAMILIES = {"qwen2_5_vl": "mmkp_jax.families.qwen2_5_vl.family"}
+"""The module of each, which holds it as `FAMILY`."""
 
 
 def family_of(published: Mapping[str, Any], where: str) -> Family:
@@ -33,4 +25,22 @@ def family_of(published: Mapping[str, Any], where: str) -> Family:
             where,
             "point config.model.path at a checkpoint of a known architecture",
         )
-    return FAMILIES[kind]
+    return importlib.import_module(FAMILIES[kind]).FAMILY
+
+
+def define(published: Mapping[str, Any], where: str = "config.json", **options: Any) -> Definition:
+    """The model that a Hugging Face `config.json` (read at `where`) describes; `options` as its module takes them.
+
+    Raises:
+        InputError: the architecture or one of its settings is not implemented, or a field is missing.
+    """
+    family = family_of(published, where)
+    return define_from(family, family.read_config(published, where), **options)
+
+
+def known_config(hub_id: str) -> Mapping[str, Any] | None:
+    """The `config.json` of a published model that is known without asking the hub; None of another."""
+    for module in FAMILIES.values():
+        if found := importlib.import_module(module).FAMILY.published.get(hub_id):
+            return found
+    return None

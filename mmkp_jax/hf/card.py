@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from mmkp_jax import __version__
 from mmkp_jax.data.prompts import user_text
 from mmkp_jax.hf.card_text import BODY, READING, TRANSFORMERS, VLLM
+from mmkp_jax.models.family import Family
 from mmkp_jax.runtime.escape import for_markdown, for_terminal
 
 CARD = "README.md"
@@ -86,6 +88,7 @@ class Facts(NamedTuple):
 
     repo: str
     """The hub's name for the folder; empty for a local one."""
+    family: Family
     base: Base
     config: Mapping[str, Any]
     """The run's, as its work directory holds it."""
@@ -135,8 +138,9 @@ def card_of(facts: Facts) -> str:
         "training": _rows([("", ""), *_training(facts)]),
         "data": _data(facts),
         "prompt": user_text("{text}"),
-        "min_pixels": f"{facts.config['data']['min_pixels']:,}",
-        "max_pixels": f"{facts.config['data']['max_pixels']:,}",
+        "images": facts.family.reference.images.format(
+            **{name: f"{value:,}" for name, value in facts.config["data"]["images"].items()}
+        ),
         "text_tokens": f"{facts.config['data']['max_text_tokens']:,}",
         "licence": _licence(facts.base.licence),
         "version": __version__,
@@ -255,7 +259,13 @@ def _code(text: str) -> str:
 
 def _settings(facts: Facts) -> dict[str, str]:
     post = {"prompt": repr(user_text("{}")), "text_tokens": str(facts.config["data"]["max_text_tokens"])}
+    reference = facts.family.reference
     return {
+        "classes": ", ".join(["AutoTokenizer", reference.model, reference.image_processor]),
+        "model": reference.model,
+        "image_processor": reference.image_processor,
+        "expand": textwrap.indent(reference.expand, " " * 8),
+        "extra": textwrap.indent(reference.extra, " " * 4),
         "folder": json.dumps(facts.repo or "."),
         "reading": READING.substitute(post),
         "answer_tokens": str(facts.config["answer_tokens"]),

@@ -38,13 +38,13 @@ import re
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+from transformers import $classes
 
 FOLDER = $folder  # this folder, or its name on the hub
 device = "cuda" if torch.cuda.is_available() else "cpu"
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-processor = Qwen2VLImageProcessorPil.from_pretrained(FOLDER)  # resizes with Pillow, as training did
-model = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER, dtype="auto").to(device).eval()
+processor = $image_processor.from_pretrained(FOLDER)  # resizes with Pillow, as training did
+model = $model.from_pretrained(FOLDER, dtype="auto").to(device).eval()
 $reading
 
 def answer(text, image=None):
@@ -56,12 +56,9 @@ def answer(text, image=None):
     turn = [{"role": "user", "content": content}]
     prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
     if image is not None:
-        image_tokens = int(inputs["image_grid_thw"].prod()) // 4
-        prompt = prompt.replace("<|image_pad|>", "<|image_pad|>" * image_tokens, 1)
-    ids = tokenizer(prompt, return_tensors="pt").input_ids
+$expand    ids = tokenizer(prompt, return_tensors="pt").input_ids
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()  # else positions are those of plain text
-    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+$extra    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     written = model.generate(**inputs, max_new_tokens=$answer_tokens, do_sample=False, repetition_penalty=1.0)
     return tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
 
@@ -131,7 +128,7 @@ The picture comes first, then, in one user's turn:
 $prompt
 ```
 
-Pictures are resized (bicubic, by Pillow) to $min_pixels to $max_pixels pixels, as the preprocessor's config says; what
+$images; what
 shows through is laid on white. A text was cut off after $text_tokens tokens. In training, a post's text was never read
 as special tokens: where you do not trust it, take marks such as `<|im_end|>` out.
 

@@ -18,12 +18,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.card import CARD
 from mmkp_jax.hf.feeding import FEEDING, Fed
 from mmkp_jax.hf.folder import CONFIG, FETCHED, Folder
 from mmkp_jax.hf.load import find_tensors
-from mmkp_jax.hf.names import NAMES, Published, compact, published_name, published_tensors
-from mmkp_jax.hf.preprocessor import with_pixel_limits
+from mmkp_jax.hf.names import Published, compact, published_name, published_tensors
+from mmkp_jax.hf.preprocessor import with_settings
 from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, read, reason_of
 from mmkp_jax.models.definition import Params, flatten
 from mmkp_jax.runtime.atomic import replacing_folder
@@ -45,7 +46,7 @@ def export_folder(
     base: Folder,
     out: Path,
     *,
-    pixels: tuple[int, int],
+    images: Mapping[str, int],
     fed: Fed,
     card: str,
     replace: bool = False,
@@ -59,7 +60,7 @@ def export_folder(
         frozen: the other parameters, only to see that the base is still what it was. Its files are what is copied.
         base: the folder that the run began with.
         out: a folder that is not there yet, or is empty, unless it is to be replaced.
-        pixels: the least and the most of a resized picture, as the run was fed.
+        images: settings of images (`config.data.images`), as the run was fed.
         fed: what else the run was fed by; it takes the place of the base's, where the base is an export too.
         card: the text of the model card, which takes the place of the base's.
         replace: whether the folder may be there; it gives way when the new one is whole.
@@ -67,7 +68,9 @@ def export_folder(
     Raises:
         InputError: `out` is not empty or cannot be written, or the base is not, or no longer, what the run began with.
     """
-    settings = with_pixel_limits(base.path, pixels) | {FEEDING: fed._asdict()}
+    settings = with_settings(base.path, family_of(base.config, str(base.path / CONFIG)), images) | {
+        FEEDING: fed._asdict()
+    }
     made = _made_anew(trained, frozen, base)
     weights = sorted({tensor.file for tensor in base.tensors.values()})
     counts = Counts(len(made), len(base.tensors) - len(made))
@@ -116,7 +119,7 @@ def rewrite(source: Path, target: Path, made: Mapping[str, Make]) -> None:
 
 def _made_anew(trained: Params, frozen: Params, base: Folder) -> dict[str, Make]:
     """How to make each tensor that trained, by its name in the base's files."""
-    names = NAMES[base.config["model_type"]]
+    names = family_of(base.config, str(base.path / CONFIG)).names
     arrays = flatten(trained) | flatten(frozen)
     parts = published_tensors({path: array.shape for path, array in arrays.items()}, names)
     found = find_tensors(base, parts, names)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import family_of
-from mmkp_jax.hf.names import NAMES, published_name
+from mmkp_jax.hf.names import published_name
 from mmkp_jax.hf.preprocessor import check_preprocessor
 from mmkp_jax.hf.tensors import AGAIN, DTYPES, Tensor, find_files, header_of, is_there, reason_of, same_numbers
-from mmkp_jax.runtime.json_files import read_object
+from mmkp_jax.runtime.json_files import Fields, is_integer, read_object
 from mmkp_jax.runtime.lines import read_bytes
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def read_config(file: Path) -> dict[str, Any]:
         InputError: it cannot be read, or it or the preprocessor asks for what is not implemented.
     """
     config = dict(read_object(file, AGAIN).content)
-    vision = family_of(config, str(file)).config_from_hf(config, str(file)).vision
-    check_preprocessor(file.parent, vision.temporal_patch_size)
+    family = family_of(config, str(file))
+    check_preprocessor(file.parent, family, family.read_config(config, str(file)))
     return config
 
 
@@ -88,9 +88,10 @@ def _check_tied(folder: Folder) -> None:
     transformers takes such a head, with a warning; vLLM leaves it out.
     """
     where = str(folder.path / CONFIG)
-    if not family_of(folder.config, where).config_from_hf(folder.config, where).tie_embeddings:
+    family = family_of(folder.config, where)
+    if not family.read_config(folder.config, where).tie_embeddings:
         return
-    names = NAMES[folder.config["model_type"]]
+    names = family.names
     found = {published_name(name, names): tensor for name, tensor in folder.tensors.items()}
     theirs = {path: name for name, path in names.ours.items()}
     for path, repeated in names.tied.items():
@@ -103,6 +104,28 @@ def _check_tied(folder: Folder) -> None:
                 str(head.file),
                 f"set tie_word_embeddings to false in {CONFIG} if the model is to use it, else take it out of the file",
             )
+
+
+def stop_tokens(folder: Folder, end_token: int) -> frozenset[int]:
+    """The tokens that end a completion: those of `generation_config.json`, else of `config.json`, and `end_token`.
+
+    Raises:
+        InputError: the file cannot be read, or names something that is no token.
+    """
+    found: Any = None
+    fields = Fields(folder.config, str(folder.path / CONFIG), AGAIN)
+    parts = [fields, fields.object("text_config", {})]
+    if is_there(folder.path / GENERATION):
+        parts.insert(0, read_object(folder.path / GENERATION, AGAIN))
+    for part in parts:
+        found = part.content.get("eos_token_id")
+        if found is None:
+            continue
+        tokens = found if isinstance(found, list) else [found]
+        if not all(is_integer(token) and token >= 0 for token in tokens):
+            part.refuse("eos_token_id", "a token number, or a list of them")
+        return frozenset([*tokens, end_token])
+    return frozenset([end_token])
 
 
 def digests(folder: Folder) -> dict[str, str]:
@@ -144,7 +167,7 @@ def load_tokenizer(folder: Folder) -> "PreTrainedTokenizerBase":
             f"transformers cannot read the tokenizer ({reason_of(error)})", str(folder.path), _TOKENIZER_AGAIN
         ) from None
     where = str(folder.path / CONFIG)
-    rows = family_of(folder.config, where).config_from_hf(folder.config, where).vocab_size
+    rows = family_of(folder.config, where).read_config(folder.config, where).vocab_size
     if last >= rows:
         what = f"the tokenizer has a token {last:,}, and vocab_size is {rows:,}"
         raise InputError(what, str(folder.path), "take tokenizer and config.json from one checkpoint")

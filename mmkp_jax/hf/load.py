@@ -11,9 +11,10 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.folder import CONFIG, Folder
-from mmkp_jax.hf.names import NAMES, Names, Published, compact, published_name, published_tensors
+from mmkp_jax.hf.names import Published, compact, published_name, published_tensors
 from mmkp_jax.hf.tensors import DTYPES, Index, Tensor, read
 from mmkp_jax.models.definition import Params, flatten, unflatten
+from mmkp_jax.models.family import Names
 
 
 def load_params(folder: Folder, target: Params) -> Params:
@@ -53,8 +54,7 @@ def check_tensors(folder: Folder, target: Params) -> tuple[dict[str, list[Publis
     Raises:
         InputError: as `load_params`.
     """
-    family_of(folder.config, str(folder.path / CONFIG))
-    names = NAMES[folder.config["model_type"]]
+    names = family_of(folder.config, str(folder.path / CONFIG)).names
     wanted = published_tensors({path: struct.shape for path, struct in flatten(target).items()}, names)
     return wanted, find_tensors(folder, wanted, names)
 

@@ -5,18 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mmkp_jax.families.qwen2_5_vl import names
-
-
-class Names(NamedTuple):
-    """A family's table."""
-
-    ours: Mapping[str, str]
-    """Our path by published name; `{}` in a name is the layer number there, and the front axis here."""
-    aliases: tuple[tuple[str, str], ...]
-    """Prefixes of names that other releases of transformers write, and what is published in their place."""
-    tied: Mapping[str, str]
-    """Our path of what a tied checkpoint lacks, or carries over again, to the path that it repeats."""
+from mmkp_jax.models.family import Names
 
 
 class Published(NamedTuple):
@@ -25,10 +14,6 @@ class Published(NamedTuple):
     name: str
     layer: int | None
     shape: tuple[int, ...]
-
-
-NAMES = {"qwen2_5_vl": Names(names.NAMES, names.ALIASES, names.TIED)}
-"""The tables by the `model_type` of a Hugging Face config."""
 
 
 def published_name(name: str, names: Names) -> str:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.folder import CONFIG
-from mmkp_jax.hf.names import NAMES, Published, published_tensors
+from mmkp_jax.hf.names import Published, published_tensors
 from mmkp_jax.hf.tensors import INDEX, WEIGHTS
 from mmkp_jax.models.definition import Params, flatten
 from mmkp_jax.runtime.atomic import renaming, write_json
@@ -53,7 +53,7 @@ def save_params(
     Raises:
         InputError: the architecture is not implemented, or the folder holds weights already.
     """
-    family_of(config_json, CONFIG)
+    names = family_of(config_json, CONFIG).names
     arrays = flatten(params)
     shapes = {name: array.shape for name, array in arrays.items()}
     tensors = [
@@ -63,7 +63,7 @@ def save_params(
             np.dtype(dtype or arrays[name].dtype),
             functools.partial(_fetch, arrays[name], part),
         )
-        for name, parts in published_tensors(shapes, NAMES[config_json["model_type"]]).items()
+        for name, parts in published_tensors(shapes, names).items()
         for part in parts
     ]
     save_tensors(tensors, config_json, path, max_shard_bytes)

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmkp_jax.data.forest import RowSize, Tree, plant, tree_size
+from mmkp_jax.data.forest import RowSize, Tree, pack_rows, tree_size
 from mmkp_jax.data.images import decode
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.tensors import reason_of
 from mmkp_jax.models.definition import Definition, Params
+from mmkp_jax.models.family import Family
 
 BOUND = 1e-5
 """Of the largest logit: how far apart float32 may put the two. A layer adds a few 1e-7."""
@@ -37,8 +38,8 @@ def has_torch() -> bool:
 
 def our_logits(definition: Definition, params: Params, trees: Sequence[Tree]) -> Iterator[np.ndarray]:
     """float32 [M, V] of each tree: where each token of its SFT target is predicted."""
-    sizes = [tree_size(tree, definition.geometry) for tree in trees]
-    size = RowSize(*(max(getattr(each, name) for each in sizes) for name in RowSize.__dataclass_fields__))
+    sizes = [tree_size(tree, definition.processor).slots() for tree in trees]
+    size = RowSize.from_slots({name: max(each[name] for each in sizes) for name in sizes[0]})
 
     @jax.jit
     def run(params: Params, forest) -> jax.Array:
@@ -49,28 +50,33 @@ def our_logits(definition: Definition, params: Params, trees: Sequence[Tree]) ->
 
     with jax.default_matmul_precision("highest"):  # else a TPU multiplies in bf16
         for tree in trees:
-            forest = plant([[tree]], size, definition.geometry)
+            forest = pack_rows([[tree]], size, definition.processor)
             yield np.asarray(run(params, forest)[0, : len(tree.sft)])
 
 
-def their_answers(folder: Path, trees: Sequence[Tree], images: Sequence[bytes], answer_tokens: int) -> Iterator[Theirs]:
+def their_answers(
+    family: Family, folder: Path, trees: Sequence[Tree], images: Sequence[bytes], answer_tokens: int
+) -> Iterator[Theirs]:
     """Loads the folder in transformers, on the CPU, and feeds it the prompts and SFT targets of `trees`.
 
     Args:
-        images: the file of each tree's picture, empty without one: the folder's own image processor reads it.
+        images: the file of each tree's image, empty without one: the folder's own image processor reads it.
         answer_tokens: most tokens of an answer, which is greedy.
 
     Raises:
         InputError: transformers cannot load the folder.
     """
     import torch
-    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+    import transformers
+    from transformers import AutoTokenizer
 
+    reference = family.reference
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
-            model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            kind = reference.image_processor
+            processor = kind and getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+            model = getattr(transformers, reference.model).from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True
             )
     except Exception as error:  # of values in the base's files that only it reads
@@ -79,18 +85,19 @@ def their_answers(folder: Path, trees: Sequence[Tree], images: Sequence[bytes], 
     model.eval()
     greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
     for tree, image in zip(trees, images, strict=True):
-        pictures = dict(processor([decode(image)], return_tensors="pt")) if image else {}
+        seen = dict(processor([decode(image)], return_tensors="pt")) if tree.layouts else {}
 
-        def inputs(tokens: np.ndarray, pictures=pictures) -> dict[str, torch.Tensor]:
+        def inputs(tokens: np.ndarray, seen=seen) -> dict[str, torch.Tensor]:
             ids = torch.from_numpy(tokens.astype(np.int64))[None]
-            kinds = (ids == model.config.image_token_id).int()  # without them, positions are those of plain text
-            return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": kinds, **pictures}
+            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            return {**given, **reference.inputs(ids, model.config), **seen}
 
         prompt = tree.prompt
         with torch.no_grad():
             logits = model(**inputs(np.concatenate([prompt, tree.sft[:-1]])), logits_to_keep=len(tree.sft)).logits[0]
             written = model.generate(**inputs(prompt), **greedy)[0, len(prompt) :].tolist()
-        ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+        named = model.generation_config.eos_token_id
+        ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
         answer = next((written[:i] for i, token in enumerate(written) if token in ends), written)
         yield Theirs(logits.numpy(), tokenizer.decode(answer, skip_special_tokens=False), len(answer))
 

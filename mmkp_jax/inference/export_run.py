@@ -20,19 +20,21 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.evaluation.significance import RESAMPLES, intervals
 from mmkp_jax.evaluation.systems import read_system
+from mmkp_jax.families.registry import define, family_of
 from mmkp_jax.hf.card import Base, Data, Environment, Facts, Results, card_of, licence_of
 from mmkp_jax.hf.export import Counts, export_folder
 from mmkp_jax.hf.feeding import Fed
 from mmkp_jax.hf.folder import CONFIG, Folder, digests, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import compact
-from mmkp_jax.hf.preprocessor import with_pixel_limits
+from mmkp_jax.hf.preprocessor import with_settings
 from mmkp_jax.hf.verify import our_logits, their_answers
 from mmkp_jax.inference.evaluate import TEST
 from mmkp_jax.inference.load_model import Opened, checkpoint_of, open_base, open_model, verify_checkpoint
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.inference.run_config import run_config
-from mmkp_jax.models.definition import Params, define, flatten
+from mmkp_jax.models.definition import Params, flatten
+from mmkp_jax.models.family import Family
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.hosts import is_writer
@@ -104,7 +106,7 @@ def check_exports(config: ConfigDict, base: Folder) -> None:
         what = f"every {config.export_every} evaluations are to be exported, and eval_every is 0"
         raise InputError(what, "config.export_every", "give config.eval_every, or 0 here")
     if config.eval_every:
-        with_pixel_limits(base.path, (config.data.min_pixels, config.data.max_pixels))
+        with_settings(base.path, _family(base), config.data.images.to_dict())
 
 
 def note_base(workdir: Path, base: Folder) -> None:
@@ -171,10 +173,10 @@ def export(step: Step, facts: Facts, out: Path) -> Counts:
 
 
 def _export(step: Step, card: str, out: Path, **options: bool) -> Counts:
-    limits = step.config.data.min_pixels, step.config.data.max_pixels
-    trained, frozen = split_params(step.params, step.config.freeze)
+    images = step.config.data.images.to_dict()
+    trained, frozen = split_params(step.params, _family(step.base).paths(step.config.freeze))
     fed = Fed(step.config.data.max_text_tokens, step.config.answer_tokens)
-    return export_folder(trained, frozen, step.base, out, pixels=limits, fed=fed, card=card, **options)
+    return export_folder(trained, frozen, step.base, out, images=images, fed=fed, card=card, **options)
 
 
 def facts_of(step: Step, repo: str = "") -> Facts:
@@ -190,6 +192,7 @@ def facts_of(step: Step, repo: str = "") -> Facts:
     local = Path(path).is_dir()
     return Facts(
         repo=repo,
+        family=_family(step.base),
         base=Base(Path(path).resolve().name if local else path, not local, licence_of(step.base.path)),
         config=step.config.to_dict(),
         step=step.number,
@@ -200,6 +203,10 @@ def facts_of(step: Step, repo: str = "") -> Facts:
         no_data=no_data,
         environment=_environment(step.workdir / "environment.json"),
     )
+
+
+def _family(base: Folder) -> Family:
+    return family_of(base.config, str(base.path / CONFIG))
 
 
 def _environment(file: Path) -> Environment:
@@ -255,6 +262,7 @@ def verify(step: Step, opened: Opened, out: Path, posts: int = VERIFIED) -> Verd
         params,
         opened.recipe,
         opened.tokenizer,
+        stop_tokens=opened.stop_tokens,
         batch_size=opened.batch_size,
         answer_tokens=opened.answer_tokens,
         dtype=jnp.float32,
@@ -263,7 +271,9 @@ def verify(step: Step, opened: Opened, out: Path, posts: int = VERIFIED) -> Verd
         answers = dict(predictor.predict(records))
     live = our_logits(opened.definition, opened.params, trees)
     ours = our_logits(opened.definition, params, trees)
-    theirs = their_answers(out, trees, [record.image for record in records], opened.answer_tokens)
+    theirs = their_answers(
+        opened.definition.family, out, trees, [record.image for record in records], opened.answer_tokens
+    )
     apart = rounding = largest = 0.0
     others = []
     for number, (live_MV, our_MV, their) in enumerate(zip(live, ours, theirs, strict=True)):

@@ -11,12 +11,11 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import Recipe
-from mmkp_jax.data.prompts import read_template
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.feeding import Fed, read_feeding
-from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder
+from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.hf.preprocessor import pixel_limits
+from mmkp_jax.hf.preprocessor import read_settings
 from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.freezing import join_params, split_params
@@ -27,7 +26,7 @@ from mmkp_jax.training.batches import recipe_of
 from mmkp_jax.training.checkpoint import unverified
 from mmkp_jax.training.setup import DTYPES, define_on
 
-MIN_PIXELS, MAX_PIXELS, MAX_TEXT_TOKENS = 3_136, 451_584, 512
+MAX_TEXT_TOKENS = 512
 BATCH_SIZE, ANSWER_TOKENS = 32, 384
 """Of a model folder that does not tell: the defaults of configs/base.py."""
 
@@ -44,6 +43,8 @@ class Opened(NamedTuple):
     params: Params
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
+    stop_tokens: frozenset[int]
+    """Any of them ends a completion."""
     dtype: jnp.dtype
     """What it computes in."""
     batch_size: int
@@ -78,17 +79,20 @@ def _open_folder(folder: Folder, zero_shot: bool) -> Opened:
     definition = define_on(mesh, folder.config, str(folder.path / CONFIG))
     structs = param_structs(definition, mesh, DEFAULT_RULES, dtype)
     tokenizer = load_tokenizer(folder)
-    min_pixels, max_pixels = pixel_limits(folder.path, (MIN_PIXELS, MAX_PIXELS))
+    processor = definition.family.processor(
+        definition.config, read_settings(folder.path, definition.family, definition.config)
+    )
     fed = read_feeding(folder.path) or Fed(MAX_TEXT_TOKENS, ANSWER_TOKENS)
     recipe = Recipe(
-        template=read_template(tokenizer, image_token=definition.geometry.image_token),
-        geometry=definition.geometry,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
+        template=processor.template(tokenizer),
+        processor=processor,
         max_text_tokens=fed.max_text_tokens,
         zero_shot=zero_shot,
     )
-    return Opened(definition, load_params(folder, structs), recipe, tokenizer, dtype, BATCH_SIZE, fed.answer_tokens)
+    stops = stop_tokens(folder, recipe.template.end_token)
+    return Opened(
+        definition, load_params(folder, structs), recipe, tokenizer, stops, dtype, BATCH_SIZE, fed.answer_tokens
+    )
 
 
 def _dtype_of(folder: Folder) -> jnp.dtype:
@@ -120,7 +124,7 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
         mesh = make_mesh(MESH)
     definition = define_on(mesh, folder.config, str(folder.path / CONFIG))
     structs = param_structs(definition, mesh, config.sharding_rules, jnp.float32)
-    trainable, frozen = split_params(structs, config.freeze)
+    trainable, frozen = split_params(structs, definition.family.paths(config.freeze))
     frozen = jax.tree.map(lambda leaf: leaf.update(dtype=DTYPES[config.frozen_dtype]), frozen)
     if checkpoint is None:
         params = load_params(folder, join_params(trainable, frozen))
@@ -133,7 +137,9 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
         config.strategy = "zeroshot"  # which is all that it decides here
     recipe = recipe_of(config, definition, tokenizer)
     dtype = DTYPES[config.compute_dtype]
-    return Opened(definition, params, recipe, tokenizer, dtype, config.eval_batch_size, config.answer_tokens)
+    stops = stop_tokens(folder, recipe.template.end_token)
+    sizes = config.eval_batch_size, config.answer_tokens
+    return Opened(definition, params, recipe, tokenizer, stops, dtype, *sizes)
 
 
 def open_base(workdir: Path, config: ConfigDict) -> Folder:

@@ -12,7 +12,7 @@ Keep the predictor: it compiles at its first posts, and serves others of like si
 import collections
 import copy
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from transformers import PreTrainedTokenizerBase
 
-from mmkp_jax.data.examples import Recipe, grids_of, prompt_of, tree_of
+from mmkp_jax.data.examples import Recipe, measured_tree, tree_of
 from mmkp_jax.data.forest import Tree
 from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.numbered import Numbered
@@ -66,6 +66,7 @@ class Predictor:
     Args:
         params: as the train state or the loader has them. Decoding runs on the mesh that they lie on.
         recipe: how the model was fed in training.
+        stop_tokens: any of them ends an answer.
         batch_size: answers decoded at a time.
         answer_tokens: most tokens of an answer.
         dtype: what the model computes in.
@@ -79,6 +80,7 @@ class Predictor:
         recipe: Recipe,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        stop_tokens: Collection[int],
         batch_size: int,
         answer_tokens: int,
         dtype: jnp.dtype,
@@ -86,7 +88,6 @@ class Predictor:
         draws: int = 1,
     ):
         self._params, self._recipe, self._tokenizer, self._draws = params, recipe, tokenizer, draws
-        stop_tokens = {recipe.template.end_token, tokenizer.pad_token_id}  # those of Qwen's generation_config.json
         self._generator = Generator(
             definition,
             _mesh_of(params),
@@ -161,9 +162,8 @@ class Predictor:
     def _known(self, row: Record | Reject) -> _Known:
         if isinstance(row, Reject):
             return _Known(row.id, row.post.keyphrases if row.post else (), None, row.reason)
-        nothing = np.zeros(0, np.int32)
-        tree = Tree(prompt_of(row, self._recipe), nothing, nothing, grids_of(row, self._recipe))
-        return _Known(row.id, row.keyphrases, measure(row.id, tree, self._recipe.geometry))
+        tree = measured_tree(row, self._recipe)
+        return _Known(row.id, row.keyphrases, measure(row.id, tree, self._recipe.processor))
 
     def _prediction(self, post: _Known, drawn: Sequence[Sequence[int]]) -> Prediction:
         outputs = [self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in drawn]
@@ -197,6 +197,7 @@ def load_predictor(
         opened.params,
         opened.recipe,
         opened.tokenizer,
+        stop_tokens=opened.stop_tokens,
         batch_size=batch_size or opened.batch_size,
         answer_tokens=answer_tokens or opened.answer_tokens,
         dtype=opened.dtype,

@@ -19,8 +19,7 @@ _NUMBERS = (
     *("num_epochs", "gamma", "multitask_weight", "learning_rate"),
     *("b1", "b2", "eps", "weight_decay", "clip_norm"),
 )
-_LIMITS = ("min_pixels", "max_pixels", "max_text_tokens")
-_ROW = ("tokens", "patches", "windows", "labels", "examples")
+_ROW = ("tokens", "labels", "examples")
 
 
 def run_config(workdir: Path) -> ConfigDict:
@@ -70,10 +69,12 @@ def _check(fields: Fields) -> None:
     data, row, mesh, rules = (fields.object(name) for name in ("data", "row", "mesh", "sharding_rules"))
     for name in ("path", "train_keyphrases", "kinds"):
         data.text(name)
-    for name in _LIMITS:
-        data.integer(name, least=1)
+    data.integer("max_text_tokens", least=1)
     for name in _ROW:
         row.integer(name)
+    for numbers in (data.object("images"), row.object("images")):
+        for name in numbers.content:
+            numbers.integer(name)
     for name, value in mesh.content.items():
         if not is_integer(value):
             mesh.refuse(name, "a whole number")

@@ -3,33 +3,36 @@
 The train state is such dicts; inside `jax.jit` they are bound to the structure, which costs nothing at run time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
-from mmkp_jax.data.forest import Geometry
-from mmkp_jax.families.registry import family_of
+from mmkp_jax.data.processor import Processor
+from mmkp_jax.models.family import Family
+from mmkp_jax.models.model import Layer, Model
 
 Params = dict[str, Any]
 """A nested dict with arrays (or their shapes, axes, shardings) as leaves; its paths are joined by dots."""
 
 
 class Definition(NamedTuple):
-    """A model's config and structure; hashable parts only, so a step can close over it."""
+    """A model's family, config and structure; hashable parts only, so a step can close over it."""
 
+    family: Family
     config: Any
     graph: nnx.GraphDef
     state: nnx.State
     """Abstract: `jax.ShapeDtypeStruct`s."""
+    layers: tuple[Layer, ...]
+    """The decoder's, in order."""
 
     @property
-    def geometry(self) -> Geometry:
-        """What the layout of rows must know of the model."""
-        vision = self.config.vision
-        return Geometry(self.config.image_token_id, vision.window_side, vision.merge_size)
+    def processor(self) -> Processor:
+        """How the model's images are laid into rows, under the family's default settings."""
+        return self.family.processor(self.config, {})
 
     def shapes(self) -> Params:
         """The float32 shape of every parameter."""
@@ -40,27 +43,17 @@ class Definition(NamedTuple):
         named = [(path, leaf.get_metadata("logical_axes")) for path, leaf in nnx.to_flat_state(self.state)]
         return unflatten({".".join(path): axes for path, axes in named})
 
-    def bind(self, params: Params) -> nnx.Module:
+    def bind(self, params: Params) -> Model:
         """The module with `params` for its numbers."""
         state = jax.tree.map(lambda leaf: leaf, self.state)  # replaced below, so a copy
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(self.graph, state)
 
 
-def define(published: Mapping[str, Any], where: str = "config.json", **options: Any) -> Definition:
-    """The model that a Hugging Face `config.json` (read at `where`) describes; `options` as the module takes them.
-
-    Raises:
-        InputError: the architecture or one of its settings is not implemented, or a field is missing.
-    """
-    family = family_of(published, where)
-    return define_from(family.build, family.config_from_hf(published, where), **options)
-
-
-def define_from(build: Callable[..., nnx.Module], config: Any, **options: Any) -> Definition:
-    """The model that `build` makes of `config`, with nothing allocated."""
-    module = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0), **options))
-    return Definition(config, *nnx.split(module))
+def define_from(family: Family, config: Any, **options: Any) -> Definition:
+    """The family's model of `config`, with nothing allocated; `options` as its module takes them."""
+    module = nnx.eval_shape(lambda: family.build(config, rngs=nnx.Rngs(0), **options))
+    return Definition(family, config, *nnx.split(module), module.layers())
 
 
 def flatten(tree: Params) -> dict[str, Any]:

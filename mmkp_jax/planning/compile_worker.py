@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from mmkp_jax.data.forest import Forest, RowSize, empty_rows
+from mmkp_jax.data.forest import RowSize, empty_rows, map_arrays, row_size
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Params
@@ -109,9 +109,10 @@ def devices_of(topology: Topology) -> Sequence[jax.Device]:
 def lower_step(config: ConfigDict, plan: Plan) -> jax.stages.Lowered:
     """The train step on shapes alone."""
     steps = config.accumulation_steps
-    rows = empty_rows(config.global_batch_size // steps, RowSize(**config.row), plan.definition.geometry)
+    processor = plan.definition.processor
+    rows = empty_rows(config.global_batch_size // steps, row_size(config.row, processor), processor)
     sharding = batch_sharding(plan.mesh)
-    batch = Forest(*(jax.ShapeDtypeStruct((steps, *a.shape), a.dtype, sharding=sharding) for a in rows))
+    batch = map_arrays(lambda a: jax.ShapeDtypeStruct((steps, *a.shape), a.dtype, sharding=sharding), rows)
     with jax.set_mesh(plan.mesh):
         return plan.step.lower(plan.state, batch)
 

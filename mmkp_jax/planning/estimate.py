@@ -64,7 +64,7 @@ def estimate(subject: Subject, topology: Topology, outcome: Outcome) -> Estimate
     assert isinstance(train, Compiled)
     rows = config.global_batch_size
     chips = _used(outcome)
-    share = true_share(subject)
+    share = subject.definition.family.true_share(subject.definition.config)
     counts = count(train.program, share)
     sent = collectives(train.program, chips=chips, slices=topology.slices, true_share=share)
     between = sum(each.between_slices for each in sent)
@@ -89,26 +89,19 @@ def estimate(subject: Subject, topology: Topology, outcome: Outcome) -> Estimate
 
 def kept_activations(subject: Subject, outcome: Outcome) -> float:
     """Bytes a chip of the layers' inputs that wait for the backward pass, with `config.remat`."""
-    config, model = subject.config, subject.definition.config
+    config, definition = subject.config, subject.definition
     rows = config.global_batch_size / config.accumulation_steps / outcome.mesh["data"] / outcome.mesh["fsdp"]
     each = jnp.dtype(dtype_of(config, "compute_dtype")).itemsize
-    trained, _ = split_params(subject.definition.shapes(), config.freeze)
-    tower = any(path.startswith("visual.blocks") for path in flatten(trained))
-    patches = tower * model.vision.depth * model.vision.hidden_size * config.row.patches
-    return each * rows * (model.num_layers * model.hidden_size * config.row.tokens + patches)
-
-
-def true_share(subject: Subject) -> float:
-    """Of the tower's layers, those that see whole pictures: its one conditional is true there."""
-    tower = subject.definition.config.vision
-    return sum(layer < tower.depth for layer in tower.full_attention_layers) / tower.depth
+    trained, _ = split_params(definition.shapes(), definition.family.paths(config.freeze))
+    kept = definition.family.kept(definition.config, subject.row.slots())
+    trains = {stage: any(path.startswith(f"{stage}.") for path in flatten(trained)) for stage in kept}
+    return each * rows * sum(numbers for stage, numbers in kept.items() if trains[stage])
 
 
 def slots_flops(subject: Subject) -> float:
     """Of a step over all slots, padding and repetitions included, by the formula; to hold `Counts.flops` against."""
-    config, tower = subject.config, subject.definition.config.vision
-    size = subject.row
-    work = work_of_slots(size, config.global_batch_size, tile_size=tower.tile_size, merge=tower.merge_size)
+    config = subject.config
+    work = work_of_slots(subject.row, config.global_batch_size, subject.definition.processor)
     return _total(step_flops(subject.definition, config.freeze, work, remat=config.remat))
 
 
@@ -116,7 +109,8 @@ def _attention(subject: Subject, rows: int) -> float:
     """What kernels compute of attention, over all chips: they skip what no token may see."""
     config = subject.config
     work = subject.load.work.times(rows)
-    without = work._replace(token_pairs=0.0, picture_pairs=0.0)
+    images = dict(work.images) | dict.fromkeys(subject.definition.family.attended, 0.0)
+    without = work._replace(token_pairs=0.0, images=images)
     with_it, less = (
         _total(step_flops(subject.definition, config.freeze, each, remat=config.remat)) for each in (work, without)
     )

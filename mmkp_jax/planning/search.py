@@ -58,7 +58,9 @@ def largest_row(subject: Subject, topology: Topology, outcome: Outcome) -> RowSi
         quarters = min(max(_guess(known, outcome, topology), best + 1), too_large - 1)
         if quarters <= best:
             break
-        tried = compile_subject(subject.but(row=vars(scaled(subject.row, quarters))), topology, decoding=False)
+        tried = compile_subject(
+            subject.but(row=dataclasses.asdict(scaled(subject.row, quarters))), topology, decoding=False
+        )
         known[quarters] = tried.programs["train"]
         if fits(tried, topology):
             best = quarters
@@ -89,7 +91,7 @@ def scaled(row: RowSize, quarters: int) -> RowSize:
         unit = math.gcd(n, LANES)
         return -(-n * quarters // (STEPS * unit)) * unit
 
-    return RowSize(**{name: slots(n) for name, n in dataclasses.asdict(row).items()})
+    return RowSize.from_slots({name: slots(n) for name, n in row.slots().items()})
 
 
 def what_fits(subject: Subject, topology: Topology, outcome: Outcome) -> Change | None:
@@ -135,5 +137,7 @@ def _changes(subject: Subject, topology: Topology, outcome: Outcome) -> Iterator
         yield with_flags("moments_dtype=bfloat16", moments_dtype="bfloat16")
     if config.moments_memory == "device" and topology.chip.platform == "tpu":
         yield with_flags("moments_memory=host", moments_memory="host")
-    row = {name: n for name, n in vars(scaled(subject.row, STEPS // 2)).items() if name != "examples"}
-    yield with_flags(*(f"row.{name}={n}" for name, n in row.items()), row=row)
+    half = scaled(subject.row, STEPS // 2)
+    row = {"tokens": half.tokens, "labels": half.labels, "images": half.images}
+    named = {"tokens": half.tokens, **{f"images.{kind}": n for kind, n in half.images.items()}, "labels": half.labels}
+    yield with_flags(*(f"row.{name}={n}" for name, n in named.items()), row=row)

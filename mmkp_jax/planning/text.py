@@ -118,7 +118,7 @@ def _fit(subject: Subject, topology: Topology, outcome: Outcome, largest: RowSiz
             )
     if largest:
         times = largest.tokens / subject.row.tokens
-        size = f"{largest.tokens:,} tokens, {largest.patches:,} patches"
+        size = ", ".join(f"{n:,} {kind}" for kind, n in {"tokens": largest.tokens, **largest.images}.items())
         lines.append(f"the largest row that fits: {size} ({times:g} times the config's)")
     return "\n".join(lines)
 

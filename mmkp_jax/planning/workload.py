@@ -10,30 +10,17 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 from ml_collections import ConfigDict
 
-from mmkp_jax.data.forest import RowSize
+from mmkp_jax.data.forest import RowSize, row_size
 from mmkp_jax.data.records import open_split
 from mmkp_jax.data.run_lines import PAPER_POSTS, updates_line
 from mmkp_jax.data.size_index import index
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B, QWEN2_5_VL_7B, Qwen2_5_VLConfig
+from mmkp_jax.families.registry import define, known_config
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder, read_config
-from mmkp_jax.models.definition import Definition, define
-from mmkp_jax.models.flops import Work, tree_pairs
-from mmkp_jax.training.batches import branches_of, datasets_of, plan_posts, recipe_of
-
-PUBLISHED = {"Qwen/Qwen2.5-VL-3B-Instruct": QWEN2_5_VL_3B, "Qwen/Qwen2.5-VL-7B-Instruct": QWEN2_5_VL_7B}
-"""Geometries that are known without asking the hub."""
-
-
-class TypicalPost(NamedTuple):
-    """The mean post of CMKP under the published tokenizer (`benchmarks/packing.py`), in slots of a row."""
-
-    trunk: float = 514.8
-    sft: float = 4.9
-    cot: float = 141.9
-    patches: float = 1782.9
-    windows: float = 30.2
-
+from mmkp_jax.models.definition import Definition
+from mmkp_jax.models.family import Work
+from mmkp_jax.models.flops import tree_pairs
+from mmkp_jax.training.batches import branches_of, complete, datasets_of, plan_posts, processor_of, recipe_of
 
 TYPICAL_FILL = 0.96
 """Of the slots that bind, in rows of such posts (`benchmarks/packing.py`)."""
@@ -68,7 +55,7 @@ class Subject(NamedTuple):
     @property
     def row(self) -> RowSize:
         """The slots of a training row."""
-        return RowSize(**self.config.row)
+        return row_size(self.config.row, self.definition.processor)
 
     @property
     def updates(self) -> str:
@@ -84,15 +71,13 @@ class Subject(NamedTuple):
     @property
     def prompt(self) -> RowSize:
         """The row of the longest prompt."""
-        data, row = self.config.data, self.config.row
-        merge = self.definition.geometry.merge
-        patches = _round_up(data.max_pixels // self.definition.config.vision.patch_size**2, 8)
+        processor = processor_of(self.config, self.definition)
+        image = processor.largest()
         return RowSize(
-            tokens=_round_up(data.max_text_tokens + patches // merge**2 + TEMPLATE_TOKENS, 8),
-            patches=patches,
-            windows=-(-patches * row.windows // max(row.patches, 1)),
+            tokens=_round_up(self.config.data.max_text_tokens + image.tokens + TEMPLATE_TOKENS, 8),
             labels=0,
             examples=1,
+            images=dict(zip(processor.slots, image.slots, strict=True)),
         )
 
 
@@ -106,6 +91,7 @@ def subject_of(config: ConfigDict) -> Subject:
         importlib.import_module(config.make).make()
     published, where = published_config(config.model.path)
     definition = define(published, where)
+    config = complete(config, definition)
     return Subject(config, published, where, definition, load_of(config, definition))
 
 
@@ -117,47 +103,14 @@ def published_config(path: str) -> tuple[dict[str, Any], str]:
     """
     file = Path(path).expanduser() / CONFIG
     if not file.is_file():
-        if path in PUBLISHED:
-            return published_json(PUBLISHED[path]), path
+        if known := known_config(path):
+            return dict(known), path
         try:
             file = Path(hf_hub_download(path, CONFIG))
         except Exception as error:  # the network's and the hub's failures have no class in common
             reason = f"there is no {CONFIG} of it here, and the hub does not give one ({type(error).__name__})"
             raise InputError(reason, f"config.model.path={path}", "give a Hugging Face folder or a hub id") from None
     return read_config(file), str(file)
-
-
-def published_json(config: Qwen2_5_VLConfig) -> dict[str, Any]:
-    """The fields of a `config.json` that tell a geometry."""
-    tower = config.vision
-    return {
-        "model_type": "qwen2_5_vl",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "tie_word_embeddings": config.tie_embeddings,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": {"type": "mrope", "mrope_section": list(config.mrope_section)},
-        "image_token_id": config.image_token_id,
-        "vision_config": {
-            "depth": tower.depth,
-            "hidden_size": tower.hidden_size,
-            "intermediate_size": tower.intermediate_size,
-            "num_heads": tower.num_heads,
-            "out_hidden_size": tower.out_hidden_size,
-            "fullatt_block_indexes": list(tower.full_attention_layers),
-            "window_size": tower.window_size,
-            "patch_size": tower.patch_size,
-            "spatial_merge_size": tower.merge_size,
-            "temporal_patch_size": tower.temporal_patch_size,
-            "in_channels": tower.in_channels,
-            "rope_theta": tower.rope_theta,
-        },
-    }
 
 
 def load_of(config: ConfigDict, definition: Definition) -> Load:
@@ -172,19 +125,16 @@ def load_of(config: ConfigDict, definition: Definition) -> Load:
     training = plan_posts(config, recipe)
     parts = [index(open_split(each.path, "train"), recipe, Path(each.path) / "index") for each in datasets]
     plan, branches = training.plans[0], branches_of(config)
-    trunk, patches, windows, *targets = (
+    trunk, *targets = (
         np.concatenate([getattr(part, f"{name}_N") for part in parts])[plan.post_N].astype(np.float64)
-        for name in ("trunk", "patches", "windows", *branches)
+        for name in ("trunk", *branches)
     )
     labels = sum(targets)
     work = Work(
         tokens=float((trunk + labels).sum()),
-        patches=float(patches.sum()),
-        merged=float(patches.sum()) / definition.geometry.merge**2,
         labels=float(labels.sum()),
         token_pairs=float(tree_pairs(trunk, *targets).sum()),
-        picture_pairs=float(np.square(patches).sum()),
-        window_pairs=float(np.sum(np.square(patches) / np.maximum(windows, 1))),
+        images=recipe.processor.work_of_posts(np.concatenate([part.slot_NX for part in parts])[plan.post_N]),
     ).times(1 / plan.rows)
     posts = len(plan.post_N)
     return Load(posts / plan.rows, work, training.steps, f"{posts:,} posts of {config.data.path}")
@@ -192,26 +142,19 @@ def load_of(config: ConfigDict, definition: Definition) -> Load:
 
 def typical_load(config: ConfigDict, definition: Definition) -> Load:
     """Rows of typical posts, and as many of them as MMKP-V2 has for training."""
-    post, row = TypicalPost(), config.row
-    targets = [getattr(post, branch) for branch in branches_of(config)]
-    needs = {
-        "tokens": post.trunk + sum(targets),
-        "patches": post.patches,
-        "windows": post.windows,
-        "labels": sum(targets),
-        "examples": 1.0,
-    }
-    posts = TYPICAL_FILL * min(row[name] / need for name, need in needs.items())
+    post, processor = definition.family.typical_post, definition.processor
+    targets = [post[branch] for branch in branches_of(config)]
+    images = {kind: post[kind] for kind in processor.slots}
+    needs = {"tokens": post["trunk"] + sum(targets), **images, "labels": sum(targets), "examples": 1.0}
+    slots = row_size(config.row, processor).slots()
+    posts = TYPICAL_FILL * min(slots[name] / need for name, need in needs.items())
     if config.posts_per_step:
         posts = _posts_of_a_step(config, posts) / config.global_batch_size
     work = Work(
         tokens=needs["tokens"],
-        patches=post.patches,
-        merged=post.patches / definition.geometry.merge**2,
         labels=needs["labels"],
-        token_pairs=float(tree_pairs(post.trunk, *targets)),
-        picture_pairs=post.patches**2,
-        window_pairs=post.patches**2 / post.windows,
+        token_pairs=float(tree_pairs(post["trunk"], *targets)),
+        images=processor.work_of_posts(np.asarray([list(images.values())])),
     ).times(posts)
     steps = config.total_steps or config.num_epochs * math.ceil(PAPER_POSTS / (posts * config.global_batch_size))
     return Load(posts, work, steps, f"typical: {PAPER_POSTS:,} posts as MMKP-V2's, CMKP's mean lengths")

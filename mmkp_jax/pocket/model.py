@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.save import save_params
-from mmkp_jax.models.definition import Definition, Params, define, flatten, unflatten
+from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
 from mmkp_jax.pocket.tokenizer import MAX_LENGTH
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import BOTH, Branch, Recipe
-from mmkp_jax.data.forest import COT, SFT, RowSize
+from mmkp_jax.data.forest import COT, SFT, RowSize, row_size
 from mmkp_jax.data.mixing import Joined, posts_of_epoch
 from mmkp_jax.data.pipeline import Feed
 from mmkp_jax.data.plan import EpochPlan, plan_epoch
-from mmkp_jax.data.prompts import read_template
+from mmkp_jax.data.processor import Processor
 from mmkp_jax.data.records import Split, open_split, split_names
 from mmkp_jax.data.run_lines import chains_line, updates_line
 from mmkp_jax.data.size_index import LeftOut, choose, index, sizes_of
@@ -98,23 +98,40 @@ def recipe_of(config: ConfigDict, definition: Definition, tokenizer: PreTrainedT
     """How posts are fed to the model, in training and evaluation.
 
     Raises:
-        InputError: the limits of pictures or texts cannot be held together, or the tokenizer is unfit.
+        InputError: a setting of images or texts cannot be used, or the tokenizer is unfit.
     """
     data, tokens = config.data, config.row.tokens
-    if data.min_pixels > data.max_pixels:
-        what = f"min_pixels is {data.min_pixels:,} and max_pixels is {data.max_pixels:,}"
-        raise InputError(what, "config.data", "give a smaller min_pixels")
+    processor = processor_of(config, definition)
     if data.max_text_tokens > tokens:
         what = f"a text may have {data.max_text_tokens:,} tokens, a row {tokens:,}"
         raise InputError(what, "config.data.max_text_tokens", "give fewer, or longer rows (config.row.tokens)")
     return Recipe(
-        template=read_template(tokenizer, image_token=definition.geometry.image_token),
-        geometry=definition.geometry,
-        min_pixels=config.data.min_pixels,
-        max_pixels=config.data.max_pixels,
+        template=processor.template(tokenizer),
+        processor=processor,
         max_text_tokens=config.data.max_text_tokens,
         zero_shot=config.strategy == "zeroshot",
     )
+
+
+def processor_of(config: ConfigDict, definition: Definition) -> Processor:
+    """How the model's images are made ready, under the config's settings.
+
+    Raises:
+        InputError: a setting cannot be used.
+    """
+    return definition.family.processor(definition.config, config.data.images.to_dict())
+
+
+def complete(config: ConfigDict, definition: Definition) -> ConfigDict:
+    """The config with every setting and slot of the family's images written out.
+
+    Raises:
+        InputError: one of them cannot be used.
+    """
+    processor, completed = processor_of(config, definition), ConfigDict(config.to_dict())
+    completed.data.images = processor.settings
+    completed.row.images = row_size(config.row, processor).images
+    return completed
 
 
 def branches_of(config: ConfigDict) -> tuple[Branch, ...]:
@@ -142,7 +159,7 @@ def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
     if not config.num_epochs and not config.total_steps:
         what = "num_epochs is 0 and total_steps is 0"
         raise InputError(what, "config.num_epochs", "give one of them; total_steps wins where both are given")
-    size, branches = RowSize(**config.row), branches_of(config)
+    size, branches = row_size(config.row, recipe.processor), branches_of(config)
     parts = [_part(each, recipe, size, branches, config.data.workers) for each in datasets_of(config)]
     records = Joined([part.records for part in parts])
     sizes = np.concatenate([part.size_N5 for part in parts])

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mmkp_jax.data.forest import Forest
+from mmkp_jax.data.forest import Forest, map_arrays
 from mmkp_jax.data.pipeline import Position, batches, position_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder
@@ -162,7 +162,7 @@ def _feed(config: ConfigDict, training: Training, step: int) -> Iterator[tuple[P
 
 def _micro_batches(forest: Forest, config: ConfigDict) -> Forest:
     """[rows, ...] to [accumulation steps, rows of each, ...]."""
-    return Forest(*(array.reshape(config.accumulation_steps, -1, *array.shape[1:]) for array in forest))
+    return map_arrays(lambda array: array.reshape(config.accumulation_steps, -1, *array.shape[1:]), forest)
 
 
 class _StopAsked(contextlib.AbstractContextManager):

@@ -225,7 +225,7 @@ def _of_this_host(array: jax.Array) -> np.ndarray:
 
 
 def _summary(line: dict[str, Any]) -> str:
-    fills = "/".join(f"{line[f'fill_{each}']:.0%}" for each in ("tokens", "patches", "windows"))
+    fills = "/".join(f"{value:.0%}" for name, value in line.items() if name.startswith("fill_"))
     told = (
         f"loss {line['loss']:.3f} (sft {line['loss_sft']:.3f}, cot {line['loss_cot']:.3f}), "
         f"{line['cot_share']:.0%} on cot, γ {line['gamma']:.2f}, lr {line['learning_rate']:.1e}, "

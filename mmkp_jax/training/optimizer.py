@@ -1,13 +1,10 @@
-"""How parameters train: the learning rate and AdamW, and what is frozen by default."""
+"""How parameters train: the learning rate, AdamW."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mmkp_jax.models.definition import Params, flatten, unflatten
-
-FROZEN_BY_DEFAULT = ("visual.patch_embed", "visual.blocks")
-"""The vision tower; its merger (the projector) and the decoder train, as in the paper."""
 
 
 def learning_rate(peak: float, *, warmup_steps: int, total_steps: int) -> optax.Schedule:

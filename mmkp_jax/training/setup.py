@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import Definition, Params, define, flatten, unflatten
+from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import (
     MEMORIES,
@@ -148,11 +149,12 @@ def _abstract_state(
     config: ConfigDict, definition: Definition, mesh: Mesh, optimizer: optax.GradientTransformation, rule: GammaRule
 ) -> State:
     """Shapes, dtypes and shardings of the whole state."""
-    trainable, frozen = split_params(definition.shapes(), config.freeze)
+    freeze = definition.family.paths(config.freeze)
+    trainable, frozen = split_params(definition.shapes(), freeze)
     frozen_dtype = dtype_of(config, "frozen_dtype")
     frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, frozen_dtype), frozen)
     of_params = param_shardings(definition, mesh, config.sharding_rules)
-    of_trainable, of_frozen = split_params(of_params, config.freeze)
+    of_trainable, of_frozen = split_params(of_params, freeze)
     shardings = {
         "step": replicated(mesh),
         "trainable": of_trainable,
@@ -181,13 +183,9 @@ RANGES = {
     "weight_decay": (0, math.inf),
     "clip_norm": (1e-12, math.inf),
     "seed": (0, math.inf),
-    "data.min_pixels": (1, math.inf),
-    "data.max_pixels": (1, math.inf),
     "data.max_text_tokens": (1, math.inf),
     "data.workers": (0, math.inf),
     "row.tokens": (1, math.inf),
-    "row.patches": (0, math.inf),
-    "row.windows": (0, math.inf),
     "row.labels": (1, math.inf),
     "row.examples": (1, math.inf),
     "eval_every": (0, math.inf),
@@ -212,9 +210,6 @@ def check_settings(config: ConfigDict) -> None:
         value = operator.attrgetter(field)(config)
         if not low <= value <= high:  # NaN is in no range
             raise InputError(f"{value} is out of range", f"config.{field}", f"give a number from {low} to {high}")
-    if config.row.patches and not config.row.windows:
-        what = f"rows of {config.row.patches:,} patches have no window to put them into"
-        raise InputError(what, "config.row.windows", "give at least 1, or config.row.patches=0")
     if not all(isinstance(each, str) for each in config.freeze):
         raise InputError("it holds something that is not text", "config.freeze", "give parameter paths, in quotes")
 

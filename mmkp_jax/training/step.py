@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from mmkp_jax.data.forest import Forest
+from mmkp_jax.data.processor import filled
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.ops.cross_entropy import label_nll
@@ -80,7 +81,7 @@ def make_train_step(
             gradient, (sums, losses) = jax.grad(loss_of, has_aux=True)(trainable, state["frozen"], forest, gamma)
             return jax.tree.map(jnp.add, total, (gradient, sums)), losses
 
-        nothing = jax.tree.map(jnp.zeros_like, trainable), dict.fromkeys(SUMS, jnp.float32(0))
+        nothing = jax.tree.map(jnp.zeros_like, trainable), dict.fromkeys((*SUMS, *_slots(batch)), jnp.float32(0))
         (gradient, sums), losses = jax.lax.scan(accumulate, nothing, batch)
         gradient = jax.tree.map(lambda g: g / jnp.maximum(sums["posts"], 1), gradient)
         grad_norm = optax.tree.norm(gradient)
@@ -104,11 +105,13 @@ def make_train_step(
     return train_step
 
 
-SUMS = (
-    *("loss", "posts", "packed", "loss_sft", "posts_sft", "loss_cot", "posts_cot", "on_cot", "labels"),
-    *("tokens", "patches", "windows"),
-)
-"""What a step adds up over its micro-batches."""
+SUMS = ("loss", "posts", "packed", "loss_sft", "posts_sft", "loss_cot", "posts_cot", "on_cot", "labels")
+"""What a step adds up over its micro-batches, besides the slots that hold something."""
+
+
+def _slots(forest: Forest) -> dict[str, jax.Array]:
+    """Which slots of each kind hold something."""
+    return {"tokens": forest.segment_BT > 0, **filled(forest.images)}
 
 
 def _sums(losses: Losses, choice: Choice, forest: Forest) -> Metrics:
@@ -122,9 +125,7 @@ def _sums(losses: Losses, choice: Choice, forest: Forest) -> Metrics:
         "posts_cot": losses.has_cot_BS,
         "on_cot": choice.on_cot_BS,
         "labels": forest.weight_BM,
-        "tokens": forest.segment_BT > 0,
-        "patches": forest.image_BP > 0,
-        "windows": forest.window_BW > 0,
+        **_slots(forest),
     }
     return {name: jnp.sum(array, dtype=jnp.float32) for name, array in sums.items()}
 
@@ -154,5 +155,4 @@ def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
 
 def _fills(sums: Metrics, batch: Forest) -> Metrics:
     """The share of the batch's slots that hold something."""
-    slots = {"tokens": batch.segment_BT, "patches": batch.image_BP, "windows": batch.window_BW}
-    return {f"fill_{name}": sums[name] / max(slot.size, 1) for name, slot in slots.items()}
+    return {f"fill_{name}": sums[name] / max(slot.size, 1) for name, slot in _slots(batch).items()}

@@ -9,11 +9,10 @@ from PIL import Image
 from benchmarks.image_memory import make, peak_of
 from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.image_memory import Budget
-from mmkp_jax.data.images import decode, sized_patches
+from mmkp_jax.data.images import decode, with_image
 from tests.data.test_images import saved
 
 SIDE = 9000
-LIMITS = {"min_pixels": 3136, "max_pixels": 12_544}
 LARGE = {
     "16-bit PNG": lambda: saved(Image.fromarray(np.zeros((SIDE, SIDE), np.uint16))),
     "float TIFF": lambda: saved(Image.new("F", (SIDE, SIDE)), "TIFF", compression="tiff_adobe_deflate"),
@@ -50,7 +49,7 @@ def test_an_image_of_few_bytes_more_passes_where_the_limit_is_raised(monkeypatch
         decode(data)
     monkeypatch.setenv("MMKP_MAX_IMAGE_BYTES", "1000000")
     assert decode(data).size == (300, 300)
-    assert sized_patches(data, **LIMITS)[0] == (300, 300)
+    assert with_image(data, lambda image: image.size) == (300, 300)
 
 
 def test_threads_share_one_budget(monkeypatch):

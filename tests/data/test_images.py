@@ -9,9 +9,11 @@ import pytest
 from PIL import Image, ImageCms
 
 from mmkp_jax.data.image_files import ImageError, image_path
-from mmkp_jax.data.images import FORMATS, decode, grid_of, patches_of, smart_resize
+from mmkp_jax.data.images import FORMATS, decode
+from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor, smart_resize
 
 LIMITS = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 64}
+PROCESSOR = Qwen2_5_VLProcessor(image_token=0, **LIMITS)
 SIZES = [(1, 1), (5, 900), (640, 360), (281, 500), (68, 68), (600, 337), (27, 29), (13, 300), (224, 224), (333, 777)]
 KINDS = {
     "RGB": ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "MPO"],
@@ -78,9 +80,11 @@ def processor_patches(image: Image.Image) -> tuple[tuple[int, int], np.ndarray]:
 def test_patches_are_those_of_the_processor_for_any_size_and_mode(mode, kind):
     for seed, (width, height) in enumerate(SIZES):  # 300 pictures in all
         data = saved(in_mode(picture(width, height, seed), mode), kind)
-        grid, patches = patches_of(decode(data), **LIMITS)
+        image = decode(data)
+        layout = PROCESSOR.layout(image.height, image.width)
+        patches = PROCESSOR.pixels(image, layout)
         expected_grid, expected = processor_patches(Image.open(io.BytesIO(data)))
-        assert grid == expected_grid == grid_of(height, width, **LIMITS)
+        assert layout.shape == expected_grid and image.size == (width, height)
         assert patches.dtype == np.uint8
         np.testing.assert_allclose(patches, expected, atol=1, err_msg=f"{width} x {height}")
 

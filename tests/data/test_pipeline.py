@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmkp_jax.data.examples import BOTH, tree_of
-from mmkp_jax.data.forest import Forest, plant
+from mmkp_jax.data.forest import Forest, map_arrays, pack_rows
 from mmkp_jax.data.pipeline import Feed, Position, batches, position_of, step_of
 from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.data.size_index import choose, measure, sizes_of
@@ -49,8 +49,7 @@ def plans_of(feed: Feed):
 def assert_same(ours, theirs):
     assert [position for position, _ in ours] == [position for position, _ in theirs]
     for (_, a), (_, b) in zip(ours, theirs, strict=True):
-        for name in Forest._fields:
-            np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+        map_arrays(np.testing.assert_array_equal, a, b)
 
 
 def test_batches_are_the_planned_posts(feed, plans, whole):
@@ -58,7 +57,7 @@ def test_batches_are_the_planned_posts(feed, plans, whole):
     assert len(plans[0]) > 1
     for (epoch, batch), forest in whole:
         trees = [[tree_of(feed.records[n], feed.recipe) for n in row] for row in plans[epoch][batch]]
-        assert_same([(0, forest)], [(0, plant(trees, SIZE, feed.recipe.geometry))])
+        assert_same([(0, forest)], [(0, pack_rows(trees, SIZE, feed.recipe.processor))])
 
 
 def test_every_post_and_every_label_comes_once_an_epoch(feed, plans, whole):
@@ -66,7 +65,7 @@ def test_every_post_and_every_label_comes_once_an_epoch(feed, plans, whole):
     for epoch in range(EPOCHS):
         forests = [forest for position, forest in whole if position.epoch == epoch]
         assert sum(int((f.segment_BT > 0).sum()) for f in forests) == expected[0]
-        assert sum(int(f.weight_BM.sum()) for f in forests) == expected[3]
+        assert sum(int(f.weight_BM.sum()) for f in forests) == expected[-2]
         assert sum(int(f.segment_BT.max(axis=1).sum()) for f in forests) == len(feed.records)
 
 
@@ -94,7 +93,7 @@ def test_a_run_goes_on_under_another_number_of_workers(feed, plans, whole):
 def test_hosts_together_load_the_whole_batch(feed, plans, whole, hosts):
     parts = [list(batches(feed, plans, host=host, hosts=hosts)) for host in range(hosts)]
     joined = [
-        (whole[step][0], Forest(*(np.concatenate(arrays) for arrays in zip(*(p[step][1] for p in parts), strict=True))))
+        (whole[step][0], map_arrays(lambda *arrays: np.concatenate(arrays), *(part[step][1] for part in parts)))
         for step in range(len(whole))
     ]
     assert_same(joined, whole)
@@ -104,7 +103,7 @@ def test_hosts_together_load_the_whole_batch(feed, plans, whole, hosts):
 def test_only_the_asked_for_targets_are_packed(feed, branches):
     own = dataclasses.replace(feed, branches=branches)
     forests = [forest for _, forest in batches(own, plans_of(own))]
-    labels = sizes_of(measure(own.records, own.recipe), branches)[:, 3]
+    labels = sizes_of(measure(own.records, own.recipe), branches)[:, -2]
     assert sum(int(f.weight_BM.sum()) for f in forests) == EPOCHS * labels.sum()
     assert sum(int(f.segment_BT.max(axis=1).sum()) for f in forests) == EPOCHS * (labels > 0).sum()
 
@@ -134,7 +133,7 @@ class Tell(Feed):
         from jax._src import xla_bridge
 
         platforms, opened = sys.modules["jax"].config.jax_platforms, xla_bridge.backends_are_initialized()
-        return Forest(np.asarray(platforms), np.asarray(opened), *[np.zeros(0)] * (len(Forest._fields) - 2))
+        return Forest(np.asarray(platforms), np.asarray(opened), *[np.zeros(0)] * (len(Forest._fields) - 3))
 
 
 def test_no_worker_opens_a_device(feed, plans, monkeypatch):

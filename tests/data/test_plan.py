@@ -1,6 +1,5 @@
 """The plan: each post once an epoch, within the rows' limits, the same wherever and whenever it is made."""
 
-import dataclasses
 import time
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.plan import EpochPlan, fill, host_rows, plan_epoch
 
-ROW = RowSize(tokens=2048, patches=4608, windows=90, labels=700, examples=8)
+ROW = RowSize(tokens=2048, labels=700, examples=8, images={"patches": 4608, "windows": 90})
 
 
 def post_sizes(count: int, seed: int = 0) -> np.ndarray:
@@ -44,7 +43,7 @@ def test_only_the_posts_asked_for_are_planned():
 def test_no_row_holds_more_than_it_can():
     sizes = post_sizes(500)
     for row in rows_of(plan()):
-        assert (sizes[list(row)].sum(axis=0) <= dataclasses.astuple(ROW)).all()
+        assert (sizes[list(row)].sum(axis=0) <= list(ROW.slots().values())).all()
 
 
 def test_empty_rows_stand_at_the_end_only():
@@ -81,7 +80,7 @@ def test_a_step_holds_exactly_the_posts_asked_for_and_the_last_of_an_epoch_the_r
     assert sorted(post for row in rows_of(planned) for post in row) == list(range(count))
     assert all(len(batch) == planned.batch_rows == 10 for batch in planned)
     sizes = post_sizes(count)
-    assert all((sizes[list(row)].sum(axis=0) <= dataclasses.astuple(ROW)).all() for row in rows_of(planned))
+    assert all((sizes[list(row)].sum(axis=0) <= list(ROW.slots().values())).all() for row in rows_of(planned))
 
 
 def test_steps_of_a_number_of_posts_take_them_in_the_shuffled_order():

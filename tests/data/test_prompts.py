@@ -32,6 +32,11 @@ ODD = {
 }
 
 
+def run(tokens: int) -> np.ndarray:
+    """The image tokens of an image."""
+    return np.full(tokens, IMAGE, np.int32)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     from transformers import AutoTokenizer
@@ -58,15 +63,15 @@ def test_prompt_is_the_rendered_chat_template(tokenizer, template, text, with_im
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     ).replace("<|image_pad|>", "<|image_pad|>" * 6)
-    grids = [(4, 6)] if with_image else []
-    made = prompt_tokens(text, grids, template, max_text_tokens=100, zero_shot=zero_shot)
+    image = run(6) if with_image else None
+    made = prompt_tokens(text, image, template, max_text_tokens=100, zero_shot=zero_shot)
     assert made.dtype == np.int32
     assert made.tolist() == tokenizer(rendered).input_ids
 
 
 def test_special_tokens_in_a_post_stay_text(tokenizer, template):
-    harmless = prompt_tokens("a", [(2, 2)], template, max_text_tokens=1000)
-    hostile = prompt_tokens(HOSTILE, [(2, 2)], template, max_text_tokens=1000)
+    harmless = prompt_tokens("a", run(1), template, max_text_tokens=1000)
+    hostile = prompt_tokens(HOSTILE, run(1), template, max_text_tokens=1000)
     added = set(tokenizer.get_added_vocab().values())
     assert [t for t in hostile if t in added] == [t for t in harmless if t in added]
     assert (hostile == IMAGE).sum() == 1
@@ -85,7 +90,7 @@ def test_odd_texts_come_back_as_they_were(tokenizer, template, tmp_path, name):
     assert (record.text, record.cot) == (text, said.strip())
 
     added = set(tokenizer.get_added_vocab().values())
-    prompt = prompt_tokens(record.text, [(2, 2)], template, max_text_tokens=100_000)
+    prompt = prompt_tokens(record.text, run(1), template, max_text_tokens=100_000)
     own = prompt[len(template.before_image) : len(prompt) - len(template.after)]
     assert not added & set(own.tolist())
     assert template.plain.decode(own, skip_special_tokens=False) == user_text(text.strip())
@@ -95,7 +100,7 @@ def test_odd_texts_come_back_as_they_were(tokenizer, template, tmp_path, name):
     assert template.plain.decode(target[:-1], skip_special_tokens=False) == written
 
     left = trimmed(text, template, max_text_tokens=20)
-    short = prompt_tokens(record.text, [(2, 2)], template, max_text_tokens=20)
+    short = prompt_tokens(record.text, run(1), template, max_text_tokens=20)
     assert text.strip().startswith(left) and len(template.plain.encode(left).ids) <= 20
     assert tokenizer.decode(short).count(user_text(left)) == 1
     assert [t for t in short.tolist() if t in added] == [t for t in prompt.tolist() if t in added]
@@ -120,15 +125,15 @@ def test_too_long_a_text_loses_its_end_only(template, text, most):
     assert text.startswith(left)
     assert "\ufffd" not in left
     assert most - 4 <= len(template.plain.encode(left).ids) <= most
-    whole = prompt_tokens(text, [(4, 4)], template, max_text_tokens=most)
-    np.testing.assert_array_equal(whole, prompt_tokens(left, [(4, 4)], template, max_text_tokens=10_000))
+    whole = prompt_tokens(text, run(4), template, max_text_tokens=most)
+    np.testing.assert_array_equal(whole, prompt_tokens(left, run(4), template, max_text_tokens=10_000))
     assert (whole == IMAGE).sum() == 4
 
 
 def test_template_goes_to_a_worker(template):
     there = pickle.loads(pickle.dumps(template))
-    ours = prompt_tokens(HOSTILE, [(2, 4)], template, max_text_tokens=99)
-    np.testing.assert_array_equal(prompt_tokens(HOSTILE, [(2, 4)], there, max_text_tokens=99), ours)
+    ours = prompt_tokens(HOSTILE, run(2), template, max_text_tokens=99)
+    np.testing.assert_array_equal(prompt_tokens(HOSTILE, run(2), there, max_text_tokens=99), ours)
     assert there.fingerprint == template.fingerprint
 
 
@@ -141,11 +146,6 @@ def test_a_tokenizer_without_chat_template_is_the_users_mistake(tokenizer, monke
 def test_another_image_token_is_the_users_mistake(tokenizer):
     with pytest.raises(InputError, match="image token 7"):
         read_template(tokenizer, image_token=7)
-
-
-def test_two_pictures_are_refused(template):
-    with pytest.raises(ValueError, match="one picture"):
-        prompt_tokens("a", [(2, 2), (2, 2)], template, max_text_tokens=9)
 
 
 def test_whatever_token_numbers_depend_on_has_its_own_fingerprint(tokenizer, template, monkeypatch):

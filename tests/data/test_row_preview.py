@@ -5,11 +5,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from mmkp_jax.data.examples import tree_of
-from mmkp_jax.data.forest import COT, SFT, TRUNK, plant
-from mmkp_jax.data.images import decode, smart_resize
+from mmkp_jax.data.forest import COT, SFT, TRUNK, pack_rows
+from mmkp_jax.data.images import decode
 from mmkp_jax.data.posts import Record
 from mmkp_jax.data.prompts import cot_target, keyphrase_target
 from mmkp_jax.data.row_preview import Piece, pieces_of, view_row
+from mmkp_jax.families.qwen2_5_vl.processor import smart_resize
 from tests.data.test_images import picture, saved
 from tests.support.posts_on_disk import SIZE
 from tests.support.tiny import write_tokenizer
@@ -34,12 +35,12 @@ def records():
 
 @pytest.fixture(scope="module")
 def forest(records, recipe):
-    return plant([[tree_of(record, recipe) for record in records]], SIZE, recipe.geometry)
+    return pack_rows([[tree_of(record, recipe) for record in records]], SIZE, recipe.processor)
 
 
 @pytest.fixture(scope="module")
 def row(forest, recipe, tokenizer):
-    return view_row(forest, 0, recipe.geometry, tokenizer)
+    return view_row(forest, 0, recipe.processor, tokenizer)
 
 
 def text_of(pieces: list[Piece]) -> str:
@@ -69,7 +70,7 @@ def test_the_labels_are_the_targets_and_no_trunk_has_any(row, records, recipe, t
 def test_only_labels_with_a_weight_are_shown(forest, row, recipe, tokenizer):
     lighter = forest._replace(weight_BM=forest.weight_BM.copy())
     lighter.weight_BM[0, 0] = 0  # the first label of the first tree's CoT target
-    found = view_row(lighter, 0, recipe.geometry, tokenizer)
+    found = view_row(lighter, 0, recipe.processor, tokenizer)
     assert text_of(found.parts[1].labels) == text_of(row.parts[1].labels)[1:]
     assert found.parts[2:] == row.parts[2:] and found.parts[1].fed == row.parts[1].fed
 
@@ -102,8 +103,6 @@ def test_the_pictures_are_those_that_the_patches_were_cut_from(row, records, rec
     assert len(row.pictures) == 2
     for shown, record in zip(row.pictures, records, strict=True):
         image = decode(record.image)
-        height, width = smart_resize(
-            image.height, image.width, min_pixels=recipe.min_pixels, max_pixels=recipe.max_pixels
-        )
+        height, width = smart_resize(image.height, image.width, **recipe.processor.settings)
         expected = np.asarray(image.resize((width, height), 3))  # bicubic
         assert np.array_equal(shown, expected)

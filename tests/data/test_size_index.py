@@ -19,8 +19,8 @@ from tests.support.posts_on_disk import SIZE
 def test_the_index_tells_what_each_tree_takes(split, recipe, branches):
     sizes = sizes_of(measure(split, recipe), branches)
     for number in range(len(split)):
-        expected = tree_size(tree_of(split[number], recipe, branches), recipe.geometry)
-        assert tuple(sizes[number]) == dataclasses.astuple(expected)
+        expected = tree_size(tree_of(split[number], recipe, branches), recipe.processor)
+        assert tuple(sizes[number]) == tuple(expected.slots().values())
 
 
 def test_the_index_never_decodes_a_picture(split, recipe, monkeypatch):
@@ -37,11 +37,11 @@ def test_the_index_is_kept_for_what_it_depends_on(split, recipe, tmp_path, monke
     for ours, kept in zip(first, again, strict=True):
         np.testing.assert_array_equal(ours, kept)
     others = [
-        {"max_pixels": 28 * 28 * 8},
-        {"min_pixels": 28 * 28},
+        {"processor": dataclasses.replace(recipe.processor, max_pixels=28 * 28 * 8)},
+        {"processor": dataclasses.replace(recipe.processor, min_pixels=28 * 28)},
         {"max_text_tokens": 5},
         {"zero_shot": True},
-        {"geometry": dataclasses.replace(recipe.geometry, window_side=3)},
+        {"processor": dataclasses.replace(recipe.processor, window_side=3)},
         {"template": dataclasses.replace(recipe.template, fingerprint="another tokenizer or chat template")},
     ]
     for change in others:
@@ -86,7 +86,15 @@ def test_a_damaged_index_is_measured_anew(split, recipe, tmp_path):
             np.testing.assert_array_equal(ours, kept)
 
 
-@pytest.mark.parametrize("change", [{"sft_N": np.zeros(30)}, {"id_N": np.arange(30)}, {"cot_N": np.zeros((30, 2))}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sft_N": np.zeros(30)},
+        {"id_N": np.arange(30)},
+        {"cot_N": np.zeros((30, 2))},
+        {"slot_NX": np.zeros((30, 3), int)},
+    ],
+)
 def test_an_index_of_other_arrays_is_measured_anew(split, recipe, tmp_path, change):
     first = index(split, recipe, tmp_path)
     (file,) = tmp_path.glob("*.npz")
@@ -106,8 +114,9 @@ def test_where_the_index_cannot_be_kept_a_warning_says_so(split, recipe, tmp_pat
 
 def test_posts_that_fit_no_row_are_told_with_their_reason():
     ids = np.asarray(["a", "b", "c"])
-    size_5N = np.asarray([[50, 50, 900], [9, 9, 9], [20, 0, 20], [64, 64, 300], [4, 4, 4]], np.int32)
-    lengths = Lengths(*size_5N, np.zeros(3, np.uint64), ids)
+    size_4N = np.asarray([[50, 50, 900], [9, 9, 9], [20, 0, 20], [16, 16, 75]], np.int32)
+    slot_NX = np.asarray([[64, 4], [64, 4], [300, 4]], np.int32)
+    lengths = Lengths(*size_4N, slot_NX, np.zeros(3, np.uint64), ids)
     numbers, left_out = choose(lengths, SIZE, BOTH)
     assert numbers.tolist() == [0, 1]
     assert [(post.number, post.id) for post in left_out] == [(2, "c")]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkp_jax.data.forest import RowSize, Tree, plant
+from mmkp_jax.data.forest import RowSize, Tree, pack_rows
 from mmkp_jax.decoding.generate import Answer, Generator
 from mmkp_jax.decoding.prompts import measure
 from mmkp_jax.decoding.sampling import Sampling
@@ -69,7 +69,7 @@ def decoded(definition, params, trees, draws=1, names=None, **options) -> list[A
     settings = dict(slots=4, answer_tokens=ANSWER_TOKENS, stop_tokens=(), dtype=jnp.float32) | options
     generator = Generator(definition, MESH, **settings)
     names = names or [str(number) for number in range(len(trees))]
-    prompts = [measure(name, tree, definition.geometry) for name, tree in zip(names, trees, strict=True)]
+    prompts = [measure(name, tree, definition.processor) for name, tree in zip(names, trees, strict=True)]
     return list(generator(params, prompts, trees.__getitem__, draws))
 
 
@@ -102,7 +102,7 @@ def test_answers_are_those_of_the_whole_text_computed_anew_for_every_token(pair)
     _, definition, params = pair
     config = definition.config
     prompt = random_tree(7, config, grids=[(6, 8)], text=12)
-    size = RowSize(tokens=len(prompt.prompt) + 10, patches=48, windows=2, labels=11, examples=1)
+    size = RowSize(tokens=len(prompt.prompt) + 10, labels=11, examples=1, images={"patches": 48, "windows": 2})
 
     @jax.jit
     def following(forest, last):
@@ -111,8 +111,8 @@ def test_answers_are_those_of_the_whole_text_computed_anew_for_every_token(pair)
 
     written: list[int] = []
     for _ in range(10):
-        text = Tree(prompt.prompt, [*written, 0], [], prompt.grids, prompt.patches)
-        written.append(int(following(plant([[text]], size, definition.geometry), len(written))))
+        text = Tree(prompt.prompt, [*written, 0], [], prompt.layouts, prompt.pixels)
+        written.append(int(following(pack_rows([[text]], size, definition.processor), len(written))))
     assert answers(definition, params, [prompt], answer_tokens=10) == {(0, 0): written}
 
 
@@ -138,7 +138,7 @@ def test_answers_are_cut_where_each_prompt_says(pair):
     whole = answers(definition, params, trees, answer_tokens=150, slots=2)
     most = [1, 150, 3, 64, 200, 9]
     generator = Generator(definition, MESH, slots=2, answer_tokens=150, stop_tokens=(), dtype=jnp.float32)
-    prompts = [measure(str(i), tree, definition.geometry) for i, tree in enumerate(trees)]
+    prompts = [measure(str(i), tree, definition.processor) for i, tree in enumerate(trees)]
     prompts = [prompt._replace(most_tokens=tokens) for prompt, tokens in zip(prompts, most, strict=True)]
     for _ in range(2):  # the second time with programs that are there
         cut = {each.prompt: each.tokens for each in generator(params, prompts, trees.__getitem__)}
@@ -177,7 +177,7 @@ def test_a_prompt_that_cannot_be_loaded_has_no_answer_and_holds_nobody_up(pair):
     expected = answers(definition, params, trees)
     lost = {0, 4}
     generator = Generator(definition, MESH, slots=4, answer_tokens=ANSWER_TOKENS, stop_tokens=(), dtype=jnp.float32)
-    prompts = [measure(str(number), tree, definition.geometry) for number, tree in enumerate(trees)]
+    prompts = [measure(str(number), tree, definition.processor) for number, tree in enumerate(trees)]
     found = generator(params, prompts, lambda number: None if number in lost else trees[number])
     assert {(each.prompt, each.draw): each.tokens for each in found} == expected | {(0, 0): None, (4, 0): None}
     assert list(generator(params, [], trees.__getitem__)) == []

@@ -3,7 +3,8 @@
 import pytest
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B, QWEN2_5_VL_7B, config_from_hf
+from mmkp_jax.families.qwen2_5_vl.config import config_from_hf
+from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.tiny import hf_config_dict, tiny_config
 
 VISION = hf_config_dict(tiny_config())["vision_config"]

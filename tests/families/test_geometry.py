@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from mmkp_jax.data.geometry import mrope_positions, patch_layout
+from mmkp_jax.families.qwen2_5_vl.geometry import mrope_positions, patch_layout
 from tests.support.tiny import hf_model, tiny_config
 
 GRIDS = [(4, 4), (2, 2), (2, 40), (40, 26), (24, 24), (10, 18), (6, 34)]
@@ -47,8 +47,8 @@ def test_mrope_positions_are_transformers():
 @pytest.mark.parametrize(
     "tokens, grids, message",
     [
-        ([1, 9, 9, 2], [(4, 4)], "2 image tokens for pictures of 4"),
-        ([1, 9, 9, 9, 9, 2], [], "4 image tokens for pictures of 0"),
+        ([1, 9, 9, 2], [(4, 4)], "2 image tokens for images of 4"),
+        ([1, 9, 9, 9, 9, 2], [], "4 image tokens for images of 0"),
         ([9, 9, 1, 9, 9], [(4, 4)], "text stands inside"),
     ],
 )

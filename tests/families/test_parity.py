@@ -15,7 +15,7 @@ import torch
 from flax import nnx
 
 from mmkp_jax.data.forest import COT, SFT
-from mmkp_jax.data.geometry import patch_layout
+from mmkp_jax.families.qwen2_5_vl.geometry import patch_layout
 from mmkp_jax.families.qwen2_5_vl.model import mrope_rotation, vision_rotation
 from mmkp_jax.models.layers import rotary_frequencies
 from mmkp_jax.ops.attention import DENSE
@@ -91,12 +91,14 @@ def test_blocks_equal_transformers(pair):
     tower = model.visual
 
     order = np.asarray(seen["patch_embed"][1])  # image-processor order; ours is window order
-    layout = np.concatenate([_window_order(g, config, start) for g, start in zip(tree.grids, (0, 1040), strict=True)])
-    assert_close(tower.patch_embed(forest.patch_BPC, jnp.float32)[0], order[layout])
+    layout = np.concatenate(
+        [_window_order(layout.shape, config, start) for layout, start in zip(tree.layouts, (0, 1040), strict=True)]
+    )
+    assert_close(tower.patch_embed(forest.images.patch_BPC, jnp.float32)[0], order[layout])
 
-    rotation = vision_rotation(forest.patch_position_BP2, config.vision)
-    tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.vision.tile_size)
-    attend = DENSE.pictures(forest.image_BP)
+    rotation = vision_rotation(forest.images.patch_position_BP2, config.vision)
+    tiles = lay_tiles(forest.images.window_BW, forest.images.image_BP.shape[1], config.vision.tile_size)
+    attend = DENSE.pictures(forest.images.image_BP)
     for i in (0, config.vision.full_attention_layers[0]):
         x, out = seen[f"block {i}"]
         full = i in config.vision.full_attention_layers
@@ -107,7 +109,7 @@ def test_blocks_equal_transformers(pair):
 
     x, out = seen["decoder layer"]
     attend = DENSE.forest(forest.segment_BT, forest.branch_BT)
-    assert_close(layer_of(model.decoder.layers, 1)(x, mrope_rotation(forest.position_BT3, config), attend), out)
+    assert_close(layer_of(model.decoder.layers, 1)(x, mrope_rotation(forest.position_BTA, config), attend), out)
 
 
 @torch.no_grad()

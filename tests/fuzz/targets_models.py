@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
-from mmkp_jax.hf.preprocessor import pixel_limits
-from mmkp_jax.models.definition import define
+from mmkp_jax.hf.preprocessor import read_settings
 from tests.fuzz.harness import Target
 from tests.support.tiny import hf_config_dict, tiny_config, write_tokenizer
 
@@ -44,8 +44,8 @@ def _configs(_: Path) -> list[bytes]:
 
 def _open(folder: Path) -> None:
     opened = open_folder(str(folder))
-    define(opened.config, str(folder / "config.json"))
-    pixel_limits(folder, (1, 2))
+    definition = define(opened.config, str(folder / "config.json"))
+    read_settings(folder, definition.family, definition.config)
 
 
 def _file(name: str, *, tokenizer: bool = False):

@@ -11,13 +11,14 @@ import numpy as np
 from PIL import Image
 
 from mmkp_jax.data.chain_files import Chains
-from mmkp_jax.data.images import FORMATS, ImageError, decode, patches_of
+from mmkp_jax.data.images import FORMATS, ImageError, decode
 from mmkp_jax.data.import_formats import post_of
 from mmkp_jax.data.posts import Post, Reject, read_cmkp, read_jsonl
 from mmkp_jax.data.records import REJECTS, open_split, rejected_posts, write_dataset
 from mmkp_jax.data.shards import record_of
 from mmkp_jax.data.size_index import index
 from mmkp_jax.data.sources import Source, keyphrase_posts
+from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 from mmkp_jax.inference.evaluate import read_kinds
 from tests.fuzz.harness import Target
 from tests.fuzz.mutate import as_gzip
@@ -130,10 +131,13 @@ def _images() -> list[bytes]:
     return [*found, b"<html>", b"version https://git-lfs.github.com/spec/v1\n", b"\x00\x00\x00\x18ftypheic"]
 
 
+PROCESSOR = Qwen2_5_VLProcessor(image_token=0, min_pixels=3136, max_pixels=12_544)
+
+
 def _decode(data: bytes, _: Path) -> None:
     image = decode(data)
     assert image.mode == "RGB"
-    patches_of(image, min_pixels=3136, max_pixels=12_544)
+    PROCESSOR.pixels(image, PROCESSOR.layout(image.height, image.width))
 
 
 def _image_name(data: bytes, root: Path) -> None:

@@ -12,10 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from mmkp_jax.data.prompts import read_template
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.save import save_params
-from mmkp_jax.models.definition import define, random_params
+from mmkp_jax.models.definition import random_params
 from tests.support.tiny import hf_config_dict, tiny_config, write_tokenizer
 
 INDEX = "model.safetensors.index.json"

@@ -19,18 +19,20 @@ from safetensors.numpy import load_file, save_file
 from benchmarks.soak_bitflip import flip_bit
 from mmkp_jax.errors import InputError
 from mmkp_jax.export import difference, main
-from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
+from mmkp_jax.families.qwen2_5_vl.names import NAMES
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.export import export_folder
 from mmkp_jax.hf.feeding import FEEDING, Fed
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.hf.names import NAMES, published_tensors
+from mmkp_jax.hf.names import published_tensors
 from mmkp_jax.hf.verify import BOUND
 from mmkp_jax.inference.export_run import open_step, verify
 from mmkp_jax.inference.load_model import checkpoint_of, open_model
-from mmkp_jax.models.definition import define, flatten
+from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.training.checkpoint import Best
+from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.run_on_disk import FROZEN, STEP, write_base, write_run
 from tests.support.small_pocket import ROOT, SIZES
 from tests.support.tiny import hf_config_dict, tiny_config
@@ -121,7 +123,7 @@ def test_what_trained_is_rounded_and_the_rest_is_the_bases_bytes(run_of, scheme)
     assert list(before) == list(after)
     renamed = (lambda name: name) if scheme == "published" else (lambda name: next(iter(inner_names({name: 0}))))
     arrays = flatten(trained)
-    parts = published_tensors({path: array.shape for path, array in arrays.items()}, NAMES["qwen2_5_vl"])
+    parts = published_tensors({path: array.shape for path, array in arrays.items()}, NAMES)
     expected = {
         renamed(part.name): np.asarray(arrays[path] if part.layer is None else arrays[path][part.layer])
         for path, of_path in parts.items()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmkp_jax.data.examples import prompt_of
+from mmkp_jax.data.examples import measured_tree
 from mmkp_jax.data.prompts import PROMPT_VERSION, user_text
 from mmkp_jax.errors import InputError
 from mmkp_jax.export import main
@@ -50,8 +50,8 @@ def test_an_export_is_fed_as_its_run_was_and_says_the_same(exported, cap):
     assert out.recipe.max_text_tokens == run.recipe.max_text_tokens == cap != MAX_TEXT_TOKENS
     assert out.answer_tokens == run.answer_tokens == 5 and out.dtype == run.dtype == jnp.float32
     post = read_post("0", POST, None)
-    prompt = prompt_of(post, run.recipe)
-    np.testing.assert_array_equal(prompt_of(post, out.recipe), prompt)
+    prompt = measured_tree(post, run.recipe).prompt
+    np.testing.assert_array_equal(measured_tree(post, out.recipe).prompt, prompt)
     assert cap < len(prompt) < cap + 100
     ours, theirs = (predictor_of(opened)([POST, "rain"]) for opened in (run, out))
     assert ours == theirs and ours[0].tokens == 5

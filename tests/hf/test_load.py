@@ -15,17 +15,19 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
-from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B
+from mmkp_jax.families.qwen2_5_vl.names import NAMES
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf import tensors
 from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.hf.names import NAMES, compact, published_name, published_tensors
+from mmkp_jax.hf.names import compact, published_name, published_tensors
 from mmkp_jax.hf.save import save_params
-from mmkp_jax.models.definition import Params, define, flatten, random_params, unflatten
+from mmkp_jax.models.definition import Params, flatten, random_params, unflatten
 from tests.support.ports import free_port
+from tests.support.published import QWEN2_5_VL_3B
 from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
 
-TABLE = NAMES["qwen2_5_vl"]
+TABLE = NAMES
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])

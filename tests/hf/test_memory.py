@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B
-from mmkp_jax.hf.names import NAMES, published_tensors
+from mmkp_jax.families.qwen2_5_vl.names import NAMES
+from mmkp_jax.families.registry import define
+from mmkp_jax.hf.names import published_tensors
 from mmkp_jax.hf.save import Pending, save_tensors
-from mmkp_jax.models.definition import define, flatten
+from mmkp_jax.models.definition import flatten
 from mmkp_jax.pocket.model import preprocessor_json
 from tests.support.paths import ROOT
+from tests.support.published import QWEN2_5_VL_3B
 from tests.support.tiny import hf_config_dict, write_tokenizer
 
 BFLOAT16 = jnp.dtype(jnp.bfloat16)
@@ -30,9 +32,9 @@ from mmkp_jax.hf.export import export_folder
 from mmkp_jax.hf.feeding import Fed
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import define
+from mmkp_jax.families.registry import define
 from mmkp_jax.models.freezing import split_params
-from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -44,7 +46,7 @@ target = jax.tree.map(
 params = jax.block_until_ready(load_params(folder, target))
 loaded = peak()
 counts = export_folder(
-    *split_params(params, FROZEN_BY_DEFAULT), folder, Path(sys.argv[2]),
+    *split_params(params, FAMILY.paths(["tower"])), folder, Path(sys.argv[2]),
     pixels=(3136, 451584), fed=Fed(512, 384), card="",
 )
 print(json.dumps({
@@ -65,7 +67,7 @@ def folder_of_3b(tmp_path):
     published = hf_config_dict(QWEN2_5_VL_3B)
     block = np.random.default_rng(0).standard_normal(1_000_003, np.float32).astype(BFLOAT16)
     shapes = {path: struct.shape for path, struct in flatten(define(published).shapes()).items()}
-    parts = published_tensors(shapes, NAMES["qwen2_5_vl"]).values()
+    parts = published_tensors(shapes, NAMES).values()
     tensors = [
         Pending(part.name, part.shape, BFLOAT16, lambda shape=part.shape: np.resize(block, shape))
         for of_path in parts

@@ -7,12 +7,13 @@ import pytest
 from transformers import AutoTokenizer, ProcessorMixin, Qwen2VLImageProcessorPil
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.hf.folder import open_folder
-from mmkp_jax.hf.preprocessor import check_preprocessor, pixel_limits, with_pixel_limits
+from mmkp_jax.hf.preprocessor import check_preprocessor, read_settings, with_settings
 from tests.support.run_on_disk import write_base
 from tests.support.tiny import tiny_config, write_tokenizer
 
-DEFAULT = (5, 6)
+CONFIG = tiny_config()
 ALONE, NESTED = "preprocessor_config.json", "processor_config.json"
 
 
@@ -28,6 +29,11 @@ def write(folder, files) -> None:
         (folder / name).write_text(json.dumps(content))
 
 
+def limits_of(folder) -> tuple[int | None, int | None]:
+    settings = read_settings(folder, FAMILY, CONFIG)
+    return settings.get("min_pixels"), settings.get("max_pixels")
+
+
 def edges(least, most):
     return {"size": {"shortest_edge": least, "longest_edge": most}}
 
@@ -41,14 +47,14 @@ def edges(least, most):
         ({NESTED: {"image_processor": edges(784, 50176)}}, (784, 50176)),
         ({NESTED: {"image_processor": edges(784, 50176)}, ALONE: edges(1, 2)}, (784, 50176)),
         ({NESTED: {"processor_class": "Qwen2_5_VLProcessor"}, ALONE: edges(784, 50176)}, (784, 50176)),
-        ({ALONE: {"max_pixels": 12544}}, (5, 12544)),
-        ({ALONE: {}}, DEFAULT),
-        ({}, DEFAULT),
+        ({ALONE: {"max_pixels": 12544}}, (None, 12544)),
+        ({ALONE: {}}, (None, None)),
+        ({}, (None, None)),
     ],
 )
 def test_limits_are_read(tmp_path, files, limits):
     write(tmp_path, files)
-    assert pixel_limits(tmp_path, DEFAULT) == limits
+    assert limits_of(tmp_path) == limits
 
 
 @pytest.mark.parametrize(
@@ -59,13 +65,13 @@ def test_limits_are_read(tmp_path, files, limits):
         ({ALONE: {"min_pixels": 10**12}}, "'min_pixels' is 1000000000000, not a whole number from 1 to 89,478,485"),
         ({NESTED: {"image_processor": edges(0, 5)}}, "'image_processor.size.shortest_edge' is 0, not a whole number"),
         ({NESTED: {"image_processor": "Q"}}, "processor_config.json: 'image_processor' is \"Q\", not an object"),
-        ({ALONE: edges(9, 8)}, "its least pixels of a resized image are 9, and its most 8"),
+        ({ALONE: edges(9, 8)}, "min_pixels is 9 and max_pixels is 8"),
     ],
 )
 def test_limits_that_are_none_are_one_line(tmp_path, files, what):
     write(tmp_path, files)
     with pytest.raises(InputError, match=re.escape(what) + ".*; copy it"):
-        pixel_limits(tmp_path, DEFAULT)
+        limits_of(tmp_path)
 
 
 OTHERS = [
@@ -94,7 +100,7 @@ def test_another_way_to_make_images_ready_is_refused(tmp_path, file, field):
     write(tmp_path, {file: field if file == ALONE else {"image_processor": field}})
     (name,) = field
     with pytest.raises(InputError) as caught:
-        check_preprocessor(tmp_path, temporal_patch_size=2)
+        check_preprocessor(tmp_path, FAMILY, CONFIG)
     place = name if file == ALONE else f"image_processor.{name}"
     assert f"{tmp_path / file}: '{place}' is " in str(caught.value) and "\n" not in str(caught.value)
 
@@ -114,9 +120,9 @@ def test_what_transformers_writes_of_its_own_is_taken(tmp_path):
     Qwen2VLImageProcessorPil().save_pretrained(tmp_path)
     said = json.loads((tmp_path / ALONE).read_text())
     assert said["image_mean"] and said["rescale_factor"] and said["resample"]
-    check_preprocessor(tmp_path, temporal_patch_size=2)
+    check_preprocessor(tmp_path, FAMILY, CONFIG)
     write(tmp_path, {ALONE: dict.fromkeys(said)})  # all null: transformers' defaults
-    check_preprocessor(tmp_path, temporal_patch_size=2)
+    check_preprocessor(tmp_path, FAMILY, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_what_transformers_writes_of_its_own_is_taken(tmp_path):
 )
 def test_limits_are_set_under_the_names_in_use(tmp_path, files, expected):
     write(tmp_path, files)
-    assert with_pixel_limits(tmp_path, (1, 2)) == expected
+    assert with_settings(tmp_path, FAMILY, {"min_pixels": 1, "max_pixels": 2}) == expected
 
 
 @pytest.mark.parametrize("parts", ["image processor", "processor", "both"])
@@ -155,6 +161,6 @@ def test_transformers_reads_what_we_read_and_set(tmp_path, parts):
         size = Qwen2VLImageProcessorPil.from_pretrained(tmp_path).size
         return size["shortest_edge"], size["longest_edge"]
 
-    assert pixel_limits(tmp_path, DEFAULT) == theirs() == (784, 50176)
-    write(tmp_path, with_pixel_limits(tmp_path, (1568, 25088)))
-    assert pixel_limits(tmp_path, DEFAULT) == theirs() == (1568, 25088)
+    assert limits_of(tmp_path) == theirs() == (784, 50176)
+    write(tmp_path, with_settings(tmp_path, FAMILY, {"min_pixels": 1568, "max_pixels": 25088}))
+    assert limits_of(tmp_path) == theirs() == (1568, 25088)

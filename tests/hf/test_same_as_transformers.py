@@ -11,9 +11,9 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import define
 from tests.support.parity import BOUND, our_logits, relative_error, their_logits
 from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
 from tests.support.trees import forest_of, random_tree

@@ -14,12 +14,12 @@ from jax.sharding import AxisType
 from configs import dyncot
 from configs.presets import MESHES
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
-from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.models.sharding import MESH_AXES, check_rules, describe, make_mesh, param_shardings
 from tests.support.paths import ROOT
+from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.tiny import hf_model, tiny_config, write_tokenizer
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -78,7 +78,7 @@ def test_fsdp_and_tensor_axes_really_divide_parameters(report):
 def test_the_sharding_of_every_parameter_stands_in_the_golden_file(name, config, sizes):
     """To accept a change: MMKP_UPDATE_GOLDEN=1 python -m pytest tests/models/test_sharding.py, and read the diff."""
     mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-    text = describe(define_from(Qwen2_5_VL, config), mesh)
+    text = describe(define_from(FAMILY, config), mesh)
     file = GOLDEN / f"qwen2_5_vl_{name}_{'x'.join(map(str, sizes))}.txt"
     if os.environ.get("MMKP_UPDATE_GOLDEN"):
         file.write_text(text)
@@ -93,7 +93,7 @@ def test_what_every_mesh_preset_keeps_on_a_chip_stands_in_the_golden_file():
             c = dyncot.get_config(f"model=qwen2_5_vl_{model},mesh={name}")
             sizes = tuple(8 if c.mesh[axis] == -1 else c.mesh[axis] for axis in MESH_AXES)
             mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-            definition = define_from(Qwen2_5_VL, config)
+            definition = define_from(FAMILY, config)
             local = jax.tree.map(
                 lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)),
                 definition.shapes(),

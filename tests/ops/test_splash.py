@@ -16,7 +16,7 @@ import pytest
 
 from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.ops import splash
 from mmkp_jax.ops.attention import DENSE, Backend, forest_mask
@@ -162,10 +162,10 @@ def test_the_model_gives_the_losses_and_gradients_of_dense(monkeypatch):
     monkeypatch.setitem(BACKENDS, "splash", INTERPRETED)
     rows = [[tree(0, grids=[(4, 6), (10, 8)]), tree(1)], [tree(2, grids=())]]
     forest = forest_of(rows, CONFIG, spare=4)
-    params = random_params(define_from(Qwen2_5_VL, CONFIG), 0, spread=0.1)
+    params = random_params(define_from(FAMILY, CONFIG), 0, spread=0.1)
 
     def run(attention: str):
-        definition = define_from(Qwen2_5_VL, CONFIG, remat=True, attention=attention)
+        definition = define_from(FAMILY, CONFIG, remat=True, attention=attention)
 
         def loss(params):
             losses = forest_losses(definition, params, forest, examples=2, dtype=jnp.float32)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import pytest
 
 from configs.base import get_config
-from mmkp_jax.data.forest import Forest, Geometry, RowSize, empty_rows
-from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B
+from mmkp_jax.data.forest import empty_rows, map_arrays, row_size
 from mmkp_jax.training.setup import plan_training
+from tests.support.published import QWEN2_5_VL_3B
 from tests.support.tiny import hf_config_dict
 
 
@@ -42,8 +42,10 @@ def program():
     config = get_config()
     config.total_steps = 1000
     plan = plan_training(config, hf_config_dict(QWEN2_5_VL_3B), devices=jax.devices()[:1])
-    rows = empty_rows(config.global_batch_size, RowSize(**config.row), Geometry(QWEN2_5_VL_3B.image_token_id))
-    batch = Forest(*(jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for a in rows))
+    rows = empty_rows(
+        config.global_batch_size, row_size(config.row, plan.definition.processor), plan.definition.processor
+    )
+    batch = map_arrays(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), rows)
     with jax.set_mesh(plan.mesh):
         return plan.step.lower(plan.state, batch).compile()
 

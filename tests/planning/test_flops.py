@@ -6,71 +6,71 @@ import jax
 import numpy as np
 import pytest
 
-from mmkp_jax.data.forest import Forest, RowSize
+from mmkp_jax.data.forest import Forest, map_arrays
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig
-from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from
-from mmkp_jax.models.flops import PARTS, step_flops, tree_pairs, work_of, work_of_slots
+from mmkp_jax.models.flops import step_flops, tree_pairs, work_of, work_of_slots
 from mmkp_jax.ops.attention import forest_mask, same_segment_mask
 from mmkp_jax.planning.counts import count
 from mmkp_jax.planning.hlo import parse
-from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT
 from mmkp_jax.training.setup import plan_training
 from tests.support.tiny import hf_config_dict, tiny_config
-from tests.support.trees import forest_of
+from tests.support.trees import forest_of, row_of
 from tests.training.test_setup import ROWS, experiment
 
 CONFIG = tiny_config()
-DEFINITION = define_from(Qwen2_5_VL, CONFIG)
-FOREST = Forest(*map(np.asarray, forest_of(ROWS, CONFIG)))
+DEFINITION = define_from(FAMILY, CONFIG)
+FOREST = forest_of(ROWS, CONFIG)
 TOWER = CONFIG.vision
+FROZEN = ("tower",)
 
 
 def by_hand() -> dict[str, float]:
     """A forward pass over `FOREST`, matrix by matrix, pairs counted in the masks that attention uses."""
-    tokens, patches = int((FOREST.segment_BT > 0).sum()), int((FOREST.image_BP > 0).sum())
-    merged, labels = int((FOREST.merged_BT >= 0).sum()), int(FOREST.weight_BM.sum())
+    tokens, patches = int((FOREST.segment_BT > 0).sum()), int((FOREST.images.image_BP > 0).sum())
+    merged, labels = int((FOREST.images.merged_BT >= 0).sum()), int(FOREST.weight_BM.sum())
     D, F, N, K, H = 64, 96, 4, 2, 16  # width, hidden, heads, key-value heads, head width: as tiny_config has them
     real_BT = FOREST.segment_BT > 0
     both_BTT = real_BT[:, :, None] & real_BT[:, None, :]
     token_pairs = int((np.asarray(forest_mask(FOREST.segment_BT, FOREST.branch_BT)) & both_BTT).sum())
-    real_BP = FOREST.image_BP > 0
+    real_BP = FOREST.images.image_BP > 0
     picture_pairs = int(
-        (np.asarray(same_segment_mask(FOREST.image_BP)) & real_BP[:, :, None] & real_BP[:, None, :]).sum()
+        (np.asarray(same_segment_mask(FOREST.images.image_BP)) & real_BP[:, :, None] & real_BP[:, None, :]).sum()
     )
-    window_pairs = sum(int(n) ** 2 for n in FOREST.window_BW.ravel())
+    window_pairs = sum(int(n) ** 2 for n in FOREST.images.window_BW.ravel())
     d, f = 32, 48  # of the tower, 4 layers of which 2 see whole pictures
     tower = 2 * patches * (3 * 14 * 14 * d)
     tower += 4 * 2 * patches * (3 * d * d + d * d + 3 * d * f)
     tower += 2 * (2 * 2 * d * picture_pairs) + 2 * (2 * 2 * d * window_pairs)
     layers = 3 * 2 * tokens * (D * N * H + 2 * D * K * H + N * H * D + 3 * D * F) + 3 * 4 * N * H * token_pairs
     return {
-        "vision tower": tower,
-        "merger": 2 * merged * (4 * d * 4 * d + 4 * d * D),
+        "tower": tower,
+        "projector": 2 * merged * (4 * d * 4 * d + 4 * d * D),
         "decoder": layers,
         "head": 2 * labels * D * 320,
     }
 
 
 def test_a_step_is_what_it_is_by_hand_and_what_is_frozen_counts_forwards_only():
-    flops, hand = step_flops(DEFINITION, FROZEN_BY_DEFAULT, work_of(FOREST)), by_hand()
-    for part in PARTS:
+    flops, hand = step_flops(DEFINITION, FROZEN, work_of(FOREST, DEFINITION.processor)), by_hand()
+    for part in DEFINITION.family.parts():
         assert flops[part].forward == pytest.approx(hand[part], rel=1e-12), part
-    assert flops["vision tower"].backward == 0
-    for part in ("merger", "decoder", "head"):
+    assert flops["tower"].backward == 0
+    for part in ("projector", "decoder", "head"):
         assert flops[part].backward == pytest.approx(2 * hand[part], rel=1e-12), part
 
 
 def test_without_a_frozen_tower_only_the_pictures_get_no_gradient():
-    flops, hand = step_flops(DEFINITION, (), work_of(FOREST)), by_hand()
-    patches = int((FOREST.image_BP > 0).sum())
+    flops, hand = step_flops(DEFINITION, (), work_of(FOREST, DEFINITION.processor)), by_hand()
+    patches = int((FOREST.images.image_BP > 0).sum())
     embedding = 2 * patches * 3 * 14 * 14 * 32
-    assert flops["vision tower"].backward == pytest.approx(2 * hand["vision tower"] - embedding, rel=1e-12)
+    assert flops["tower"].backward == pytest.approx(2 * hand["tower"] - embedding, rel=1e-12)
 
 
 def test_a_frozen_decoder_still_passes_gradients_to_the_merger():
-    flops = step_flops(DEFINITION, (*FROZEN_BY_DEFAULT, "decoder"), work_of(FOREST))
-    pairs = 3 * 4 * 64 * work_of(FOREST).token_pairs
+    flops = step_flops(DEFINITION, (*FROZEN, "decoder"), work_of(FOREST, DEFINITION.processor))
+    pairs = 3 * 4 * 64 * work_of(FOREST, DEFINITION.processor).token_pairs
     assert flops["decoder"].backward == pytest.approx(flops["decoder"].forward + pairs, rel=1e-12)
     assert flops["head"].backward == flops["head"].forward
 
@@ -85,9 +85,10 @@ def compiled_step(model: Qwen2_5_VLConfig, forest: Forest, remat: bool | None) -
     """A train step on one device, and the formula's count of all its slots."""
     config = experiment(compute_dtype="float32", remat=bool(remat), global_batch_size=len(forest.token_BT))
     plan = plan_training(config, hf_config_dict(model), devices=jax.devices()[:1])
-    batch = Forest(*(jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for a in forest))
-    size = RowSize(*(a.shape[1] for a in (forest.token_BT, forest.image_BP, forest.window_BW, forest.label_BM)), 1)
-    work = work_of_slots(size, len(forest.token_BT), tile_size=model.vision.tile_size, merge=model.vision.merge_size)
+    batch = map_arrays(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), forest)
+    images = forest.images
+    size = row_of(*(a.shape[1] for a in (forest.token_BT, images.image_BP, images.window_BW, forest.label_BM)), 1)
+    work = work_of_slots(size, len(forest.token_BT), plan.definition.processor)
     flops = step_flops(plan.definition, config.freeze, work, remat=remat)
     with jax.set_mesh(plan.mesh):
         return plan.step.lower(plan.state, batch).compile(), sum(part.total for part in flops.values())

@@ -1,5 +1,6 @@
 """The command: its page, its lines, its mistakes; and what it tells against the program that runs."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -7,7 +8,7 @@ import jax
 import pytest
 
 from mmkp_jax import plan
-from mmkp_jax.data.forest import RowSize, empty_rows
+from mmkp_jax.data.forest import empty_rows
 from mmkp_jax.decoding.prompts import row_size
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.planning.compile_worker import lower_step
@@ -19,6 +20,7 @@ from mmkp_jax.planning.workload import subject_of
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.setup import load_state, plan_training
 from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from tests.support.trees import row_of
 
 ROW = {"tokens": 256, "patches": 128, "windows": 8, "labels": 64, "examples": 4}
 CONFIG = "configs/dyncot.py:model=qwen2_5_vl_3b,mesh=fsdp"
@@ -110,7 +112,7 @@ def test_memory_is_that_of_the_program_which_runs(tmp_path):
     weights = 4 * sum(leaf.size for leaf in jax.tree.leaves((decoder["layers"], decoder["embedding"])))
     rest = decode.arguments - outcome.state["trainable"] - outcome.state["frozen"] - weights
     assert 0 <= rest - cache - prefill.results < 200  # and what the slots go on from, and where their pages are
-    trunks = sum(array.nbytes for array in empty_rows(1, row, here.definition.geometry))
+    trunks = sum(array.nbytes for array in jax.tree.leaves(empty_rows(1, row, here.definition.processor)))
     assert 0 <= prefill.arguments + prefill.results - decode.arguments - trunks < 100  # decoding's waits meanwhile
     assert decode.arguments + 0.7 * cache < growth.bytes < decode.arguments + cache  # a second one for a moment
 
@@ -125,7 +127,7 @@ def test_the_search_finds_the_largest_row_and_what_fits(model):
     def with_room(room: float):
         return topology._replace(chip=topology.chip._replace(memory=room))
 
-    longer = subject.but(row=vars(scaled(subject.row, 6)))
+    longer = subject.but(row=dataclasses.asdict(scaled(subject.row, 6)))
     roomy = with_room(compile_subject(longer, topology, decoding=False).programs["train"].bytes)
     largest = largest_row(subject, roomy, outcome)
     assert largest == longer.row and largest.tokens == 384
@@ -152,10 +154,10 @@ def test_evaluation_must_fit_beside_the_optimizer():
 
 
 def test_rows_are_scaled_in_whole_lanes():
-    row = RowSize(4096, 11_520, 208, 1536, 16)
+    row = row_of(4096, 11_520, 208, 1536, 16)
     assert scaled(row, STEPS) == row
-    assert scaled(row, 2) == RowSize(2048, 5760, 112, 768, 16)
-    assert scaled(row, 5) == RowSize(5120, 14_464, 272, 1920, 32)
+    assert scaled(row, 2) == row_of(2048, 5760, 112, 768, 16)
+    assert scaled(row, 5) == row_of(5120, 14_464, 272, 1920, 32)
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,19 @@ import jax
 import pytest
 
 from configs import dyncot
-from mmkp_jax.families.qwen2_5_vl.config import QWEN2_5_VL_3B, QWEN2_5_VL_7B
-from mmkp_jax.models.definition import Params, define
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
+from mmkp_jax.families.registry import define
+from mmkp_jax.models.definition import Params
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.planning.compiling import COMPILERS
 from mmkp_jax.planning.estimate import estimate, slots_flops
 from mmkp_jax.planning.search import compile_subject
 from mmkp_jax.planning.topologies import Topology, read_topology
-from mmkp_jax.planning.workload import Subject, load_of, published_json
+from mmkp_jax.planning.workload import Subject, load_of
+from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
+from tests.support.tiny import hf_config_dict
 
-ROW = {"tokens": 1024, "patches": 2304, "windows": 48, "labels": 384, "examples": 8}
+ROW = {"tokens": 1024, "labels": 384, "examples": 8, "images": {"patches": 2304, "windows": 48}}
 MODELS = {"3b": QWEN2_5_VL_3B, "7b": QWEN2_5_VL_7B}
 
 
@@ -24,7 +27,7 @@ def shallow(model: str, mesh: str) -> Subject:
     """A preset with two layers of the decoder and two of the tower, at the published widths."""
     whole = MODELS[model]
     tower = dataclasses.replace(whole.vision, depth=2, full_attention_layers=(1,))
-    published = published_json(dataclasses.replace(whole, num_layers=2, vision=tower))
+    published = hf_config_dict(dataclasses.replace(whole, num_layers=2, vision=tower))
     config = dyncot.get_config(f"model=qwen2_5_vl_{model},mesh={mesh}")
     config.row.update(ROW)
     config.data.path = "no/such/folder"
@@ -48,7 +51,7 @@ def test_a_preset_compiles_with_its_parameters_divided_over_its_chips(model, mes
     subject, topology = shallow(model, mesh), topology_of(topology)
     outcome = compile_subject(subject, topology, decoding=False)
     found = estimate(subject, topology, outcome)
-    trained, frozen = split_params(subject.definition.shapes(), subject.config.freeze)
+    trained, frozen = split_params(subject.definition.shapes(), FAMILY.paths(subject.config.freeze))
     whole = 12 * _size(trained) + 2 * _size(frozen)  # float32 with two moments; bf16
     assert sum(outcome.state.values()) == pytest.approx(whole / topology.chips, rel=0.01)
     assert outcome.programs["train"].arguments == pytest.approx(sum(outcome.state.values()), rel=0.02)

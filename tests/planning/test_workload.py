@@ -1,30 +1,21 @@
 """What planning knows of models and data before it compiles: geometries, posts a row, and the work in them."""
 
-import dataclasses
-
 import pytest
 
 from configs import dyncot
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.qwen2_5_vl.config import config_from_hf
+from mmkp_jax.families.qwen2_5_vl.published import PUBLISHED
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.models.flops import work_of
-from mmkp_jax.planning.workload import PUBLISHED, published_config, published_json, subject_of
+from mmkp_jax.planning.workload import published_config, subject_of
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import plan_posts, recipe_of
 from tests.support.small_pocket import SIZES, command, small_pocket
-from tests.support.tiny import tiny_config
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_known_models_need_no_hub(name):
-    published, where = published_config(name)
-    assert where == name and config_from_hf(published) == PUBLISHED[name]
-
-
-def test_a_geometry_comes_back_from_its_json():
-    odd = tiny_config(vision=dataclasses.replace(tiny_config().vision, depth=5, window_size=56, rope_theta=500.0))
-    assert config_from_hf(published_json(odd)) == odd
+    assert published_config(name) == (PUBLISHED[name], name)
 
 
 def test_an_unknown_model_is_one_line(monkeypatch):
@@ -53,10 +44,13 @@ def test_with_data_the_work_is_what_the_rows_hold(tmp_path):
     recipe = recipe_of(subject.config, subject.definition, load_tokenizer(open_folder(str(pocket / "model"))))
     training = plan_posts(subject.config, recipe)
     plan = training.plans[0]
-    held = work_of(training.feed.load([row for batch in plan for row in batch]))
+    held = work_of(training.feed.load([row for batch in plan for row in batch]), recipe.processor)
     expected = subject.load.work.times(plan.rows)
-    for name in ("tokens", "patches", "merged", "labels", "token_pairs", "picture_pairs"):
+    for name in ("tokens", "labels", "token_pairs"):
         assert getattr(expected, name) == pytest.approx(getattr(held, name), rel=1e-9), name
-    assert expected.window_pairs == pytest.approx(held.window_pairs, rel=0.2)  # windows of a picture count as equal
+    for name in ("patches", "merged", "image_pairs"):
+        assert expected.images[name] == pytest.approx(held.images[name], rel=1e-9), name
+    in_windows = expected.images["window_pairs"], held.images["window_pairs"]
+    assert in_windows[0] == pytest.approx(in_windows[1], rel=0.2)  # windows of an image count as equal
     assert subject.load.posts == pytest.approx(len(plan.post_N) / plan.rows)
     assert subject.load.steps == 12

@@ -9,9 +9,10 @@ import pytest
 
 from mmkp_jax.data.prompts import cot_target, prompt_tokens, read_template
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import define, flatten
+from mmkp_jax.models.definition import flatten
 from mmkp_jax.pocket import make
 from mmkp_jax.pocket.make import make_pocket
 from mmkp_jax.pocket.model import INIT, OUTPUT_SCALE

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmkp_jax.data.forest import Forest, Tree
-from mmkp_jax.data.geometry import mrope_positions
+from mmkp_jax.families.qwen2_5_vl.geometry import mrope_positions
 from mmkp_jax.families.qwen2_5_vl.model import mrope_rotation
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.ops.attention import dense_attention
@@ -21,12 +21,13 @@ def alone_loss(definition: Definition, params: Params, tree: Tree, target: np.nd
     if len(target) == 0:
         return jnp.float32(0)
     tokens, config = np.concatenate([tree.prompt, target]), definition.config
-    position_T3, _ = mrope_positions(tokens, tree.grids, image_token=config.image_token_id)
+    grids = [layout.shape for layout in tree.layouts]
+    position_T3, _ = mrope_positions(tokens, grids, image_token=config.image_token_id)
     model = definition.bind(params)
     embedded = model.decoder.embedding[...][tokens]
-    if tree.grids:
+    if grids:
         picture = forest_of([[tree]], config)
-        features = model.visual.merger(model.visual(picture, jnp.float32))[0]
+        features = model.visual.merger(model.visual(picture.images, jnp.float32))[0]
         at = np.flatnonzero(tokens == config.image_token_id)
         embedded = embedded.at[at].set(features[_merged(picture)])
     causal = np.tril(np.ones((len(tokens), len(tokens)), bool))[None]
@@ -39,4 +40,4 @@ def alone_loss(definition: Definition, params: Params, tree: Tree, target: np.nd
 
 
 def _merged(picture: Forest) -> np.ndarray:
-    return picture.merged_BT[0][picture.merged_BT[0] >= 0]
+    return picture.images.merged_BT[0][picture.images.merged_BT[0] >= 0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from mmkp_jax.data.examples import Recipe, prompt_of
+from mmkp_jax.data.examples import Recipe, measured_tree
 from mmkp_jax.data.forest import TRUNK, Forest
 from mmkp_jax.data.pipeline import batches
 from mmkp_jax.data.size_index import Records
@@ -30,7 +30,7 @@ def posts_in(forest: Forest, number_of: dict[tuple[int, ...], int]) -> list[int]
 
 def by_prompt(records: Records, recipe: Recipe) -> dict[tuple[int, ...], int]:
     """Each post's number by its prompt but the last token; no two are alike."""
-    numbers = {tuple(prompt_of(records[n], recipe)[:-1].tolist()): n for n in range(len(records))}
+    numbers = {tuple(measured_tree(records[n], recipe).prompt[:-1].tolist()): n for n in range(len(records))}
     assert len(numbers) == len(records)
     return numbers
 

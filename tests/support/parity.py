@@ -9,10 +9,11 @@ import torch
 
 from mmkp_jax.data.forest import TRUNK, Tree
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig
-from mmkp_jax.families.qwen2_5_vl.model import CLIP_MEAN, CLIP_STD
+from mmkp_jax.families.qwen2_5_vl.processor import CLIP_MEAN, CLIP_STD
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import Definition, Params, define
+from mmkp_jax.models.definition import Definition, Params
 from tests.support.tiny import hf_model, write_tokenizer
 
 BOUND = 1e-5
@@ -32,7 +33,7 @@ def pair_of(config: Qwen2_5_VLConfig, folder: Path) -> tuple[torch.nn.Module, De
 
 def pixel_values(tree: Tree) -> torch.Tensor:
     """What transformers' image processor makes of a tree's pictures: normalised, both frames."""
-    values = np.concatenate(tree.patches).reshape(-1, 3, 1, 196).astype(np.float32) / 255
+    values = np.concatenate(tree.pixels).reshape(-1, 3, 1, 196).astype(np.float32) / 255
     mean, std = (np.asarray(s, np.float32).reshape(3, 1, 1) for s in (CLIP_MEAN, CLIP_STD))
     return torch.from_numpy(((values - mean) / std).repeat(2, axis=2).reshape(len(values), -1))
 
@@ -41,9 +42,9 @@ def their_inputs(tree: Tree, target: np.ndarray, config) -> dict[str, torch.Tens
     """The prompt and all but the last token of a target, as a plain sequence."""
     tokens = torch.from_numpy(np.concatenate([tree.prompt, target[:-1]]).astype(np.int64))[None]
     inputs = {"input_ids": tokens, "mm_token_type_ids": (tokens == config.image_token_id).int()}
-    if tree.grids:
+    if tree.layouts:
         inputs["pixel_values"] = pixel_values(tree)
-        inputs["image_grid_thw"] = torch.tensor([(1, *grid) for grid in tree.grids])
+        inputs["image_grid_thw"] = torch.tensor([(1, *layout.shape) for layout in tree.layouts])
     return inputs
 
 

@@ -7,13 +7,12 @@ import numpy as np
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.posts import Post
-from mmkp_jax.data.prompts import read_template
 from mmkp_jax.data.records import Split, open_split, write_dataset
 from tests.data.test_images import picture, saved
 from tests.support.tiny import tiny_config, write_tokenizer
-from tests.support.trees import geometry_of
+from tests.support.trees import processor_of
 
-SIZE = RowSize(tokens=700, patches=260, windows=16, labels=260, examples=5)
+SIZE = RowSize(tokens=700, labels=260, examples=5, images={"patches": 260, "windows": 16})
 
 
 def write_posts(folder: Path, count: int = 30, seed: int = 0) -> Split:
@@ -40,6 +39,6 @@ def tiny_recipe(folder: Path) -> Recipe:
 
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder)
-    config = tiny_config()
-    template = read_template(AutoTokenizer.from_pretrained(folder), image_token=config.image_token_id)
-    return Recipe(template, geometry_of(config), min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16, max_text_tokens=40)
+    processor = processor_of(tiny_config(), min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16)
+    template = processor.template(AutoTokenizer.from_pretrained(folder))
+    return Recipe(template, processor, max_text_tokens=40)

@@ -9,9 +9,10 @@ import numpy as np
 
 from configs import dyncot
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.save import save_params
-from mmkp_jax.models.definition import Params, define, random_params
+from mmkp_jax.models.definition import Params, random_params
 from mmkp_jax.pocket.model import preprocessor_json
 from mmkp_jax.training.checkpoint import Checkpoints
 from mmkp_jax.training.setup import load_state, plan_training

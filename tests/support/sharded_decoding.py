@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.decoding.prompts import measure
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import define
 from mmkp_jax.models.sharding import MESH_AXES, make_mesh, param_shardings
 from tests.support.tiny import tiny_config
 from tests.support.trees import random_tree
@@ -32,7 +32,7 @@ def main(folder: str, address: str = "", process: str = "") -> None:
     opened = open_folder(folder)
     definition = define(opened.config)
     trees = [random_tree(i, tiny_config(), **KINDS[i % 3]) for i in range(13)]
-    prompts = [measure(str(i), tree, definition.geometry) for i, tree in enumerate(trees)]
+    prompts = [measure(str(i), tree, definition.processor) for i, tree in enumerate(trees)]
     report = {}
     for name in ("2x2x2", "1x8x1") if address else MESHES:
         sizes = dict(zip(MESH_AXES, MESHES[name], strict=True))

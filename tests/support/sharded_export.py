@@ -8,11 +8,11 @@ from pathlib import Path
 
 import jax
 
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.inference.export_run import Step, export_into_run
 from mmkp_jax.inference.run_config import run_config
-from mmkp_jax.models.definition import define
 from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_shardings
 from mmkp_jax.runtime.hosts import join
 

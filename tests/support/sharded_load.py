@@ -16,11 +16,13 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors import safe_open
 
+from mmkp_jax.families.qwen2_5_vl.names import NAMES
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf import tensors
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.hf.names import NAMES, published_tensors
-from mmkp_jax.models.definition import define, flatten, unflatten
+from mmkp_jax.hf.names import published_tensors
+from mmkp_jax.models.definition import flatten, unflatten
 
 Asked = dict[str, list[int]]
 """By tensor: how many numbers each slice has that safetensors was asked for."""
@@ -57,7 +59,7 @@ def split(path: str, struct: jax.ShapeDtypeStruct, mesh: jax.sharding.Mesh) -> N
 
 def check_reads(asked: Asked, arrays: dict[str, jax.Array]) -> None:
     """Each part that lies on this process was asked for once, and nothing else was."""
-    tensors = published_tensors({path: array.shape for path, array in arrays.items()}, NAMES["qwen2_5_vl"])
+    tensors = published_tensors({path: array.shape for path, array in arrays.items()}, NAMES)
     expected = {}
     for path, parts in tensors.items():
         shards = {str(shard.index): shard.data.size for shard in arrays[path].addressable_shards}

@@ -35,7 +35,7 @@ def main() -> None:
     splash._attend_row = watched_row
     report = {}
     for sizes, rule, K in CASES:
-        rows = (forest.segment_BT, forest.branch_BT) if rule == "forest" else (forest.image_BP,)
+        rows = (forest.segment_BT, forest.branch_BT) if rule == "forest" else (forest.images.image_BP,)
         here = (rows[0] > 0)[..., None, None]
         rng = np.random.default_rng(0)
         q, k, v, g = (rng.standard_normal((*rows[0].shape, n, 16), np.float32) for n in (4, K, K, 4))

@@ -3,6 +3,7 @@
 Three optimizer steps of Dynamic CoT with γ following the mean loss, on several meshes, from one model folder.
 """
 
+import dataclasses
 import json
 import sys
 
@@ -10,13 +11,13 @@ import jax
 import numpy as np
 
 from configs.base import get_config
-from mmkp_jax.data.forest import Forest, plant
+from mmkp_jax.data.forest import Forest, map_arrays, pack_rows
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.sharding import MESH_AXES, place_batch
 from mmkp_jax.training.setup import load_state, plan_training
 from tests.support.tiny import tiny_config
-from tests.support.trees import geometry_of, random_tree, row_size
+from tests.support.trees import processor_of, random_tree, row_size
 
 MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "2x2x2": (2, 2, 2)}
 
@@ -27,8 +28,8 @@ def batch_of(config, accumulation_steps: int) -> tuple[Forest, object]:
     kinds = [dict(grids=[(4, 6)]), dict(grids=[(10, 8)], cot=0), dict(grids=[]), dict(grids=[(8, 8), (2, 4)], cot=12)]
     rows = [[random_tree(10 * b + s, model, **kinds[(b + s) % 4]) for s in range(1 + b % 3)] for b in range(8)]
     size = row_size(rows, model, spare=1)
-    forest = plant(rows, size, geometry_of(model))
-    return Forest(*(a.reshape(accumulation_steps, -1, *a.shape[1:]) for a in forest)), size
+    forest = pack_rows(rows, size, processor_of(model))
+    return map_arrays(lambda a: a.reshape(accumulation_steps, -1, *a.shape[1:]), forest), size
 
 
 def main(folder: str) -> None:
@@ -42,7 +43,7 @@ def main(folder: str) -> None:
             config.mesh.update(dict(zip(MESH_AXES, sizes, strict=True)))
             config.accumulation_steps = accumulation_steps
             batch, size = batch_of(config, accumulation_steps)
-            config.row.update(size.__dict__)
+            config.row.update(dataclasses.asdict(size))
             devices = jax.devices()[: int(np.prod(sizes))]
             plan = plan_training(config, opened.config, devices=devices)
             state = load_state(plan, opened)

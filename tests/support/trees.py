@@ -1,21 +1,24 @@
 """Random examples for tests: trees of random tokens and pictures, and what transformers would be fed for them."""
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from mmkp_jax.data.forest import Forest, Geometry, RowSize, Tree, plant, tree_size
-from mmkp_jax.data.geometry import Grid
+from mmkp_jax.data.forest import Forest, RowSize, Tree, pack_rows, tree_size
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig
-from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
-from mmkp_jax.models.definition import define_from
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
+from mmkp_jax.families.qwen2_5_vl.geometry import Grid
+from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 
 
-@functools.cache
-def geometry_of(config: Qwen2_5_VLConfig) -> Geometry:
-    """What the layout must know of a model."""
-    return define_from(Qwen2_5_VL, config).geometry
+def processor_of(config: Qwen2_5_VLConfig, **settings: int) -> Qwen2_5_VLProcessor:
+    """How the images of a model are laid into rows."""
+    return FAMILY.processor(config, settings)
+
+
+def row_of(tokens: int, patches: int, windows: int, labels: int, examples: int) -> RowSize:
+    """The slots of a row, in the order in which tables have them."""
+    return RowSize(tokens, labels, examples, {"patches": patches, "windows": windows})
 
 
 def random_tree(
@@ -36,21 +39,23 @@ def random_tree(
     parts = [draw(3)]
     for h, w in grids:
         parts += [np.full(h * w // 4, config.image_token_id, np.int32), draw(2)]
-    patches = tuple(rng.integers(0, 256, (h * w, 588), np.uint8) for h, w in grids)
-    return Tree(np.concatenate([*parts, draw(text)]), draw(sft), draw(cot), tuple(grids), patches)
+    pixels = tuple(rng.integers(0, 256, (h * w, 588), np.uint8) for h, w in grids)
+    layouts = tuple(map(processor_of(config).layout_of, grids))
+    return Tree(np.concatenate([*parts, draw(text)]), draw(sft), draw(cot), layouts, pixels)
 
 
 def row_size(rows: Sequence[Sequence[Tree]], config: Qwen2_5_VLConfig, spare: int = 0) -> RowSize:
     """The smallest slots that hold every row, and `spare` more of each (whole merged patches for patches)."""
-    geometry = geometry_of(config)
-    sizes = [[tree_size(tree, geometry) for tree in trees] for trees in rows]
+    processor = processor_of(config)
+    sizes = [[tree_size(tree, processor).slots() for tree in trees] for trees in rows]
 
     def most(name: str) -> int:
-        return max(sum(getattr(size, name) for size in row) for row in sizes) + spare
+        return max(sum(size[name] for size in row) for row in sizes) + spare
 
-    return RowSize(most("tokens"), most("patches") + 3 * spare, most("windows"), most("labels"), most("examples"))
+    images = {"patches": most("patches") + 3 * spare, "windows": most("windows")}
+    return RowSize(most("tokens"), most("labels"), most("examples"), images)
 
 
 def forest_of(rows: Sequence[Sequence[Tree]], config: Qwen2_5_VLConfig, spare: int = 0) -> Forest:
     """The rows planted in as little room as they need, and `spare` slots of padding."""
-    return plant(rows, row_size(rows, config, spare), geometry_of(config))
+    return pack_rows(rows, row_size(rows, config, spare), processor_of(config))

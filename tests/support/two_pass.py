@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmkp_jax.data.forest import Forest, Geometry, RowSize, Tree, plant
+from mmkp_jax.data.forest import Forest, RowSize, Tree, pack_rows
+from mmkp_jax.data.processor import Processor
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.ops.cross_entropy import label_nll
 from mmkp_jax.training.objectives import example_losses
@@ -31,7 +32,7 @@ class Pair(NamedTuple):
     has_cot_BS: np.ndarray
 
 
-def plant_pair(rows: Sequence[Sequence[Tree]], first: RowSize, second: RowSize, geometry: Geometry) -> Pair:
+def pack_pair(rows: Sequence[Sequence[Tree]], first: RowSize, second: RowSize, processor: Processor) -> Pair:
     """Lays rows out for the two passes, in rows of size `first` and `second`.
 
     Raises:
@@ -42,15 +43,15 @@ def plant_pair(rows: Sequence[Sequence[Tree]], first: RowSize, second: RowSize, 
     for b, trees in enumerate(rows):
         has_cot_BS[b, : len(trees)] = [len(tree.cot) > 0 for tree in trees]
     return Pair(
-        plant(alone, first, geometry),
-        _stretched(rows, [[tree.sft for tree in trees] for trees in rows], second, geometry),
-        _stretched(rows, [[tree.cot for tree in trees] for trees in rows], second, geometry),
+        pack_rows(alone, first, processor),
+        _stretched(rows, [[tree.sft for tree in trees] for trees in rows], second, processor),
+        _stretched(rows, [[tree.cot for tree in trees] for trees in rows], second, processor),
         has_cot_BS,
     )
 
 
 def _stretched(
-    rows: Sequence[Sequence[Tree]], targets: list[list[np.ndarray]], size: RowSize, geometry: Geometry
+    rows: Sequence[Sequence[Tree]], targets: list[list[np.ndarray]], size: RowSize, processor: Processor
 ) -> Forest:
     """Each tree with its one target, in as many slots as the longer of its two; labels past the target weigh 0."""
 
@@ -64,7 +65,7 @@ def _stretched(
         ]
         for trees, of_row in zip(rows, targets, strict=True)
     ]
-    forest = plant(stretched, size, geometry)
+    forest = pack_rows(stretched, size, processor)
     for b, (trees, of_row) in enumerate(zip(rows, targets, strict=True)):
         start = 0
         for tree, target in zip(trees, of_row, strict=True):
@@ -89,11 +90,11 @@ def two_pass_loss(
     """
     examples = pair.has_cot_BS.shape[1]
     model = definition.bind(params)
-    features_BPD = model.visual(pair.first, dtype)
-    again_BPD = features_BPD if share_features else model.visual(pair.sft, dtype)
+    features_BPD = model.encode(pair.first.images, dtype)
+    again_BPD = features_BPD if share_features else model.encode(pair.sft.images, dtype)
 
     def losses(forest: Forest, features_BPD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        nll_BM = label_nll(model.decode(forest, features_BPD), model.head, forest.label_slot_BM, forest.label_BM)
+        nll_BM = label_nll(model.decode(forest, features_BPD, dtype), model.head, forest.label_slot_BM, forest.label_BM)
         found = example_losses(nll_BM, forest, examples)
         return found.sft_BS, found.has_sft_BS
 

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from mmkp_jax.data.forest import Forest
-from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.training.objectives import dyncot, objective
 from mmkp_jax.training.step import forest_losses
 from tests.support.alone import alone_loss
 from tests.support.tiny import tiny_config
-from tests.support.trees import forest_of, geometry_of, random_tree, row_size
-from tests.support.two_pass import plant_pair, two_pass_loss
+from tests.support.trees import forest_of, processor_of, random_tree, row_size
+from tests.support.two_pass import pack_pair, two_pass_loss
 
 BOUND = 1e-5
 CONFIG = tiny_config()
-DEFINITION = define_from(Qwen2_5_VL, CONFIG)
+DEFINITION = define_from(FAMILY, CONFIG)
 PARAMS = random_params(DEFINITION, 0, spread=0.1)
 ROWS = [
     [
@@ -91,7 +91,7 @@ def test_dynamic_cot_equals_the_literal_two_passes(choices):
     gamma = {"all SFT": 0.0, "all CoT": with_cot.max() + 1, "mixed": np.median(with_cot)}[choices]
     on_cot_expected = {"all SFT": 0, "all CoT": 4, "mixed": 2}[choices]
     bare = row_size(ROWS, CONFIG)
-    pair = plant_pair(ROWS, bare, bare, geometry_of(CONFIG))
+    pair = pack_pair(ROWS, bare, bare, processor_of(CONFIG))
 
     def forest_loss(params):
         choice = dyncot(losses_of(params, FOREST, bare.examples), gamma)
@@ -113,13 +113,13 @@ def other_tokens(forest: Forest, row: int, segment: int, branch: int | None) -> 
     here_T = forest.segment_BT[row] == segment
     if branch is not None:
         here_T &= forest.branch_BT[row] == branch
-    token_BT, label_BM, patch_BPC = (np.array(a) for a in (forest.token_BT, forest.label_BM, forest.patch_BPC))
-    text_T = here_T & (forest.merged_BT[row] < 0)
+    token_BT, label_BM, patch_BPC = (np.array(a) for a in (forest.token_BT, forest.label_BM, forest.images.patch_BPC))
+    text_T = here_T & (forest.images.merged_BT[row] < 0)
     token_BT[row, text_T] = (token_BT[row, text_T] + 17) % 290
     labels_M = here_T[forest.label_slot_BM[row]] & (forest.weight_BM[row] > 0)
     label_BM[row, labels_M] = (label_BM[row, labels_M] + 17) % 290
     if branch is None and segment == 1:
-        patch_BPC[row, forest.image_BP[row] == 1] ^= 0xFF
+        patch_BPC[row, forest.images.image_BP[row] == 1] ^= 0xFF
     return forest._replace(token_BT=token_BT, label_BM=label_BM, patch_BPC=patch_BPC)
 
 

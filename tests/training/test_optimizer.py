@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from mmkp_jax.data.forest import Forest
+from mmkp_jax.data.forest import map_arrays
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.sharding import place_batch
@@ -85,7 +85,7 @@ def outcome(folder, **fields) -> tuple[dict, dict]:
     settings = {"compute_dtype": "float32", "gamma": 6.0, "gamma_mode": "fixed", "warmup_steps": 3} | fields
     plan = plan_training(experiment(**settings), folder.config, devices=jax.devices()[:1])
     state = load_state(plan, folder)
-    batch = Forest(*(a[None] for a in forest_of(ROWS, CONFIG)))
+    batch = map_arrays(lambda a: a[None], forest_of(ROWS, CONFIG))
     with jax.set_mesh(plan.mesh):
         for _ in range(2):
             state, metrics, _ = plan.step(state, place_batch(batch, plan.mesh))
@@ -131,7 +131,7 @@ def test_moments_in_the_hosts_memory_change_no_number_and_stay_there(folder, usu
         np.testing.assert_array_equal(changed[path], leaf, err_msg=path)
 
     plan = plan_training(experiment(moments_memory="host"), folder.config, devices=jax.devices()[:1])
-    batch = place_batch(Forest(*(a[None] for a in forest_of(ROWS, CONFIG))), plan.mesh)
+    batch = place_batch(map_arrays(lambda a: a[None], forest_of(ROWS, CONFIG)), plan.mesh)
     on_device = plan_training(experiment(), folder.config, devices=jax.devices()[:1]).state
     with jax.set_mesh(plan.mesh), Checkpoints(tmp_path / "checkpoints") as checkpoints:
         state, *_ = plan.step(load_state(plan, folder), batch)

@@ -9,17 +9,17 @@ import pytest
 
 from configs import dyncot
 from mmkp_jax.data.examples import tree_of
-from mmkp_jax.data.forest import Forest
+from mmkp_jax.data.forest import map_arrays
 from mmkp_jax.data.pipeline import Position, batches, position_of
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten, random_params, unflatten
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import place_batch
 from mmkp_jax.training.batches import plan_posts
-from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT, learning_rate
+from mmkp_jax.training.optimizer import learning_rate
 from mmkp_jax.training.setup import plan_training
 from mmkp_jax.training.step import init_state
 from tests.data.test_mixing import config_of
@@ -28,7 +28,8 @@ from tests.support.posts_on_disk import SIZE, tiny_recipe
 from tests.support.tiny import hf_config_dict, tiny_config
 
 CONFIG = tiny_config()
-DEFINITION = define_from(Qwen2_5_VL, CONFIG)
+FROZEN = FAMILY.paths(["tower"])
+DEFINITION = define_from(FAMILY, CONFIG)
 POSTS, GAMMA = 7, 6.0
 B1, B2, EPS, DECAY, CLIP, PEAK, WARMUP = 0.9, 0.95, 1e-3, 0.1, 1.0, 3e-3, 2
 """AdamW's; at a smaller eps it makes whole steps out of the rounding of a gradient that is nearly 0."""
@@ -72,14 +73,14 @@ def trained(training, rows, micro=1, steps=None, saved=None):
     `saved`, a state of such a run, is resumed from.
     """
     plan = plan_of(rows, micro, training.steps)
-    params = split_params(random_params(DEFINITION, 0, spread=0.1), FROZEN_BY_DEFAULT)
+    params = split_params(random_params(DEFINITION, 0, spread=0.1), FROZEN)
     state, seen = saved or init_state(*params, plan.optimizer, plan.rule), []
     start = position_of(training.plans, int(state["step"]))
     with jax.set_mesh(plan.mesh):
         for _, forest in batches(training.feed, training.plans, start=start):
             if int(state["step"]) == steps:
                 break
-            batch = Forest(*(array.reshape(micro, -1, *array.shape[1:]) for array in forest))
+            batch = map_arrays(lambda array: array.reshape(micro, -1, *array.shape[1:]), forest)
             state, metrics, _ = plan.step(state, place_batch(batch, plan.mesh))
             seen.append({name: float(value) for name, value in metrics.items()})
     return state, seen
@@ -87,7 +88,7 @@ def trained(training, rows, micro=1, steps=None, saved=None):
 
 def literal_loop(training, groups):
     """Gradient descent as a book has it: each post alone, without forest, rows or optax; a step is a group's mean."""
-    trainable, frozen = split_params(random_params(DEFINITION, 0, spread=0.1), FROZEN_BY_DEFAULT)
+    trainable, frozen = split_params(random_params(DEFINITION, 0, spread=0.1), FROZEN)
     params = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(trainable).items()}
     first, second = ({path: np.zeros_like(leaf) for path, leaf in params.items()} for _ in range(2))
     rate, losses = learning_rate(PEAK, warmup_steps=WARMUP, total_steps=training.steps), []
@@ -147,8 +148,7 @@ def test_steps_are_known_before_training_and_the_position_resumes(folder, recipe
     again = list(batches(training.feed, training.plans, start=Position(1, 2)))
     for (position, forest), (other, same) in zip(whole[6:], again, strict=True):
         assert position == other
-        for ours, theirs in zip(forest, same, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        map_arrays(np.testing.assert_array_equal, forest, same)
 
 
 def test_a_run_resumed_within_an_epoch_is_bit_identical(folder, recipe):

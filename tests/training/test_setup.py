@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.base import get_config
-from mmkp_jax.data.forest import Forest
+from mmkp_jax.data.forest import map_arrays
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
@@ -42,7 +42,7 @@ def test_bf16_dynamic_cot_learns_both_targets_by_heart(folder, mode):
     state = load_state(plan, folder)
     assert {leaf.dtype for leaf in flatten(state["trainable"]).values()} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in flatten(state["frozen"]).values()} == {jnp.dtype("bfloat16")}
-    batch = Forest(*(a[None] for a in forest_of(ROWS, CONFIG)))
+    batch = map_arrays(lambda a: a[None], forest_of(ROWS, CONFIG))
     seen = []
     with jax.set_mesh(plan.mesh):
         for _ in range(40):

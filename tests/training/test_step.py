@@ -8,18 +8,19 @@ import pytest
 
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.training.gamma import gamma_rule
 from mmkp_jax.training.objectives import objective
-from mmkp_jax.training.optimizer import FROZEN_BY_DEFAULT, adamw, decays, learning_rate, warmup_of
+from mmkp_jax.training.optimizer import adamw, decays, learning_rate, warmup_of
 from mmkp_jax.training.step import init_state, make_train_step
 from tests.support.tiny import tiny_config
 from tests.support.trees import forest_of, random_tree
 
 CONFIG = tiny_config()
-DEFINITION = define_from(Qwen2_5_VL, CONFIG)
+FROZEN = FAMILY.paths(["tower"])
+DEFINITION = define_from(FAMILY, CONFIG)
 PARAMS = random_params(DEFINITION, 0, spread=0.1)
 TREES = [random_tree(i, CONFIG, grids=[(4, 4)], cot=0 if i == 2 else 6) for i in range(5)]
 FOREST = forest_of([TREES[:1], TREES[1:3], TREES[3:], []], CONFIG, spare=2)
@@ -30,7 +31,7 @@ def plain_sgd(peak=0.1):
     return optax.sgd(peak)
 
 
-def run(forest: Forest, micro: int, strategy="dyncot", gamma=6.2, optimizer=None, freeze=FROZEN_BY_DEFAULT, steps=1):
+def run(forest: Forest, micro: int, strategy="dyncot", gamma=6.2, optimizer=None, freeze=FROZEN, steps=1):
     trainable, frozen = split_params(PARAMS, freeze)
     frozen = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), frozen)
     optimizer, rule = optimizer or plain_sgd(), gamma_rule("fixed", gamma)

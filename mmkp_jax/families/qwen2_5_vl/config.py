@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mmkp_jax.data.images import MERGE, PATCH
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.qwen2_5_vl.processor import MERGE, PATCH
 from mmkp_jax.runtime.json_files import Fields, is_integer
 
 _HINT = "take the config.json published with the weights"
@@ -71,31 +71,6 @@ class Qwen2_5_VLConfig:
     def head_dim(self) -> int:
         """Width of an attention head."""
         return self.hidden_size // self.num_heads
-
-
-PUBLISHED_VISION = VisionConfig(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=2048)
-"""The tower of the published 3B; the 7B differs in `out_hidden_size` only."""
-
-QWEN2_5_VL_3B = Qwen2_5_VLConfig(
-    vocab_size=151_936,
-    hidden_size=2048,
-    intermediate_size=11_008,
-    num_layers=36,
-    num_heads=16,
-    num_kv_heads=2,
-    vision=PUBLISHED_VISION,
-    tie_embeddings=True,
-)
-QWEN2_5_VL_7B = Qwen2_5_VLConfig(
-    vocab_size=152_064,
-    hidden_size=3584,
-    intermediate_size=18_944,
-    num_layers=28,
-    num_heads=28,
-    num_kv_heads=4,
-    vision=dataclasses.replace(PUBLISHED_VISION, out_hidden_size=3584),
-    tie_embeddings=False,
-)
 
 
 def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> Qwen2_5_VLConfig:

@@ -14,6 +14,7 @@ from flax import nnx
 
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
+from mmkp_jax.families.qwen2_5_vl.processor import CLIP_MEAN, CLIP_STD, Images
 from mmkp_jax.models.layers import (
     Linear,
     RMSNorm,
@@ -25,14 +26,11 @@ from mmkp_jax.models.layers import (
     rotation_by,
     scan_layers,
 )
+from mmkp_jax.models.model import Layer
 from mmkp_jax.ops.attention import Attend, dense_attention
 from mmkp_jax.ops.backends import BACKENDS
 from mmkp_jax.ops.layout import over_rows, whole_vectors
 from mmkp_jax.ops.tiles import Tiles, from_tiles, lay_tiles, to_tiles
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and standard deviation of RGB, as fractions of 255, that the published preprocessor normalises with."""
 
 VISION_NORM_EPS = 1e-6
 
@@ -122,20 +120,20 @@ class VisionTower(nnx.Module):
         self.merger = Merger(config, rngs=rngs)
         self.config, self.remat, self.attention = config, remat, attention
 
-    def __call__(self, forest: Forest, dtype: jnp.dtype) -> jax.Array:
+    def __call__(self, images: Images, dtype: jnp.dtype) -> jax.Array:
         """Features of every patch, before the merger: [B, P, D]."""
         config = self.config
-        if forest.patch_BPC.shape[1] == 0:  # rows for text only
-            return jnp.zeros((*forest.image_BP.shape, config.hidden_size), dtype)
+        if images.patch_BPC.shape[1] == 0:  # rows for text only
+            return jnp.zeros((*images.image_BP.shape, config.hidden_size), dtype)
         full_L = np.isin(np.arange(config.depth), config.full_attention_layers)
-        rotation = vision_rotation(forest.patch_position_BP2, config)
-        tiles = lay_tiles(forest.window_BW, forest.image_BP.shape[1], config.tile_size)
-        attend_picture = BACKENDS[self.attention].pictures(forest.image_BP)
+        rotation = vision_rotation(images.patch_position_BP2, config)
+        tiles = lay_tiles(images.window_BW, images.image_BP.shape[1], config.tile_size)
+        attend_picture = BACKENDS[self.attention].pictures(images.image_BP)
 
         def block(layer: VisionBlock, x_BPD: jax.Array, full: jax.Array) -> jax.Array:
             return layer(x_BPD, rotation, tiles, attend_picture, full)
 
-        x_BPD = over_rows(self.patch_embed(forest.patch_BPC, dtype))
+        x_BPD = over_rows(self.patch_embed(images.patch_BPC, dtype))
         return scan_layers(self.blocks, x_BPD, block, full_L, remat=self.remat)
 
 
@@ -206,21 +204,46 @@ class Qwen2_5_VL(nnx.Module):
 
     def __call__(self, forest: Forest, dtype: jnp.dtype = jnp.float32) -> jax.Array:
         """Hidden states after the last norm, [B, T, D], computed in `dtype`."""
-        return self.decode(forest, self.visual(forest, dtype))
+        return self.decode(forest, self.encode(forest.images, dtype), dtype)
 
-    def decode(self, forest: Forest, features_BPD: jax.Array) -> jax.Array:
-        """Hidden states from the vision tower's features, in their dtype."""
+    def encode(self, images: Images, dtype: jnp.dtype) -> jax.Array:
+        """The vision tower's features of every patch, [B, P, D]; the merger is part of `embed`."""
+        return self.visual(images, dtype)
+
+    def decode(self, forest: Forest, features: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Hidden states from the vision tower's features."""
         attend = BACKENDS[self.attention].forest(forest.segment_BT, forest.branch_BT)
-        return self.decoder(self.embed(forest, features_BPD), mrope_rotation(forest.position_BT3, self.config), attend)
+        return self.decoder(self.embed(forest, features, dtype), self.rotation(forest.position_BTA), attend)
 
-    def embed(self, forest: Forest, features_BPD: jax.Array) -> jax.Array:
-        """Token embeddings, with each picture's merged features in place of its image tokens: [B, T, D]."""
-        x_BTD = whole_vectors(self.decoder.embedding[...])[forest.token_BT].astype(features_BPD.dtype)
-        if features_BPD.shape[1] > 0:
-            merged_BMD = self.visual.merger(features_BPD)
-            image_BTD = jnp.take_along_axis(merged_BMD, jnp.maximum(forest.merged_BT, 0)[..., None], axis=1)
-            x_BTD = jnp.where(forest.merged_BT[..., None] >= 0, image_BTD, x_BTD)
+    def embed(self, forest: Forest, features: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Token embeddings, with each image's merged features in place of its image tokens: [B, T, D]."""
+        x_BTD = whole_vectors(self.decoder.embedding[...])[forest.token_BT].astype(dtype)
+        if features.shape[1] > 0:
+            merged_BMD, merged_BT = self.visual.merger(features), forest.images.merged_BT
+            image_BTD = jnp.take_along_axis(merged_BMD, jnp.maximum(merged_BT, 0)[..., None], axis=1)
+            x_BTD = jnp.where(merged_BT[..., None] >= 0, image_BTD, x_BTD)
         return over_rows(x_BTD)
+
+    def embed_text(self, token_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Embeddings of text tokens, [B, T, D]."""
+        return over_rows(self.decoder.embedding[...][token_BT].astype(dtype))
+
+    def rotation(self, position_BTA: jax.Array) -> Rotation:
+        """M-RoPE of (time, row, column)."""
+        return mrope_rotation(position_BTA, self.config)
+
+    def layers(self) -> tuple[Layer, ...]:
+        """All alike, in one stack."""
+        config = self.config
+        return tuple(Layer("layers", i, config.num_kv_heads, config.head_dim) for i in range(config.num_layers))
+
+    def stack(self, name: str) -> nnx.Module:
+        """The decoder's layers."""
+        return getattr(self.decoder, name)
+
+    def finish(self, x_BTD: jax.Array) -> jax.Array:
+        """The last norm."""
+        return self.decoder.norm(x_BTD)
 
     @property
     def head(self) -> jax.Array:

@@ -3,8 +3,7 @@
 One table, read in both directions. `{}` is the layer number there and the front axis here.
 """
 
-ALIASES = (("model.visual.", "visual."), ("model.language_model.", "model."))
-"""Prefixes that transformers 5 uses inside, and the published ones."""
+from mmkp_jax.models.family import Names
 
 
 def _linear(theirs: str, ours: str, *, bias: bool = True) -> dict[str, str]:
@@ -16,7 +15,7 @@ def _mlp(theirs: str, ours: str, *, bias: bool) -> dict[str, str]:
     return {theirs: ours for table in names for theirs, ours in table.items()}
 
 
-NAMES = {
+_OURS = {
     "visual.patch_embed.proj.weight": "visual.patch_embed.weight",
     "visual.blocks.{}.norm1.weight": "visual.blocks.norm1.scale",
     "visual.blocks.{}.norm2.weight": "visual.blocks.norm2.scale",
@@ -39,5 +38,8 @@ NAMES = {
 }
 """Published name to our path. A tied checkpoint has no `lm_head.weight`, or one that is left unread."""
 
-TIED = {"lm_head": "decoder.embedding"}
-"""What a tied checkpoint lacks, or carries over again, and what it repeats."""
+NAMES = Names(
+    ours=_OURS,
+    aliases=(("model.visual.", "visual."), ("model.language_model.", "model.")),  # what transformers 5 uses inside
+    tied={"lm_head": "decoder.embedding"},
+)

@@ -138,9 +138,10 @@ def show(description: Description) -> list[Shown]:
     numbers = one_of_each_kind(lengths[description.first], trimmed_N, rows.posts)
     feed = Feed(records, feeding.recipe, feeding.size, feeding.branches)
     forest = feed.load([(number,) for number in numbers])
-    geometry = feeding.recipe.geometry
     return [
-        Shown(records[number], bool(trimmed_N[number]), view_row(forest, row, geometry, feeding.tokenizer))
+        Shown(
+            records[number], bool(trimmed_N[number]), view_row(forest, row, feeding.recipe.processor, feeding.tokenizer)
+        )
         for row, number in enumerate(numbers)
     ]
 

@@ -130,13 +130,12 @@ def _quantities(description: Description, split: str) -> dict[str, np.ndarray]:
     if description.fitted is None:
         return sizes
     lengths = description.fitted.lengths[split]
-    merged = description.fitted.feeding.recipe.geometry.merge**2
     return {
         TEXT: found.text_tokens_N,
         "prompt, tokens": lengths.trunk_N + 1,
         "SFT target, tokens": lengths.sft_N,
         "CoT target, tokens": lengths.cot_N[lengths.cot_N > 0],
-        "picture, tokens": lengths.patches_N[lengths.patches_N > 0] // merged,
+        "picture, tokens": lengths.image_N[lengths.image_N > 0],
         **sizes,
     }
 
@@ -196,9 +195,10 @@ def _trimmed(description: Description) -> Table:
     for name in description.splits:
         is_long_N = trimmed(description, name)
         add(f"text above max_text_tokens, {count(recipe.max_text_tokens)}: trimmed", name, np.flatnonzero(is_long_N))
-    for name, split in description.splits.items():
-        is_large_N = split.width_N.astype(np.int64) * split.height_N > recipe.max_pixels
-        add(f"picture above max_pixels, {count(recipe.max_pixels)}", name, np.flatnonzero(is_large_N))
+    for name, split in description.splits.items() if recipe.processor.pixel_limit else ():
+        setting, pixels = recipe.processor.pixel_limit
+        is_large_N = split.width_N.astype(np.int64) * split.height_N > pixels
+        add(f"picture above {setting}, {count(pixels)}", name, np.flatnonzero(is_large_N))
     reasons: dict[str, list[int]] = {"it is longer than a row": []}
     for each in fitted.fit.left_out:
         reasons.setdefault(each.reason.split(":")[0], []).append(each.number)
@@ -243,7 +243,7 @@ def charts_of(description: Description) -> list[Chart]:
         quantities[IN_ROW] = description.fitted.fit.tokens_N
         limits = {
             TEXT: ("max_text_tokens", recipe.max_text_tokens),
-            PIXELS: ("max_pixels", recipe.max_pixels),
+            PIXELS: recipe.processor.pixel_limit,
             IN_ROW: ("row.tokens", row.tokens),
         }
     return [chart(title, values, limits.get(title)) for title, values in quantities.items() if len(values)]

@@ -79,7 +79,7 @@ def mrope_positions(
     is_image_T = np.asarray(tokens_T) == image_token
     expected = sum(h * w // merge**2 for h, w in grids)
     if is_image_T.sum() != expected:
-        raise ValueError(f"{is_image_T.sum()} image tokens for pictures of {expected} merged patches")
+        raise ValueError(f"{is_image_T.sum()} image tokens for images of {expected} merged patches")
     slot, following, left = 0, 0, list(grids)
     while slot < len(tokens_T):
         if not is_image_T[slot]:

@@ -1,0 +1,125 @@
+"""Qwen2.5-VL as a family."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+
+from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, config_from_hf
+from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
+from mmkp_jax.families.qwen2_5_vl.names import NAMES
+from mmkp_jax.families.qwen2_5_vl.processor import CLIP_MEAN, CLIP_STD, MERGE, PATCH, processor_of
+from mmkp_jax.families.qwen2_5_vl.published import PUBLISHED
+from mmkp_jax.models.family import Family, Preprocessor, Product, Reference, Stage, Work
+from mmkp_jax.models.flops import with_matrices
+
+STAGES = (
+    Stage("visual.patch_embed", "tower"),
+    Stage("visual.blocks", "tower", scanned=True),
+    Stage("visual.merger", "projector"),
+    Stage("decoder", "decoder", scanned=True),
+    Stage("lm_head", "head"),
+)
+
+
+def products(config: Qwen2_5_VLConfig, sizes: Mapping[str, int], work: Work) -> list[Product]:
+    """The products of a forward pass."""
+    tower, images = config.vision, work.images
+    head = "decoder.embedding" if config.tie_embeddings else "lm_head"
+    whole = _whole_layers(config)
+    patch_pairs = whole * images["image_pairs"] + (tower.depth - whole) * images["window_pairs"]
+    token_pairs = config.num_layers * work.token_pairs
+    return [
+        # one kernel, summed over time
+        *with_matrices(sizes, "visual.patch_embed", images["patches"] / tower.temporal_patch_size),
+        *with_matrices(sizes, "visual.blocks", images["patches"]),
+        Product("visual.blocks", "", 4 * tower.hidden_size * patch_pairs),
+        *with_matrices(sizes, "visual.merger", images["merged"]),
+        *with_matrices(sizes, "decoder", work.tokens, within="decoder.layers"),
+        Product("decoder", "", 4 * config.num_heads * config.head_dim * token_pairs),
+        Product("lm_head", head, 2 * work.labels * sizes[head]),
+    ]
+
+
+def kept(config: Qwen2_5_VLConfig, slots: Mapping[str, int]) -> dict[str, int]:
+    """Numbers in the layers' inputs of a row."""
+    tower = config.vision
+    return {
+        "visual.blocks": tower.depth * tower.hidden_size * slots["patches"],
+        "decoder": config.num_layers * config.hidden_size * slots["tokens"],
+    }
+
+
+def true_share(config: Qwen2_5_VLConfig) -> float:
+    """Of the tower's layers, those that see whole images: its one conditional is true there."""
+    return _whole_layers(config) / config.vision.depth
+
+
+def _whole_layers(config: Qwen2_5_VLConfig) -> int:
+    return sum(layer < config.vision.depth for layer in config.vision.full_attention_layers)
+
+
+def supported(config: Qwen2_5_VLConfig) -> dict[str, Any]:
+    """The fields of a preprocessor that decide what the model sees, besides limits of pixels."""
+    return {
+        "do_resize": True,
+        "resample": int(Image.Resampling.BICUBIC),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
+        "do_convert_rgb": True,
+        "patch_size": PATCH,
+        "merge_size": MERGE,
+        "temporal_patch_size": config.vision.temporal_patch_size,
+    }
+
+
+def inputs(ids: Any, config: Any) -> dict[str, Any]:
+    """Which tokens are of an image: without them, positions would be those of plain text."""
+    return {"mm_token_type_ids": (ids == config.image_token_id).int()}
+
+
+EXPAND = """\
+image_tokens = int(inputs["image_grid_thw"].prod()) // 4
+prompt = prompt.replace("<|image_pad|>", "<|image_pad|>" * image_tokens, 1)
+"""
+EXTRA = """\
+inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()  # else positions are those of plain text
+"""
+IMAGES = (
+    "Images are resized (bicubic, by Pillow) to {min_pixels} to {max_pixels} pixels, as the preprocessor's config says"
+)
+
+FAMILY = Family(
+    name="qwen2_5_vl",
+    read_config=config_from_hf,
+    build=Qwen2_5_VL,
+    names=NAMES,
+    processor=processor_of,
+    stages=STAGES,
+    products=products,
+    kept=kept,
+    true_share=true_share,
+    attended=("image_pairs",),
+    preprocessor=Preprocessor(
+        kinds=(
+            *("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"),
+            *("Qwen2VLImageProcessorPil", "Qwen2_5_VLImageProcessor"),
+        ),
+        supported=supported,
+        settings={"min_pixels": ("min_pixels", "shortest_edge"), "max_pixels": ("max_pixels", "longest_edge")},
+    ),
+    reference=Reference(
+        model="Qwen2_5_VLForConditionalGeneration",
+        image_processor="Qwen2VLImageProcessorPil",
+        inputs=inputs,
+        expand=EXPAND,
+        extra=EXTRA,
+        images=IMAGES,
+    ),
+    published=PUBLISHED,
+    # CMKP's mean post (`benchmarks/packing.py`)
+    typical_post={"trunk": 514.8, "sft": 4.9, "cot": 141.9, "patches": 1782.9, "windows": 30.2},
+)
