@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.errors import InputError, all_of, nearest
 
 Preset = Callable[[ConfigDict], None]
 
@@ -123,18 +123,19 @@ def apply(c: ConfigDict, presets: str) -> None:
     """Applies `name=preset,…`; pocket for a model that is not named, and for its data.
 
     Raises:
-        InputError: there is no such preset.
+        InputError: there are no such presets.
     """
-    chosen = {"model": "pocket"}
+    chosen, errors = {"model": "pocket"}, []
     for each in filter(None, presets.split(",")):
         name, _, preset = each.partition("=")
-        if name not in PRESETS:
-            known = ", ".join(f"{name}=…" for name in PRESETS)
-            raise InputError(f"unknown preset {each!r}{nearest(name, PRESETS)}", "--config", f"use {known}")
-        if preset not in PRESETS[name]:
-            known = ", ".join(PRESETS[name])
-            raise InputError(f"unknown preset {each!r}{nearest(preset, PRESETS[name])}", "--config", f"use {known}")
-        chosen[name] = preset
+        if preset in PRESETS.get(name, ()):
+            chosen[name] = preset
+            continue
+        known, given = (PRESETS[name], preset) if name in PRESETS else ([f"{name}=…" for name in PRESETS], name)
+        close = nearest(given, PRESETS.get(name, PRESETS))
+        errors.append(InputError(f"unknown preset {each!r}{close}", "--config", f"use {', '.join(known)}"))
+    if errors:
+        raise all_of(errors, "name presets that there are")
     if chosen["model"] == "pocket":
         chosen = {"model": "pocket", "data": "pocket"} | chosen
     for name in filter(chosen.get, PRESETS):

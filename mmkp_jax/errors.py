@@ -1,7 +1,7 @@
 """The errors a user should see: what is wrong, where, and how to mend it; and what was lost."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LONGEST = 1500
 """Characters of what a line says is wrong: names from files can be of any length."""
@@ -19,6 +19,18 @@ class InputError(ValueError):
         lines = f"{self.where}: {what}; {self.mend}".splitlines()
         line = " ".join(line.strip() for line in lines if line.strip())
         return line.encode("utf-8", "backslashreplace").decode("utf-8")  # half a character is none to print
+
+
+def all_of(errors: Sequence[InputError], hint: str) -> InputError:
+    """One error that says what each of several does; of one, that one itself.
+
+    Args:
+        hint: how to fix them all.
+    """
+    if len(errors) == 1:
+        return errors[0]
+    parts = [f"{where}: {what} ({fix})" for what, where, fix in (error.args for error in errors)]
+    return InputError("; ".join(parts), f"{len(errors)} mistakes", hint)
 
 
 AGAIN = 75

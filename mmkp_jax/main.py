@@ -1,5 +1,6 @@
 """Trains, evaluates, and leaves a work directory: `python -m mmkp_jax.main --config=configs/dyncot.py`."""
 
+import argparse
 import os
 import shlex
 import signal
@@ -8,28 +9,28 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from mmkp_jax.errors import AGAIN, BusyError, InputError
-from mmkp_jax.experiment.run import run, stop
 from mmkp_jax.runtime.cli import Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.runtime.escape import for_terminal
-from mmkp_jax.runtime.hosts import (
-    JOIN_SECONDS,
-    ending_together,
-    join,
-    several,
-)
-from mmkp_jax.runtime.interrupts import INTERRUPTED
+from mmkp_jax.runtime.field_text import as_help
+from mmkp_jax.runtime.interrupts import INTERRUPTED, while_loading
 from mmkp_jax.runtime.lock import Lock
-from mmkp_jax.runtime.maintenance import watch_maintenance
-from mmkp_jax.training.loop import Stopped
+from mmkp_jax.runtime.meeting import JOIN_SECONDS
 
 
 def parser() -> Parser:
     """The command's flags."""
-    flags = Parser("main", __doc__)
+    layout = argparse.RawDescriptionHelpFormatter
+    flags = Parser("main", __doc__, epilog=as_help(), formatter_class=layout)
     add = flags.add_argument
-    add("--config", metavar="FILE[:preset,…]", help="required: an experiment; --config.key=value overrides a field")
+    add(
+        "--config",
+        metavar="FILE[:preset,…]",
+        help="required: an experiment; --config.key=value overrides a field, of those below",
+    )
     add("--workdir", type=Path, metavar="DIR", help="the run's folder; an unfinished run there goes on")
     add("--extend", action="store_true", help="let the run there become longer, on the schedule of its new length")
     add("--profile_steps", metavar="FIRST:LAST", help="trace these steps into the run's folder, for TensorBoard")
@@ -61,19 +62,34 @@ def _run(arguments: Sequence[str] | None) -> int:
         flags.error(f"--join_seconds={parsed.join_seconds:g} is no number of seconds above 0")
     profiled = _steps(parsed.profile_steps, flags)
     config = read_config(parsed.config, overrides)
-    join(parsed.coordinator, parsed.num_processes, parsed.process_id, parsed.join_seconds)
     name = Path(parsed.config.partition(":")[0]).stem
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     resume = shlex.join([f"--config={parsed.config}", *overrides, f"--workdir={workdir}"])
+    return _run_checked(parsed, config, workdir, profiled, resume)
+
+
+def _run_checked(flags: argparse.Namespace, config: ConfigDict, workdir: Path, profiled: range, resume: str) -> int:
+    """The exit status of an experiment whose flags and config are in order.
+
+    Args:
+        resume: the flags that resume it.
+    """
+    with while_loading():  # of seconds, which a mistake in the flags does not cost
+        from mmkp_jax.experiment.run import run, stop
+        from mmkp_jax.runtime.hosts import ending_together, join, several
+        from mmkp_jax.runtime.maintenance import watch_maintenance
+        from mmkp_jax.training.loop import Stopped
+
+    join(flags.coordinator, flags.num_processes, flags.process_id, flags.join_seconds)
     if not several():  # of several hosts, JAX takes the signal, and the loop sees it
         signal.signal(signal.SIGTERM, stop)
-    lock = Lock(workdir, parsed.lock_seconds)
+    lock = Lock(workdir, flags.lock_seconds)
     with ending_together(), disk_errors_in_one_line(workdir), watch_maintenance(), lock:
-        if several() and not parsed.workdir:
+        if several() and not flags.workdir:
             what = "several hosts need the same --workdir"
-            raise InputError(what, flags.prog, "give a folder that all of them share")
+            raise InputError(what, "python -m mmkp_jax.main", "give a folder that all of them share")
         try:
-            run(config, workdir, lock, extend=parsed.extend, profiled=profiled)
+            run(config, workdir, lock, extend=flags.extend, profiled=profiled)
         except BusyError as busy:
             print(for_terminal(str(busy)), file=sys.stderr, flush=True)
             if several():

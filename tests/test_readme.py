@@ -22,7 +22,7 @@ def test_the_snippet_trains_a_step(tmp_path, monkeypatch, capsys):
     def small():
         config = real()
         config.model.path, config.global_batch_size = str(tmp_path), 1
-        config.row.update(tokens=256, patches=0, windows=0, labels=128, examples=2)
+        config.row.update(tokens=256, labels=128, examples=2, images={"patches": 0, "windows": 0})
         return config
 
     monkeypatch.setattr(configs.base, "get_config", small)

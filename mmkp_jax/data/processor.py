@@ -4,16 +4,17 @@ B rows, T token slots, A position axes, S images' slots by kind. Packing, object
 image: they know the tokens and the slots that it takes, and carry the family's own arrays along.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
+
+from mmkp_jax.data.prompts import Template, read_template
 
 if TYPE_CHECKING:
     from PIL import Image
     from transformers import PreTrainedTokenizerBase
-
-    from mmkp_jax.data.prompts import Template
 
 
 class Layout(NamedTuple):
@@ -59,7 +60,7 @@ class Processor(Protocol):
         """Slots of each kind for a row of `tokens` tokens, where a config gives none."""
         ...
 
-    def template(self, tokenizer: "PreTrainedTokenizerBase") -> "Template":
+    def template(self, tokenizer: "PreTrainedTokenizerBase") -> Template:
         """The chat template as this family's models are fed it.
 
         Raises:
@@ -140,6 +141,53 @@ def filled(images: Any) -> dict[str, Any]:
     return images.filled() if images else {}
 
 
-def plain_positions(prompt_T: np.ndarray) -> np.ndarray:
-    """Positions of a family that counts tokens: int32 [T, 1]."""
-    return np.arange(len(prompt_T), dtype=np.int32)[:, None]
+@dataclasses.dataclass(frozen=True)
+class TextProcessor:
+    """The processor of a family without images: posts are fed without theirs."""
+
+    slots: ClassVar[tuple[str, ...]] = ()
+    axes: ClassVar[int] = 1
+    image_token: ClassVar[None] = None
+    fingerprint: ClassVar[str] = "text"
+    settings: ClassVar[Mapping[str, int]] = {}
+    pixel_limit: ClassVar[None] = None
+
+    def default_slots(self, tokens: int) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def template(self, tokenizer: "PreTrainedTokenizerBase") -> Template:
+        """The tokenizer's chat template, given the user's text as it is.
+
+        Raises:
+            InputError: the tokenizer is unfit.
+        """
+        return read_template(tokenizer, image_token=None)
+
+    def largest(self) -> Layout:
+        """Nothing."""
+        return Layout(0, (), ())
+
+    def positions(self, prompt_T: np.ndarray, layouts: Sequence[Layout]) -> np.ndarray:
+        """Tokens counted from 0: int32 [T, 1]."""
+        return np.arange(len(prompt_T), dtype=np.int32)[:, None]
+
+    def empty(self, rows: int, tokens: int, slots: Mapping[str, int]) -> tuple[()]:
+        """No arrays."""
+        return ()
+
+    def rgb(self, row: Any) -> list[np.ndarray]:
+        """None."""
+        return []
+
+    def work(self, images: Any) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def work_of_posts(self, slots_NX: np.ndarray) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def work_of_slots(self, slots: Mapping[str, int]) -> dict[str, float]:
+        """None."""
+        return {}

@@ -40,26 +40,32 @@ class Template:
     """int32 [T]: the same with a picture, its one image token not yet repeated."""
     after: np.ndarray
     """int32 [T]: end of the user's turn and opening of the assistant's."""
-    image_token: int
+    image_token: int | None
+    """None for a model that is fed no images."""
     end_token: int
     """What ends the assistant's turn: `<|im_end|>`."""
     fingerprint: str
     """Names all that the token numbers of prompts and targets depend on, but the posts."""
 
 
-def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int) -> Template:
+def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int | None) -> Template:
     """Renders the tokenizer's chat template once, with and without a picture.
 
     Args:
         tokenizer: a fast one, with a chat template and an end-of-turn token as `eos_token`.
-        image_token: the number of the token that stands for a merged patch.
+        image_token: the number of the token that stands for an image; None for a model that is fed none, whose template
+            is given the user's text as it is, not as a list of parts.
 
     Raises:
         InputError: the tokenizer has no chat template or end token, or the template is not of that form.
     """
     if not tokenizer.is_fast or tokenizer.chat_template is None or tokenizer.eos_token_id is None:
         raise _unfit(tokenizer, "it is no fast tokenizer with a chat template and an eos_token")
-    pieces = [_rendered(tokenizer, with_image) for with_image in (False, True)]
+    contents = [_HERE] * 2
+    if image_token is not None:
+        text = {"type": "text", "text": _HERE}
+        contents = [[text], [{"type": "image"}, text]]
+    pieces = [_rendered(tokenizer, content) for content in contents]
     (before, after), (before_image, after_image) = pieces
     if after != after_image:
         raise _unfit(tokenizer, "its chat template writes a picture behind the user's text")
@@ -67,7 +73,7 @@ def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int) -> 
         np.asarray(tokenizer(piece, add_special_tokens=False).input_ids, np.int32)
         for piece in (before, before_image, after)
     )
-    if (before_image == image_token).sum() != 1 or image_token in before:
+    if image_token is not None and ((before_image == image_token).sum() != 1 or image_token in before):
         raise _unfit(tokenizer, f"its chat template does not write the image token {image_token} once a picture")
     everything = tokenizer.backend_tokenizer.to_str()
     parts = [everything, *map(str, pieces), ASK, ZERO_SHOT, image_token, tokenizer.eos_token_id]
@@ -82,8 +88,7 @@ def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int) -> 
     )
 
 
-def _rendered(tokenizer: "PreTrainedTokenizerBase", with_image: bool) -> list[str]:
-    content = [{"type": "image"}] * with_image + [{"type": "text", "text": _HERE}]
+def _rendered(tokenizer: "PreTrainedTokenizerBase", content: str | list[dict[str, str]]) -> list[str]:
     turn = [{"role": "user", "content": content}]
     try:
         parts = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False).split(_HERE)

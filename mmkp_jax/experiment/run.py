@@ -20,6 +20,7 @@ from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.pages.report.page import write_report
 from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.field_checks import check_settings
 from mmkp_jax.runtime.hosts import (
     check_agreement,
     everywhere,
@@ -31,7 +32,7 @@ from mmkp_jax.training.batches import complete, describe, plan_posts, recipe_of
 from mmkp_jax.training.contents import contents_of, same_content, write_contents
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.loop import Stopped, train
-from mmkp_jax.training.setup import check_settings, dtype_of, plan_training, plan_untrained
+from mmkp_jax.training.setup import dtype_of, plan_training, plan_untrained
 from mmkp_jax.training.watchdog import Watchdog
 from mmkp_jax.training.workdir import check_claim, claim, revision, write_environment, write_left_out
 

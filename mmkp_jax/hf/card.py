@@ -12,8 +12,19 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmkp_jax import __version__
 from mmkp_jax.data.prompts import user_text
-from mmkp_jax.hf.card_text import BODY, READING, TRANSFORMERS, VLLM
-from mmkp_jax.models.family import Family
+from mmkp_jax.hf.card_text import (
+    BODY,
+    EXAMPLE,
+    PARTS,
+    PROCESSOR,
+    READING,
+    SEE,
+    TRANSFORMERS,
+    VLLM,
+    VLLM_OPTIONS,
+    VLLM_PARTS,
+)
+from mmkp_jax.models.family import Family, Reference
 from mmkp_jax.runtime.escape import for_markdown, for_terminal
 
 CARD = "README.md"
@@ -261,15 +272,32 @@ def _settings(facts: Facts) -> dict[str, str]:
     post = {"prompt": repr(user_text("{}")), "text_tokens": str(facts.config["data"]["max_text_tokens"])}
     reference = facts.family.reference
     return {
-        "classes": ", ".join(["AutoTokenizer", reference.model, reference.image_processor]),
         "model": reference.model,
-        "image_processor": reference.image_processor,
-        "expand": textwrap.indent(reference.expand, " " * 8),
         "extra": textwrap.indent(reference.extra, " " * 4),
+        **(_with_images(reference) if reference.image_processor else _without_images(reference)),
         "folder": json.dumps(facts.repo or "."),
         "reading": READING.substitute(post),
         "answer_tokens": str(facts.config["answer_tokens"]),
     }
+
+
+def _with_images(reference: Reference) -> dict[str, str]:
+    return {
+        "classes": f"AutoTokenizer, {reference.model}, {reference.image_processor}",
+        "processor": PROCESSOR.format(reference.image_processor),
+        "content": PARTS,
+        "see": SEE,
+        "expand": f"    if image is not None:\n{textwrap.indent(reference.expand, ' ' * 8)}",
+        "example": EXAMPLE,
+        "options": VLLM_OPTIONS,
+        "vllm_content": VLLM_PARTS,
+    }
+
+
+def _without_images(reference: Reference) -> dict[str, str]:
+    empty = dict.fromkeys(("processor", "see", "expand", "example", "options"), "")
+    content, vllm = "PROMPT.format(cut(text))", 'PROMPT.format(cut("the eras tour was everything"))'
+    return {"classes": f"AutoTokenizer, {reference.model}", "content": content, "vllm_content": vllm, **empty}
 
 
 def _rows(rows: Sequence[Sequence[str]]) -> str:

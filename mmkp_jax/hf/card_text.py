@@ -43,19 +43,14 @@ from transformers import $classes
 FOLDER = $folder  # this folder, or its name on the hub
 device = "cuda" if torch.cuda.is_available() else "cpu"
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-processor = $image_processor.from_pretrained(FOLDER)  # resizes with Pillow, as training did
-model = $model.from_pretrained(FOLDER, dtype="auto").to(device).eval()
+${processor}model = $model.from_pretrained(FOLDER, dtype="auto").to(device).eval()
 $reading
 
 def answer(text, image=None):
     """What the model writes about a post: its text, and its image file if it has one."""
-    content, inputs = [{"type": "text", "text": PROMPT.format(cut(text))}], {}
-    if image is not None:
-        content.insert(0, {"type": "image"})
-        inputs = dict(processor([read(image)], return_tensors="pt"))
-    turn = [{"role": "user", "content": content}]
+    content, inputs = $content, {}
+$see    turn = [{"role": "user", "content": content}]
     prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-    if image is not None:
 $expand    ids = tokenizer(prompt, return_tensors="pt").input_ids
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 $extra    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
@@ -73,8 +68,30 @@ def keyphrases(text, image=None):
     return list(dict.fromkeys(phrases))
 
 
-print(keyphrases("the eras tour was everything"))  # with a picture: keyphrases(text, "stage.jpg")
+print(keyphrases("the eras tour was everything"))$example
 ''')
+
+PROCESSOR = "processor = {}.from_pretrained(FOLDER)  # resizes with Pillow, as training did\n"
+
+PARTS = '[{"type": "text", "text": PROMPT.format(cut(text))}]'
+"""The user's turn of a model that is fed images; of another it is the text itself."""
+
+SEE = """\
+    if image is not None:
+        content.insert(0, {"type": "image"})
+        inputs = dict(processor([read(image)], return_tensors="pt"))
+"""
+
+EXAMPLE = '  # with an image: keyphrases(text, "stage.jpg")'
+
+VLLM_PARTS = """\
+[
+    {"type": "image_pil", "image_pil": read("stage.jpg")},
+    {"type": "text", "text": PROMPT.format(cut("the eras tour was everything"))},
+]"""
+
+VLLM_OPTIONS = ', limit_mm_per_prompt={"image": 1}'
+"""vLLM resizes images as the folder says."""
 
 VLLM = Template("""\
 import numpy as np
@@ -83,12 +100,9 @@ from vllm import LLM, SamplingParams
 
 $reading
 
-llm = LLM($folder, limit_mm_per_prompt={"image": 1})  # resizes pictures as the folder says
+llm = LLM($folder$options)
 tokenizer = llm.get_tokenizer()
-content = [
-    {"type": "image_pil", "image_pil": read("stage.jpg")},
-    {"type": "text", "text": PROMPT.format(cut("the eras tour was everything"))},
-]
+content = $vllm_content
 greedy = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=$answer_tokens)
 print(llm.chat([{"role": "user", "content": content}], greedy)[0].outputs[0].text)
 """)

@@ -22,13 +22,15 @@ from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_structs
 from mmkp_jax.runtime.checksums import damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.fields import named
 from mmkp_jax.training.batches import recipe_of
 from mmkp_jax.training.checkpoint import unverified
 from mmkp_jax.training.setup import DTYPES, define_on
 
-MAX_TEXT_TOKENS = 512
-BATCH_SIZE, ANSWER_TOKENS = 32, 384
-"""Of a model folder that does not tell: the defaults of configs/base.py."""
+MAX_TEXT_TOKENS, BATCH_SIZE, ANSWER_TOKENS = (
+    named(field).default for field in ("data.max_text_tokens", "eval_batch_size", "answer_tokens")
+)
+"""Of a model folder that does not say."""
 
 _BY_TENSOR = {"F32": jnp.float32, "BF16": jnp.bfloat16, "F16": jnp.bfloat16}
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -19,7 +20,7 @@ class Names(NamedTuple):
     """Our path by published name; `{}` in a name is the layer number there, and the front axis here."""
     aliases: tuple[tuple[str, str], ...] = ()
     """Prefixes of names that other releases of transformers write, and what is published in their place."""
-    tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tied: Mapping[str, str] = MappingProxyType({})
     """Our path of what a tied checkpoint lacks, or carries over again, to the path that it repeats."""
 
 

@@ -19,26 +19,12 @@ from mmkp_jax.data.forest import Forest
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
 from mmkp_jax.ops.layout import ROW_AXES
-
-MESH_AXES = ("data", "fsdp", "tensor")
-"""Copies of the model; shards of it that see different rows; shards of it that see the same rows."""
+from mmkp_jax.runtime.fields import DEFAULT_RULES, MESH_AXES
 
 MEMORIES = {"device": "device", "host": "pinned_host"}
 """Where arrays can be kept, and JAX's names of it."""
 
 Rules = Mapping[str, str | None]
-
-DEFAULT_RULES: Rules = {
-    "layers": None,
-    "embed": "fsdp",
-    "vocab": "tensor",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
-    "vision_embed": "fsdp",
-    "vision_heads": None,  # q, k and v are one tensor there: divided, each device would get other parts of each
-    "vision_mlp": "tensor",
-}
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:

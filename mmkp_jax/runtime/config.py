@@ -1,59 +1,149 @@
 """A config from the flags that name it: `--config=FILE[:preset,…] [--config.key=value …]`."""
 
+import ast
 import runpy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.errors import InputError, all_of
+from mmkp_jax.runtime.field_checks import SEE, Fault, check_settings, fault_of, faults_of, unknown
+from mmkp_jax.runtime.field_types import CONTENT, Field
+from mmkp_jax.runtime.fields import FIELDS, leaves, named, of_resume
 from mmkp_jax.runtime.paths import check_local
 
-PATHS = ("model.path", "data.path", "data.train_keyphrases", "data.kinds")
-"""Fields that name local files or folders (`data.path` a list of them; `model.path` may be a hub id)."""
+BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
-def read_config(named: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config that FILE[:preset,…] gives, with its fields as the `overrides` say.
+def default_config(fields: Sequence[Field] = FIELDS) -> ConfigDict:
+    """Every field at its default; locked, apart from the mappings, which take any name."""
+    config = ConfigDict()
+    for field in fields:
+        part, *parents, name = config, *field.name.split(".")
+        for parent in parents:
+            if parent not in part:
+                part[parent] = ConfigDict()
+            part = part[parent]
+        part[name] = ConfigDict() if isinstance(field.default, dict) else field.default
+    config.lock()
+    for field in fields:
+        if isinstance(field.default, dict):
+            _part(config, field.name).unlock()
+    return config
+
+
+def read_config(named_by: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config that FILE[:preset,…] gives, with its fields as the `overrides` say, checked.
 
     Raises:
-        InputError: there is no such file, preset or field, or a field takes no such value.
+        InputError: there is no such file, preset or field, or fields take no such values: all of that in one line.
     """
-    file, _, chosen = named.partition(":")
+    file, presets = locate(named_by)
+    values, faults = parse_overrides(overrides)
+    errors = [fault.error() for fault in faults]
+    try:
+        config = _built(file, presets)
+    except InputError as error:
+        raise all_of([error, *errors], SEE) from None
+    given = {name for name, _ in values} | {fault.name for fault in faults}
+    errors += [fault.error() for fault in faults_of(config.to_dict()) if fault.name not in given]
+    if errors:
+        raise all_of(errors, SEE)
+    override(config, values)
+    check_settings(config)
+    _check_paths(config)
+    return config
+
+
+def locate(named_by: str) -> tuple[Path, str]:
+    """The file and the presets of FILE[:preset,…].
+
+    Raises:
+        InputError: there is no such file.
+    """
+    file, _, presets = named_by.partition(":")
     if not Path(file).is_file():
         raise InputError(f"there is no config {file!r}", "--config", "give --config=configs/dyncot.py, for one")
+    return Path(file), presets
+
+
+def parse_overrides(
+    overrides: Sequence[str], fields: Sequence[Field] = FIELDS
+) -> tuple[list[tuple[str, Any]], list[Fault]]:
+    """The fields that `--config.key=value` flags set, as (name, value), and what is wrong with the others."""
+    values, faults = [], []
+    for each in overrides:
+        name, given, text = each.removeprefix("--config.").partition("=")
+        field = named(name, fields)
+        if field is None or (isinstance(field.default, dict) and (name == field.name or not _is_key(name))):
+            faults.append(unknown(name, text, fields))
+            continue
+        value = _parsed(field, text) if given else isinstance(field.default, bool) or text
+        fault = fault_of(field, name, value)
+        if fault:
+            faults.append(fault)
+        else:
+            values.append((name, value))
+    return values, faults
+
+
+def override(config: ConfigDict, values: Sequence[tuple[str, Any]]) -> None:
+    """Sets fields of a config, each to a value of its type."""
+    for name, value in values:
+        section, _, key = name.rpartition(".")
+        _part(config, section)[key] = value
+
+
+def _built(file: Path, presets: str) -> ConfigDict:
     try:
-        config = runpy.run_path(file)["get_config"](chosen)  # here, as ml_collections would wrap its errors
-        known = [key for key, _ in leaves(config.to_dict())]
+        config = runpy.run_path(str(file))["get_config"](presets)
+        config.to_dict()
     except InputError:
         raise
     except Exception as error:  # whatever the code in the user's file does
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"it gives no config ({reason})", file, "make it as configs/dyncot.py is made") from None
-    for each in overrides:
-        key = each.removeprefix("--config.").partition("=")[0]
-        if key not in known:
-            raise InputError(f"unknown key {key!r}{nearest(key, known)}", f"--config.{key}", "see configs/base.py")
-    values, argv = flags.FlagValues(), ["", f"--config={named}", *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        raise InputError(f"it gives no config ({reason})", str(file), "make it as configs/dyncot.py is made") from None
+    return config
+
+
+def _part(config: ConfigDict, name: str) -> ConfigDict:
+    for each in filter(None, name.split(".")):
+        config = config[each]
+    return config
+
+
+def _is_key(name: str) -> bool:
+    return name.rpartition(".")[2].isidentifier()
+
+
+def _parsed(field: Field, text: str) -> Any:
+    """A flag's text as the field's type; the text itself where it cannot be that."""
+    if isinstance(field.default, bool):
+        return BOOLEANS.get(text.lower(), text)
+    if None in field.choices and text == "None":
+        return None
+    if isinstance(field.default, str) or field.choices:
+        return text
     try:
-        values(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())
-        raise InputError(reason, "flags", "see --help and configs/base.py") from None
-    for field, value in leaves(values.config.to_dict()):
-        if field in PATHS:
-            for each in str(value).split(","):
-                check_local(each.strip(), f"config.{field}")
-    return values.config
+        if isinstance(field.default, tuple):
+            return _texts(text)
+        return float(text) if isinstance(field.default, float) else int(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of a config as plain values, each with its dotted key; an empty mapping is a value."""
-    if isinstance(tree, Mapping) and tree:
-        for name, value in tree.items():
-            yield from leaves(value, f"{path}.{name}" if path else name)
-    else:
-        yield path, tree
+def _texts(text: str) -> tuple[Any, ...]:
+    """A tuple as Python writes it; anything else is its only member."""
+    try:
+        value = ast.literal_eval(text)
+    except ValueError:  # no literal: a word
+        value = text
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _check_paths(config: ConfigDict) -> None:
+    for name in of_resume(CONTENT):
+        for each in dict(leaves(config.to_dict()))[name].split(","):
+            check_local(each.strip(), f"config.{name}")

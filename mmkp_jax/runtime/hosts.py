@@ -20,10 +20,7 @@ from tqdm import tqdm
 
 from mmkp_jax.errors import LOST, InputError, LostError
 from mmkp_jax.runtime.escape import for_terminal
-from mmkp_jax.runtime.meeting import ENDING, GRACE_SECONDS, Meeting, end_as_lost, meet
-
-JOIN_SECONDS = 600.0
-"""How long hosts wait for each other, unless told otherwise: images are pulled and set up at different speeds."""
+from mmkp_jax.runtime.meeting import ENDING, GRACE_SECONDS, JOIN_SECONDS, Meeting, end_as_lost, meet
 
 FOREVER = 7 * 24 * 3600
 """Seconds: of what JAX's own service would time out, and the meeting sees earlier."""

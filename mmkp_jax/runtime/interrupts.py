@@ -64,6 +64,19 @@ def while_running() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def while_loading() -> Iterator[None]:
+    """Within a command that runs, a Ctrl-C ends the process at once: for imports, which cannot be interrupted."""
+    if signal.getsignal(signal.SIGINT) is not _raise:
+        yield
+        return
+    signal.signal(signal.SIGINT, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, _raise)
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, _end)
     raise KeyboardInterrupt

@@ -31,6 +31,10 @@ from mmkp_jax.runtime.sockets import (
     send_line,
 )
 
+JOIN_SECONDS = 600.0
+"""How long hosts wait for each other, unless they are given another time: images are pulled and set up at different
+speeds."""
+
 GRACE_SECONDS = 5
 """Between the news that a host is lost and the end: time for a host to end with a reason of its own."""
 

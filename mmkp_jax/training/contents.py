@@ -1,7 +1,7 @@
 """What a run's data and base hold, so that a resumed run may find them under another path.
 
 The fields below name files and folders; two configs that differ in them alone are of the same run where the content is
-the same. This is the one place that decides which fields are judged so, and by what.
+the same. The table of fields says which are judged so; this is the one place that decides by what.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 from mmkp_jax.data.records import open_split, split_names
 from mmkp_jax.hf.folder import Folder, digests
 from mmkp_jax.runtime.atomic import write_json
+from mmkp_jax.runtime.field_types import CONTENT
+from mmkp_jax.runtime.fields import of_resume
 from mmkp_jax.runtime.json_files import read_object
 from mmkp_jax.runtime.lines import read_bytes
 from mmkp_jax.training.batches import datasets_of
@@ -22,7 +24,7 @@ from mmkp_jax.training.batches import datasets_of
 FILE = "contents.json"
 """Of a work directory: a digest by field."""
 
-FIELDS = ("data.path", "data.train_keyphrases", "data.kinds", "model.path")
+FIELDS = of_resume(CONTENT)
 
 SAMPLES, SAMPLE_BYTES = 256, 16 << 10
 """Of a file of weights: so many stretches of it, the header among them; another training changes nearly all bytes."""

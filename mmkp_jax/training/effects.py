@@ -2,28 +2,11 @@
 
 import operator
 from collections.abc import Iterator
-from typing import Any
 
 from ml_collections import ConfigDict
 
+from mmkp_jax.runtime.fields import FIELDS
 from mmkp_jax.training.optimizer import warmup_of
-
-DEFAULTS = {
-    "gamma_mode": "fixed",
-    "gamma": 0.4,
-    "gamma_ema_decay": 0.99,
-    "multitask_weight": 0.5,
-    "posts_per_step": 0,
-    "total_steps": 0,
-    "eval_every": 0,
-    "export_every": 0,
-    "valid_posts": 512,
-    "best_metric": "valid/all/f1@1",
-}
-"""Fields that another setting may switch off (zero-shot all of them), and their values in `configs/base.py`.
-
-One that has its default is not said.
-"""
 
 
 def without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> list[str]:
@@ -34,11 +17,8 @@ def without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: 
         first: the step that the run begins with, or goes on with.
         profiled: the steps that are to be traced.
     """
-    if not steps:
-        found = [_switched_off(config, field, f"strategy {config.strategy} trains nothing") for field in DEFAULTS]
-    else:
-        found = [*_length(config, steps), *_beyond(config, steps), *_profile(steps, first, profiled), *_needs(config)]
-    return list(filter(None, found))
+    by_length = [*_length(config, steps), *_beyond(config, steps), *_profile(steps, first, profiled)] if steps else []
+    return [*by_length, *_needs(config)]
 
 
 def lines_without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> str:
@@ -83,26 +63,11 @@ def _profile(steps: int, first: int, profiled: range) -> Iterator[str]:
 
 
 def _needs(config: ConfigDict) -> Iterator[str]:
-    """Fields that another field switches off."""
-    dynamic = config.strategy == "dyncot"
-    off = {
-        "gamma_mode": None if dynamic else f"strategy {config.strategy} has no γ",
-        "gamma": None if dynamic and config.gamma_mode == "fixed" else _no_gamma(config),
-        "gamma_ema_decay": None if dynamic and config.gamma_mode == "ema" else _no_gamma(config),
-        "multitask_weight": None
-        if config.strategy == "multitask"
-        else f"strategy {config.strategy} has no such weight",
-        **dict.fromkeys(("export_every", "valid_posts", "best_metric"), None if config.eval_every else "eval_every=0"),
-    }
-    for field, reason in off.items():
-        if reason:
-            yield _switched_off(config, field, reason)
-
-
-def _no_gamma(config: ConfigDict) -> str:
-    return f"gamma_mode={config.gamma_mode}" if config.strategy == "dyncot" else f"strategy {config.strategy} has no γ"
-
-
-def _switched_off(config: ConfigDict, field: str, reason: str) -> str:
-    value: Any = operator.attrgetter(field)(config)
-    return "" if value == DEFAULTS[field] else f"{field}={value} has no effect: {reason}"
+    """Fields that another field switches off; one that has its default is passed over."""
+    for field in FIELDS:
+        value = operator.attrgetter(field.name)(config)
+        for need in field.needs if value != field.default else ():
+            setting = operator.attrgetter(need.setting)(config)
+            if not need.holds(setting):
+                yield f"{field.name}={value} has no effect: {need.reason.format(setting)}"
+                break

@@ -1,7 +1,5 @@
 """A run put together: from a config to a sharded state and its compiled step."""
 
-import math
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,14 +10,13 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import (
-    MEMORIES,
     batch_sharding,
     make_mesh,
     optimizer_shardings,
@@ -28,6 +25,7 @@ from mmkp_jax.models.sharding import (
     replicated,
 )
 from mmkp_jax.ops.backends import backend_name
+from mmkp_jax.runtime.field_checks import check_settings
 from mmkp_jax.training.gamma import GammaRule, gamma_rule
 from mmkp_jax.training.objectives import objective
 from mmkp_jax.training.optimizer import adamw, learning_rate
@@ -59,7 +57,7 @@ def plan_training(
     devices: Sequence[jax.Device] | None = None,
     total_steps: int | None = None,
 ) -> Plan:
-    """The run that `config` (fields: `configs/base.py`) describes, for a model's published `config.json`.
+    """The run that `config` (fields: `docs/config.md`) describes, for a model's published `config.json`.
 
     Args:
         where: the file that `published` was read from, for messages.
@@ -70,7 +68,6 @@ def plan_training(
         InputError: a setting, or the model, cannot be used.
     """
     check_settings(config)
-    _choice(config, "moments_memory", MEMORIES, "memory")  # raises
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
     rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
@@ -168,59 +165,13 @@ def _abstract_state(
     )
 
 
-RANGES = {
-    "gamma": (0, math.inf),
-    "gamma_ema_decay": (0, 1),
-    "multitask_weight": (0, 1),
-    "learning_rate": (0, math.inf),
-    "warmup_steps": (0, math.inf),
-    "num_epochs": (0, math.inf),
-    "total_steps": (0, math.inf),
-    "posts_per_step": (0, math.inf),
-    "b1": (0, 1),
-    "b2": (0, 1),
-    "eps": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "clip_norm": (1e-12, math.inf),
-    "seed": (0, math.inf),
-    "data.max_text_tokens": (1, math.inf),
-    "data.workers": (0, math.inf),
-    "row.tokens": (1, math.inf),
-    "row.labels": (1, math.inf),
-    "row.examples": (1, math.inf),
-    "eval_every": (0, math.inf),
-    "export_every": (0, math.inf),
-    "valid_posts": (0, math.inf),
-    "eval_posts": (0, math.inf),
-    "eval_batch_size": (1, math.inf),
-    "answer_tokens": (1, math.inf),
-    "log_every": (1, math.inf),
-    "checkpoint_every": (1, math.inf),
-    "keep_checkpoints": (1, math.inf),
-    "keep_hours": (0, math.inf),
-    "max_nonfinite": (0, math.inf),
-    "hang_seconds": (0, math.inf),
-}
-"""The numbers that a setting may have: from the first to the second."""
-
-
-def check_settings(config: ConfigDict) -> None:
-    """Raises InputError for a number out of its range."""
-    for field, (low, high) in RANGES.items():
-        value = operator.attrgetter(field)(config)
-        if not low <= value <= high:  # NaN is in no range
-            raise InputError(f"{value} is out of range", f"config.{field}", f"give a number from {low} to {high}")
-    if not all(isinstance(each, str) for each in config.freeze):
-        raise InputError("it holds something that is not text", "config.freeze", "give parameter paths, in quotes")
-
-
 def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
     rows, steps, shards = config.global_batch_size, config.accumulation_steps, mesh.shape["data"] * mesh.shape["fsdp"]
-    if min(rows, steps) < 1 or rows % (steps * shards):
+    if rows % (steps * shards):
         raise InputError(
             f"{rows} rows do not divide into {steps} micro-batches over {shards} devices (data x fsdp)",
             "config.global_batch_size",
-            f"give a multiple of {max(steps, 1) * shards}",
+            f"give a multiple of {steps * shards}",
         )
     _check_processes(config, mesh)
 
@@ -237,18 +188,10 @@ def _check_processes(config: ConfigDict, mesh: Mesh) -> None:
         raise InputError(what, "config.mesh.tensor", "give a size that divides the devices of a process")
     if config.global_batch_size % (processes * config.accumulation_steps):
         what = f"{config.global_batch_size} rows do not divide among {processes} processes"
-        mend = f"give a multiple of {processes * max(config.accumulation_steps, 1)}"
+        mend = f"give a multiple of {processes * config.accumulation_steps}"
         raise InputError(what, "config.global_batch_size", mend)
 
 
 def dtype_of(config: ConfigDict, field: str) -> jnp.dtype:
-    """The dtype that a field names; raises InputError for another."""
-    return _choice(config, field, DTYPES, "dtype")
-
-
-def _choice(config: ConfigDict, field: str, choices: Mapping[str, Any], kind: str) -> Any:
-    """What a field names of some choices; raises InputError for anything else."""
-    if config[field] not in choices:
-        what = f"unknown {kind} {config[field]!r}{nearest(str(config[field]), choices)}"
-        raise InputError(what, f"config.{field}", f"choose one of {', '.join(choices)}")
-    return choices[config[field]]
+    """The dtype that a field names."""
+    return DTYPES[config[field]]

@@ -16,24 +16,13 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import CONFIG
 from mmkp_jax.runtime import lock
 from mmkp_jax.runtime.atomic import part_of, write_bytes, write_json, write_text
-from mmkp_jax.runtime.config import leaves
+from mmkp_jax.runtime.field_types import LENGTH
+from mmkp_jax.runtime.fields import leaves, may_differ, of_resume
 from mmkp_jax.runtime.json_files import ends_a_line, parse_object, read_object
 from mmkp_jax.runtime.limits import LINE
 from mmkp_jax.runtime.lines import lines_of
+from mmkp_jax.runtime.old_configs import upgrade
 from mmkp_jax.training.contents import FIELDS
-
-MAY_DIFFER = (
-    *("mesh", "sharding_rules", "attention", "remat", "moments_memory", "accumulation_steps", "data.workers"),
-    *("log_every", "checkpoint_every", "eval_every", "eval_batch_size", "export_every"),
-    *("keep_checkpoints", "keep_hours", "max_nonfinite", "hang_seconds"),
-)
-"""Config keys, and beginnings of keys, under which a resumed run computes the same numbers up to rounding."""
-
-ADDED = {"posts_per_step": 0}
-"""Fields that the config of a run of an earlier version lacks, with the value that it ran under."""
-
-LENGTH = ("num_epochs", "total_steps")
-"""Config keys that may differ when a run is to become longer."""
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy", "pillow")
 
@@ -62,12 +51,12 @@ def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = Fals
         return False
     old = read_object(file, "this is not the config of a run: give a new folder, or a run's own")
     old.text("strategy")
-    before, now = ADDED | dict(leaves(old.content)), dict(leaves(json.loads(json.dumps(config))))
+    before, now = (dict(leaves(upgrade(each))) for each in (old.content, json.loads(json.dumps(config))))
     changed = [
         key
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
-        and not key.startswith((*MAY_DIFFER, *(LENGTH if extend else ())))
+        and not may_differ(key, extend=extend)
         and not (same and same(key, before.get(key), now.get(key)))
     ]
     if changed:
@@ -75,7 +64,7 @@ def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = Fals
         raise InputError(
             f"the run there has another config: {told}",
             str(workdir),
-            f"give another --workdir, or the same config{', or --extend' * set(changed).issubset(LENGTH)}",
+            f"give another --workdir, or the same config{', or --extend' * set(changed).issubset(of_resume(LENGTH))}",
         )
     return True
 
@@ -90,7 +79,7 @@ def claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False, sam
     if not resumed or extend:
         write_json(workdir / CONFIG, config, sort_keys=True)
     elif same:  # where the files and folders are now
-        before, now = json.loads((workdir / CONFIG).read_text(encoding="utf-8")), dict(leaves(config))
+        before, now = upgrade(read_object(workdir / CONFIG).content), dict(leaves(config))
         write_json(workdir / CONFIG, _with_paths(before, now), sort_keys=True)
     return resumed
 

@@ -18,7 +18,7 @@ def exported_pocket(tmp_path_factory):
     save_file(
         {name: array.astype(jnp.bfloat16) for name, array in load_file(weights).items()}, weights, {"format": "pt"}
     )
-    limits = {"min_pixels": 3136, "max_pixels": 12544, "max_text_tokens": 96}
+    limits = {"images": {"min_pixels": 3136, "max_pixels": 12544}, "max_text_tokens": 96}
     fields = {"compute_dtype": "float32", "frozen_dtype": "float32", "eval_batch_size": 6, "answer_tokens": 24}
     write_run(root / "run", pocket / "model", pocket / "dataset", data=limits, **fields)
     write_predictions_of(root / "run", pocket / "posts" / "test.jsonl")

@@ -160,7 +160,8 @@ def test_a_tied_bases_own_head_is_the_new_embedding(tmp_path):
 def test_an_export_is_a_model_like_any_other(run_of):
     _, workdir, trained, out = run_of("published")
     opened = open_model(str(out))
-    assert (opened.recipe.min_pixels, opened.recipe.max_pixels) == (3136, 12544) and opened.dtype == jnp.float32
+    limits = {"min_pixels": 3136, "max_pixels": 12544}
+    assert opened.recipe.processor.settings == limits and opened.dtype == jnp.float32
     params = flatten(load_float32(out)[1])
     for path, array in flatten(trained).items():
         np.testing.assert_array_equal(params[path], array.astype(jnp.bfloat16).astype(jnp.float32), err_msg=path)

@@ -30,7 +30,7 @@ def exported(tmp_path_factory):
     base = write_base(root / "base", tiny_config(num_layers=1), dtype="float32")
     made = {}
     for cap in (SHORTER, LONGER):
-        data = {"max_text_tokens": cap, "min_pixels": 3136, "max_pixels": 12544}
+        data = {"max_text_tokens": cap, "images": {"min_pixels": 3136, "max_pixels": 12544}}
         fields = {"compute_dtype": "float32", "frozen_dtype": "float32", "answer_tokens": 5, "eval_batch_size": 2}
         fields["row"] = {"tokens": 1024}
         write_run(root / f"run-{cap}", base, data=data, **fields)

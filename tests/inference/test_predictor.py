@@ -7,9 +7,7 @@ import textwrap
 import jax
 import pytest
 
-import mmkp_jax.inference.load_model as opening
 import mmkp_jax.inference.predictor as predicting
-from configs.base import get_config
 from mmkp_jax.data.posts import Post, Reject
 from mmkp_jax.decoding.sampling import Sampling
 from mmkp_jax.errors import InputError
@@ -120,13 +118,6 @@ def test_files_have_one_line_a_post_in_either_form(tmp_path):
     write_predictions(tmp_path / "p.txt", predictions)
     assert (tmp_path / "p.txt").read_text() == "two words;b\n\nover two lines\n"
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_defaults_are_those_of_the_base_config():
-    base = get_config()
-    assert (base.data.min_pixels, base.data.max_pixels) == (opening.MIN_PIXELS, opening.MAX_PIXELS)
-    assert base.data.max_text_tokens == opening.MAX_TEXT_TOKENS
-    assert (base.eval_batch_size, base.answer_tokens) == (opening.BATCH_SIZE, opening.ANSWER_TOKENS)
 
 
 def test_an_image_that_cannot_be_used_is_one_line(predictor, tmp_path):

@@ -22,7 +22,7 @@ from mmkp_jax.training.setup import load_state, plan_training
 from tests.support.tiny import hf_config_dict, tiny_config, write_model
 from tests.support.trees import row_of
 
-ROW = {"tokens": 256, "patches": 128, "windows": 8, "labels": 64, "examples": 4}
+ROW = {"tokens": 256, "images.patches": 128, "images.windows": 8, "labels": 64, "examples": 4}
 CONFIG = "configs/dyncot.py:model=qwen2_5_vl_3b,mesh=fsdp"
 
 
@@ -33,7 +33,7 @@ def flags_of(model, **fields) -> list[str]:
         "global_batch_size": 2,
         "eval_batch_size": 2,
         "answer_tokens": 8,
-        "data.max_pixels": 12_544,
+        "data.images.max_pixels": 12_544,
         "data.max_text_tokens": 64,
         **{f"row.{name}": n for name, n in ROW.items()},
         **fields,
@@ -57,7 +57,7 @@ def test_the_page_tells_all_that_it_should(model, capsys):
         "2 of 2 chips, mesh data 1 x fsdp 2 x tensor 1",
         "FITS",
         "optimizer's moments (float32)",
-        "vision tower",
+        "tower",
         "the compiled program's products",
         "all-gather",
         "train in",

@@ -60,8 +60,8 @@ def command(out: Path, workdir: Path, *flags: str, strategy: str = "dyncot") -> 
         "data.path": out / "dataset",
         "data.kinds": "",
         "row.tokens": 512,
-        "row.patches": 320,
-        "row.windows": 10,
+        "row.images.patches": 320,
+        "row.images.windows": 10,
         "row.labels": 320,
         "ablations": False,
     }

@@ -15,6 +15,7 @@ from mmkp_jax.evaluation.metric import METRICS, Scores
 from mmkp_jax.evaluation.predictions import Prediction, prediction_of
 from mmkp_jax.runtime.json_files import Fields, is_number, read_object, read_rows
 from mmkp_jax.runtime.limits import FILE
+from mmkp_jax.runtime.old_configs import upgrade
 
 RESTORE = "restore the file, or run again"
 
@@ -33,8 +34,9 @@ KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "i
 
 
 def read_config(file: Path) -> Mapping[str, Any]:
-    """The fields of a run's config, of which those that the report reads are there and of their type."""
+    """The fields of a run's config as today's, of which those that the report reads are there and of their type."""
     config = read_object(file, "give a work directory of main")
+    config = config._replace(content=upgrade(config.content))
     config.text("strategy"), config.text("gamma_mode"), config.number("gamma")
     config.object("model").text("path", "")
     data = config.object("data")

@@ -13,7 +13,7 @@ from mmkp_jax.pages.report import paper
 from mmkp_jax.pages.report.runs import Run
 from mmkp_jax.pages.report.scores import Scored
 from mmkp_jax.pages.tables import Table, count, plain, share
-from mmkp_jax.runtime.config import leaves
+from mmkp_jax.runtime.fields import leaves
 from mmkp_jax.runtime.terminal import without_repeats
 
 NOTHING = "–"

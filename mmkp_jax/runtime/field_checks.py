@@ -1,0 +1,158 @@
+"""Checks of a config against the table of fields: every fault that needs neither model, data nor devices, at once."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mmkp_jax.errors import InputError, all_of, nearest
+from mmkp_jax.runtime.field_types import REQUIRED, Field
+from mmkp_jax.runtime.fields import FIELDS, leaves, named
+
+SEE = "see python -m mmkp_jax.main --help"
+
+WHOLE = 2**63
+"""Whole numbers are below it, and not below its negative."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with the value of a field."""
+
+    name: str
+    value: Any
+    """`REQUIRED` where the config lacks the field."""
+    what: str
+    expected: str
+    """What the value should be."""
+    hint: str = ""
+    """How to fix it, where that is not to give what is expected."""
+
+    def error(self) -> InputError:
+        """As a mistake in a config."""
+        return InputError(self.what, f"config.{self.name}", self.hint or f"give {self.expected}")
+
+
+def check_settings(config: Any, fields: Sequence[Field] = FIELDS) -> None:
+    """Checks all that can be told from a config (a `ConfigDict`) alone.
+
+    Raises:
+        InputError: fields are unknown, missing, of another type, out of range, or do not go together: all are named.
+    """
+    content = config.to_dict()
+    faults = list(faults_of(content, fields))
+    if not faults and fields is FIELDS:
+        faults = list(_together(content))
+    if faults:
+        raise all_of([fault.error() for fault in faults], SEE)
+
+
+def faults_of(
+    content: Mapping[str, Any], fields: Sequence[Field] = FIELDS, *, open_ended: bool = False
+) -> Iterator[Fault]:
+    """What is wrong with each field of a config in plain values, in the table's order.
+
+    Args:
+        open_ended: fields that the table lacks are passed over.
+    """
+    values = dict(leaves(content))
+    lost: set[str] = set()
+    for field in fields:
+        for above in _above(field.name):
+            if above in values and above not in lost:
+                lost.add(above)
+                yield Fault(above, values[above], f"{_shown(values[above])} is no mapping of fields", "an object")
+        if not lost.intersection(_above(field.name)):
+            yield from _faults_of_field(field, values)
+    if not open_ended:
+        known = {field.name for field in fields} | lost
+        for name in values:
+            if name not in known and not known.intersection(_above(name)):
+                yield unknown(name, values[name], fields)
+
+
+def unknown(name: str, value: Any, fields: Sequence[Field] = FIELDS) -> Fault:
+    """The fault of a name that is no field's."""
+    what = f"unknown key {name!r}{nearest(name, [field.name for field in fields])}"
+    return Fault(name, value, what, "a field", SEE)
+
+
+def fault_of(field: Field, name: str, value: Any) -> Fault | None:
+    """What is wrong with a value; None where nothing is.
+
+    Args:
+        name: the field's, or that of a number in the mapping that the field is.
+    """
+    default, expected = field.default, field.expected
+    if isinstance(default, dict):
+        if name == field.name:
+            return None if value == {} else Fault(name, value, f"{_shown(value)} is no mapping", expected)
+        default, expected = 0, field.expected.replace("mapping of names to whole numbers", "whole number")
+    if field.choices:
+        if value is None or isinstance(value, str):
+            if value in field.choices:
+                return None
+            known = [each for each in field.choices if each]
+            what = f"unknown {name.rpartition('.')[2]} {_shown(value)}{nearest(str(value), known)}"
+            return Fault(name, value, what, expected, f"choose {expected}")
+        return Fault(name, value, f"{_shown(value)} is not text", expected, f"choose {expected}")
+    if not _is_of_type(value, default):
+        return Fault(name, value, f"{_shown(value)} is not {_type(expected)}", expected)
+    if isinstance(default, str | tuple | bool) or _is_in_range(field, value):
+        return None
+    return Fault(name, value, f"{value} is out of range", expected)
+
+
+def _faults_of_field(field: Field, values: Mapping[str, Any]) -> Iterator[Fault]:
+    below = [field.name] if field.name in values else [name for name in values if name.startswith(f"{field.name}.")]
+    if not below:
+        yield Fault(field.name, REQUIRED, "the config lacks it", field.expected, "begin with configs/base.py")
+    for name in below:
+        if named(name, [field]) is None:
+            yield Fault(field.name, {}, f"{name!r} is no field", field.expected)
+        elif fault := fault_of(field, name, values[name]):
+            yield fault
+
+
+def _above(name: str) -> list[str]:
+    """The sections that a field is in: `a` and `a.b` for `a.b.c`."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _is_of_type(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, str):
+        return isinstance(value, str)
+    if isinstance(default, tuple):
+        return isinstance(value, tuple | list) and all(isinstance(each, str) for each in value)
+    if isinstance(default, int):
+        return isinstance(value, int) and -WHOLE <= value < WHOLE
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1e300)
+
+
+def _is_in_range(field: Field, value: float) -> bool:
+    """Whether a number is in a field's range; NaN is in none."""
+    return field.low <= value <= field.high and (value < field.below or field.below == math.inf)
+
+
+def _type(expected: str) -> str:
+    return expected.partition(" from ")[0]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < WHOLE else "a number of many digits"
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _together(content: Mapping[str, Any]) -> Iterator[Fault]:
+    """Fields that are right alone, and do not go together."""
+    if content["strategy"] != "zeroshot" and not content["num_epochs"] and not content["total_steps"]:
+        what = "num_epochs is 0 and total_steps is 0"
+        yield Fault("num_epochs", 0, what, "", "give one of them; total_steps wins where both are given")
+    sizes = list(content["mesh"].values())
+    if 0 in sizes or sizes.count(-1) > 1:
+        yield Fault("mesh", sizes, f"sizes {content['mesh']}", "", "give positive sizes, at most one of them -1")
+    rows, steps = content["global_batch_size"], content["accumulation_steps"]
+    if rows % steps:
+        what = f"{rows} rows do not divide into {steps} micro-batches"
+        yield Fault("global_batch_size", rows, what, "", f"give a multiple of {steps}")

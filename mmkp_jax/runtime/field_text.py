@@ -1,0 +1,64 @@
+"""The table of fields for people: `main --help`, and `docs/config.md`."""
+
+import textwrap
+
+from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, OURS, PAPER, SAME, Field
+from mmkp_jax.runtime.fields import SECTIONS
+
+WIDTH = 80
+"""Columns of `--help`."""
+
+SOURCES = {PAPER: "the paper's", OURS: "ours", "": ""}
+RESUMED = {SAME: "", MAY_DIFFER: "yes", LENGTH: "with `--extend`", CONTENT: "where it holds the same"}
+
+INTRODUCTION = """\
+# Fields of an experiment
+
+Written by `python -m mmkp_jax.runtime.fields > docs/config.md` from the table in `mmkp_jax/runtime/fields.py`.
+
+`--config.gamma=0.3` sets a field, after the config's presets. Source: printed in the paper (arXiv 2510.09358), or ours
+where it is silent; without a source, a field decides nothing of what is learnt or scored, or is the user's to give.
+On resume: whether a run that resumes may have another value than it began with.
+"""
+
+
+def as_help() -> str:
+    """The fields by section, each with its default and what it is, for a terminal."""
+    lines = ["fields of --config.key=value ([P] the paper's default, [C] ours):"]
+    for section in SECTIONS:
+        lines += ["", f"  {section.title}"]
+        for field in section.fields:
+            source = f" [{field.source}]" if field.source else ""
+            text = f"{field.name}={field.default}: {field.about}{source}"
+            lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="        ")
+    return "\n".join(lines)
+
+
+def markdown() -> str:
+    """The page `docs/config.md`."""
+    return INTRODUCTION + "".join(
+        f"\n## {section.title}\n\n| field | default | what it is | takes | source | on resume |\n"
+        + "| --- | --- | --- | --- | --- | --- |\n"
+        + "".join(_row(field) for field in section.fields)
+        for section in SECTIONS
+    )
+
+
+def _row(field: Field) -> str:
+    about = "; ".join([field.about, *_needs(field)])
+    cells = (f"`{field.name}`", _default(field), about, field.expected, SOURCES[field.source], RESUMED[field.resume])
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _default(field: Field) -> str:
+    if field.default == "":
+        return "empty"
+    return f"`{', '.join(field.default) if isinstance(field.default, tuple) else field.default}`"
+
+
+def _needs(field: Field) -> list[str]:
+    """The settings without which a field has no effect."""
+    return [
+        f"only with `{need.setting}={need.only[0]}`" if need.only else f"not with `{need.setting}={need.never[0]}`"
+        for need in field.needs
+    ]

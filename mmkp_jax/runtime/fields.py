@@ -1,0 +1,290 @@
+"""Every field of an experiment in one table: default, range, unit, source, and whether a resumed run may change it.
+
+`configs/base.py`, the checks of a config, what may differ on resume, the notes on settings without effect,
+`main --help` and `docs/config.md` come from it (`python -m mmkp_jax.runtime.fields > docs/config.md`). Plain data that
+imports nothing heavy; `choices` name what other modules implement, and a test compares the two.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmkp_jax.runtime.field_types import (
+    CONTENT,
+    LENGTH,
+    MAY_DIFFER,
+    OURS,
+    PAPER,
+    Field,
+    Need,
+    Section,
+)
+
+MESH_AXES = ("data", "fsdp", "tensor")
+"""Copies of the model; shards of it that see different rows; shards of it that see the same rows."""
+
+DEFAULT_RULES: Mapping[str, str | None] = {
+    "layers": None,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vision_embed": "fsdp",
+    "vision_heads": None,  # q, k and v are one tensor there: divided, each device would get other parts of each
+    "vision_mlp": "tensor",
+}
+"""Mesh axes by parameter axes."""
+
+DTYPES = ("float32", "bfloat16")
+
+TRAINS = Need("strategy", "strategy {} trains nothing", never=("zeroshot",))
+DYNAMIC = Need("strategy", "strategy {} has no γ", only=("dyncot",))
+WEIGHTED = Need("strategy", "strategy {} has no such weight", only=("multitask",))
+FIXED = Need("gamma_mode", "gamma_mode={}", only=("fixed",))
+MOVING = Need("gamma_mode", "gamma_mode={}", only=("ema",))
+VALIDATED = Need("eval_every", "eval_every={}", never=(0,))
+
+
+MODEL_AND_DATA = (
+    Field("model.path", "Qwen/Qwen2.5-VL-3B-Instruct", "a Hugging Face folder or hub id", resume=CONTENT),
+    Field("make", "", "a module whose `make()` makes model and data where they are not there yet"),
+    Field(
+        *("data.path", ""),
+        "a prepared dataset, or FOLDER:WEIGHT,… (times its posts come an epoch; the first is tested on)",
+        resume=CONTENT,
+    ),
+    Field(
+        *("data.images", {}),
+        "settings of the images of the model's family, such as max_pixels; the family's own where they are not given",
+        low=0,
+        source=OURS,
+    ),
+    Field("data.max_text_tokens", 512, "of a post's text, whose end is cut off beyond", low=1, source=OURS),
+    Field("data.workers", 2, "processes that load; 0 loads in threads", low=0, resume=MAY_DIFFER),
+    Field(
+        *("data.train_keyphrases", ""),
+        "a file of the keyphrases that count as seen, one a line; empty for those of the train split",
+        resume=CONTENT,
+        before="",
+    ),
+    Field(
+        *("data.kinds", ""),
+        'JSON Lines of {"needs": {keyphrase: kind}}: scores by kind too',
+        resume=CONTENT,
+        before="",
+    ),
+    Field(
+        *("pack_for", "own"),
+        "rows hold the strategy's own branches, or both (to compare strategies on the same rows)",
+        choices=("own", "both"),
+    ),
+    Field("seed", 0, "of the order of posts", low=0),
+)
+
+STRATEGY = (
+    Field(
+        *("strategy", "dyncot"),
+        "what an example is trained on",
+        choices=("zeroshot", "sft", "cot", "multitask", "dyncot"),
+    ),
+    Field(
+        *("multitask_weight", 0.5),
+        "share of the SFT loss under multitask",
+        low=0,
+        high=1,
+        source=OURS,
+        needs=(TRAINS, WEIGHTED),
+    ),
+    Field(
+        *("gamma_mode", "fixed"),
+        'how γ moves: not at all, as the mean of all posts (the paper\'s "avg"), or as a moving mean over steps',
+        choices=("fixed", "mean", "ema"),
+        needs=(TRAINS, DYNAMIC),
+    ),
+    Field("gamma", 0.4, "nats a label; for fixed", low=0, source=PAPER, needs=(TRAINS, DYNAMIC, FIXED)),
+    Field(*("gamma_ema_decay", 0.99), "a step; for ema", low=0, below=1, source=OURS, needs=(TRAINS, DYNAMIC, MOVING)),
+)
+
+OPTIMIZER = (
+    Field(
+        *("freeze", ("tower",)),
+        "parts of the model, or parameter paths, that do not train: the vision tower",
+        source=PAPER,
+    ),
+    Field("learning_rate", 5e-5, "peak", low=0, source=PAPER),
+    Field(
+        *("warmup_steps", 100),
+        "optimizer steps of linear warm-up before the cosine; a tenth of a run that is no longer",
+        low=0,
+        source=OURS,
+    ),
+    Field("num_epochs", 5, "passes over the training posts", low=0, source=PAPER, resume=LENGTH),
+    Field(
+        *("total_steps", 0),
+        "optimizer steps; where it is given, num_epochs does not count",
+        low=0,
+        resume=LENGTH,
+        needs=(TRAINS,),
+    ),
+    Field("b1", 0.9, "AdamW", low=0, high=1, source=OURS),
+    Field("b2", 0.95, "AdamW", low=0, high=1, source=OURS),
+    Field("eps", 1e-8, "AdamW", low=0, source=OURS),
+    Field("weight_decay", 0.01, "a step, times the learning rate; matrices only", low=0, source=OURS),
+    Field("clip_norm", 1.0, "global norm of the gradient", low=1e-12, source=OURS),
+)
+
+ROWS = (
+    Field("global_batch_size", 8, "packed rows an optimizer step, over all devices", low=1, source=OURS),
+    Field(*("accumulation_steps", 1), "micro-batches that an optimizer step is split into", low=1, resume=MAY_DIFFER),
+    Field(
+        *("posts_per_step", 0),
+        "posts of an optimizer step, over all hosts; 0: as many as its rows hold; the paper's is 1",
+        low=0,
+        source=OURS,
+        needs=(TRAINS,),
+        before=0,
+    ),
+    Field("row.tokens", 4096, "token slots of a row", low=1),
+    Field(
+        *("row.images", {}),
+        "slots of a row by the kinds of the model's family, such as patches; the family's own where they are not given",
+        low=0,
+    ),
+    Field("row.labels", 1536, "label slots of a row, over both targets", low=1),
+    Field("row.examples", 16, "posts of a row, at most", low=1),
+)
+
+EVALUATION = (
+    Field(
+        *("eval_every", 0),
+        "steps between evaluations on valid, whose best is then tested; 0 tests the last step",
+        low=0,
+        resume=MAY_DIFFER,
+        needs=(TRAINS,),
+    ),
+    Field(
+        *("valid_posts", 512),
+        "posts of the valid split, from its top, that are decoded then",
+        low=0,
+        needs=(TRAINS, VALIDATED),
+        before=512,
+    ),
+    Field(
+        *("export_every", 0),
+        "evaluations between exports on the way, into export/; the best is exported at the end anyway",
+        low=0,
+        resume=MAY_DIFFER,
+        needs=(TRAINS, VALIDATED),
+    ),
+    Field(
+        *("best_metric", "valid/all/f1@1"),
+        "what the best step is best by, of the names in metrics.jsonl",
+        needs=(TRAINS, VALIDATED),
+        before="valid/all/f1@1",
+    ),
+    Field("eval_posts", 0, "posts of the test split that are decoded at the end; 0 is all", low=0),
+    Field("eval_batch_size", 32, "posts decoded at a time", low=1, resume=MAY_DIFFER),
+    Field("answer_tokens", 384, "most tokens of an answer", low=1, source=OURS),
+    Field("ablations", False, "also evaluate with images permuted between posts, and with texts blanked"),
+)
+
+KEEPING = (
+    Field("log_every", 10, "steps between updates of the progress line", low=1, resume=MAY_DIFFER),
+    Field("checkpoint_every", 500, "steps between checkpoints", low=1, resume=MAY_DIFFER),
+    Field("keep_checkpoints", 2, "how many of the last ones are kept", low=1, resume=MAY_DIFFER),
+    Field("keep_hours", 0.0, "hours; also one checkpoint of each so many; 0 for none", low=0, resume=MAY_DIFFER),
+    Field(
+        *("max_nonfinite", 5),
+        "steps in a row whose loss or gradient is not finite, each skipped, that end the run; 0 never",
+        low=0,
+        resume=MAY_DIFFER,
+    ),
+    Field(
+        *("hang_seconds", 1800.0),
+        "no step or evaluated answer ends for so long: the run ends, to be started again; 0 never",
+        low=0,
+        resume=MAY_DIFFER,
+    ),
+)
+
+PRECISION = (
+    Field("compute_dtype", "bfloat16", "of activations and products; softmax and losses are float32", choices=DTYPES),
+    Field("frozen_dtype", "bfloat16", "in which frozen parameters are kept; trained ones are float32", choices=DTYPES),
+    Field(
+        *("moments_dtype", "float32"),
+        "in which AdamW's two moments are kept; bfloat16 halves them",
+        choices=DTYPES,
+        before="float32",
+    ),
+    Field(
+        *("moments_memory", "device"),
+        "where they are kept between steps; host costs their way there and back each step",
+        choices=("device", "host"),
+        resume=MAY_DIFFER,
+    ),
+    Field(
+        *("attention", "auto"),
+        "a backend of mmkp_jax.ops.backends, or auto: the best for the platform",
+        choices=("auto", "dense", "splash"),
+        resume=MAY_DIFFER,
+    ),
+    Field("remat", True, "keep only each layer's input for the backward pass", resume=MAY_DIFFER),
+)
+
+DEVICES = (
+    Field("mesh.data", 1, "copies of the model; of one axis, -1 is what is left", low=-1, resume=MAY_DIFFER),
+    Field("mesh.fsdp", -1, "shards of the model that see different rows", low=-1, resume=MAY_DIFFER),
+    Field("mesh.tensor", 1, "shards of the model that see the same rows", low=-1, resume=MAY_DIFFER),
+    *(
+        Field(f"sharding_rules.{name}", axis, f"mesh axis of {name}", choices=(None, *MESH_AXES), resume=MAY_DIFFER)
+        for name, axis in DEFAULT_RULES.items()
+    ),
+)
+
+SECTIONS = (
+    Section("Model and data", MODEL_AND_DATA),
+    Section("Strategy", STRATEGY),
+    Section("Optimizer and length", OPTIMIZER),
+    Section("Steps and rows", ROWS),
+    Section("Evaluation", EVALUATION),
+    Section("Progress, checkpoints and ends", KEEPING),
+    Section("Precision and memory", PRECISION),
+    Section("Devices", DEVICES),
+)
+
+FIELDS: tuple[Field, ...] = tuple(field for section in SECTIONS for field in section.fields)
+
+
+def named(name: str, fields: Sequence[Field] = FIELDS) -> Field | None:
+    """The field of a dotted name; a name one below a mapping is the mapping's."""
+    above = name.rpartition(".")[0]
+    for field in fields:
+        if field.name == name or (field.name == above and isinstance(field.default, dict)):
+            return field
+    return None
+
+
+def may_differ(name: str, *, extend: bool = False) -> bool:
+    """Whether a resumed run may have another value of a field, whatever it names."""
+    field = named(name)
+    return field is not None and field.resume in ((MAY_DIFFER, LENGTH) if extend else (MAY_DIFFER,))
+
+
+def of_resume(kind: str) -> tuple[str, ...]:
+    """Names of the fields of which a resumed run may change the same: `CONTENT`, say."""
+    return tuple(field.name for field in FIELDS if field.resume == kind)
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a config as plain values, each with its dotted key; an empty mapping is a value."""
+    if isinstance(tree, Mapping) and tree:
+        for name, value in tree.items():
+            yield from leaves(value, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, tree
+
+
+if __name__ == "__main__":
+    from mmkp_jax.runtime.field_text import markdown
+
+    print(markdown(), end="")

@@ -1,0 +1,70 @@
+"""The config of an earlier revision's run as today's, for every reader of a work directory's `config.json`."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from mmkp_jax.runtime.field_types import MAY_DIFFER, REQUIRED
+from mmkp_jax.runtime.fields import FIELDS
+
+MOVED: Mapping[str, str] = {
+    "row.patches": "row.images.patches",
+    "row.windows": "row.images.windows",
+    "data.min_pixels": "data.images.min_pixels",
+    "data.max_pixels": "data.images.max_pixels",
+}
+"""Where the value of a field that is gone is now."""
+
+RENAMED = (("freeze", ["visual.patch_embed", "visual.blocks"], ["tower"]),)
+"""Values that have another name now, with their field."""
+
+
+def upgrade(content: Mapping[str, Any], moved: Mapping[str, str] = MOVED) -> dict[str, Any]:
+    """A config in plain values, with the fields that it lacks at the value that its run had, and what moved moved.
+
+    Fields that may differ on resume take their default, as the run's numbers do not depend on them. Damage stays as it
+    is: what is checked afterwards names it.
+    """
+    config = copy.deepcopy(dict(content))
+    for name, to in moved.items():
+        section, key = _section(config, name)
+        if section is not None and key in section and _put(config, to, section[key]):
+            del section[key]
+    for name, was, now in RENAMED:
+        section, key = _section(config, name)
+        if section is not None and key in section and _plain(section[key]) == was:
+            section[key] = now
+    for field in FIELDS:
+        before = field.default if field.resume == MAY_DIFFER else field.before
+        if before is not REQUIRED:
+            _put(config, field.name, before)
+        elif field.default == {}:  # an open mapping is filled by what the run's model needs
+            _put(config, field.name, {})
+    return config
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _section(config: dict[str, Any], name: str) -> tuple[dict[str, Any] | None, str]:
+    """The section that holds a field, None where there is none, and the field's name in it."""
+    *above, key = name.split(".")
+    section: Any = config
+    for each in above:
+        section = section.get(each) if isinstance(section, dict) else None
+    return (section if isinstance(section, dict) else None), key
+
+
+def _put(config: dict[str, Any], name: str, value: Any) -> bool:
+    """Whether a section could take a field; one that it has already stays."""
+    *above, key = name.split(".")
+    section: Any = config
+    for each in above:
+        if not isinstance(section, dict):
+            return False
+        section = section.setdefault(each, {})
+    if not isinstance(section, dict):
+        return False
+    section.setdefault(key, value)
+    return True
