@@ -30,9 +30,10 @@ from mmkp_jax.evaluation.significance import RESAMPLES, Differences, Intervals
 from mmkp_jax.evaluation.systems import System, compare_systems, read_system
 from mmkp_jax.pages.report import paper
 from mmkp_jax.pages.report.runs import Run, read_runs
-from mmkp_jax.pages.tables import Table, as_text, count, share, without_repeats
+from mmkp_jax.pages.tables import Table, as_text, count, share
 from mmkp_jax.pocket.make import make
 from mmkp_jax.runtime.cli import status_of
+from mmkp_jax.runtime.terminal import without_repeats
 
 ROOT = Path(__file__).parents[1]
 POCKET = ROOT / "runs" / "pocket"

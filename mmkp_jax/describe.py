@@ -1,7 +1,6 @@
 """What a prepared dataset is: `python -m mmkp_jax.describe --data=DIR [--config=FILE] [--out=FILE.html]`."""
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.pages.dataset.facts import Description, Feeding, describe, show
+from mmkp_jax.pages.dataset.facts import Description, describe, show
 from mmkp_jax.pages.dataset.page import page_of, tables_of
 from mmkp_jax.pages.tables import as_text
 from mmkp_jax.runtime.atomic import write_text
@@ -41,7 +40,9 @@ def run(arguments: Sequence[str] | None = None) -> Description:
     flags, overrides = _parse(arguments)
     data, feeding = flags.data, None
     if flags.config:
-        data, feeding = _feeding(flags.config, overrides, flags.data)
+        from mmkp_jax.pages.dataset.feeding import read_feeding  # imports JAX, which is not needed without a config
+
+        data, feeding = read_feeding(flags.config, overrides, flags.data)
     description = describe(
         data,
         feeding,
@@ -74,31 +75,6 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     if parsed.out and not parsed.out.parent.is_dir():  # told before the work, not after it
         raise InputError("there is no such folder", str(parsed.out.parent), "make it, or name another --out")
     return parsed, overrides
-
-
-def _feeding(named: str, overrides: Sequence[str], data: Path | None) -> tuple[Path, Feeding]:
-    """The dataset, and how the config feeds it to its model, by the functions that training goes through."""
-    from mmkp_jax.data.forest import row_size  # here, as these import JAX, which is not needed without a config
-    from mmkp_jax.families.registry import define
-    from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
-    from mmkp_jax.runtime.config import read_config
-    from mmkp_jax.training.batches import branches_of, datasets_of, recipe_of
-
-    config = read_config(named, overrides)
-    if config.make:
-        importlib.import_module(config.make).make()
-    if not data:
-        data, *others = (Path(dataset.path) for dataset in datasets_of(config))
-        if others:
-            raise InputError(f"it names {1 + len(others)} datasets", "config.data.path", "choose one with --data=DIR")
-    branches = branches_of(config)
-    folder = open_folder(config.model.path)
-    tokenizer = load_tokenizer(folder)
-    recipe = recipe_of(config, define(folder.config, str(folder.path / CONFIG)), tokenizer)
-    rows = row_size(config.row, recipe.processor)
-    steps = (config.strategy, config.posts_per_step, config.num_epochs, config.total_steps)
-    feeding = Feeding(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed, *steps)
-    return data, feeding
 
 
 if __name__ == "__main__":

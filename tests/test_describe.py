@@ -1,8 +1,6 @@
 """The command that describes a dataset: its figures, its page, and one line for each mistake."""
 
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -15,6 +13,7 @@ from mmkp_jax.pages.dataset.facts import show
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import plan_posts
 from tests.data.test_images import picture, saved
+from tests.support.imports import accelerated_imports
 from tests.support.small_pocket import ROOT, SIZES, small_pocket
 
 CONFIG = str(ROOT / "configs/dyncot.py")
@@ -241,13 +240,7 @@ def test_help_exits_0(capsys):
 
 
 def test_without_a_config_no_accelerator_library_is_imported(pocket):
-    code = (
-        "import sys; from mmkp_jax.describe import main\n"
-        f"assert main(['--data={pocket / 'dataset'}']) == 0\n"
-        "print([name for name in ('jax', 'flax', 'torch', 'transformers', 'tensorflow') if name in sys.modules])"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert ran.returncode == 0 and ran.stdout.splitlines()[-1] == "[]", ran.stderr[-2000:]
+    assert accelerated_imports("mmkp_jax.describe", [f"--data={pocket / 'dataset'}"]) == "[]"
 
 
 def test_the_shown_posts_are_of_different_kinds_and_trained_on(overrides):

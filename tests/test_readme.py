@@ -9,15 +9,14 @@ import pytest
 import configs.base
 from mmkp_jax.runtime.config import read_config
 from tests.support.paths import ROOT
-from tests.support.tiny import hf_model, tiny_config, write_tokenizer
+from tests.support.tiny import write_model
 
 README = ROOT / "README.md"
 
 
 def test_the_snippet_trains_a_step(tmp_path, monkeypatch, capsys):
     """As printed, but for a model folder and rows of a size that a laptop has."""
-    hf_model(tiny_config(), 0).save_pretrained(tmp_path)
-    write_tokenizer(tmp_path)
+    write_model(tmp_path)
     real = configs.base.get_config
 
     def small():

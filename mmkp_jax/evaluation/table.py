@@ -8,7 +8,7 @@ from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.significance import Differences, Intervals
 from mmkp_jax.evaluation.systems import Comparison, System
 from mmkp_jax.runtime.escape import for_terminal
-from mmkp_jax.runtime.terminal import aligned
+from mmkp_jax.runtime.terminal import aligned, without_repeats
 
 HEADLINES = ("f1@1", "f1@M")
 """What papers report; the metrics that are shown with an interval."""
@@ -56,7 +56,7 @@ def difference_table(differences: Mapping[str, Differences]) -> str:
                     points = [f"{100 * each + 0.0:+.2f}" for each in (found.delta, found.low, found.high)]
                     p = [f"{each:.4f}" if each is not None else "–" for each in (found.p, found.p_holm, found.p_swaps)]
                     lines.append([name, metric.upper(), group, points[0], f"{points[1]} to {points[2]}", *p])
-    return "\n".join(aligned(_without_repeats(lines, 2), lambda column: column < 3))
+    return "\n".join(aligned(without_repeats(lines, 2), lambda column: column < 3))
 
 
 def overview(comparison: Comparison) -> str:
@@ -99,15 +99,6 @@ def _rows(systems: Mapping[str, System]) -> dict[str, Scores]:
         if system.deviation:
             rows[f"{name}, sd of {len(system.runs)} runs"] = system.deviation
     return rows
-
-
-def _without_repeats(rows: list[list[str]], columns: int) -> list[list[str]]:
-    """A cell of the first `columns` is left blank where it and those before it say what the row above said."""
-    above = [[], *rows[:-1]]
-    return [
-        [*("" if row[: i + 1] == last[: i + 1] else row[i] for i in range(columns)), *row[columns:]]
-        for row, last in zip(rows, above, strict=True)
-    ]
 
 
 def _reasons(scores: Scores) -> list[str]:

@@ -32,12 +32,6 @@ def as_text(table: Table) -> str:
     return "\n".join([title, *(f"  {line}" for line in lines)])
 
 
-def without_repeats(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """The rows, their first cell empty where it is that of the row before."""
-    before = [None, *(row[0] for row in rows)]
-    return [("", *row[1:]) if row[0] == above else row for row, above in zip(rows, before, strict=False)]
-
-
 def count(value: int) -> str:
     """`1,234`."""
     return f"{value:,}"

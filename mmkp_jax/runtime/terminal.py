@@ -43,6 +43,16 @@ def aligned(rows: Sequence[Sequence[str]], is_words: Callable[[int], bool]) -> l
     ]
 
 
+def without_repeats(rows: Sequence[Sequence[str]], columns: int = 1) -> list[list[str]]:
+    """The rows; a cell of the first `columns` is blank where it and those before it are as in the row above."""
+    rows = [list(row) for row in rows]
+    above = [[], *rows[:-1]]
+    return [
+        [*("" if row[: i + 1] == last[: i + 1] else row[i] for i in range(columns)), *row[columns:]]
+        for row, last in zip(rows, above, strict=False)  # without rows too
+    ]
+
+
 def _has_no_reader(stream: TextIO) -> bool:
     try:
         file = stream.fileno()

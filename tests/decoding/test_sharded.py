@@ -10,14 +10,13 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
-from tests.support.tiny import hf_model, tiny_config, write_tokenizer
+from tests.support.tiny import write_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    hf_model(tiny_config(), 0).save_pretrained(folder)
-    write_tokenizer(folder)
+    write_model(folder)
     return folder
 
 

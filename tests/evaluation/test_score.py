@@ -10,6 +10,7 @@ from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.metric import GROUPS, METRICS
 from mmkp_jax.score import main
+from tests.support.imports import accelerated_imports
 
 CMKP_POSTS = "a dog in the park<sep>dogs;park<sep>https://x/a.jpg\nred bus<sep>city<sep>https://x/b.jpg\n"
 JSON_POSTS = [
@@ -241,15 +242,8 @@ def test_help_exits_0(capsys):
 def test_no_accelerator_library_is_imported(files):
     """Nor by the baselines and the parser, in a process of their own."""
     flags = [f"--{flag}={files(*file)}" for flag, file in (GOOD | {"compare": GOOD["predictions"]}).items()]
-    code = f"""
-import sys
-import mmkp_jax.evaluation.baselines, mmkp_jax.evaluation.outputs
-from mmkp_jax.score import main
-assert main({flags!r}) == 0
-print([name for name in ("jax", "flax", "torch", "transformers", "tensorflow") if name in sys.modules])
-"""
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines()[-1] == "[]"
+    more = "mmkp_jax.evaluation.baselines, mmkp_jax.evaluation.outputs"
+    assert accelerated_imports("mmkp_jax.score", flags, more) == "[]"
 
 
 def test_the_command_exits_as_it_says():

@@ -15,7 +15,7 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from tests.support.parity import BOUND, our_logits, relative_error, their_logits
-from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from tests.support.tiny import hf_config_dict, tiny_config, write_model
 from tests.support.trees import forest_of, random_tree
 
 CONFIG = tiny_config(
@@ -127,8 +127,7 @@ CASES = {
 def weights(tmp_path_factory):
     """A folder with weights that transformers wrote."""
     folder = tmp_path_factory.mktemp("weights")
-    hf_model(CONFIG, seed=0).save_pretrained(folder)
-    write_tokenizer(folder)
+    write_model(folder, CONFIG)
     return folder
 
 

@@ -15,7 +15,7 @@ from mmkp_jax.inference.predictor import load_predictor
 from mmkp_jax.pages.report.page import write_report
 from mmkp_jax.training.watchdog import Watchdog
 from tests.data.test_images import picture, saved
-from tests.support.tiny import hf_model, tiny_config, write_tokenizer
+from tests.support.tiny import write_model
 
 POSTS, DAMAGED = 9, "test-4"
 
@@ -23,8 +23,7 @@ POSTS, DAMAGED = 9, "test-4"
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    hf_model(tiny_config(), 0).save_pretrained(folder)
-    write_tokenizer(folder)
+    write_model(folder)
     (folder / "preprocessor_config.json").write_text('{"min_pixels": 3136, "max_pixels": 12544}')
     return load_predictor(folder, batch_size=2, answer_tokens=5)
 

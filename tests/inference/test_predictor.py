@@ -15,7 +15,7 @@ from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.inference.predictor import load_predictor, read_post
 from tests.data.test_images import picture, saved
 from tests.support.posts_on_disk import write_posts
-from tests.support.tiny import hf_model, tiny_config, write_tokenizer
+from tests.support.tiny import write_model
 
 ANSWER_TOKENS = 6
 
@@ -23,8 +23,7 @@ ANSWER_TOKENS = 6
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    hf_model(tiny_config(), 0).save_pretrained(folder)
-    write_tokenizer(folder)
+    write_model(folder)
     (folder / "preprocessor_config.json").write_text('{"min_pixels": 3136, "max_pixels": 12544}')
     return folder
 

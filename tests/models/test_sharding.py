@@ -20,7 +20,7 @@ from mmkp_jax.models.freezing import split_params
 from mmkp_jax.models.sharding import MESH_AXES, check_rules, describe, make_mesh, param_shardings
 from tests.support.paths import ROOT
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
-from tests.support.tiny import hf_model, tiny_config, write_tokenizer
+from tests.support.tiny import write_model
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -29,8 +29,7 @@ GOLDEN = ROOT / "tests" / "golden"
 def report(tmp_path_factory):
     """What `sharded_step.py` prints, from a process with eight fake devices."""
     folder = tmp_path_factory.mktemp("model")
-    hf_model(tiny_config(), 0).save_pretrained(folder)
-    write_tokenizer(folder)
+    write_model(folder)
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.sharded_step", str(folder)],

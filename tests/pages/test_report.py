@@ -27,7 +27,7 @@ from mmkp_jax.pages.svg import POINTS, line_chart, ticks
 from mmkp_jax.report import main
 from mmkp_jax.runtime.escape import for_script
 from tests.data.test_images import picture, saved
-from tests.support.paths import ROOT
+from tests.support.imports import accelerated_imports
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u2028\u202e{{ 7 * 7 }}"
 
@@ -483,13 +483,7 @@ def test_the_script_shows_posts_and_nothing_else_runs(runs, tmp_path):
 
 
 def test_the_report_imports_no_accelerator_library(runs, tmp_path):
-    code = (
-        "import sys; from mmkp_jax.report import main\n"
-        f"assert main(['{runs[0]}', '--out={tmp_path / 'page.html'}']) == 0\n"
-        "print([name for name in ('jax', 'flax', 'torch', 'transformers', 'tensorflow') if name in sys.modules])"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert ran.returncode == 0 and ran.stdout.splitlines()[-1] == "[]", ran.stderr[-2000:]
+    assert accelerated_imports("mmkp_jax.report", [str(runs[0]), f"--out={tmp_path / 'page.html'}"]) == "[]"
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from mmkp_jax.planning.topologies import CHIPS, GPUS, read_topology
 from mmkp_jax.planning.workload import subject_of
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.setup import load_state, plan_training
-from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from tests.support.tiny import hf_config_dict, tiny_config, write_model
 from tests.support.trees import row_of
 
 ROW = {"tokens": 256, "images.patches": 128, "images.windows": 8, "labels": 64, "examples": 4}
@@ -86,8 +86,7 @@ def test_moments_in_the_hosts_memory_are_told_apart(model, capsys):
 @pytest.mark.slow
 def test_memory_is_that_of_the_program_which_runs(tmp_path):
     """The compiler's figures in the child against those of the step in this process, and of arrays that are there."""
-    hf_model(tiny_config(), 0).save_pretrained(tmp_path)
-    write_tokenizer(tmp_path)
+    write_model(tmp_path)
     config = read_config(CONFIG, flags_of(tmp_path, **{"mesh.fsdp": 1, "answer_tokens": 200}))
     subject, topology = subject_of(config), read_topology("cpu:1")
     outcome = compile_subject(subject, topology, decoding=True)

@@ -162,3 +162,9 @@ def hf_model(config: Qwen2_5_VLConfig, seed: int) -> "torch.nn.Module":
             else:
                 weight.mul_(0.2).add_(1)
     return model.float().eval()
+
+
+def write_model(folder: Path, config: Qwen2_5_VLConfig | None = None) -> None:
+    """Writes a model folder: `hf_model` of seed 0 as transformers saves it, and the tokenizer."""
+    hf_model(config or tiny_config(), 0).save_pretrained(folder)
+    write_tokenizer(folder)

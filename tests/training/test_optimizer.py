@@ -13,7 +13,7 @@ from mmkp_jax.models.sharding import place_batch
 from mmkp_jax.training.checkpoint import Checkpoints
 from mmkp_jax.training.optimizer import adamw
 from mmkp_jax.training.setup import load_state, plan_training
-from tests.support.tiny import hf_model, write_tokenizer
+from tests.support.tiny import write_model
 from tests.support.trees import forest_of
 from tests.training.test_setup import CONFIG, ROWS, experiment
 
@@ -75,8 +75,7 @@ def test_moments_in_bfloat16_take_half_the_room_and_steps_stay_close():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("model")
-    hf_model(CONFIG, 0).save_pretrained(path)
-    write_tokenizer(path)
+    write_model(path, CONFIG)
     return open_folder(str(path))
 
 

@@ -12,7 +12,7 @@ from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.sharding import place_batch
 from mmkp_jax.training.setup import load_state, plan_training
-from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_model
 from tests.support.trees import forest_of, random_tree, row_size
 
 CONFIG = tiny_config()
@@ -30,8 +30,7 @@ def experiment(**fields):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("model")
-    hf_model(CONFIG, 0).save_pretrained(path)
-    write_tokenizer(path)
+    write_model(path, CONFIG)
     return open_folder(str(path))
 
 

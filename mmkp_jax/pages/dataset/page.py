@@ -11,7 +11,8 @@ from mmkp_jax.evaluation.tokenised import Hidden
 from mmkp_jax.pages.dataset.facts import Description, Shown, trimmed
 from mmkp_jax.pages.histogram import Chart, chart
 from mmkp_jax.pages.render import render
-from mmkp_jax.pages.tables import Table, count, plain, share, without_repeats
+from mmkp_jax.pages.tables import Table, count, plain, share
+from mmkp_jax.runtime.terminal import without_repeats
 
 PAPER = (
     ("MMKP (paper)", "42,959", "5,372", "–", "97.32%"),

@@ -12,8 +12,9 @@ from mmkp_jax.evaluation.significance import RESAMPLES, Differences
 from mmkp_jax.pages.report import paper
 from mmkp_jax.pages.report.runs import Run
 from mmkp_jax.pages.report.scores import Scored
-from mmkp_jax.pages.tables import Table, count, plain, share, without_repeats
+from mmkp_jax.pages.tables import Table, count, plain, share
 from mmkp_jax.runtime.fields import leaves
+from mmkp_jax.runtime.terminal import without_repeats
 
 NOTHING = "–"
 

@@ -1,0 +1,39 @@
+"""How a config feeds its dataset to its model, by the functions that training goes through."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkp_jax.data.forest import row_size
+from mmkp_jax.errors import InputError
+from mmkp_jax.families.registry import define
+from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
+from mmkp_jax.pages.dataset.facts import Feeding
+from mmkp_jax.runtime.config import read_config
+from mmkp_jax.training.batches import branches_of, datasets_of, recipe_of
+
+
+def read_feeding(named: str, overrides: Sequence[str], data: Path | None) -> tuple[Path, Feeding]:
+    """The dataset, and how the config feeds it to its model.
+
+    Args:
+        named, overrides: the config, as `read_config` takes it.
+        data: the dataset, where it is not the config's.
+
+    Raises:
+        InputError: the config, its model or its dataset cannot be used.
+    """
+    config = read_config(named, overrides)
+    if config.make:
+        importlib.import_module(config.make).make()
+    if not data:
+        data, *others = (Path(dataset.path) for dataset in datasets_of(config))
+        if others:
+            raise InputError(f"it names {1 + len(others)} datasets", "config.data.path", "choose one with --data=DIR")
+    branches = branches_of(config)
+    folder = open_folder(config.model.path)
+    tokenizer = load_tokenizer(folder)
+    recipe = recipe_of(config, define(folder.config, str(folder.path / CONFIG)), tokenizer)
+    rows = row_size(config.row, recipe.processor)
+    steps = (config.strategy, config.posts_per_step, config.num_epochs, config.total_steps)
+    return data, Feeding(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed, *steps)
