@@ -10,6 +10,9 @@ LONGEST = 1500
 class InputError(ValueError):
     """A mistake in what the user gave, told in one line: `where: what; mend`."""
 
+    parts: tuple["InputError", ...] = ()
+    """The mistakes that this one is of, where it is of several."""
+
     def __init__(self, what: str, where: str, mend: str):
         super().__init__(what, where, mend)  # all three, so that it pickles its way out of a worker
         self.what, self.where, self.mend = what, where, mend
@@ -27,10 +30,13 @@ def all_of(errors: Sequence[InputError], hint: str) -> InputError:
     Args:
         hint: how to fix them all.
     """
-    if len(errors) == 1:
-        return errors[0]
-    parts = [f"{where}: {what} ({fix})" for what, where, fix in (error.args for error in errors)]
-    return InputError("; ".join(parts), f"{len(errors)} mistakes", hint)
+    parts = [part for error in errors for part in error.parts or (error,)]
+    if len(parts) == 1:
+        return parts[0]
+    lines = [f"{where}: {what} ({fix})" for what, where, fix in (part.args for part in parts)]
+    whole = InputError("; ".join(lines), f"{len(parts)} mistakes", hint)
+    whole.parts = tuple(parts)
+    return whole
 
 
 AGAIN = 75

@@ -71,7 +71,8 @@ def faults_of(
 
 def unknown(name: str, value: Any, fields: Sequence[Field] = FIELDS) -> Fault:
     """The fault of a name that is no field's."""
-    what = f"unknown key {name!r}{nearest(name, [field.name for field in fields])}"
+    close = nearest(name, [field.name for field in fields])
+    what = f"unknown key {name!r}{close * ('did you mean' in close)}"  # the whole list would be of 70 names
     return Fault(name, value, what, "a field", SEE)
 
 

@@ -13,18 +13,18 @@ from mmkp_jax.inference.run_config import holds_run, run_config
 WHOLE = json.loads(json.dumps(dyncot.get_config().to_dict()))
 
 FAULTS = [
-    (("strategy",), 7, "'strategy' is 7, not text"),
+    (("strategy",), 7, "'strategy' is 7, not one of zeroshot, sft"),
     (("strategy",), "dyncto", "'strategy' is \"dyncto\", not one of zeroshot, sft"),
     (("model",), "path", "'model' is \"path\", not an object"),
     (("model", "path"), None, "'model.path' is null, not text"),
     (("data", "max_text_tokens"), "96", "'data.max_text_tokens' is \"96\", not a whole number from 1"),
     (("row", "tokens"), [[[]]], "'row.tokens' is a list, not a whole number"),
     (("mesh", "fsdp"), "all", "'mesh.fsdp' is \"all\", not a whole number"),
-    (("sharding_rules", "embed"), {}, "'sharding_rules.embed' is an object, not an axis of the mesh"),
+    (("sharding_rules", "embed"), {}, "'sharding_rules.embed' is an object, not one of None, data"),
     (("freeze",), [1], "'freeze' is a list, not a list of texts"),
     (("frozen_dtype",), "int8", "'frozen_dtype' is \"int8\", not one of float32, bfloat16"),
     (("posts_per_step",), "1", "'posts_per_step' is \"1\", not a whole number"),
-    (("gamma",), {}, "'gamma' is an object, not a finite number"),
+    (("gamma",), {}, "'gamma' is an object, not a number from 0"),
     (("answer_tokens",), 10**400, "'answer_tokens' is a number of many digits, not a whole number from 1"),
 ]
 

@@ -1,22 +1,15 @@
 """Settings that have no effect in a run are said; those that have one are not."""
 
-import operator
-
 import pytest
 
-from configs import base, dyncot, sft, zeroshot
-from mmkp_jax.training.effects import DEFAULTS, lines_without_effect, without_effect
+from configs import dyncot, sft, zeroshot
+from mmkp_jax.training.effects import lines_without_effect, without_effect
 
 
 def config_of(module=dyncot, **fields):
     config = module.get_config("model=qwen2_5_vl_3b")
     config.update({"num_epochs": 0, "total_steps": 5_000} | fields)
     return config
-
-
-def test_the_defaults_are_those_of_the_base_config():
-    found = base.get_config()
-    assert {field: operator.attrgetter(field)(found) for field in DEFAULTS} == DEFAULTS
 
 
 def test_a_run_whose_settings_all_count_says_nothing():
