@@ -51,8 +51,8 @@ def _listed(file: Path) -> list[Post | Reject]:
     elif file.suffix == ".jsonl":
         rows = read_jsonl(file, post_of=_post_of)
     else:
-        what, mend = "its name tells no layout of posts", f"name it .jsonl or {{split}}{CMKP_ENDING}"
-        raise InputError(what, str(file), mend)
+        what, hint = "its name tells no layout of posts", f"name it .jsonl or {{split}}{CMKP_ENDING}"
+        raise InputError(what, str(file), hint)
     listed: dict[str, Post | Reject] = {}
     for row in rows:
         if isinstance(row, Reject) and (row.id is None or row.id in listed):

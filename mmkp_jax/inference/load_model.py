@@ -169,13 +169,13 @@ def checkpoint_of(workdir: Path, step: str) -> Path:
     folder = workdir / ("best" if step == "best" else "checkpoints")
     steps = sorted(int(each.name) for each in folder.glob("*") if each.name.isdigit())
     if not steps and step == "best":
-        mend = "give a step, or latest (config.eval_every chooses)"
-        raise InputError("the run chose no best step", str(workdir), mend)
+        hint = "give a step, or latest (config.eval_every chooses)"
+        raise InputError("the run chose no best step", str(workdir), hint)
     if not steps:
         raise InputError("the run has no checkpoint", str(workdir), "let it come to one")
     if step not in ("latest", "best", *map(str, steps)):
-        mend = f"give one of the steps {', '.join(map(str, steps))}, latest or best"
-        raise InputError(f"there is no checkpoint {step!r}", str(workdir), mend)
+        hint = f"give one of the steps {', '.join(map(str, steps))}, latest or best"
+        raise InputError(f"there is no checkpoint {step!r}", str(workdir), hint)
     return folder / (step if step.isdigit() else str(steps[-1]))
 
 

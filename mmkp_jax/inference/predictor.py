@@ -217,7 +217,7 @@ def read_post(post_id: str, text: str, image: str | Path | None) -> Record:
     file = Path(image)
     row = record_of(Post(post_id, text, file.name, ()), file.parent)
     if isinstance(row, Reject):
-        raise InputError(row.reason, str(file), "give another image, or mend this one")
+        raise InputError(row.reason, str(file), "give another image, or fix this one")
     return row
 
 

@@ -37,14 +37,14 @@ ANY_STEPS = 1_000_000
 
 
 def run(folder: Path) -> dict[str, Any]:
-    """What `result.json` holds: `error` ([what, where, mend]), or `state`, `mesh` and `programs`."""
+    """What `result.json` holds: `error` ([what, where, hint]), or `state`, `mesh` and `programs`."""
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     config, topology = ConfigDict(request["config"]), read_topology(request["topology"])
     try:
         devices = devices_of(topology)
         plan = plan_training(config, request["published"], request["where"], devices, config.total_steps or ANY_STEPS)
     except InputError as error:
-        return {"error": [error.what, error.where, error.mend]}
+        return {"error": [error.what, error.where, error.hint]}
     in_host = tree_bytes(plan.state, in_host=True)
     if config.moments_memory == "host" and not in_host:  # JAX drops the name of a memory that devices do not tell of
         what = f"what compiles for {topology.chip.name} ahead of time knows nothing of its host's memory"

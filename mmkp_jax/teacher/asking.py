@@ -17,7 +17,7 @@ from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
 TOO_MANY = 10
-"""Posts one after the other that get no answer: then something is wrong that the next ones will not mend."""
+"""Posts in a row without an answer after which the run ends: the next ones would not fare better."""
 
 
 def ask_all(

@@ -226,8 +226,8 @@ class _Batches:
                 if taken:
                     yield name, file, taken
             except OSError as error:
-                what, mend = f"a batch cannot be written ({error.strerror})", "see to space and permissions"
-                raise InputError(what, str(file), mend) from error
+                what, hint = f"a batch cannot be written ({error.strerror})", "see to space and permissions"
+                raise InputError(what, str(file), hint) from error
             finally:
                 file.unlink(missing_ok=True)
 

@@ -255,8 +255,8 @@ class Client:
         if status == 402 or codes & _NO_MONEY:
             return InputError(f"the account cannot pay ({message})", where, "top it up; the same command goes on")
         if status == 401 or (status == 403 and not self._answered):
-            mend = f"check the key in {self.endpoint.key_env}"
-            return InputError(f"the endpoint does not let us in ({message})", where, mend)
+            hint = f"check the key in {self.endpoint.key_env}"
+            return InputError(f"the endpoint does not let us in ({message})", where, hint)
         if codes & _NO_MODEL or told.get("param") == "model":
             return InputError(f"it has no model {self.endpoint.model!r} ({message})", where, "name one that it has")
         if status in (404, 405) and not self._answered:

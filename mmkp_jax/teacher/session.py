@@ -62,8 +62,8 @@ def answered(
         from mmkp_jax.teacher.asking import ask_all  # here, as only those who ask need the extra
         from mmkp_jax.teacher.batch import ask_in_batches
     except ModuleNotFoundError as error:
-        mend = "pip install 'mmkp_jax[teacher]'"
-        raise InputError(f"it needs {error.name}, which is not installed", "an endpoint's client", mend) from None
+        hint = "pip install 'mmkp_jax[teacher]'"
+        raise InputError(f"it needs {error.name}, which is not installed", "an endpoint's client", hint) from None
     prices = prices_of(flags)
     with Store(flags.store, repair=flags.repair) as store:
         if store.repaired:

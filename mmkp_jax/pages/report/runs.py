@@ -118,29 +118,29 @@ def _newest_predictions(path: Path, config: Mapping[str, Any]) -> tuple[int, Pat
     if not by_step:
         predict = f"--model={path} --data={config['data'].get('path', 'DIR')} --split={SPLIT}"
         out = path / "predictions" / f"{SPLIT}-STEP.jsonl"
-        mend = (
+        hint = (
             "let its run come to its end"
             if config["strategy"] == "zeroshot"
             else (f"let its training come to its end, or: python -m mmkp_jax.predict {predict} --out={out}")
         )
-        raise InputError(f"there are no predictions of the {SPLIT} split yet", str(path), mend)
+        raise InputError(f"there are no predictions of the {SPLIT} split yet", str(path), hint)
     return max(by_step.items())
 
 
 def _aligned(run: Run, first: Run) -> Run:
     """The run, its answers in the order of the first run's posts."""
     own, wanted = ({answer.id: answer for answer in each.answers} for each in (run, first))
-    mend = "give runs that were evaluated on the same posts"
+    hint = "give runs that were evaluated on the same posts"
     faults = []
     if missing := [each for each in wanted if each not in own]:
         faults.append(f"lacks {_some(missing)} that {first.name} has")
     if unknown := [each for each in own if each not in wanted]:
         faults.append(f"has {_some(unknown)} that {first.name} lacks")
     if faults:
-        raise InputError(f"its test split is another: it {' and '.join(faults)}", str(run.path), mend)
+        raise InputError(f"its test split is another: it {' and '.join(faults)}", str(run.path), hint)
     if other := [each for each, answer in wanted.items() if answer.keyphrases != own[each].keyphrases]:
         what = f"its test split is another: the keyphrases of {_some(other)} are not those that {first.name} has"
-        raise InputError(what, str(run.path), mend)
+        raise InputError(what, str(run.path), hint)
     return dataclasses.replace(run, answers=[own[each] for each in wanted])
 
 
