@@ -1,9 +1,9 @@
-"""The errors a user should see: what is wrong, where, and how to fix it; and the exit statuses of a run to start again."""
+"""The errors a user should see: what is wrong, where, and how to fix it; and the exit statuses of lost runs."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-LONGEST = 1500
+MAX_LENGTH = 1500
 """Characters that a line has for what is wrong: names from files can be of any length."""
 
 
@@ -18,7 +18,7 @@ class InputError(ValueError):
         self.what, self.where, self.hint = what, where, hint
 
     def __str__(self) -> str:
-        what = self.what if len(self.what) <= LONGEST else self.what[: LONGEST - 1] + "…"
+        what = self.what if len(self.what) <= MAX_LENGTH else self.what[: MAX_LENGTH - 1] + "…"
         lines = f"{self.where}: {what}; {self.hint}".splitlines()
         line = " ".join(line.strip() for line in lines if line.strip())
         return line.encode("utf-8", "backslashreplace").decode("utf-8")  # half a character is none to print
