@@ -32,12 +32,12 @@ class Request:
 
     id: str
     """Of the post."""
-    asked: dict[str, Any]
+    content: dict[str, Any]
     """All that the answer depends on, texts and images by their hashes."""
 
     @functools.cached_property
     def key(self) -> str:
-        """Names `asked`."""
+        """The hash of `content`, under which its answer is stored."""
         return _hash(json.dumps(self.content, sort_keys=True, ensure_ascii=False))
 
 
