@@ -223,7 +223,7 @@ def test_ranks_are_not_credited_to_another_studys_systems(files, capsys):
     assert (files / "out" / "people" / "key.json").read_bytes() == key
     assert judge.main([*again, f"--predictions={systems}", f"--out={files / 'other'}"]) == 0
     assert judge.main([f"--out={files / 'other'}", f"--collect={file}"]) == 2
-    assert "it is not of these sheets" in capsys.readouterr().err
+    assert "it is not from these sheets" in capsys.readouterr().err
     (files / "good.jsonl").write_text((files / "good.jsonl").read_text().replace("good p", "fine p"))
     assert judge.main(again) == 2  # other lists under the same names
 

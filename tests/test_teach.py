@@ -111,7 +111,7 @@ def test_gates_leave_out_and_list(tmp_path, capsys):
         assert teach.main(arguments) == 0
     assert lines(tmp_path / "cot.jsonl") == [{"id": "p0", "cot": "It shows snow."}]
     assert [row["gate"] for row in lines(tmp_path / "cot.rejects.jsonl")] == ["mentions", "length"]
-    assert "kept of 3 whole answers: 33.33%" in capsys.readouterr().out
+    assert "kept of 3 complete answers: 33.33%" in capsys.readouterr().out
 
 
 def test_a_teacher_that_does_not_see_the_keyphrases(tmp_path, capsys):
@@ -123,7 +123,7 @@ def test_a_teacher_that_does_not_see_the_keyphrases(tmp_path, capsys):
     with FakeEndpoint(answer) as server:
         assert teach.main(flags(server, write_file(tmp_path), tmp_path / "cot.jsonl", "--answer_hidden")) == 0
     assert lines(tmp_path / "cot.jsonl") == [{"id": "p1", "cot": "It is cold."}]
-    assert "kept of 6 whole answers: 16.67%" in capsys.readouterr().out
+    assert "kept of 6 complete answers: 16.67%" in capsys.readouterr().out
 
 
 def test_hashtags_become_keyphrases_of_posts(tmp_path):
@@ -178,7 +178,7 @@ def test_a_run_whose_first_answers_are_all_of_no_use_stops(tmp_path, capsys):
         arguments = flags(server, file, tmp_path / "cot.jsonl", "--concurrency=2")
         assert teach.main(arguments) == 2
         told = capsys.readouterr().err.splitlines()[-1]
-        assert "the first 20 answers are all of no use, most often for tags (20: " in told
+        assert "the first 20 answers are all rejected, most often for tags (20: " in told
         calls = len(server.calls)
         assert 20 <= calls <= 22
         assert teach.main(arguments) == 2 and len(server.calls) <= calls + 2  # what is there counts
@@ -269,14 +269,14 @@ def test_mistakes_are_one_line_and_nothing_is_sent(tmp_path, capsys, monkeypatch
         good = flags(server, file, out, f"--images={tmp_path}")
         for wrong, what in [
             (["--modell=x"], "did you mean '--model'"),
-            (["--base_url=localhost:1"], "it is no address"),
+            (["--base_url=localhost:1"], "it is not a URL"),
             (["--data=x", "--split=y"], "one of --data and --posts"),
-            ([f"--posts={tmp_path}"], "a dataset goes with --data"),  # or its test split would leak
+            ([f"--posts={tmp_path}"], "give a dataset as --data"),  # or its test split would leak
             (["--batch", "--retry_refused"], "--retry_refused asks one by one"),
             (["--max_cost=3"], "needs --price_in"),
             (["--price_in=3"], "go together"),
             (["--concurrency=0"], "--concurrency=0"),
-            (["--extra_body=5"], "no JSON object"),
+            (["--extra_body=5"], "not a JSON object"),
             (["--extra_body={\"stream\": true}"], "'stream' of a request cannot be set"),
             (["--extra_headers={\"X\": \"$NOT_THERE\"}"], "NOT_THERE: the environment holds no value"),
             (["--template=none.txt"], "none.txt: the template cannot be read"),

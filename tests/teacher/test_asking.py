@@ -148,7 +148,7 @@ def test_max_cost_holds_however_images_are_counted(tmp_path, base, tile, wasted)
 
 def test_an_endpoint_that_refuses_everything_is_left_alone(tmp_path):
     with FakeEndpoint(fault=lambda said, attempt: "400") as server:
-        with pytest.raises(InputError, match=r"10 posts after each other got no answer .*against the rules"):
+        with pytest.raises(InputError, match=r"10 posts in a row got no answer .*against the rules"):
             ask(server, tmp_path / "s", text_posts(200), Limits(4, backoff=0.01))
         assert len(server.calls) < 20
 
@@ -156,7 +156,7 @@ def test_an_endpoint_that_refuses_everything_is_left_alone(tmp_path):
 def test_a_key_that_is_withdrawn_ends_the_run_and_loses_no_answer(tmp_path, monkeypatch):
     with FakeEndpoint(delay=0.1) as server:
         monkeypatch.setattr(server, "_fault", lambda said, attempt: "401" if len(server.calls) > 40 else None)
-        with pytest.raises(InputError, match="does not let us in"):
+        with pytest.raises(InputError, match="denies access"):
             ask(server, tmp_path / "s", text_posts(100), Limits(8, backoff=0.01))
     assert len(rows_of(tmp_path / "s")) == len(server.answered) >= 40
 

@@ -76,7 +76,7 @@ def test_a_long_retry_after_ends_the_run():
 def test_mistakes_are_one_line_before_anything_is_paid(monkeypatch, key):
     with FakeEndpoint(key="another") as server, pytest.raises(InputError) as error:
         ask_once(server)
-    assert "does not let us in" in str(error.value) and "OPENAI_API_KEY" in str(error.value)
+    assert "denies access" in str(error.value) and "OPENAI_API_KEY" in str(error.value)
     assert key not in str(error.value)  # although the endpoint repeats it
     with FakeEndpoint() as server:
         with pytest.raises(InputError, match="no model 'other'"):

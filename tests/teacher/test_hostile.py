@@ -111,7 +111,7 @@ def test_usage_that_cannot_be_true_counts_at_its_most_and_the_answer_is_kept(tmp
     most = sum(PRICES.cost(Usage(**rows[f"p{n}"]["most"])) for n in range(len(kinds)))
     assert run.unpriced == pytest.approx(most) and again.unpriced == pytest.approx(most)
     assert run.spent == rows[f"p{len(kinds)}"]["cost"] > 0
-    assert "whose usage cannot be true" in "\n".join(run.lines(PRICES))
+    assert "with an implausible usage" in "\n".join(run.lines(PRICES))
 
 
 @pytest.mark.parametrize("usage", ["usage negative", "usage 10^400", "usage none of a prompt"])
@@ -259,7 +259,7 @@ def test_a_redirect_is_not_followed_and_no_secret_goes_along(tmp_path, monkeypat
                 with pytest.raises(InputError) as error:
                     ask(server, tmp_path / "s", text_posts(3), BOUNDS)
                 message = str(error.value)
-                assert f"points to another place ({status}: http://127.0.0.1:{other.port}/v1" in message
+                assert f"redirects to another address ({status}: http://127.0.0.1:{other.port}/v1" in message
                 assert "word" not in message and "sk-secret" not in message and len(server.calls) == 1
         assert not other.headers
 

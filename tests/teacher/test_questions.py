@@ -99,13 +99,13 @@ def test_templates_are_read_and_checked(tmp_path):
         ("{txt}", "did you mean 'text'"),
         ("hello", "has no {text}"),
         ("{text} {image} {image}", "once"),
-        ("{text} {image}\n---\n{text}", "user's turn"),
+        ("{text} {image}\n---\n{text}", "user message"),
     ]:
         file.write_text(text)
         with pytest.raises(InputError, match=what):
             read_template(file).check(["text"], ["text", "image", "keyphrases"], "t")
-    file.write_text("only a system line\n---\n")
-    with pytest.raises(InputError, match="no user's turn"):
+    file.write_text("only a system message\n---\n")
+    with pytest.raises(InputError, match="no user message"):
         read_template(file)
 
 

@@ -167,6 +167,6 @@ except InputError as error:
     print(error)
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
-    assert "answers cannot be kept here (File too large)" in told
+    assert "answers cannot be stored here (File too large)" in told
     lines = (tmp_path / "s").read_text().splitlines()
     assert lines and all(json.loads(line) for line in lines)

@@ -190,7 +190,7 @@ def test_mistakes_are_one_line_and_nothing_is_paid(posts, tmp_path, capsys, monk
     with FakeEndpoint() as server:
         good = flags(server, posts, out)
         for wrong, what in [
-            (["--base_url=localhost:1"], "it is no address"),
+            (["--base_url=localhost:1"], "it is not a URL"),
             ([f"--base_url={server.base_url}/elsewhere"], "check --base_url"),
             (["--model=other"], "no model 'other'"),
             (["--n=3", "--temperature=1"], "--n does not go with --base_url"),
