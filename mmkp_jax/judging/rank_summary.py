@@ -51,12 +51,12 @@ class RankSummary:
             + f"{self.written[name]:>12.2f}"
             for name in sorted(self.systems, key=lambda name: self.means[name][ALL].value)
         ]
-        alphas = ", ".join(f"{criterion} {_fixed(value)}" for criterion, value in self.alpha.items())
+        alphas = ", ".join(f"{criterion} {_text(value)}" for criterion, value in self.alpha.items())
         return [
             f"mean rank of {len(self.systems)} systems on {self.posts:,} posts, 1 is the best, ties averaged",
             " " * width + head,
             *rows,
-            f"agreement of {self.raters:,} ratings a post: Kendall's W {_fixed(self.w)}; Krippendorff's alpha: {alphas}",
+            f"agreement of {self.raters:,} ratings a post: Kendall's W {_text(self.w)}; Krippendorff's alpha: {alphas}",
         ]
 
 
@@ -106,7 +106,7 @@ def tau_b(a_PCN: np.ndarray, b_PCN: np.ndarray) -> dict[str, float]:
     return found
 
 
-def _fixed(value: float) -> str:
+def _text(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
