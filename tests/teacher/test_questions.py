@@ -48,12 +48,12 @@ def test_a_posts_text_is_data():
     assert Template("", "{text}").messages({"text": "a <url> <3 <user>"}, None)[0]["content"] == "a <url> <3 <user>"
 
 
-def test_a_post_without_an_image_says_so_only_where_it_is_asked():
+def test_a_missing_image_is_mentioned_only_where_the_template_has_a_label():
     assert EXPLAIN.messages(VALUES, None)[-1]["content"].endswith("Image: none")
     assert ZERO_SHOT.messages({"text": "hi"}, None)[0]["content"].startswith('"Post text": hi\n')
 
 
-def test_the_key_is_of_everything_that_the_answer_depends_on():
+def test_the_key_depends_on_everything_that_the_answer_depends_on():
     def key(image=b"i", text="t", edge=10, template=EXPLAIN, **endpoint):
         asked = Endpoint("http://h/v1", **{"model": "m", "parameters": {}} | endpoint)
         values = {"keyphrases": "k", "text": text}
