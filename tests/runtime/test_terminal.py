@@ -63,16 +63,16 @@ SLOW = "import os, time; open(os.environ['BEGUN'], 'w').close(); time.sleep(60)\
 
 
 @pytest.mark.parametrize(
-    "command, flag, imported",
-    [("main", "--config=configs/dyncot.py", "jax"), ("report", "--help", "jinja2"), ("score", "--help", "numpy")],
+    "command, imported",
+    [("main --config=dyncot", "jax"), ("report run --out=page.html", "jinja2"), ("score --help", "numpy")],
 )
-def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path, command, flag, imported):
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path, command, imported):
     """A package of that name which takes a minute is in front of the real one."""
     (tmp_path / imported).mkdir()
     (tmp_path / imported / "__init__.py").write_text(SLOW)
     path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "BEGUN": str(tmp_path / "begun")}
-    command = [sys.executable, "-m", f"mmkp_jax.{command}", flag]
+    command = [sys.executable, "-m", *f"mmkp_jax.{command}".split()]
     assert interrupted(command, tmp_path / "begun", environment=environment) == (INTERRUPTED, "\ninterrupted\n")
 
 
