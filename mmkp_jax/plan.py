@@ -8,13 +8,13 @@ from mmkp_jax.planning.compiling import check_compiler
 from mmkp_jax.planning.plan import plan, plan_line
 from mmkp_jax.planning.text import markdown
 from mmkp_jax.planning.topologies import read_topology
-from mmkp_jax.planning.workload import subject_of
+from mmkp_jax.planning.workload import workload_of
 from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.config import read_config
 
 EPILOG = (
     "Topologies are chips and how they are joined: v5e:4x4, v6e:2x4, v5p:2x2x4, h100:8, h200:8, a100:8; *N for N "
-    "slices or machines: v5e:16x16*2, h100:8*4; cpu:8 for eight devices on this machine. Several, parted by commas, "
+    "slices or machines: v5e:16x16*2, h100:8*4; cpu:8 for eight devices on this machine. Several, separated by commas, "
     "make a line each. "
     "The TPU compiler comes with the extra tpu, that of GPUs with cuda12."
 )
@@ -34,14 +34,14 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Plans as the flags say, printed."""
     flags, overrides = _parse(arguments)
     topologies = [read_topology(name) for name in flags.topology.split(",")]
-    for topology in topologies:  # told before the work, not after it
+    for topology in topologies:  # reported before the work, not after it
         check_compiler(topology)
-    subject = subject_of(read_config(flags.config, overrides))
+    workload = workload_of(read_config(flags.config, overrides))
     if len(topologies) == 1:
-        print(plan(subject, topologies[0], flags.price))
+        print(plan(workload, topologies[0], flags.price))
     else:
-        print(markdown([plan_line(subject, topology, flags.price) for topology in topologies]))
-        print(f"\n{subject.updates}")
+        print(markdown([plan_line(workload, topology, flags.price) for topology in topologies]))
+        print(f"\n{workload.updates}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _price(text: str) -> float:
     price = float(text)
     if not 0 <= price < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no price")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a price")
     return price
 
 

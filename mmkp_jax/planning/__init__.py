@@ -1,1 +1,1 @@
-"""What a config takes on machines that are not here: compiled ahead of time, read out of the compiled programs."""
+"""What a config takes on machines that are not here: compiled ahead of time, and read from the compiled programs."""
