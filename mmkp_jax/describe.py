@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.pages.dataset.facts import Description, describe, show
+from mmkp_jax.pages.dataset.facts import Description, describe_dataset, preview_posts
 from mmkp_jax.pages.dataset.page import page_of, tables_of
 from mmkp_jax.pages.tables import as_text
 from mmkp_jax.runtime.atomic import write_text
@@ -40,10 +40,10 @@ def run(arguments: Sequence[str] | None = None) -> Description:
     flags, overrides = _parse(arguments)
     data, feeding = flags.data, None
     if flags.config:
-        from mmkp_jax.pages.dataset.feeding import read_feeding  # imports JAX, which is not needed without a config
+        from mmkp_jax.pages.dataset.feeding import read_batch_setup  # imports JAX, which is not needed without a config
 
-        data, feeding = read_feeding(flags.config, overrides, flags.data)
-    description = describe(
+        data, feeding = read_batch_setup(flags.config, overrides, flags.data)
+    description = describe_dataset(
         data,
         feeding,
         progress=lambda numbers, split: tqdm(
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str] | None = None) -> Description:
     if not feeding:
         print(f"\n{WITHOUT_CONFIG}")
     if flags.out:
-        write_text(flags.out, page_of(description, show(description)))
+        write_text(flags.out, page_of(description, preview_posts(description)))
         print(f"\nwritten: {for_terminal(str(flags.out))}")
     return description
 

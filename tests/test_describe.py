@@ -119,8 +119,8 @@ def test_the_figures_and_the_page_of_pocket(pocket, overrides, tmp_path, capsys)
 def test_what_a_row_leaves_out_is_what_training_leaves_out(overrides, size, capsys):
     flags = [*overrides, "--config.data.max_text_tokens=20", *(f"--config.row.{k}={n}" for k, n in size.items())]
     description = run([f"--config={CONFIG}", *flags])
-    training = plan_posts(read_config(CONFIG, flags), description.fitted.feeding.recipe)
-    found = description.fitted.fit
+    training = plan_posts(read_config(CONFIG, flags), description.token_statistics.feeding.recipe)
+    found = description.token_statistics.fit
     assert found.left_out == training.left_out and bool(found.left_out) == bool(size)
     first = training.plans[0]
     assert sorted(found.posts.tolist()) == sorted(first.post_N.tolist())
@@ -142,7 +142,7 @@ def test_updates_rows_and_a_lack_of_chains_of_thought_are_said(tmp_path, overrid
     assert "32 updates of 1.9 posts; the paper: 172,575 updates of 1 post" in printed
     assert "WARNING: none of 15 training posts has a chain of thought, so Dynamic CoT trains as SFT does" in printed
     description = run([*flags, "--config.posts_per_step=15"])
-    needed = description.fitted.fit.batch_rows
+    needed = description.token_statistics.fit.batch_rows
     assert needed > 1
     assert f"give config.global_batch_size={needed}, or larger rows" in capsys.readouterr().out
     run([*flags, "--config.total_steps=30"])  # one flag makes a short run
@@ -246,7 +246,7 @@ def test_without_a_config_no_accelerator_library_is_imported(pocket):
 def test_the_shown_posts_are_of_different_kinds_and_trained_on(overrides):
     description = run([f"--config={CONFIG}", *overrides])
     shown = show(description)
-    trained = {description.fitted.lengths["train"].id_N[number] for number in description.fitted.fit.posts}
+    trained = {description.token_statistics.lengths["train"].id_N[number] for number in description.token_statistics.fit.posts}
     assert {post.record.id for post in shown} <= trained
     assert len({(bool(post.record.image), post.record.cot is None) for post in shown}) == len(shown) > 1
     for post in shown:

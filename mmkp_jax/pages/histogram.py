@@ -11,28 +11,28 @@ TICKS = 8
 """At most, along the axis."""
 
 
-class Bar(NamedTuple):
+class HistogramBar(NamedTuple):
     """One bin."""
 
     x: float
     y: float
     width: float
     height: float
-    says: str
+    tooltip: str
 
 
-class Chart(NamedTuple):
+class HistogramChart(NamedTuple):
     """Shapes of a histogram; y grows downwards."""
 
     title: str
     caption: str
-    bars: list[Bar]
+    bars: list[HistogramBar]
     ticks: list[tuple[float, str]]
     limit: tuple[float, str] | None
     """Where a line stands, and its name."""
 
 
-def chart(title: str, values: np.ndarray, limit: tuple[str, int] | None = None) -> Chart:
+def histogram_chart(title: str, values: np.ndarray, limit: tuple[str, int] | None = None) -> HistogramChart:
     """The histogram of posts by `values`.
 
     Args:
@@ -50,13 +50,13 @@ def chart(title: str, values: np.ndarray, limit: tuple[str, int] | None = None) 
         where = f"{low:,} and more" if low == end else f"{low:,}" if low == high else f"{low:,}–{high:,}"
         height = HEIGHT * posts / most
         x = (number + (low == end)) * step
-        bars.append(Bar(x, HEIGHT - height, step * 0.9, height, f"{where} {unit}: {posts:,} posts"))
+        bars.append(HistogramBar(x, HEIGHT - height, step * 0.9, height, f"{where} {unit}: {posts:,} posts"))
     caption, line = f"highest bar: {max(counts):,} posts", None
     if limit:
         name, value = limit
         caption += f"; above {name}: {int((values > value).sum()):,}"
         line = (value / bins.width * step, f"{name} {value:,}") if value <= end else None
-    return Chart(title, caption, bars, _ticks(len(bins.count_B), bins.width, step, bool(beyond)), line)
+    return HistogramChart(title, caption, bars, _ticks(len(bins.count_B), bins.width, step, bool(beyond)), line)
 
 
 def _ticks(bins: int, width: int, step: float, beyond: bool) -> list[tuple[float, str]]:

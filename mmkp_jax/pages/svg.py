@@ -56,7 +56,7 @@ class Bar(NamedTuple):
     low: float | None
     high: float | None
     colour: int
-    says: str
+    tooltip: str
 
 
 class BarChart(NamedTuple):
@@ -73,7 +73,7 @@ class Dot(NamedTuple):
     x: float
     y: float
     colour: int
-    says: str
+    tooltip: str
 
 
 def line_chart(
@@ -133,8 +133,8 @@ def bar_chart(
             value, found = cell
             low, high = (y_at(found.low), y_at(found.high)) if found else (None, None)
             x = number * step + step * 0.1 + colour * width
-            says = f"{name}, {group}: {100 * value:.2f}"
-            bars.append(Bar(x, y_at(value), width * 0.9, HEIGHT - y_at(value), low, high, colour, says))
+            tooltip = f"{name}, {group}: {100 * value:.2f}"
+            bars.append(Bar(x, y_at(value), width * 0.9, HEIGHT - y_at(value), low, high, colour, tooltip))
     x_ticks = [((number + 0.5) * step, group) for number, group in enumerate(groups)]
     return BarChart(bars, x_ticks, ticks(0, 100 * top, lambda percent: y_at(percent / 100)))
 

@@ -23,7 +23,7 @@ class Rates(NamedTuple):
     without_image: float
 
 
-def measure(
+def measure_rates(
     posts: Sequence[Mapping[str, Any]],
     train: Iterable[Mapping[str, Any]],
     stem: Callable[[str], str] = str.lower,

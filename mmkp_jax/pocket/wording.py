@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mmkp_jax.pocket.world import CLASH_CUES, CLUB_OF_SHAPE, GATHERING_CUES, SEASON_CUES, Clause, Pair
 
 
-class Facts(NamedTuple):
+class PostFacts(NamedTuple):
     """What a post tells."""
 
     pairs: dict[Clause, Pair]
@@ -47,7 +47,7 @@ _FILLERS = (
 _STOPS = (" . ", " ! ", " , ", " - ")
 
 
-def write_text(facts: Facts, rng: random.Random) -> str:
+def write_text(facts: PostFacts, rng: random.Random) -> str:
     """A post's text as CMKP tokenises: lower-case words and punctuation, parted by single spaces."""
     clauses = [_write_clause(clause, facts, rng) for clause in facts.pairs]
     clauses += rng.sample(_FILLERS, rng.randint(1, 3))
@@ -58,13 +58,13 @@ def write_text(facts: Facts, rng: random.Random) -> str:
     return text + rng.choice((" .", " !", ""))
 
 
-def write_chain(facts: Facts, rng: random.Random) -> str:
+def write_chain(facts: PostFacts, rng: random.Random) -> str:
     """A chain of thought: what is seen, what is read, and what follows for each keyphrase."""
     steps = [_see(facts.emblem, rng), *(_infer(clause, facts, rng) for clause in facts.pairs)]
     return " ".join(steps)
 
 
-def _write_clause(clause: Clause, facts: Facts, rng: random.Random) -> str:
+def _write_clause(clause: Clause, facts: PostFacts, rng: random.Random) -> str:
     if clause == "fan":
         return rng.choice(_FAN)
     if clause == "place":
@@ -87,7 +87,7 @@ def _see(emblem: Pair | None, rng: random.Random) -> str:
     return f"{seen} {badge}".format(shape=shape, colour=colour, club=CLUB_OF_SHAPE[shape])
 
 
-def _infer(clause: Clause, facts: Facts, rng: random.Random) -> str:
+def _infer(clause: Clause, facts: PostFacts, rng: random.Random) -> str:
     first, last = facts.pairs[clause]
     if clause == "fan":
         step = rng.choice(("a fan writes , so the tag is", "they support this side :"))

@@ -106,7 +106,7 @@ def make_world(seed: int) -> World:
     return World(every, {clause: _even_share(pairs, SEEN, rng) for clause, pairs in every.items()})
 
 
-def spread(weights: Sequence[float], n: int) -> list[int]:
+def apportion(weights: Sequence[float], n: int) -> list[int]:
     """Whole numbers that add up to `n`, in proportion to `weights` (largest remainders)."""
     exact = [weight * n / sum(weights) for weight in weights]
     counts = [int(share) for share in exact]

@@ -90,7 +90,7 @@ def test_equal_runs_do_not_differ():
             assert found == (0, 0, 0, 1, 1, 1)
 
 
-def test_the_order_of_the_systems_turns_the_sign():
+def test_the_order_of_the_systems_sets_the_sign():
     made, a, b, train = two_runs(4, posts=60)
     a, b = ([per_post(made, lines, train)] for lines in (a, b))
     forth, back = compare(a, [b])[0]["all"]["f1@M"], compare(b, [a])[0]["all"]["f1@M"]

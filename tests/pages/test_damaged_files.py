@@ -9,7 +9,7 @@ import pytest
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import score
-from mmkp_jax.inference.resumable_predictions import Journal
+from mmkp_jax.inference.resumable_predictions import ResumablePredictions
 from mmkp_jax.pages.report.runs import read_runs
 from mmkp_jax.report import main as report
 from mmkp_jax.score import main as score_main
@@ -172,7 +172,7 @@ def test_one_value_of_another_type_in_the_file_that_predict_resumes(tmp_path):
     for text in [*changed(PREDICTION), "[]", "{", "[" * 100_000, "\x00"]:
         file.write_text(json.dumps(PREDICTION | {"id": "b"}) + "\n" + text + "\n")
         try:
-            found = Journal(file, ["a", "b"]).found
+            found = ResumablePredictions(file, ["a", "b"]).found
         except InputError as error:
             assert str(error).startswith(f"{file}:2: "), error
             faults += 1

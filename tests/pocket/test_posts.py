@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mmkp_jax.evaluation.stemming import stem
-from mmkp_jax.pocket.pictures import SHAPES, SIDES, draw_emblem
-from mmkp_jax.pocket.posts import SIZES, draw_picture, make_posts, write_posts
-from mmkp_jax.pocket.rates import is_present, measure
-from mmkp_jax.pocket.wording import Facts, write_chain
+from mmkp_jax.pocket.drawing import SHAPES, SIDES, draw_emblem
+from mmkp_jax.pocket.posts import SIZES, draw_image, make_posts, write_posts
+from mmkp_jax.pocket.rates import is_present, measure_rates
+from mmkp_jax.pocket.wording import PostFacts, write_chain
 from mmkp_jax.pocket.world import (
     CLASH_CUES,
     CLUB_OF_SHAPE,
@@ -22,8 +22,8 @@ from mmkp_jax.pocket.world import (
     PLACE_LAST,
     RGB_OF_COLOUR,
     SEASON_CUES,
+    apportion,
     make_world,
-    spread,
 )
 
 
@@ -61,7 +61,7 @@ def look(image: Image.Image) -> tuple[str, str]:
 
 def test_rates_are_those_of_mmkp_v2_within_three_points(splits):
     records = {split: [post.record() for post in posts] for split, posts in splits.items()}
-    rates = {split: measure(posts, records["train"], stem) for split, posts in records.items()}
+    rates = {split: measure_rates(posts, records["train"], stem) for split, posts in records.items()}
     assert {split: rate.posts for split, rate in rates.items()} == dict(SIZES)
     for split in ("train", "test"):
         assert rates[split].per_post == pytest.approx(1.29, abs=0.03)
@@ -114,7 +114,7 @@ def test_pictures_tell_clubs_and_with_the_text_their_clashes(splits):
         if needs == {"text"}:
             assert post.emblem is None
             continue
-        shape, colour = look(draw_picture(post, seed=5))
+        shape, colour = look(draw_image(post, seed=5))
         assert (shape, colour) == post.emblem, post.id
         for phrase, need in post.needs.items():
             if need == "image":
@@ -179,7 +179,7 @@ def test_same_seed_same_posts_and_pictures():
     one, again, other = (make_posts(make_world(seed), seed, {"train": 50, "test": 20}) for seed in (7, 7, 8))
     assert one == again
     assert one["train"] != other["train"]
-    pictures = [np.asarray(draw_picture(post, 7)) for post in (one["test"][3], again["test"][3])]
+    pictures = [np.asarray(draw_image(post, 7)) for post in (one["test"][3], again["test"][3])]
     np.testing.assert_array_equal(*pictures)
 
 
@@ -189,10 +189,10 @@ def test_pictures_of_one_emblem_differ():
 
 
 def test_chains_are_worded_in_several_ways(splits):
-    facts = Facts({"fan": ("red", "comets")}, ("star", "red"), ())
+    facts = PostFacts({"fan": ("red", "comets")}, ("star", "red"), ())
     assert len({write_chain(facts, random.Random(seed)) for seed in range(40)}) > 6
 
 
 def test_spread_keeps_the_sum_and_the_proportions():
-    assert spread([1, 1, 2], 8) == [2, 2, 4]
-    assert sum(spread([0.3, 0.3, 0.4], 11)) == 11
+    assert apportion([1, 1, 2], 8) == [2, 2, 4]
+    assert sum(apportion([0.3, 0.3, 0.4], 11)) == 11

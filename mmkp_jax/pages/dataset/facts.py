@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "valid", "test")
 
 
-class Feeding(NamedTuple):
+class BatchSetup(NamedTuple):
     """How a config feeds posts to its model."""
 
     recipe: Recipe
@@ -60,10 +60,10 @@ class Duplicates(NamedTuple):
     """Of the first few pairs."""
 
 
-class Fitted(NamedTuple):
+class TokenStatistics(NamedTuple):
     """The token side of a description."""
 
-    feeding: Feeding
+    feeding: BatchSetup
     lengths: dict[str, Lengths]
     """By split."""
     fit: Fit
@@ -78,7 +78,7 @@ class Description(NamedTuple):
     """Those of `SPLITS` that the dataset has, in their order."""
     duplicates: list[Duplicates]
     rejected: dict[tuple[str, str], Rejected]
-    fitted: Fitted | None
+    token_statistics: TokenStatistics | None
 
     @property
     def first(self) -> str:
@@ -86,7 +86,7 @@ class Description(NamedTuple):
         return next(iter(self.splits))
 
 
-class Shown(NamedTuple):
+class PostPreview(NamedTuple):
     """A post as its files hold it, and as the model is fed it."""
 
     record: Record
@@ -94,8 +94,8 @@ class Shown(NamedTuple):
     row: RowView
 
 
-def describe(
-    path: Path, feeding: Feeding | None = None, *, progress: Callable[[range, str], Iterable[int]]
+def describe_dataset(
+    path: Path, feeding: BatchSetup | None = None, *, progress: Callable[[range, str], Iterable[int]]
 ) -> Description:
     """Describes the dataset in the folder `path`.
 
@@ -125,21 +125,21 @@ def describe(
     lengths = {name: index(split, feeding.recipe, path / "index") for name, split in records.items()}
     steps = {"batch_rows": feeding.batch_rows, "seed": feeding.seed, "posts_per_step": feeding.posts_per_step}
     rows = fit(lengths[found.first], feeding.size, feeding.branches, **steps)
-    return found._replace(fitted=Fitted(feeding, lengths, rows))
+    return found._replace(token_statistics=TokenStatistics(feeding, lengths, rows))
 
 
-def show(description: Description) -> list[Shown]:
+def preview_posts(description: Description) -> list[PostPreview]:
     """A few posts of the first split, of different kinds, loaded as training loads them, each in a row of its own."""
-    if description.fitted is None:
+    if description.token_statistics is None:
         return []
-    feeding, lengths, rows = description.fitted
+    feeding, lengths, rows = description.token_statistics
     records = open_split(description.path, description.first)
     trimmed_N = trimmed(description, description.first)
     numbers = one_of_each_kind(lengths[description.first], trimmed_N, rows.posts)
     feed = Feed(records, feeding.recipe, feeding.size, feeding.branches)
     forest = feed.load([(number,) for number in numbers])
     return [
-        Shown(
+        PostPreview(
             records[number], bool(trimmed_N[number]), view_row(forest, row, feeding.recipe.processor, feeding.tokenizer)
         )
         for row, number in enumerate(numbers)
@@ -148,7 +148,7 @@ def show(description: Description) -> list[Shown]:
 
 def trimmed(description: Description, split: str) -> np.ndarray:
     """bool [N]: whose text is longer than the recipe's `max_text_tokens`."""
-    return description.splits[split].text_tokens_N > description.fitted.feeding.recipe.max_text_tokens
+    return description.splits[split].text_tokens_N > description.token_statistics.feeding.recipe.max_text_tokens
 
 
 def _open(path: Path) -> dict[str, Split]:

@@ -7,9 +7,9 @@ import numpy as np
 from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.data.run_lines import chains_line, updates_line
 from mmkp_jax.data.statistics import LISTED, overlap, spread
-from mmkp_jax.evaluation.tokenised import Hidden
-from mmkp_jax.pages.dataset.facts import Description, Shown, trimmed
-from mmkp_jax.pages.histogram import Chart, chart
+from mmkp_jax.evaluation.tokenised import HiddenKeyphrases
+from mmkp_jax.pages.dataset.facts import Description, PostPreview, trimmed
+from mmkp_jax.pages.histogram import HistogramChart, chart
 from mmkp_jax.pages.render import render
 from mmkp_jax.pages.tables import Table, count, plain, share
 from mmkp_jax.runtime.terminal import without_repeats
@@ -33,29 +33,29 @@ def tables_of(description: Description) -> list[Table]:
         _splits(description),
         _kinds(description),
         _lengths(description),
-        *([_rows(description), _trimmed(description)] if description.fitted else []),
+        *([_rows(description), _trimmed(description)] if description.token_statistics else []),
         _duplicates(description),
         _rejects(description),
     ]
 
 
-def page_of(description: Description, shown: Sequence[Shown]) -> str:
+def page_of(description: Description, shown: Sequence[PostPreview]) -> str:
     """The description as one HTML file."""
     return render(
         "dataset/dataset.html.jinja",
         name=str(description.path),
-        lede=lede(description),
+        summary=summary(description),
         tables={table.title: table for table in tables_of(description)},
         charts=charts_of(description),
         first=description.first,
         shown=shown,
         branch_names=BRANCH_NAMES,
-        fitted=description.fitted is not None,
+        token_statistics=description.token_statistics is not None,
         plain=plain,
     )
 
 
-def lede(description: Description) -> str:
+def summary(description: Description) -> str:
     """What the dataset is, in a sentence or two."""
     posts = ", ".join(f"{count(each.posts)} {name}" for name, each in description.splits.items())
     says = f"Posts: {posts}."
@@ -115,7 +115,7 @@ def _kinds(description: Description) -> Table:
         if split.groups["unseen"]:
             different = sum(keyphrase not in description.splits["train"].unique for keyphrase in split.unique)
             notes.append(f"{name}: {count(different)} of {count(len(split.unique))} different keyphrases are unseen")
-        if (hidden := Hidden(split.hidden, keyphrases)).is_common:
+        if (hidden := HiddenKeyphrases(split.hidden, keyphrases)).is_common:
             what = f"{name}: {count(hidden.keyphrases)} absent keyphrases are in the text, with punctuation on them"
             notes.append(f"{what} (`Paris!`, `#paris`): posts seem not to be tokenised; see score --tokenised")
     header = ("split", "kind", "keyphrases", "share", "posts with one", "share")
@@ -127,9 +127,9 @@ def _quantities(description: Description, split: str) -> dict[str, np.ndarray]:
     found = description.splits[split]
     width_N, height_N = (each[each > 0].astype(np.int64) for each in (found.width_N, found.height_N))
     sizes = {PIXELS: width_N * height_N, "picture's longer side, pixels": np.maximum(width_N, height_N)}
-    if description.fitted is None:
+    if description.token_statistics is None:
         return sizes
-    lengths = description.fitted.lengths[split]
+    lengths = description.token_statistics.lengths[split]
     return {
         TEXT: found.text_tokens_N,
         "prompt, tokens": lengths.trunk_N + 1,
@@ -154,14 +154,14 @@ def _lengths(description: Description) -> Table:
 
 
 def _rows(description: Description) -> Table:
-    fitted = description.fitted
+    token_statistics = description.token_statistics
     rows = [
-        (name, count(slots.row), count(slots.most), share(slots.fill, 1)) for name, slots in fitted.fit.slots.items()
+        (name, count(slots.row), count(slots.most), share(slots.fill, 1)) for name, slots in token_statistics.fit.slots.items()
     ]
-    trained, posts = len(fitted.fit.posts), description.splits[description.first].posts
+    trained, posts = len(token_statistics.fit.posts), description.splits[description.first].posts
     notes = [
-        f"with the targets {' and '.join(fitted.feeding.branches)}: {count(trained)} of {count(posts)}"
-        f" {description.first} posts, in {count(fitted.fit.rows)} rows, {count(fitted.fit.batches)} batches an epoch",
+        f"with the targets {' and '.join(token_statistics.feeding.branches)}: {count(trained)} of {count(posts)}"
+        f" {description.first} posts, in {count(token_statistics.fit.rows)} rows, {count(token_statistics.fit.batches)} batches an epoch",
         *_steps(description),
     ]
     header = ("slots", "a row has", "the largest post takes", "filled in an epoch")
@@ -170,7 +170,7 @@ def _rows(description: Description) -> Table:
 
 def _steps(description: Description) -> list[str]:
     """The updates of the config beside the paper's, whether the rows hold them, and who has a chain of thought."""
-    feeding, lengths, fit = description.fitted
+    feeding, lengths, fit = description.token_statistics
     lines, posts = [], len(fit.posts)
     if fit.batches and feeding.strategy != "zeroshot":
         steps = feeding.total_steps or feeding.num_epochs * fit.batches
@@ -185,11 +185,11 @@ def _steps(description: Description) -> list[str]:
 
 
 def _trimmed(description: Description) -> Table:
-    fitted, rows = description.fitted, []
-    recipe = fitted.feeding.recipe
+    token_statistics, rows = description.token_statistics, []
+    recipe = token_statistics.feeding.recipe
 
     def add(what: str, name: str, numbers: np.ndarray) -> None:
-        ids, posts = fitted.lengths[name].id_N[numbers], description.splits[name].posts
+        ids, posts = token_statistics.lengths[name].id_N[numbers], description.splits[name].posts
         rows.append((what, name, count(len(numbers)), share(len(numbers), posts), _some(ids)))
 
     for name in description.splits:
@@ -200,7 +200,7 @@ def _trimmed(description: Description) -> Table:
         is_large_N = split.width_N.astype(np.int64) * split.height_N > pixels
         add(f"picture above {setting}, {count(pixels)}", name, np.flatnonzero(is_large_N))
     reasons: dict[str, list[int]] = {"it is longer than a row": []}
-    for each in fitted.fit.left_out:
+    for each in token_statistics.fit.left_out:
         reasons.setdefault(each.reason.split(":")[0], []).append(each.number)
     for reason, numbers in reasons.items():
         add(f"{reason}: left out of training", description.first, np.asarray(numbers, np.int64))
@@ -234,13 +234,13 @@ def _some(ids: Sequence[str]) -> str:
     return ", ".join(plain(each, 60) for each in list(ids)[:LISTED])
 
 
-def charts_of(description: Description) -> list[Chart]:
+def charts_of(description: Description) -> list[HistogramChart]:
     """Histograms of the first split."""
     quantities = _quantities(description, description.first)
     limits = {}
-    if description.fitted:
-        recipe, row = description.fitted.feeding.recipe, description.fitted.feeding.size
-        quantities[IN_ROW] = description.fitted.fit.tokens_N
+    if description.token_statistics:
+        recipe, row = description.token_statistics.feeding.recipe, description.token_statistics.feeding.size
+        quantities[IN_ROW] = description.token_statistics.fit.tokens_N
         limits = {
             TEXT: ("max_text_tokens", recipe.max_text_tokens),
             PIXELS: recipe.processor.pixel_limit,

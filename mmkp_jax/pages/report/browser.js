@@ -6,8 +6,8 @@ const list = document.getElementById("list"), pages = document.getElementById("p
 const PER_PAGE = 20;
 let found = [], page = 0;
 
-const posts = data.posts.map(([id, text, gold, groups, picture, differ, said]) => ({
-  id, text, gold, groups, picture, differ,
+const posts = data.posts.map(([id, text, gold, groups, image, differ, said]) => ({
+  id, text, gold, groups, image, differ,
   said: said.map(([verdict, form, phrases, hits, more, output]) => ({ verdict, form, phrases, hits, more, output })),
 }));
 
@@ -41,16 +41,16 @@ function answer(name, said) {
 }
 
 function card(post) {
-  let picture = make("div", "none");
-  if (post.picture) {
-    picture = make("img");
-    picture.src = post.picture;
-    picture.alt = "";
+  let image = make("div", "none");
+  if (post.image) {
+    image = make("img");
+    image.src = post.image;
+    image.alt = "";
   }
   const text = make("p", "said", post.text);
   text.dir = "auto";
   const groups = post.groups.map((group) => data.groups[group]).filter((group) => group !== "all");
-  return make("div", "card", picture, make("div", "",
+  return make("div", "card", image, make("div", "",
     make("p", "id", [post.id, ...groups].join(" · ")),
     text,
     make("div", "answers",
@@ -63,8 +63,8 @@ function show() {
   page = Math.min(Math.max(page, 0), last);
   list.replaceChildren(...found.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(card));
   const cut = data.cut ? ` ${data.cut.toLocaleString("en")} long texts are cut here; the predictions files have them whole.` : "";
-  const pictures = ` ${data.pictures.toLocaleString("en")} have their picture here.`;
-  told.textContent = `${found.length.toLocaleString("en")} of ${posts.length.toLocaleString("en")} posts.${pictures}${cut}`;
+  const images = ` ${data.images.toLocaleString("en")} have their image here.`;
+  told.textContent = `${found.length.toLocaleString("en")} of ${posts.length.toLocaleString("en")} posts.${images}${cut}`;
   pages.hidden = !found.length;
   pages.querySelector("span").textContent = `page ${page + 1} of ${last + 1}`;
   for (const button of pages.querySelectorAll("button")) {

@@ -1,4 +1,4 @@
-"""The posts with what each run said to them, as plain values for the page's browser, within a limit of bytes."""
+"""The posts with what each run said to them, as plain values for the page's browser_data, within a limit of bytes."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -13,43 +13,43 @@ from mmkp_jax.evaluation.metric import GROUPS
 from mmkp_jax.evaluation.outputs import FORMS
 from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.pages.render import jpeg
-from mmkp_jax.pages.report.data import Data
+from mmkp_jax.pages.report.data import ReportData
 from mmkp_jax.pages.report.neighbours import stemmed
-from mmkp_jax.pages.report.runs import Run
-from mmkp_jax.pages.report.scores import VERDICTS, Scored
+from mmkp_jax.pages.report.runs import ReportRun
+from mmkp_jax.pages.report.scores import VERDICTS, RunScores
 from mmkp_jax.runtime.escape import for_script
 
 TEXT_BYTES = 8_000_000
-"""Of all texts and outputs together; where they have more, the longest are cut."""
+"""Of all texts and outputs together; where they have more, the longest are shorten."""
 PHRASES = 10
-"""Predicted keyphrases that are shown of an answer."""
-PICTURES, PICTURE_BYTES = 500, 8_000_000
+"""PredictionFile keyphrases that are shown of an answer."""
+MAX_IMAGES, IMAGE_BYTES = 500, 8_000_000
 """At most."""
 SIDE = 160
-"""Pixels of a small picture, at most."""
+"""Pixels of a small image, at most."""
 DECODERS = 4
 """Threads."""
 
 
-def browser(runs: Sequence[Run], scored: Sequence[Scored], data: Data | None) -> dict[str, Any]:
-    """What browser.js shows.
+def browser_data(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: ReportData | None) -> dict[str, Any]:
+    """What browser_data.js shows.
 
-    `posts`: for each its id, text, keyphrases, groups (indices into `groups`), picture (a `data:` address, or empty),
+    `posts`: for each its id, text, keyphrases, groups (indices into `groups`), image (a `data:` address, or empty),
     whether the runs differ, and of each run verdict and form (indices too), predicted keyphrases, whether each of these
-    is right, how many more there are, and output. `cut`: texts and outputs of which only the beginning is there.
+    is right, how many more there are, and output. `shorten`: texts and outputs of which only the beginning is there.
     """
     verdict_RN = np.stack([each.verdict_N() for each in scored])
     in_group = {group: scored[0].in_group_N(group) for group in GROUPS}
     texts = [post.text for post in data.test] if data else [""] * len(runs[0].answers)
     sizes = [_size(text) for text in [*texts, *(answer.output for run in runs for answer in run.answers)]]
-    most = level(sizes, TEXT_BYTES)
+    most = common_size(sizes, TEXT_BYTES)
     answers = list(zip(*(run.answers for run in runs), strict=True))
     differ_N = np.array([_differ(each) for each in answers])
-    pictures: dict[int, str] = {}
+    images: dict[int, str] = {}
     if data:
         some_right_N = (verdict_RN != verdict_RN[0]).any(axis=0)
         kinds = [some_right_N, differ_N, *(in_group[group] for group in reversed(GROUPS))]
-        pictures = small_pictures(data.test_picture, choose(kinds, PICTURES))
+        images = thumbnails(data.test_image, choose_evenly(kinds, MAX_IMAGES))
     posts = []
     for number, text in enumerate(texts):
         first = answers[number][0]
@@ -57,16 +57,16 @@ def browser(runs: Sequence[Run], scored: Sequence[Scored], data: Data | None) ->
         groups = [index for index, group in enumerate(GROUPS) if in_group[group][number]]
         verdicts = verdict_RN[:, number].tolist()
         said = [_said(each, gold, verdict, most) for each, verdict in zip(answers[number], verdicts, strict=True)]
-        told = first.id, cut(text, most), [cut(phrase, most) for phrase in first.keyphrases]
-        posts.append([*told, groups, pictures.get(number, ""), int(differ_N[number]), said])
+        told = first.id, shorten(text, most), [shorten(phrase, most) for phrase in first.keyphrases]
+        posts.append([*told, groups, images.get(number, ""), int(differ_N[number]), said])
     return {
         "runs": [run.name for run in runs],
         "groups": GROUPS,
         "verdicts": VERDICTS,
         "forms": FORMS,
         "posts": posts,
-        "pictures": len(pictures),
-        "cut": sum(size > most for size in sizes),
+        "images": len(images),
+        "shorten": sum(size > most for size in sizes),
     }
 
 
@@ -74,8 +74,8 @@ def _said(answer: Prediction, gold: set[str], verdict: int, most: int) -> list[A
     shown = answer.predicted[:PHRASES]
     hits = [int(stemmed(phrase) in gold) for phrase in shown]
     more = len(answer.predicted) - len(shown)
-    output = cut(answer.output, most)
-    return [verdict, FORMS.index(answer.form), [cut(phrase, most) for phrase in shown], hits, more, output]
+    output = shorten(answer.output, most)
+    return [verdict, FORMS.index(answer.form), [shorten(phrase, most) for phrase in shown], hits, more, output]
 
 
 def _differ(answers: Sequence[Prediction]) -> bool:
@@ -83,35 +83,35 @@ def _differ(answers: Sequence[Prediction]) -> bool:
     return len({frozenset(map(stemmed, answer.predicted)) for answer in answers}) > 1
 
 
-def choose(kinds: Sequence[np.ndarray], most: int) -> list[int]:
+def choose_evenly(kinds: Sequence[np.ndarray], most: int) -> list[int]:
     """At most this many posts, one of each kind (bool [N]) in turn, so that each kind has its share."""
     turns = itertools.zip_longest(*(np.flatnonzero(each).tolist() for each in kinds))
     in_turn = dict.fromkeys(number for turn in turns for number in turn if number is not None)
     return list(itertools.islice(in_turn, most))
 
 
-def small_pictures(read: Callable[[int], bytes], numbers: Sequence[int]) -> dict[int, str]:
-    """`data:` addresses of the posts' pictures, small, by number, the first of them if they take too many bytes.
+def thumbnails(read: Callable[[int], bytes], numbers: Sequence[int]) -> dict[int, str]:
+    """`data:` addresses of the posts' images, small, by number, the first of them if they take too many bytes.
 
-    A post without a picture, or with a damaged one, has none.
+    A post without a image, or with a damaged one, has none.
     """
     with ThreadPoolExecutor(DECODERS) as pool:
-        made = list(pool.map(lambda number: small_picture(read(number)), numbers))
-    total_N = np.cumsum([len(picture) for picture in made])
-    fit = zip(numbers, made, (total_N <= PICTURE_BYTES).tolist(), strict=True)
-    return {number: picture for number, picture, fits in fit if fits and picture}
+        made = list(pool.map(lambda number: thumbnail(read(number)), numbers))
+    total_N = np.cumsum([len(image) for image in made])
+    fit = zip(numbers, made, (total_N <= IMAGE_BYTES).tolist(), strict=True)
+    return {number: image for number, image, fits in fit if fits and image}
 
 
-def small_picture(data: bytes) -> str:
-    """The picture in a file's bytes, at most `SIDE` pixels wide and high; empty where it cannot be decoded."""
+def thumbnail(data: bytes) -> str:
+    """The image in a file's bytes, at most `SIDE` pixels wide and high; empty where it cannot be decoded."""
     try:
         return jpeg(np.asarray(decode(data, edge=SIDE)))
     except ImageError:
         return ""
 
 
-def level(sizes: Sequence[int], budget: int) -> int:
-    """The largest size that all can be cut to if they are to fit the budget together."""
+def common_size(sizes: Sequence[int], budget: int) -> int:
+    """The largest size that all can be shorten to if they are to fit the budget together."""
     size_N = np.sort(np.asarray(sizes, np.int64))
     before_N = np.cumsum(size_N) - size_N
     left_N = np.arange(len(size_N), 0, -1)
@@ -122,7 +122,7 @@ def level(sizes: Sequence[int], budget: int) -> int:
     return int((budget - before_N[first]) // left_N[first])
 
 
-def cut(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     """The text, or its beginning and `…` where it takes more than `most` bytes in the page."""
     shown = text
     while (size := _size(shown)) > most:

@@ -11,23 +11,23 @@ from mmkp_jax.data.posts import Words, words_of
 from mmkp_jax.data.records import open_split, rejected_posts
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import seen_keyphrases
-from mmkp_jax.pages.report.runs import SPLIT, Run
+from mmkp_jax.pages.report.runs import SPLIT, ReportRun
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class ReportData:
     """The test posts, in the order of the runs' answers, and the training posts."""
 
     test: list[Words]
     train: list[Words]
     seen: set[str]
     """The training keyphrases."""
-    test_picture: Callable[[int], bytes]
-    """A picture's file by its post's number; empty where there is none."""
-    train_picture: Callable[[int], bytes]
+    test_image: Callable[[int], bytes]
+    """A image's file by its post's number; empty where there is none."""
+    train_image: Callable[[int], bytes]
 
 
-def open_data(runs: Sequence[Run], path: Path | None) -> Data | str:
+def open_data(runs: Sequence[ReportRun], path: Path | None) -> ReportData | str:
     """The dataset in the folder `path`, else what the first run's config names, or why it cannot be used.
 
     Of several datasets that were trained on, the first one's test split is that which was evaluated on.
@@ -48,7 +48,7 @@ def _folder(named: str) -> Path:
     return Path(named if os.path.isdir(named) else named.rpartition(":")[0] or named)
 
 
-def _open(runs: Sequence[Run], folders: Sequence[Path]) -> Data:
+def _open(runs: Sequence[ReportRun], folders: Sequence[Path]) -> ReportData:
     for folder in folders:
         if not os.path.isdir(folder):  # of a name that is too long, pathlib raises
             raise InputError("there is no such folder", str(folder), "name the dataset with --data=DIR")
@@ -64,7 +64,7 @@ def _open(runs: Sequence[Run], folders: Sequence[Path]) -> Data:
         raise InputError(what, str(path), "name the runs' own dataset with --data=DIR")
     training = [words_of(record) for record in each_of(train)]
     numbers = [number_of.get(each.id) for each in answers]
-    return Data(
+    return ReportData(
         [by_id[each.id] for each in answers],
         training,
         seen_keyphrases(runs[0].config["data"].get("train_keyphrases", ""), training),

@@ -13,8 +13,8 @@ from mmkp_jax.data.run_lines import USES_COT
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import GROUPS
 from mmkp_jax.pages.report import paper
-from mmkp_jax.pages.report.runs import Run
-from mmkp_jax.pages.report.scores import Scored
+from mmkp_jax.pages.report.runs import ReportRun
+from mmkp_jax.pages.report.scores import RunScores
 from mmkp_jax.pages.svg import HEIGHT, WIDTH, BarChart, Dot, LineChart, bar_chart, line_chart
 from mmkp_jax.pages.tables import Table, count, plain, share
 
@@ -61,10 +61,10 @@ class Clusters(NamedTuple):
     dots: list[Dot]
     keyphrases: list[str]
     """By colour."""
-    told: str
+    caption: str
 
 
-def curves(runs: Sequence[Run]) -> list[LineChart]:
+def curves(runs: Sequence[ReportRun]) -> list[LineChart]:
     """What was logged over the steps."""
     charts = []
     for name, title, end, smooth in CURVES:
@@ -77,7 +77,7 @@ def curves(runs: Sequence[Run]) -> list[LineChart]:
     return charts
 
 
-def _values(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _values(run: ReportRun, name: str) -> tuple[np.ndarray, np.ndarray]:
     """`step_S`, `value_S`; nothing of what was not logged."""
     metrics = run.metrics
     if name in metrics:
@@ -92,7 +92,7 @@ def _values(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
     return metrics["step"], rate_S
 
 
-def group_bars(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> BarChart:
+def group_bars(runs: Sequence[ReportRun], scored: Sequence[RunScores], metric: str) -> BarChart:
     """The paper's Figure 1b."""
     rows = []
     for run, each in zip(runs, scored, strict=True):
@@ -105,18 +105,18 @@ def group_bars(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> Ba
     return bar_chart(GROUPS, rows)
 
 
-def loss_tables(runs: Sequence[Run]) -> list[tuple[Table, LineChart | None]]:
+def loss_tables(runs: Sequence[ReportRun]) -> list[tuple[Table, LineChart | None]]:
     """Of each run that kept its posts' losses: quantiles by epoch, and the share of posts below each γ."""
     return [_losses(run) for run in runs if "losses" in run.arrays]
 
 
-def lacks_chains(run: Run) -> bool:
+def lacks_chains(run: ReportRun) -> bool:
     """Whether the run's strategy learns from chains of thought, and no post that it trained on has one."""
     has_cot_N = run.arrays.get("losses", {}).get("has_cot_N")
     return run.strategy in USES_COT and has_cot_N is not None and not has_cot_N.any()
 
 
-def _losses(run: Run) -> tuple[Table, LineChart | None]:
+def _losses(run: ReportRun) -> tuple[Table, LineChart | None]:
     """The shares under a γ are of posts that have a chain of thought: the others train on their keyphrases."""
     arrays = run.arrays["losses"]
     epoch_N, nll_N = arrays["epoch_N"], arrays["nll_sft_N"]
@@ -149,7 +149,7 @@ def _losses(run: Run) -> tuple[Table, LineChart | None]:
     return Table(plain(run.name, 60), header, rows, notes), chart
 
 
-def clusters(runs: Sequence[Run], by_tsne: bool = False) -> list[Clusters]:
+def clusters(runs: Sequence[ReportRun], by_tsne: bool = False) -> list[Clusters]:
     """The paper's Figure 3 of each run that kept hidden states: posts of the most frequent keyphrases, by PCA or t-SNE.
 
     Raises:
@@ -159,7 +159,7 @@ def clusters(runs: Sequence[Run], by_tsne: bool = False) -> list[Clusters]:
     return [_clusters(run, project) for run in runs if "hidden" in run.arrays]
 
 
-def _clusters(run: Run, project: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> Clusters:
+def _clusters(run: ReportRun, project: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> Clusters:
     id_N, hidden_ND = run.arrays["hidden"].values()
     row_of = {str(each): row for row, each in enumerate(id_N) if (np.abs(hidden_ND[row].astype(float)) < LARGEST).all()}
     phrases = [[phrase.lower() for phrase in answer.keyphrases] for answer in run.answers]

@@ -8,9 +8,9 @@ import numpy as np
 
 from mmkp_jax.evaluation.baselines import nearest_neighbour
 from mmkp_jax.evaluation.stemming import stem_words
-from mmkp_jax.pages.report.data import Data, Words
-from mmkp_jax.pages.report.runs import Run
-from mmkp_jax.pages.report.scores import WRONG, Scored
+from mmkp_jax.pages.report.data import ReportData, Words
+from mmkp_jax.pages.report.runs import ReportRun
+from mmkp_jax.pages.report.scores import WRONG, RunScores
 
 EXAMPLES = 6
 """Posts shown of each run."""
@@ -34,7 +34,7 @@ class Neighbours(NamedTuple):
     name: str
     wrong: int
     """Posts without a hit."""
-    from_there: int
+    from_neighbour: int
     """Of them, those with a prediction that the most similar training post carries."""
     examples: list[Example]
 
@@ -53,7 +53,7 @@ def nearest_posts(train: Sequence[Words], texts: Sequence[str]) -> list[int | No
     return [found[0] if found else None for found in nearest_neighbour(numbered, texts)]
 
 
-def neighbours(runs: Sequence[Run], scored: Sequence[Scored], data: Data) -> list[Neighbours]:
+def neighbours(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: ReportData) -> list[Neighbours]:
     """The wrong answers of each run; those that repeat the training post's keyphrases are shown first."""
     wrong = [np.flatnonzero(each.verdict_N() == WRONG).tolist() for each in scored]
     asked = sorted(set().union(*wrong))
@@ -61,7 +61,7 @@ def neighbours(runs: Sequence[Run], scored: Sequence[Scored], data: Data) -> lis
     return [_of_run(run, numbers, near_of, data.train) for run, numbers in zip(runs, wrong, strict=True)]
 
 
-def _of_run(run: Run, wrong: Sequence[int], near_of: dict[int, int | None], train: Sequence[Words]) -> Neighbours:
+def _of_run(run: ReportRun, wrong: Sequence[int], near_of: dict[int, int | None], train: Sequence[Words]) -> Neighbours:
     found = []
     for number in wrong:
         if (near := near_of[number]) is not None:

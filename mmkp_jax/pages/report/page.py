@@ -15,12 +15,12 @@ from mmkp_jax.evaluation.significance import Differences
 from mmkp_jax.evaluation.table import HEADLINES
 from mmkp_jax.pages.render import render
 from mmkp_jax.pages.report import figures, paper, tables
-from mmkp_jax.pages.report.browser import browser, small_picture
-from mmkp_jax.pages.report.data import Data, open_data
+from mmkp_jax.pages.report.browser import browser, thumbnail
+from mmkp_jax.pages.report.data import ReportData, open_data
 from mmkp_jax.pages.report.neighbours import neighbours
 from mmkp_jax.pages.report.run_files import ARRAYS
-from mmkp_jax.pages.report.runs import Run, read_runs
-from mmkp_jax.pages.report.scores import Scored, compare_runs, differs_from_results, score_runs
+from mmkp_jax.pages.report.runs import ReportRun, read_runs
+from mmkp_jax.pages.report.scores import RunScores, compare_runs, differs_from_results, score_runs
 from mmkp_jax.pages.tables import count, plain
 from mmkp_jax.runtime.atomic import write_bytes
 from mmkp_jax.runtime.escape import for_script
@@ -50,7 +50,7 @@ def write_report(runs: Sequence[Path], out: Path, data: Path | None = None, *, b
         raise InputError(f"cannot be written ({error.strerror})", str(out), "name a file that can be") from error
 
 
-def _page(runs: Sequence[Run], opened: Data | str, by_tsne: bool) -> str:
+def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool) -> str:
     data = None if isinstance(opened, str) else opened
     scored = score_runs(runs, data)
     differences = compare_runs(scored)
@@ -58,7 +58,7 @@ def _page(runs: Sequence[Run], opened: Data | str, by_tsne: bool) -> str:
     return render(
         "report/report.html.jinja",
         names=[plain(run.name, 60) for run in runs],
-        lede=_lede(runs, scored),
+        summary=_summary(runs, scored),
         made=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         without_data=None if data else opened,
         other_results=[run.name for run, each in zip(runs, scored, strict=True) if differs_from_results(run, each)],
@@ -87,7 +87,7 @@ def _page(runs: Sequence[Run], opened: Data | str, by_tsne: bool) -> str:
 
 
 def _of_metric(
-    runs: Sequence[Run], scored: Sequence[Scored], differences: Sequence[Differences], metric: str
+    runs: Sequence[ReportRun], scored: Sequence[RunScores], differences: Sequence[Differences], metric: str
 ) -> dict[str, Any]:
     return {
         "bars": figures.group_bars(runs, scored, metric),
@@ -96,13 +96,13 @@ def _of_metric(
     }
 
 
-def _written_at_the_start(run: Run) -> tuple[str, str]:
+def _written_at_the_start(run: ReportRun) -> tuple[str, str]:
     """The run's name, and its config and environment as JSON."""
     both = {"config": run.config, "environment": run.environment}
     return run.name, json.dumps(both, indent=2, ensure_ascii=False)
 
 
-def _lede(runs: Sequence[Run], scored: Sequence[Scored]) -> str:
+def _summary(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> str:
     def told(number: int) -> str:
         score, found = scored[number].scores["all"]["f1@1"], scored[number].intervals["all"]["f1@1"]
         return f"{100 * score:.2f} ({100 * found.low:.1f}–{100 * found.high:.1f})"
@@ -117,17 +117,17 @@ def _lede(runs: Sequence[Run], scored: Sequence[Scored]) -> str:
     return f"{len(runs)} runs over the same {posts}: F1@1 from {told(low)}, {names[0]}, to {told(high)}, {names[1]}."
 
 
-def _neighbours(runs: Sequence[Run], scored: Sequence[Scored], data: Data) -> list[dict[str, Any]]:
+def _neighbours(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: ReportData) -> list[dict[str, Any]]:
     return [
         {
             "of": found,
             "examples": [
                 {
                     "post": data.test[each.number],
-                    "picture": small_picture(data.test_picture(each.number)),
+                    "image": thumbnail(data.test_image(each.number)),
                     "predicted": each.predicted,
                     "near": data.train[each.near],
-                    "near_picture": small_picture(data.train_picture(each.near)),
+                    "near_image": thumbnail(data.train_image(each.near)),
                     "shared": each.shared,
                 }
                 for each in found.examples

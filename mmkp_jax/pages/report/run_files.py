@@ -33,7 +33,7 @@ KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "i
 """What numpy calls the types that each array may have."""
 
 
-def read_config(file: Path) -> Mapping[str, Any]:
+def read_config_file(file: Path) -> Mapping[str, Any]:
     """The fields of a run's config as today's, of which those that the report reads are there and of their type."""
     config = read_object(file, "give a work directory of main")
     config = config._replace(content=upgrade(config.content))
@@ -60,7 +60,7 @@ def read_environment(file: Path) -> Mapping[str, Any]:
 
 def read_scores(file: Path) -> Scores | None:
     """What `results.json` holds; None where there is none."""
-    return scores_of(read_object(file, RESTORE)) if file.exists() else None
+    return read_score_groups(read_object(file, RESTORE)) if file.exists() else None
 
 
 def read_comparisons(file: Path) -> Mapping[str, Mapping[str, Scores]]:
@@ -69,12 +69,12 @@ def read_comparisons(file: Path) -> Mapping[str, Mapping[str, Scores]]:
         return {}
     kinds = read_object(file, RESTORE)
     return {
-        kind: {name: scores_of(kinds.object(kind).object(name)) for name in kinds.object(kind).content}
+        kind: {name: read_score_groups(kinds.object(kind).object(name)) for name in kinds.object(kind).content}
         for kind in kinds.content
     }
 
 
-def scores_of(groups: Fields) -> Scores:
+def read_score_groups(groups: Fields) -> Scores:
     """Scores by group, of `score --json` or a run; what else is there (`forms`, `comparison`) is passed over."""
     found: dict[str, dict[str, float] | None] = {}
     for name, content in groups.content.items():

@@ -18,7 +18,7 @@ from mmkp_jax.pages.report.run_files import (
     read_answers,
     read_arrays,
     read_comparisons,
-    read_config,
+    read_config_file,
     read_environment,
     read_metrics,
     read_scores,
@@ -28,7 +28,7 @@ SPLIT = "test"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
+class ReportRun:
     """One work directory."""
 
     name: str
@@ -62,7 +62,7 @@ class Run:
         return f"{self.config['gamma']:g}" if mode == "fixed" else "avg" if mode == "mean" else mode
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_runs(paths: Sequence[Path]) -> list[ReportRun]:
     """The runs in these work directories, whose predictions must be of the same posts.
 
     Raises:
@@ -80,16 +80,16 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     return [runs[0], *(_aligned(run, runs[0]) for run in runs[1:])]
 
 
-def _read_run(path: Path, name: str) -> Run:
+def _read_run(path: Path, name: str) -> ReportRun:
     if not path.is_dir():
         known = [file.parent.name for file in path.parent.glob("*/config.json")]
         like = nearest(path.name, known) if known else ""
         raise InputError(f"there is no such run{like}", str(path), "give a work directory of mmkp_jax.main")
     if not (path / "config.json").is_file():
         raise InputError("this folder is no run: it has no config.json", str(path), "give a work directory of main")
-    config = read_config(path / "config.json")
+    config = read_config_file(path / "config.json")
     step, file = _newest_predictions(path, config)
-    return Run(
+    return ReportRun(
         name=name,
         path=path,
         config=config,
@@ -127,7 +127,7 @@ def _newest_predictions(path: Path, config: Mapping[str, Any]) -> tuple[int, Pat
     return max(by_step.items())
 
 
-def _aligned(run: Run, first: Run) -> Run:
+def _aligned(run: ReportRun, first: ReportRun) -> ReportRun:
     """The run, its answers in the order of the first run's posts."""
     own, wanted = ({answer.id: answer for answer in each.answers} for each in (run, first))
     mend = "give runs that were evaluated on the same posts"

@@ -11,15 +11,15 @@ import numpy as np
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import GROUPS, PostCounts, Scores, per_post, scores_of
 from mmkp_jax.evaluation.significance import Differences, Intervals, compare, intervals
-from mmkp_jax.pages.report.data import Data, Words
-from mmkp_jax.pages.report.runs import Run
+from mmkp_jax.pages.report.data import ReportData, Words
+from mmkp_jax.pages.report.runs import ReportRun
 
 RIGHT, PARTLY, WRONG = range(3)
 VERDICTS = ("right", "partly", "wrong")
 """All of a post's keyphrases and nothing else; some of them; none."""
 
 
-class Scored(NamedTuple):
+class RunScores(NamedTuple):
     """One run's scores."""
 
     counts: dict[str, PostCounts | None]
@@ -40,18 +40,18 @@ class Scored(NamedTuple):
         return np.zeros(len(all_.targets_N), bool) if found is None else found.targets_N > 0
 
 
-def score_runs(runs: Sequence[Run], data: Data | None) -> list[Scored]:
+def score_runs(runs: Sequence[ReportRun], data: ReportData | None) -> list[RunScores]:
     """The scores of each run; without the data, those that it had written itself."""
     return [_scored(run, data) for run in runs]
 
 
-def compare_runs(scored: Sequence[Scored]) -> list[Differences]:
+def compare_runs(scored: Sequence[RunScores]) -> list[Differences]:
     """The first run minus each of the others."""
     first, *others = ([each.counts] for each in scored)
     return compare(first, others) if others else []
 
 
-def _scored(run: Run, data: Data | None) -> Scored:
+def _scored(run: ReportRun, data: ReportData | None) -> RunScores:
     predictions = [answer.predicted for answer in run.answers]
     if not any(answer.keyphrases for answer in run.answers):
         raise InputError("its posts have no keyphrases to be scored by", str(run.file), "predict posts that have some")
@@ -62,10 +62,10 @@ def _scored(run: Run, data: Data | None) -> Scored:
         found = per_post([Words(each.id, "", tuple(each.keyphrases)) for each in run.answers], predictions)
         counts = {group: found[group] if group == "all" else None for group in GROUPS}
         scores = run.results if run.results and run.results.get("all") else scores_of(counts)
-    return Scored(counts, scores, intervals([counts]))
+    return RunScores(counts, scores, intervals([counts]))
 
 
-def differs_from_results(run: Run, scored: Scored) -> bool:
+def differs_from_results(run: ReportRun, scored: RunScores) -> bool:
     """Whether the run had written other scores: of another evaluation, or by other training keyphrases."""
     if run.results is None:
         return False

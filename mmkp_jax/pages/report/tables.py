@@ -10,8 +10,8 @@ from mmkp_jax.evaluation.metric import GROUPS, Scores
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
 from mmkp_jax.evaluation.significance import RESAMPLES, Differences
 from mmkp_jax.pages.report import paper
-from mmkp_jax.pages.report.runs import Run
-from mmkp_jax.pages.report.scores import Scored
+from mmkp_jax.pages.report.runs import ReportRun
+from mmkp_jax.pages.report.scores import RunScores
 from mmkp_jax.pages.tables import Table, count, plain, share
 from mmkp_jax.runtime.fields import leaves
 from mmkp_jax.runtime.terminal import without_repeats
@@ -19,14 +19,14 @@ from mmkp_jax.runtime.terminal import without_repeats
 NOTHING = "–"
 
 
-def runs_table(runs: Sequence[Run]) -> Table:
+def runs_table(runs: Sequence[ReportRun]) -> Table:
     """What each run is, when and where it was made, and what it was trained on; a column a run."""
     facts = [_facts(run) for run in runs]
     rows = [(fact, *(each[fact] for each in facts)) for fact in facts[0]]
     return Table("Runs", ("", *(plain(run.name, 60) for run in runs)), rows, words=range(1, len(runs) + 1))
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: ReportRun) -> dict[str, str]:
     environment, metrics = run.environment, run.metrics
     gamma = f", γ {run.gamma}" if run.strategy == "dyncot" else ""
     devices = len(environment.get("devices", ()))
@@ -48,7 +48,7 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def _trained_on(run: Run) -> str:
+def _trained_on(run: ReportRun) -> str:
     """Posts, each counted once where the run kept them, and how often they came."""
     if not run.metrics:
         return "nothing"
@@ -60,7 +60,7 @@ def _trained_on(run: Run) -> str:
     return f"{count(posts)} posts, {seen} with repeats{epochs}"
 
 
-def _with_chain(run: Run) -> str:
+def _with_chain(run: ReportRun) -> str:
     """Of the posts that were trained on."""
     arrays = run.arrays.get("losses", {})
     if "has_cot_N" not in arrays:
@@ -73,12 +73,12 @@ def _total(metrics: Mapping[str, np.ndarray], name: str) -> str:
     return count(int(np.nansum(metrics[name]))) if name in metrics else NOTHING
 
 
-def _when(run: Run) -> str:
+def _when(run: ReportRun) -> str:
     written = datetime.datetime.fromtimestamp(run.file.stat().st_mtime).astimezone()
     return f"{written:%Y-%m-%d %H:%M %Z}"
 
 
-def differences_of_config(runs: Sequence[Run]) -> Table:
+def differences_of_config(runs: Sequence[ReportRun]) -> Table:
     """The keys of the runs' configs that differ."""
     fields = [dict(leaves(run.config)) for run in runs]
     keys = sorted(set().union(*fields))
@@ -91,7 +91,7 @@ def differences_of_config(runs: Sequence[Run]) -> Table:
     return Table("Config: what differs", ("config.", *names), rows, words=range(1, len(runs) + 1))
 
 
-def groups_table(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> Table:
+def groups_table(runs: Sequence[ReportRun], scored: Sequence[RunScores], metric: str) -> Table:
     """One metric of each run by group, with its interval, and n."""
     first = scored[0].scores
     rows = [("posts", *(count(int(first[group]["n"])) if first.get(group) else NOTHING for group in GROUPS))]
@@ -102,7 +102,7 @@ def groups_table(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> 
     return Table(f"{metric.upper()} by group, %", ("", *GROUPS), rows)
 
 
-def _with_interval(scored: Scored, group: str, metric: str) -> str:
+def _with_interval(scored: RunScores, group: str, metric: str) -> str:
     cell, found = _percent(scored.scores, group, metric), scored.intervals.get(group)
     return f"{cell} ({100 * found[metric].low:.1f}–{100 * found[metric].high:.1f})" if found else cell
 
@@ -111,7 +111,7 @@ def _percent(scores: Scores, group: str, metric: str = "f1@1") -> str:
     return f"{100 * scores[group][metric]:.2f}" if scores.get(group) else NOTHING
 
 
-def differences_table(runs: Sequence[Run], differences: Sequence[Differences], metric: str) -> Table:
+def differences_table(runs: Sequence[ReportRun], differences: Sequence[Differences], metric: str) -> Table:
     """One metric of the first run minus each of the others', in points."""
     rows = [
         (
@@ -134,7 +134,7 @@ def differences_table(runs: Sequence[Run], differences: Sequence[Differences], m
     return Table(f"Differences in {metric.upper()}", header, without_repeats(rows), notes, left=2)
 
 
-def systems_table(runs: Sequence[Run], kind: str, title: str) -> Table:
+def systems_table(runs: Sequence[ReportRun], kind: str, title: str) -> Table:
     """F1@1 of the systems that runs were compared with: `kind` is `scores` (by group) or `by_kind`."""
     found = [(run.name, name, scores) for run in runs for name, scores in run.comparisons.get(kind, {}).items()]
     own: dict[str, Scores] = {}
@@ -154,7 +154,7 @@ def systems_table(runs: Sequence[Run], kind: str, title: str) -> Table:
     return Table(title, ("F1@1, %", *(plain(group, 40) for group in groups)), rows)
 
 
-def strategies_table(runs: Sequence[Run], scored: Sequence[Scored]) -> Table:
+def strategies_table(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> Table:
     """The paper's Table 4 with a row for each run."""
     rows = []
     for strategy, name in paper.NAMES.items():
@@ -170,7 +170,7 @@ def strategies_table(runs: Sequence[Run], scored: Sequence[Scored]) -> Table:
     return Table("By strategy (Table 4)", header, without_repeats(rows), notes, left=2)
 
 
-def gammas_table(runs: Sequence[Run], scored: Sequence[Scored]) -> Table:
+def gammas_table(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> Table:
     """The paper's Table 5 with a row for each Dynamic CoT run."""
     own = [(run, each) for run, each in zip(runs, scored, strict=True) if run.strategy == "dyncot"]
     gammas = sorted({*paper.BY_GAMMA, *(run.gamma for run, _ in own)}, key=lambda each: (each[0].isdigit(), each))
@@ -188,13 +188,13 @@ def gammas_table(runs: Sequence[Run], scored: Sequence[Scored]) -> Table:
     return Table("Dynamic CoT by γ (Table 5)", header, without_repeats(rows), notes, left=2)
 
 
-def _on_cot(run: Run) -> str:
+def _on_cot(run: ReportRun) -> str:
     if not {"cot_share", "posts"} <= run.metrics.keys():
         return NOTHING
     return share(np.nansum(run.metrics["cot_share"] * run.metrics["posts"]), np.nansum(run.metrics["posts"]))
 
 
-def words_table(runs: Sequence[Run]) -> Table:
+def words_table(runs: Sequence[ReportRun]) -> Table:
     """The paper's Table 7 with a row for each run, and the forms of its outputs."""
     words = {run.name: mean_words([answer.output for answer in run.answers]) for run in runs}
     cot = next((words[run.name] for run in runs if run.strategy == "cot"), None)
