@@ -1,4 +1,4 @@
-"""Writes pocket's posts: JSON Lines in the general form, their pictures, and what each keyphrase needs."""
+"""Writes pocket's posts: JSON Lines in the general form, their images, and the kind of each keyphrase."""
 
 import json
 import random
@@ -10,7 +10,18 @@ from PIL import Image
 
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
 from mmkp_jax.pocket.wording import PostFacts, choose_cues, write_chain, write_text
-from mmkp_jax.pocket.world import CLUB_OF_SHAPE, NEEDS, RGB_OF_COLOUR, TOPICS, Clause, Need, Pair, Topic, World, apportion
+from mmkp_jax.pocket.world import (
+    CLUB_OF_SHAPE,
+    NEEDS,
+    RGB_OF_COLOUR,
+    TOPICS,
+    Clause,
+    Need,
+    Pair,
+    Topic,
+    World,
+    apportion,
+)
 
 SIZES: Mapping[str, int] = {"train": 2000, "valid": 200, "test": 400}
 """Posts of each split."""
@@ -19,25 +30,25 @@ WITHOUT_CHAIN = 0.04
 """Share of posts that have no chain of thought."""
 
 WITHOUT_IMAGE = 0.05
-"""Share of the posts without an emblem that have no picture at all."""
+"""Share of the posts without an emblem that have no image at all."""
 
 _SHAPE_OF_CLUB = {club: shape for shape, club in CLUB_OF_SHAPE.items()}
 T = TypeVar("T")
 
 
 class PocketPost(NamedTuple):
-    """A post, before its picture is drawn."""
+    """A post of pocket, before its image is drawn."""
 
     id: str
-    """`{split}-{line, from 1}`, as for CMKP."""
+    """The id, `{split}-{line, from 1}` as for CMKP."""
     text: str
     image: str | None
     keyphrases: list[str]
     cot: str | None
     needs: dict[str, Need]
-    """Of each keyphrase: whether picture, text or both tell it."""
+    """What each keyphrase needs to be found: image, text or both."""
     emblem: Pair | None
-    """Shape and colour of what the picture shows; None: a landscape, or no picture."""
+    """Shape and colour of the emblem in the image; None for a landscape or no image."""
 
     def record(self) -> dict[str, Any]:
         """The post in the general form."""
@@ -49,8 +60,8 @@ def make_posts(world: World, seed: int, sizes: Mapping[str, int] = SIZES) -> dic
     """The posts of each split, no two with the same text.
 
     Training posts carry the world's seen keyphrases, some more often than others; those of the other splits carry
-    seen and unseen ones evenly. Where the club alone counts, training pictures have colours that it is not seen with:
-    their chains of thought name shape and colour, their keyphrases do not.
+    seen and unseen ones evenly. If only the club matters, training images have colours that it is not seen with: their
+    chains of thought name shape and colour, their keyphrases do not.
     """
     texts: set[str] = set()
     splits = {}
@@ -62,7 +73,7 @@ def make_posts(world: World, seed: int, sizes: Mapping[str, int] = SIZES) -> dic
 
 
 def draw_image(post: PocketPost, seed: int) -> Image.Image:
-    """The picture of a post."""
+    """The image of a post."""
     rng = random.Random(f"{seed}/{post.id}/picture")
     return draw_emblem(*post.emblem, rng) if post.emblem else draw_scene(rng)
 
@@ -92,11 +103,13 @@ def _make_facts(world: World, training: bool, n: int, rng: random.Random) -> lis
 
 
 def _dealt(topic: Topic) -> Topic:
-    """The clauses whose keyphrases are drawn freely: beside a clash, a fan's club is the clash's."""
+    """The clauses whose keyphrases are drawn freely; with a clash, the fan's club is that of the clash."""
     return tuple(clause for clause in topic if clause != "fan" or "clash" not in topic)
 
 
-def _draw_facts(topic: Topic, decks: Mapping[Clause, list[Pair]], teams: Sequence[Pair], rng: random.Random) -> PostFacts:
+def _draw_facts(
+    topic: Topic, decks: Mapping[Clause, list[Pair]], teams: Sequence[Pair], rng: random.Random
+) -> PostFacts:
     drawn = {clause: decks[clause].pop() for clause in _dealt(topic)}
     emblem = None
     if "clash" in drawn:
@@ -122,7 +135,7 @@ def _make_post(id: str, facts: PostFacts, texts: set[str], rng: random.Random) -
 
 
 def _deal(options: Sequence[T], weights: Sequence[float], n: int, rng: random.Random) -> list[T]:
-    """`n` options in random order, each as often as its weight asks for."""
+    """`n` options in random order, each as often as its weight says."""
     counts = apportion(weights, n)
     dealt = [option for option, count in zip(options, counts, strict=True) for _ in range(count)]
     rng.shuffle(dealt)

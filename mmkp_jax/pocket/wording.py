@@ -7,14 +7,14 @@ from mmkp_jax.pocket.world import CLASH_CUES, CLUB_OF_SHAPE, GATHERING_CUES, SEA
 
 
 class PostFacts(NamedTuple):
-    """What a post tells."""
+    """The content of a post."""
 
     pairs: dict[Clause, Pair]
     """The keyphrase of each clause as its two words, in the order of the keyphrases."""
     emblem: Pair | None
-    """Shape and colour of what the picture shows; None: a landscape, or no picture."""
+    """Shape and colour of the emblem in the image; None for a landscape or no image."""
     cues: tuple[str, ...]
-    """The words that stand for what the text does not name: of a clash, or of a season and a gathering."""
+    """The words that hint at what the text does not name: a clash, or a season and a gathering."""
 
 
 _FAN = (
@@ -48,7 +48,7 @@ _STOPS = (" . ", " ! ", " , ", " - ")
 
 
 def write_text(facts: PostFacts, rng: random.Random) -> str:
-    """A post's text as CMKP tokenises: lower-case words and punctuation, parted by single spaces."""
+    """A post's text as CMKP tokenises: lower-case words and punctuation, separated by single spaces."""
     clauses = [_write_clause(clause, facts, rng) for clause in facts.pairs]
     clauses += rng.sample(_FILLERS, rng.randint(1, 3))
     rng.shuffle(clauses)
@@ -59,7 +59,7 @@ def write_text(facts: PostFacts, rng: random.Random) -> str:
 
 
 def write_chain(facts: PostFacts, rng: random.Random) -> str:
-    """A chain of thought: what is seen, what is read, and what follows for each keyphrase."""
+    """A chain of thought: what the image shows, what the text says, and what follows for each keyphrase."""
     steps = [_see(facts.emblem, rng), *(_infer(clause, facts, rng) for clause in facts.pairs)]
     return " ".join(steps)
 
@@ -101,7 +101,7 @@ def _infer(clause: Clause, facts: PostFacts, rng: random.Random) -> str:
 
 
 def choose_cues(pairs: dict[Clause, Pair], rng: random.Random) -> tuple[str, ...]:
-    """Words for what a clash, or an event, leaves unnamed."""
+    """Words that hint at a clash, or at an event."""
     if "clash" in pairs:
         return (rng.choice(CLASH_CUES[pairs["clash"][1]]),)
     if "event" in pairs:

@@ -1,7 +1,7 @@
-"""The world that pocket's posts tell of: its words, and which of its keyphrases training posts carry.
+"""The world that pocket's posts describe: its words, and which of its keyphrases training posts have.
 
-Every keyphrase has two words, each from a list of its own, so that one that no training post carries can still be
-composed from parts that training posts do carry. No word of a keyphrase other than a place's stands in any text.
+Every keyphrase has two words, each from its own list, so that a keyphrase that no training post has can still be
+composed from parts that training posts have. No word of a keyphrase occurs in any text, except those of places.
 """
 
 import itertools
@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 Clause = Literal["fan", "clash", "event", "place"]
-"""What a post can tell of; each clause in its text stands for one keyphrase."""
+"""What a post can be about; each clause in its text gives one keyphrase."""
 
 Need = Literal["image", "text", "both"]
+"""What a keyphrase needs to be found."""
 Pair = tuple[str, str]
 Topic = tuple[Clause, ...]
 
@@ -89,11 +90,11 @@ TOPICS: Mapping[Topic, float] = {
 """Shares of posts by their clauses, in the order of their keyphrases: 1.29 a post, of which 37% are places."""
 
 SEEN = 0.4492
-"""Share of each clause's keyphrases that training posts carry: the overlap of MMKP-V2's splits (paper, Table 2)."""
+"""Share of each clause's keyphrases that training posts have: the overlap of MMKP-V2's splits (paper, Table 2)."""
 
 
 class World(NamedTuple):
-    """Which pairs of words are keyphrases of training posts."""
+    """The pairs of words that are keyphrases: all of them, and those of training posts."""
 
     every: Mapping[Clause, list[Pair]]
     seen: Mapping[Clause, list[Pair]]

@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_in_any_chunks(monkeypatch):
     whole = compare(a, [b], resamples=500), intervals(a, resamples=500)
     assert (compare(a, [b], resamples=500), intervals(a, resamples=500)) == whole
     assert compare(a, [b], resamples=500, seed=1) != whole[0]
-    monkeypatch.setattr(significance, "HELD", 1000)
+    monkeypatch.setattr(significance, "MAX_DRAWN", 1000)
     assert (compare(a, [b], resamples=500), intervals(a, resamples=500)) == whole
 
 

@@ -1,4 +1,4 @@
-"""README's first run, whole: it learns, what it learns comes from pictures and texts, and transformers agrees."""
+"""README's first run, complete: it learns from images and texts, and transformers agrees."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from tests.support.small_pocket import ROOT, environment
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_pocket_learns_from_pictures_and_from_texts(tmp_path, monkeypatch):
+def test_pocket_learns_from_images_and_from_texts(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "mmkp_jax.main", f"--config={ROOT / 'configs/dyncot.py'}", "--workdir=run"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
