@@ -110,7 +110,9 @@ def check_equal(sides: dict[str, Side], expected: Answers, max_tokens: int) -> N
         side(1)  # so that what it compiles for that is there, too
 
 
-def ours(loaded: LoadedModel, trees: Sequence[Tree], lengths: Sequence[int], slots: int, max_tokens: int) -> dict[str, Side]:
+def ours(
+    loaded: LoadedModel, trees: Sequence[Tree], lengths: Sequence[int], slots: int, max_tokens: int
+) -> dict[str, Side]:
     """Decoding with slots that are refilled, and in whole batches."""
     mesh = make_mesh({"data": -1})
     params = jax.device_put(loaded.params, NamedSharding(mesh, PartitionSpec()))

@@ -1,4 +1,4 @@
-"""What a config takes on machines that are not here: `python -m mmkp_jax.plan --config=FILE --topology=v5e:4x4`."""
+"""Plans a config's memory and time on other machines: `python -m mmkp_jax.plan --config=FILE --topology=v5e:4x4`."""
 
 import argparse
 import sys
@@ -26,12 +26,12 @@ def parser() -> Parser:
     add = flags.add_argument
     add("--config", metavar="FILE[:preset,…]", help="required: an experiment; --config.key=value overrides a field")
     add("--topology", metavar="NAME[,NAME…]", help="required: the machines to compile for")
-    add("--price", type=_price, metavar="F", help="dollars a chip-hour: adds what the experiment costs")
+    add("--price", type=_price, metavar="F", help="dollars a chip-hour; adds the cost of the experiment")
     return flags
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Plans as the flags say, printed."""
+    """Prints the plan that the flags ask for."""
     flags, overrides = _parse(arguments)
     topologies = [read_topology(name) for name in flags.topology.split(",")]
     for topology in topologies:  # reported before the work, not after it
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after one line on what was wrong."""
+    """The exit status: 0, or 2 after a one-line error."""
     return status_of(run, arguments)
 
 

@@ -1,4 +1,4 @@
-"""How a config feeds its dataset to its model, by the functions that training goes through."""
+"""Reads how a config turns its dataset into batches, with the functions that training uses."""
 
 import importlib
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from mmkp_jax.training.batches import branches_of, datasets_of, recipe_of
 
 
 def read_batch_setup(named: str, overrides: Sequence[str], data: Path | None) -> tuple[Path, BatchSetup]:
-    """The dataset, and how the config feeds it to its model.
+    """The dataset, and how the config turns it into batches for its model.
 
     Args:
         named, overrides: the config, as `read_config` takes it.
-        data: the dataset, where it is not the config's.
+        data: the dataset, if it is not the config's.
 
     Raises:
         InputError: the config, its model or its dataset cannot be used.

@@ -1,4 +1,4 @@
-"""A description of a dataset as tables, charts and a page."""
+"""The description of a dataset as tables, charts and a page."""
 
 from collections.abc import Sequence
 
@@ -19,17 +19,17 @@ PAPER = (
     ("MMKP-V2 (paper)", "34,515", "10,564", "1.29", "44.92%"),
     ("MMKP-360k (paper)", "330,614", "36,736", "4.48", "45.28%"),
 )
-"""arXiv 2510.09358, Table 2."""
+"""The paper's datasets (arXiv 2510.09358, Table 2)."""
 
-TEXT, PIXELS, IN_ROW = "text, tokens", "picture, pixels", "post in a row, tokens"
+TEXT, PIXELS, IN_ROW = "text, tokens", "image, pixels", "post in a row, tokens"
 
 BRANCH_NAMES = {TRUNK: "prompt", SFT: "SFT target", COT: "CoT target"}
 
 
 def tables_of(description: Description) -> list[Table]:
-    """All figures of the description, in the order in which they are read."""
+    """All tables of the description, in reading order."""
     return [
-        _beside_the_paper(description),
+        _next_to_the_paper(description),
         _splits(description),
         _kinds(description),
         _lengths(description),
@@ -56,20 +56,20 @@ def page_of(description: Description, shown: Sequence[PostPreview]) -> str:
 
 
 def summary(description: Description) -> str:
-    """What the dataset is, in a sentence or two."""
+    """The dataset in a sentence or two."""
     posts = ", ".join(f"{count(each.posts)} {name}" for name, each in description.splits.items())
-    says = f"Posts: {posts}."
+    text = f"Posts: {posts}."
     if {"train", "test"} <= description.splits.keys():
         train, test = description.splits["train"], description.splits["test"]
         present, unseen, every = (test.groups[name].keyphrases for name in ("present", "unseen", "all"))
-        says += (
-            f" Of the test keyphrases, {share(present, every)} stand in their post's text and {share(unseen, every)}"
-            f" are on no training post; {share(overlap(test, train.unique), 1)} of the different ones are on some."
+        text += (
+            f" Of the test keyphrases, {share(present, every)} are in their post's text and {share(unseen, every)}"
+            f" are on no training post; {share(overlap(test, train.unique), 1)} of the distinct ones are on some."
         )
-    return says
+    return text
 
 
-def _beside_the_paper(description: Description) -> Table:
+def _next_to_the_paper(description: Description) -> Table:
     train, test = (description.splits.get(name) for name in ("train", "test"))
     both = [split for split in (train, test) if split]
     keyphrases, posts = sum(each.groups["all"].keyphrases for each in both), sum(each.posts for each in both)
@@ -81,8 +81,8 @@ def _beside_the_paper(description: Description) -> Table:
         share(overlap(test, train.unique), 1) if train and test else "–",
     )
     header = ("dataset", "train posts", "test posts", "keyphrases a post", "overlap")
-    notes = ["overlap: share of the different test keyphrases that a training post carries"]
-    return Table("Beside the paper's datasets", header, [own, *PAPER], notes)
+    notes = ["overlap: share of the distinct test keyphrases that a training post has"]
+    return Table("Next to the paper's datasets", header, [own, *PAPER], notes)
 
 
 def _splits(description: Description) -> Table:
@@ -100,12 +100,12 @@ def _splits(description: Description) -> Table:
         )
         for name, split in description.splits.items()
     ]
-    header = ("split", "posts", "rejected", "no text", "no picture", "with CoT", "keyphrases", "a post", "different")
+    header = ("split", "posts", "rejected", "no text", "no image", "with CoT", "keyphrases", "a post", "distinct")
     return Table("Splits", header, rows)
 
 
 def _kinds(description: Description) -> Table:
-    rows, notes = [], ["present: the stemmed keyphrase stands in the stemmed text; seen: a training post carries it"]
+    rows, notes = [], ["present: the stemmed keyphrase is in the stemmed text; seen: a training post has it"]
     for name, split in description.splits.items():
         keyphrases, posts = split.groups["all"]
         for kind in ("present", "absent", "seen", "unseen"):
@@ -114,7 +114,7 @@ def _kinds(description: Description) -> Table:
                 rows.append((name, kind, count(group.keyphrases), shares[0], count(group.posts), shares[1]))
         if split.groups["unseen"]:
             different = sum(keyphrase not in description.splits["train"].unique for keyphrase in split.unique)
-            notes.append(f"{name}: {count(different)} of {count(len(split.unique))} different keyphrases are unseen")
+            notes.append(f"{name}: {count(different)} of {count(len(split.unique))} distinct keyphrases are unseen")
         if (hidden := HiddenKeyphrases(split.hidden, keyphrases)).is_common:
             what = f"{name}: {count(hidden.keyphrases)} absent keyphrases are in the text, with punctuation on them"
             notes.append(f"{what} (`Paris!`, `#paris`): posts seem not to be tokenised; see score --tokenised")
@@ -123,10 +123,10 @@ def _kinds(description: Description) -> Table:
 
 
 def _quantities(description: Description, split: str) -> dict[str, np.ndarray]:
-    """Integers of the posts that have them, by what they count."""
+    """Values of the posts that have them, by quantity."""
     found = description.splits[split]
     width_N, height_N = (each[each > 0].astype(np.int64) for each in (found.width_N, found.height_N))
-    sizes = {PIXELS: width_N * height_N, "picture's longer side, pixels": np.maximum(width_N, height_N)}
+    sizes = {PIXELS: width_N * height_N, "image's longer side, pixels": np.maximum(width_N, height_N)}
     if description.token_statistics is None:
         return sizes
     lengths = description.token_statistics.lengths[split]
@@ -135,7 +135,7 @@ def _quantities(description: Description, split: str) -> dict[str, np.ndarray]:
         "prompt, tokens": lengths.trunk_N + 1,
         "SFT target, tokens": lengths.sft_N,
         "CoT target, tokens": lengths.cot_N[lengths.cot_N > 0],
-        "picture, tokens": lengths.image_N[lengths.image_N > 0],
+        "image, tokens": lengths.image_N[lengths.image_N > 0],
         **sizes,
     }
 
@@ -154,14 +154,16 @@ def _lengths(description: Description) -> Table:
 
 
 def _rows(description: Description) -> Table:
-    token_statistics = description.token_statistics
+    statistics = description.token_statistics
     rows = [
-        (name, count(slots.row), count(slots.most), share(slots.fill, 1)) for name, slots in token_statistics.fit.slots.items()
+        (name, count(slots.row), count(slots.most), share(slots.fill, 1))
+        for name, slots in statistics.fit.slots.items()
     ]
-    trained, posts = len(token_statistics.fit.posts), description.splits[description.first].posts
+    trained, posts = len(statistics.fit.posts), description.splits[description.first].posts
     notes = [
-        f"with the targets {' and '.join(token_statistics.feeding.branches)}: {count(trained)} of {count(posts)}"
-        f" {description.first} posts, in {count(token_statistics.fit.rows)} rows, {count(token_statistics.fit.batches)} batches an epoch",
+        f"with the targets {' and '.join(statistics.setup.branches)}: {count(trained)} of {count(posts)}"
+        f" {description.first} posts, in {count(statistics.fit.rows)} rows,"
+        f" {count(statistics.fit.batches)} batches an epoch",
         *_steps(description),
     ]
     header = ("slots", "a row has", "the largest post takes", "filled in an epoch")
@@ -169,27 +171,27 @@ def _rows(description: Description) -> Table:
 
 
 def _steps(description: Description) -> list[str]:
-    """The updates of the config beside the paper's, whether the rows hold them, and who has a chain of thought."""
-    feeding, lengths, fit = description.token_statistics
+    """The config's updates next to the paper's, whether its rows fit the posts, and who has a chain of thought."""
+    setup, lengths, fit = description.token_statistics
     lines, posts = [], len(fit.posts)
-    if fit.batches and feeding.strategy != "zeroshot":
-        steps = feeding.total_steps or feeding.num_epochs * fit.batches
+    if fit.batches and setup.strategy != "zeroshot":
+        steps = setup.total_steps or setup.num_epochs * fit.batches
         lines.append(updates_line(steps, posts / fit.batches))
-    if fit.batch_rows > feeding.batch_rows:
+    if fit.batch_rows > setup.batch_rows:
         lines.append(
-            f"WARNING: {count(feeding.posts_per_step)} posts of a step take up to {count(fit.batch_rows)} rows, and a"
-            f" step has {count(feeding.batch_rows)}: give config.global_batch_size={fit.batch_rows}, or larger rows"
+            f"WARNING: {count(setup.posts_per_step)} posts of a step take up to {count(fit.batch_rows)} rows, and a"
+            f" step has {count(setup.batch_rows)}: give config.global_batch_size={fit.batch_rows}, or larger rows"
         )
     with_cot = int((lengths[description.first].cot_N[fit.posts] > 0).sum())
-    return [*lines, *filter(None, [chains_line(feeding.strategy, posts, with_cot)])]
+    return [*lines, *filter(None, [chains_line(setup.strategy, posts, with_cot)])]
 
 
 def _trimmed(description: Description) -> Table:
-    token_statistics, rows = description.token_statistics, []
-    recipe = token_statistics.feeding.recipe
+    statistics, rows = description.token_statistics, []
+    recipe = statistics.setup.recipe
 
     def add(what: str, name: str, numbers: np.ndarray) -> None:
-        ids, posts = token_statistics.lengths[name].id_N[numbers], description.splits[name].posts
+        ids, posts = statistics.lengths[name].id_N[numbers], description.splits[name].posts
         rows.append((what, name, count(len(numbers)), share(len(numbers), posts), _some(ids)))
 
     for name in description.splits:
@@ -198,9 +200,9 @@ def _trimmed(description: Description) -> Table:
     for name, split in description.splits.items() if recipe.processor.pixel_limit else ():
         setting, pixels = recipe.processor.pixel_limit
         is_large_N = split.width_N.astype(np.int64) * split.height_N > pixels
-        add(f"picture above {setting}, {count(pixels)}", name, np.flatnonzero(is_large_N))
+        add(f"image above {setting}, {count(pixels)}", name, np.flatnonzero(is_large_N))
     reasons: dict[str, list[int]] = {"it is longer than a row": []}
-    for each in token_statistics.fit.left_out:
+    for each in statistics.fit.left_out:
         reasons.setdefault(each.reason.split(":")[0], []).append(each.number)
     for reason, numbers in reasons.items():
         add(f"{reason}: left out of training", description.first, np.asarray(numbers, np.int64))
@@ -216,7 +218,7 @@ def _duplicates(description: Description) -> Table:
         posts = " and ".join(f"{count(posts)} of {split}" for posts, split in zip(each.posts, each.splits, strict=True))
         rows.append((f"same {each.what}", where, posts, _some(" = ".join(pair) for pair in each.ids)))
     notes = [
-        "a post is counted within its split where an earlier one has the same; no text and no picture are not the same"
+        "a post is counted within its split where an earlier one has the same; missing texts or images do not count"
     ]
     return Table("Duplicates", ("what", "where", "posts", "for example"), rows, notes, left=4)
 
@@ -239,7 +241,7 @@ def charts_of(description: Description) -> list[HistogramChart]:
     quantities = _quantities(description, description.first)
     limits = {}
     if description.token_statistics:
-        recipe, row = description.token_statistics.feeding.recipe, description.token_statistics.feeding.size
+        recipe, row = description.token_statistics.setup.recipe, description.token_statistics.setup.size
         quantities[IN_ROW] = description.token_statistics.fit.tokens_N
         limits = {
             TEXT: ("max_text_tokens", recipe.max_text_tokens),

@@ -1,7 +1,7 @@
 "use strict";
-// Shows the posts of the report, a page at a time. Texts are only ever set as text, never read as HTML.
+// Shows the posts of the report, a page at a time. Texts are always set as text, never parsed as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
-const filters = document.getElementById("filters"), told = document.getElementById("told");
+const filters = document.getElementById("filters"), status = document.getElementById("status");
 const list = document.getElementById("list"), pages = document.getElementById("pages");
 const PER_PAGE = 20;
 let found = [], page = 0;
@@ -35,7 +35,7 @@ function answer(name, said) {
   if (form !== "direct") {
     const output = make("pre", "", said.output);
     output.dir = "auto";
-    shown.append(make("details", "", make("summary", "", "what it wrote"), output));
+    shown.append(make("details", "", make("summary", "", "output"), output));
   }
   return [make("span", "", name), make("span", "", `${data.verdicts[said.verdict]}, ${form}`), shown];
 }
@@ -62,9 +62,9 @@ function show() {
   const last = Math.max(0, Math.ceil(found.length / PER_PAGE) - 1);
   page = Math.min(Math.max(page, 0), last);
   list.replaceChildren(...found.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(card));
-  const cut = data.cut ? ` ${data.cut.toLocaleString("en")} long texts are cut here; the predictions files have them whole.` : "";
-  const images = ` ${data.images.toLocaleString("en")} have their image here.`;
-  told.textContent = `${found.length.toLocaleString("en")} of ${posts.length.toLocaleString("en")} posts.${images}${cut}`;
+  const cut = data.cut ? ` ${data.cut.toLocaleString("en")} long texts are shortened here; the predictions files have the full texts.` : "";
+  const images = ` ${data.images.toLocaleString("en")} are shown with their image.`;
+  status.textContent = `${found.length.toLocaleString("en")} of ${posts.length.toLocaleString("en")} posts.${images}${cut}`;
   pages.hidden = !found.length;
   pages.querySelector("span").textContent = `page ${page + 1} of ${last + 1}`;
   for (const button of pages.querySelectorAll("button")) {
@@ -80,11 +80,11 @@ function searched(post) {
 function filter() {
   const value = Object.fromEntries(new FormData(filters));
   const text = value.text.trim().toLowerCase();
-  const asked = (said) => (value.verdict === "" || said.verdict === +value.verdict)
+  const matches = (said) => (value.verdict === "" || said.verdict === +value.verdict)
     && (value.form === "" || said.form === +value.form);
   found = posts.filter((post) => (value.group === "" || post.groups.includes(+value.group))
     && (!value.differ || post.differ)
-    && (value.run === "" ? post.said.some(asked) : asked(post.said[+value.run]))
+    && (value.run === "" ? post.said.some(matches) : matches(post.said[+value.run]))
     && (!text || searched(post).includes(text)));
   page = 0;
   show();
@@ -96,7 +96,7 @@ function options(name, first, names) {
 }
 
 options("group", "all groups", data.groups);
-filters.elements.group.options[1].remove(); // "all", once more
+filters.elements.group.options[1].remove(); // "all" again
 options("verdict", "right or wrong", data.verdicts);
 options("run", "any run", data.runs);
 options("form", "any form", data.forms);

@@ -1,4 +1,4 @@
-"""The posts with what each run said to them, as plain values for the page's browser_data, within a limit of bytes."""
+"""The posts with each run's predictions, as plain values for the page's script, within a limit of bytes."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -20,23 +20,23 @@ from mmkp_jax.pages.report.scores import VERDICTS, RunScores
 from mmkp_jax.runtime.escape import for_script
 
 TEXT_BYTES = 8_000_000
-"""Of all texts and outputs together; where they have more, the longest are shorten."""
+"""Limit of all texts and outputs together; above it, the longest are shortened."""
 PHRASES = 10
-"""PredictionFile keyphrases that are shown of an answer."""
+"""Predicted keyphrases shown of a prediction."""
 MAX_IMAGES, IMAGE_BYTES = 500, 8_000_000
-"""At most."""
+"""Limits of the images in a page: their number, and their bytes."""
 SIDE = 160
-"""Pixels of a small image, at most."""
+"""Most pixels of a thumbnail's side."""
 DECODERS = 4
-"""Threads."""
+"""Threads that decode images."""
 
 
 def browser_data(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: ReportData | None) -> dict[str, Any]:
-    """What browser_data.js shows.
+    """The data that browser.js shows.
 
-    `posts`: for each its id, text, keyphrases, groups (indices into `groups`), image (a `data:` address, or empty),
-    whether the runs differ, and of each run verdict and form (indices too), predicted keyphrases, whether each of these
-    is right, how many more there are, and output. `shorten`: texts and outputs of which only the beginning is there.
+    `posts`: for each its id, text, keyphrases, groups (indices into `groups`), image (a `data:` URL, or empty), whether
+    the runs differ, and for each run verdict and form (also indices), predicted keyphrases, whether each of these is
+    right, how many more there are, and output. `cut`: number of shortened texts and outputs.
     """
     verdict_RN = np.stack([each.verdict_N() for each in scored])
     in_group = {group: scored[0].in_group_N(group) for group in GROUPS}
@@ -57,8 +57,8 @@ def browser_data(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: R
         groups = [index for index, group in enumerate(GROUPS) if in_group[group][number]]
         verdicts = verdict_RN[:, number].tolist()
         said = [_said(each, gold, verdict, most) for each, verdict in zip(answers[number], verdicts, strict=True)]
-        told = first.id, shorten(text, most), [shorten(phrase, most) for phrase in first.keyphrases]
-        posts.append([*told, groups, images.get(number, ""), int(differ_N[number]), said])
+        post = first.id, shorten(text, most), [shorten(phrase, most) for phrase in first.keyphrases]
+        posts.append([*post, groups, images.get(number, ""), int(differ_N[number]), said])
     return {
         "runs": [run.name for run in runs],
         "groups": GROUPS,
@@ -66,7 +66,7 @@ def browser_data(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: R
         "forms": FORMS,
         "posts": posts,
         "images": len(images),
-        "shorten": sum(size > most for size in sizes),
+        "cut": sum(size > most for size in sizes),
     }
 
 
@@ -79,21 +79,21 @@ def _said(answer: Prediction, gold: set[str], verdict: int, most: int) -> list[A
 
 
 def _differ(answers: Sequence[Prediction]) -> bool:
-    """Whether the runs predict other keyphrases, whatever their order."""
+    """Whether the runs predict different keyphrases, in any order."""
     return len({frozenset(map(stemmed, answer.predicted)) for answer in answers}) > 1
 
 
 def choose_evenly(kinds: Sequence[np.ndarray], most: int) -> list[int]:
-    """At most this many posts, one of each kind (bool [N]) in turn, so that each kind has its share."""
+    """Numbers of at most `most` posts, one of each kind (bool [N]) in turn, so that each kind has its share."""
     turns = itertools.zip_longest(*(np.flatnonzero(each).tolist() for each in kinds))
     in_turn = dict.fromkeys(number for turn in turns for number in turn if number is not None)
     return list(itertools.islice(in_turn, most))
 
 
 def thumbnails(read: Callable[[int], bytes], numbers: Sequence[int]) -> dict[int, str]:
-    """`data:` addresses of the posts' images, small, by number, the first of them if they take too many bytes.
+    """Thumbnails of the posts' images as `data:` URLs by number; the first ones if they take too many bytes.
 
-    A post without a image, or with a damaged one, has none.
+    A post without an image, or with a damaged one, has no thumbnail.
     """
     with ThreadPoolExecutor(DECODERS) as pool:
         made = list(pool.map(lambda number: thumbnail(read(number)), numbers))
@@ -103,7 +103,7 @@ def thumbnails(read: Callable[[int], bytes], numbers: Sequence[int]) -> dict[int
 
 
 def thumbnail(data: bytes) -> str:
-    """The image in a file's bytes, at most `SIDE` pixels wide and high; empty where it cannot be decoded."""
+    """A thumbnail of an image file's bytes as a `data:` URL, at most `SIDE` pixels wide and high; empty if damaged."""
     try:
         return jpeg(np.asarray(decode(data, edge=SIDE)))
     except ImageError:
@@ -111,7 +111,7 @@ def thumbnail(data: bytes) -> str:
 
 
 def common_size(sizes: Sequence[int], budget: int) -> int:
-    """The largest size that all can be shorten to if they are to fit the budget together."""
+    """The largest size to which all must be shortened so that together they fit the budget."""
     size_N = np.sort(np.asarray(sizes, np.int64))
     before_N = np.cumsum(size_N) - size_N
     left_N = np.arange(len(size_N), 0, -1)
@@ -123,7 +123,7 @@ def common_size(sizes: Sequence[int], budget: int) -> int:
 
 
 def shorten(text: str, most: int) -> str:
-    """The text, or its beginning and `…` where it takes more than `most` bytes in the page."""
+    """The text, or its beginning and `…` if it takes more than `most` bytes in the page."""
     shown = text
     while (size := _size(shown)) > most:
         shown = shown[: len(shown) * most // size]

@@ -1,4 +1,4 @@
-"""The report: one HTML file, nothing from outside; what stands in it is text, whatever it holds."""
+"""The report: one HTML file without external resources, in which all values are escaped."""
 
 import base64
 import datetime
@@ -15,7 +15,7 @@ from mmkp_jax.evaluation.significance import Differences
 from mmkp_jax.evaluation.table import HEADLINES
 from mmkp_jax.pages.render import render
 from mmkp_jax.pages.report import figures, paper, tables
-from mmkp_jax.pages.report.browser import browser, thumbnail
+from mmkp_jax.pages.report.browser import browser_data, thumbnail
 from mmkp_jax.pages.report.data import ReportData, open_data
 from mmkp_jax.pages.report.neighbours import neighbours
 from mmkp_jax.pages.report.run_files import ARRAYS
@@ -29,25 +29,25 @@ HERE = Path(__file__).parent
 
 
 def write_report(runs: Sequence[Path], out: Path, data: Path | None = None, *, by_tsne: bool = False) -> None:
-    """Writes one page of one run or of several side by side.
+    """Writes one page about one run, or several next to each other.
 
     Args:
         runs: work directories, with predictions of the same test posts.
         out: the page.
-        data: the dataset of the posts; by default the one that the first run's config names. Where that one is gone,
+        data: the dataset of the posts; by default the one that the first run's config names. If that one is missing,
             the page leaves out what needs it, and says so.
-        by_tsne: lay hidden states out by t-SNE instead of PCA.
+        by_tsne: project hidden states by t-SNE instead of PCA.
 
     Raises:
-        InputError: there is no such run, it has no predictions, runs are of other test posts, `data` does not hold
-            the posts, t-SNE is asked for and scikit-learn not installed, or `out` cannot be written.
+        InputError: there is no such run, it has no predictions, runs are of other test posts, `data` does not have
+            the posts, t-SNE is requested but scikit-learn not installed, or `out` cannot be written.
     """
     found = read_runs(runs)
     page = _page(found, open_data(found, data), by_tsne)
     try:
-        write_bytes(out, page.encode("utf-8", "replace"))  # outputs may hold half a character
+        write_bytes(out, page.encode("utf-8", "replace"))  # outputs may have lone surrogates
     except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", str(out), "name a file that can be") from error
+        raise InputError(f"it cannot be written ({error.strerror})", str(out), "name another --out") from error
 
 
 def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool) -> str:
@@ -80,7 +80,7 @@ def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool) ->
         clusters=figures.clusters(runs, by_tsne),
         lacking={each: [run.name for run in runs if each not in run.arrays] for each in ARRAYS},
         neighbours=_neighbours(runs, scored, data) if data else [],
-        browser=Markup(for_script(browser(runs, scored, data))),
+        browser=Markup(for_script(browser_data(runs, scored, data))),
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -103,18 +103,19 @@ def _written_at_the_start(run: ReportRun) -> tuple[str, str]:
 
 
 def _summary(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> str:
-    def told(number: int) -> str:
+    def with_interval(number: int) -> str:
         score, found = scored[number].scores["all"]["f1@1"], scored[number].intervals["all"]["f1@1"]
         return f"{100 * score:.2f} ({100 * found.low:.1f}–{100 * found.high:.1f})"
 
     posts = f"{count(len(runs[0].answers))} test posts"
     if len(runs) == 1:
         strategy = paper.NAMES.get(runs[0].strategy, runs[0].strategy)
-        return f"{strategy}, at step {count(runs[0].step)}: F1@1 {told(0)} over {posts}."
+        return f"{strategy}, at step {count(runs[0].step)}: F1@1 {with_interval(0)} over {posts}."
     order = sorted(range(len(runs)), key=lambda number: scored[number].scores["all"]["f1@1"])
     low, high = order[0], order[-1]
     names = [plain(runs[number].name, 60) for number in (low, high)]
-    return f"{len(runs)} runs over the same {posts}: F1@1 from {told(low)}, {names[0]}, to {told(high)}, {names[1]}."
+    worst, best = (f"{with_interval(number)}, {name}" for number, name in zip((low, high), names, strict=True))
+    return f"{len(runs)} runs over the same {posts}: F1@1 from {worst}, to {best}."
 
 
 def _neighbours(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: ReportData) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The report's tables: runs side by side, and the paper's Tables 4, 5 and 7 with their cells beside the paper's."""
+"""The report's tables: runs next to each other, and the paper's Tables 4, 5 and 7 next to our results."""
 
 import datetime
 import json
@@ -20,7 +20,7 @@ NOTHING = "–"
 
 
 def runs_table(runs: Sequence[ReportRun]) -> Table:
-    """What each run is, when and where it was made, and what it was trained on; a column a run."""
+    """Facts of each run: when and where it was made, and what it was trained on; one column a run."""
     facts = [_facts(run) for run in runs]
     rows = [(fact, *(each[fact] for each in facts)) for fact in facts[0]]
     return Table("Runs", ("", *(plain(run.name, 60) for run in runs)), rows, words=range(1, len(runs) + 1))
@@ -49,7 +49,7 @@ def _facts(run: ReportRun) -> dict[str, str]:
 
 
 def _trained_on(run: ReportRun) -> str:
-    """Posts, each counted once where the run kept them, and how often they came."""
+    """Number of posts, each counted once if the run saved them, and with repeats."""
     if not run.metrics:
         return "nothing"
     seen = _total(run.metrics, "posts")
@@ -61,7 +61,7 @@ def _trained_on(run: ReportRun) -> str:
 
 
 def _with_chain(run: ReportRun) -> str:
-    """Of the posts that were trained on."""
+    """The number of training posts with a chain of thought."""
     arrays = run.arrays.get("losses", {})
     if "has_cot_N" not in arrays:
         return NOTHING
@@ -79,7 +79,7 @@ def _when(run: ReportRun) -> str:
 
 
 def differences_of_config(runs: Sequence[ReportRun]) -> Table:
-    """The keys of the runs' configs that differ."""
+    """The fields of the runs' configs that differ."""
     fields = [dict(leaves(run.config)) for run in runs]
     keys = sorted(set().union(*fields))
     rows = [
@@ -92,7 +92,7 @@ def differences_of_config(runs: Sequence[ReportRun]) -> Table:
 
 
 def groups_table(runs: Sequence[ReportRun], scored: Sequence[RunScores], metric: str) -> Table:
-    """One metric of each run by group, with its interval, and n."""
+    """One metric of each run by group, with its interval and n."""
     first = scored[0].scores
     rows = [("posts", *(count(int(first[group]["n"])) if first.get(group) else NOTHING for group in GROUPS))]
     rows += [
@@ -112,7 +112,7 @@ def _percent(scores: Scores, group: str, metric: str = "f1@1") -> str:
 
 
 def differences_table(runs: Sequence[ReportRun], differences: Sequence[Differences], metric: str) -> Table:
-    """One metric of the first run minus each of the others', in points."""
+    """Differences of one metric in points, the first run minus each of the others."""
     rows = [
         (
             plain(run.name, 60),
@@ -129,19 +129,19 @@ def differences_table(runs: Sequence[ReportRun], differences: Sequence[Differenc
     header = (f"{plain(runs[0].name, 60)} minus", "group", "points", "95% interval", "p", "p, Holm")
     notes = [
         f"interval and p: paired bootstrap over {RESAMPLES:,} resamples of the posts;"
-        " Holm: for all groups and runs. How seeds differ is not in them."
+        " Holm: for all groups and runs. They do not include differences between seeds."
     ]
     return Table(f"Differences in {metric.upper()}", header, without_repeats(rows), notes, left=2)
 
 
 def systems_table(runs: Sequence[ReportRun], kind: str, title: str) -> Table:
-    """F1@1 of the systems that runs were compared with: `kind` is `scores` (by group) or `by_kind`."""
+    """F1@1 of the systems that runs were compared with, where `kind` is `scores` (by group) or `by_kind`."""
     found = [(run.name, name, scores) for run in runs for name, scores in run.comparisons.get(kind, {}).items()]
     own: dict[str, Scores] = {}
     shared: dict[str, Scores] = {}
     for run, name, scores in found:
         alike = [each == scores for _, other, each in found if other == name]
-        if len(alike) > 1 and all(alike):  # as baselines of the same data are
+        if len(alike) > 1 and all(alike):  # like baselines of the same data
             shared[name] = scores
         else:
             own[f"{run}: {name}" if len(runs) > 1 else name] = scores
@@ -195,7 +195,7 @@ def _on_cot(run: ReportRun) -> str:
 
 
 def words_table(runs: Sequence[ReportRun]) -> Table:
-    """The paper's Table 7 with a row for each run, and the forms of its outputs."""
+    """The paper's Table 7 with a row for each run and the forms of its outputs."""
     words = {run.name: mean_words([answer.output for answer in run.answers]) for run in runs}
     cot = next((words[run.name] for run in runs if run.strategy == "cot"), None)
     rows = []
@@ -205,15 +205,15 @@ def words_table(runs: Sequence[ReportRun]) -> Table:
         own = []
         for run in [each for each in runs if each.strategy == strategy]:
             shares = form_shares([answer.form for answer in run.answers])
-            told = f"{words[run.name]:.2f}", _less(words[run.name], cot), *(share(each, 1) for each in shares.values())
-            own.append((plain(run.name, 60), *told))
+            cells = f"{words[run.name]:.2f}", _less(words[run.name], cot), *(share(each, 1) for each in shares.values())
+            own.append((plain(run.name, 60), *cells))
         rows += [(name, *cells, *reported_cells) for cells in own or [(NOTHING,) * (3 + len(FORMS))]]
     header = ("strategy", "run", "words", "against CoT", *FORMS, "paper, words", "against CoT")
     notes = [
         "words generated for a post, tags and all; against CoT: of Fine-tune-CoT; the paper's: of Qwen2.5-VL-3B on"
         " MMKP-V2",
         "direct, cot: `kp; kp`, without and with reasoning; other: another form of list, read as one keyphrase (score"
-        " --reading=lenient takes it apart); broken: cut off",
+        " --reading=lenient splits it); broken: cut off",
     ]
     return Table("Words generated (Table 7)", header, without_repeats(rows), notes, left=2)
 
