@@ -58,7 +58,7 @@ def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
 
     A run's model takes its inputs, and computes, as its config says. A folder's pixel limits are those that
     transformers reads, and an exported folder has the limits of its run's inputs (`hf.feeding`); other values are those
-    of configs/base.py. A folder's model computes in its own dtype.
+    of docs/config.md. A folder's model computes in its own dtype.
 
     Args:
         zero_shot: whether the prompt describes the output's format; a zero-shot run's prompt always does.

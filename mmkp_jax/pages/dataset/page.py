@@ -9,7 +9,7 @@ from mmkp_jax.data.run_lines import chains_line, updates_line
 from mmkp_jax.data.statistics import LISTED, overlap, spread
 from mmkp_jax.evaluation.tokenised import HiddenKeyphrases
 from mmkp_jax.pages.dataset.facts import Description, PostPreview, trimmed
-from mmkp_jax.pages.histogram import HistogramChart, chart
+from mmkp_jax.pages.histogram import HistogramChart, histogram_chart
 from mmkp_jax.pages.render import render
 from mmkp_jax.pages.tables import Table, count, plain, share
 from mmkp_jax.runtime.terminal import without_repeats
@@ -248,4 +248,4 @@ def charts_of(description: Description) -> list[HistogramChart]:
             PIXELS: recipe.processor.pixel_limit,
             IN_ROW: ("row.tokens", row.tokens),
         }
-    return [chart(title, values, limits.get(title)) for title, values in quantities.items() if len(values)]
+    return [histogram_chart(title, values, limits.get(title)) for title, values in quantities.items() if len(values)]
