@@ -53,9 +53,9 @@ def test_a_checkpoint_predicts_what_its_run_predicted(pocket, trained, tmp_path,
         assert main([f"--model={trained}@{step}", *source, f"--out={out}"]) == 0, capsys.readouterr().err
         assert lines(out) == lines(expected) and list(lines(out)[0]) == FIELDS
     assert best in ("2", "4") and (best == "4") == (lines(latest) == lines(tested))
-    for step, told in (("5", "'5'; give one of the steps 3, 4, latest or best"), ("x", "no checkpoint 'x'")):
+    for step, message in (("5", "'5'; give one of the steps 3, 4, latest or best"), ("x", "no checkpoint 'x'")):
         assert main([f"--model={trained}@{step}", *posts, f"--out={tmp_path / 'd.jsonl'}"]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -86,10 +86,10 @@ def test_an_interrupted_file_resumes_and_ends_in_order(pocket, tmp_path, capsys)
 
 
 def test_any_other_ending_is_cmkps_form(pocket, tmp_path):
-    out, beside = tmp_path / "p.txt", tmp_path / "p.jsonl"
-    assert main(of_posts(pocket, out)) == 0 and main(of_posts(pocket, beside)) == 0
+    out, as_jsonl = tmp_path / "p.txt", tmp_path / "p.jsonl"
+    assert main(of_posts(pocket, out)) == 0 and main(of_posts(pocket, as_jsonl)) == 0
     assert out.read_text().splitlines() == [
-        " ".join(";".join(line["predicted"]).splitlines()) for line in lines(beside)
+        " ".join(";".join(line["predicted"]).splitlines()) for line in lines(as_jsonl)
     ]
     assert not (tmp_path / "p.txt.jsonl").exists()
     assert main(of_posts(pocket, out)) == 2  # a complete file is not overwritten
@@ -108,9 +108,9 @@ def test_posts_that_cannot_be_used_count_and_are_listed(pocket, tmp_path, capsys
     assert [line["id"] for line in predictions] == [row["id"] for row in rows]
     assert [line["tokens"] > 0 for line in predictions] == [True, False, False, True]
     assert predictions[1]["keyphrases"] == rows[1]["keyphrases"] and predictions[3]["keyphrases"] == []
-    told = capsys.readouterr().out
-    assert "2 of 4 posts could not be used" in told
-    assert "test-2: there is no image 'none.png'" in told and "test-3: 'text' is 7" in told
+    message = capsys.readouterr().out
+    assert "2 of 4 posts could not be used" in message
+    assert "test-2: there is no image 'none.png'" in message and "test-3: 'text' is 7" in message
 
 
 def test_one_text_prints_its_keyphrases(pocket, capsys):
@@ -120,7 +120,7 @@ def test_one_text_prints_its_keyphrases(pocket, capsys):
     direct = capsys.readouterr().out
     assert direct.count("\n") == 1
     assert main([*flags, "--explain"]) == 0
-    assert "answered without reasoning" in (told := capsys.readouterr().out) and direct.strip() in told
+    assert "answered without reasoning" in (message := capsys.readouterr().out) and direct.strip() in message
 
 
 def test_outputs_are_printed_without_moving_the_cursor():

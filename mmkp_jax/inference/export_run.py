@@ -274,16 +274,16 @@ def verify(step: RunStep, loaded: LoadedModel, out: Path, posts: int = VERIFIED)
     theirs = their_answers(
         loaded.definition.family, out, trees, [record.image for record in records], loaded.answer_tokens
     )
-    apart = rounding = largest = 0.0
+    logits = rounding = largest = 0.0
     others = []
     for number, (live_MV, our_MV, their) in enumerate(zip(live, ours, theirs, strict=True)):
         # numpy's, since Python's max ignores NaN
-        apart = np.maximum(apart, np.abs(our_MV - their.logits_MV).max())
+        logits = np.maximum(logits, np.abs(our_MV - their.logits_MV).max())
         rounding = np.maximum(rounding, np.abs(our_MV - live_MV).max())
         largest = np.maximum(largest, np.abs(their.logits_MV).max())
         if (answers[number].output, answers[number].tokens) != (their.answer, their.tokens):
             others.append(records[number].id)
-    return Verification(len(records), float(apart / largest), others, float(rounding), float(largest))
+    return Verification(len(records), float(logits / largest), others, float(rounding), float(largest))
 
 
 def _posts(split: Split, recipe: Recipe, posts: int) -> tuple[list[Record], list[Tree]]:

@@ -60,7 +60,7 @@ def _listed(file: Path) -> list[Post | Reject]:
             raise row.as_error()
         listed[row.id] = row
     if not listed:
-        raise InputError("it holds no posts", str(file), "give one with a post a line")
+        raise InputError("it has no posts", str(file), "give a file with one post a line")
     return list(listed.values())
 
 

@@ -49,7 +49,7 @@ class ResumablePredictions:
                     break
                 prediction = prediction_of(parse_object(line, where, HINT))
                 if prediction.id not in number_of:
-                    what = f"it holds a prediction of {prediction.id!r}, which is not among these posts"
+                    what = f"it has a prediction of {prediction.id!r}, which is not among these posts"
                     raise InputError(what, where, HINT)
                 self.found[number_of[prediction.id]] = prediction
                 complete += len(line)

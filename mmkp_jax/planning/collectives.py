@@ -1,4 +1,4 @@
-"""What a compiled program's chips send each other: by kind, in bytes a chip, and over which links."""
+"""Data that a compiled program's chips send each other: by kind, in bytes a chip, and over which links."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What a compiled program does on one chip: floating-point operations of its products, and bytes of main memory."""
+"""Counts of a compiled program on one chip: floating-point operations of its products, and bytes of main memory."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import numpy as np
 from mmkp_jax.planning.hlo import Array, Computation, Execution, Instruction, Program
 
 KERNEL = "tpu_custom_call"
-"""The call of a hand-written kernel, which the compiler cannot look into."""
+"""The call of a hand-written kernel, which the compiler cannot analyse."""
 
 PLUMBING = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),

@@ -18,7 +18,7 @@ LARGEST = 4
 """The largest row that is tried, as a multiple of the config's row."""
 
 TRIES = 3
-"""Compilations that look for the largest row."""
+"""Most compilations in the search for the largest row."""
 
 
 ProgramsBySize = dict[int, Compiled | Refused]

@@ -30,7 +30,7 @@ TEMPLATE_TOKENS = 64
 
 
 class Load(NamedTuple):
-    """What a run's rows hold."""
+    """The content of a run's rows."""
 
     posts: float
     """Posts a row, on average."""
@@ -115,7 +115,7 @@ def published_config(path: str) -> tuple[dict[str, Any], str]:
 
 
 def load_of(config: ConfigDict, definition: Definition) -> Load:
-    """What rows hold: from the index of the config's data if data and tokenizer are here, else as typical posts."""
+    """The content of rows, from the index of the config's data if data and tokenizer are here, else typical posts."""
     try:
         datasets = datasets_of(config)
     except InputError:  # not on this machine

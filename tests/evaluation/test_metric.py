@@ -38,7 +38,7 @@ def test_a_repeat_after_stemming_counts_once():
 
 @pytest.mark.parametrize("word", ["<unk>", ",", "."])
 def test_phrases_with_unwanted_words_are_dropped(word):
-    """Rule 2: they take no place in the ranking; a full stop inside a word is no word."""
+    """Rule 2: they take no rank; a full stop inside a word is not a word."""
     assert one(f"red {word};{word};dog", ["dog"])["all"]["p@1"] == 1
     assert one("e.g;dog", ["dog"])["all"]["p@1"] == 0
     assert one("dog", ["dog", f"red {word}"])["all"]["r@1"] == 0.5  # targets keep theirs

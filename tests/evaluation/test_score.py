@@ -344,6 +344,6 @@ def test_an_output_that_is_an_input_is_refused_and_the_input_stays(tmp_path, cap
         out = tmp_path / "link.jsonl"
         out.symlink_to(files[flag])
     assert main([*(f"--{name}={file}" for name, file in files.items()), f"--json={out}"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "another flag names this file too" in told
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "another flag names this file too" in message
     assert all(file.read_text() == "whole\n" for file in files.values())

@@ -223,7 +223,7 @@ def rewrite(file, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         (lambda base: rewrite(base / "chat_template.jinja", "another"), "chat_template.jinja"),
         (lambda base: rewrite(base / "processor_config.json", "{}"), "processor_config.json"),
@@ -232,7 +232,7 @@ def rewrite(file, text: str) -> None:
     ],
     ids=["changed", "new", "gone", "of another shape"],
 )
-def test_a_base_that_changed_since_the_run_began_is_refused(tmp_path, base, change, told):
+def test_a_base_that_changed_since_the_run_began_is_refused(tmp_path, base, change, message):
     """At the next start and at an export; the card and the licence may change."""
     record_base(tmp_path, open_folder(str(base)))
     before = (tmp_path / "base.json").read_bytes()
@@ -243,7 +243,7 @@ def test_a_base_that_changed_since_the_run_began_is_refused(tmp_path, base, chan
     for look in (check_base, record_base):
         with pytest.raises(InputError) as caught:
             look(tmp_path, open_folder(str(base)))
-        assert f"files have changed since the run began: {told}; restore the base" in str(caught.value)
+        assert f"files have changed since the run began: {message}; restore the base" in str(caught.value)
     assert (tmp_path / "base.json").read_bytes() == before
 
 

@@ -63,7 +63,7 @@ def test_every_record_is_predicted_and_rejects_get_an_empty_prediction(predictor
     expected = [each for _, each in sorted(predictor.predict(rows))]
     assert [each.id for each in expected] == [row.id for row in rows]
     assert expected[1].keyphrases == ["key 1", "news"] and min(each.tokens for each in expected) > 0
-    bad = Reject("bad", "f", 3, "the image is truncated", "mend it", Post("bad", "text", "x.png", ("kp",)))
+    bad = Reject("bad", "f", 3, "the image is truncated", "repair it", Post("bad", "text", "x.png", ("kp",)))
     skipped = []
     found = dict(predictor.predict([*rows[:3], bad, *rows[3:]], skipped.append))
     assert found.pop(3) == Prediction("bad", ["kp"], [], "", "broken", 0)

@@ -194,9 +194,9 @@ def test_the_browser_shows_every_post_with_each_runs_prediction(runs, tmp_path):
 def test_wrong_predictions_are_shown_next_to_the_most_similar_training_post(runs, tmp_path):
     page = page_of(runs[:1], tmp_path / "page.html")
     assert "Posts without a hit: 2; for 1 of them (50.0%)" in page.text
-    said = page.text.split("Errors next to")[1]
-    assert "the eras tour was loud" in said and "the eras tour was everything" in said
-    assert "nothing said" not in said  # no word of it is in any training post
+    section = page.text.split("Errors next to")[1]
+    assert "the eras tour was loud" in section and "the eras tour was everything" in section
+    assert "nothing said" not in section  # no word of it is in any training post
 
 
 def test_texts_of_posts_and_outputs_stay_texts(tmp_path, data):
@@ -228,18 +228,18 @@ def test_without_its_dataset_a_run_is_reported_with_its_own_scores(runs, data, t
     config["data"]["path"] = str(tmp_path / "gone")
     (tmp_path / "moved/config.json").write_text(json.dumps(config))
     page = page_of([tmp_path / "moved"], tmp_path / "page.html")
-    assert "gone: there is no such folder" in page.text and "The training posts are not there" in page.text
+    assert "gone: there is no such folder" in page.text and "The training posts are not available" in page.text
     assert page.row("SFT", "moved")[2:5] == [f"{100 * scores[each]['f1@1']:.2f}" for each in ("all", "seen", "unseen")]
     assert [post[1] for post in page.data["posts"]] == [""] * 4 and page.data["images"] == 0
     whole = page_of([tmp_path / "moved"], tmp_path / "page.html", data)
     assert "gone" not in whole.text.split("Scores by group")[1] and whole.data["images"] == 4
-    assert "holds other scores" not in whole.text
+    assert "has other scores" not in whole.text
 
 
 def test_scores_that_differ_from_those_of_the_predictions_are_reported(runs, tmp_path):
     other = score(posts_of("test", TEST), ANSWERS["dyncot"], {"snow"})
     (runs[0] / "results.json").write_text(json.dumps(other))
-    assert "a: its results.json holds other scores" in page_of(runs, tmp_path / "page.html").text
+    assert "a: its results.json has other scores" in page_of(runs, tmp_path / "page.html").text
 
 
 def test_a_model_that_was_not_trained_is_reported(tmp_path, data):
@@ -256,8 +256,8 @@ def test_training_posts_of_all_datasets_count(runs, data, tmp_path):
     (runs[1] / "config.json").write_text(json.dumps(config))
     page = page_of(runs[1:], tmp_path / "page.html")
     assert page.row("posts") == ["posts", "4", "1", "3", "3", "2"]  # new place is seen now
-    said = page.text.split("Errors next to")[1]
-    assert "Posts without a hit: 1; for 1 of them" in said and "nothing said before" in said
+    section = page.text.split("Errors next to")[1]
+    assert "Posts without a hit: 1; for 1 of them" in section and "nothing said before" in section
 
 
 def test_validation_scores_are_drawn_at_the_steps_that_logged_them(runs, tmp_path):
@@ -438,7 +438,7 @@ def test_an_input_error_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
     assert "no RUN is given" in message()
     assert "no/such: there is no such folder" in message(a, out="no/such/page.html")
     rows = [json.loads(line) for line in (b / "predictions/test-40.jsonl").read_text().splitlines()]
-    for changed, says in (
+    for changed, expected in (
         (rows[1:], "lacks 1 post ('test-1')"),
         ([rows[0] | {"id": "new"}, *rows[1:]], "has 1 post ('new') that a lacks"),
         ([rows[0] | {"keyphrases": ["x"]}, *rows[1:]], "the keyphrases of 1 post ('test-1')"),
@@ -449,7 +449,7 @@ def test_an_input_error_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
         ([*rows, rows[0]], "test-40.jsonl:5: the post 'test-1' is in an earlier line too"),
     ):
         write_predictions(b, changed)
-        assert says in message(a, b)
+        assert expected in message(a, b)
     write_predictions(b, [row | {"id": f"x{n}"} for n, row in enumerate(rows)])
     assert "4 of 4 test posts are not those" in message(b, f"--data={data}")
     for file in (b / "predictions").iterdir():

@@ -53,7 +53,7 @@ def model(tmp_path_factory):
 def test_the_page_reports_fit_memory_and_work(model, capsys):
     assert plan.main([f"--config={CONFIG}", "--topology=cpu:2", *flags_of(model)]) == 0
     page = capsys.readouterr().out
-    for told in (
+    for expected in (
         "2 of 2 chips, mesh data 1 x fsdp 2 x tensor 1",
         "FITS",
         "optimizer's moments (float32)",
@@ -65,7 +65,7 @@ def test_the_page_reports_fit_memory_and_work(model, capsys):
         "decode in",
         "typical: 34,515 posts",
     ):
-        assert told in page, told
+        assert expected in page, expected
     assert "growth in" not in page  # prompts take as many pages of the cache as answers come to
     assert "at published rates" not in page  # a CPU has none
 
@@ -194,8 +194,8 @@ def test_a_compiler_that_is_not_installed_is_one_line_with_its_extra(platform, t
     if any(map(importlib.util.find_spec, modules)):
         pytest.skip(f"{modules} is installed")
     assert plan.main([f"--config={CONFIG}", f"--topology={topology}"]) == 2
-    told = capsys.readouterr().err.strip()
-    assert told.count_program("\n") == 0 and f"pip install -e '.[{extras[0]}]'" in told
+    message = capsys.readouterr().err.strip()
+    assert message.count("\n") == 0 and f"pip install -e '.[{extras[0]}]'" in message
 
 
 def test_a_config_that_the_chips_cannot_take_is_one_line(model, capsys):

@@ -101,11 +101,11 @@ def test_training_never_names_an_unseen_keyphrase(splits):
 def test_text_keyphrases_follow_from_the_text_alone(splits):
     for post in splits["test"]:
         places = [f"{first} {last}" for first in PLACE_FIRST for last in PLACE_LAST]
-        told = {place for place in places if is_present(place, post.text)}
+        found = {place for place in places if is_present(place, post.text)}
         seasons, gatherings = named_by(SEASON_CUES, post.text), named_by(GATHERING_CUES, post.text)
         assert len(seasons) == len(gatherings) <= 1, post.text
-        told |= {f"{season} {gathering}" for season, gathering in zip(seasons, gatherings, strict=True)}
-        assert told == {phrase for phrase, need in post.needs.items() if need == "text"}
+        found |= {f"{season} {gathering}" for season, gathering in zip(seasons, gatherings, strict=True)}
+        assert found == {phrase for phrase, need in post.needs.items() if need == "text"}
 
 
 def test_images_show_clubs_and_with_the_text_their_clashes(splits):
@@ -125,11 +125,11 @@ def test_images_show_clubs_and_with_the_text_their_clashes(splits):
 
 
 def test_texts_say_nothing_about_what_needs_an_image(splits):
-    told = {stem(word) for clause in ("fan", "clash", "event") for words in OPTIONS[clause] for word in words}
-    told |= {stem(shape) for shape in CLUB_OF_SHAPE}
+    found = {stem(word) for clause in ("fan", "clash", "event") for words in OPTIONS[clause] for word in words}
+    found |= {stem(shape) for shape in CLUB_OF_SHAPE}
     for posts in splits.values():
         for post in posts:
-            assert not told & {stem(word) for word in post.text.split()}, post.text
+            assert not found & {stem(word) for word in post.text.split()}, post.text
 
 
 def test_only_places_are_present(splits):

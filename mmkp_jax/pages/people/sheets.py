@@ -66,4 +66,4 @@ def _image(record: Record, edge: int) -> str | None:
     try:
         return data_url(record.image, edge) if record.image else None
     except ImageError as error:
-        raise InputError(error.reason, f"the post {record.id!r}", "mend its image, or leave it out") from None
+        raise InputError(error.reason, f"the post {record.id!r}", "repair its image, or leave out the post") from None

@@ -6,9 +6,9 @@ const list = document.getElementById("list"), pages = document.getElementById("p
 const PER_PAGE = 20;
 let found = [], page = 0;
 
-const posts = data.posts.map(([id, text, gold, groups, image, differ, said]) => ({
+const posts = data.posts.map(([id, text, gold, groups, image, differ, predictions]) => ({
   id, text, gold, groups, image, differ,
-  said: said.map(([verdict, form, phrases, hits, more, output]) => ({ verdict, form, phrases, hits, more, output })),
+  predictions: predictions.map(([verdict, form, phrases, hits, more, output]) => ({ verdict, form, phrases, hits, more, output })),
 }));
 
 function make(tag, className, ...children) {
@@ -27,17 +27,17 @@ function phrases(texts, classOf) {
   return make("span", "phrases", ...(chips.length ? chips : ["–"]));
 }
 
-function answer(name, said) {
-  const chips = phrases(said.phrases, (number) => said.hits[number] ? "hit" : "miss");
-  if (said.more) chips.append(` and ${said.more} more`);
-  const form = data.forms[said.form];
+function describe(name, prediction) {
+  const chips = phrases(prediction.phrases, (number) => prediction.hits[number] ? "hit" : "miss");
+  if (prediction.more) chips.append(` and ${prediction.more} more`);
+  const form = data.forms[prediction.form];
   const shown = make("div", "", chips);
   if (form !== "direct") {
-    const output = make("pre", "", said.output);
+    const output = make("pre", "", prediction.output);
     output.dir = "auto";
     shown.append(make("details", "", make("summary", "", "output"), output));
   }
-  return [make("span", "", name), make("span", "", `${data.verdicts[said.verdict]}, ${form}`), shown];
+  return [make("span", "", name), make("span", "", `${data.verdicts[prediction.verdict]}, ${form}`), shown];
 }
 
 function card(post) {
@@ -47,7 +47,7 @@ function card(post) {
     image.src = post.image;
     image.alt = "";
   }
-  const text = make("p", "said", post.text);
+  const text = make("p", "post-text", post.text);
   text.dir = "auto";
   const groups = post.groups.map((group) => data.groups[group]).filter((group) => group !== "all");
   return make("div", "card", image, make("div", "",
@@ -55,7 +55,7 @@ function card(post) {
     text,
     make("div", "answers",
       make("span", "", "gold"), make("span"), phrases(post.gold, () => ""),
-      ...post.said.flatMap((said, run) => answer(data.runs[run], said)))));
+      ...post.predictions.flatMap((prediction, run) => describe(data.runs[run], prediction)))));
 }
 
 function show() {
@@ -73,18 +73,18 @@ function show() {
 }
 
 function searched(post) {
-  post.searched ??= [post.id, post.text, ...post.gold, ...post.said.flatMap((said) => said.phrases)].join("\n").toLowerCase();
+  post.searched ??= [post.id, post.text, ...post.gold, ...post.predictions.flatMap((prediction) => prediction.phrases)].join("\n").toLowerCase();
   return post.searched;
 }
 
 function filter() {
   const value = Object.fromEntries(new FormData(filters));
   const text = value.text.trim().toLowerCase();
-  const matches = (said) => (value.verdict === "" || said.verdict === +value.verdict)
-    && (value.form === "" || said.form === +value.form);
+  const matches = (prediction) => (value.verdict === "" || prediction.verdict === +value.verdict)
+    && (value.form === "" || prediction.form === +value.form);
   found = posts.filter((post) => (value.group === "" || post.groups.includes(+value.group))
     && (!value.differ || post.differ)
-    && (value.run === "" ? post.said.some(matches) : matches(post.said[+value.run]))
+    && (value.run === "" ? post.predictions.some(matches) : matches(post.predictions[+value.run]))
     && (!text || searched(post).includes(text)));
   page = 0;
   show();

@@ -56,9 +56,11 @@ def browser_data(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: R
         gold = {stemmed(phrase) for phrase in first.keyphrases}
         groups = [index for index, group in enumerate(GROUPS) if in_group[group][number]]
         verdicts = verdict_RN[:, number].tolist()
-        said = [_said(each, gold, verdict, most) for each, verdict in zip(answers[number], verdicts, strict=True)]
+        rows = [
+            _prediction_row(each, gold, verdict, most) for each, verdict in zip(answers[number], verdicts, strict=True)
+        ]
         post = first.id, shorten(text, most), [shorten(phrase, most) for phrase in first.keyphrases]
-        posts.append([*post, groups, images.get(number, ""), int(differ_N[number]), said])
+        posts.append([*post, groups, images.get(number, ""), int(differ_N[number]), rows])
     return {
         "runs": [run.name for run in runs],
         "groups": GROUPS,
@@ -70,7 +72,7 @@ def browser_data(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: R
     }
 
 
-def _said(answer: Prediction, gold: set[str], verdict: int, most: int) -> list[Any]:
+def _prediction_row(answer: Prediction, gold: set[str], verdict: int, most: int) -> list[Any]:
     shown = answer.predicted[:PHRASES]
     hits = [int(stemmed(phrase) in gold) for phrase in shown]
     more = len(answer.predicted) - len(shown)

@@ -56,9 +56,10 @@ def nearest_posts(train: Sequence[Words], texts: Sequence[str]) -> list[int | No
 def neighbours(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: ReportData) -> list[Neighbours]:
     """The wrong predictions of each run; those that repeat the training post's keyphrases are shown first."""
     wrong = [np.flatnonzero(each.verdict_N() == WRONG).tolist() for each in scored]
-    asked = sorted(set().union(*wrong))
-    near_of = dict(zip(asked, nearest_posts(data.train, [data.test[number].text for number in asked]), strict=True))
-    return [_of_run(run, numbers, near_of, data.train) for run, numbers in zip(runs, wrong, strict=True)]
+    numbers = sorted(set().union(*wrong))
+    near = nearest_posts(data.train, [data.test[number].text for number in numbers])
+    near_of = dict(zip(numbers, near, strict=True))
+    return [_of_run(run, each, near_of, data.train) for run, each in zip(runs, wrong, strict=True)]
 
 
 def _of_run(run: ReportRun, wrong: Sequence[int], near_of: dict[int, int | None], train: Sequence[Words]) -> Neighbours:
