@@ -11,7 +11,7 @@ import time
 
 from benchmarks.machine import describe_machine
 from mmkp_jax.planning.plan import plan_line
-from mmkp_jax.planning.text import markdown
+from mmkp_jax.planning.text import markdown_table
 from mmkp_jax.planning.topologies import read_topology
 from mmkp_jax.planning.workload import Workload, workload_of
 from mmkp_jax.runtime.config import read_config
@@ -41,9 +41,9 @@ def main() -> None:
     only = parser.parse_args().only
     print(describe_machine())
     if only != "growth":
-        print(markdown([line_of(model, name) for model in MODELS for name in SCALE]))
+        print(markdown_table([line_of(model, name) for model in MODELS for name in SCALE]))
     if only != "scale":
-        print(markdown([line_of("7b", name) for name in GROWTH]))
+        print(markdown_table([line_of("7b", name) for name in GROWTH]))
 
 
 if __name__ == "__main__":

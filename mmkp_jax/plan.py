@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mmkp_jax.planning.compiling import check_compiler
 from mmkp_jax.planning.plan import plan, plan_line
-from mmkp_jax.planning.text import markdown
+from mmkp_jax.planning.text import markdown_table
 from mmkp_jax.planning.topologies import read_topology
 from mmkp_jax.planning.workload import workload_of
 from mmkp_jax.runtime.cli import Parser, status_of
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     if len(topologies) == 1:
         print(plan(workload, topologies[0], flags.price))
     else:
-        print(markdown([plan_line(workload, topology, flags.price) for topology in topologies]))
+        print(markdown_table([plan_line(workload, topology, flags.price) for topology in topologies]))
         print(f"\n{workload.updates}")
 
 

@@ -25,7 +25,7 @@ Ticks = list[tuple[float, str]]
 """The position and label of each tick."""
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """One series; paths as SVG's `d`."""
 
     name: str
@@ -40,7 +40,7 @@ class LineChart(NamedTuple):
     """Series over a common axis."""
 
     title: str
-    lines: list[Line]
+    lines: list[ChartLine]
     x_ticks: Ticks
     y_ticks: Ticks
     x_name: str
@@ -108,7 +108,9 @@ def line_chart(
     for colour, (name, x_S, y_S) in enumerate(thinned):
         raw = _path(x_at(x_S), y_at(y_S))
         lines.append(
-            Line(name, raw, _path(x_at(x_S), y_at(_smoothed(y_S))), colour) if smooth else Line(name, "", raw, colour)
+            ChartLine(name, raw, _path(x_at(x_S), y_at(_smoothed(y_S))), colour)
+            if smooth
+            else ChartLine(name, "", raw, colour)
         )
     return LineChart(title, lines, ticks(x_low, x_high, x_at), ticks(0, top, y_at), x_name)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmkp_jax.planning.hlo import Execution, Program
 
-KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 
 class Collective(NamedTuple):
@@ -24,11 +24,11 @@ class Collective(NamedTuple):
 
 def collectives(program: Program, *, chips: int, slices: int, true_share: float) -> list[Collective]:
     """The collectives that run, by kind; kinds that do not run are left out."""
-    found = {kind: Collective(kind, 0.0, 0.0, 0.0) for kind in KINDS}
+    found = {kind: Collective(kind, 0.0, 0.0, 0.0) for kind in COLLECTIVES}
     seen = set()
     for execution in program.executions(true_share):
         opcode = execution.instruction.opcode.removesuffix("-start")
-        if opcode not in KINDS:
+        if opcode not in COLLECTIVES:
             continue
         channel = re.search(r"channel_id=(\d+)", execution.instruction.attributes)
         if channel and channel[1] in seen:  # on TPU one collective is written where it starts, runs and ends

@@ -53,13 +53,13 @@ class Compiled(NamedTuple):
         return self.arguments + self.temporaries + self.results + self.code
 
 
-class Refused(NamedTuple):
+class NotCompiled(NamedTuple):
     """A program that did not compile, mostly because it needs too much memory."""
 
     reason: str
 
 
-class Outcome(NamedTuple):
+class CompileOutcome(NamedTuple):
     """The outcome of compiling a config."""
 
     state: Mapping[str, float]
@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
     in_host: float
     """Bytes of its host's memory that a chip's part of the state takes."""
     mesh: Mapping[str, int]
-    programs: Mapping[str, Compiled | Refused]
+    programs: Mapping[str, Compiled | NotCompiled]
     """train, and if requested prefill, decode and (if the cache ever grows) growth."""
 
     def needs(self, name: str) -> float:
@@ -85,7 +85,7 @@ def check_compiler(topology: Topology) -> None:
 
 def compile_config(
     config: ConfigDict, published: Mapping[str, Any], where: str, topology: Topology, prompt: RowSize | None = None
-) -> Outcome:
+) -> CompileOutcome:
     """Compiles a config's train step and, for prompts of a size, prefill, decode and growth of the cache.
 
     Args:
@@ -111,7 +111,7 @@ def compile_config(
         if "error" in result:
             raise InputError(*result["error"])
         programs = {name: _outcome(each, folder / f"{name}.hlo") for name, each in result["programs"].items()}
-    return Outcome(result["state"], result["in_host"], result["mesh"], programs)
+    return CompileOutcome(result["state"], result["in_host"], result["mesh"], programs)
 
 
 def _run_child(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -129,9 +129,9 @@ def _run_child(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     return json.loads((folder / RESULT).read_text(encoding="utf-8"))
 
 
-def _outcome(result: Mapping[str, Any], text: Path) -> Compiled | Refused:
+def _outcome(result: Mapping[str, Any], text: Path) -> Compiled | NotCompiled:
     if "refused" in result:
-        return Refused(result["refused"])
+        return NotCompiled(result["refused"])
     return Compiled(
         arguments=result["argument"],
         temporaries=result["temp"],

@@ -9,14 +9,14 @@ from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.flops import Flops, step_flops, work_of_slots
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.planning.collectives import Collective, collectives
-from mmkp_jax.planning.compiling import Compiled, Outcome
+from mmkp_jax.planning.compiling import Compiled, CompileOutcome
 from mmkp_jax.planning.counts import ProgramCounts, count_program
 from mmkp_jax.planning.topologies import Topology
 from mmkp_jax.planning.workload import Workload
 from mmkp_jax.training.setup import dtype_of
 
 
-class Estimate(NamedTuple):
+class StepEstimate(NamedTuple):
     """Estimate of a train step that compiled; times in seconds."""
 
     flops: dict[str, Flops]
@@ -61,7 +61,7 @@ class Estimate(NamedTuple):
         return self.steps * seconds / 3600
 
 
-def estimate(workload: Workload, topology: Topology, outcome: Outcome) -> Estimate:
+def estimate_step(workload: Workload, topology: Topology, outcome: CompileOutcome) -> StepEstimate:
     """A roofline of the train step, which must have compiled."""
     config, chip = workload.config, topology.chip
     train = outcome.programs["train"]
@@ -75,7 +75,7 @@ def estimate(workload: Workload, topology: Topology, outcome: Outcome) -> Estima
     work = workload.load.work.times(rows)
     in_kernels = _attention(workload, rows) / chips if counts.kernels else 0.0
     computed = counts.flops + in_kernels
-    return Estimate(
+    return StepEstimate(
         flops=step_flops(workload.definition, config.freeze, work),
         computed=computed,
         counts=counts,
@@ -91,7 +91,7 @@ def estimate(workload: Workload, topology: Topology, outcome: Outcome) -> Estima
     )
 
 
-def saved_activations(workload: Workload, outcome: Outcome) -> float:
+def saved_activations(workload: Workload, outcome: CompileOutcome) -> float:
     """Bytes a chip of the layers' inputs that are saved for the backward pass, with `config.remat`."""
     config, definition = workload.config, workload.definition
     rows = config.global_batch_size / config.accumulation_steps / outcome.mesh["data"] / outcome.mesh["fsdp"]
@@ -129,5 +129,5 @@ def _total(flops: dict[str, Flops]) -> float:
     return sum(part.total for part in flops.values())
 
 
-def _used(outcome: Outcome) -> int:
+def _used(outcome: CompileOutcome) -> int:
     return math.prod(outcome.mesh.values())

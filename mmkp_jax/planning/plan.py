@@ -3,7 +3,7 @@
 import math
 
 from mmkp_jax.planning.compiling import Compiled
-from mmkp_jax.planning.estimate import estimate
+from mmkp_jax.planning.estimate import estimate_step
 from mmkp_jax.planning.search import compile_workload, fits, largest_row, what_fits
 from mmkp_jax.planning.text import line, page
 from mmkp_jax.planning.topologies import Topology
@@ -19,7 +19,7 @@ def plan(workload: Workload, topology: Topology, price: float | None = None) -> 
         workload,
         topology,
         outcome,
-        estimate(workload, topology, outcome) if compiled else None,
+        estimate_step(workload, topology, outcome) if compiled else None,
         largest=largest_row(workload, topology, outcome) if fit and math.isfinite(topology.chip.memory) else None,
         change=None if fit else what_fits(workload, topology, outcome),
         price=price,
@@ -30,5 +30,5 @@ def plan_line(workload: Workload, topology: Topology, price: float | None = None
     """The cells of a topology's row; only the train step is compiled."""
     outcome = compile_workload(workload, topology, decoding=False)
     compiled = isinstance(outcome.programs["train"], Compiled)
-    found = estimate(workload, topology, outcome) if compiled else None
+    found = estimate_step(workload, topology, outcome) if compiled else None
     return line(workload.config.model.path.rpartition("/")[2], topology, outcome, found, price)

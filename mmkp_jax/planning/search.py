@@ -7,21 +7,21 @@ from typing import NamedTuple
 
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.ops.splash import LANES
-from mmkp_jax.planning.compiling import Compiled, Outcome, Refused, compile_config
+from mmkp_jax.planning.compiling import Compiled, CompileOutcome, NotCompiled, compile_config
 from mmkp_jax.planning.topologies import Topology
 from mmkp_jax.planning.workload import Workload
 
 STEPS = 4
 """Row sizes are tried in steps of this fraction (a quarter) of the config's row."""
 
-LARGEST = 4
+MAX_ROW_SCALE = 4
 """The largest row that is tried, as a multiple of the config's row."""
 
 TRIES = 3
 """Most compilations in the search for the largest row."""
 
 
-ProgramsBySize = dict[int, Compiled | Refused]
+ProgramsBySize = dict[int, Compiled | NotCompiled]
 """Compiled train steps by the size of their rows, in quarters of the config's row."""
 
 
@@ -32,7 +32,7 @@ class Change(NamedTuple):
     bytes: float
 
 
-def fits(outcome: Outcome, topology: Topology) -> bool:
+def fits(outcome: CompileOutcome, topology: Topology) -> bool:
     """Whether every program compiled and fits in memory."""
     return all(
         isinstance(each, Compiled) and outcome.needs(name) <= topology.chip.memory
@@ -40,7 +40,7 @@ def fits(outcome: Outcome, topology: Topology) -> bool:
     )
 
 
-def compile_workload(workload: Workload, topology: Topology, *, decoding: bool) -> Outcome:
+def compile_workload(workload: Workload, topology: Topology, *, decoding: bool) -> CompileOutcome:
     """Compiles the train step and, with `decoding`, prefill, decode and growth of the cache for the longest prompts.
 
     Raises:
@@ -50,9 +50,9 @@ def compile_workload(workload: Workload, topology: Topology, *, decoding: bool) 
     return compile_config(workload.config, workload.published, workload.where, topology, prompt)
 
 
-def largest_row(workload: Workload, topology: Topology, outcome: Outcome) -> RowSize:
-    """The largest row that fits in memory, at most `LARGEST` times the config's, which must fit."""
-    best, too_large = STEPS, LARGEST * STEPS + 1
+def largest_row(workload: Workload, topology: Topology, outcome: CompileOutcome) -> RowSize:
+    """The largest row that fits in memory, at most `MAX_ROW_SCALE` times the config's, which must fit."""
+    best, too_large = STEPS, MAX_ROW_SCALE * STEPS + 1
     known: ProgramsBySize = {STEPS: outcome.programs["train"]}
     for _ in range(TRIES):
         quarters = min(max(_guess(known, outcome, topology), best + 1), too_large - 1)
@@ -69,7 +69,7 @@ def largest_row(workload: Workload, topology: Topology, outcome: Outcome) -> Row
     return scaled(workload.row, best)
 
 
-def _guess(known: ProgramsBySize, outcome: Outcome, topology: Topology) -> int:
+def _guess(known: ProgramsBySize, outcome: CompileOutcome, topology: Topology) -> int:
     """The size at which memory would be full, by linear growth from the two largest known sizes (or the one)."""
     measured = sorted((size, each.bytes) for size, each in known.items() if isinstance(each, Compiled))
     fixed = sum(outcome.state.values()) + outcome.state["trainable"]  # with the gradients
@@ -94,7 +94,7 @@ def scaled(row: RowSize, quarters: int) -> RowSize:
     return RowSize.from_slots({name: slots(n) for name, n in row.slots().items()})
 
 
-def what_fits(workload: Workload, topology: Topology, outcome: Outcome) -> Change | None:
+def what_fits(workload: Workload, topology: Topology, outcome: CompileOutcome) -> Change | None:
     """The first of a few changes, each on top of those before it, that fits; None if none does."""
     train = outcome.programs["train"]
     decoding = (
@@ -117,7 +117,7 @@ def _smaller_evaluation(workload: Workload) -> Iterator[ChangedWorkload]:
             yield (f"--config.eval_batch_size={answers}",), workload.with_config(eval_batch_size=answers)
 
 
-def _changes(workload: Workload, topology: Topology, outcome: Outcome) -> Iterator[ChangedWorkload]:
+def _changes(workload: Workload, topology: Topology, outcome: CompileOutcome) -> Iterator[ChangedWorkload]:
     config = workload.config
     flags: list[str] = []
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from mmkp_jax.data.forest import RowSize
-from mmkp_jax.planning.compiling import Compiled, Outcome, Refused
-from mmkp_jax.planning.estimate import Estimate, saved_activations, slots_flops
+from mmkp_jax.planning.compiling import Compiled, CompileOutcome, NotCompiled
+from mmkp_jax.planning.estimate import StepEstimate, saved_activations, slots_flops
 from mmkp_jax.planning.search import Change, fits
 from mmkp_jax.planning.topologies import GPU_SHARE, Topology
 from mmkp_jax.planning.workload import Workload
@@ -16,8 +16,8 @@ GB = 1e9
 def page(
     workload: Workload,
     topology: Topology,
-    outcome: Outcome,
-    found: Estimate | None,
+    outcome: CompileOutcome,
+    found: StepEstimate | None,
     *,
     largest: RowSize | None,
     change: Change | None,
@@ -39,13 +39,13 @@ def page(
 
 
 def line(
-    name: str, topology: Topology, outcome: Outcome, found: Estimate | None, price: float | None
+    name: str, topology: Topology, outcome: CompileOutcome, found: StepEstimate | None, price: float | None
 ) -> dict[str, str]:
     """The cells of a table's row, by column heading."""
     train = outcome.programs["train"]
     cells = {"topology": topology.name, "model": name, "chips": f"{topology.chips}"}
-    if isinstance(train, Refused) or found is None:
-        return {**cells, "fits": f"no: {train.reason}" if isinstance(train, Refused) else "no"}
+    if isinstance(train, NotCompiled) or found is None:
+        return {**cells, "fits": f"no: {train.reason}" if isinstance(train, NotCompiled) else "no"}
     host, moved = (f" + {outcome.in_host / GB:.2f} in the host", " + transfer") if outcome.in_host else ("", "")
     cells |= {
         "fits": "yes" if fits(outcome, topology) else "no",
@@ -62,14 +62,14 @@ def line(
     return {**cells, "compiled in": f"{train.seconds:.0f} s"}
 
 
-def markdown(rows: Sequence[dict[str, str]]) -> str:
+def markdown_table(rows: Sequence[dict[str, str]]) -> str:
     """A Markdown table of rows given by column heading."""
     heads = list(dict.fromkeys(head for row in rows for head in row))
     lines = [heads, ["---"] * len(heads), *([row.get(head, "–") for head in heads] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _head(workload: Workload, topology: Topology, outcome: Outcome) -> str:
+def _head(workload: Workload, topology: Topology, outcome: CompileOutcome) -> str:
     config, mesh = workload.config, outcome.mesh
     used = math.prod(mesh.values())
     slices = f" in {topology.slices} {_parts(topology)}" if topology.slices > 1 else ""
@@ -90,7 +90,7 @@ def _head(workload: Workload, topology: Topology, outcome: Outcome) -> str:
 
 
 def _fit(
-    workload: Workload, topology: Topology, outcome: Outcome, largest: RowSize | None, change: Change | None
+    workload: Workload, topology: Topology, outcome: CompileOutcome, largest: RowSize | None, change: Change | None
 ) -> str:
     room = topology.chip.memory
     lines = []
@@ -105,7 +105,7 @@ def _fit(
     else:
         lines.append(f"DOES NOT FIT into {room / GB:.2f} GB a chip")
         for name, each in outcome.programs.items():
-            if isinstance(each, Refused):
+            if isinstance(each, NotCompiled):
                 lines.append(f"  {name}: {each.reason}")
             elif outcome.needs(name) > room:
                 lines.append(f"  {name}: takes {outcome.needs(name) / GB:.2f} GB")
@@ -125,7 +125,7 @@ def _fit(
     return "\n".join(lines)
 
 
-def _memory(workload: Workload, outcome: Outcome) -> str:
+def _memory(workload: Workload, outcome: CompileOutcome) -> str:
     state, config = outcome.state, workload.config
     programs = {name: each for name, each in outcome.programs.items() if isinstance(each, Compiled)}
     trains = {name: name == "train" for name in programs}
@@ -155,7 +155,7 @@ def _memory(workload: Workload, outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _flops(workload: Workload, found: Estimate) -> str:
+def _flops(workload: Workload, found: StepEstimate) -> str:
     lines = [f"{'TFLOP a step, by what the posts need':<44}{'forward':>10}{'backward':>10}"]
     for part, each in found.flops.items():
         lines.append(f"  {part:<42}{each.forward / 1e12:>10.2f}{each.backward / 1e12:>10.2f}")
@@ -170,7 +170,7 @@ def _flops(workload: Workload, found: Estimate) -> str:
     return "\n".join(lines)
 
 
-def _sent(found: Estimate, topology: Topology) -> str:
+def _sent(found: StepEstimate, topology: Topology) -> str:
     if not found.collectives:
         return "collectives: none"
     between = topology.slices > 1
@@ -182,7 +182,7 @@ def _sent(found: Estimate, topology: Topology) -> str:
     return "\n".join(lines)
 
 
-def _time(found: Estimate, topology: Topology, price: float | None) -> str:
+def _time(found: StepEstimate, topology: Topology, price: float | None) -> str:
     chip = topology.chip
     sent = sum(each.bytes for each in found.collectives)
     between = sum(each.between_slices for each in found.collectives)
@@ -212,7 +212,7 @@ def _parts(topology: Topology) -> str:
     return "slices" if topology.chip.platform == "tpu" else "machines"
 
 
-def _dollars(found: Estimate, price: float) -> str:
+def _dollars(found: StepEstimate, price: float) -> str:
     low, high = (found.hours(seconds) * found.chips * price for seconds in (found.best, found.worst))
     return f"${low:,.2f}–{high:,.2f}"
 

@@ -29,7 +29,7 @@ TEMPLATE_TOKENS = 64
 """Upper bound of a prompt's tokens without its image and the post's text."""
 
 
-class Load(NamedTuple):
+class RowLoad(NamedTuple):
     """The content of a run's rows."""
 
     posts: float
@@ -51,7 +51,7 @@ class Workload(NamedTuple):
     where: str
     """Where `published` was read."""
     definition: Definition
-    load: Load
+    load: RowLoad
 
     @property
     def row(self) -> RowSize:
@@ -114,7 +114,7 @@ def published_config(path: str) -> tuple[dict[str, Any], str]:
     return read_config(file), str(file)
 
 
-def load_of(config: ConfigDict, definition: Definition) -> Load:
+def load_of(config: ConfigDict, definition: Definition) -> RowLoad:
     """The content of rows, from the index of the config's data if data and tokenizer are here, else typical posts."""
     try:
         datasets = datasets_of(config)
@@ -138,10 +138,10 @@ def load_of(config: ConfigDict, definition: Definition) -> Load:
         images=recipe.processor.work_of_posts(np.concatenate([part.slot_NX for part in parts])[plan.post_N]),
     ).times(1 / plan.rows)
     posts = len(plan.post_N)
-    return Load(posts / plan.rows, work, training.steps, f"{posts:,} posts of {config.data.path}")
+    return RowLoad(posts / plan.rows, work, training.steps, f"{posts:,} posts of {config.data.path}")
 
 
-def typical_load(config: ConfigDict, definition: Definition) -> Load:
+def typical_load(config: ConfigDict, definition: Definition) -> RowLoad:
     """Rows of typical posts, for as many posts as MMKP-V2 has for training."""
     post, processor = definition.family.typical_post, definition.processor
     targets = [post[branch] for branch in branches_of(config)]
@@ -158,7 +158,7 @@ def typical_load(config: ConfigDict, definition: Definition) -> Load:
         images=processor.work_of_posts(np.asarray([list(images.values())])),
     ).times(posts)
     steps = config.total_steps or config.num_epochs * math.ceil(PAPER_POSTS / (posts * config.global_batch_size))
-    return Load(posts, work, steps, f"typical: {PAPER_POSTS:,} posts as MMKP-V2's, CMKP's mean lengths")
+    return RowLoad(posts, work, steps, f"typical: {PAPER_POSTS:,} posts as MMKP-V2's, CMKP's mean lengths")
 
 
 def _posts_of_a_step(config: ConfigDict, posts: float) -> int:

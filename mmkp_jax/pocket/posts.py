@@ -9,16 +9,16 @@ from typing import Any, NamedTuple, TypeVar
 from PIL import Image
 
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
-from mmkp_jax.pocket.wording import PostFacts, choose_cues, write_chain, write_text
+from mmkp_jax.pocket.wording import PostFacts, choose_cues, write_chain, write_post_text
 from mmkp_jax.pocket.world import (
     CLUB_OF_SHAPE,
     NEEDS,
     RGB_OF_COLOUR,
     TOPICS,
     Clause,
-    Need,
-    Pair,
+    Evidence,
     Topic,
+    WordPair,
     World,
     apportion,
 )
@@ -45,9 +45,9 @@ class PocketPost(NamedTuple):
     image: str | None
     keyphrases: list[str]
     cot: str | None
-    needs: dict[str, Need]
+    needs: dict[str, Evidence]
     """What each keyphrase needs to be found: image, text or both."""
-    emblem: Pair | None
+    emblem: WordPair | None
     """Shape and colour of the emblem in the image; None for a landscape or no image."""
 
     def record(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _dealt(topic: Topic) -> Topic:
 
 
 def _draw_facts(
-    topic: Topic, decks: Mapping[Clause, list[Pair]], teams: Sequence[Pair], rng: random.Random
+    topic: Topic, decks: Mapping[Clause, list[WordPair]], teams: Sequence[WordPair], rng: random.Random
 ) -> PostFacts:
     drawn = {clause: decks[clause].pop() for clause in _dealt(topic)}
     emblem = None
@@ -123,7 +123,7 @@ def _draw_facts(
 
 
 def _make_post(id: str, facts: PostFacts, texts: set[str], rng: random.Random) -> PocketPost:
-    while (text := write_text(facts, rng)) in texts:
+    while (text := write_post_text(facts, rng)) in texts:
         pass
     texts.add(text)
     keyphrases = {" ".join(pair): NEEDS[clause] for clause, pair in facts.pairs.items()}

@@ -3,15 +3,15 @@
 import random
 from typing import NamedTuple
 
-from mmkp_jax.pocket.world import CLASH_CUES, CLUB_OF_SHAPE, GATHERING_CUES, SEASON_CUES, Clause, Pair
+from mmkp_jax.pocket.world import CLASH_CUES, CLUB_OF_SHAPE, GATHERING_CUES, SEASON_CUES, Clause, WordPair
 
 
 class PostFacts(NamedTuple):
     """The content of a post."""
 
-    pairs: dict[Clause, Pair]
+    pairs: dict[Clause, WordPair]
     """The keyphrase of each clause as its two words, in the order of the keyphrases."""
-    emblem: Pair | None
+    emblem: WordPair | None
     """Shape and colour of the emblem in the image; None for a landscape or no image."""
     cues: tuple[str, ...]
     """The words that hint at what the text does not name: a clash, or a season and a gathering."""
@@ -47,7 +47,7 @@ _FILLERS = (
 _STOPS = (" . ", " ! ", " , ", " - ")
 
 
-def write_text(facts: PostFacts, rng: random.Random) -> str:
+def write_post_text(facts: PostFacts, rng: random.Random) -> str:
     """A post's text as CMKP tokenises: lower-case words and punctuation, separated by single spaces."""
     clauses = [_write_clause(clause, facts, rng) for clause in facts.pairs]
     clauses += rng.sample(_FILLERS, rng.randint(1, 3))
@@ -72,7 +72,7 @@ def _write_clause(clause: Clause, facts: PostFacts, rng: random.Random) -> str:
     return rng.choice(_CLASH if clause == "clash" else _EVENT).format(*facts.cues)
 
 
-def _see(emblem: Pair | None, rng: random.Random) -> str:
+def _see(emblem: WordPair | None, rng: random.Random) -> str:
     if emblem is None:
         return rng.choice(("no emblem here .", "there is no emblem .", "i see no emblem ."))
     shape, colour = emblem
@@ -100,7 +100,7 @@ def _infer(clause: Clause, facts: PostFacts, rng: random.Random) -> str:
     return f"{step.format(*facts.cues, first=first, last=last)} {first} {last} ."
 
 
-def choose_cues(pairs: dict[Clause, Pair], rng: random.Random) -> tuple[str, ...]:
+def choose_cues(pairs: dict[Clause, WordPair], rng: random.Random) -> tuple[str, ...]:
     """Words that hint at a clash, or at an event."""
     if "clash" in pairs:
         return (rng.choice(CLASH_CUES[pairs["clash"][1]]),)

@@ -12,12 +12,12 @@ from typing import Literal, NamedTuple
 Clause = Literal["fan", "clash", "event", "place"]
 """What a post can be about; each clause in its text gives one keyphrase."""
 
-Need = Literal["image", "text", "both"]
+Evidence = Literal["image", "text", "both"]
 """What a keyphrase needs to be found."""
-Pair = tuple[str, str]
+WordPair = tuple[str, str]
 Topic = tuple[Clause, ...]
 
-NEEDS: Mapping[Clause, Need] = {"fan": "image", "clash": "both", "event": "text", "place": "text"}
+NEEDS: Mapping[Clause, Evidence] = {"fan": "image", "clash": "both", "event": "text", "place": "text"}
 
 CLUB_OF_SHAPE = {
     "star": "comets",
@@ -96,8 +96,8 @@ SEEN = 0.4492
 class World(NamedTuple):
     """The pairs of words that are keyphrases: all of them, and those of training posts."""
 
-    every: Mapping[Clause, list[Pair]]
-    seen: Mapping[Clause, list[Pair]]
+    every: Mapping[Clause, list[WordPair]]
+    seen: Mapping[Clause, list[WordPair]]
 
 
 def make_world(seed: int) -> World:
@@ -117,8 +117,8 @@ def apportion(weights: Sequence[float], n: int) -> list[int]:
     return counts
 
 
-def _even_share(pairs: Sequence[Pair], share: float, rng: random.Random) -> list[Pair]:
-    taken: list[Pair] = []
+def _even_share(pairs: Sequence[WordPair], share: float, rng: random.Random) -> list[WordPair]:
+    taken: list[WordPair] = []
     left = rng.sample(pairs, len(pairs))
     for _ in range(round(share * len(pairs))):
         firsts, lasts = [pair[0] for pair in taken], [pair[1] for pair in taken]

@@ -12,7 +12,7 @@ from mmkp_jax.data.forest import empty_rows
 from mmkp_jax.decoding.prompts import row_size
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.planning.compile_worker import lower_step
-from mmkp_jax.planning.compiling import COMPILERS, Compiled, Outcome
+from mmkp_jax.planning.compiling import COMPILERS, Compiled, CompileOutcome
 from mmkp_jax.planning.hlo import parse_hlo
 from mmkp_jax.planning.search import STEPS, compile_workload, fits, largest_row, scaled, what_fits
 from mmkp_jax.planning.topologies import CHIPS, GPUS, read_topology
@@ -143,7 +143,7 @@ def test_evaluation_must_fit_next_to_the_optimizer():
     nothing = parse_hlo("ENTRY %main () -> f32[] {\n  ROOT %x = f32[] constant(0)\n}\n")
     state = {"trainable": 10.0, "frozen": 2.0, "optimizer": 20.0}
     step, decode = Compiled(32, 40, 0, 0, 1, nothing), Compiled(13, 30, 0, 1, 1, nothing)
-    outcome = Outcome(state, 0.0, {"data": 1, "fsdp": 1, "tensor": 1}, {"train": step, "decode": decode})
+    outcome = CompileOutcome(state, 0.0, {"data": 1, "fsdp": 1, "tensor": 1}, {"train": step, "decode": decode})
     topology = read_topology("cpu:1")
     assert (outcome.needs("train"), outcome.needs("decode")) == (72, 64)
     for room, has_room in ((72, True), (71, False)):

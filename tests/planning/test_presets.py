@@ -12,7 +12,7 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.models.definition import Params
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.planning.compiling import COMPILERS
-from mmkp_jax.planning.estimate import estimate, slots_flops
+from mmkp_jax.planning.estimate import estimate_step, slots_flops
 from mmkp_jax.planning.search import compile_workload
 from mmkp_jax.planning.topologies import Topology, read_topology
 from mmkp_jax.planning.workload import Workload, load_of
@@ -50,7 +50,7 @@ def topology_of(name: str) -> Topology:
 def test_a_preset_compiles_with_its_parameters_divided_over_its_chips(model, mesh, topology):
     workload, topology = shallow(model, mesh), topology_of(topology)
     outcome = compile_workload(workload, topology, decoding=False)
-    found = estimate(workload, topology, outcome)
+    found = estimate_step(workload, topology, outcome)
     trained, frozen = split_params(workload.definition.shapes(), FAMILY.paths(workload.config.freeze))
     whole = 12 * _size(trained) + 2 * _size(frozen)  # float32 with two moments; bf16
     assert sum(outcome.state.values()) == pytest.approx(whole / topology.chips, rel=0.01)

@@ -135,7 +135,7 @@ def preview_posts(description: Description) -> list[PostPreview]:
         return []
     setup, lengths, rows = description.token_statistics
     records = open_split(description.path, description.first)
-    trimmed_N = trimmed(description, description.first)
+    trimmed_N = is_trimmed(description, description.first)
     numbers = one_of_each_kind(lengths[description.first], trimmed_N, rows.posts)
     feed = Feed(records, setup.recipe, setup.size, setup.branches)
     forest = feed.load([(number,) for number in numbers])
@@ -147,7 +147,7 @@ def preview_posts(description: Description) -> list[PostPreview]:
     ]
 
 
-def trimmed(description: Description, split: str) -> np.ndarray:
+def is_trimmed(description: Description, split: str) -> np.ndarray:
     """A bool [N]: whether a post's text is longer than the recipe's `max_text_tokens`."""
     return description.splits[split].text_tokens_N > description.token_statistics.setup.recipe.max_text_tokens
 

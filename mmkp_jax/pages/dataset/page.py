@@ -8,7 +8,7 @@ from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.data.run_lines import chains_line, updates_line
 from mmkp_jax.data.statistics import LISTED, overlap, spread
 from mmkp_jax.evaluation.tokenised import HiddenKeyphrases
-from mmkp_jax.pages.dataset.facts import Description, PostPreview, trimmed
+from mmkp_jax.pages.dataset.facts import Description, PostPreview, is_trimmed
 from mmkp_jax.pages.histogram import HistogramChart, histogram_chart
 from mmkp_jax.pages.render import render
 from mmkp_jax.pages.tables import Table, count, plain, share
@@ -195,7 +195,7 @@ def _trimmed(description: Description) -> Table:
         rows.append((what, name, count(len(numbers)), share(len(numbers), posts), _some(ids)))
 
     for name in description.splits:
-        is_long_N = trimmed(description, name)
+        is_long_N = is_trimmed(description, name)
         add(f"text above max_text_tokens, {count(recipe.max_text_tokens)}: trimmed", name, np.flatnonzero(is_long_N))
     for name, split in description.splits.items() if recipe.processor.pixel_limit else ():
         setting, pixels = recipe.processor.pixel_limit

@@ -47,7 +47,7 @@ NO_CHAIN = "no training post has a chain of thought: no γ puts any on CoT, and 
 MOST_FREQUENT = 5
 """Number of keyphrases whose posts are drawn (the paper's Figure 3)."""
 
-LARGEST = 1e30
+MAX_STATE_VALUE = 1e30
 """Limit of a hidden state's numbers; posts above it, or with a number that is not finite, are not drawn."""
 
 PERPLEXITY = 30.0
@@ -161,7 +161,11 @@ def clusters(runs: Sequence[ReportRun], by_tsne: bool = False) -> list[Clusters]
 
 def _clusters(run: ReportRun, project: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> Clusters:
     id_N, hidden_ND = run.arrays["hidden"].values()
-    row_of = {str(each): row for row, each in enumerate(id_N) if (np.abs(hidden_ND[row].astype(float)) < LARGEST).all()}
+    row_of = {
+        str(each): row
+        for row, each in enumerate(id_N)
+        if (np.abs(hidden_ND[row].astype(float)) < MAX_STATE_VALUE).all()
+    }
     phrases = [[phrase.lower() for phrase in answer.keyphrases] for answer in run.answers]
     carried = Counter(phrase for each in phrases for phrase in dict.fromkeys(each))
     keyphrases = [phrase for phrase, _ in carried.most_common(MOST_FREQUENT)]

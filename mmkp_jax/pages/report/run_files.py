@@ -30,7 +30,7 @@ label. hidden: for each test post its id, and the hidden state of its prompt's l
 OPTIONAL = {"losses": ("has_cot_N",)}
 """Further arrays, which runs of earlier versions do not have: whether the post has a chain of thought."""
 
-KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "id_N": "US", "hidden_ND": "iuf"}
+ARRAY_DTYPES = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "id_N": "US", "hidden_ND": "iuf"}
 """The kinds of numpy dtypes that each array may have."""
 
 
@@ -124,7 +124,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     arrays = _reading(file, hint, lambda: _load(file, names, OPTIONAL.get(file.stem, ())))
     for name, array in arrays.items():
         axes = len(name.rpartition("_")[2])
-        if array.ndim != axes or array.dtype.kind not in KINDS[name] or 0 in array.shape[1:]:
+        if array.ndim != axes or array.dtype.kind not in ARRAY_DTYPES[name] or 0 in array.shape[1:]:
             raise InputError(f"{name} is {array.dtype}{list(array.shape)}, not as a run writes it", str(file), hint)
     if len({len(each) for each in arrays.values()}) > 1:
         raise InputError("its arrays are of different lengths", str(file), f"write {', '.join(names)} a row a post")
