@@ -31,15 +31,15 @@ REASONING = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 
 def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: argparse.Namespace) -> list[Prediction]:
     """The predictions of a local model in the posts' order, printed and written as the flags say."""
-    journal = ResumablePredictions(flags.out, ids) if flags.out else None
-    found = dict(journal.found) if journal else {}
+    file = ResumablePredictions(flags.out, ids) if flags.out else None
+    found = dict(file.found) if file else {}
     left = [number for number in range(len(ids)) if number not in found]
     if found:
         print(for_terminal(f"{len(found):,} of {len(ids):,} posts are already predicted in {flags.out}"))
     skipped: list[SkippedPost] = []
     predictions = _predicted(OnDemand(len(ids), read), left, flags, skipped) if left else iter(())
     with tqdm(total=len(ids), initial=len(found), unit="post", dynamic_ncols=True, disable=len(left) < 2) as bar:
-        for number, prediction in journal.write(predictions) if journal else predictions:
+        for number, prediction in file.write(predictions) if file else predictions:
             found[number] = prediction
             bar.update()
     in_order = [found[number] for number in range(len(ids))]
