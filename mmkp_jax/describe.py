@@ -38,7 +38,7 @@ def parser() -> Parser:
 def run(arguments: Sequence[str] | None = None) -> "Description":
     """Describes the dataset as the flags say, and prints and writes the result."""
     flags, overrides = _parse(arguments)
-    with while_loading():  # of what a mistake in the flags does not cost
+    with while_loading():  # imports that a wrong flag does not need
         from tqdm import tqdm
 
         from mmkp_jax.pages.dataset.facts import describe_dataset, preview_posts

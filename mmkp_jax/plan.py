@@ -34,7 +34,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     flags, overrides = _parse(arguments)
     topologies = [read_topology(name) for name in flags.topology.split(",")]
     config = read_config(flags.config, overrides)
-    with while_loading():  # of seconds, which a mistake in the flags does not cost
+    with while_loading():  # seconds of imports that a wrong flag does not need
         from mmkp_jax.planning.compiling import check_compiler
         from mmkp_jax.planning.plan import plan, plan_line
         from mmkp_jax.planning.text import markdown_table

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         flags.error("--out=FILE.html is not given")
     if not parsed.out.parent.is_dir():  # reported before the work, not after it
         raise InputError("there is no such folder", str(parsed.out.parent), "make it, or name another --out")
-    with while_loading():  # of what a mistake in the flags does not cost
+    with while_loading():  # imports that a wrong flag does not need
         from mmkp_jax.pages.report.page import write_report
 
     write_report(parsed.runs, parsed.out, parsed.data, by_tsne=parsed.tsne)

@@ -50,7 +50,7 @@ def parser() -> Parser:
 
 
 def run(arguments: Sequence[str] | None = None) -> Scores:
-    """Scores as the flags say, then prints and writes the scores."""
+    """Scores predictions as the flags say, and prints and writes the scores."""
     flags = _parse(arguments)
     posts = read_posts(flags.posts)
     train = read_train_keyphrases(flags.train) if flags.train else None
