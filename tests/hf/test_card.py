@@ -98,7 +98,7 @@ def test_without_its_dataset_the_card_says_so(exported_pocket, tmp_path, capsys)
     config["data"]["path"] = str(tmp_path / "gone")
     (run / "config.json").write_text(json.dumps(config))
     assert main([f"--workdir={run}", f"--out={tmp_path / 'out'}"]) == 0
-    assert "the card says nothing of data and scores: " in capsys.readouterr().out
+    assert "the card has no data and scores: " in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "The dataset was not at hand" in card and "No scores" in card and "model-index" not in card
 

@@ -28,7 +28,7 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import published_tensors
 from mmkp_jax.hf.verify import BOUND
 from mmkp_jax.inference.export_run import open_step, verify
-from mmkp_jax.inference.load_model import checkpoint_of, open_model
+from mmkp_jax.inference.load_model import checkpoint_of, load_model
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.training.checkpoint import Best
@@ -159,7 +159,7 @@ def test_a_tied_bases_own_head_is_the_new_embedding(tmp_path):
 
 def test_an_export_is_a_model_like_any_other(run_of):
     _, workdir, trained, out = run_of("published")
-    opened = open_model(str(out))
+    opened = load_model(str(out))
     limits = {"min_pixels": 3136, "max_pixels": 12544}
     assert opened.recipe.processor.settings == limits and opened.dtype == jnp.float32
     params = flatten(load_float32(out)[1])
@@ -258,7 +258,7 @@ def test_mistakes_are_told_in_one_line(run_of, tmp_path, capsys):
     assert "there is no run here" in told(capsys, f"--workdir={tmp_path}", new)
     assert "not a run's" in told(capsys, f"--workdir={base}", new)
     assert f"no checkpoint '8'; give one of the steps {STEP}, latest or best" in told(capsys, run, new, "--step=8")
-    assert "the run chose no best step" in told(capsys, run, new, "--step=best")
+    assert "the run has no best step" in told(capsys, run, new, "--step=best")
     assert f"{out}: this is there already, and no empty folder" in told(capsys, run, f"--out={out}")
     assert "confirm it with --yes" in told(capsys, run, new, "--push_to_hub=me/mine")
     assert list(tmp_path.iterdir()) == []
@@ -269,7 +269,7 @@ def test_the_best_checkpoint_is_in_a_folder_of_its_own(run_of, tmp_path):
     run = shutil.copytree(workdir, tmp_path / "run")
     with Best(run / "best", "valid/all/f1@1", step=0) as best:
         halved = jax.tree.map(lambda leaf: leaf / 2, trained)
-        frozen = split_params(open_model(str(workdir)).params, FROZEN)[1]
+        frozen = split_params(load_model(str(workdir)).params, FROZEN)[1]
         best.offer(3, {"trainable": halved, "frozen": frozen}, {"valid/all/f1@1": 0.5})
     assert checkpoint_of(run, "best") == run / "best" / "3"
     assert checkpoint_of(run, "latest") == checkpoint_of(run, str(STEP)) == run / "checkpoints" / str(STEP)
@@ -285,7 +285,7 @@ def test_a_damaged_checkpoint_is_not_exported_or_predicted_with(run_of, tmp_path
     line = told(capsys, f"--workdir={run}", f"--out={tmp_path / 'out'}")
     assert f"checkpoints/{STEP}: the checkpoint is damaged (the content of state/" in line
     with pytest.raises(InputError, match="the checkpoint is damaged"):
-        open_model(str(run))
+        load_model(str(run))
     assert not (tmp_path / "out").exists()
 
 
@@ -307,10 +307,10 @@ def test_a_base_that_is_gone_or_another_one_is_refused(tmp_path, capsys):
     wider = hf_config_dict(tiny_config(intermediate_size=100))
     (base / "config.json").write_text(json.dumps(wider))
     line = told(capsys, *flags)
-    assert "not what the run began with" in line and "decoder.layers.mlp.down.weight" in line
+    assert "not the base that the run started from" in line and "decoder.layers.mlp.down.weight" in line
 
     base.rename(tmp_path / "elsewhere")
-    assert "the model that this run began with" in told(capsys, *flags)
+    assert "the model that this run started from" in told(capsys, *flags)
     assert not (tmp_path / "out").exists()
 
 

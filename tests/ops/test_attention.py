@@ -18,7 +18,7 @@ import pytest
 from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.ops.attention import BLOCK, DENSE, MAX_BLOCKS, causal_blocks, dense_attention, forest_mask
 from mmkp_jax.ops.attention import same_segment_mask as picture_mask
-from mmkp_jax.planning.hlo import parse
+from mmkp_jax.planning.hlo import parse_hlo
 from tests.support.paths import ROOT
 from tests.support.plain_attention import plain_attention
 
@@ -193,7 +193,7 @@ def moved_scores(attend, mask) -> list[str]:
     def run(q, k, v, g):
         return jax.vjp(attend, q, k, v)[1](g)
 
-    program = parse(jax.jit(run).lower(q, k, v, g).compile().as_text())
+    program = parse_hlo(jax.jit(run).lower(q, k, v, g).compile().as_text())
     scores = 4 * math.prod(mask.shape)
     moving = {"copy", "transpose"}
     return [

@@ -1,4 +1,4 @@
-"""README's first run: it learns, what it learns comes from images and texts, and transformers agrees."""
+"""README's first run: it learns from images and texts, and transformers agrees."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ OTHERS = ("most frequent", "nearest neighbour", "pictures permuted")
 
 
 def pocket_run(folder: Path, *flags: str) -> dict:
-    """README's command in a folder of its own; what it compared."""
+    """The comparisons that README's command writes when it runs in a folder."""
     command = [sys.executable, "-m", "mmkp_jax.main", f"--config={ROOT / 'configs/dyncot.py'}", "--workdir=run", *flags]
     paths = environment() | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=paths, capture_output=True, text=True)
@@ -25,7 +25,7 @@ def pocket_run(folder: Path, *flags: str) -> dict:
 
 
 def transformers_agrees(posts: int) -> None:
-    """The last step, exported, gives the same logits and answers there."""
+    """The last step, exported, gives the same logits and completions in transformers."""
     step, opened = open_step(Path("run"), "latest")
     export(step, facts_of(step), Path("out"))
     verdict = verify(step, opened, Path("out"), posts=posts)
