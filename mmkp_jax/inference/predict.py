@@ -20,8 +20,8 @@ from mmkp_jax.teacher.flags import (
     endpoint_of,
     prices_of,
 )
-from mmkp_jax.teacher.session import NothingError, answered, print_bill
-from mmkp_jax.teacher.zero_shot import predictions_of, reject, zero_shot_questions
+from mmkp_jax.teacher.session import NothingError, ask_questions, print_forecast
+from mmkp_jax.teacher.zero_shot import predictions_of, why_no_prediction, zero_shot_questions
 
 if TYPE_CHECKING:
     from mmkp_jax.inference.predictor import SkippedPost
@@ -79,11 +79,11 @@ def predict_through_endpoint(
     endpoint = endpoint_of(flags)
     questions = len(ids), zero_shot_questions(read, endpoint, flags.image_edge), endpoint
     if flags.dry_run:
-        print_bill(flags, *questions)
+        print_forecast(flags, *questions)
         return []
     if flags.out.exists() and not flags.store.exists():
         raise InputError("this file exists already", str(flags.out), "name another --out, or remove it")
-    with answered(flags, *questions, reject=reject) as (done, store):
+    with ask_questions(flags, *questions, reject=why_no_prediction) as (done, store):
         predictions, skipped, unanswered = ([], [], []) if done.stopped else predictions_of(ids, read, done, store)
     print("\n".join(done.lines(prices_of(flags))))
     if done.stopped:

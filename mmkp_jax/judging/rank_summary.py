@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from mmkp_jax.judging.agreement import Mean, bootstrap_means, kendall_w, krippendorff_alpha
-from mmkp_jax.judging.ranking import CRITERIA, averaged
+from mmkp_jax.judging.ranking import CRITERIA, average_ties
 
 ALL = "all"
 """The mean of the criteria."""
 
 
 @dataclass
-class Standing:
+class RankSummary:
     """Mean ranks over the posts that every rater ranked; lower is better."""
 
     systems: list[str]
@@ -59,7 +59,7 @@ class Standing:
         ]
 
 
-def standing_of(systems: Sequence[str], written_POCN: np.ndarray) -> Standing | None:
+def summarize_ranks(systems: Sequence[str], written_POCN: np.ndarray) -> RankSummary | None:
     """Of the posts that have all their ranks; None where there is none.
 
     Args:
@@ -69,7 +69,7 @@ def standing_of(systems: Sequence[str], written_POCN: np.ndarray) -> Standing | 
     if not whole_P.any():
         return None
     written_POCN = written_POCN[whole_P]
-    ranks_POCN = averaged(written_POCN)
+    ranks_POCN = average_ties(written_POCN)
     raters = ranks_POCN.shape[1]
     mean_PCN = ranks_POCN.mean(axis=1)
     values_PK = np.concatenate([mean_PCN, mean_PCN.mean(axis=1, keepdims=True)], axis=1)
@@ -81,7 +81,7 @@ def standing_of(systems: Sequence[str], written_POCN: np.ndarray) -> Standing | 
     ws = [w for w in ws if not math.isnan(w)]
     ratings_CRU = ranks_POCN.transpose(2, 1, 0, 3).reshape(len(CRITERIA), raters, -1)
     alphas = [krippendorff_alpha(each) if between else math.nan for each in ratings_CRU]
-    return Standing(
+    return RankSummary(
         list(systems),
         posts,
         raters,

@@ -44,7 +44,7 @@ def run(folder: Path) -> dict[str, Any]:
         devices = devices_of(topology)
         plan = plan_training(config, request["published"], request["where"], devices, config.total_steps or ANY_STEPS)
     except InputError as error:
-        return {"error": [error.what, error.where, error.mend]}
+        return {"error": [error.what, error.where, error.hint]}
     in_host = tree_bytes(plan.state, in_host=True)
     if config.moments_memory == "host" and not in_host:  # JAX drops the name of a memory that devices do not report
         what = f"the ahead-of-time compiler for {topology.chip.name} does not know its host's memory"

@@ -73,7 +73,7 @@ def test_every_post_gets_a_prediction_in_order(posts, tmp_path, capsys):
         assert main(flags(server, posts, out)) == 0 and out.read_bytes() == before  # nothing is asked twice
         assert len(server.calls) == COUNT
         assert main(flags(server, posts, tmp_path / "p.txt")) == 0 and len(server.calls) == COUNT
-        sent = {n: call.body for n in range(COUNT) for call in server.calls if f"text {n}\n" in call.said}
+        sent = {n: call.body for n in range(COUNT) for call in server.calls if f"text {n}\n" in call.text}
     rows = lines(out)
     assert [row["id"] for row in rows] == [f"p{n}" for n in range(COUNT)]
     assert rows[0] == {

@@ -10,7 +10,7 @@ from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Record
 from mmkp_jax.errors import InputError
 from mmkp_jax.judging.people import KEY
-from mmkp_jax.judging.ranking import CRITERIA, LABELS, balanced_orders, listed
+from mmkp_jax.judging.ranking import CRITERIA, LABELS, balanced_orders, format_keyphrases
 from mmkp_jax.pages.render import render
 from mmkp_jax.runtime.atomic import write_json, write_text
 from mmkp_jax.runtime.escape import for_utf8
@@ -36,7 +36,10 @@ def write_sheets(
     """
     chosen = [records[number] for number in posts]
     images = [_image(record, image_edge) for record in chosen]
-    rows, lists = balanced_orders(len(systems)), [[listed(each[n]) for n in posts] for each in systems.values()]
+    rows, lists = (
+        balanced_orders(len(systems)),
+        [[format_keyphrases(each[n]) for n in posts] for each in systems.values()],
+    )
     sheets = {
         str(sheet): {record.id: rows[(position * raters + sheet) % len(rows)] for position, record in enumerate(chosen)}
         for sheet in range(1, raters + 1)
