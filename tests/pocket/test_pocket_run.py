@@ -9,6 +9,7 @@ import pytest
 
 from mmkp_jax.hf.verify import BOUND
 from mmkp_jax.inference.export_run import export, facts_of, open_step, verify
+from tests.support.needs_torch import needs_torch
 from tests.support.small_pocket import ROOT, environment
 
 
@@ -35,5 +36,6 @@ def test_pocket_learns_from_pictures_and_from_texts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the run's paths are relative to it
     step, opened = open_step(Path("run"), "latest")
     export(step, facts_of(step), Path("out"))
+    needs_torch()
     verdict = verify(step, opened, Path("out"), posts=100)
     assert verdict.posts == 100 and verdict.logits <= BOUND and verdict.other_answers == []
