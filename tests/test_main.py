@@ -21,7 +21,7 @@ from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.errors import AGAIN, LOST
 from mmkp_jax.runtime.lock import BEAT, LOCK, Lock, this_process
-from tests.support.small_pocket import ROOT, SIZES, UNFED, command, environment, metrics, run, small_pocket
+from tests.support.small_pocket import ROOT, SIZES, UNFED, command, environment, metrics, run, run_here, small_pocket
 
 COMPUTED = ("loss", "loss_sft", "loss_cot", "cot_share", "gamma", "grad_norm", "learning_rate", "posts", "tokens")
 
@@ -99,11 +99,10 @@ def started(pocket, *flags):
     )
 
 
-@pytest.mark.slow
 def test_the_best_step_on_valid_is_the_one_that_is_tested(pocket, unbroken):
     workdir = pocket.parent / "validated"
     flags = ("--config.eval_every=5", "--config.best_metric=valid/words", "--config.keep_checkpoints=1")
-    done = run(pocket, f"--workdir={workdir}", *flags)
+    done = run_here(pocket, f"--workdir={workdir}", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     words = {line["step"]: line["valid/words"] for line in metrics(workdir) if "valid/words" in line}
     assert list(words) == [5, 10, 12]
@@ -114,7 +113,6 @@ def test_the_best_step_on_valid_is_the_one_that_is_tested(pocket, unbroken):
     assert curve(workdir) == curve(unbroken[0])  # training does not notice
 
 
-@pytest.mark.slow
 def test_killed_and_gone_on_is_bit_identical_to_unbroken(pocket, unbroken):
     workdir = pocket.parent / "killed"
     kill_after(started(pocket, f"--workdir={workdir}"), workdir, 6, signal.SIGKILL)  # of 12
@@ -129,7 +127,7 @@ def test_killed_and_gone_on_is_bit_identical_to_unbroken(pocket, unbroken):
         np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_going_on_with_workers_on_another_mesh_is_equal_to_1e_5(pocket):
     workdir, whole = pocket.parent / "mesh", pocket.parent / "mesh-whole"
     two_rows = "--config.global_batch_size=2"
@@ -147,7 +145,6 @@ def test_going_on_with_workers_on_another_mesh_is_equal_to_1e_5(pocket):
         np.testing.assert_allclose(ours[path], leaf, rtol=0, atol=bound, err_msg=path)
 
 
-@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_goes_on(pocket, unbroken):
     workdir = pocket.parent / "interrupted"
     flags = f"--workdir={workdir}"
@@ -159,7 +156,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(pocket, unbroken):
     assert done.returncode == 0 and curve(workdir) == curve(unbroken[0])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_of_two_runs_at_once_the_second_is_refused_and_the_first_comes_to_every_number(pocket, unbroken):
     workdir = pocket.parent / "at-once"
     first = started(pocket, f"--workdir={workdir}", "--config.ablations=True")
@@ -176,7 +173,6 @@ def test_of_two_runs_at_once_the_second_is_refused_and_the_first_comes_to_every_
     assert differences(workdir, unbroken[0]) == []
 
 
-@pytest.mark.slow
 def test_a_second_ctrl_c_ends_a_run_at_once_in_a_line(pocket):
     """The first one is answered after the step, which compiles here."""
     workdir = pocket.parent / "twice"
@@ -194,18 +190,16 @@ def test_a_second_ctrl_c_ends_a_run_at_once_in_a_line(pocket):
     assert error.strip().splitlines()[-1] == "stopped at once; started again, the run resumes from its last checkpoint"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zeroshot", "sft", "cot", "multitask"])
 def test_the_other_strategies_run(pocket, strategy):
     workdir = pocket.parent / strategy
-    done = run(pocket, f"--workdir={workdir}", "--config.total_steps=3", config=f"configs/{strategy}.py")
+    done = run_here(pocket, f"--workdir={workdir}", "--config.total_steps=3", config=f"configs/{strategy}.py")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (
         workdir / "results.json"
     ).exists() and f"{strategy}, step {0 if strategy == 'zeroshot' else 3}" in done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("limit", [500, 100_000], ids=["config", "checkpoint"])
 def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
     done = run(pocket, f"--workdir={tmp_path / 'run'}", file_bytes=limit)
@@ -223,7 +217,7 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
         (["--config.make=.relative"], "config.make=.relative"),
         (["--config.row.images.windows=0"], "have no window"),
         (["--config.row.labels=0"], "config.row.labels: 0 is out of range"),
-        (["--config.freeze=(1,)"], "config.freeze: it holds something that is not text"),
+        (["--config.freeze=(1,)"], "config.freeze: (1,) is not a list of texts"),
         ([f"--profile_steps={'9' * 5000}:{'9' * 5000}"], "is not FIRST:LAST"),
         (["--config.log_every=0"], "config.log_every: 0 is out of range"),
         (["--config.data.max_text_tokens=9999"], "a text may have 9,999 tokens, a row 320"),
@@ -233,7 +227,7 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
         (["--config=configs/dyncot.py:model=pockett"], "did you mean 'pocket'?"),
         (["--config=configs/dyncot.py:modell=pocket"], "did you mean 'model'?"),
         (["--config=configs/none.py"], "configs/none.py"),
-        (["--config.gamma=high"], "could not convert"),
+        (["--config.gamma=high"], "config.gamma: 'high' is not a number"),
         (["--config.data.path=nowhere"], "nowhere"),
         (["--config.model.path=no such folder"], "no such folder"),
         (["--config.total_steps=0"], "num_epochs is 0 and total_steps is 0"),
@@ -246,7 +240,7 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_exit_2(pocket, tmp_path, flags, told):
-    done = run(pocket, f"--workdir={tmp_path / 'run'}", *flags)
+    done = run_here(pocket, f"--workdir={tmp_path / 'run'}", *flags)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 2 and told in lines[-1] and "Traceback" not in done.stderr, done.stderr[-3000:]
     assert len(lines) == 1, lines
@@ -258,13 +252,12 @@ def test_a_folder_that_holds_something_else_is_left_alone(pocket, tmp_path):
     for name, content, told in named:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
-        done = run(pocket, f"--workdir={tmp_path / name}")
+        done = run_here(pocket, f"--workdir={tmp_path / name}")
         assert done.returncode == 2 and "this is not the config of a run" in done.stderr.splitlines()[-1]
         assert f"{tmp_path / name / 'config.json'}: " in done.stderr and told in done.stderr
         assert [file.name for file in (tmp_path / name).iterdir()] == ["config.json"]
 
 
-@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_data(pocket, unbroken, tmp_path):
     other = tmp_path / "other"
     splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}
@@ -274,13 +267,13 @@ def test_a_run_does_not_go_on_with_other_data(pocket, unbroken, tmp_path):
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["path"] = str(other)
     (workdir / "config.json").write_text(json.dumps(config))
-    done = run(pocket, f"--workdir={workdir}", f"--config.data.path={other}", "--config.ablations=True")
+    done = run_here(pocket, f"--workdir={workdir}", f"--config.data.path={other}", "--config.ablations=True")
     assert done.returncode == 2
     assert "the training posts are not those that this run saw up to step 12" in done.stderr.splitlines()[-1]
 
 
 def test_a_work_directory_of_another_config_names_the_keys(pocket, unbroken):
-    done = run(
+    done = run_here(
         pocket, f"--workdir={unbroken[0]}", "--config.ablations=True", "--config.gamma=0.3", "--config.log_every=7"
     )
     assert done.returncode == 2
@@ -293,7 +286,7 @@ def test_weights_that_are_not_the_models_are_refused_before_the_work_directory_i
     del tensors["model.norm.weight"]
     save_file(tensors, model / "model.safetensors")
     for config in ("configs/dyncot.py", "configs/zeroshot.py"):
-        done = run(pocket, f"--workdir={tmp_path / 'run'}", f"--config.model.path={model}", config=config)
+        done = run_here(pocket, f"--workdir={tmp_path / 'run'}", f"--config.model.path={model}", config=config)
         assert done.returncode == 2 and "missing: model.norm.weight" in done.stderr.splitlines()[-1], done.stderr
         assert not (tmp_path / "run").exists()
 
@@ -303,7 +296,7 @@ def test_a_second_run_on_a_work_directory_is_refused_and_the_first_unharmed(pock
     with Lock(workdir, 120) as lock:
         lock.acquire()
         before = {file: file.read_bytes() for file in workdir.rglob("*") if file.is_file() and file.name != BEAT}
-        done = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
+        done = run_here(pocket, f"--workdir={workdir}", "--config.ablations=True")
         assert before == {file: file.read_bytes() for file in before}
     (line,) = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 2 and f"process {os.getpid()} is writing this run" in line
@@ -315,7 +308,7 @@ def test_a_run_that_another_host_writes_is_to_be_tried_again(pocket, unbroken, t
     workdir = shutil.copytree(unbroken[0], tmp_path / "run")
     owner = this_process()._replace(host="another", name="node-7", pid=12)
     (workdir / LOCK).write_text(json.dumps(owner._asdict()))
-    done = run(pocket, f"--workdir={workdir}", "--config.ablations=True", "--lock_seconds=0.5")
+    done = run_here(pocket, f"--workdir={workdir}", "--config.ablations=True", "--lock_seconds=0.5")
     assert done.returncode == AGAIN and "process 12 on node-7 is writing this run" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr and json.loads((workdir / LOCK).read_text()) == owner._asdict()
 
@@ -343,7 +336,7 @@ def test_help_exits_0():
     assert done.returncode == 0 and "--config" in done.stdout and "--workdir" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_at_random_moments_a_run_comes_to_every_number_of_an_unbroken_one(pocket, unbroken, monkeypatch):
     """`benchmarks/soak_kill.py` does it twenty times, on pocket as it is."""
     monkeypatch.chdir(ROOT)
@@ -354,14 +347,13 @@ def test_killed_at_random_moments_a_run_comes_to_every_number_of_an_unbroken_one
     assert differences(workdir, unbroken[0]) == []
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(pocket, unbroken, tmp_path):
     workdir = tmp_path / "damaged"
     shutil.copytree(unbroken[0], workdir)
     for file in (workdir / "checkpoints/12/state").rglob("*"):
         if file.is_file() and file.stat().st_size > 100_000:
             file.write_bytes(file.read_bytes()[:50_000])
-    done = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
+    done = run_here(pocket, f"--workdir={workdir}", "--config.ablations=True")
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{workdir}/checkpoints/12: it is damaged (" in done.stderr and "Traceback" not in done.stderr
     assert "going back to step 9" in done.stderr and "going on from step 9 of 12" in done.stdout
@@ -369,7 +361,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(pocket, un
     assert differences(workdir, unbroken[0]) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_worker_ends_the_run_which_then_goes_on(pocket, unbroken):
     workdir = pocket.parent / "worker"
     flags = (f"--workdir={workdir}", "--config.data.workers=1", "--config.ablations=True")
@@ -386,7 +378,6 @@ def test_a_killed_worker_ends_the_run_which_then_goes_on(pocket, unbroken):
     assert differences(workdir, unbroken[0]) == []
 
 
-@pytest.mark.slow
 def test_sigterm_before_the_loop_is_to_be_started_again(pocket):
     workdir = pocket.parent / "early"
     process = started(pocket, f"--workdir={workdir}")
@@ -399,17 +390,16 @@ def test_sigterm_before_the_loop_is_to_be_started_again(pocket):
     assert "Traceback" not in error
 
 
-@pytest.mark.slow
 def test_a_run_becomes_longer_and_some_steps_are_traced(pocket, unbroken, tmp_path):
     workdir = tmp_path / "longer"
     shutil.copytree(unbroken[0], workdir)
     longer = (f"--workdir={workdir}", "--config.total_steps=14", "--config.ablations=True", "--profile_steps=13:13")
-    refused = run(pocket, *longer)
+    refused = run_here(pocket, *longer)
     assert refused.returncode == 2 and "total_steps (was 12, now 14)" in refused.stderr and "--extend" in refused.stderr
-    done = run(pocket, *longer, "--extend")
+    done = run_here(pocket, *longer, "--extend")
     assert done.returncode == 0, done.stderr[-3000:]
     assert curve(workdir)[:12] == curve(unbroken[0]) and [line["step"] for line in metrics(workdir)][-2:] == [13, 14]
     assert list((workdir / "profile/host-0").rglob("*.xplane.pb")) and "trace: tensorboard" in done.stdout
-    shorter = run(pocket, f"--workdir={workdir}", "--config.total_steps=4", "--config.ablations=True", "--extend")
+    shorter = run_here(pocket, f"--workdir={workdir}", "--config.total_steps=4", "--config.ablations=True", "--extend")
     assert shorter.returncode == 2 and "the run is at step 14 already" in shorter.stderr
     assert len(metrics(workdir)) == 14

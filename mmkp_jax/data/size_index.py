@@ -14,6 +14,7 @@ import numpy as np
 
 from mmkp_jax.data.examples import Branch, Recipe, Size, size_of
 from mmkp_jax.data.forest import RowSize
+from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Record
 from mmkp_jax.runtime.atomic import replacing
 
@@ -21,14 +22,10 @@ FEW = 5_000
 """So many posts are measured before another process has begun."""
 
 
-class Records(Protocol):
+class Records(Numbered[Record], Protocol):
     """Records by number, and a name for their content: `records.Split`."""
 
     fingerprint: str
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int) -> Record: ...
 
 
 class Lengths(NamedTuple):

@@ -13,7 +13,7 @@ from mmkp_jax.runtime.json_files import read_object
 FEEDING = "mmkp_jax.json"
 
 _MOST = 1_000_000
-_HINT = "export the run again, or remove the file: then configs/base.py's defaults count"
+_HINT = "export the run again, or remove the file: then the defaults of docs/config.md count"
 
 
 class Fed(NamedTuple):

@@ -58,7 +58,7 @@ def open_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
 
     A run's model is fed, and computes, as its config says. A folder's pixel limits are those that transformers
     reads in it, and an exported one carries how its run was fed (`hf.feeding`); what a folder does not give is as in
-    configs/base.py; it computes in its own dtype.
+    docs/config.md; it computes in its own dtype.
 
     Args:
         zero_shot: whether the prompt tells the output's format; a zero-shot run's does anyway.

@@ -186,7 +186,7 @@ def load_predictor(
     Args:
         model: a Hugging Face folder, a hub id, or a run's work directory, `DIR`, `DIR@STEP` or `DIR@best`.
         zero_shot: whether the prompt tells the output's format, for a model that has not learnt it.
-        batch_size, answer_tokens: as `Predictor`; None for the run's, or those of configs/base.py.
+        batch_size, answer_tokens: as `Predictor`; None for the run's, or the defaults of `runtime.fields`.
 
     Raises:
         InputError: there is no such model or checkpoint, or it cannot be used.

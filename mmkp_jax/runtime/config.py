@@ -130,7 +130,7 @@ def _parsed(field: Field, text: str) -> Any:
         if isinstance(field.default, tuple):
             return _texts(text)
         return float(text) if isinstance(field.default, float) else int(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
 

@@ -16,7 +16,8 @@ INTRODUCTION = """\
 
 Written by `python -m mmkp_jax.runtime.fields > docs/config.md` from the table in `mmkp_jax/runtime/fields.py`.
 
-`--config.gamma=0.3` sets a field, after the config's presets. Source: printed in the paper (arXiv 2510.09358), or ours
+`--config.gamma=0.3` sets a field, after the config's presets; `--config.row.images.patches=4096` a name of a mapping,
+and which names there are is up to the model's family. Source: printed in the paper (arXiv 2510.09358), or ours
 where it is silent; without a source, a field decides nothing of what is learnt or scored, or is the user's to give.
 On resume: whether a run that resumes may have another value than it began with.
 """
@@ -28,8 +29,9 @@ def as_help() -> str:
     for section in SECTIONS:
         lines += ["", f"  {section.title}"]
         for field in section.fields:
+            choices = f" ({field.expected})" if field.choices else ""
             source = f" [{field.source}]" if field.source else ""
-            text = f"{field.name}={field.default}: {field.about}{source}"
+            text = f"{field.name}={field.default}: {field.about}{choices}{source}"
             lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="        ")
     return "\n".join(lines)
 
@@ -51,7 +53,7 @@ def _row(field: Field) -> str:
 
 
 def _default(field: Field) -> str:
-    if field.default == "":
+    if not field.default and isinstance(field.default, str | dict):
         return "empty"
     return f"`{', '.join(field.default) if isinstance(field.default, tuple) else field.default}`"
 

@@ -47,7 +47,11 @@ VALIDATED = Need("eval_every", "eval_every={}", never=(0,))
 
 MODEL_AND_DATA = (
     Field("model.path", "Qwen/Qwen2.5-VL-3B-Instruct", "a Hugging Face folder or hub id", resume=CONTENT),
-    Field("make", "", "a module whose `make()` makes model and data where they are not there yet"),
+    Field(
+        *("make", ""),
+        "a module whose `make()` makes model and data where they are not there yet",
+        resume=MAY_DIFFER,  # as what it makes is judged by its content
+    ),
     Field(
         *("data.path", ""),
         "a prepared dataset, or FOLDER:WEIGHT,… (times its posts come an epoch; the first is tested on)",

@@ -22,8 +22,6 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.training.objectives import OWN_BRANCHES, objective
 
-PACK_FOR = ("own", "both")
-
 
 class Dataset(NamedTuple):
     """A prepared dataset to train on."""
@@ -138,11 +136,9 @@ def branches_of(config: ConfigDict) -> tuple[Branch, ...]:
     """The targets that rows are packed with.
 
     Raises:
-        InputError: `pack_for` is none of `PACK_FOR`.
+        InputError: the strategy is none that trains.
     """
     objective(config.strategy)  # tells an unknown one
-    if config.pack_for not in PACK_FOR:
-        raise InputError(f"unknown value {config.pack_for!r}", "config.pack_for", "choose own or both")
     names: dict[int, Branch] = {SFT: "sft", COT: "cot"}
     return BOTH if config.pack_for == "both" else tuple(names[branch] for branch in OWN_BRANCHES[config.strategy])
 

@@ -7,7 +7,10 @@ from configs.dyncot import get_config
 from mmkp_jax.hf.feeding import FEEDING, read_feeding
 from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.runtime import checksums, lock
-from mmkp_jax.runtime.json_files import Fields
+from mmkp_jax.runtime.config import default_config, override, parse_overrides
+from mmkp_jax.runtime.field_checks import check_settings
+from mmkp_jax.runtime.json_files import Fields, read_object
+from mmkp_jax.runtime.old_configs import upgrade
 from mmkp_jax.training.contents import same_content
 from mmkp_jax.training.workdir import cut_back
 from tests.fuzz.harness import Target
@@ -15,6 +18,8 @@ from tests.fuzz.targets_posts import lines_of
 
 CONTENTS = {"data.path": "ab" * 32, "model.path": "cd" * 32}
 FED = {"max_text_tokens": 512, "answer_tokens": 384, "prompt_version": 1}
+FLAGS = "gamma=0.4\nfreeze=('tower',)\nrow.images.patches=64\nremat=True\nseed=3\nsharding_rules.embed=None"
+OLD = {"strategy": "dyncot", "row": {"tokens": 8, "patches": 9, "windows": 1}, "data": {"min_pixels": 1}, "freeze": []}
 STEPS = [{"step": n, "loss": 1.5, "posts": ["a", "b"]} for n in range(1, 6)]
 
 
@@ -45,6 +50,22 @@ def _run_config(data: bytes, root: Path) -> None:
     run_config(root)
 
 
+def _old_config(data: bytes, root: Path) -> None:
+    (root / "config.json").write_bytes(data)
+    content = read_object(root / "config.json").content
+    assert upgrade(upgrade(content)) == upgrade(content)
+
+
+def _overrides(data: bytes, root: Path) -> None:
+    flags = [f"--config.{line}" for line in data.decode("utf-8", "surrogateescape").splitlines()]
+    values, faults = parse_overrides(flags)
+    for fault in faults:
+        assert "\n" not in str(fault.error())
+    config = default_config()
+    override(config, values)
+    check_settings(config)
+
+
 def _sealed(root: Path) -> list[bytes]:
     folder = root / "step"
     folder.mkdir()
@@ -69,6 +90,8 @@ TARGETS = [
     Target("run: metrics and skipped steps", lambda _: [lines_of(STEPS)], _cut_back),
     Target("run: contents.json", lambda _: [_as_json(CONTENTS)], _same_content),
     Target("run: config.json", lambda _: [get_config().to_json().encode()], _run_config, share=0.5),
+    Target("run: config.json of earlier revisions", lambda _: [_as_json(OLD)], _old_config, share=0.5),
+    Target("main: --config.key=value", lambda _: [FLAGS.encode()], _overrides),
     Target("run: checksums.json", _sealed, _damage, refusals=()),
     Target("run: run.lock", lambda _: [_as_json(lock.this_process()._asdict())], _owner, refusals=()),
     Target("export: mmkp_jax.json", lambda _: [_as_json(FED)], _feeding),

@@ -15,7 +15,7 @@ from mmkp_jax.runtime.config import default_config, override, parse_overrides, r
 from mmkp_jax.runtime.field_checks import check_settings, fault_of, faults_of
 from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, REQUIRED, SAME, Field
 from mmkp_jax.runtime.fields import DTYPES, FIELDS, leaves, may_differ, named
-from mmkp_jax.training import batches, gamma, objectives, setup
+from mmkp_jax.training import gamma, objectives, setup
 from tests.support.paths import ROOT
 
 CONFIG = "configs/dyncot.py"
@@ -57,7 +57,6 @@ def test_choices_are_what_is_implemented():
     choices = {field.name: field.choices for field in FIELDS}
     assert choices["strategy"] == objectives.STRATEGIES
     assert choices["gamma_mode"] == gamma.MODES
-    assert choices["pack_for"] == batches.PACK_FOR
     assert choices["attention"] == ("auto", *BACKENDS)
     assert choices["moments_memory"] == tuple(MEMORIES)
     assert tuple(setup.DTYPES) == DTYPES
