@@ -1,6 +1,6 @@
 """PyTorch, which the extra `parity` brings, or one named reason to skip."""
 
-import importlib
+import importlib.util
 import sys
 from types import ModuleType
 
@@ -10,10 +10,10 @@ ABSENT = "torch is not installed (extra `parity`)"
 
 
 def needs_torch() -> ModuleType:
-    """PyTorch; without it, skips the test, or the whole module at import.
+    """PyTorch; a test that asks for it is skipped where it is absent.
 
-    Python 3.11 always has it, so its absence there is a failure; newer ones may have no wheel of it for their machine.
+    On Python 3.11, which always has a wheel of it, its absence is a failure.
     """
     if sys.version_info < (3, 12) or importlib.util.find_spec("torch"):
         return importlib.import_module("torch")
-    pytest.skip(ABSENT, allow_module_level=True)
+    pytest.skip(ABSENT)
