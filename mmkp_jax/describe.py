@@ -4,16 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.pages.dataset.facts import Description, describe, show
-from mmkp_jax.pages.dataset.page import page_of, tables_of
-from mmkp_jax.pages.tables import as_text
 from mmkp_jax.runtime.atomic import write_text
 from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.interrupts import while_loading
+
+if TYPE_CHECKING:
+    from mmkp_jax.pages.dataset.facts import Description
 
 WITHOUT_CONFIG = (
     "Token lengths, trimmed texts, posts longer than a row and what the model is fed: "
@@ -28,16 +28,23 @@ def parser() -> Parser:
     add("--data", type=Path, metavar="DIR", help="a prepared dataset; by default the config's")
     add(
         "--config",
-        metavar="FILE[:preset,…]",
+        metavar="FILE|NAME[:preset,…]",
         help="an experiment: adds token lengths, and what its rows trim or leave out; --config.key=value overrides",
     )
     add("--out", type=Path, metavar="FILE.html", help="write it as a page too")
     return flags
 
 
-def run(arguments: Sequence[str] | None = None) -> Description:
+def run(arguments: Sequence[str] | None = None) -> "Description":
     """Describes as the flags say, printed and written."""
     flags, overrides = _parse(arguments)
+    with while_loading():  # of what a mistake in the flags does not cost
+        from tqdm import tqdm
+
+        from mmkp_jax.pages.dataset.facts import describe, show
+        from mmkp_jax.pages.dataset.page import page_of, tables_of
+        from mmkp_jax.pages.tables import as_text
+
     data, feeding = flags.data, None
     if flags.config:
         from mmkp_jax.pages.dataset.feeding import read_feeding  # imports JAX, which is not needed without a config

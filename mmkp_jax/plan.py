@@ -4,13 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmkp_jax.planning.compiling import check_compiler
-from mmkp_jax.planning.plan import plan, plan_line
-from mmkp_jax.planning.text import markdown
 from mmkp_jax.planning.topologies import read_topology
-from mmkp_jax.planning.workload import subject_of
 from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.config import read_config
+from mmkp_jax.runtime.interrupts import while_loading
 
 EPILOG = (
     "Topologies are chips and how they are joined: v5e:4x4, v6e:2x4, v5p:2x2x4, h100:8, h200:8, a100:8; *N for N "
@@ -24,7 +21,9 @@ def parser() -> Parser:
     """The command's flags."""
     flags = Parser("plan", __doc__, epilog=EPILOG)
     add = flags.add_argument
-    add("--config", metavar="FILE[:preset,…]", help="required: an experiment; --config.key=value overrides a field")
+    add(
+        "--config", metavar="FILE|NAME[:preset,…]", help="required: an experiment; --config.key=value overrides a field"
+    )
     add("--topology", metavar="NAME[,NAME…]", help="required: the machines to compile for")
     add("--price", type=_price, metavar="F", help="dollars a chip-hour: adds what the experiment costs")
     return flags
@@ -34,9 +33,16 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Plans as the flags say, printed."""
     flags, overrides = _parse(arguments)
     topologies = [read_topology(name) for name in flags.topology.split(",")]
-    for topology in topologies:  # told before the work, not after it
+    config = read_config(flags.config, overrides)
+    with while_loading():  # of seconds, which a mistake in the flags does not cost
+        from mmkp_jax.planning.compiling import check_compiler
+        from mmkp_jax.planning.plan import plan, plan_line
+        from mmkp_jax.planning.text import markdown
+        from mmkp_jax.planning.workload import subject_of
+
+    for topology in topologies:  # before the work, not after it
         check_compiler(topology)
-    subject = subject_of(read_config(flags.config, overrides))
+    subject = subject_of(config)
     if len(topologies) == 1:
         print(plan(subject, topologies[0], flags.price))
     else:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.pages.report.page import write_report
 from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.interrupts import while_loading
 
 
 def parser() -> Parser:
@@ -31,6 +31,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
         flags.error("--out=FILE.html is not given")
     if not parsed.out.parent.is_dir():  # told before the work, not after it
         raise InputError("there is no such folder", str(parsed.out.parent), "make it, or name another --out")
+    with while_loading():  # of what a mistake in the flags does not cost
+        from mmkp_jax.pages.report.page import write_report
+
     write_report(parsed.runs, parsed.out, parsed.data, by_tsne=parsed.tsne)
     print(for_terminal(f"written: {parsed.out}"))
 

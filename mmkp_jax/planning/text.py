@@ -76,7 +76,7 @@ def _head(subject: Subject, topology: Topology, outcome: Outcome) -> str:
     seconds = ", ".join(
         f"{name} in {each.seconds:.0f} s" for name, each in outcome.programs.items() if isinstance(each, Compiled)
     )
-    row = ", ".join(f"{n:,} {name}" for name, n in vars(subject.row).items())
+    row = ", ".join(f"{n:,} {name}" for name, n in subject.row.slots().items())
     return "\n".join(
         [
             f"{config.model.path} on {topology.name}: {used} of {topology.chips} chips{slices}, "

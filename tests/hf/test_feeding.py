@@ -41,7 +41,8 @@ def exported(tmp_path_factory):
 
 def predictor_of(opened) -> Predictor:
     sizes = {"batch_size": 2, "answer_tokens": opened.answer_tokens}
-    return Predictor(opened.definition, opened.params, opened.recipe, opened.tokenizer, **sizes, dtype=opened.dtype)
+    sizes |= {"stop_tokens": opened.stop_tokens, "dtype": opened.dtype}
+    return Predictor(opened.definition, opened.params, opened.recipe, opened.tokenizer, **sizes)
 
 
 @pytest.mark.parametrize("cap", [SHORTER, LONGER])

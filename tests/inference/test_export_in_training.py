@@ -25,7 +25,6 @@ def weights_of(workdir) -> dict[str, bytes]:
     return {file.parent.name: file.read_bytes() for file in workdir.glob("export/*/model.safetensors")}
 
 
-@pytest.mark.slow
 def test_a_run_leaves_every_second_evaluation_and_its_best_and_the_same_when_killed(tmp_path):
     pocket, workdir, killed = small_pocket(tmp_path), tmp_path / "run", tmp_path / "killed"
     flags = ("--config.eval_every=2", "--config.export_every=2", "--config.best_metric=valid/words")
@@ -184,7 +183,6 @@ def test_all_of_an_export_is_on_the_disk_before_it_takes_the_name(tmp_path, base
     assert named == [True] and synced == {str(tmp_path / "run" / "export")}
 
 
-@pytest.mark.slow
 def test_two_processes_export_together_what_neither_can_read_alone(tmp_path, base):
     write_run(tmp_path / "run", base)
     address = f"127.0.0.1:{free_port()}"
@@ -212,7 +210,7 @@ def test_what_cannot_be_exported_is_told_before_training(base):
     config.eval_every = 10
     check_exports(config, open_folder(str(base)))
     (base / "preprocessor_config.json").unlink()
-    with pytest.raises(InputError, match=r"no preprocessor_config\.json, which tells of pixels; copy it"):
+    with pytest.raises(InputError, match=r"no preprocessor_config\.json, which says how images are resized; copy it"):
         check_exports(config, open_folder(str(base)))
     config.export_every = config.eval_every = 0
     check_exports(config, open_folder(str(base)))

@@ -19,7 +19,7 @@ def test_known_models_need_no_hub(name):
 
 
 def test_an_unknown_model_is_one_line(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"there is no config.json of it here"):
         published_config("nobody/nothing")
 

@@ -23,6 +23,7 @@ from mmkp_jax.pages.report.run_files import (
     read_metrics,
     read_scores,
 )
+from mmkp_jax.runtime.program import command_line
 
 SPLIT = "test"
 
@@ -121,7 +122,7 @@ def _newest_predictions(path: Path, config: Mapping[str, Any]) -> tuple[int, Pat
         mend = (
             "let its run come to its end"
             if config["strategy"] == "zeroshot"
-            else (f"let its training come to its end, or: python -m mmkp_jax.predict {predict} --out={out}")
+            else (f"let its training come to its end, or: {command_line('predict')} {predict} --out={out}")
         )
         raise InputError(f"there are no predictions of the {SPLIT} split yet", str(path), mend)
     return max(by_step.items())
