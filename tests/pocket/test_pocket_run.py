@@ -9,6 +9,7 @@ import pytest
 
 from mmkp_jax.hf.verify import BOUND
 from mmkp_jax.inference.export_run import export, facts_of, open_step, verify
+from tests.support.needs_torch import needs_torch
 from tests.support.paths import ROOT
 from tests.support.small_pocket import environment
 
@@ -28,6 +29,7 @@ def transformers_agrees(posts: int) -> None:
     """The last step, exported, gives the same logits and completions in transformers."""
     step, opened = open_step(Path("run"), "latest")
     export(step, facts_of(step), Path("out"))
+    needs_torch()
     verdict = verify(step, opened, Path("out"), posts=posts)
     assert verdict.posts == posts and verdict.logits <= BOUND and verdict.other_answers == []
 
