@@ -20,7 +20,6 @@ from mmkp_jax.judging.ranking import (
     LABELS,
     balanced_orders,
 )
-from mmkp_jax.pages.people.sheets import write_sheets
 from mmkp_jax.runtime.cli import Parser, file_list, status_of
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.flags import (
@@ -85,6 +84,8 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     if left := len(posts) - len(records):  # they are the last ones
         print(f"{left:,} of {len(posts):,} posts could not be used when the dataset was prepared, and are not judged")
     if flags.people:
+        from mmkp_jax.pages.people.sheets import write_sheets
+
         chosen = sample_posts(len(records), min(flags.people, len(records)))
         files = write_sheets(flags.out / PEOPLE, records, systems, chosen, flags.raters, flags.image_edge)
         print_names(f"written: {', '.join(map(str, files))}; keep {KEY} from the raters")

@@ -1,6 +1,5 @@
-"""One compilation cache for a whole test run; and the order of the tests, files with slow ones first."""
+"""One compilation cache for a whole test run; and the order of the tests, the longest files first."""
 
-import collections
 import os
 import shutil
 import signal
@@ -30,7 +29,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+LONGEST = (
+    "test_main",
+    "test_hosts",
+    "test_processes",
+    "test_sharded",
+    "test_optimizer",
+    "test_real_posts",
+    "test_step",
+)
+"""Files that take half a minute or more."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts slow files first, so that no worker ends alone with one of them."""
-    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])  # which keeps the order within a file, and of files with as many
+    """Puts the longest files first, so that no worker ends alone with one of them."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))  # which keeps the order within a file

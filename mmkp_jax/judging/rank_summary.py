@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from mmkp_jax.judging.agreement import Mean, bootstrap_means, kendall_w, krippendorff_alpha
 from mmkp_jax.judging.ranking import CRITERIA, average_ties
@@ -97,6 +96,8 @@ def tau_b(a_PCN: np.ndarray, b_PCN: np.ndarray) -> dict[str, float]:
     """Kendall's tau-b between two judges' ranks of the systems: by criterion, as a mean over posts, and of their
     overall mean ranks (`systems`). NaN where one of them ties all.
     """
+    from scipy.stats import kendalltau  # takes half a second, which no list of flags needs
+
     found = {}
     for c, criterion in enumerate(CRITERIA):
         taus = [kendalltau(a_N, b_N).statistic for a_N, b_N in zip(a_PCN[:, c], b_PCN[:, c], strict=True)]

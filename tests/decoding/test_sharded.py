@@ -20,6 +20,9 @@ def folder(tmp_path_factory):
     return folder
 
 
+OTHERS = ("8x1x1", "1x8x1")
+
+
 def started(devices: int, *arguments: str) -> subprocess.Popen:
     fake = f"--xla_force_host_platform_device_count={devices}"
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake}
@@ -35,14 +38,20 @@ def report_of(process: subprocess.Popen) -> dict:
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    return report_of(started(8, str(folder)))
+    """Reports of one device and of one mesh that divides everything."""
+    return report_of(started(8, "1x1x1,2x2x2", str(folder)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["8x1x1", "1x8x1", "2x2x2"])
-def test_a_mesh_answers_as_one_device_does(alone, mesh):
+@pytest.fixture(scope="module")
+def others(folder):
+    return report_of(started(8, "8x1x1,1x8x1", str(folder)))
+
+
+@pytest.mark.parametrize("mesh", ["2x2x2", *(pytest.param(mesh, marks=pytest.mark.nightly) for mesh in OTHERS)])
+def test_a_mesh_answers_as_one_device_does(alone, mesh, request):
     """Token by token, greedy and sampled, with more slots than posts on one shard and fewer."""
-    expected, found = alone["1x1x1"], alone[mesh]
+    expected = alone["1x1x1"]
+    found = (request.getfixturevalue("others") if mesh in OTHERS else alone)[mesh]
     assert found["answers"] == expected["answers"] and found["loaded"] == expected["loaded"]
     greedy = expected["answers"]["greedy"]
     assert expected["longest"] > 64
@@ -53,17 +62,17 @@ def test_a_mesh_answers_as_one_device_does(alone, mesh):
         np.testing.assert_allclose(state, expected["states"][prompt], rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_no_token_waits_for_other_devices_that_have_all_the_weights(alone):
+@pytest.mark.nightly
+def test_no_token_waits_for_other_devices_that_have_all_the_weights(others):
     """Where each has a part of them, they are gathered layer by layer."""
-    assert alone["8x1x1"]["sent"] == {}
-    assert alone["1x8x1"]["sent"]["all-gather"] >= 7 * 3  # seven matrices of three layers
+    assert others["8x1x1"]["sent"] == {}
+    assert others["1x8x1"]["sent"]["all-gather"] >= 7 * 3  # seven matrices of three layers
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_share_the_pictures_and_both_come_to_all_answers(alone, folder):
     address = f"127.0.0.1:{free_port()}"
-    processes = [started(4, str(folder), address, str(number)) for number in range(2)]
+    processes = [started(4, "2x2x2,1x8x1", str(folder), address, str(number)) for number in range(2)]
     one, other = map(report_of, processes)
     for mesh in ("2x2x2", "1x8x1"):
         assert one[mesh]["answers"] == other[mesh]["answers"] == alone["1x1x1"]["answers"]

@@ -12,9 +12,6 @@ from tests.support.paths import ROOT
 from tests.support.real_posts import command, draw_standins, environment, make_real
 from tests.support.shared_folder import cmkp
 
-pytestmark = pytest.mark.slow
-
-
 SHORT = ("--config.num_epochs=1", "--config.warmup_steps=2", "--config.global_batch_size=4")
 VALIDATED = ("--config.eval_every=100", "--config.valid_posts=20")
 
@@ -37,7 +34,10 @@ def tiny(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("strategy", ["zeroshot", "sft", "cot", "multitask", "dyncot"])
+OTHERS = ("zeroshot", "sft", "cot", "multitask")
+
+
+@pytest.mark.parametrize("strategy", ["dyncot", *(pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS)])
 def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
     out, results = run(tiny, tmp_path / "run", *VALIDATED, "--config.answer_tokens=24", strategy=strategy)
     assert results["all"]["n"] == 50 and results["seen"]["n"] + results["unseen"]["n"] >= 50
@@ -48,6 +48,7 @@ def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
         assert lines[-1]["loss"] < lines[0]["loss"] and "valid/all/f1@1" in lines[-1]
 
 
+@pytest.mark.nightly
 def test_seen_goes_by_the_list_that_is_named(tmp_path):
     keyphrases = cmkp("tw_mm_s1/train_keyphrases.txt")
     draw_standins(keyphrases.parent, tmp_path / "images", 40)

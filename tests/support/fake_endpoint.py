@@ -171,7 +171,7 @@ class FakeEndpoint:
         self.in_flight = self.max_in_flight = self.too_soon = 0
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Batch] = {}
-        self._asked_to_wait_at: list[float] = []
+        self._waits: list[float] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._ready = threading.Event()
@@ -257,9 +257,7 @@ class FakeEndpoint:
         said, now = request_text(body), time.monotonic()
         self.tries[said] += 1
         fault = self._fault(said, self.tries[said])
-        self.too_soon += any(
-            told + self._retry_after / 2 < now < told + self._retry_after for told in self._asked_to_wait_at
-        )
+        self.too_soon += any(self._retry_after / 2 < now - asked < self._retry_after for asked in self._waits)
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         place = len(self.calls)
@@ -275,7 +273,7 @@ class FakeEndpoint:
                 code = {"400": "invalid_request", "filter": "content_filter"}[fault]
                 return await _send(writer, 400, {"error": {"message": "it is against the rules", "code": code}})
             if fault == "429 after":
-                self._asked_to_wait_at.append(time.monotonic())
+                self._waits.append(time.monotonic())
                 message = {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}
                 return await _send(writer, 429, message, {"Retry-After": str(self._retry_after)})
             if fault in ("401", "429", "500", "503"):
@@ -289,13 +287,13 @@ class FakeEndpoint:
             if fault == "reset":
                 return False
             if fault in (*HOSTILE_AGAIN, *HOSTILE_ANSWERED):
-                status, content, headers, told = self._hostile(fault, body)
+                status, content, headers, reported = self._hostile(fault, body)
                 tokens = (
                     0
                     if status != 200
                     else sum(self._usage(body)[name] for name in ("prompt_tokens", "completion_tokens"))
                 )
-                self.calls[place] = self.calls[place]._replace(tokens=tokens, reported=told)
+                self.calls[place] = self.calls[place]._replace(tokens=tokens, reported=reported)
                 return await _send(writer, status, content, headers)
             answer = self.completion(body, fault)
             if fault == "half":
@@ -303,10 +301,10 @@ class FakeEndpoint:
                 writer.write(_head(200, len(whole)) + whole[: len(whole) // 2])
                 await writer.drain()
                 return False
-            told = fault not in USAGES and answer["usage"] is not None
-            usage = answer["usage"] if told else self._usage(body)
+            reported = fault not in USAGES and answer["usage"] is not None
+            usage = answer["usage"] if reported else self._usage(body)
             charged = usage["prompt_tokens"] + usage["completion_tokens"]
-            self.calls[place] = self.calls[place]._replace(tokens=charged, reported=told)
+            self.calls[place] = self.calls[place]._replace(tokens=charged, reported=reported)
             return await _send(writer, 200, answer)
         finally:
             self.in_flight -= 1
@@ -378,8 +376,8 @@ class FakeEndpoint:
             content, headers = packed[: -9 if rest == "cut" else None], {"Content-Encoding": "gzip"}
         elif kind == "brotli":
             headers = {"Content-Encoding": "br"}
-        told = fault in (*HOSTILE_ANSWERED, "choice 502", "no choices, usage")
-        return 200, content, headers, told
+        reported = fault in (*HOSTILE_ANSWERED, "choice 502", "no choices, usage")
+        return 200, content, headers, reported
 
     def _usage(self, body: dict[str, Any]) -> dict[str, int]:
         prompt, completion = len(json.dumps(body["messages"])) // 4, len(self._answer(body).split())
@@ -441,7 +439,7 @@ class FakeEndpoint:
         return batch
 
     def _status_of(self, batch: Batch) -> dict[str, Any]:
-        told: dict[str, Any] = {
+        row: dict[str, Any] = {
             "id": batch.id,
             "object": "batch",
             "endpoint": "/v1/chat/completions",
@@ -452,17 +450,17 @@ class FakeEndpoint:
             "status": "in_progress",
         }
         if batch.polls > 0:
-            return told
+            return row
         if batch.status == "failed":
-            return told | {
+            return row | {
                 "status": "failed",
                 "errors": {"object": "list", "data": [{"message": batch.output.decode()}]},
             }
         for name, content in (("output_file_id", batch.output), ("error_file_id", batch.errors)):
             if content:
                 self.files[f"{batch.id}-{name}"] = content
-                told[name] = f"{batch.id}-{name}"
-        return told | {"status": batch.status}
+                row[name] = f"{batch.id}-{name}"
+        return row | {"status": batch.status}
 
 
 @functools.cache
@@ -475,8 +473,8 @@ def _head(status: int, length: int, more: dict[str, str] | None = None) -> bytes
     return "".join([f"HTTP/1.1 {status} X\r\n", *(f"{k}: {v}\r\n" for k, v in headers.items()), "\r\n"]).encode()
 
 
-async def _send(writer, status: int, told: Any, headers: dict[str, str] | None = None) -> bool:
-    content = told if isinstance(told, bytes) else json.dumps(told).encode()
+async def _send(writer, status: int, answer: Any, headers: dict[str, str] | None = None) -> bool:
+    content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     writer.write(_head(status, len(content), headers) + content)
     await writer.drain()
     return True

@@ -1,7 +1,7 @@
 """Run by decoding/test_sharded.py in processes of their own, with eight fake devices in all; prints one JSON line.
 
-Greedy and sampled answers on several meshes, from one model folder: `FOLDER [ADDRESS PROCESS]`, of two processes where
-these are given.
+Greedy and sampled answers on several meshes, from one model folder: `MESHES FOLDER [ADDRESS PROCESS]`, of two processes
+where these are given.
 """
 
 import json
@@ -26,7 +26,7 @@ KINDS = (dict(grids=[(4, 6)]), dict(grids=[], text=20), dict(grids=[(8, 8), (2, 
 LOST = 4
 
 
-def main(folder: str, address: str = "", process: str = "") -> None:
+def main(meshes: str, folder: str, address: str = "", process: str = "") -> None:
     if address:
         jax.distributed.initialize(address, num_processes=2, process_id=int(process))
     opened = open_folder(folder)
@@ -34,7 +34,7 @@ def main(folder: str, address: str = "", process: str = "") -> None:
     trees = [random_tree(i, tiny_config(), **KINDS[i % 3]) for i in range(13)]
     prompts = [measure(str(i), tree, definition.processor) for i, tree in enumerate(trees)]
     report = {}
-    for name in ("2x2x2", "1x8x1") if address else MESHES:
+    for name in meshes.split(","):
         sizes = dict(zip(MESH_AXES, MESHES[name], strict=True))
         mesh = make_mesh(sizes, None if name != "1x1x1" else jax.devices()[:1])
         structs = jax.tree.map(

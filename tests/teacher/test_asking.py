@@ -38,8 +38,8 @@ def rows_of(file):
     return [row for row in rows if "out" not in row and "lost" not in row and "uncharged" not in row]
 
 
-@pytest.mark.slow
-def test_two_thousand_posts_come_out_of_a_bad_endpoint_without_loss_or_double_charge(tmp_path, monkeypatch):
+@pytest.mark.parametrize("count", [500, pytest.param(2000, marks=pytest.mark.nightly)])
+def test_posts_come_out_of_a_bad_endpoint_without_loss_or_double_charge(tmp_path, monkeypatch, count):
     monkeypatch.setattr(limits, "MINUTE", 1.0)  # so that the test sees many of them
     transient, final = faults(0.06, TRANSIENT, first=2), faults(0.04, FINAL, first=99)
 
@@ -48,22 +48,25 @@ def test_two_thousand_posts_come_out_of_a_bad_endpoint_without_loss_or_double_ch
             return "hang"
         return transient(said, attempt) or final(said[::-1], attempt)
 
-    posts = text_posts(2000)
+    posts = text_posts(count)
     with FakeEndpoint(fault=fault, delay=0.02) as server:
         bounds = dataclasses.replace(LIMITS, timeout=5, rpm=300, tpm=120_000)
         run = ask(server, tmp_path / "s", posts, bounds)
     rows = rows_of(tmp_path / "s")
-    assert {row["id"] for row in rows} == {post.id for post in posts} and len(rows) == 2000
-    assert run.asked == 2000 and not run.unavailable and run.lost > 0
+    assert {row["id"] for row in rows} == {post.id for post in posts} and len(rows) == count
+    assert run.asked == count and not run.unavailable and run.lost > 0
     assert max(server.answered.values()) == 1
     assert run.spent == pytest.approx(charged(server), rel=1e-9)
     assert server.max_in_flight <= LIMITS.concurrency and server.too_soon == 0
     assert server.most_within(0.95) <= 300  # what is evenly spaced here comes in unevenly there
     assert server.most_within(0.95, lambda call: call.tokens) <= 120_000
     found = Counter(row["status"] for row in rows)
-    assert set(found) == {"answered", "cut", "refused", "filtered", "declined", "empty"} and found["answered"] > 1800
+    assert (
+        set(found) == {"answered", "cut", "refused", "filtered", "declined", "empty"}
+        and found["answered"] > 0.9 * count
+    )
     assert {row["answer"]["model"] for row in rows if row["answer"]} == {RETURNED}
-    assert len(server.calls) > 2100  # the faults were there
+    assert len(server.calls) > 1.05 * count  # the faults were there
 
 
 def test_what_is_in_the_store_is_not_asked_again(tmp_path):
