@@ -40,7 +40,6 @@ def of_posts(pocket, out, *flags: str) -> list[str]:
     return [f"--model={pocket / 'model'}", *named, "--max_tokens=4", *flags]
 
 
-@pytest.mark.slow
 def test_a_checkpoint_predicts_what_its_run_did(pocket, trained, tmp_path, capsys):
     (tested,) = (trained / "predictions").glob("test-*.jsonl")
     best = tested.stem.removeprefix("test-")
@@ -58,7 +57,6 @@ def test_a_checkpoint_predicts_what_its_run_did(pocket, trained, tmp_path, capsy
         assert told in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_checkpoint_is_restored_onto_other_devices(pocket, trained, tmp_path):
     out = tmp_path / "p.jsonl"
     data = [f"--data={pocket / 'dataset'}", "--split=test", f"--out={out}"]

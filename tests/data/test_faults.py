@@ -31,7 +31,6 @@ def flags(raw: Path, out: Path) -> list[str]:
     return ["--dataset=mmkp", f"--raw={raw}", f"--images={raw / 'images'}", f"--out={out}"]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest sets aside our own
 def test_rejects_are_the_faults_that_cannot_be_fed(raw, tmp_path):
     counts = prepare.run(flags(raw, tmp_path / "out"))
@@ -42,7 +41,6 @@ def test_rejects_are_the_faults_that_cannot_be_fed(raw, tmp_path):
     assert all(count.records + count.rejects == count.posts for count in counts.values())
 
 
-@pytest.mark.slow
 def test_the_first_fault_stops_where_none_may_be(raw, tmp_path, capsys):
     faults = read_faults(raw / "images")
     split, line = next(post for post, kind in faults.items() if KINDS[kind]).split("-")

@@ -40,7 +40,6 @@ def told(tmp_path_factory) -> list[dict]:
     return [json.loads((folder / f"{number}.json").read_text()) for number in range(2)]
 
 
-@pytest.mark.slow
 def test_two_processes_plan_alike(told):
     one, other = told
     assert one["hosts"] == other["hosts"] == 2
@@ -48,7 +47,6 @@ def test_two_processes_plan_alike(told):
     assert len(one["trained"]) == len(other["trained"]) == sum(one["steps"])
 
 
-@pytest.mark.slow
 def test_two_processes_train_on_each_post_as_often_as_planned(told):
     expected = Counter(range(COUNTS[0])) + Counter({COUNTS[0] + number: 2 for number in range(COUNTS[1])})
     first = told[0]["steps"][0]
@@ -60,7 +58,6 @@ def test_two_processes_train_on_each_post_as_often_as_planned(told):
         )  # those that come once are the one's or the other's
 
 
-@pytest.mark.slow
 def test_two_processes_load_the_halves_of_each_batch(told):
     batches = [batch for epoch in told[0]["plan"] for batch in epoch]
     for batch, one, other in zip(batches, told[0]["trained"], told[1]["trained"], strict=True):

@@ -38,7 +38,6 @@ def alone(folder):
     return report_of(started(8, str(folder)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["8x1x1", "1x8x1", "2x2x2"])
 def test_a_mesh_answers_as_one_device_does(alone, mesh):
     """Token by token, greedy and sampled, with more slots than posts on one shard and fewer."""
@@ -53,14 +52,12 @@ def test_a_mesh_answers_as_one_device_does(alone, mesh):
         np.testing.assert_allclose(state, expected["states"][prompt], rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_no_token_waits_for_other_devices_that_have_all_the_weights(alone):
     """Where each has a part of them, they are gathered layer by layer."""
     assert alone["8x1x1"]["sent"] == {}
     assert alone["1x8x1"]["sent"]["all-gather"] >= 7 * 3  # seven matrices of three layers
 
 
-@pytest.mark.slow
 def test_two_processes_share_the_pictures_and_both_come_to_all_answers(alone, folder):
     address = f"127.0.0.1:{free_port()}"
     processes = [started(4, str(folder), address, str(number)) for number in range(2)]

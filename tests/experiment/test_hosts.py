@@ -71,7 +71,6 @@ def nearly_equal(one, other):
         np.testing.assert_allclose(ours[path], leaf, rtol=0, atol=1e-5 * max(1e-3, np.abs(leaf).max()), err_msg=path)
 
 
-@pytest.mark.slow
 def test_two_hosts_compute_what_one_does_and_the_first_alone_tells(pocket, unbroken):
     workdir, ((status, told, _), (status_of_second, told_by_second, _)) = unbroken
     assert status == status_of_second == 0
@@ -84,7 +83,6 @@ def test_two_hosts_compute_what_one_does_and_the_first_alone_tells(pocket, unbro
     assert answers[0] == answers[1]
 
 
-@pytest.mark.slow
 def test_sigterm_on_one_host_saves_on_both_and_a_restart_is_bit_identical(pocket, unbroken):
     workdir = pocket.parent / "terminated"
     processes = start(pocket, workdir)
@@ -111,8 +109,7 @@ def survivor(processes, victim):
     assert "Traceback" not in error and "@ " not in error, error
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.nightly), 1])
 def test_a_host_that_dies_ends_the_job_within_a_minute_and_one_host_continues(pocket, unbroken, victim):
     workdir = pocket.parent / f"killed-{victim}"
     processes = start(pocket, workdir)
@@ -124,8 +121,7 @@ def test_a_host_that_dies_ends_the_job_within_a_minute_and_one_host_continues(po
         nearly_equal(workdir, unbroken[0])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_host_that_dies_while_the_test_split_is_decoded_ends_the_job_within_a_minute(pocket, unbroken, victim):
     workdir = pocket.parent / f"killed-in-test-{victim}"
     shutil.copytree(unbroken[0], workdir)
@@ -184,7 +180,6 @@ def test_a_host_that_never_joins_ends_the_others_with_one_line(tmp_path):
     assert "of 2 hosts, 1 did not join within 1 s (--join_seconds)" in line
 
 
-@pytest.mark.slow
 def test_damage_that_one_host_alone_sees_takes_both_to_the_checkpoint_before(pocket, unbroken):
     workdir = pocket.parent / "damaged"
     shutil.copytree(unbroken[0], workdir)
@@ -198,7 +193,6 @@ def test_damage_that_one_host_alone_sees_takes_both_to_the_checkpoint_before(poc
     assert curve(workdir) == curve(unbroken[0])
 
 
-@pytest.mark.slow
 def test_hosts_that_disagree_end_with_a_line_that_says_in_what(pocket):
     workdir = pocket.parent / "disagree"
     ended = finish(start(pocket, workdir, of_second=("--config.learning_rate=1e-5",)))
@@ -217,7 +211,6 @@ with ending_together():
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["slurm", "open mpi"])
 def test_hosts_meet_by_what_their_cluster_tells_them(cluster):
     job = random.randrange(4096)  # of which the coordinator's port is made

@@ -12,9 +12,6 @@ from tests.support.paths import ROOT
 from tests.support.real_posts import command, draw_standins, environment, make_real
 from tests.support.shared_folder import cmkp
 
-pytestmark = pytest.mark.slow
-
-
 SHORT = ("--config.num_epochs=1", "--config.warmup_steps=2", "--config.global_batch_size=4")
 VALIDATED = ("--config.eval_every=100", "--config.valid_posts=20")
 
@@ -37,7 +34,10 @@ def tiny(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("strategy", ["zeroshot", "sft", "cot", "multitask", "dyncot"])
+@pytest.mark.parametrize(
+    "strategy",
+    [*(pytest.param(name, marks=pytest.mark.nightly) for name in ("zeroshot", "sft", "cot", "multitask")), "dyncot"],
+)
 def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
     out, results = run(tiny, tmp_path / "run", *VALIDATED, "--config.answer_tokens=24", strategy=strategy)
     assert results["all"]["n"] == 50 and results["seen"]["n"] + results["unseen"]["n"] >= 50

@@ -39,7 +39,6 @@ def write_pictures(picture: Image.Image, folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-@pytest.mark.slow
 def test_the_snippet_predicts_what_we_predict(exported_pocket, tmp_path, monkeypatch, capsys):
     """As it stands in the card, on texts alone, one of them too long, and on pictures of many kinds."""
     _, out = exported_pocket

@@ -314,7 +314,6 @@ def test_a_base_that_is_gone_or_another_one_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_transformers_says_what_our_model_says(exported_pocket):
     """On every post that can be fed; the run's own float32 numbers differ by what bf16 rounds away."""
     workdir, out = exported_pocket
@@ -324,7 +323,6 @@ def test_transformers_says_what_our_model_says(exported_pocket):
     assert 1e-4 < verdict.rounding / verdict.largest < 0.1
 
 
-@pytest.mark.slow
 def test_an_export_that_is_not_the_models_is_found_out(exported_pocket, tmp_path):
     workdir, out = exported_pocket
     spoilt = shutil.copytree(out, tmp_path / "out")
@@ -334,7 +332,6 @@ def test_an_export_that_is_not_the_models_is_found_out(exported_pocket, tmp_path
     assert verdict.logits > BOUND
 
 
-@pytest.mark.slow
 def test_other_answers_fail_the_export_though_logits_agree(exported_pocket, tmp_path, capsys):
     """As where the base's generation_config.json has transformers choose other tokens."""
     workdir, _ = exported_pocket
@@ -348,7 +345,6 @@ def test_other_answers_fail_the_export_though_logits_agree(exported_pocket, tmp_
     assert "out: transformers answers 5 of 5 posts differently: test-1, test-2, test-3, test-4, test-5; do not" in line
 
 
-@pytest.mark.slow
 def test_numbers_that_are_none_are_found_out(exported_pocket, tmp_path):
     workdir, out = exported_pocket
     spoilt = shutil.copytree(out, tmp_path / "out")

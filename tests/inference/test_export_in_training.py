@@ -25,7 +25,6 @@ def weights_of(workdir) -> dict[str, bytes]:
     return {file.parent.name: file.read_bytes() for file in workdir.glob("export/*/model.safetensors")}
 
 
-@pytest.mark.slow
 def test_a_run_leaves_every_second_evaluation_and_its_best_and_the_same_when_killed(tmp_path):
     pocket, workdir, killed = small_pocket(tmp_path), tmp_path / "run", tmp_path / "killed"
     flags = ("--config.eval_every=2", "--config.export_every=2", "--config.best_metric=valid/words")
@@ -184,7 +183,6 @@ def test_all_of_an_export_is_on_the_disk_before_it_takes_the_name(tmp_path, base
     assert named == [True] and synced == {str(tmp_path / "run" / "export")}
 
 
-@pytest.mark.slow
 def test_two_processes_export_together_what_neither_can_read_alone(tmp_path, base):
     write_run(tmp_path / "run", base)
     address = f"127.0.0.1:{free_port()}"

@@ -56,8 +56,7 @@ def pocket(tmp_path_factory):
     return small_pocket(tmp_path_factory.mktemp("launched"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["slurm.sh", "local.sh"])
+@pytest.mark.parametrize("launcher", [pytest.param("slurm.sh", marks=pytest.mark.nightly), "local.sh"])
 def test_two_processes_train_and_go_on_after_one_was_told_to_stop(slurm, pocket, tmp_path, launcher):
     slurm.make(
         "python",

@@ -517,7 +517,7 @@ def many(tmp_path_factory):
     return runs
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(120, func_only=True)
 def test_ten_thousand_posts_of_three_runs_stay_below_20_mb(many, tmp_path):
     page = page_of(many, tmp_path / "page.html")

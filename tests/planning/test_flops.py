@@ -94,7 +94,6 @@ def compiled_step(model: Qwen2_5_VLConfig, forest: Forest, remat: bool | None) -
         return plan.step.lower(plan.state, batch).compile(), sum(part.total for part in flops.values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_a_compiled_step_computes_all_slots_and_with_remat_the_layers_again(remat, monkeypatch):
     monkeypatch.setattr("mmkp_jax.ops.cross_entropy.BLOCK", 160)  # two blocks: logits of one would be kept after all
@@ -102,7 +101,6 @@ def test_a_compiled_step_computes_all_slots_and_with_remat_the_layers_again(rema
     assert count(parse(compiled.as_text()), true_share=0.5).flops == pytest.approx(formula, rel=0.01)
 
 
-@pytest.mark.slow
 def test_xlas_own_count_of_a_step_without_loops_is_the_formulas():
     """Layers that are wide, so that products are nearly all of it; one of each, as XLA counts a loop's body once."""
     tower = dataclasses.replace(

@@ -49,7 +49,6 @@ def model(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_the_page_tells_all_that_it_should(model, capsys):
     assert plan.main([f"--config={CONFIG}", "--topology=cpu:2", *flags_of(model)]) == 0
     page = capsys.readouterr().out
@@ -70,7 +69,6 @@ def test_the_page_tells_all_that_it_should(model, capsys):
     assert "at published rates" not in page  # a CPU has none
 
 
-@pytest.mark.slow
 def test_moments_in_the_hosts_memory_are_told_apart(model, capsys):
     moments = {}
     for memory in ("device", "host"):
@@ -83,7 +81,6 @@ def test_moments_in_the_hosts_memory_are_told_apart(model, capsys):
     assert float(moments["device"][0]) > 0 == float(moments["host"][0])  # but for counters
 
 
-@pytest.mark.slow
 def test_memory_is_that_of_the_program_which_runs(tmp_path):
     """The compiler's figures in the child against those of the step in this process, and of arrays that are there."""
     write_model(tmp_path)
@@ -116,7 +113,7 @@ def test_memory_is_that_of_the_program_which_runs(tmp_path):
     assert decode.arguments + 0.7 * cache < growth.bytes < decode.arguments + cache  # a second one for a moment
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_search_finds_the_largest_row_and_what_fits(model):
     config = read_config(CONFIG, flags_of(model, global_batch_size=1))
     subject, topology = subject_of(config), read_topology("cpu:1")
@@ -209,7 +206,6 @@ def test_chips_are_counted_over_slices():
     assert set(GPUS) == {name for name, chip in CHIPS.items() if chip.platform == "gpu"}
 
 
-@pytest.mark.slow
 def test_lines_of_several_topologies_are_a_table(model, capsys):
     assert plan.main([f"--config={CONFIG}", "--topology=cpu:1,cpu:2", *flags_of(model)]) == 0
     head, rule, *rows, _, updates = capsys.readouterr().out.strip().splitlines()

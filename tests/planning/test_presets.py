@@ -42,10 +42,14 @@ def topology_of(name: str) -> Topology:
     return topology if any(map(importlib.util.find_spec, modules)) else read_topology(f"cpu:{topology.chips}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "model, mesh, topology",
-    [("3b", "h100_1", "h100:1"), ("3b", "v5e_16", "v5e:4x4"), ("7b", "v6e_8", "v6e:2x4"), ("7b", "h100_8", "h100:8")],
+    [
+        pytest.param("3b", "h100_1", "h100:1", marks=pytest.mark.nightly),
+        pytest.param("3b", "v5e_16", "v5e:4x4", marks=pytest.mark.nightly),
+        ("7b", "v6e_8", "v6e:2x4"),
+        pytest.param("7b", "h100_8", "h100:8", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_preset_compiles_with_its_parameters_divided_over_its_chips(model, mesh, topology):
     subject, topology = shallow(model, mesh), topology_of(topology)

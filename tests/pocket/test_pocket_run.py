@@ -12,7 +12,7 @@ from mmkp_jax.inference.export_run import export, facts_of, open_step, verify
 from tests.support.small_pocket import ROOT, environment
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3000)
 def test_pocket_learns_from_pictures_and_from_texts(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "mmkp_jax.main", f"--config={ROOT / 'configs/dyncot.py'}", "--workdir=run"]

@@ -38,7 +38,7 @@ def rows_of(file):
     return [row for row in rows if "out" not in row and "lost" not in row and "uncharged" not in row]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_thousand_posts_come_out_of_a_bad_endpoint_without_loss_or_double_charge(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MINUTE", 1.0)  # so that the test sees many of them
     transient, final = faults(0.06, TRANSIENT, first=2), faults(0.04, FINAL, first=99)

@@ -63,7 +63,6 @@ def lines(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", [teach, predict], ids=["teach", "predict"])
 def test_a_real_endpoint_answers_a_post_with_a_picture(asked, tmp_path, command):
     status = command.main([*asked, f"--out={tmp_path / 'out.jsonl'}"])

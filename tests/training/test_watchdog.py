@@ -36,7 +36,6 @@ def test_only_so_many_steps_in_a_row_may_be_skipped(tmp_path):
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 3
 
 
-@pytest.mark.slow
 def test_a_batch_that_is_not_finite_is_skipped_and_named_and_several_end_the_run(tmp_path, monkeypatch, capsys):
     """A label of infinite weight makes its post's loss NaN. Steps are loaded in order, by one thread."""
     pocket, workdir = small_pocket(tmp_path), tmp_path / "run"
@@ -115,7 +114,7 @@ def test_a_step_or_answer_that_does_not_end_leaves_all_stacks_and_ends_the_run(t
     assert "what_hangs" in (tmp_path / "stacks-0.txt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_hung_worker_ends_the_run_which_then_goes_on(tmp_path):
     pocket, workdir = small_pocket(tmp_path), tmp_path / "run"
     flags = (f"--workdir={workdir}", "--config.data.workers=1", "--config.hang_seconds=5", "--config.total_steps=40")
