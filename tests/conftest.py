@@ -1,4 +1,4 @@
-"""One compilation cache for a whole test run; and the order of the tests, long files first."""
+"""One compilation cache and one small pocket for a whole test run; and the order of the tests, long files first."""
 
 import os
 import shutil
@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
+from tests.support.paths import ONCE
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 ROOT = Path(__file__).parent
@@ -45,9 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if ONCE not in os.environ:  # workers have it from the run that starts them
+        _made.append(tempfile.mkdtemp(prefix="mmkp_jax-tests-"))
+        os.environ[ONCE] = _made[0]
     if CACHE not in os.environ:
-        _made.append(tempfile.mkdtemp(prefix="mmkp_jax-compiled-"))
-        os.environ[CACHE] = _made[0]
+        os.environ[CACHE] = os.path.join(os.environ[ONCE], "compiled")
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 

@@ -43,7 +43,10 @@ def run(forest: Forest, micro: int, strategy="dyncot", gamma=6.2, optimizer=None
     return state, {name: float(value) for name, value in metrics.items()}
 
 
-@pytest.mark.parametrize("strategy", ["sft", "cot", "multitask", "dyncot"])
+@pytest.mark.parametrize(
+    "strategy",
+    [*(pytest.param(each, marks=pytest.mark.nightly) for each in ("sft", "multitask")), "cot", "dyncot"],
+)
 def test_micro_batches_with_unequal_posts_equal_one_big_batch(strategy):
     """Plain SGD, so that an error of the gradient is one of the update. 1e-5 of a parameter's change, beside the
     1e-6 by which a parameter is rounded."""
