@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if ONCE not in os.environ:  # workers have it from the run that starts them
         _made.append(tempfile.mkdtemp(prefix="mmkp_jax-tests-"))
         os.environ[ONCE] = _made[0]
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # tests compile more than they compute
     if CACHE not in os.environ:
         os.environ[CACHE] = os.path.join(os.environ[ONCE], "compiled")
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -1,13 +1,13 @@
 """Answers are the same on any mesh, and all processes of a run come to all of them."""
 
 import json
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.tiny import write_model
@@ -21,10 +21,10 @@ def folder(tmp_path_factory):
 
 
 def started(devices: int, *arguments: str) -> subprocess.Popen:
-    fake = f"--xla_force_host_platform_device_count={devices}"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake}
     command = [sys.executable, "-m", "tests.support.sharded_decoding", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=fake_devices(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def report_of(process: subprocess.Popen) -> dict:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.pocket.make import make_pocket
+from tests.support.devices import fake_devices
 from tests.support.paths import ONCE, ROOT
 
 SIZES = {"train": 40, "valid": 4, "test": 6}
@@ -76,8 +77,7 @@ def command(pocket: Path, *flags: str, config: str = "configs/dyncot.py") -> lis
 
 def environment(devices: int = 1) -> dict[str, str]:
     """Variables of a run on fake CPU devices."""
-    fake = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake, "PYTHONUNBUFFERED": "1"}
+    return {**fake_devices(devices), "PYTHONUNBUFFERED": "1"}
 
 
 def run(
