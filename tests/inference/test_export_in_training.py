@@ -18,7 +18,7 @@ from mmkp_jax.inference.export_run import check_base, check_exports, export_into
 from tests.support.devices import fake_devices
 from tests.support.ports import free_port
 from tests.support.run_on_disk import STEP, write_base, write_predictions_of, write_run
-from tests.support.small_pocket import ROOT, command, environment, run, small_pocket
+from tests.support.small_pocket import ROOT, command, environment, run, run_here, small_pocket
 from tests.support.tiny import tiny_config
 
 
@@ -26,10 +26,19 @@ def weights_of(workdir) -> dict[str, bytes]:
     return {file.parent.name: file.read_bytes() for file in workdir.glob("export/*/model.safetensors")}
 
 
-def test_a_run_leaves_every_second_evaluation_and_its_best_and_the_same_when_killed(tmp_path):
-    pocket, workdir, killed = small_pocket(tmp_path), tmp_path / "run", tmp_path / "killed"
-    flags = ("--config.eval_every=2", "--config.export_every=2", "--config.best_metric=valid/words")
-    done = run(pocket, f"--workdir={workdir}", *flags)
+EXPORTING = ("--config.eval_every=2", "--config.export_every=2", "--config.best_metric=valid/words")
+
+
+@pytest.fixture(scope="module")
+def exporting(tmp_path_factory):
+    """(pocket, the work directory of a run on it that exports, its end)."""
+    root = tmp_path_factory.mktemp("exporting")
+    pocket = small_pocket(root)
+    return pocket, root / "run", run_here(pocket, f"--workdir={root / 'run'}", *EXPORTING)
+
+
+def test_a_run_leaves_every_second_evaluation_and_its_best(exporting, tmp_path):
+    _, workdir, done = exporting
     assert done.returncode == 0, done.stderr[-3000:]
     (best,) = (each.name for each in (workdir / "best").iterdir())
     assert weights_of(workdir).keys() == {"4", "8", "12", best}
@@ -39,14 +48,19 @@ def test_a_run_leaves_every_second_evaluation_and_its_best_and_the_same_when_kil
     assert main([f"--workdir={workdir}", "--step=best", f"--out={tmp_path / 'out'}"]) == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights_of(workdir)[best]
 
-    process = subprocess.Popen(command(pocket, f"--workdir={killed}", *flags), cwd=ROOT, env=environment())
+
+@pytest.mark.nightly
+def test_a_run_that_is_killed_leaves_the_same(exporting, tmp_path):
+    pocket, workdir, _ = exporting
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(command(pocket, f"--workdir={killed}", *EXPORTING), cwd=ROOT, env=environment())
     while not (killed / "export" / "8").exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()
     process.wait()
     assert {step: weights_of(workdir)[step] for step in ("4", "8")} == weights_of(killed)
-    done = run(pocket, f"--workdir={killed}", *flags)
+    done = run(pocket, f"--workdir={killed}", *EXPORTING)
     assert done.returncode == 0 and "going on from step" in done.stdout, done.stderr[-3000:]
     assert weights_of(killed) == weights_of(workdir)
     assert not list((killed / "export").glob(".*"))
