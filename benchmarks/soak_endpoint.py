@@ -27,7 +27,7 @@ from benchmarks.machine import describe_machine
 from mmkp_jax.teacher.cost import Usage
 from mmkp_jax.teacher.store import Store
 from tests.support.fake_endpoint import MODEL, FakeEndpoint
-from tests.support.teacher_posts import HOSTILE, PRICES, hostile, hostile_kind, number_of
+from tests.support.teacher_posts import HOSTILE, PRICES, hostile, hostile_kind, post_number
 
 WIDTH = 16
 TRIES = 20
@@ -45,7 +45,7 @@ def serve(pipe: Connection) -> None:
             calls = list(endpoint.calls)
             usages = [endpoint._usage(call.body) if call.tokens else None for call in calls]
             tokens = [each and (each["prompt_tokens"], each["completion_tokens"]) for each in usages]
-            pipe.send([(number_of(call.said), n, call.told) for call, n in zip(calls, tokens, strict=True)])
+            pipe.send([(post_number(call.text), n, call.reported) for call, n in zip(calls, tokens, strict=True)])
 
 
 def soak(posts: int, kills: int, folder: Path) -> bool:
@@ -114,12 +114,12 @@ def report(
     unread = sum((told - known).values())
 
     def money(chosen: list[tuple]) -> float:
-        return sum(PRICES.of(Usage(*tokens)) for _, tokens, _ in chosen if tokens)
+        return sum(PRICES.cost(Usage(*tokens)) for _, tokens, _ in chosen if tokens)
 
-    charged, one = money(made), {number: PRICES.of(Usage(*tokens)) for number, tokens, _ in made if tokens}
+    charged, one = money(made), {number: PRICES.cost(Usage(*tokens)) for number, tokens, _ in made if tokens}
     missing = sum(one[number] * count for number, count in (told - known).items())
     with Store(file) as store:
-        spent, most = store.spent, PRICES.of(store.unpriced_tokens)
+        spent, most = store.spent, PRICES.cost(store.unpriced_tokens)
         killed, implausible = store.killed, store.implausible
     exact = abs(spent + missing - money([each for each in made if each[2]])) < 1e-9
     good = not (wrong or again or known - told) and exact and unread <= killed and spent + most >= charged

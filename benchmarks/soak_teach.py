@@ -62,14 +62,14 @@ def kills(times: int, folder: Path) -> bool:
             process.send_signal(signal.SIGKILL)
             process.wait()
         assert start(base_url, "killed.jsonl").wait() == 0
-        calls, wrong, (prompt, completion), most_out = count(pipe)
+        calls, wrong, (prompt, completion), max_in_flight = count(pipe)
     same = (folder / "killed.jsonl").read_bytes() == (folder / "unbroken.jsonl").read_bytes()
     answers = [json.loads(line) for line in (folder / "killed.answers.jsonl").read_text().splitlines()]
     spent, counted = sum(row["cost"] for row in answers if "key" in row), (prompt * 2.5 + completion * 10) / 1e6
     twice = calls - wrong - POSTS
     print(
         f"kills     {times} of them: the file is {'the same' if same else 'ANOTHER'}; {twice} of {calls:,} calls made "
-        f"twice, {times * WIDTH} were out at most; {most_out} at a time; spent {spent:.4f}, by the server's "
+        f"twice, {times * WIDTH} were out at most; {max_in_flight} at a time; spent {spent:.4f}, by the server's "
         f"count {counted:.4f}, of which {counted - spent:.4f} for answers to the killed"
     )
     return same and twice <= times * WIDTH

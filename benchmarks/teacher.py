@@ -26,7 +26,7 @@ from mmkp_jax.data.posts import Post
 from mmkp_jax.teacher.asking import ask_all
 from mmkp_jax.teacher.client import CHAT
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
-from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.progress import AskState
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import Job
 from mmkp_jax.teacher.templates import EXPLAIN
@@ -59,12 +59,14 @@ def serve(pipe: Connection, delay: float, fault: Callable[[str, int], str | None
         while True:
             pipe.recv()
             calls = endpoint.calls
-            pipe.send((len(calls), sum(call.fault is not None for call in calls), endpoint.tokens(), endpoint.most_out))
+            pipe.send(
+                (len(calls), sum(call.fault is not None for call in calls), endpoint.tokens(), endpoint.max_in_flight)
+            )
 
 
 def ask(
-    base_url: str, posts: int, width: int, store_file: Path, progress: Callable[[Run], None] = lambda run: None
-) -> Run:
+    base_url: str, posts: int, width: int, store_file: Path, progress: Callable[[AskState], None] = lambda run: None
+) -> AskState:
     job = Job(Endpoint(base_url, MODEL, {"max_tokens": 100}), EXPLAIN)
     records = records_of([Post(f"p{n}", f"text {n}", None, ("snow",)) for n in range(posts)], None)
     with Store(store_file) as store:
@@ -110,12 +112,12 @@ def overhead(calls: int, folder: Path) -> None:
 def memory(posts: int, folder: Path) -> None:
     resident: dict[int, float] = {}  # MB, by answers
 
-    def look(run: Run) -> None:
+    def record(run: AskState) -> None:
         if run.done % (posts // 10) == 0:
             resident[run.done] = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
 
     with server(0.0) as (base_url, _):
-        ask(base_url, posts, 64, folder / "memory", look)
+        ask(base_url, posts, 64, folder / "memory", record)
     first, last = resident[posts // 10], resident[posts]
     each = (last - first) * 1e6 / (posts - posts // 10)
     print(f"memory    {first:6.0f} MB at {posts // 10:,} answers, {last:.0f} MB at {posts:,}: {each:.0f} bytes a post")

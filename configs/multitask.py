@@ -5,7 +5,7 @@ python -m mmkp_jax.main --config=configs/multitask.py
 
 from ml_collections import ConfigDict
 
-from configs import base, presets
+from mmkp_jax.configs import base, presets
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -1,31 +1,31 @@
-"""The errors a user should see: what is wrong, where, and how to mend it; and what was lost."""
+"""The errors a user should see: what is wrong, where, and how to fix it; and the exit statuses of lost runs."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-LONGEST = 1500
-"""Characters of what a line says is wrong: names from files can be of any length."""
+MAX_LENGTH = 1500
+"""Characters that a line has for what is wrong: names from files can be of any length."""
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave, told in one line: `where: what; mend`."""
+    """A mistake in what the user gave, as one line: `where: what; hint`."""
 
     parts: tuple["InputError", ...] = ()
-    """The mistakes that this one is of, where it is of several."""
+    """The mistakes that this one lists, where it lists several."""
 
-    def __init__(self, what: str, where: str, mend: str):
-        super().__init__(what, where, mend)  # all three, so that it pickles its way out of a worker
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, where: str, hint: str):
+        super().__init__(what, where, hint)  # all three, so that it pickles its way out of a worker
+        self.what, self.where, self.hint = what, where, hint
 
     def __str__(self) -> str:
-        what = self.what if len(self.what) <= LONGEST else self.what[: LONGEST - 1] + "…"
-        lines = f"{self.where}: {what}; {self.mend}".splitlines()
+        what = self.what if len(self.what) <= MAX_LENGTH else self.what[: MAX_LENGTH - 1] + "…"
+        lines = f"{self.where}: {what}; {self.hint}".splitlines()
         line = " ".join(line.strip() for line in lines if line.strip())
         return line.encode("utf-8", "backslashreplace").decode("utf-8")  # half a character is none to print
 
 
 def all_of(errors: Sequence[InputError], hint: str) -> InputError:
-    """One error that says what each of several does; of one, that one itself.
+    """One error that reports all the given ones; a single one is returned as it is.
 
     Args:
         hint: how to fix them all.
@@ -48,7 +48,7 @@ LOST = 76
 
 
 class LostError(RuntimeError):
-    """A process or a machine that the run needs is gone, told in one line; started again, the run goes on."""
+    """A process or a machine that the run needs is gone, in one line; a run that is started again resumes."""
 
 
 class BusyError(RuntimeError):

@@ -14,23 +14,22 @@ from typing import Any
 
 from mmkp_jax.evaluation.files import read_posts
 from mmkp_jax.judging.judge import ANSWERS, PEOPLE, compare_with_people, judge, print_names, systems_of
-from mmkp_jax.judging.people import KEY, choose
+from mmkp_jax.judging.people import KEY, sample_posts
 from mmkp_jax.judging.ranking import (
     FIELDS,
     LABELS,
     balanced_orders,
 )
-from mmkp_jax.pages.people.sheets import write_sheets
 from mmkp_jax.runtime.cli import Parser, file_list, status_of
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.flags import (
     add_endpoint_flags,
     add_post_flags,
-    asked_records,
     check_bounds,
     check_endpoint_flags,
     check_post_flags,
-    refuse_flags_but,
+    records_from_flags,
+    refuse_flags_except,
 )
 from mmkp_jax.teacher.session import NOTHING, STOPPED
 from mmkp_jax.teacher.templates import field_list
@@ -40,8 +39,8 @@ PAIRS = 100
 RATERS = 4
 """As in the paper."""
 
-OF_PEOPLE = ("data", "split", "posts", "images", "predictions", "out", "people", "raters", "image_edge")
-OF_COLLECT = ("out", "collect")
+PEOPLE_FLAGS = ("data", "split", "posts", "images", "predictions", "out", "people", "raters", "image_edge")
+COLLECT_FLAGS = ("out", "collect")
 """The flags that mean something with --people, and with --collect."""
 
 
@@ -71,12 +70,14 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     if flags.collect:
         return compare_with_people(flags)
     posts = read_posts(flags.posts or flags.data, flags.split or "")
-    records = asked_records(flags, posts)
+    records = records_from_flags(flags, posts)
     systems = systems_of(flags.predictions, posts)
     if left := len(posts) - len(records):  # they are the last ones
         print(f"{left:,} of {len(posts):,} posts could not be used when the dataset was prepared, and are not judged")
     if flags.people:
-        chosen = choose(len(records), min(flags.people, len(records)))
+        from mmkp_jax.pages.people.sheets import write_sheets
+
+        chosen = sample_posts(len(records), min(flags.people, len(records)))
         files = write_sheets(flags.out / PEOPLE, records, systems, chosen, flags.raters, flags.image_edge)
         print_names(f"written: {', '.join(map(str, files))}; keep {KEY} from the raters")
         return None
@@ -107,7 +108,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not parsed.out:
         flags.error("--out=DIR is not given")
     if parsed.collect:
-        refuse_flags_but(OF_COLLECT, parsed, flags, "does not go with --collect")
+        refuse_flags_except(COLLECT_FLAGS, parsed, flags, "does not go with --collect")
         return parsed
     check_post_flags(parsed, flags)
     if not parsed.predictions:
@@ -118,7 +119,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if (value := getattr(parsed, name)) is not None and value < least:
             flags.error(f"--{name}={value} is less than {least}")
     if parsed.people:
-        refuse_flags_but(OF_PEOPLE, parsed, flags, "does not go with --people")
+        refuse_flags_except(PEOPLE_FLAGS, parsed, flags, "does not go with --people")
         check_bounds(parsed, flags)
         return parsed
     check_endpoint_flags(parsed, flags)

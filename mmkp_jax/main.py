@@ -19,6 +19,7 @@ from mmkp_jax.runtime.field_text import as_help
 from mmkp_jax.runtime.interrupts import INTERRUPTED, while_loading
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.runtime.meeting import JOIN_SECONDS
+from mmkp_jax.runtime.program import command_line
 
 
 def parser() -> Parser:
@@ -28,7 +29,7 @@ def parser() -> Parser:
     add = flags.add_argument
     add(
         "--config",
-        metavar="FILE[:preset,…]",
+        metavar="FILE|NAME[:preset,…]",
         help="required: an experiment; --config.key=value overrides a field, of those below",
     )
     add("--workdir", type=Path, metavar="DIR", help="the run's folder; an unfinished run there goes on")
@@ -55,7 +56,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     flags = parser()
     parsed, overrides = flags.parse_with_overrides(arguments)
     if not parsed.config:
-        raise InputError("--config is not given", flags.prog, "give --config=configs/dyncot.py, for one")
+        raise InputError("--config is not given", flags.prog, "give --config=dyncot, for one")
     if not 0 <= parsed.lock_seconds < float("inf"):
         flags.error(f"--lock_seconds={parsed.lock_seconds} is no number of seconds")
     if not 0 < parsed.join_seconds < float("inf"):
@@ -87,7 +88,7 @@ def _run_checked(flags: argparse.Namespace, config: ConfigDict, workdir: Path, p
     with ending_together(), disk_errors_in_one_line(workdir), watch_maintenance(), lock:
         if several() and not flags.workdir:
             what = "several hosts need the same --workdir"
-            raise InputError(what, "python -m mmkp_jax.main", "give a folder that all of them share")
+            raise InputError(what, command_line("main"), "give a folder that all of them share")
         try:
             run(config, workdir, lock, extend=flags.extend, profiled=profiled)
         except BusyError as busy:
@@ -99,7 +100,7 @@ def _run_checked(flags: argparse.Namespace, config: ConfigDict, workdir: Path, p
             step, by_user = (stopped.step, stopped.by_user) if isinstance(stopped, Stopped) else (None, True)
             saved = f", and saved, at step {step:,}" if step else ""
             begun = (workdir / "config.json").exists()
-            to_go_on = f"to go on: python -m mmkp_jax.main {resume}" if begun else "nothing was begun: start it again"
+            to_go_on = f"to go on: {command_line('main')} {resume}" if begun else "nothing was begun: start it again"
             print(for_terminal(f"stopped{saved}; {to_go_on}"), flush=True)
             status = INTERRUPTED if by_user else AGAIN
             if several() and not step:

@@ -1,9 +1,9 @@
-"""Posts → keyphrases: `python -m mmkp_jax.predict --model=FOLDER|WORKDIR[@STEP|@best] …`.
+"""Predicts keyphrases of posts: `python -m mmkp_jax.predict --model=FOLDER|WORKDIR[@STEP|@best] …`.
 
-The posts are a prepared dataset's (--data, --split), a file's (--posts, --images), or one (--text, --image). With
---base_url, the model is one behind an OpenAI-compatible endpoint, and gets the prompt of --zero_shot. An interrupted
-command goes on where it stood when it is given again; one that --max_cost stops ends with the exit status 3, and one to
-which no post is answered with 4.
+The posts are those of a prepared dataset (--data, --split) or of a file (--posts, --images), or a single one (--text,
+--image). With --base_url, the model is behind an OpenAI-compatible endpoint, and gets the prompt of --zero_shot. An
+interrupted command resumes when it is run again. The exit status is 3 if --max_cost was reached first, and 4 if no post
+got an answer.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from mmkp_jax.teacher.session import NOTHING, STOPPED, NothingError
 from mmkp_jax.teacher.store import answers_file
 
 INPUTS = {"data": ("split",), "posts": ("images",), "text": ("image",)}
-"""The flags that name posts, and those that only go with them."""
+"""The flags that name posts, each with the flags that need it."""
 
 SHARED = ("model", "temperature", "max_tokens")
-"""Flags of a local model and of an endpoint."""
+"""Flags for a local model and for an endpoint."""
 LOCAL = ("zero_shot", "top_p", "seed", "n", "batch_size")
-"""Flags of a local model alone."""
+"""Flags for a local model only."""
 MAX_TOKENS = 384
-"""Of an endpoint's answer."""
+"""Default for the most tokens of an endpoint's answer."""
 
 
 def parser() -> Parser:
@@ -47,26 +47,32 @@ def parser() -> Parser:
         "with --base_url, as the endpoint names it",
     )
     add("--data", type=Path, metavar="DIR", help="a prepared dataset")
-    add("--split", metavar="NAME", help="of --data: which of its splits")
+    add("--split", metavar="NAME", help="the split of --data")
     add("--posts", type=Path, metavar="FILE", help=f"JSON Lines (.jsonl), or CMKP ({{split}}{CMKP_ENDING})")
-    add("--images", type=Path, metavar="DIR", help="of --posts: the folder that their images are relative to")
+    add("--images", type=Path, metavar="DIR", help="the folder of the images of --posts")
     add("--text", metavar="TEXT", help="one post's text")
-    add("--image", type=Path, metavar="FILE", help="of --text: its image")
+    add("--image", type=Path, metavar="FILE", help="the image of --text")
     add("--out", type=Path, metavar="FILE", help="predictions: JSON Lines (.jsonl), else CMKP's form, a line a post")
-    add("--explain", action="store_true", help="show the reasoning behind each answer")
-    add("--zero_shot", action="store_true", help="tell the output's format, to a model that has not learnt it")
-    add("--temperature", type=float, default=0.0, metavar="F", help="of sampling; 0 takes the likeliest token (0)")
+    add("--explain", action="store_true", help="print the reasoning behind each answer")
+    add("--zero_shot", action="store_true", help="describe the output's format, for a model that has not learnt it")
+    add(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="of sampling; 0 takes the likeliest token (0)",
+    )
     add("--top_p", type=float, default=1.0, metavar="F", help="sample from the likeliest tokens of this share (1)")
-    add("--seed", type=int, default=0, metavar="N", help="of sampling (0)")
-    add("--n", type=int, default=1, metavar="N", help="answers a post; keyphrases of more of them come first (1)")
-    add("--max_tokens", type=int, metavar="N", help="most tokens of an answer (the run's, or 384)")
-    add("--batch_size", type=int, metavar="N", help="answers decoded at a time (the run's, or 32)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of sampling (0)")
+    add("--n", type=int, default=1, metavar="N", help="samples a post; keyphrases of more samples come first (1)")
+    add("--max_tokens", type=int, metavar="N", help="most tokens of an answer (default: the run's, or 384)")
+    add("--batch_size", type=int, metavar="N", help="answers decoded at a time (default: the run's, or 32)")
     add_endpoint_flags(flags, MAX_TOKENS, but=SHARED)
     return flags
 
 
 def run(arguments: Sequence[str] | None = None) -> list[Prediction] | None:
-    """Predicts as the flags say, printed and written; in the posts' order. None where --max_cost came first."""
+    """Predicts as the flags say, and prints and writes the result; None if --max_cost was reached first."""
     flags = _parse(arguments)
     ids, read = posts_of(flags)
     if flags.base_url:
@@ -75,8 +81,8 @@ def run(arguments: Sequence[str] | None = None) -> list[Prediction] | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 4 after a line on why an
-    endpoint answered no post; 130 when interrupted, after a line on how to continue.
+    """The exit status: 0; 2 after a one-line error; 3 if --max_cost was reached first; 4 if no post got an answer; 130
+    if interrupted, after a line on how to resume.
     """
 
     def status(arguments: Sequence[str] | None) -> int:
@@ -86,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(for_terminal(str(error)), file=sys.stderr)
             return NOTHING
 
-    told = "interrupted; the same command goes on from what is in --out, or in --store"
-    return status_of(status, arguments, interrupted=told)
+    message = "interrupted; the same command resumes from --out, or from --store"
+    return status_of(status, arguments, interrupted=message)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -97,8 +103,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         flags.error("--model=FOLDER or WORKDIR is not given")
     given = [name for name in INPUTS if getattr(parsed, name) is not None]
     if len(given) != 1:
-        told = " and ".join(f"--{name}" for name in given) if given else "no posts"
-        flags.error(f"{told} given: give one of --data, --posts and --text")
+        message = " and ".join(f"--{name}" for name in given) if given else "no posts"
+        flags.error(f"{message} given: give one of --data, --posts and --text")
     for name, others in INPUTS.items():
         for other in others:
             if name not in given and getattr(parsed, other) is not None:
@@ -114,7 +120,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if (value := getattr(parsed, name)) is not None and value < 1:
             flags.error(f"--{name}={value} is less than 1")
     if parsed.n > 1 and not parsed.temperature:
-        flags.error("--n above 1 needs --temperature above 0: else all answers are the same")
+        flags.error("--n above 1 needs --temperature above 0, else all samples are the same")
     if parsed.base_url is None:
         refuse_endpoint_flags(parsed, flags, but=SHARED)
         return parsed

@@ -8,11 +8,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmkp_jax.data.prepare import RESAMPLING, prepare
-from mmkp_jax.data.records import Counts
+from mmkp_jax.data.resample import RESAMPLING
 from mmkp_jax.errors import nearest
 from mmkp_jax.runtime.cli import Parser, status_of
+from mmkp_jax.runtime.interrupts import while_loading
+
+if TYPE_CHECKING:
+    from mmkp_jax.data.records import Counts
 
 DATASETS = {
     "mmkp": "the CMKP release, {train,valid,test}_src.txt",
@@ -44,9 +48,13 @@ def parser() -> Parser:
     return flags
 
 
-def run(arguments: Sequence[str] | None = None) -> dict[str, Counts]:
+def run(arguments: Sequence[str] | None = None) -> "dict[str, Counts]":
     """What became of the posts of each split, printed."""
-    return prepare(_parse(arguments))
+    flags = _parse(arguments)
+    with while_loading():  # of tensorflow_datasets, which a mistake in the flags does not cost
+        from mmkp_jax.data.prepare import prepare
+
+    return prepare(flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

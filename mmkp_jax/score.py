@@ -1,6 +1,6 @@
-"""Predictions and posts → CMKP's scores by group: `python -m mmkp_jax.score --predictions=FILE --posts=FILE`.
+"""Scores predictions by CMKP's metric and by group: `python -m mmkp_jax.score --predictions=FILE --posts=FILE`.
 
-With `--compare=FILE`, also by how much they differ from other predictions of the same posts, and how sure that is.
+With `--compare=FILE`, also the difference from other predictions of the same posts, with its confidence interval.
 """
 
 import argparse
@@ -15,17 +15,17 @@ from mmkp_jax.evaluation.outputs import READINGS
 from mmkp_jax.evaluation.significance import RESAMPLES
 from mmkp_jax.evaluation.systems import compare_systems, read_system
 from mmkp_jax.evaluation.table import overview
-from mmkp_jax.evaluation.tokenised import Hidden, hidden_keyphrases
+from mmkp_jax.evaluation.tokenised import HiddenKeyphrases, hidden_keyphrases
 from mmkp_jax.pages.tables import plain
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.cli import Parser, file_list, status_of
 
 EPILOG = (
-    "A dataset is a folder that prepare wrote, DIR or DIR:SPLIT; where no split is named, test or, of --train, train. "
+    "A dataset is a folder that prepare wrote, DIR or DIR:SPLIT; without a split, test is read, or train for --train. "
     "--compare may be given again, for each system that --predictions is compared with. "
-    "Files parted by commas are runs of one system under different seeds."
+    "Files separated by commas are runs of one system with different seeds."
 )
-FEWEST_RESAMPLES = 100  # that a 95% interval can be read off
+FEWEST_RESAMPLES = 100  # fewer give no 95% interval
 MOST_RESAMPLES = 1_000_000  # each takes some kilobytes, and no decision needs more
 
 
@@ -36,19 +36,21 @@ def parser() -> Parser:
     add("--predictions", type=file_list, metavar="FILE", help="required: JSON Lines by id (.jsonl), or one line a post")
     add("--posts", type=Path, metavar="FILE", help="required: JSON Lines (.jsonl), CMKP ({split}_src.txt) or a dataset")
     add("--train", type=Path, metavar="FILE", help="training posts, or their keyphrases one a line: seen and unseen")
-    add("--ocr", type=Path, metavar="FILE", help="words read off each image, one line a post: they count as text")
+    add("--ocr", type=Path, metavar="FILE", help="words recognised in each image, one line a post; they count as text")
     add("--compare", type=file_list, metavar="FILE", action="append", default=[], help="predictions to compare with")
-    add("--resamples", type=int, metavar="N", default=RESAMPLES, help="of posts, for intervals and p; 0 for neither")
-    about = "of lists in outputs: strict splits at ; alone, lenient takes numbers, bullets, lines and commas apart too"
+    add(
+        "--resamples", type=int, metavar="N", default=RESAMPLES, help="of the posts, for intervals and p; 0 for neither"
+    )
+    about = "how lists in outputs are split: strict at ; alone, lenient also at numbers, bullets, lines and commas"
     add("--reading", choices=READINGS, default=READINGS[0], help=f"{about} (%(default)s)")
-    about = "compare words without punctuation and hash signs, in texts that are not tokenised as CMKP's are"
+    about = "compare words without punctuation and hash signs, for texts that are not tokenised as CMKP's are"
     add("--tokenised", action="store_true", help=about)
     add("--json", type=Path, metavar="FILE", help="write the scores here, as fractions")
     return flags
 
 
 def run(arguments: Sequence[str] | None = None) -> Scores:
-    """Scores as the flags say, printed and written."""
+    """Scores predictions as the flags say, and prints and writes the scores."""
     flags = _parse(arguments)
     posts = read_posts(flags.posts)
     train = read_train_keyphrases(flags.train) if flags.train else None
@@ -67,9 +69,9 @@ def run(arguments: Sequence[str] | None = None) -> Scores:
     return a.mean
 
 
-def _about_words(hidden: Hidden, tokenised: bool) -> str:
-    """A line on keyphrases that punctuation hides in the texts; empty where there is nothing to say."""
-    some = f"{hidden.keyphrases:,} of {hidden.of:,} keyphrases"
+def _about_words(hidden: HiddenKeyphrases, tokenised: bool) -> str:
+    """A line on keyphrases that punctuation hides in the texts; empty if there are none to report."""
+    some = f"{hidden.keyphrases:,} of {hidden.total:,} keyphrases"
     if tokenised:
         return f"tokenised: {some} are present by words alone; CMKP's protocol counts them as absent\n"
     if not hidden.is_common:
@@ -80,7 +82,7 @@ def _about_words(hidden: Hidden, tokenised: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after one line on what was wrong."""
+    """The exit status: 0, or 2 after a one-line error."""
     return status_of(run, arguments)
 
 
@@ -94,7 +96,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         flags.error(f"--resamples={parsed.resamples} is less than {FEWEST_RESAMPLES}")
     if parsed.resamples > MOST_RESAMPLES:
         flags.error(f"--resamples={parsed.resamples} is more than {MOST_RESAMPLES:,}")
-    if parsed.json and not parsed.json.parent.is_dir():  # said before the work, not after it
+    if parsed.json and not parsed.json.parent.is_dir():  # reported before the work, not after it
         raise InputError("there is no such folder", str(parsed.json.parent), "make it, or name another --json")
     return parsed
 

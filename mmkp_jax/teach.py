@@ -22,10 +22,10 @@ from mmkp_jax.teacher.flags import (
 from mmkp_jax.teacher.session import NOTHING, STOPPED
 from mmkp_jax.teacher.store import answers_file
 from mmkp_jax.teacher.teach import check_split, teach
-from mmkp_jax.teacher.teaching import FIELDS, Outcome
+from mmkp_jax.teacher.teaching import FIELDS, TeachingOutcome
 from mmkp_jax.teacher.templates import field_list
 
-OF_CHAINS = ("min_words", "max_words", "mentions", "match", "allow_split")
+CHAIN_FLAGS = ("min_words", "max_words", "mentions", "match", "allow_split")
 """Flags of --task=chains alone."""
 
 MAX_TOKENS = 512
@@ -53,7 +53,7 @@ def parser() -> Parser:
     return flags
 
 
-def run(arguments: Sequence[str] | None = None) -> Outcome | None:
+def run(arguments: Sequence[str] | None = None) -> TeachingOutcome | None:
     """What became of the posts, printed and written; None where nothing was asked for."""
     return teach(_parse(arguments))
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = run(arguments)
         if outcome and outcome.stopped:
             return STOPPED
-        if outcome and (nothing := outcome.nothing()):
+        if outcome and (nothing := outcome.why_nothing()):
             print(nothing, file=sys.stderr)
             return NOTHING
         return 0
@@ -86,7 +86,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if parsed.task == "keyphrases" and (parsed.data or parsed.answer_hidden):
         flags.error("--task=keyphrases takes raw --posts, and shows their hashtags")
     if parsed.task == "keyphrases":
-        for name in OF_CHAINS:
+        for name in CHAIN_FLAGS:
             if getattr(parsed, name) != flags.get_default(name):
                 flags.error(f"--{name} goes with --task=chains")
     if parsed.match != flags.get_default("match") and not parsed.answer_hidden:

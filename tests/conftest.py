@@ -1,42 +1,15 @@
-"""One compilation cache and one small pocket for a whole test run; and the order of the tests, long files first."""
+"""One compilation cache and one small pocket for a test run; and the order of the tests, the longest files first."""
 
 import os
 import shutil
 import signal
 import tempfile
-from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ONCE
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
-ROOT = Path(__file__).parent
-LONG = {
-    "test_main.py": 200,
-    "experiment/test_hosts.py": 180,
-    "decoding/test_sharded.py": 80,
-    "training/test_optimizer.py": 70,
-    "launch/test_processes.py": 70,
-    "training/test_step.py": 60,
-    "inference/test_export_in_training.py": 50,
-    "experiment/test_real_posts.py": 50,
-    "training/test_watchdog.py": 40,
-    "hf/test_export.py": 40,
-    "ops/test_splash.py": 35,
-    "planning/test_plan.py": 35,
-    "data/test_pipeline.py": 30,
-    "training/test_posts_per_step.py": 30,
-    "families/test_parity.py": 25,
-    "training/test_forest_equals_alone.py": 25,
-    "test_predict.py": 25,
-    "decoding/test_generate.py": 20,
-    "data/test_two_processes.py": 15,
-    "hf/test_load.py": 15,
-    "launch/test_tpu.py": 15,
-}
-"""Seconds of the files that take long, roughly: `pytest --durations=0` tells."""
-
 _made: list[str] = []
 
 
@@ -47,10 +20,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # tests compile more than they compute
     if ONCE not in os.environ:  # workers have it from the run that starts them
         _made.append(tempfile.mkdtemp(prefix="mmkp_jax-tests-"))
         os.environ[ONCE] = _made[0]
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # tests compile more than they compute
     if CACHE not in os.environ:
         os.environ[CACHE] = os.path.join(os.environ[ONCE], "compiled")
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -61,6 +34,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+LONGEST = (
+    "test_main",
+    "test_hosts",
+    "test_processes",
+    "test_sharded",
+    "test_optimizer",
+    "test_real_posts",
+    "test_step",
+)
+"""Files that take half a minute or more."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts long files first, so that no worker ends alone with one of them; the order within a file is kept."""
-    items.sort(key=lambda item: -LONG.get(item.path.relative_to(ROOT).as_posix(), 0))
+    """Puts the longest files first, so that no worker ends alone with one of them."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))  # which keeps the order within a file

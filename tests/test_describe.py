@@ -1,4 +1,4 @@
-"""The command that describes a dataset: its figures, its page, and one line for each mistake."""
+"""The command that describes a dataset: its figures, its page, and one line for each input error."""
 
 import re
 from html.parser import HTMLParser
@@ -9,7 +9,7 @@ from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.data.posts import Post, Reject
 from mmkp_jax.data.records import open_split, write_dataset
 from mmkp_jax.describe import main, run
-from mmkp_jax.pages.dataset.facts import show
+from mmkp_jax.pages.dataset.facts import preview_posts
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import plan_posts
 from tests.data.test_images import picture, saved
@@ -52,7 +52,7 @@ def open_all(path, split):
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page."""
+    """A page as a browser shows it."""
 
     EMPTY = frozenset(("meta", "img"))
 
@@ -98,10 +98,10 @@ def test_the_figures_and_the_page_of_pocket(pocket, overrides, tmp_path, capsys)
     train, test = (list(open_all(pocket / "dataset", split)) for split in ("train", "test"))
     known, found = ({each for record in records for each in record.keyphrases} for records in (train, test))
     per_post = sum(len(record.keyphrases) for record in train + test) / len(train + test)
-    own = cells_of(printed, "Beside the paper's datasets", "dataset")
+    own = cells_of(printed, "Next to the paper's datasets", "dataset")
     overlap = f"{100 * len(found & known) / len(found):.2f}%"
     assert own == ["dataset", str(len(train)), str(len(test)), f"{per_post:.2f}", overlap]
-    paper = cells_of(printed, "Beside the paper's datasets", "MMKP-V2 (paper)")
+    paper = cells_of(printed, "Next to the paper's datasets", "MMKP-V2 (paper)")
     assert paper == ["MMKP-V2 (paper)", "34,515", "10,564", "1.29", "44.92%"]
     with_cot = sum(record.cot is not None for record in train)
     row = cells_of(printed, "Splits", "train")
@@ -109,7 +109,7 @@ def test_the_figures_and_the_page_of_pocket(pocket, overrides, tmp_path, capsys)
     assert int(cells_of(printed, "Splits", "test")[2]) == SIZES["test"] - len(test)
     page = page_of(out)
     assert {"svg", "img", "table"} <= page.tags and out.stat().st_size < 1e6
-    for title in ("Rows of the config", "Trimmed and left out", "Duplicates", "Rejects", "What the model is fed"):
+    for title in ("Rows of the config", "Trimmed and left out", "Duplicates", "Rejects", "The model's input"):
         assert title in page.text
     assert f'"Post text": {train[0].text}⏎' in page.text
     assert f"{'; '.join(train[0].keyphrases)}<|im_end|>" in page.text
@@ -119,8 +119,8 @@ def test_the_figures_and_the_page_of_pocket(pocket, overrides, tmp_path, capsys)
 def test_what_a_row_leaves_out_is_what_training_leaves_out(overrides, size, capsys):
     flags = [*overrides, "--config.data.max_text_tokens=20", *(f"--config.row.{k}={n}" for k, n in size.items())]
     description = run([f"--config={CONFIG}", *flags])
-    training = plan_posts(read_config(CONFIG, flags), description.fitted.feeding.recipe)
-    found = description.fitted.fit
+    training = plan_posts(read_config(CONFIG, flags), description.token_statistics.setup.recipe)
+    found = description.token_statistics.fit
     assert found.left_out == training.left_out and bool(found.left_out) == bool(size)
     first = training.plans[0]
     assert sorted(found.posts.tolist()) == sorted(first.post_N.tolist())
@@ -133,7 +133,7 @@ def test_what_a_row_leaves_out_is_what_training_leaves_out(overrides, size, caps
     assert 0 < above < SIZES["train"] and trimmed[1:3] == ["train", str(above)]
 
 
-def test_updates_rows_and_a_lack_of_chains_of_thought_are_said(tmp_path, overrides, capsys):
+def test_updates_rows_and_missing_chains_of_thought_are_reported(tmp_path, overrides, capsys):
     posts = [Post(f"train-{n}", f"snow {n}", None, ("snow",)) for n in range(15)]
     write_dataset(tmp_path / "out", {"train": posts}, tmp_path)
     flags = [f"--config={CONFIG}", *overrides, f"--data={tmp_path / 'out'}", "--config.num_epochs=4"]
@@ -142,27 +142,27 @@ def test_updates_rows_and_a_lack_of_chains_of_thought_are_said(tmp_path, overrid
     assert "32 updates of 1.9 posts; the paper: 172,575 updates of 1 post" in printed
     assert "WARNING: none of 15 training posts has a chain of thought, so Dynamic CoT trains as SFT does" in printed
     description = run([*flags, "--config.posts_per_step=15"])
-    needed = description.fitted.fit.batch_rows
+    needed = description.token_statistics.fit.batch_rows
     assert needed > 1
     assert f"give config.global_batch_size={needed}, or larger rows" in capsys.readouterr().out
     run([*flags, "--config.total_steps=30"])  # one flag makes a short run
     assert "30 updates of" in capsys.readouterr().out
 
 
-def test_what_is_not_in_a_dataset_is_left_open(tmp_path, capsys):
+def test_figures_that_a_dataset_does_not_have_are_dashes(tmp_path, capsys):
     posts = [Post("a", "snow", None, ("snow", "new")), Post("b", "snow", None, ("x",))]
     write_dataset(tmp_path / "out", {"test": posts}, tmp_path)
     description = run([f"--data={tmp_path / 'out'}", f"--out={tmp_path / 'page.html'}"])
     assert list(description.splits) == ["test"]
     printed = capsys.readouterr().out
-    assert cells_of(printed, "Beside the paper's datasets", "out") == ["out", "–", "2", "1.50", "–"]
+    assert cells_of(printed, "Next to the paper's datasets", "out") == ["out", "–", "2", "1.50", "–"]
     assert "unseen" not in printed.replace("seen: a training post carries it", "")
     assert "within test  1 of test  a = b" in printed
     assert "--config" in printed and "--config" in page_of(tmp_path / "page.html").text
 
 
 @pytest.mark.parametrize("text, is_said", [("Loving Paris!", True), ("sun in #paris", True), ("loving paris !", False)])
-def test_keyphrases_that_punctuation_hides_are_said(text, is_said, tmp_path, capsys):
+def test_keyphrases_hidden_by_punctuation_are_reported(text, is_said, tmp_path, capsys):
     posts = [Post(f"train-{n}", text, None, ("paris",), None, "f", n) for n in (1, 2)]
     write_dataset(tmp_path / "out", {"train": posts}, tmp_path)
     assert main([f"--data={tmp_path / 'out'}"]) == 0
@@ -174,7 +174,7 @@ def test_training_posts_alone_are_described(tmp_path, overrides):
     write_dataset(tmp_path / "out", {"train": [Post("a", "snow", None, ("snow",))]}, tmp_path)
     flags = [f"--config={CONFIG}", *overrides, f"--data={tmp_path / 'out'}", f"--out={tmp_path / 'page.html'}"]
     assert main(flags) == 0
-    assert "no picture" in page_of(tmp_path / "page.html").text
+    assert "no image" in page_of(tmp_path / "page.html").text
 
 
 def test_hostile_texts_stay_text(hostile, overrides, tmp_path, capsys):
@@ -187,7 +187,7 @@ def test_hostile_texts_stay_text(hostile, overrides, tmp_path, capsys):
     assert page.text.count(f"<think></think>{HOSTILE}</think><answer>{HOSTILE}; <b></answer><|im_end|>") == 1
 
 
-def test_what_splits_repeat_and_share_is_counted(hostile, capsys):
+def test_repeats_within_and_across_splits_are_counted(hostile, capsys):
     duplicates = {(each.what, each.splits): each.posts for each in run([f"--data={hostile}"]).duplicates}
     assert duplicates == {
         **{(what, (split,)): (1,) for what in ("text", "picture") for split in ("train", "test")},
@@ -196,7 +196,7 @@ def test_what_splits_repeat_and_share_is_counted(hostile, capsys):
     }
 
 
-def test_a_damaged_split_is_no_missing_split(tmp_path, capsys):
+def test_a_damaged_split_is_not_a_missing_split(tmp_path, capsys):
     posts = [Post(f"p-{i}", "snow " * 50, None, ("k",)) for i in range(20)]
     write_dataset(tmp_path / "out", {"train": posts, "test": posts}, tmp_path)
     (info,) = tmp_path.glob("out/**/dataset_info.json")
@@ -227,7 +227,7 @@ def test_a_damaged_split_is_no_missing_split(tmp_path, capsys):
         (["--data=x", "--out=no/such/folder.html"], "no/such: there is no such folder"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(flags, line, capsys):
+def test_an_input_error_is_one_line_and_exit_2(flags, line, capsys):
     assert main(flags) == 2
     output = capsys.readouterr()
     assert output.out == "" and output.err.count("\n") == 1 and line in output.err
@@ -245,8 +245,10 @@ def test_without_a_config_no_accelerator_library_is_imported(pocket):
 
 def test_the_shown_posts_are_of_different_kinds_and_trained_on(overrides):
     description = run([f"--config={CONFIG}", *overrides])
-    shown = show(description)
-    trained = {description.fitted.lengths["train"].id_N[number] for number in description.fitted.fit.posts}
+    shown = preview_posts(description)
+    trained = {
+        description.token_statistics.lengths["train"].id_N[number] for number in description.token_statistics.fit.posts
+    }
     assert {post.record.id for post in shown} <= trained
     assert len({(bool(post.record.image), post.record.cot is None) for post in shown}) == len(shown) > 1
     for post in shown:

@@ -9,10 +9,10 @@ from mmkp_jax import judge
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.judging.people import read_people
-from mmkp_jax.judging.rank_summary import standing_of
+from mmkp_jax.judging.rank_summary import summarize_ranks
 from mmkp_jax.judging.ranking import CRITERIA
 from tests.data.test_images import picture, saved
-from tests.support.fake_endpoint import MODEL, FakeEndpoint, said_of
+from tests.support.fake_endpoint import MODEL, FakeEndpoint, request_text
 
 POSTS = 12
 QUALITY = {"good": 0, "fair": 1, "poor": 2}
@@ -56,8 +56,8 @@ def flags(files, *more, server=None):
 
 def fair_judge(body):
     """Ranks by quality, wherever a list stands; of two, prefers the better."""
-    shown = dict(re.findall(r"^([A-C]): (\w+)", said_of(body), re.MULTILINE))
-    assert "think" not in said_of(body) and len(shown) in (2, 3)
+    shown = dict(re.findall(r"^([A-C]): (\w+)", request_text(body), re.MULTILINE))
+    assert "think" not in request_text(body) and len(shown) in (2, 3)
     if len(shown) == 2:
         return json.dumps({"better": min(shown, key=lambda label: QUALITY[shown[label]])})
     return json.dumps({name: {label: QUALITY[each] + 1 for label, each in shown.items()} for name in CRITERIA})
@@ -65,7 +65,7 @@ def fair_judge(body):
 
 def first_is_best(body):
     """Ranks by place alone."""
-    labels = re.findall(r"^([A-C]): ", said_of(body), re.MULTILINE)
+    labels = re.findall(r"^([A-C]): ", request_text(body), re.MULTILINE)
     if len(labels) == 2:
         return '{"better": "A"}'
     return json.dumps({name: {label: n + 1 for n, label in enumerate(labels)} for name in CRITERIA})
@@ -103,7 +103,7 @@ def test_a_judge_that_looks_at_places_is_found_out(files):
 
 def test_unreadable_answers_are_counted_and_their_posts_left_out(files, capsys):
     def answer(body):
-        return "I like A" if "text 3\n" in said_of(body) and "C:" in said_of(body) else fair_judge(body)
+        return "I like A" if "text 3\n" in request_text(body) and "C:" in request_text(body) else fair_judge(body)
 
     with FakeEndpoint(answer) as server:
         assert judge.main(flags(files, "--pairs=0", server=server)) == 0
@@ -302,6 +302,6 @@ def test_a_standing_is_of_posts_with_all_their_ranks():
     written = np.ones((2, 1, 3, 2))
     written[:, :, :, 1] = 2
     written[1, 0, 0, 0] = np.nan
-    standing = standing_of(["a", "b"], written)
+    standing = summarize_ranks(["a", "b"], written)
     assert standing.posts == 1 and standing.means["a"]["all"].value == 1 and np.isnan(standing.w)
-    assert standing_of(["a", "b"], np.full((1, 1, 3, 2), np.nan)) is None
+    assert summarize_ranks(["a", "b"], np.full((1, 1, 3, 2), np.nan)) is None

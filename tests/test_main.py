@@ -190,7 +190,10 @@ def test_a_second_ctrl_c_ends_a_run_at_once_in_a_line(pocket):
     assert error.strip().splitlines()[-1] == "stopped at once; started again, the run resumes from its last checkpoint"
 
 
-@pytest.mark.parametrize("strategy", ["zeroshot", "sft", "cot", "multitask"])
+OTHERS = (pytest.param(name, marks=pytest.mark.nightly) for name in ("sft", "cot"))
+
+
+@pytest.mark.parametrize("strategy", ["zeroshot", "multitask", *OTHERS])
 def test_the_other_strategies_run(pocket, strategy):
     workdir = pocket.parent / strategy
     done = run_here(pocket, f"--workdir={workdir}", "--config.total_steps=3", config=f"configs/{strategy}.py")

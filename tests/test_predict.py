@@ -1,4 +1,4 @@
-"""The command: from a model folder or a run to a file of predictions; gone on with; and mistakes in one line."""
+"""The command: from a model folder or a run to a file of predictions, resumed; and input errors in one line."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def of_posts(pocket, out, *flags: str) -> list[str]:
     return [f"--model={pocket / 'model'}", *named, "--max_tokens=4", *flags]
 
 
-def test_a_checkpoint_predicts_what_its_run_did(pocket, trained, tmp_path, capsys):
+def test_a_checkpoint_predicts_what_its_run_predicted(pocket, trained, tmp_path, capsys):
     (tested,) = (trained / "predictions").glob("test-*.jsonl")
     best = tested.stem.removeprefix("test-")
     posts = [f"--posts={pocket / 'posts/test.jsonl'}", f"--images={pocket / 'images'}"]
@@ -52,9 +52,9 @@ def test_a_checkpoint_predicts_what_its_run_did(pocket, trained, tmp_path, capsy
         assert main([f"--model={trained}@{step}", *source, f"--out={out}"]) == 0, capsys.readouterr().err
         assert lines(out) == lines(expected) and list(lines(out)[0]) == FIELDS
     assert best in ("2", "4") and (best == "4") == (lines(latest) == lines(tested))
-    for step, told in (("5", "'5'; give one of the steps 3, 4, latest or best"), ("x", "no checkpoint 'x'")):
+    for step, message in (("5", "'5'; give one of the steps 3, 4, latest or best"), ("x", "no checkpoint 'x'")):
         assert main([f"--model={trained}@{step}", *posts, f"--out={tmp_path / 'd.jsonl'}"]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_restored_onto_other_devices(pocket, trained, tmp_path):
@@ -67,7 +67,7 @@ def test_a_checkpoint_is_restored_onto_other_devices(pocket, trained, tmp_path):
     assert lines(out) == lines(tested)
 
 
-def test_an_interrupted_file_goes_on_and_ends_in_order(pocket, tmp_path, capsys):
+def test_an_interrupted_file_resumes_and_ends_in_order(pocket, tmp_path, capsys):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "p.jsonl"
     assert main(of_posts(pocket, whole)) == 0
     expected = whole.read_text().splitlines(keepends=True)
@@ -84,20 +84,20 @@ def test_an_interrupted_file_goes_on_and_ends_in_order(pocket, tmp_path, capsys)
 
 
 def test_any_other_ending_is_cmkps_form(pocket, tmp_path):
-    out, beside = tmp_path / "p.txt", tmp_path / "p.jsonl"
-    assert main(of_posts(pocket, out)) == 0 and main(of_posts(pocket, beside)) == 0
+    out, as_jsonl = tmp_path / "p.txt", tmp_path / "p.jsonl"
+    assert main(of_posts(pocket, out)) == 0 and main(of_posts(pocket, as_jsonl)) == 0
     assert out.read_text().splitlines() == [
-        " ".join(";".join(line["predicted"]).splitlines()) for line in lines(beside)
+        " ".join(";".join(line["predicted"]).splitlines()) for line in lines(as_jsonl)
     ]
     assert not (tmp_path / "p.txt.jsonl").exists()
-    assert main(of_posts(pocket, out)) == 2  # a whole file is not written over
+    assert main(of_posts(pocket, out)) == 2  # a complete file is not overwritten
 
 
-def test_posts_that_cannot_be_fed_count_and_are_listed(pocket, tmp_path, capsys):
+def test_posts_that_cannot_be_used_count_and_are_listed(pocket, tmp_path, capsys):
     rows = [json.loads(line) for line in (pocket / "posts/test.jsonl").read_text().splitlines()[:4]]
     rows[1]["image"] = "none.png"
     rows[2]["text"] = 7
-    del rows[3]["keyphrases"]  # which nobody needs here
+    del rows[3]["keyphrases"]  # which are not needed here
     posts, out = tmp_path / "posts.jsonl", tmp_path / "p.jsonl"
     posts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = [f"--model={pocket / 'model'}", f"--posts={posts}", f"--images={pocket / 'images'}"]
@@ -106,9 +106,9 @@ def test_posts_that_cannot_be_fed_count_and_are_listed(pocket, tmp_path, capsys)
     assert [line["id"] for line in predictions] == [row["id"] for row in rows]
     assert [line["tokens"] > 0 for line in predictions] == [True, False, False, True]
     assert predictions[1]["keyphrases"] == rows[1]["keyphrases"] and predictions[3]["keyphrases"] == []
-    told = capsys.readouterr().out
-    assert "2 of 4 posts could not be fed" in told
-    assert "test-2: there is no image 'none.png'" in told and "test-3: 'text' is 7" in told
+    message = capsys.readouterr().out
+    assert "2 of 4 posts could not be used" in message
+    assert "test-2: there is no image 'none.png'" in message and "test-3: 'text' is 7" in message
 
 
 def test_one_text_prints_its_keyphrases(pocket, capsys):
@@ -118,10 +118,10 @@ def test_one_text_prints_its_keyphrases(pocket, capsys):
     direct = capsys.readouterr().out
     assert direct.count("\n") == 1
     assert main([*flags, "--explain"]) == 0
-    assert "answered without reasoning" in (told := capsys.readouterr().out) and direct.strip() in told
+    assert "answered without reasoning" in (message := capsys.readouterr().out) and direct.strip() in message
 
 
-def test_what_a_model_wrote_is_shown_without_moving_the_cursor():
+def test_outputs_are_printed_without_moving_the_cursor():
     output = "<think>a \x1b[2J\nb\u202e</think><answer>c\rd</answer>"
     shown = _explained(Prediction("p\n1", [], ["c\rd"], output, "cot", 3))
     assert shown == "p\\n1\n  reasoning  a \\x1b[2J b\\u202e\n  predicted  c\\rd"
@@ -141,19 +141,19 @@ def test_what_a_model_wrote_is_shown_without_moving_the_cursor():
         (["--model=x", "--text=a", "--temprature=1"], "(did you mean '--temperature'?)"),
         (["--model=x", "--text=a", "--batch_size=0"], "--batch_size=0 is less than 1"),
         (["--model=no such", "--text=a"], "no such: there is no such folder"),
-        (["--model={pocket}/model@3", "--text=a"], "there is no run here to take @3 of"),
+        (["--model={pocket}/model@3", "--text=a"], "there is no run here with a step @3"),
         (["--model={pocket}/images", "--text=a"], "the folder has no config.json"),
         (["--model={empty}", "--text=a"], "the run has no checkpoint"),
         (["--model=x", "--text=a", "--image=none.jpg"], "there is no image 'none.jpg'"),
         (["--model=x", "--text=a", "--image={pocket}/pocket.json"], "no image of a known kind"),
         (["--model=x", "--data={pocket}/dataset", "--split=tst", "--out=p.jsonl"], "did you mean 'test'?"),
         (["--model=x", "--posts={pocket}/posts/test.jsonl", "--out=p.jsonl"], "give --images=DIR"),
-        (["--model=x", "--posts={pocket}/images", "--out=p.jsonl"], "its name tells no layout"),
+        (["--model=x", "--posts={pocket}/images", "--out=p.jsonl"], "its name does not say how posts are laid out"),
         (["--model=x", "--posts={pocket}/posts/test.jsonl", "--images={pocket}/images", "--out=none/p.txt"], "no such"),
         (["--model=x", "--posts={pocket}/posts/test.jsonl", "--images={pocket}/images", "--out={others}"], "'other'"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(pocket, tmp_path, capsys, monkeypatch, flags, line):
+def test_an_input_error_is_one_line_and_exit_2(pocket, tmp_path, capsys, monkeypatch, flags, line):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/config.json").write_text(get_config().to_json())

@@ -36,7 +36,7 @@ def test_the_test_command_is_the_one_that_ci_runs():
     ci = (ROOT / ".ci/run").read_text()
     (command,) = re.findall(r"tests:\n\n```bash\n(.*?)\n```", README.read_text(), re.DOTALL)
     assert command in ci.splitlines()
-    install = re.search(r"pip install (-c \S+ -e '.\[test\]')", README.read_text())
+    install = re.search(r"pip install (-c \S+ -e '.\[test,parity\]')", README.read_text())
     assert install and install[1] in ci
 
 

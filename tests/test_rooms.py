@@ -28,6 +28,7 @@ LEVELS = (
     ("models",),
     ("ops",),
     ("data",),
+    ("configs",),
     ("runtime",),
     ("errors",),
 )

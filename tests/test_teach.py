@@ -130,7 +130,7 @@ def test_hashtags_become_keyphrases_of_posts(tmp_path):
     with FakeEndpoint(lambda body: "none" if "Key2" in str(body) else "snow; key") as server:
         arguments = flags(server, write_file(tmp_path, 3, (1,)), tmp_path / "clean.jsonl", f"--images={tmp_path}")
         assert teach.main([*arguments, "--task=keyphrases"]) == 0
-        assert any("Hashtags: snow; #Key0" in call.said for call in server.calls)
+        assert any("Hashtags: snow; #Key0" in call.text for call in server.calls)
     found = lines(tmp_path / "clean.jsonl")
     assert found[1] == {"id": "p1", "text": "text 1", "image": "1.png", "keyphrases": ["snow", "key"], "cot": None}
     assert [row["id"] for row in lines(tmp_path / "clean.rejects.jsonl")] == ["p2"]

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from mmkp_jax.data.posts import REJECTS
 from mmkp_jax.data.shards import OnBadRow, Result, features, write_block
 from mmkp_jax.errors import InputError
+from mmkp_jax.runtime.program import command_line
 
 RESAMPLED_OVERLAP = 0.4528
 """Share of MMKP-V2's different test keyphrases that training has, at most: the 360k set's."""
@@ -76,7 +77,7 @@ class PostsBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
     def _download_and_prepare(self, dl_manager: Any, download_config: tfds.download.DownloadConfig) -> None:
         if not self._blocks:
             raise InputError(
-                "there are no posts to prepare it from", str(self.data_dir), "run python -m mmkp_jax.prepare"
+                "there are no posts to prepare it from", str(self.data_dir), f"run {command_line('prepare')}"
             )
         if options := download_config.beam_options:
             from mmkp_jax.data.beam import write_blocks

@@ -48,7 +48,7 @@ class Chains:
             try:
                 self._add(row, number)
             except BadLine as bad:
-                self.rejects.append(Reject(bad.id, self.file, number, bad.reason, bad.mend))
+                self.rejects.append(Reject(bad.id, self.file, number, bad.reason, bad.hint))
 
         if not self._chain:
             why = f"; line {self.rejects[0].line}: {self.rejects[0].reason}" if self.rejects else ""
@@ -100,7 +100,7 @@ class Chains:
         try:
             return chain_of(cot, post.keyphrases, post.id)
         except BadLine as bad:
-            self._unfit[post.id] = reject = Reject(post.id, self.file, line, bad.reason, bad.mend)
+            self._unfit[post.id] = reject = Reject(post.id, self.file, line, bad.reason, bad.hint)
             if on_bad_row == "error":
                 raise reject.as_error() from None
             return None
@@ -111,7 +111,7 @@ class Chains:
                 continue
             self.unmatched += 1
             reason = "its post is a reject" if post_id in self._rejected else "no post has this id"
-            yield asdict(Reject(post_id, self.file, line, reason, "mend the id or the post, or leave the line out"))
+            yield asdict(Reject(post_id, self.file, line, reason, "fix the id or the post, or leave the line out"))
         self.rejects += [each for post_id, each in self._unfit.items() if post_id not in self._posts]
         yield from map(asdict, self.rejects)
 

@@ -17,11 +17,11 @@ _KINDS = {str: "text", int: "a whole number", list: "a list", type(None): "null"
 
 
 class BadLine(Exception):
-    """Carries a reject's reason, mend and, where they could be read, the post's id and the post itself."""
+    """Carries a reject's reason, hint and, where they could be read, the post's id and the post itself."""
 
-    def __init__(self, reason: str, mend: str, post_id: str | None = None):
-        super().__init__(reason, mend, post_id)
-        self.reason, self.mend, self.id = reason, mend, post_id
+    def __init__(self, reason: str, hint: str, post_id: str | None = None):
+        super().__init__(reason, hint, post_id)
+        self.reason, self.hint, self.id = reason, hint, post_id
         self.post: Post | None = None
 
 

@@ -122,6 +122,6 @@ def _listed(row: dict[str, Any], name: str, post_id: str) -> Iterator[str]:
 def _local(path: str, post_id: str) -> str:
     if (scheme := _URL.match(path)) and scheme[0].lower() != "file://":
         kept = "inside the row" if scheme[0].lower() == "data:" else f"at a URL ({scheme[0]})"
-        mend = "save it in the folder of images, and name it relative to that"
-        raise BadLine(f"the image is {kept}, not in a file", mend, post_id)
+        hint = "save it in the folder of images, and name it relative to that"
+        raise BadLine(f"the image is {kept}, not in a file", hint, post_id)
     return path

@@ -68,8 +68,8 @@ def records_of(posts: Sequence[Post], images: Path | None) -> OnDemand[Record]:
         try:
             files.append(image_path(images, post.image) if post.image is not None else None)
         except ImageError as error:
-            mend = "mend the path or --images, or write null for a post without one"
-            raise InputError(error.reason, f"{post.file}:{post.line}", mend) from None
+            hint = "fix the path or --images, or write null for a post without one"
+            raise InputError(error.reason, f"{post.file}:{post.line}", hint) from None
 
     def read(number: int) -> Record:
         post, file = posts[number], files[number]

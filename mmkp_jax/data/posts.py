@@ -129,7 +129,7 @@ def read_cmkp(folder: str | Path, split: str) -> Iterator[Post | Reject]:
         try:
             text, keyphrases, image = _cmkp_fields(decoded(line))
         except BadLine as bad:
-            yield Reject(post_id, str(file), line.number, bad.reason, bad.mend)
+            yield Reject(post_id, str(file), line.number, bad.reason, bad.hint)
         else:
             yield Post(post_id, text, image, keyphrases, None, str(file), line.number)
 
@@ -162,7 +162,7 @@ def read_jsonl(
                     place = f"line {first[1]}" if first[0] == file else f"{first[0]}:{first[1]}"
                     raise BadLine(f"the id {post.id!r} stands in {place} too", "give every post its own id", post.id)
             except BadLine as bad:
-                yield Reject(bad.id, file, number, bad.reason, bad.mend, bad.post)
+                yield Reject(bad.id, file, number, bad.reason, bad.hint, bad.post)
             else:
                 yield post
 

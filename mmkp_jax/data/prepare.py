@@ -9,12 +9,10 @@ from mmkp_jax.data.builders import MmkpV2Config
 from mmkp_jax.data.chain_files import COT_REJECTS, Chains
 from mmkp_jax.data.posts import REJECTS
 from mmkp_jax.data.records import Counts, dataset_folders, write_dataset
+from mmkp_jax.data.resample import RESAMPLING
 from mmkp_jax.data.sources import keyphrase_posts, mmkp, mmkp_v2
 from mmkp_jax.data.statistics import rejected
 from mmkp_jax.runtime.escape import for_terminal
-
-RESAMPLING = ("seed", "target_overlap")
-"""Flags for mmkp_v2 alone, and its builder's config."""
 
 MANY = 0.02
 """Share of a split's posts above which its rejects are warned of."""

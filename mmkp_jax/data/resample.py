@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple
 from mmkp_jax.data.posts import Post
 from mmkp_jax.errors import InputError
 
+RESAMPLING = ("seed", "target_overlap")
+"""The settings of a resampled split: fields of its builder's config, and flags of `prepare`."""
+
 Origin = Literal["train", "test"]
 """The split that a post lay in before."""
 

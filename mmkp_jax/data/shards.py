@@ -98,7 +98,7 @@ def stage(rows: Iterable[Post | Reject], folder: Path, split: str, on_bad_row: O
         blocks.append(block)
     if bad and not usable:
         what = f"no line of the split {split!r} can be used ({bad.reason})"
-        raise InputError(what, f"{bad.file}:{bad.line}", "mend the file, or take it out of the folder")
+        raise InputError(what, f"{bad.file}:{bad.line}", "fix the file, or take it out of the folder")
     return blocks
 
 
@@ -202,8 +202,8 @@ def record_of(post: Post | Reject, image_root: str | Path) -> Record | Reject:
             reason = error.reason if isinstance(error, ImageError) else f"the image cannot be read ({error.strerror})"
             if quoted(post.image) not in reason:
                 reason += f": {quoted(post.image)}"
-            mend = getattr(error, "hint", "") or "mend or replace the image, or leave the post out"
-            return Reject(post.id, post.file, post.line, reason, mend, post)
+            hint = getattr(error, "hint", "") or "fix or replace the image, or leave the post out"
+            return Reject(post.id, post.file, post.line, reason, hint, post)
     return Record(post.id, post.text, data, width, height, post.keyphrases, post.cot)
 
 

@@ -114,8 +114,8 @@ def keyphrase_posts(raw: str | Path) -> Source:
     for file in files:
         name = _FILE.fullmatch(file.name)
         if not name or name["split"] == "all":  # TFDS's name for all splits together
-            mend = "name it train.jsonl or train-00000-of-00004.jsonl, or take it out of the folder"
-            raise InputError("its name tells no split", str(file), mend)
+            hint = "name it train.jsonl or train-00000-of-00004.jsonl, or take it out of the folder"
+            raise InputError("its name tells no split", str(file), hint)
         shards.setdefault(name["split"], []).append((file, name))
     if not shards:
         raise InputError("the folder holds no posts", str(raw), "give the folder with train.jsonl and its like")

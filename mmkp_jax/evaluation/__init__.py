@@ -1,1 +1,1 @@
-"""From outputs to scores: keyphrases out of what a model wrote, CMKP's metric, baselines, tables. No jax in here."""
+"""From outputs to scores: keyphrases in a model's outputs, CMKP's metric, baselines, tables. Imports no jax."""

@@ -1,6 +1,6 @@
-"""What needs no model: the most frequent keyphrases, and those of the most similar training post.
+"""Baselines without a model: the most frequent keyphrases, and those of the most similar training post.
 
-Legend: `N` texts asked for, `M` training posts, `V` words of the training posts.
+Legend: `N` texts to predict for, `M` training posts, `V` words of the training posts.
 """
 
 from collections import Counter
@@ -9,21 +9,21 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import sparse
 
-from mmkp_jax.evaluation.metric import Post
+from mmkp_jax.evaluation.metric import PostLike
 
 CHUNK = 256  # texts compared with all training posts at a time
 
 
 def most_frequent(train_keyphrases_per_post: Iterable[Iterable[str]], k: int) -> list[str]:
-    """The k most frequent training keyphrases, to predict for each post; of equals, the one met first."""
+    """The k most frequent training keyphrases, to predict for each post; ties go to the first one met."""
     count = Counter(each.strip().lower() for keyphrases in train_keyphrases_per_post for each in keyphrases)
     return [keyphrase for keyphrase, _ in count.most_common(k)]
 
 
-def nearest_neighbour(train_posts: Sequence[Post], texts: Sequence[str]) -> list[list[str]]:
+def nearest_neighbour(train_posts: Sequence[PostLike], texts: Sequence[str]) -> list[list[str]]:
     """For each text, the keyphrases of the training post with the most similar text, by TF-IDF cosine over words.
 
-    Of equals, the post that comes first; a text that shares no word with any training post gets no prediction.
+    Ties go to the first post; a text that shares no word with any training post gets no prediction.
     """
     word_ids: dict[str, int] = {}
     for post in train_posts:
@@ -38,7 +38,7 @@ def nearest_neighbour(train_posts: Sequence[Post], texts: Sequence[str]) -> list
     predicted = []
     for start in range(0, len(texts), CHUNK):
         text_NV = _unit_rows(_counts(texts[start : start + CHUNK], word_ids), idf_V)
-        cosine_NM = (text_NV @ train_VM).toarray().round(12)  # rounded, so that equal texts are equals
+        cosine_NM = (text_NV @ train_VM).toarray().round(12)  # rounded, so that equal texts tie
         for best, cosine in zip(cosine_NM.argmax(axis=1), cosine_NM.max(axis=1), strict=True):
             predicted.append(list(train_posts[best].keyphrases) if cosine > 0 else [])
     return predicted
@@ -49,7 +49,7 @@ def _words(text: str) -> list[str]:
 
 
 def _counts(texts: Sequence[str], word_ids: dict[str, int]) -> sparse.csr_array:
-    """`count_NV`: how often each known word stands in each text."""
+    """`count_NV`: how often each known word occurs in each text."""
     known = [[word_ids[word] for word in _words(text) if word in word_ids] for text in texts]
     row = np.repeat(np.arange(len(texts)), [len(each) for each in known])
     column = np.array([word for each in known for word in each], np.int64)

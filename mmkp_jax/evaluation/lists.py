@@ -1,4 +1,4 @@
-"""Lists of keyphrases in the forms that models write beside `kp; kp`: numbers, bullets, lines, commas, JSON."""
+"""Lists of keyphrases in the forms that models write besides `kp; kp`: numbers, bullets, lines, commas, JSON."""
 
 import re
 from collections.abc import Sequence
@@ -7,34 +7,34 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.json_files import is_texts, parse
 
 WORDS = 8
-"""A part of more words is a sentence, no keyphrase: text that commas or lines divide into such parts is no list."""
+"""Most words of a keyphrase: a longer part is a sentence, and text divided into such parts is not a list."""
 
 _LEAD = re.compile(
     r"[\s*_#]*(?:key[\s-]?phrases?|key[\s-]?words?|hash[\s-]?tags?|answers?)[\s*_]*[:：][\s*_]*", re.IGNORECASE
 )
-"""`Keyphrases:`, `**Keywords:**`."""
+"""A leading `Keyphrases:` or `**Keywords:**`."""
 _FENCE = re.compile(r"^[ \t]*```\w*|```[ \t]*$", re.MULTILINE)
 _NUMBER = re.compile(r"\(?(\d{1,3})[.):](?!\d)\s*")
 _BULLET = re.compile(r"[-*+•‣▪◦·–—]\s+")
 _COMMA = re.compile(r"(?<!\d)[,，、]|[,，、](?!\d)")
-"""Not that of `10,000`."""
+"""A comma, but not that of `10,000`."""
 _QUOTES = ('""', "''", "``", "“”", "‘’", "«»")
 
 
 def list_items(text: str) -> list[str]:
-    """The items of the list that an answer is, stripped and lower-cased; one item where the answer is no list.
+    """The items of the list in an answer, stripped and lower-cased; one item if the answer is not a list.
 
     In this order:
 
-    1. A fence of a code block, and `Keyphrases:` (or keywords, hashtags, answer) at the beginning, are taken off.
+    1. A code fence, and `Keyphrases:` (or keywords, hashtags, answer) at the beginning, are removed.
     2. A JSON list of strings, also as the only field of an object, is that list.
-    3. Text with a `;` is divided there and at line feeds; else text of several lines is divided at these; else text
-       with a comma (not between digits) at commas; else text of which every word begins with `#` at blanks.
-       Commas and lines divide nothing where a part has more than `WORDS` words: that is prose.
-    4. Where two parts or more are numbered from 1 on, or begin with bullets, these are the items, without their marks,
-       and other parts (`Here are some:`) are none. A first line that ends in a colon is none either.
-    5. Without a `;`, items of several lose quotes around them, `**`, and a leading `#`, and the last of a comma list
-       its full stop: in a `;` list, and of a single phrase, these may belong to the keyphrase.
+    3. Text with a `;` is split there and at line feeds; else text of several lines at line feeds; else text with a
+       comma (not between digits) at commas; else text of which every word begins with `#` at blanks.
+       Commas and lines split nothing if a part has more than `WORDS` words: that is prose.
+    4. If two or more parts are numbered from 1 on, or begin with bullets, these are the items, without their marks,
+       and other parts (`Here are some:`) are not. Neither is a first line that ends in a colon.
+    5. Without a `;`, each of several items loses the quotes around it, `**`, and a leading `#`, and the last of a comma
+       list its full stop; in a `;` list, and in a single phrase, these may belong to the keyphrase.
     """
     text = _FENCE.sub("", text).strip()
     without = _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
@@ -50,7 +50,7 @@ def list_items(text: str) -> list[str]:
 
 
 def _divided(text: str) -> tuple[list[str], bool]:
-    """The parts of the text, none of them empty, and whether commas divide them."""
+    """The parts of the text, none of them empty, and whether it was split at commas."""
     if ";" in text:
         return _parts(re.split(r"[;\n]", text)), False
     lines = _parts(text.split("\n"))
@@ -70,7 +70,7 @@ def _divided(text: str) -> tuple[list[str], bool]:
 
 
 def _unmarked(parts: Sequence[str]) -> list[str]:
-    """The numbered parts, or those with bullets, without their marks; all of them where fewer than two have one."""
+    """The numbered or bulleted parts without their marks; all parts if fewer than two are marked."""
     numbered = [(int(found[1]), part[found.end() :]) for part in parts if (found := _NUMBER.match(part))]
     if len(numbered) > 1 and numbered[0][0] == 1:
         return _parts([part for _, part in numbered])
@@ -95,7 +95,7 @@ def _are_phrases(parts: Sequence[str]) -> bool:
 
 
 def _json_list(text: str) -> list[str] | None:
-    """The strings of a JSON list, also of an object that holds nothing else; None where the text is no such thing."""
+    """The strings of a JSON list, or of an object whose only field is one; None for other text."""
     if text[:1] + text[-1:] not in ("[]", "{}"):
         return None
     try:

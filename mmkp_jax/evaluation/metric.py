@@ -15,7 +15,7 @@ The rules, cited by number below:
    phrase is a training keyphrase.
 8. Present and absent go by the post's text; OCR words may be appended to it.
 
-Ours, where the protocol is silent: an empty target is no target, and a post without targets is in no group.
+Ours, where the protocol says nothing: an empty target is no target, and a post without targets is in no group.
 
 Legend: `N` posts, `Q` predicted phrases of all posts, `K` cut-offs 1, 3, 5, M, `V` values of a post (`post_values`).
 """
@@ -38,13 +38,13 @@ UNWANTED = frozenset(("<unk>", ",", "."))
 Phrases = Sequence[str] | str
 """A post's phrases: a list of them, or a line that joins them by `;`."""
 GroupsOf = Callable[[str, str], int]
-"""(stemmed phrase, raw phrase) of one post → the groups that it is in, a bit each."""
+"""Maps (stemmed phrase, raw phrase) of one post to the groups that it is in, one bit each."""
 Scores = Mapping[str, Mapping[str, float] | None]
 """`{group: {"n", *METRICS}}`; None for a group that cannot be formed."""
 
 
-class Post(Protocol):
-    """What the metric needs of a post."""
+class PostLike(Protocol):
+    """A post as the metric needs it."""
 
     @property
     def text(self) -> str: ...
@@ -53,7 +53,7 @@ class Post(Protocol):
 
 
 class PostCounts(NamedTuple):
-    """One group's counts, post by post; `targets_N` is 0 where a post has no target in the group."""
+    """One group's counts by post; `targets_N` is 0 for a post without a target in the group."""
 
     targets_N: np.ndarray
     predictions_NK: np.ndarray
@@ -63,7 +63,7 @@ class PostCounts(NamedTuple):
 
 
 def score(
-    posts: Sequence[Post],
+    posts: Sequence[PostLike],
     predictions: Sequence[Phrases],
     train_keyphrases: Collection[str] | None = None,
     ocr: Sequence[str] | None = None,
@@ -73,24 +73,25 @@ def score(
     Args:
         posts: each with its text and its target keyphrases.
         predictions: the ranked predictions of each post, in the posts' order.
-        train_keyphrases: what tells seen from unseen; without it both groups are None, as is a group without posts.
-        ocr: the words read off each post's image, to count as text (rule 8).
+        train_keyphrases: the keyphrases that count as seen; without it seen and unseen are None, like any group without
+            posts.
+        ocr: the words recognised in each post's image, which count as text (rule 8).
 
     Raises:
-        InputError: predictions or OCR lines are not one a post.
+        InputError: the number of predictions or OCR lines is not that of the posts.
     """
     return scores_of(per_post(posts, predictions, train_keyphrases, ocr))
 
 
 def score_by_kind(
-    posts: Sequence[Post], predictions: Sequence[Phrases], kinds: Mapping[str, str]
+    posts: Sequence[PostLike], predictions: Sequence[Phrases], kinds: Mapping[str, str]
 ) -> dict[str, dict[str, float] | None]:
-    """`score` with groups of the caller's own: what a keyphrase needs to be found, say.
+    """`score` with the caller's own groups, such as what a keyphrase needs to be found.
 
     Args:
         posts: as for `score`.
         predictions: as for `score`.
-        kinds: the kind of each raw lower-cased keyphrase; one that is not in here is of no kind.
+        kinds: the kind of each raw lower-cased keyphrase; other keyphrases are of no kind.
 
     Returns:
         the scores of each kind, in the order that `kinds` first names them; None for one that no post has.
@@ -101,12 +102,12 @@ def score_by_kind(
 
 
 def per_post(
-    posts: Sequence[Post],
+    posts: Sequence[PostLike],
     predictions: Sequence[Phrases],
     train_keyphrases: Collection[str] | None = None,
     ocr: Sequence[str] | None = None,
 ) -> dict[str, PostCounts | None]:
-    """The counts behind `score`, one entry a post in the posts' order, so that runs can be compared post by post."""
+    """The counts behind `score`, one entry a post in the posts' order, so that runs can be compared by post."""
     if ocr is not None:
         _check_length("ocr", ocr, posts)
     seen = None if train_keyphrases is None else frozenset(each.strip().lower() for each in train_keyphrases)
@@ -127,7 +128,7 @@ def per_post(
 
 
 def scores_of(by_group: Mapping[str, PostCounts | None]) -> dict[str, dict[str, float] | None]:
-    """The scores of counts by group, as `score` gives them."""
+    """The scores for counts by group, as `score` returns them."""
     return {group: None if counts is None else _scores(counts) for group, counts in by_group.items()}
 
 
@@ -143,7 +144,7 @@ def post_values(counts: PostCounts) -> np.ndarray:
 
 
 def corpus_scores(mean_V: np.ndarray) -> dict[str, np.ndarray]:
-    """`METRICS` from means over posts; axes before the last are kept (resamples, say)."""
+    """`METRICS` from means over posts; leading axes (such as resamples) are kept."""
     cuts = len(CUTOFFS)
     precision_K, recall_K = mean_V[..., :cuts], mean_V[..., cuts : 2 * cuts]
     total_K = precision_K + recall_K
@@ -154,7 +155,7 @@ def corpus_scores(mean_V: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def why_missing(group: str, scores: Scores) -> str:
-    """Why `score` gave None for a group, for people."""
+    """The reason, for people, why `score` returned None for a group."""
     if group in GROUPS and scores["all"] is None:
         return "no post has a keyphrase"
     if group in ("seen", "unseen") and scores["seen"] is None and scores["unseen"] is None:
@@ -163,9 +164,12 @@ def why_missing(group: str, scores: Scores) -> str:
 
 
 def _per_post(
-    posts: Sequence[Post], predictions: Sequence[Phrases], names: Sequence[str], groups_of: Callable[[int], GroupsOf]
+    posts: Sequence[PostLike],
+    predictions: Sequence[Phrases],
+    names: Sequence[str],
+    groups_of: Callable[[int], GroupsOf],
 ) -> dict[str, PostCounts | None]:
-    """Counts of each group of `names`, by its bit in what `groups_of(post number)` says of a phrase."""
+    """Counts for each group of `names`, from its bit in the groups that `groups_of(post number)` gives a phrase."""
     _check_length("predictions", predictions, posts)
     post_T, group_T, post_Q, group_Q, hit_Q = [], [], [], [], []
     for number, (post, predicted) in enumerate(zip(posts, predictions, strict=True)):
@@ -189,7 +193,7 @@ def _per_post(
     return {name: counts(1 << index) for index, name in enumerate(names)}
 
 
-def _check_length(name: str, lines: Sequence, posts: Sequence[Post]) -> None:
+def _check_length(name: str, lines: Sequence, posts: Sequence[PostLike]) -> None:
     if len(lines) != len(posts):
         raise InputError(f"{len(lines)} entries for {len(posts)} posts", name, "give one for each post, in order")
 
@@ -201,7 +205,7 @@ def _scores(counts: PostCounts) -> dict[str, float]:
 
 
 def _split(phrases: Phrases) -> Iterator[tuple[str, str]]:
-    """Rule 1: (stemmed phrase, raw phrase) of each; no phrase at all is one empty phrase (rule 3)."""
+    """Each (stemmed phrase, raw phrase) by rule 1; no phrase at all is one empty phrase (rule 3)."""
     line = phrases if isinstance(phrases, str) else ";".join(phrases)
     for each in line.split(";"):
         raw = each.strip().lower()
@@ -209,7 +213,7 @@ def _split(phrases: Phrases) -> Iterator[tuple[str, str]]:
 
 
 def _first_of_each(phrases: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Rule 2: stemmed → raw, in order, without repeats after stemming."""
+    """A map from stemmed to raw phrases, in order, without repeats after stemming (rule 2)."""
     kept: dict[str, str] = {}
     for stemmed, raw in phrases:
         kept.setdefault(stemmed, raw)
@@ -228,7 +232,7 @@ def _predictions(phrases: Phrases) -> dict[str, str]:
 
 
 def _counts(targets_N: np.ndarray, post_Q: np.ndarray, hit_Q: np.ndarray) -> PostCounts:
-    """Counts of one group from its predictions: `post_Q` the post of each, ascending, in order of rank."""
+    """Counts of one group from its predictions; `post_Q` is the post of each, ascending, in order of rank."""
 
     def total_N(value_Q: np.ndarray) -> np.ndarray:
         return np.bincount(post_Q, value_Q, minlength=len(targets_N))

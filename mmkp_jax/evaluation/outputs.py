@@ -1,4 +1,4 @@
-"""What a model wrote → the keyphrases that it predicts, in which form and how many words."""
+"""A model's outputs parsed into keyphrases, with their form and number of words."""
 
 import re
 from collections import Counter
@@ -12,23 +12,23 @@ FORMS: tuple[Form, ...] = ("direct", "cot", "other", "broken")
 
 Reading = Literal["strict", "lenient"]
 READINGS: tuple[Reading, ...] = ("strict", "lenient")
-"""How the list in an answer is read: `strict` splits at `;` alone; `lenient` takes other forms of lists apart too."""
+"""How the list in an answer is read: `strict` splits at `;` alone; `lenient` splits other forms of lists too."""
 
 ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 TAG = re.compile(r"</?(?:think|answer)>")
-"""As targets have it, in lower case alone: what else a model writes is its answer."""
+"""A tag as targets write it, in lower case only; anything else is part of the answer."""
 
 
 def parse_output(text: str, reading: Reading = "strict") -> tuple[list[str], Form]:
-    """The keyphrases of one output, in its order, lower-cased and without repeats, and the form that it came in.
+    """The keyphrases of one output, in order, lower-cased and without repeats, and the output's form.
 
     The answer is the text in the last complete `<answer>…</answer>`, whatever is before or after it; without tags, the
     whole output. The form does not depend on the reading:
 
     - `broken`: a tag was written but no complete answer (cut off while reasoning, say); nothing is predicted.
-    - `other`: the answer, in tags or not, is a list in another form than `kp; kp`, which `lists.list_items` takes apart
-      and the strict reading does not (or otherwise).
-    - `cot`: an answer in tags, as it was asked for.
+    - `other`: the answer, in tags or not, is a list in another form than `kp; kp`, which `lists.list_items` and the
+      strict reading split differently.
+    - `cot`: an answer in tags, as the prompt asks.
     - `direct`: the same without tags.
     """
     answers = ANSWER.findall(text)
@@ -41,9 +41,9 @@ def parse_output(text: str, reading: Reading = "strict") -> tuple[list[str], For
 
 
 def merge_outputs(outputs: Sequence[str], reading: Reading = "strict") -> tuple[list[str], Form]:
-    """Keyphrases of one or more outputs for the same post, and the first one's form.
+    """Keyphrases of one or more outputs for the same post, and the first output's form.
 
-    Of several outputs, keyphrases of more of them come first; of as many, the one that was written first.
+    Keyphrases that more outputs have come first; ties go to the one that was written first.
     """
     parsed = [parse_output(output, reading) for output in outputs]
     votes = Counter(phrase for phrases, _ in parsed for phrase in phrases)
@@ -51,22 +51,22 @@ def merge_outputs(outputs: Sequence[str], reading: Reading = "strict") -> tuple[
 
 
 def split_keyphrases(text: str) -> list[str]:
-    """`KP; kp;` → its phrases, stripped and lower-cased, without empty ones."""
+    """The phrases of `KP; kp;`, stripped and lower-cased, without empty ones."""
     return [phrase for each in text.split(";") if (phrase := each.strip().lower())]
 
 
 def form_shares(forms: Sequence[str]) -> dict[Form, float]:
-    """The share of outputs in each of `FORMS`, as fractions."""
+    """The share of outputs of each of `FORMS`, as fractions."""
     return {form: forms.count(form) / len(forms) for form in FORMS}
 
 
 def mean_words(outputs: Sequence[str]) -> float:
-    """Words generated for a post: whatever spaces part, tags and all (the paper's Table 7)."""
+    """Mean number of words generated for a post: separated by spaces, tags included (the paper's Table 7)."""
     return sum(len(output.split()) for output in outputs) / len(outputs)
 
 
 def outputs_line(forms: Sequence[str] | None, outputs: Sequence[str] | None) -> str:
-    """Forms and words of at least one output in a line for people; what is None is left out."""
+    """A line for people with the forms and words of one or more outputs; what is None is left out."""
     parts = []
     if forms is not None:
         parts.append(", ".join(f"{100 * share:.2f}% {form}" for form, share in form_shares(forms).items()))

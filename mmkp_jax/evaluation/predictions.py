@@ -1,4 +1,4 @@
-"""A predictions file: a line a post, JSON Lines or CMKP's form."""
+"""Predictions files: one line a post, as JSON Lines or in CMKP's form."""
 
 import json
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from mmkp_jax.runtime.json_files import Fields
 
 
 class Prediction(NamedTuple):
-    """One line of a predictions file (DESIGN: `.jsonl`).
+    """One line of a predictions file (`.jsonl`).
 
-    Of several answers, `output`, `form` and `tokens` are the first one's, and `predicted` holds the keyphrases of all,
-    those of more answers first.
+    With several samples a post, `output`, `form` and `tokens` are the first one's, and `predicted` holds the keyphrases
+    of all, those of more samples first.
     """
 
     id: str
@@ -24,10 +24,10 @@ class Prediction(NamedTuple):
     form: str
     tokens: int
     outputs: tuple[str, ...] = ()
-    """Every answer's, where there are several; else it is not in the line."""
+    """The outputs of all samples if there are several; else the line does not have this field."""
 
     def line(self) -> str:
-        """The prediction as JSON; half of a character, which UTF-8 does not have, is written as its escape."""
+        """The prediction as a line of JSON; lone surrogates, which UTF-8 cannot encode, are escaped."""
         row = {name: value for name, value in self._asdict().items() if name != "outputs" or value}
         return encodable(json.dumps(row, ensure_ascii=False)) + "\n"
 
@@ -36,7 +36,7 @@ def prediction_of(row: Fields) -> Prediction:
     """The prediction in a line of a predictions file.
 
     Raises:
-        InputError: a field is not there, or is of another type.
+        InputError: a field is missing or of another type.
     """
     if row.text("form") not in FORMS:
         row.refuse("form", f"one of {', '.join(FORMS)}")
@@ -52,7 +52,7 @@ def prediction_of(row: Fields) -> Prediction:
 
 
 def write_predictions(file: Path, predictions: Sequence[Prediction]) -> None:
-    """Writes the predictions file atomically: JSON Lines (`.jsonl`), else CMKP's form, `kp;kp` a line."""
+    """Writes a predictions file atomically: JSON Lines (`.jsonl`), else CMKP's form, one `kp;kp` a line."""
     line_of = Prediction.line if file.suffix == ".jsonl" else _cmkp_line
     lines = map(line_of, predictions)
     write_bytes(file, "".join(lines).encode("utf-8"))
@@ -63,5 +63,5 @@ def _cmkp_line(prediction: Prediction) -> str:
 
 
 def encodable(text: str) -> str:
-    """The text with halves of characters as `\\\\ud800`, which is their escape in JSON too."""
+    """The text with lone surrogates escaped (`\\\\ud800`), as JSON escapes them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

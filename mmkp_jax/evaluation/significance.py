@@ -1,14 +1,14 @@
-"""How far a score would move with other posts, and whether two systems differ by more than that.
+"""How much a score varies with the choice of posts, and whether two systems differ by more than that.
 
 A system is a run, or several runs of one strategy under different seeds; its score is the mean of its runs' scores.
 
-Bootstrap: the posts of the whole test set are drawn anew with replacement, the same for every run and group, and the
-corpus metric is taken of each resample; a group's mean is over the drawn posts that have a target in it, and a resample
-without any says nothing of that group. An interval holds the middle 95% of the resampled scores or differences; p is
-twice the share of resampled differences on the rarer side of 0.
+Bootstrap: the posts of the whole test set are resampled with replacement, the same for every run and group, and the
+corpus metric is computed for each resample; a group's mean is over the drawn posts that have a target in it, and a
+resample without any is left out for that group. An interval holds the middle 95% of the resampled scores or
+differences; p is twice the share of resampled differences on the rarer side of 0.
 Approximate randomisation (Noreen, 1989): for each post a coin says whether the systems swap it, run by run; p is the
 share of such swaps with a difference at least as large, in either direction, as that observed.
-Both p count the observed posts as one draw more, so none is 0.
+Both p count the observed posts as one more resample, so none is 0.
 
 Legend: `N` posts, `U` posts with distinct values, `S` runs, `G` groups, `V` values of a post (`post_values`, then 1 if
 it has a target in the group), `M` metrics, `R` resamples or swaps.
@@ -23,15 +23,15 @@ from mmkp_jax.evaluation.metric import METRICS, PostCounts, corpus_scores, post_
 
 RESAMPLES = 10_000
 LEVEL = 0.95  # of intervals
-HELD = 1 << 22  # drawn numbers held at a time, 8 bytes each
+MAX_DRAWN = 1 << 22  # random numbers in memory at a time, 8 bytes each
 
-Run = Mapping[str, PostCounts | None]
-"""One run's counts by group, as `per_post` gives them."""
+RunCounts = Mapping[str, PostCounts | None]
+"""One run's counts by group, as `per_post` returns them."""
 T = TypeVar("T")
 
 
 class Interval(NamedTuple):
-    """Where the middle 95% of the resampled scores lie, as fractions."""
+    """The range of the middle 95% of the resampled scores, as fractions."""
 
     low: float
     high: float
@@ -45,32 +45,32 @@ class Difference(NamedTuple):
     high: float
     p: float
     p_holm: float
-    """p adjusted for all groups and systems that were compared by this metric."""
+    """p adjusted for all groups and systems compared by this metric (Holm)."""
     p_swaps: float | None
-    """None where A and B have not as many runs, so that there is nothing to swap with."""
+    """p of the swaps; None if A and B have different numbers of runs, so that none can be swapped."""
 
 
 Intervals = Mapping[str, Mapping[str, Interval] | None]
 Differences = Mapping[str, Mapping[str, Difference] | None]
-"""`{group: {metric: …}}`, each of `METRICS`; None for a group that cannot be formed."""
+"""`{group: {metric: …}}` for each of `METRICS`; None for a group that cannot be formed."""
 
 
-def intervals(runs: Sequence[Run], resamples: int = RESAMPLES, seed: int = 0) -> Intervals:
-    """The interval of one system's score, by group and metric."""
+def intervals(runs: Sequence[RunCounts], resamples: int = RESAMPLES, seed: int = 0) -> Intervals:
+    """The intervals of one system's scores, by group and metric."""
     low_GM, high_GM = _middle(_bootstrap(stack_values(runs), resamples, seed).mean(axis=1))
     return _by_group(runs[0], lambda g, m: Interval(float(low_GM[g, m]), float(high_GM[g, m])))
 
 
 def compare(
-    a: Sequence[Run], others: Sequence[Sequence[Run]], resamples: int = RESAMPLES, seed: int = 0
+    a: Sequence[RunCounts], others: Sequence[Sequence[RunCounts]], resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Differences]:
     """A minus each of the other systems, by group and metric.
 
     Args:
         a: the runs of a system. All runs are over the same posts in the same order.
         others: the runs of each system that it is compared with.
-        resamples: how often posts are drawn, and how often swapped.
-        seed: of both; the same gives the same result.
+        resamples: the number of resamples, and of swaps.
+        seed: the seed of both.
     """
     found = [_compare(a, b, resamples, seed) for b in others]
     cells = [cell for groups in found for cell in groups.values() if cell is not None]
@@ -81,7 +81,7 @@ def compare(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Each p adjusted for having looked at all n of them (Holm, 1979): the smallest times n, the next times n - 1, …"""
+    """Each p adjusted for n comparisons (Holm, 1979): the smallest times n, the next times n - 1, …"""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min((len(p_values) - rank) * p_values[index], 1.0))
@@ -90,16 +90,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def weighted_scores(weight_RN: np.ndarray, value_NSGV: np.ndarray) -> np.ndarray:
-    """`score_RSGM`, each post counted as often as its weight says; NaN for a group of which no post counts."""
+    """`score_RSGM` with each post counted as often as its weight; NaN for a group without any post."""
     return _scores((weight_RN @ value_NSGV.reshape(len(value_NSGV), -1)).reshape(-1, *value_NSGV.shape[1:]))
 
 
-def stack_values(runs: Sequence[Run]) -> np.ndarray:
-    """`value_NSGV` of the groups that can be formed; zeros where a post has no target in the group."""
+def stack_values(runs: Sequence[RunCounts]) -> np.ndarray:
+    """`value_NSGV` for the groups that can be formed; zeros for a post without a target in the group."""
     return np.stack([np.stack([_values(run[group]) for group in _formed(run)], axis=1) for run in runs], axis=1)
 
 
-def _compare(a: Sequence[Run], b: Sequence[Run], resamples: int, seed: int) -> dict[str, dict[str, Difference] | None]:
+def _compare(
+    a: Sequence[RunCounts], b: Sequence[RunCounts], resamples: int, seed: int
+) -> dict[str, dict[str, Difference] | None]:
     value_NSGV = stack_values([*a, *b])
     delta_GM = _delta(weighted_scores(np.ones((1, len(value_NSGV))), value_NSGV), len(a))[0]
     delta_RGM = _delta(_bootstrap(value_NSGV, resamples, seed), len(a))
@@ -115,12 +117,12 @@ def _compare(a: Sequence[Run], b: Sequence[Run], resamples: int, seed: int) -> d
     return _by_group(a[0], difference)
 
 
-def _formed(run: Run) -> list[str]:
+def _formed(run: RunCounts) -> list[str]:
     return [group for group, counts in run.items() if counts is not None]
 
 
 def _values(counts: PostCounts) -> np.ndarray:
-    """`value_NV`"""
+    """`value_NV`: `post_values`, and 1 for a post with a target in the group."""
     in_group_N = counts.targets_N > 0
     found = post_values(counts)
     value_NV = np.zeros((len(in_group_N), found.shape[1] + 1))
@@ -130,14 +132,14 @@ def _values(counts: PostCounts) -> np.ndarray:
 
 
 def _scores(total_V: np.ndarray) -> np.ndarray:
-    """Sums over posts → scores, on the last axis."""
+    """Scores from sums over posts, on the last axis."""
     with np.errstate(invalid="ignore"):  # 0/0: no post of the group
         scores = corpus_scores(total_V[..., :-1] / total_V[..., -1:])
     return np.stack([scores[metric] for metric in METRICS], axis=-1)
 
 
 def _bootstrap(value_NSGV: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """`score_RSGM`. Drawing N posts is drawing how many of them have each of the U distinct values."""
+    """`score_RSGM` of resamples; drawing N posts is drawing how many have each of the U distinct values."""
     value_USGV, count_U = np.unique(value_NSGV, axis=0, return_counts=True)
     share_U, rng = count_U / count_U.sum(), np.random.default_rng(seed)
     return np.concatenate(
@@ -149,7 +151,7 @@ def _bootstrap(value_NSGV: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 
 def _swap_p(value_NSGV: np.ndarray, delta_GM: np.ndarray, swaps: int, seed: int) -> np.ndarray:
-    """`p_GM` of as many runs of A as of B. Of posts with the same difference, it counts only how many are swapped."""
+    """`p_GM` for equally many runs of A and B; of posts with the same difference only the number of swaps is drawn."""
     a_NSGV, b_NSGV = np.split(value_NSGV, 2, axis=1)
     moved_USGV, count_U = np.unique(b_NSGV - a_NSGV, axis=0, return_counts=True)
     moved_UX, rng = moved_USGV.reshape(len(count_U), -1), np.random.default_rng(seed)
@@ -162,7 +164,7 @@ def _swap_p(value_NSGV: np.ndarray, delta_GM: np.ndarray, swaps: int, seed: int)
 
 
 def _delta(score_RSGM: np.ndarray, runs_of_a: int) -> np.ndarray:
-    """`delta_RGM`, rounded so that equal scores are equals."""
+    """`delta_RGM`, rounded so that equal scores have a difference of 0."""
     a_RGM, b_RGM = (each.mean(axis=1) for each in np.split(score_RSGM, [runs_of_a], axis=1))
     return (a_RGM - b_RGM).round(12)
 
@@ -173,14 +175,14 @@ def _middle(value_RGM: np.ndarray) -> np.ndarray:
 
 
 def _chunks(total: int, width: int) -> Iterator[int]:
-    """Sizes that sum to `total`, so that arrays of `width` numbers a row stay within `HELD`."""
-    size = max(1, HELD // width)
+    """Sizes that sum to `total`, so that arrays of `width` numbers a row stay within `MAX_DRAWN`."""
+    size = max(1, MAX_DRAWN // width)
     for start in range(0, total, size):
         yield min(size, total - start)
 
 
-def _by_group(run: Run, cell: Callable[[int, int], T]) -> dict[str, dict[str, T] | None]:
-    """`cell(group, metric)` of the groups that can be formed."""
+def _by_group(run: RunCounts, cell: Callable[[int, int], T]) -> dict[str, dict[str, T] | None]:
+    """`cell(group, metric)` for the groups that can be formed."""
     formed = _formed(run)
     return {
         group: {metric: cell(formed.index(group), m) for m, metric in enumerate(METRICS)} if group in formed else None

@@ -1,4 +1,4 @@
-"""Systems over the same posts: each one run, or several of one strategy under different seeds, scored from files."""
+"""Systems over the same posts, scored from files: each is one run, or several of one strategy with different seeds."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -7,56 +7,56 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmkp_jax.data.posts import Post
-from mmkp_jax.evaluation.files import Predicted, read_predictions
+from mmkp_jax.evaluation.files import PredictionFile, read_predictions
 from mmkp_jax.evaluation.metric import METRICS, Scores, per_post, scores_of
 from mmkp_jax.evaluation.outputs import Form, Reading, form_shares
-from mmkp_jax.evaluation.significance import Differences, Intervals, Run, compare, intervals
+from mmkp_jax.evaluation.significance import Differences, Intervals, RunCounts, compare, intervals
 from mmkp_jax.evaluation.tokenised import tokenise, tokenise_phrases, tokenise_posts
 
 
 class System(NamedTuple):
-    """One run or more; each field has an entry a run."""
+    """One run or more of a system; each field has one entry a run."""
 
     files: Sequence[Path]
-    predicted: Sequence[Predicted]
-    runs: Sequence[Run]
+    predicted: Sequence[PredictionFile]
+    runs: Sequence[RunCounts]
     scores: Sequence[Scores]
 
     @property
     def mean(self) -> Scores:
-        """Each score the mean of the runs'."""
+        """The mean of the runs' scores."""
         return _over_runs(self.scores, np.mean)
 
     @property
     def deviation(self) -> Scores | None:
-        """Standard deviation (n - 1) between runs, which is of seeds and not of posts; None for a single run."""
+        """Standard deviation (n - 1) between runs, which comes from seeds, not posts; None for a single run."""
         return _over_runs(self.scores, lambda values: np.std(values, ddof=1)) if len(self.runs) > 1 else None
 
     @property
     def forms(self) -> dict[Form, float] | None:
-        """Shares of all runs' outputs by form; None where a file does not give them."""
+        """Shares of all runs' outputs by form; None if a file does not have forms."""
         forms = [each.forms for each in self.predicted]
         return None if None in forms else form_shares([form for each in forms for form in each])
 
 
 class Comparison(NamedTuple):
-    """A system beside others, and how sure of it the posts make us."""
+    """A system next to others, with intervals and differences over the posts."""
 
     systems: Mapping[str, System]
-    """By a short name; the first, A, is the one that is compared."""
+    """The systems by short name; the first, A, is compared with the others."""
     intervals: Mapping[str, Intervals]
-    """Of each system; empty where nothing is resampled."""
+    """Intervals of each system; empty without resamples."""
     differences: Mapping[str, Differences]
-    """A minus each of the others."""
+    """Differences, A minus each of the others."""
     resamples: int
 
     @property
     def is_one_run(self) -> bool:
-        """There is but one run in all, so nothing to compare."""
+        """Whether there is only one run, so nothing to compare."""
         return len(self.systems) == len(self.systems["A"].runs) == 1
 
     def as_json(self) -> dict[str, Any]:
-        """All of it in plain values, by system."""
+        """The comparison as plain values, by system."""
 
         def of(name: str, system: System) -> dict[str, Any]:
             return {
@@ -79,12 +79,11 @@ def read_system(
     *,
     tokenised: bool = False,
 ) -> System:
-    """The runs whose predictions of `posts` these files hold, scored as `metric.score` does.
+    """The system whose runs' predictions of `posts` are in these files, scored as `metric.score` does.
 
     Args:
         reading: as `read_predictions`.
-        tokenised: compare by words without punctuation, on both sides (`evaluation.tokenised`), which CMKP's protocol
-            does not.
+        tokenised: compare words without punctuation on both sides (`evaluation.tokenised`), unlike CMKP's protocol.
     """
     predicted = [read_predictions(file, posts, reading) for file in files]
     if tokenised:
@@ -98,7 +97,7 @@ def read_system(
 
 
 def compare_systems(a: System, others: Sequence[System], resamples: int) -> Comparison:
-    """A against each of the others, which are named B, or B1, B2, … in order; without `resamples`, scores alone."""
+    """A compared with the others, named B, or B1, B2, … in order; scores alone if `resamples` is 0."""
     names = [f"B{number}" for number in range(1, len(others) + 1)] if len(others) > 1 else ["B"][: len(others)]
     systems = {"A": a, **dict(zip(names, others, strict=True))}
     if not resamples:
@@ -113,7 +112,7 @@ def compare_systems(a: System, others: Sequence[System], resamples: int) -> Comp
 
 
 def _over_runs(scores: Sequence[Scores], statistic: Callable[[list[float]], float]) -> Scores:
-    """`statistic` of the runs' scores; n, the number of posts, is that of each run."""
+    """`statistic` of the runs' scores; n is the number of posts of each run."""
 
     def over(group: str) -> dict[str, float]:
         found = {metric: float(statistic([run[group][metric] for run in scores])) for metric in METRICS}

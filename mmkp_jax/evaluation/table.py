@@ -1,8 +1,8 @@
-"""Scores as plain-text tables, in percent: one run in full, one metric of many systems, differences of systems."""
+"""Scores as plain-text tables, in percent: all metrics of one run, one metric of many systems, differences."""
 
 from collections.abc import Iterator, Mapping
 
-from mmkp_jax.evaluation.files import Predicted
+from mmkp_jax.evaluation.files import PredictionFile
 from mmkp_jax.evaluation.metric import GROUPS, METRICS, Scores, why_missing
 from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.significance import Differences, Intervals
@@ -11,11 +11,11 @@ from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.terminal import aligned, without_repeats
 
 HEADLINES = ("f1@1", "f1@M")
-"""What papers report; the metrics that are shown with an interval."""
+"""The metrics that papers report; they are shown with an interval."""
 
 
 def table(scores: Scores, intervals: Intervals | None = None) -> str:
-    """A row a group, with its n and every metric; `HEADLINES` with ± half the width of their interval, where given.
+    """One row a group, with its n and every metric; `HEADLINES` with ± half the width of their interval, if given.
 
     A group that cannot be formed is a row of dashes, and a line below says why.
     """
@@ -31,9 +31,9 @@ def headline(
     metric: str = "f1@1",
     intervals_by_name: Mapping[str, Intervals] | None = None,
 ) -> str:
-    """One metric of several systems over the same posts: a row a system, a column a group (or kind), n below its name.
+    """One metric of several systems over the same posts: one row a system, one column a group (or kind), with n.
 
-    Scores have ± half the width of their interval where the system has one. A group that cannot be formed is a column
+    Scores have ± half the width of their interval if the system has one. A group that cannot be formed is a column
     of dashes, and a line below says why.
     """
     first = next(iter(scores_by_name.values()))
@@ -46,7 +46,7 @@ def headline(
 
 
 def difference_table(differences: Mapping[str, Differences]) -> str:
-    """A minus each system in points, for `HEADLINES` and each group that can be formed."""
+    """Differences in points, A minus each system, for `HEADLINES` and each group that can be formed."""
     lines = [["A minus", "metric", "group", "points", "95% interval", "p", "p, Holm", "p, swaps"]]
     for name, groups in differences.items():
         for metric in HEADLINES:
@@ -60,7 +60,7 @@ def difference_table(differences: Mapping[str, Differences]) -> str:
 
 
 def overview(comparison: Comparison) -> str:
-    """All that `score` prints: who is who, scores, spread between runs, differences, outputs."""
+    """The text that `score` prints: systems, scores, deviation between runs, differences, outputs."""
     return "\n".join(_overview(comparison))
 
 
@@ -77,7 +77,7 @@ def _overview(comparison: Comparison) -> Iterator[str]:
     if comparison.differences:
         yield "\n" + difference_table(comparison.differences)
         yield f"interval and p: over {resamples} resamples of the posts; Holm: for all groups and systems of a metric;"
-        yield f"swaps: over {resamples} random swaps of posts between the two, – where they have not as many runs"
+        yield f"swaps: over {resamples} random swaps of posts between the two, – if they have different numbers of runs"
     for name, system in systems.items():
         for file, predicted in zip(system.files, system.predicted, strict=True):
             if predicted.changed is not None:
@@ -86,13 +86,13 @@ def _overview(comparison: Comparison) -> Iterator[str]:
                 yield line if comparison.is_one_run else f"{name}, {line}"
 
 
-def _changed(predicted: Predicted) -> str:
+def _changed(predicted: PredictionFile) -> str:
     posts = f"{predicted.changed:,} of {len(predicted.predictions):,} posts"
     return f"other keyphrases for {posts}" if predicted.changed else "no post has other keyphrases than read strictly"
 
 
 def _rows(systems: Mapping[str, System]) -> dict[str, Scores]:
-    """Each system's mean over its runs; below that of several, the standard deviation between them."""
+    """Each system's mean over its runs, and below it the standard deviation if it has several."""
     rows = {}
     for name, system in systems.items():
         rows[name] = system.mean

@@ -15,7 +15,7 @@ from mmkp_jax.hf.feeding import fed_otherwise
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import check_tensors, load_params
 from mmkp_jax.inference.evaluate import Evaluation
-from mmkp_jax.inference.export_run import Step, check_exports, export_into_run, note_base
+from mmkp_jax.inference.export_run import RunStep, check_exports, export_into_run, record_base
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.pages.report.page import write_report
@@ -79,10 +79,10 @@ def _run_watched(
         sizes = {"batch_size": config.eval_batch_size, "answer_tokens": config.answer_tokens}
         if predictor is None:
             predictor = Predictor(definition, params, recipe, tokenizer, stop_tokens=stops, **sizes, dtype=dtype)
-        return predictor.of(params)
+        return predictor.with_params(params)
 
     def export(step: int, params: Params) -> None:
-        export_into_run(Step(workdir, config, folder, step, params))
+        export_into_run(RunStep(workdir, config, folder, step, params))
 
     if config.strategy == "zeroshot":
         evaluation = Evaluation(config, watchdog)
@@ -100,7 +100,7 @@ def _run_watched(
         check_tensors(folder, definition.shapes())
         check_agreement({"dataset": training.feed.records.fingerprint})
         _claim(config, workdir, extend, folder, lock)
-        on_writer(lambda: (note_base(workdir, folder), write_left_out(workdir, training.left_out)))
+        on_writer(lambda: (record_base(workdir, folder), write_left_out(workdir, training.left_out)))
         print(describe(training))
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
         step, params = train(config, plan, folder, training, workdir, validate, export, watchdog, profiled)

@@ -192,8 +192,8 @@ def push(folder: Path, repo: str) -> str:
         return str(hub.upload_folder(folder_path=folder, repo_id=repo, commit_message="Export of mmkp_jax").repo_url)
     except Exception as error:  # the network's, the hub's and the token's failures have no class in common
         what = f"the hub does not take it ({reason_of(error)})"
-        mend = f"check the name, the network and the token (hf auth login); then: hf upload --private {repo} {folder}"
-        raise InputError(what, repo, mend) from None
+        hint = f"check the name, the network and the token (hf auth login); then: hf upload --private {repo} {folder}"
+        raise InputError(what, repo, hint) from None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A model's answers to a split, and what they are worth: predictions, scores, baselines, and what the input is for."""
+"""Evaluation of a model on a split: predictions, scores, baselines, and input ablations."""
 
 import dataclasses
 import random
@@ -30,24 +30,24 @@ from mmkp_jax.training.watchdog import Watchdog
 TEST, VALID = "test", "valid"
 
 LOGGED = ("f1@1", "f1@M")
-"""What is logged of each group on the way."""
+"""Metrics that are logged for each group during training."""
 
 SHOWN = 5
-"""Sample posts on the terminal, and ids of posts that could not be fed."""
+"""Number of sample posts on the terminal, and of ids of skipped posts."""
 
 BASELINE_K = 5
 """Keyphrases that the most-frequent baseline predicts for every post."""
 
 
 class Evaluation:
-    """What a run is evaluated on; made before it trains, so that nothing that it needs is missing afterwards.
+    """The data that a run is evaluated on, opened before training so that missing files are found early.
 
     Args:
-        watchdog: counts the answers while a split is decoded.
+        watchdog: notified of each completion while a split is decoded.
 
     Raises:
-        InputError: the data or a file that the config names cannot be read, or `config.best_metric` is no score of the
-            posts of valid.
+        InputError: the data or a file that the config names cannot be read, or `config.best_metric` is not a score
+            of the posts of valid.
     """
 
     def __init__(self, config: ConfigDict, watchdog: Watchdog | None = None):
@@ -55,13 +55,13 @@ class Evaluation:
         splits = (open_split(each.path, "train") for each in datasets_of(config))
         train = [words_of(record) for split in splits for record in each_of(split)]
         self._seen = seen_keyphrases(config.data.train_keyphrases, train)
-        self._test = Posts(config, TEST, config.eval_posts)
+        self._test = SplitPosts(config, TEST, config.eval_posts)
         self._kinds = kinds_of(config.data.kinds, self._test.words) if config.data.kinds else {}
         self._baselines = {
             "most frequent": [most_frequent([post.keyphrases for post in train], BASELINE_K)] * len(self._test.words),
             "nearest neighbour": nearest_neighbour(train, [post.text for post in self._test.words]),
         }
-        self._valid = Posts(config, VALID, config.valid_posts) if config.eval_every else None
+        self._valid = SplitPosts(config, VALID, config.valid_posts) if config.eval_every else None
         if self._valid:
             _check_metric(config.best_metric, score(self._valid.words, [""] * len(self._valid.words), self._seen))
 
@@ -69,10 +69,10 @@ class Evaluation:
         """Scores on the first posts of the valid split, by the names of the log.
 
         These are `valid/{group}/{metric}`, the shares of the outputs' forms `valid/{form}`, and `valid/words`, the mean
-        of the words written for a post.
+        of the words generated for a post.
         """
-        predictions = self._answers(predictor, self._valid.fed, VALID)
-        predicted = [each.predicted for each in [*predictions, *self._valid.unfed]]
+        predictions = self._answers(predictor, self._valid.usable, VALID)
+        predicted = [each.predicted for each in [*predictions, *self._valid.skipped]]
         by_group = score(self._valid.words, _lines(predicted), self._seen)
         scores = {f"{group}/{metric}": each[metric] for group, each in by_group.items() if each for metric in LOGGED}
         scores |= form_shares([each.form for each in predictions])
@@ -80,30 +80,30 @@ class Evaluation:
         return {f"{VALID}/{name}": value for name, value in scores.items()}
 
     def test(self, predictor: Predictor, workdir: Path, step: int) -> str:
-        """Decodes the test split and leaves predictions and scores in the work directory.
+        """Decodes the test split, and writes predictions and scores into the work directory.
 
         Writes `predictions/test-{step}.jsonl`, `results.json` (the model's scores, and `forms`, the shares of its
         outputs' forms), `comparisons.json` (`scores` and `by_kind` of every system of the tables) and `hidden.npz`
-        (`id_N`, and `hidden_ND`, float16: of each post that was fed the state of its prompt's last token). A post that
-        cannot be fed counts, with nothing predicted, and is listed.
+        (`id_N`, and `hidden_ND`, float16: the state of the prompt's last token for each usable post). A post that
+        cannot be used counts, with nothing predicted, and is listed.
 
         Returns:
             tables and samples for the terminal; print them when all files of the run are written.
         """
-        fed, test, kinds = self._test.fed, self._test.words, self._kinds
+        usable, test, kinds = self._test.usable, self._test.words, self._kinds
         hidden: dict[int, np.ndarray] = {}  # by the post's number
-        predictions = self._answers(predictor, fed, TEST, hidden.__setitem__)
-        changed = {"pictures permuted": permute_pictures(fed), "texts blanked": blank_texts(fed)}
+        predictions = self._answers(predictor, usable, TEST, hidden.__setitem__)
+        changed = {"pictures permuted": permute_images(usable), "texts blanked": blank_texts(usable)}
         changed = changed if self._config.ablations else {}
         by_input = {name: self._answers(predictor, each, name) for name, each in changed.items()}
         name = f"{self._config.strategy}, step {step:,}"
         answered = {name: predictions, **by_input}
-        predicted = {who: [each.predicted for each in [*found, *self._test.unfed]] for who, found in answered.items()}
+        predicted = {who: [each.predicted for each in [*found, *self._test.skipped]] for who, found in answered.items()}
         lines = {who: _lines(each) for who, each in ({name: predicted[name]} | self._baselines | predicted).items()}
         scores = {who: score(test, each, self._seen) for who, each in lines.items()}
         by_kind = {who: score_by_kind(test, each, kinds) for who, each in lines.items()} if kinds else {}
         if jax.process_index() == 0:
-            write_predictions(workdir / "predictions" / f"{TEST}-{step}.jsonl", [*predictions, *self._test.unfed])
+            write_predictions(workdir / "predictions" / f"{TEST}-{step}.jsonl", [*predictions, *self._test.skipped])
             forms = form_shares([each.form for each in predictions])
             write_json(workdir / "results.json", {**scores[name], "forms": forms})
             write_json(workdir / "comparisons.json", {"scores": scores, "by_kind": by_kind})
@@ -114,7 +114,7 @@ class Evaluation:
             parts.append(f"\n{title}\n{headline(by_kind)}")
         parts.append(f"\n{table(scores[name])}")
         parts.append(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
-        parts += _about_unfed(self._test.unfed)
+        parts += _skipped_lines(self._test.skipped)
         parts += _samples(test, predictions)
         return "\n".join(parts)
 
@@ -136,28 +136,28 @@ class Evaluation:
         return [prediction for _, prediction in sorted(found)]
 
 
-class Posts:
-    """The first posts of a split of the first dataset that can be fed; of a whole split, also those that cannot.
+class SplitPosts:
+    """The usable posts at the start of the first dataset's split; for a whole split, also the rejected posts.
 
     Args:
-        most: how many of those that can be fed; 0 for all.
+        most: number of usable posts; 0 for all.
     """
 
     def __init__(self, config: ConfigDict, split: str, most: int):
         path = datasets_of(config)[0].path
-        self.fed = _records(open_split(path, split), most)
+        self.usable = _records(open_split(path, split), most)
         rejected = [] if most else rejected_posts(path, split)
-        self.unfed = [Prediction(post.id, list(post.keyphrases), [], "", "broken", 0) for post in rejected]
-        """With nothing predicted."""
-        self.words = [*map(words_of, self.fed), *map(words_of, rejected)]
-        """Of all of them, in this order."""
+        self.skipped = [Prediction(post.id, list(post.keyphrases), [], "", "broken", 0) for post in rejected]
+        """Empty predictions of the rejected posts."""
+        self.words = [*map(words_of, self.usable), *map(words_of, rejected)]
+        """The words of all posts: usable ones, then rejected ones."""
 
 
 def _check_metric(metric: str, scores: Scores) -> None:
     of_groups = [f"{VALID}/{group}/{each}" for group, found in scores.items() if found for each in LOGGED]
     names = [*of_groups, *(f"{VALID}/{each}" for each in (*FORMS, "words"))]
     if metric not in names:
-        what = f"the posts of valid give no score {metric!r}{nearest(metric, names)}"
+        what = f"the valid split gives no score {metric!r}{nearest(metric, names)}"
         raise InputError(what, "config.best_metric", "name another")
 
 
@@ -166,15 +166,15 @@ def _records(split: Split, most: int) -> OnDemand[Record]:
 
 
 def _lines(predicted: Iterable[Sequence[str]]) -> list[list[str]]:
-    """An empty prediction as the metric reads it: one empty phrase."""
+    """The predictions as the metric reads them: an empty one is one empty phrase."""
     return [list(each) or [""] for each in predicted]
 
 
-def permute_pictures(records: Sequence[Record], seed: int = 0) -> OnDemand[Record]:
-    """Each post with another one's picture."""
+def permute_images(records: Sequence[Record], seed: int = 0) -> OnDemand[Record]:
+    """The posts, each with another one's image."""
     order = list(range(len(records)))
     random.Random(seed).shuffle(order)
-    taken = dict(zip(order, order[1:] + order[:1], strict=True))  # a cycle: nobody keeps its own
+    taken = dict(zip(order, order[1:] + order[:1], strict=True))  # a cycle, so no post keeps its own
 
     def read(number: int) -> Record:
         other = records[taken[number]]
@@ -184,15 +184,15 @@ def permute_pictures(records: Sequence[Record], seed: int = 0) -> OnDemand[Recor
 
 
 def blank_texts(records: Sequence[Record]) -> OnDemand[Record]:
-    """Each post without its text."""
+    """The posts without their texts."""
     return OnDemand(len(records), lambda number: dataclasses.replace(records[number], text=""))
 
 
 def kinds_of(file: str, posts: Sequence[Words]) -> dict[str, str]:
-    """`read_kinds`, where the file belongs to these posts; else empty, with a line that says so.
+    """`read_kinds` if the file is about these posts; else empty, and a note is printed.
 
-    It is of other posts where a row has the id of one of them and names a keyphrase that this one does not have, or
-    where it knows none of their keyphrases.
+    The file is about other posts if a row with the id of one of these names a keyphrase that the post does not have, or
+    if it has none of their keyphrases.
 
     Raises:
         InputError: the file cannot be read, or is not of that form.
@@ -202,8 +202,8 @@ def kinds_of(file: str, posts: Sequence[Words]) -> dict[str, str]:
     every = [phrase for each in keyphrases.values() for phrase in each]
     known = sum(phrase in kinds for phrase in every)
     if others or not known:
-        reason = f"{others:,} rows are not of the post of their id" if others else "it has none of their keyphrases"
-        print(for_terminal(f"note: {file} (data.kinds) is of other posts, as {reason}: no scores by kind"))
+        reason = f"{others:,} rows do not match the post of their id" if others else "it has none of their keyphrases"
+        print(for_terminal(f"note: {file} (data.kinds) is about other posts ({reason}): no scores by kind"))
         return {}
     if known < len(every):
         print(for_terminal(f"note: {file} (data.kinds) has a kind for {known:,} of {len(every):,} test keyphrases"))
@@ -211,7 +211,7 @@ def kinds_of(file: str, posts: Sequence[Words]) -> dict[str, str]:
 
 
 def read_kinds(file: str) -> dict[str, str]:
-    """The kind of each keyphrase in JSON Lines of `{"id": post, "needs": {keyphrase: kind}}`; ids may be left out.
+    """The kind of each keyphrase, from JSON Lines of `{"id": post, "needs": {keyphrase: kind}}`; ids are optional.
 
     Raises:
         InputError: the file cannot be read, or is not of that form.
@@ -220,28 +220,28 @@ def read_kinds(file: str) -> dict[str, str]:
 
 
 def _needs(file: str) -> list[tuple[str, dict[str, str]]]:
-    """A post's id, empty where the row has none, and the kinds of its keyphrases."""
+    """Each row's id (empty if it has none), and the kinds of its keyphrases."""
     form = 'give JSON Lines of {"needs": {keyphrase: kind}}, or none (config.data.kinds)'
     rows = [(row.text("id", ""), row.object("needs")) for row in read_rows(Path(file), form)]
     return [(post, {phrase.strip().lower(): needs.text(phrase) for phrase in needs.content}) for post, needs in rows]
 
 
-def _about_unfed(unfed: Sequence[Prediction]) -> list[str]:
-    if not unfed:
+def _skipped_lines(skipped: Sequence[Prediction]) -> list[str]:
+    if not skipped:
         return []
-    ids = ", ".join([post.id for post in unfed[:SHOWN]] + ["…"] * (len(unfed) > SHOWN))
-    counted = f"{len(unfed):,} posts could not be fed, and count with nothing predicted"
+    ids = ", ".join([post.id for post in skipped[:SHOWN]] + ["…"] * (len(skipped) > SHOWN))
+    counted = f"{len(skipped):,} posts could not be used, and count with nothing predicted"
     return [for_terminal(f"{counted} (reasons: rejects.jsonl of the data): {ids}")]
 
 
 def _write_hidden(file: Path, state_of: Mapping[str, np.ndarray]) -> None:
-    """The states by their posts' ids; in half precision, as a norm has bounded them."""
+    """Writes the states by post id, in half precision, since a norm has bounded them."""
     with replacing(file) as out:
         np.savez(out, id_N=np.array(list(state_of), str), hidden_ND=np.array(list(state_of.values()), np.float16))
 
 
 def _samples(posts: Sequence[Words], predictions: Sequence[Prediction]) -> list[str]:
-    """The first posts with what was predicted: what posts and a model wrote moves no cursor."""
+    """The first posts with their predictions, escaped so that texts cannot move the cursor."""
     lines = []
     for post, prediction in list(zip(posts, predictions, strict=False))[:SHOWN]:
         sample = [f"{post.id}: {post.text}", f"  gold       {'; '.join(post.keyphrases)}"]

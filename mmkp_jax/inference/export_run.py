@@ -1,4 +1,4 @@
-"""A step of a run as a Hugging Face folder, what its card says of the run, and transformers' own word on it."""
+"""Exports a step of a run as a Hugging Face folder with its card, and verifies it with transformers."""
 
 import contextlib
 from pathlib import Path
@@ -30,7 +30,7 @@ from mmkp_jax.hf.names import compact
 from mmkp_jax.hf.preprocessor import with_settings
 from mmkp_jax.hf.verify import our_logits, their_answers
 from mmkp_jax.inference.evaluate import TEST
-from mmkp_jax.inference.load_model import Opened, checkpoint_of, open_base, open_model, verify_checkpoint
+from mmkp_jax.inference.load_model import LoadedModel, checkpoint_of, load_model, open_base, verify_checkpoint
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.models.definition import Params, flatten
@@ -44,116 +44,116 @@ from mmkp_jax.training.batches import Dataset, datasets_of
 VERIFIED = 16
 """Posts of the test split that an export is verified on."""
 
-
 EXPORTS = "export"
-"""Of a work directory: the folder of what a run exports itself, a folder a step."""
+"""The folder of a work directory that holds a run's own exports, one folder a step."""
 
 BASE = "base.json"
-"""Of a work directory: what the base's files were when the run began."""
+"""The file of a work directory that holds the digests of the base's files when the run began."""
+
+_RESTORE_BASE = "restore the base model of the run (config.model.path)"
 
 
-_BRING_BACK = "bring back the base of the run (config.model.path)"
-
-
-class Step(NamedTuple):
-    """A step of a run, to be exported."""
+class RunStep(NamedTuple):
+    """A step of a run to export."""
 
     workdir: Path
     config: ConfigDict
     base: Folder
-    """What the run began with."""
+    """The model folder that the run started from."""
     number: int
     params: Params
 
 
-class Verdict(NamedTuple):
-    """How far an export and the run's own numbers are apart, over some posts."""
+class Verification(NamedTuple):
+    """Differences between an export, the run and transformers, over some posts."""
 
     posts: int
     logits: float
-    """transformers against ours, both from the export: the largest difference, as a share of the largest logit."""
+    """Largest difference between transformers' logits and ours on the export, as a share of the largest logit."""
     other_answers: list[str]
-    """Ids of posts that the two answer differently."""
+    """Ids of posts for which the two complete differently."""
     rounding: float
-    """Export against the run's parameters: the largest difference of a logit."""
+    """Largest difference between logits of the export and of the run's parameters."""
     largest: float
     """The largest logit."""
 
 
-def open_step(workdir: Path, step: str) -> tuple[Step, Opened]:
-    """Opens the checkpoint of a step: a number, `latest` or `best`; also as a model to predict with.
+def open_step(workdir: Path, step: str) -> tuple[RunStep, LoadedModel]:
+    """Opens the checkpoint of a step (a number, `latest` or `best`), also as a model to predict with.
 
     Raises:
-        InputError: there is no such run or checkpoint, it trained nothing, or its base is gone or another one.
+        InputError: there is no such run or checkpoint, it trained nothing, or its base is missing or has changed.
     """
     if not (workdir / CONFIG).is_file():
         raise InputError("there is no run here", str(workdir), "give a run's work directory")
     config = run_config(workdir)
     if config.strategy == "zeroshot":
-        raise InputError("a zero-shot run trains nothing", str(workdir), f"take its model, {config.model.path}")
+        raise InputError("a zero-shot run trains nothing", str(workdir), f"use its model, {config.model.path}")
     checkpoint = checkpoint_of(workdir, step)
     base = open_base(workdir, config)
     check_base(workdir, base)
     verify_checkpoint(checkpoint)
     _check_shapes(checkpoint / "state", base)
-    opened = open_model(f"{workdir}@{step if step == 'best' else checkpoint.name}", verified=True)
-    return Step(workdir, config, base, int(checkpoint.name), opened.params), opened
+    loaded = load_model(f"{workdir}@{step if step == 'best' else checkpoint.name}", verified=True)
+    return RunStep(workdir, config, base, int(checkpoint.name), loaded.params), loaded
 
 
 def check_exports(config: ConfigDict, base: Folder) -> None:
-    """Refuses, with `InputError`, a run that is to export what it cannot: to be called before it trains."""
+    """Raises `InputError` before training if the run's exports are bound to fail."""
     if config.export_every and not config.eval_every:
-        what = f"every {config.export_every} evaluations are to be exported, and eval_every is 0"
+        what = f"every {config.export_every} evaluations are exported, but eval_every is 0"
         raise InputError(what, "config.export_every", "give config.eval_every, or 0 here")
     if config.eval_every:
         with_settings(base.path, _family(base), config.data.images.to_dict())
 
 
-def note_base(workdir: Path, base: Folder) -> None:
-    """Writes down what the base's files are; where that is done already, they must be the same.
+def record_base(workdir: Path, base: Folder) -> None:
+    """Records the digests of the base's files; if they are recorded already, they must be the same.
 
     Raises:
-        InputError: they are not.
+        InputError: they differ.
     """
     check_base(workdir, base)
     write_json(workdir / BASE, digests(base))
 
 
 def check_base(workdir: Path, base: Folder) -> None:
-    """Refuses, with `InputError`, a base whose files are not those that the run wrote down; it may have written none.
+    """Raises `InputError` if the base's files are not those that the run recorded, if it recorded any.
 
-    What did not train is compared number by number when it is exported; of tensors, this looks at names and shapes.
+    Frozen tensors are compared number by number when they are exported; here only their names and shapes are checked.
     """
     if not (workdir / BASE).is_file():
         return
-    told = read_object(workdir / BASE, "restore the file, or remove it, to take the base as it is now")
-    before, now = {name: told.text(name) for name in told.content}, digests(base)
+    recorded = read_object(workdir / BASE, "restore the file, or remove it to accept the base as it is now")
+    before, now = {name: recorded.text(name) for name in recorded.content}, digests(base)
     if changed := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
-        what = f"files are not what they were when the run began: {', '.join(changed)}"
-        raise InputError(what, str(base.path), _BRING_BACK)
+        what = f"files have changed since the run began: {', '.join(changed)}"
+        raise InputError(what, str(base.path), _RESTORE_BASE)
 
 
 def _check_shapes(state: Path, base: Folder) -> None:
-    """Refuses a base whose config no longer describes the parameters of a checkpoint."""
+    """Raises `InputError` if the base's config does not describe the parameters of a checkpoint."""
     try:
-        told = ocp.PyTreeCheckpointHandler().metadata(state.absolute()).tree
-    except Exception as error:  # damaged files end in any kind of it
+        metadata = ocp.PyTreeCheckpointHandler().metadata(state.absolute()).tree
+    except Exception as error:  # damaged files raise any kind of error
         reason = " ".join(str(error).split())
         raise InputError(f"the checkpoint cannot be read ({reason})", str(state.parent), "give another step") from None
-    there = {path: tuple(leaf.shape) for part in ("trainable", "frozen") for path, leaf in flatten(told[part]).items()}
+    there = {
+        path: tuple(leaf.shape) for part in ("trainable", "frozen") for path, leaf in flatten(metadata[part]).items()
+    }
     here = {path: leaf.shape for path, leaf in flatten(define(base.config).shapes()).items()}
     if others := [path for path in sorted(there.keys() | here.keys()) if there.get(path) != here.get(path)]:
         raise InputError(
-            f"it is not what the run began with: the checkpoint has other shapes of {compact(others)}",
+            f"it is not the base that the run started from: the checkpoint has other shapes of {compact(others)}",
             str(base.path),
-            _BRING_BACK,
+            _RESTORE_BASE,
         )
 
 
-def export_into_run(step: Step) -> None:
-    """Leaves a step as `export/{step}` in the work directory, in the place of what an earlier start left there.
+def export_into_run(step: RunStep) -> None:
+    """Exports a step to `export/{step}` in the work directory, replacing what an earlier start wrote there.
 
-    Of several hosts all call this; one writes.
+    All hosts call this; one writes.
 
     Raises:
         InputError: as `export_folder`.
@@ -163,8 +163,8 @@ def export_into_run(step: Step) -> None:
     print(f"exported: {out}")
 
 
-def export(step: Step, facts: Facts, out: Path) -> Counts:
-    """Writes the folder, with a card that tells the facts.
+def export(step: RunStep, facts: Facts, out: Path) -> Counts:
+    """Writes the folder, with a card of the facts.
 
     Raises:
         InputError: as `export_folder`.
@@ -172,15 +172,15 @@ def export(step: Step, facts: Facts, out: Path) -> Counts:
     return _export(step, card_of(facts), out)
 
 
-def _export(step: Step, card: str, out: Path, **options: bool) -> Counts:
+def _export(step: RunStep, card: str, out: Path, **options: bool) -> Counts:
     images = step.config.data.images.to_dict()
     trained, frozen = split_params(step.params, _family(step.base).paths(step.config.freeze))
     fed = Fed(step.config.data.max_text_tokens, step.config.answer_tokens)
     return export_folder(trained, frozen, step.base, out, images=images, fed=fed, card=card, **options)
 
 
-def facts_of(step: Step, repo: str = "") -> Facts:
-    """What the card says of a step, which is `repo` on the hub; without the dataset, nothing of data and scores."""
+def facts_of(step: RunStep, repo: str = "") -> Facts:
+    """The card's facts about a step (`repo` on the hub); without the dataset, it has no data and scores."""
     data, results, no_data = [], None, ""
     try:
         datasets = datasets_of(step.config)
@@ -210,10 +210,10 @@ def _family(base: Folder) -> Family:
 
 
 def _environment(file: Path) -> Environment:
-    """What the card says of where the run was; nothing where that was not written down."""
+    """The card's facts about the run's environment; empty if that was not recorded."""
     if not file.is_file():
         return Environment()
-    fields = read_object(file, "remove it: the card then says nothing of devices and versions")
+    fields = read_object(file, "remove it; the card then has no devices and versions")
     packages = fields.object("packages", {})
     return Environment({name: packages.text(name) for name in packages.content}, fields.text("device_kind", ""))
 
@@ -223,7 +223,7 @@ def _data(dataset: Dataset) -> Data:
     for name in ("valid", TEST):
         with contextlib.suppress(InputError):  # not every dataset has them
             splits[name] = open_split(dataset.path, name)
-    folder = dataset_folders(Path(dataset.path))[0]  # of TFDS: name, config if there is any, version
+    folder = dataset_folders(Path(dataset.path))[0]  # as TFDS has it: name, config if any, version
     return Data(
         folder.relative_to(dataset.path).parent.as_posix(),
         dataset.weight,
@@ -232,8 +232,8 @@ def _data(dataset: Dataset) -> Data:
     )
 
 
-def _results(step: Step, data: str) -> Results | None:
-    """Scores of the run's own predictions of this step; None where it was not evaluated."""
+def _results(step: RunStep, data: str) -> Results | None:
+    """Scores of the run's own predictions at this step; None if it was not evaluated."""
     file = step.workdir / "predictions" / f"{TEST}-{step.number}.jsonl"
     if not file.is_file():
         return None
@@ -246,53 +246,53 @@ def _results(step: Step, data: str) -> Results | None:
     return Results(system.mean, intervals(system.runs), RESAMPLES)
 
 
-def verify(step: Step, opened: Opened, out: Path, posts: int = VERIFIED) -> Verdict:
-    """Holds transformers against our model, both on the export in float32, over the first posts of the test split.
+def verify(step: RunStep, loaded: LoadedModel, out: Path, posts: int = VERIFIED) -> Verification:
+    """Compares transformers with our model, both on the export in float32, over the first posts of the test split.
 
     Raises:
         InputError: the run's dataset or the export cannot be opened.
     """
-    records, trees = _posts(open_split(datasets_of(step.config)[0].path, TEST), opened.recipe, posts)
+    records, trees = _posts(open_split(datasets_of(step.config)[0].path, TEST), loaded.recipe, posts)
     structs = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), opened.params
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), loaded.params
     )
     params = load_params(open_folder(str(out)), structs)
     predictor = Predictor(
-        opened.definition,
+        loaded.definition,
         params,
-        opened.recipe,
-        opened.tokenizer,
-        stop_tokens=opened.stop_tokens,
-        batch_size=opened.batch_size,
-        answer_tokens=opened.answer_tokens,
+        loaded.recipe,
+        loaded.tokenizer,
+        stop_tokens=loaded.stop_tokens,
+        batch_size=loaded.batch_size,
+        answer_tokens=loaded.answer_tokens,
         dtype=jnp.float32,
     )
     with jax.default_matmul_precision("highest"):
         answers = dict(predictor.predict(records))
-    live = our_logits(opened.definition, opened.params, trees)
-    ours = our_logits(opened.definition, params, trees)
+    live = our_logits(loaded.definition, loaded.params, trees)
+    ours = our_logits(loaded.definition, params, trees)
     theirs = their_answers(
-        opened.definition.family, out, trees, [record.image for record in records], opened.answer_tokens
+        loaded.definition.family, out, trees, [record.image for record in records], loaded.answer_tokens
     )
-    apart = rounding = largest = 0.0
+    logits = rounding = largest = 0.0
     others = []
     for number, (live_MV, our_MV, their) in enumerate(zip(live, ours, theirs, strict=True)):
-        # numpy's, as Python's max would pass NaN over
-        apart = np.maximum(apart, np.abs(our_MV - their.logits_MV).max())
+        # numpy's, since Python's max ignores NaN
+        logits = np.maximum(logits, np.abs(our_MV - their.logits_MV).max())
         rounding = np.maximum(rounding, np.abs(our_MV - live_MV).max())
         largest = np.maximum(largest, np.abs(their.logits_MV).max())
         if (answers[number].output, answers[number].tokens) != (their.answer, their.tokens):
             others.append(records[number].id)
-    return Verdict(len(records), float(apart / largest), others, float(rounding), float(largest))
+    return Verification(len(records), float(logits / largest), others, float(rounding), float(largest))
 
 
 def _posts(split: Split, recipe: Recipe, posts: int) -> tuple[list[Record], list[Tree]]:
-    """The first posts that can be fed, with the keyphrases as their target."""
+    """The first usable posts, with their keyphrases as target."""
     records, trees = [], []
     for number in range(len(split)):
         if len(records) == posts:
             break
-        with contextlib.suppress(ImageError):  # which evaluation counts and lists
+        with contextlib.suppress(ImageError):  # evaluation counts and lists these posts
             trees.append(tree_of(split[number], recipe, ("sft",)))
             records.append(split[number])
     return records, trees

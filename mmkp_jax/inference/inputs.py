@@ -1,4 +1,4 @@
-"""The posts that `predict` is asked for: a prepared dataset's, a file's, or one."""
+"""The posts that `predict` reads: those of a prepared dataset or of a file, or a single one."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ from mmkp_jax.evaluation.files import CMKP_ENDING
 
 
 def posts_of(flags: argparse.Namespace) -> tuple[list[str], Callable[[int], Record | Reject]]:
-    """The posts' ids, and how to read each."""
+    """The posts' ids, and a function that reads each by number."""
     from mmkp_jax.data.records import open_split, rejected_posts
     from mmkp_jax.data.shards import record_of
 
@@ -29,7 +29,7 @@ def posts_of(flags: argparse.Namespace) -> tuple[list[str], Callable[[int], Reco
             raise InputError(f"the post {shown.id!r} has an image", str(flags.posts), "give --images=DIR")
         if flags.images and not flags.images.is_dir():
             raise InputError("there is no such folder of images", str(flags.images), "give the folder that holds them")
-        if flags.base_url:  # whatever is wrong with them is told before any money is spent
+        if flags.base_url:  # errors are reported before any money is spent
             for bad in posts:
                 if isinstance(bad, Reject):
                     raise bad.as_error()
@@ -42,24 +42,25 @@ def posts_of(flags: argparse.Namespace) -> tuple[list[str], Callable[[int], Reco
 
 
 REFUSED = "it could not be used when the dataset was prepared", "see its rejects.jsonl"
+"""Reason and hint of a post that prepare rejected."""
 
 
 def _listed(file: Path) -> list[Post | Reject]:
-    """A file's posts, and rejects for those of its lines that are named but none; keyphrases may be left out."""
+    """A file's posts, and rejects for lines that have an id but are not a post; keyphrases are optional."""
     if file.name.endswith(CMKP_ENDING):
         rows = read_cmkp(file.parent, file.name.removesuffix(CMKP_ENDING))
     elif file.suffix == ".jsonl":
         rows = read_jsonl(file, post_of=_post_of)
     else:
-        what, mend = "its name tells no layout of posts", f"name it .jsonl or {{split}}{CMKP_ENDING}"
-        raise InputError(what, str(file), mend)
+        what, hint = "its name does not say how posts are laid out", f"name it .jsonl or {{split}}{CMKP_ENDING}"
+        raise InputError(what, str(file), hint)
     listed: dict[str, Post | Reject] = {}
     for row in rows:
         if isinstance(row, Reject) and (row.id is None or row.id in listed):
             raise row.as_error()
         listed[row.id] = row
     if not listed:
-        raise InputError("it holds no posts", str(file), "give one with a post a line")
+        raise InputError("it has no posts", str(file), "give a file with one post a line")
     return list(listed.values())
 
 

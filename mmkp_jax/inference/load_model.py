@@ -1,4 +1,4 @@
-"""A model to predict with: a run's checkpoint, or a Hugging Face folder, and how it is fed."""
+"""Loads a model to predict with, and its inputs' settings, from a run's checkpoint or a Hugging Face folder."""
 
 import sys
 from pathlib import Path
@@ -30,39 +30,39 @@ from mmkp_jax.training.setup import DTYPES, define_on
 MAX_TEXT_TOKENS, BATCH_SIZE, ANSWER_TOKENS = (
     named(field).default for field in ("data.max_text_tokens", "eval_batch_size", "answer_tokens")
 )
-"""Of a model folder that does not say."""
+"""Defaults for a model folder that does not name them."""
 
 _BY_TENSOR = {"F32": jnp.float32, "BF16": jnp.bfloat16, "F16": jnp.bfloat16}
 
 MESH = {"data": 1, "fsdp": -1, "tensor": 1}
-"""All devices hold a part of the parameters and of the answers."""
+"""A mesh on which every device holds a part of the parameters and of the completions."""
 
 
-class Opened(NamedTuple):
-    """A model with its parameters on the devices, and all that predicting needs to know of it."""
+class LoadedModel(NamedTuple):
+    """A model with its parameters on the devices, and all that prediction needs."""
 
     definition: Definition
     params: Params
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
     stop_tokens: frozenset[int]
-    """Any of them ends a completion."""
+    """The tokens that end a completion."""
     dtype: jnp.dtype
-    """What it computes in."""
+    """The dtype that it computes in."""
     batch_size: int
     answer_tokens: int
 
 
-def open_model(model: str, *, zero_shot: bool = False, verified: bool = False) -> Opened:
-    """Opens a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
+def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -> LoadedModel:
+    """Loads a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
 
-    A run's model is fed, and computes, as its config says. A folder's pixel limits are those that transformers
-    reads in it, and an exported one carries how its run was fed (`hf.feeding`); what a folder does not give is as in
-    docs/config.md; it computes in its own dtype.
+    A run's model takes its inputs, and computes, as its config says. A folder's pixel limits are those that
+    transformers reads, and an exported folder has the limits of its run's inputs (`hf.feeding`); other values are those
+    of docs/config.md. A folder's model computes in its own dtype.
 
     Args:
-        zero_shot: whether the prompt tells the output's format; a zero-shot run's does anyway.
-        verified: whether the checkpoint was held against its checksums already.
+        zero_shot: whether the prompt describes the output's format; a zero-shot run's prompt always does.
+        verified: whether the checkpoint's checksums were verified already.
 
     Raises:
         InputError: there is no such model or checkpoint, or it cannot be used.
@@ -71,11 +71,11 @@ def open_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
     if holds_run(Path(path)):
         return _open_run(Path(path), step or "latest", run_config(Path(path)), zero_shot, verified)
     if at:
-        raise InputError(f"there is no run here to take {at + step} of", path, "give a run's work directory")
+        raise InputError(f"there is no run here with a step {at + step}", path, "give a run's work directory")
     return _open_folder(open_folder(path), zero_shot)
 
 
-def _open_folder(folder: Folder, zero_shot: bool) -> Opened:
+def _open_folder(folder: Folder, zero_shot: bool) -> LoadedModel:
     dtype = _dtype_of(folder)
     mesh = make_mesh(MESH)
     definition = define_on(mesh, folder.config, str(folder.path / CONFIG))
@@ -92,13 +92,13 @@ def _open_folder(folder: Folder, zero_shot: bool) -> Opened:
         zero_shot=zero_shot,
     )
     stops = stop_tokens(folder, recipe.template.end_token)
-    return Opened(
+    return LoadedModel(
         definition, load_params(folder, structs), recipe, tokenizer, stops, dtype, BATCH_SIZE, fed.answer_tokens
     )
 
 
 def _dtype_of(folder: Folder) -> jnp.dtype:
-    """What a folder's model computes in: the dtype that its config names, else that of its first tensor."""
+    """The dtype that a folder's model computes in: the one that its config names, else that of its first tensor."""
     whole = folder.config
     parts = [part for part in (whole, whole.get("text_config")) if part]
     named = [part[name] for part in parts for name in ("dtype", "torch_dtype") if part.get(name) is not None]
@@ -109,12 +109,12 @@ def _dtype_of(folder: Folder) -> jnp.dtype:
         print(f"{folder.path / CONFIG}: it names float16; the model computes in bfloat16", file=sys.stderr)
         return jnp.bfloat16
     if name not in DTYPES:
-        what = f"its dtype {for_terminal(name[:40])!r} is none of {', '.join(DTYPES)}, float16"
-        raise InputError(what, str(folder.path / CONFIG), "take the config.json published with the weights")
+        what = f"its dtype {for_terminal(name[:40])!r} is not one of {', '.join(DTYPES)}, float16"
+        raise InputError(what, str(folder.path / CONFIG), "use the config.json published with the weights")
     return DTYPES[name]
 
 
-def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, verified: bool) -> Opened:
+def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, verified: bool) -> LoadedModel:
     trained = config.strategy != "zeroshot"
     if not trained and step != "latest":
         raise InputError("a zero-shot run has no steps", str(workdir), f"leave out @{step}")
@@ -136,16 +136,16 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
         params = _restored(checkpoint, {"trainable": trainable, "frozen": frozen})
     tokenizer = load_tokenizer(folder)
     if zero_shot and trained:
-        config.strategy = "zeroshot"  # which is all that it decides here
+        config.strategy = "zeroshot"  # which changes only the prompt here
     recipe = recipe_of(config, definition, tokenizer)
     dtype = DTYPES[config.compute_dtype]
     stops = stop_tokens(folder, recipe.template.end_token)
     sizes = config.eval_batch_size, config.answer_tokens
-    return Opened(definition, params, recipe, tokenizer, stops, dtype, *sizes)
+    return LoadedModel(definition, params, recipe, tokenizer, stops, dtype, *sizes)
 
 
 def open_base(workdir: Path, config: ConfigDict) -> Folder:
-    """Opens the model that a run began with.
+    """Opens the model folder that a run started from.
 
     Raises:
         InputError: it cannot be opened.
@@ -154,14 +154,14 @@ def open_base(workdir: Path, config: ConfigDict) -> Folder:
         return open_folder(config.model.path)
     except InputError as error:
         raise InputError(
-            f"the model that this run began with, {error.where!r}, cannot be opened ({error.what})",
+            f"the model that this run started from, {error.where!r}, cannot be opened ({error.what})",
             str(workdir),
-            "run this in the folder that the run was started in",
+            "run this command in the folder that the run was started in",
         ) from None
 
 
 def checkpoint_of(workdir: Path, step: str) -> Path:
-    """The folder of a run's checkpoint: of a step, its `latest`, or the `best` on valid.
+    """The folder of a run's checkpoint at a step, the `latest`, or the `best` on valid.
 
     Raises:
         InputError: there is no such checkpoint.
@@ -169,18 +169,18 @@ def checkpoint_of(workdir: Path, step: str) -> Path:
     folder = workdir / ("best" if step == "best" else "checkpoints")
     steps = sorted(int(each.name) for each in folder.glob("*") if each.name.isdigit())
     if not steps and step == "best":
-        mend = "give a step, or latest (config.eval_every chooses)"
-        raise InputError("the run chose no best step", str(workdir), mend)
+        hint = "give a step or latest; config.eval_every makes runs choose a best step"
+        raise InputError("the run has no best step", str(workdir), hint)
     if not steps:
-        raise InputError("the run has no checkpoint", str(workdir), "let it come to one")
+        raise InputError("the run has no checkpoint", str(workdir), "let it run until it saves one")
     if step not in ("latest", "best", *map(str, steps)):
-        mend = f"give one of the steps {', '.join(map(str, steps))}, latest or best"
-        raise InputError(f"there is no checkpoint {step!r}", str(workdir), mend)
+        hint = f"give one of the steps {', '.join(map(str, steps))}, latest or best"
+        raise InputError(f"there is no checkpoint {step!r}", str(workdir), hint)
     return folder / (step if step.isdigit() else str(steps[-1]))
 
 
 def verify_checkpoint(checkpoint: Path) -> None:
-    """Holds a checkpoint's files against their checksums; says on stderr where it has none.
+    """Compares a checkpoint's files with their checksums; a note on stderr reports a checkpoint without them.
 
     Raises:
         InputError: they differ.
@@ -192,7 +192,7 @@ def verify_checkpoint(checkpoint: Path) -> None:
 
 
 def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
-    """The parameters in a checkpoint, laid out as `state`; nothing else of it is read."""
+    """The parameters in a checkpoint, sharded like `state`; nothing else is read."""
     structs = {part: params for part, params in state.items() if params}
     args = ocp.args.PyTreeRestore(
         item=structs,
@@ -202,7 +202,7 @@ def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         try:
             restored = checkpointer.restore((checkpoint / "state").absolute(), args=args)
-        except Exception as error:  # damaged files end in any kind of it
+        except Exception as error:  # damaged files raise any kind of error
             reason = " ".join(str(error).split())
             raise InputError(
                 f"the checkpoint cannot be read ({reason})", str(checkpoint), "give another step"

@@ -1,4 +1,4 @@
-"""The body of `predict`: by a local model, or by one behind an endpoint."""
+"""The body of `predict`: with a local model, or with one behind an endpoint."""
 
 import argparse
 import re
@@ -14,36 +14,36 @@ from mmkp_jax.data.posts import Record, Reject
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
-from mmkp_jax.inference.resumable_predictions import Journal
+from mmkp_jax.inference.resumable_predictions import ResumablePredictions
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.flags import (
     endpoint_of,
     prices_of,
 )
-from mmkp_jax.teacher.session import NothingError, answered, print_bill
-from mmkp_jax.teacher.zero_shot import predictions_of, reject, zero_shot_questions
+from mmkp_jax.teacher.session import NothingError, ask_questions, print_forecast
+from mmkp_jax.teacher.zero_shot import predictions_of, why_no_prediction, zero_shot_questions
 
 if TYPE_CHECKING:
-    from mmkp_jax.inference.predictor import Unfed
+    from mmkp_jax.inference.predictor import SkippedPost
 
 REASONING = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 
 
 def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: argparse.Namespace) -> list[Prediction]:
-    """The predictions of a local model, printed and written as the flags say; in the posts' order."""
-    journal = Journal(flags.out, ids) if flags.out else None
-    found = dict(journal.found) if journal else {}
+    """The predictions of a local model in the posts' order, printed and written as the flags say."""
+    file = ResumablePredictions(flags.out, ids) if flags.out else None
+    found = dict(file.found) if file else {}
     left = [number for number in range(len(ids)) if number not in found]
     if found:
-        print(for_terminal(f"{len(found):,} of {len(ids):,} posts are predicted in {flags.out} already"))
-    unfed: list[Unfed] = []
-    predictions = _predicted(OnDemand(len(ids), read), left, flags, unfed) if left else iter(())
+        print(for_terminal(f"{len(found):,} of {len(ids):,} posts are already predicted in {flags.out}"))
+    skipped: list[SkippedPost] = []
+    predictions = _predicted(OnDemand(len(ids), read), left, flags, skipped) if left else iter(())
     with tqdm(total=len(ids), initial=len(found), unit="post", dynamic_ncols=True, disable=len(left) < 2) as bar:
-        for number, prediction in journal.write(predictions) if journal else predictions:
+        for number, prediction in file.write(predictions) if file else predictions:
             found[number] = prediction
             bar.update()
     in_order = [found[number] for number in range(len(ids))]
-    _print_unfed(unfed, len(left))
+    _print_skipped(skipped, len(left))
     if flags.explain:
         print("\n".join(map(_explained, in_order)))
     if flags.out:
@@ -54,9 +54,9 @@ def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: a
 
 
 def _predicted(
-    posts: OnDemand[Record | Reject], left: Sequence[int], flags: argparse.Namespace, unfed: "list[Unfed]"
+    posts: OnDemand[Record | Reject], left: Sequence[int], flags: argparse.Namespace, skipped: "list[SkippedPost]"
 ) -> Iterator[tuple[int, Prediction]]:
-    """(number, prediction) of the posts `left`, as their answers end; those that cannot be fed go to `unfed`."""
+    """Yields (number, prediction) of the posts `left` as they finish; posts that cannot be used go to `skipped`."""
     from mmkp_jax.decoding.sampling import Sampling
     from mmkp_jax.inference.predictor import load_predictor
 
@@ -66,45 +66,45 @@ def _predicted(
         batch_size=flags.batch_size,
         answer_tokens=flags.max_tokens,
         sampling=Sampling(flags.temperature, flags.top_p, flags.seed),
-        draws=flags.n,
+        num_samples=flags.n,
     )
-    for number, prediction in predictor.predict(posts.some(left), unfed.append):
+    for number, prediction in predictor.predict(posts.some(left), skipped.append):
         yield left[number], prediction
 
 
 def predict_through_endpoint(
     ids: Sequence[str], read: Callable[[int], Record | Reject], flags: argparse.Namespace
 ) -> list[Prediction] | None:
-    """The predictions of all posts, from the answers in --store; None where --max_cost came first."""
+    """The predictions of all posts, from the answers in --store; None if --max_cost was reached first."""
     endpoint = endpoint_of(flags)
     questions = len(ids), zero_shot_questions(read, endpoint, flags.image_edge), endpoint
     if flags.dry_run:
-        print_bill(flags, *questions)
+        print_forecast(flags, *questions)
         return []
     if flags.out.exists() and not flags.store.exists():
-        raise InputError("this is there already", str(flags.out), "name another --out, or remove it")
-    with answered(flags, *questions, reject=reject) as (done, store):
-        predictions, unfed, unanswered = ([], [], []) if done.stopped else predictions_of(ids, read, done, store)
+        raise InputError("this file exists already", str(flags.out), "name another --out, or remove it")
+    with ask_questions(flags, *questions, reject=why_no_prediction) as (done, store):
+        predictions, skipped, unanswered = ([], [], []) if done.stopped else predictions_of(ids, read, done, store)
     print("\n".join(done.lines(prices_of(flags))))
     if done.stopped:
-        print(f"not written, as some predictions are missing: {flags.out}")
+        print(f"not written, since some predictions are missing: {flags.out}")
         return None
     write_predictions(flags.out, predictions)
-    _print_unfed(unfed, len(ids))
-    _print_unfed(unanswered, len(ids), "got no whole answer")
+    _print_skipped(skipped, len(ids))
+    _print_skipped(unanswered, len(ids), "got no complete answer")
     if flags.explain:
         print("\n".join(map(_explained, predictions)))
     _print_written(flags.out, predictions)
-    if predictions and len(unfed) + len(unanswered) == len(predictions):
-        (reason, count), *_ = Counter(reason for _, reason in (*unanswered, *unfed)).most_common(1)
+    if predictions and len(skipped) + len(unanswered) == len(predictions):
+        (reason, count), *_ = Counter(reason for _, reason in (*unanswered, *skipped)).most_common(1)
         raise NothingError(f"none of {len(ids):,} posts got an answer, most often ({count:,}): {reason}")
     return predictions
 
 
-def _print_unfed(unfed: Sequence[tuple[str, str]], total: int, what: str = "could not be fed") -> None:
-    if unfed:
-        print(f"{len(unfed):,} of {total:,} posts {what}, and nothing is predicted for them:")
-        print("\n".join(for_terminal(f"  {post}: {reason}") for post, reason in unfed))
+def _print_skipped(skipped: Sequence[tuple[str, str]], total: int, what: str = "could not be used") -> None:
+    if skipped:
+        print(f"{len(skipped):,} of {total:,} posts {what}, and nothing is predicted for them:")
+        print("\n".join(for_terminal(f"  {post}: {reason}") for post, reason in skipped))
 
 
 def _print_written(out: Path, predictions: Sequence[Prediction]) -> None:

@@ -1,4 +1,4 @@
-"""Answers of a model to posts: decoded, parsed, and a line each.
+"""Predictions of a model for posts: decoded and parsed.
 
     from mmkp_jax.inference.predictor import load_predictor
 
@@ -6,7 +6,7 @@
     for prediction in predictor(["the eras tour was everything"], images=["stage.jpg"]):
         print(prediction.predicted)
 
-Keep the predictor: it compiles at its first posts, and serves others of like sizes at once.
+Keep the predictor: it compiles for its first posts, and reuses that for others of similar sizes.
 """
 
 import collections
@@ -35,7 +35,7 @@ from mmkp_jax.decoding.sampling import GREEDY, Sampling
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import merge_outputs
 from mmkp_jax.evaluation.predictions import Prediction
-from mmkp_jax.inference.load_model import open_model
+from mmkp_jax.inference.load_model import load_model
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.sharding import make_mesh
 
@@ -43,34 +43,34 @@ READERS = min(8, os.cpu_count() or 1)
 """Threads that read posts and measure their prompts."""
 
 
-class Unfed(NamedTuple):
-    """A post that the model could not be given: its prediction is empty."""
+class SkippedPost(NamedTuple):
+    """A post that could not be given to the model, so that its prediction is empty."""
 
     id: str
     reason: str
 
 
-class _Known(NamedTuple):
-    """What is kept of a post while it waits for its answer."""
+class _PendingPost(NamedTuple):
+    """A post whose completion is pending."""
 
     id: str
     keyphrases: tuple[str, ...]
     prompt: Prompt | None
     reason: str = ""
-    """Why there is no prompt."""
+    """Why it has no prompt; empty if it has one."""
 
 
 class Predictor:
-    """A model that predicts; what it compiles for some posts serves others of like sizes.
+    """A model that predicts; what it compiles for some posts is reused for others of similar sizes.
 
     Args:
-        params: as the train state or the loader has them. Decoding runs on the mesh that they lie on.
-        recipe: how the model was fed in training.
-        stop_tokens: any of them ends an answer.
-        batch_size: answers decoded at a time.
-        answer_tokens: most tokens of an answer.
-        dtype: what the model computes in.
-        draws: answers to each post; without a temperature all would be the same.
+        params: the parameters, as in the train state or from the loader. Decoding runs on their mesh.
+        recipe: how the model's inputs were made in training.
+        stop_tokens: the tokens that end a completion.
+        batch_size: completions decoded at a time.
+        answer_tokens: most tokens of a completion.
+        dtype: the dtype that the model computes in.
+        num_samples: completions for each post; without a temperature all would be the same.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Predictor:
         answer_tokens: int,
         dtype: jnp.dtype,
         sampling: Sampling = GREEDY,
-        draws: int = 1,
+        num_samples: int = 1,
     ):
-        self._params, self._recipe, self._tokenizer, self._draws = params, recipe, tokenizer, draws
+        self._params, self._recipe, self._tokenizer, self._num_samples = params, recipe, tokenizer, num_samples
         self._generator = Generator(
             definition,
             _mesh_of(params),
@@ -98,14 +98,14 @@ class Predictor:
             sampling=sampling,
         )
 
-    def of(self, params: Params) -> "Predictor":
-        """The same for other parameters, laid out as these; what is compiled is shared."""
+    def with_params(self, params: Params) -> "Predictor":
+        """A predictor with other parameters, sharded the same way; compiled programs are shared."""
         other = copy.copy(self)
         other._params = params
         return other
 
     def __call__(self, texts: Sequence[str], images: Sequence[str | Path | None] | None = None) -> list[Prediction]:
-        """Predictions for posts of these texts and image files, in their order; their ids are "0", "1", and so on.
+        """Predictions for posts with these texts and image files, in their order; their ids are "0", "1", and so on.
 
         Raises:
             InputError: an image cannot be used.
@@ -117,23 +117,23 @@ class Predictor:
     def predict(
         self,
         rows: Numbered[Record | Reject],
-        unfed: Callable[[Unfed], None] = lambda _: None,
+        skipped: Callable[[SkippedPost], None] = lambda _: None,
         state: Callable[[int, np.ndarray], None] = lambda *_: None,
     ) -> Iterator[tuple[int, Prediction]]:
-        """(number, prediction) of every post, in the order in which their answers end.
+        """Yields (number, prediction) of every post, in the order in which their completions finish.
 
         Args:
-            unfed: is told of each post that could not be given to the model.
-            state: is told each other post's number and `decoding.generate.Answer.state_D`.
+            skipped: called with each post that could not be given to the model.
+            state: called with each other post's number and its `state_D` from decoding.
         """
         with ThreadPoolExecutor(READERS) as pool:
-            posts = list(pool.map(lambda number: self._known(rows[number]), range(len(rows))))
+            posts = list(pool.map(lambda number: self._pending_post(rows[number]), range(len(rows))))
         fed = [number for number, post in enumerate(posts) if post.prompt is not None]
         lost = {number: post.reason for number, post in enumerate(posts) if post.prompt is None}
 
         def without_answer(number: int) -> tuple[int, Prediction]:
             post = posts[number]
-            unfed(Unfed(post.id, lost.get(number, "its image cannot be read any more")))
+            skipped(SkippedPost(post.id, lost.get(number, "its image can no longer be read")))
             return number, Prediction(post.id, list(post.keyphrases), [], "", "broken", 0)
 
         def load(which: int) -> Tree | None:
@@ -148,10 +148,10 @@ class Predictor:
 
         yield from map(without_answer, list(lost))
         answers: dict[int, dict[int, list[int]]] = collections.defaultdict(dict)
-        for each in self._generator(self._params, [posts[n].prompt for n in fed], load, self._draws):
+        for each in self._generator(self._params, [posts[n].prompt for n in fed], load, self._num_samples):
             number = fed[each.prompt]
             answers[number][each.draw] = each.tokens
-            if len(answers[number]) == self._draws:
+            if len(answers[number]) == self._num_samples:
                 drawn = [tokens for _, tokens in sorted(answers.pop(number).items())]
                 if each.tokens is None:
                     yield without_answer(number)
@@ -159,13 +159,13 @@ class Predictor:
                     state(number, each.state_D)
                     yield number, self._prediction(posts[number], drawn)
 
-    def _known(self, row: Record | Reject) -> _Known:
+    def _pending_post(self, row: Record | Reject) -> _PendingPost:
         if isinstance(row, Reject):
-            return _Known(row.id, row.post.keyphrases if row.post else (), None, row.reason)
+            return _PendingPost(row.id, row.post.keyphrases if row.post else (), None, row.reason)
         tree = measured_tree(row, self._recipe)
-        return _Known(row.id, row.keyphrases, measure(row.id, tree, self._recipe.processor))
+        return _PendingPost(row.id, row.keyphrases, measure(row.id, tree, self._recipe.processor))
 
-    def _prediction(self, post: _Known, drawn: Sequence[Sequence[int]]) -> Prediction:
+    def _prediction(self, post: _PendingPost, drawn: Sequence[Sequence[int]]) -> Prediction:
         outputs = [self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in drawn]
         predicted, form = merge_outputs(outputs)
         several = tuple(outputs) if len(outputs) > 1 else ()
@@ -179,35 +179,35 @@ def load_predictor(
     batch_size: int | None = None,
     answer_tokens: int | None = None,
     sampling: Sampling = GREEDY,
-    draws: int = 1,
+    num_samples: int = 1,
 ) -> Predictor:
-    """Opens a model to predict with, on all devices.
+    """Loads a model to predict with, on all devices.
 
     Args:
         model: a Hugging Face folder, a hub id, or a run's work directory, `DIR`, `DIR@STEP` or `DIR@best`.
-        zero_shot: whether the prompt tells the output's format, for a model that has not learnt it.
-        batch_size, answer_tokens: as `Predictor`; None for the run's, or the defaults of `runtime.fields`.
+        zero_shot: whether the prompt describes the output's format, for a model that has not learnt it.
+        batch_size, answer_tokens: as for `Predictor`; None for the run's, or the defaults of `runtime.fields`.
 
     Raises:
         InputError: there is no such model or checkpoint, or it cannot be used.
     """
-    opened = open_model(str(model), zero_shot=zero_shot)
+    loaded = load_model(str(model), zero_shot=zero_shot)
     return Predictor(
-        opened.definition,
-        opened.params,
-        opened.recipe,
-        opened.tokenizer,
-        stop_tokens=opened.stop_tokens,
-        batch_size=batch_size or opened.batch_size,
-        answer_tokens=answer_tokens or opened.answer_tokens,
-        dtype=opened.dtype,
+        loaded.definition,
+        loaded.params,
+        loaded.recipe,
+        loaded.tokenizer,
+        stop_tokens=loaded.stop_tokens,
+        batch_size=batch_size or loaded.batch_size,
+        answer_tokens=answer_tokens or loaded.answer_tokens,
+        dtype=loaded.dtype,
         sampling=sampling,
-        draws=draws,
+        num_samples=num_samples,
     )
 
 
 def read_post(post_id: str, text: str, image: str | Path | None) -> Record:
-    """A post from its text and its image file.
+    """A post made of its text and its image file.
 
     Raises:
         InputError: the image cannot be used.
@@ -217,11 +217,11 @@ def read_post(post_id: str, text: str, image: str | Path | None) -> Record:
     file = Path(image)
     row = record_of(Post(post_id, text, file.name, ()), file.parent)
     if isinstance(row, Reject):
-        raise InputError(row.reason, str(file), "give another image, or mend this one")
+        raise InputError(row.reason, str(file), "give another image, or repair this one")
     return row
 
 
 def _mesh_of(params: Params) -> Mesh:
-    """The mesh that parameters lie on; one of a single device where they lie on that."""
+    """The mesh of the parameters; a mesh of one device if they are on a single device."""
     sharding = jax.tree.leaves(params)[0].sharding
     return sharding.mesh if isinstance(sharding, NamedSharding) else make_mesh({}, list(sharding.device_set))

@@ -1,4 +1,4 @@
-"""A file of predictions that is written as they come, resumes after an interruption, and ends in the posts' order."""
+"""A predictions file that is written line by line, resumes after an interruption, and ends in the posts' order."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,53 +9,54 @@ from mmkp_jax.runtime.json_files import parse_object
 from mmkp_jax.runtime.limits import LINE
 
 HINT = "name another --out, or remove it"
+"""The hint for a file that cannot be resumed."""
 
 
-class Journal:
-    """The predictions of a list of posts, in `out` or, where that is to have CMKP's form, in `out`.jsonl until the end.
+class ResumablePredictions:
+    """The predictions of a list of posts, in `out`; if that has CMKP's form, in `out`.jsonl until they are complete.
 
     Attributes:
-        found: the predictions that are there, by the number of their post.
+        found: the predictions made so far, by the number of their post.
     """
 
     def __init__(self, out: Path, ids: Sequence[str]):
-        """Takes up what an interrupted run left.
+        """Opens the file, and reads the predictions that an interrupted command left in it.
 
         Raises:
-            InputError: there is no such folder, or the file is whole already, of other posts, or something else.
+            InputError: there is no such folder, or the file is complete, of other posts, or something else.
         """
         self._out, self._posts = out, len(ids)
         self._file = out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.jsonl")
         if not out.parent.is_dir():
             raise InputError("there is no such folder", str(out.parent), "make it, or name another --out")
         if out.is_dir() or (out != self._file and out.exists()):
-            raise InputError("this is there already", str(out), HINT)
+            raise InputError("this file exists already", str(out), HINT)
         self.found: dict[int, Prediction] = {}
         if self._file.exists():
-            whole = self._take_up({each: number for number, each in enumerate(ids)})
+            complete = self._read_complete_lines({each: number for number, each in enumerate(ids)})
             with self._file.open("r+b") as lines:
-                lines.truncate(whole)  # a line that was cut off is written again
+                lines.truncate(complete)  # a line that was cut off is written again
 
-    def _take_up(self, number_of: dict[str, int]) -> int:
-        """Reads complete lines into `found`; returns their bytes."""
-        whole, most = 0, LINE.bytes()
+    def _read_complete_lines(self, number_of: dict[str, int]) -> int:
+        """Reads complete lines into `found`; returns their size in bytes."""
+        complete, most = 0, LINE.bytes()
         with self._file.open("rb") as lines:
-            for place, line in enumerate(iter(lambda: lines.readline(most + 1), b""), start=1):
-                where = f"{self._file}:{place}"
+            for number, line in enumerate(iter(lambda: lines.readline(most + 1), b""), start=1):
+                where = f"{self._file}:{number}"
                 if not line.endswith(b"\n"):
                     if len(line) > most:
                         raise LINE.error(where)
                     break
                 prediction = prediction_of(parse_object(line, where, HINT))
                 if prediction.id not in number_of:
-                    what = f"it holds a prediction of {prediction.id!r}, which is not among these posts"
+                    what = f"it has a prediction of {prediction.id!r}, which is not among these posts"
                     raise InputError(what, where, HINT)
                 self.found[number_of[prediction.id]] = prediction
-                whole += len(line)
-        return whole
+                complete += len(line)
+        return complete
 
     def write(self, predictions: Iterator[tuple[int, Prediction]]) -> Iterator[tuple[int, Prediction]]:
-        """Hands each on when its line is on the disk, and puts the file in order after the last."""
+        """Yields each prediction once its line is written, and sorts the file after the last one."""
         try:
             with self._file.open("a", encoding="utf-8") as lines:
                 for number, prediction in predictions:
@@ -67,5 +68,5 @@ class Journal:
             if self._file != self._out:
                 self._file.unlink()
         except OSError as error:
-            hint = "see to space and permissions; the same command resumes from there"
+            hint = "check disk space and permissions; the same command resumes from there"
             raise InputError(f"this cannot be written ({error.strerror})", str(self._file), hint) from error

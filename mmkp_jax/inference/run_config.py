@@ -1,4 +1,4 @@
-"""The `config.json` of a work directory, read by those who use a run: damage in it is one line."""
+"""Reads and checks the `config.json` of a work directory, for commands that use a run."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mmkp_jax.runtime.field_types import REQUIRED
 from mmkp_jax.runtime.json_files import read_object, shown
 from mmkp_jax.runtime.old_configs import upgrade
 
-_HINT = "restore it: it is what the run was started with"
+_HINT = "restore it: it is the config that the run was started with"
 
 
 def run_config(workdir: Path) -> ConfigDict:
@@ -34,12 +34,12 @@ def run_config(workdir: Path) -> ConfigDict:
 
 
 def holds_run(workdir: Path) -> bool:
-    """Whether a folder has the config of a run, whole or damaged inside; a file that is no JSON is no run's."""
+    """Whether a folder has the config of a run, intact or not; a file that is not JSON is not a run's."""
     if not (workdir / CONFIG).is_file():
         return False
     try:
         return "strategy" in read_object(workdir / CONFIG).content
-    except InputError:  # said when it is opened as a model folder
+    except InputError:  # reported when it is opened as a model folder
         return False
 
 

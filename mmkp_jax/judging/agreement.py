@@ -9,7 +9,7 @@ import numpy as np
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-HELD = 1 << 22  # drawn numbers held at a time, 8 bytes each
+CHUNK_SIZE = 1 << 22  # drawn numbers held at a time, 8 bytes each
 
 
 class Mean(NamedTuple):
@@ -23,7 +23,7 @@ class Mean(NamedTuple):
 def bootstrap_means(values_PK: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> list[Mean]:
     """The mean of each column, with its interval: posts are drawn anew with replacement, whole rows of them."""
     rng, posts = np.random.default_rng(seed), len(values_PK)
-    at_a_time = max(1, HELD // posts)
+    at_a_time = max(1, CHUNK_SIZE // posts)
     means_BK = np.concatenate(
         [
             rng.multinomial(posts, np.full(posts, 1 / posts), min(at_a_time, resamples - done)) @ values_PK / posts

@@ -14,16 +14,16 @@ from mmkp_jax.data.posts import Post, Record
 from mmkp_jax.evaluation.files import read_predictions
 from mmkp_jax.evaluation.outputs import split_keyphrases
 from mmkp_jax.judging.people import read_people
-from mmkp_jax.judging.rank_summary import standing_of, tau_b
+from mmkp_jax.judging.rank_summary import summarize_ranks, tau_b
 from mmkp_jax.judging.ranking import (
     FIELDS,
     RANK,
     Rankings,
     Study,
-    averaged,
-    collect,
+    average_ties,
+    collect_rankings,
+    ranking_rejector,
     read_rankings,
-    rejecting,
 )
 from mmkp_jax.runtime.atomic import write_json, write_text
 from mmkp_jax.runtime.escape import for_terminal, for_utf8
@@ -31,8 +31,8 @@ from mmkp_jax.teacher.flags import (
     endpoint_of,
     prices_of,
 )
-from mmkp_jax.teacher.progress import Run
-from mmkp_jax.teacher.session import answered, print_bill
+from mmkp_jax.teacher.progress import AskState
+from mmkp_jax.teacher.session import ask_questions, print_forecast
 from mmkp_jax.teacher.templates import Template, read_template
 
 ANSWERS, RANKINGS, PAIRED, RESULTS, FAILURES, PEOPLE = (
@@ -61,12 +61,12 @@ def judge(
     )
     questions = study.questions, study.question_of(), study.endpoint
     if flags.dry_run:
-        print_bill(flags, *questions)
+        print_forecast(flags, *questions)
         return None
     study.endpoint.key()  # before anything is made
     flags.out.mkdir(parents=True, exist_ok=True)
-    with answered(flags, *questions, reject=rejecting(study), unit="question") as (done, store):
-        rankings = collect(study, done, store)
+    with ask_questions(flags, *questions, reject=ranking_rejector(study), unit="question") as (done, store):
+        rankings = collect_rankings(study, done, store)
     return _finish(flags, study, done, rankings)
 
 
@@ -89,11 +89,11 @@ def _template(file: Path | None) -> Template:
     return template
 
 
-def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankings) -> dict[str, Any]:
+def _finish(flags: argparse.Namespace, study: Study, done: AskState, rankings: Rankings) -> dict[str, Any]:
     """Writes and prints what the judge said."""
-    whole, wins = len(rankings.whole_pairs), rankings.wins()
+    whole, wins = len(rankings.complete_pairs), rankings.wins()
     consistent = 1 - sum(each["turned"] for each in wins) / whole if whole else None
-    standing = standing_of(rankings.systems, rankings.written_POCN)
+    summary = summarize_ranks(rankings.systems, rankings.written_POCN)
     reasons = Counter(each["reason"] for each in rankings.failures).most_common(1)
     results = {
         "model": study.endpoint.model,
@@ -106,13 +106,13 @@ def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankin
         "pairs": whole,
         "position_consistent": consistent,
         "wins": wins,
-        "standing": standing and standing.as_json(),
+        "standing": summary and summary.as_json(),
     }
     _lines(flags.out / RANKINGS, rankings.rows())
     _lines(flags.out / PAIRED, [pair._asdict() for pair in rankings.pairs])
     _lines(flags.out / FAILURES, rankings.failures)
     write_json(flags.out / RESULTS, results)
-    print_names("\n".join(standing.lines()) if standing else "no post has all its ranks")
+    print_names("\n".join(summary.lines()) if summary else "no post has all its ranks")
     if len(study.compared) < flags.pairs:
         print(f"pairs: {len(study.compared):,} of {flags.pairs:,}, as there are no more posts with differing lists")
     if consistent is not None:
@@ -129,14 +129,14 @@ def _finish(flags: argparse.Namespace, study: Study, done: Run, rankings: Rankin
 def compare_with_people(flags: argparse.Namespace) -> dict[str, Any]:
     """Writes and prints what people said, and how far the model agrees with them."""
     systems, ids, written_POCN = read_people(flags.out / PEOPLE, flags.collect)
-    people = standing_of(systems, written_POCN)
+    people = summarize_ranks(systems, written_POCN)
     model = read_rankings(flags.out / RANKINGS, systems)
     both = [place for place, post in enumerate(ids) if post in model]
     results: dict[str, Any] = {"people": people.as_json(), "posts_of_both": len(both), "tau_b": None}
     print_names("people: " + "\n".join(people.lines()))
     if both:
         model_PCN = np.stack([model[ids[place]] for place in both])
-        taus = tau_b(averaged(written_POCN[both]).mean(axis=1), model_PCN)
+        taus = tau_b(average_ties(written_POCN[both]).mean(axis=1), model_PCN)
         results["tau_b"] = {name: None if np.isnan(value) else value for name, value in taus.items()}
         told = ", ".join(f"{name} {'–' if np.isnan(value) else format(value, '.2f')}" for name, value in taus.items())
         print_names(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {told}")

@@ -16,7 +16,7 @@ KEY = "key.json"
 KEY_HINT = "restore it; or write the sheets first, with --people"
 
 
-def choose(posts: int, count: int, seed: int = 0) -> list[int]:
+def sample_posts(posts: int, count: int, seed: int = 0) -> list[int]:
     """Numbers of posts for people, in order; the same seed chooses the same."""
     return sorted(random.Random(seed).sample(range(posts), count))
 

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from mmkp_jax.judging.agreement import Mean, bootstrap_means, kendall_w, krippendorff_alpha
-from mmkp_jax.judging.ranking import CRITERIA, averaged
+from mmkp_jax.judging.ranking import CRITERIA, average_ties
 
 ALL = "all"
 """The mean of the criteria."""
 
 
 @dataclass
-class Standing:
+class RankSummary:
     """Mean ranks over the posts that every rater ranked; lower is better."""
 
     systems: list[str]
@@ -60,7 +59,7 @@ class Standing:
         ]
 
 
-def standing_of(systems: Sequence[str], written_POCN: np.ndarray) -> Standing | None:
+def summarize_ranks(systems: Sequence[str], written_POCN: np.ndarray) -> RankSummary | None:
     """Of the posts that have all their ranks; None where there is none.
 
     Args:
@@ -70,7 +69,7 @@ def standing_of(systems: Sequence[str], written_POCN: np.ndarray) -> Standing | 
     if not whole_P.any():
         return None
     written_POCN = written_POCN[whole_P]
-    ranks_POCN = averaged(written_POCN)
+    ranks_POCN = average_ties(written_POCN)
     raters = ranks_POCN.shape[1]
     mean_PCN = ranks_POCN.mean(axis=1)
     values_PK = np.concatenate([mean_PCN, mean_PCN.mean(axis=1, keepdims=True)], axis=1)
@@ -82,7 +81,7 @@ def standing_of(systems: Sequence[str], written_POCN: np.ndarray) -> Standing | 
     ws = [w for w in ws if not math.isnan(w)]
     ratings_CRU = ranks_POCN.transpose(2, 1, 0, 3).reshape(len(CRITERIA), raters, -1)
     alphas = [krippendorff_alpha(each) if between else math.nan for each in ratings_CRU]
-    return Standing(
+    return RankSummary(
         list(systems),
         posts,
         raters,
@@ -97,6 +96,8 @@ def tau_b(a_PCN: np.ndarray, b_PCN: np.ndarray) -> dict[str, float]:
     """Kendall's tau-b between two judges' ranks of a post's systems, by criterion: mean over posts, and where both
     judges' mean ranks put the systems (`systems`). NaN where one of them ties all.
     """
+    from scipy.stats import kendalltau  # takes half a second, which no list of flags needs
+
     found = {}
     for c, criterion in enumerate(CRITERIA):
         taus = [kendalltau(a_N, b_N).statistic for a_N, b_N in zip(a_PCN[:, c], b_PCN[:, c], strict=True)]

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Record
 from mmkp_jax.runtime.json_files import read_rows, shown
-from mmkp_jax.teacher.answers import content_of, judged
+from mmkp_jax.teacher.answers import content_of, row_verdict
 from mmkp_jax.teacher.bodies import NotJson, read_body
 from mmkp_jax.teacher.chains import after_thought
 from mmkp_jax.teacher.endpoint import Endpoint
-from mmkp_jax.teacher.progress import Reject, Run
+from mmkp_jax.teacher.progress import AskState, Rejector
 from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, QuestionOf, ask_about
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import Template
@@ -68,7 +67,7 @@ def balanced_orders(systems: int) -> list[list[int]]:
     return square + [row[::-1] for row in square] if systems % 2 and systems > 1 else square
 
 
-def listed(keyphrases: Sequence[str]) -> str:
+def format_keyphrases(keyphrases: Sequence[str]) -> str:
     """What is shown of one system: its keyphrases, each once, and nothing of how it came to them."""
     return "; ".join(_each_once(keyphrases)) or "(none)"
 
@@ -138,7 +137,9 @@ class Study:
         def question(number: int) -> Question:
             post, order = self.order(number)
             record = self.records[post]
-            outputs = "\n".join(f"{label}: {listed(systems[n][post])}" for label, n in zip(LABELS, order, strict=False))
+            outputs = "\n".join(
+                f"{label}: {format_keyphrases(systems[n][post])}" for label, n in zip(LABELS, order, strict=False)
+            )
             values = {"text": record.text, "outputs": outputs, "keyphrases": "; ".join(record.keyphrases)}
             template = self.template if number < self.rankings else PAIR
             return ask_about(record, template, values, self.endpoint, self.image_edge)
@@ -179,8 +180,10 @@ def read_better(answer: str) -> int | None:
     return {"A": 0, "B": 1}.get(told)
 
 
-def averaged(ranks_N: np.ndarray) -> np.ndarray:
+def average_ties(ranks_N: np.ndarray) -> np.ndarray:
     """Ranks 1 to N over the last axis; those that tie share the mean of their places."""
+    from scipy.stats import rankdata  # takes half a second, which no list of flags needs
+
     return rankdata(ranks_N, method="average", axis=-1)
 
 
@@ -208,7 +211,7 @@ class Rankings:
     """Answers that are none, or hold no ranks: `id`, `reason`, `answer`."""
 
     @property
-    def whole_pairs(self) -> list[Pair]:
+    def complete_pairs(self) -> list[Pair]:
         """Those with a readable answer in both orders."""
         return [pair for pair in self.pairs if pair.better]
 
@@ -224,8 +227,8 @@ class Rankings:
                 "ties": answers.count((None, None)),
                 "turned": sum(first != second for first, second in answers),
             }
-            for couple in sorted({pair.systems for pair in self.whole_pairs})
-            if (answers := [pair.better for pair in self.whole_pairs if pair.systems == couple])
+            for couple in sorted({pair.systems for pair in self.complete_pairs})
+            if (answers := [pair.better for pair in self.complete_pairs if pair.systems == couple])
         ]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -257,15 +260,15 @@ def read_rankings(file: Path, systems: Sequence[str]) -> dict[str, np.ndarray]:
     for row in read_rows(file, "judge the same predictions again"):
         ranks = {name: row.object("ranks").object(name) for name in systems}
         ranks_CN = [[ranks[name].number(criterion) for name in systems] for criterion in CRITERIA]
-        found.setdefault(row.text("id"), []).append(averaged(np.array(ranks_CN, float)))
+        found.setdefault(row.text("id"), []).append(average_ties(np.array(ranks_CN, float)))
     return {post: np.mean(each, axis=0) for post, each in found.items()}
 
 
-def rejecting(study: Study) -> Reject:
+def ranking_rejector(study: Study) -> Rejector:
     """Why an answer to a question of the study is of no use."""
 
     def reject(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
-        status, reason = judged(row)
+        status, reason = row_verdict(row)
         if status != "answered":
             return status, reason
         try:
@@ -280,7 +283,7 @@ def rejecting(study: Study) -> Reject:
     return reject
 
 
-def collect(study: Study, run: Run, store: Store) -> Rankings:
+def collect_rankings(study: Study, run: AskState, store: Store) -> Rankings:
     """Reads the answers in the store."""
     names, systems = list(study.systems), len(study.systems)
     written_POCN = np.full((len(study.records), study.orders, len(CRITERIA), systems), np.nan)
@@ -289,7 +292,7 @@ def collect(study: Study, run: Run, store: Store) -> Rankings:
     for number in range(study.questions):
         post, order = study.order(number)
         row = store.get(run.keys.get(number))
-        status, reason = judged(row) if row else ("", "")
+        status, reason = row_verdict(row) if row else ("", "")
         try:
             if status != "answered":
                 none = run.unaskable.get(number) or run.unavailable.get(number) or run.stopped

@@ -63,8 +63,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
     data, *rest = shape
     if data % slices:
-        mend = "make it a multiple of them, as mesh=v5e_16x2 does"
-        raise InputError(f"{data} does not divide into {slices} slices", "config.mesh.data", mend)
+        hint = "make it a multiple of them, as mesh=v5e_16x2 does"
+        raise InputError(f"{data} does not divide into {slices} slices", "config.mesh.data", hint)
     grid = mesh_utils.create_hybrid_device_mesh((data // slices, *rest), (slices, 1, 1), list(devices))
     return Mesh(grid, MESH_AXES, axis_types=types)
 

@@ -1,1 +1,1 @@
-"""Everything that is HTML, with the charts and tables in it; the same tables serve the terminal."""
+"""All HTML pages with their charts and tables; the same tables are printed on the terminal."""

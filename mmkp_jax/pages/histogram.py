@@ -8,60 +8,60 @@ from mmkp_jax.data.statistics import histogram
 
 WIDTH, HEIGHT = 640, 150
 TICKS = 8
-"""At most, along the axis."""
+"""Most ticks along the axis."""
 
 
-class Bar(NamedTuple):
-    """One bin."""
+class HistogramBar(NamedTuple):
+    """The bar of one bin."""
 
     x: float
     y: float
     width: float
     height: float
-    says: str
+    tooltip: str
 
 
-class Chart(NamedTuple):
+class HistogramChart(NamedTuple):
     """Shapes of a histogram; y grows downwards."""
 
     title: str
     caption: str
-    bars: list[Bar]
+    bars: list[HistogramBar]
     ticks: list[tuple[float, str]]
     limit: tuple[float, str] | None
-    """Where a line stands, and its name."""
+    """The position of a vertical line, and its label."""
 
 
-def chart(title: str, values: np.ndarray, limit: tuple[str, int] | None = None) -> Chart:
+def histogram_chart(title: str, values: np.ndarray, limit: tuple[str, int] | None = None) -> HistogramChart:
     """The histogram of posts by `values`.
 
     Args:
         title: `what, unit`.
-        limit: name and value of a line; the caption tells how many lie above, though it be off the axis.
+        limit: name and value of a vertical line; the caption counts the posts above it, even if it is off the axis.
     """
     bins = histogram(values)
     beyond = [bins.beyond] if bins.beyond else []
     counts = [*bins.count_B.tolist(), *beyond]
     end, most, unit = len(bins.count_B) * bins.width, max(*counts, 1), title.rpartition(", ")[2]
-    step = WIDTH / (len(counts) + len(beyond))  # what lies beyond stands apart, by one empty bin
+    step = WIDTH / (len(counts) + len(beyond))  # larger values follow after one empty bin
     bars = []
     for number, posts in enumerate(counts):
         low, high = number * bins.width, (number + 1) * bins.width - 1
         where = f"{low:,} and more" if low == end else f"{low:,}" if low == high else f"{low:,}–{high:,}"
         height = HEIGHT * posts / most
         x = (number + (low == end)) * step
-        bars.append(Bar(x, HEIGHT - height, step * 0.9, height, f"{where} {unit}: {posts:,} posts"))
+        bars.append(HistogramBar(x, HEIGHT - height, step * 0.9, height, f"{where} {unit}: {posts:,} posts"))
     caption, line = f"highest bar: {max(counts):,} posts", None
     if limit:
         name, value = limit
         caption += f"; above {name}: {int((values > value).sum()):,}"
         line = (value / bins.width * step, f"{name} {value:,}") if value <= end else None
-    return Chart(title, caption, bars, _ticks(len(bins.count_B), bins.width, step, bool(beyond)), line)
+    return HistogramChart(title, caption, bars, _ticks(len(bins.count_B), bins.width, step, bool(beyond)), line)
 
 
 def _ticks(bins: int, width: int, step: float, beyond: bool) -> list[tuple[float, str]]:
     every = next(n for n in (1, 2, 5, 10) if n * TICKS >= bins)
-    shift = step * 0.45 if width == 1 else 0  # a bin of one value has its tick below it, others where they begin
+    shift = step * 0.45 if width == 1 else 0  # a bin of one value has its tick at its middle, others at their start
     ticks = [(number * step + shift, _short(number * width)) for number in range(0, bins, every)]
     if beyond:
         ticks = [*(tick for tick in ticks if tick[0] < WIDTH * 0.8), (WIDTH, f"≥ {_short(bins * width)}")]
@@ -69,7 +69,7 @@ def _ticks(bins: int, width: int, step: float, beyond: bool) -> list[tuple[float
 
 
 def _short(value: int) -> str:
-    """`1.25M`, for the axis; small numbers in full."""
+    """A number for the axis, such as `1.25M`; small numbers in full."""
     if value >= 10**6:
         return f"{value / 10**6:g}M"
     return f"{value / 1000:g}k" if value >= 10**4 else f"{value:,}"

@@ -1,4 +1,4 @@
-"""HTML from the templates in this folder. What is put into them is escaped, whatever it holds."""
+"""Renders the templates in this folder as HTML; all values are escaped."""
 
 import functools
 from pathlib import Path
@@ -34,10 +34,10 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that the template makes of the values."""
+    """The template rendered with the values."""
     return _environment().get_template(template).render(values)
 
 
-def jpeg(picture_HWC: np.ndarray) -> str:
-    """An RGB picture, uint8, as a `data:` address."""
-    return jpeg_url(Image.fromarray(picture_HWC), quality=85)
+def jpeg(image_HWC: np.ndarray) -> str:
+    """A uint8 RGB image as a `data:` URL."""
+    return jpeg_url(Image.fromarray(image_HWC), quality=85)

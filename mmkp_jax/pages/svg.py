@@ -13,34 +13,34 @@ from mmkp_jax.evaluation.significance import Interval
 
 WIDTH, HEIGHT = 480, 220
 POINTS = 500
-"""At most, of a line."""
+"""Most points of a line."""
 COLOURS = 8
-"""Of series; the ninth has the first one's again."""
+"""Number of colours of series; the ninth series has the first one's again."""
 SMOOTHED = 25
-"""Parts of a line: a smoothed point is a mean over one of them around it, with most weight on its middle."""
+"""Windows of a line: a smoothed point is a mean over one window around it, with most weight on its middle."""
 TICKS = 6
-"""At most, but for the ends, along an axis."""
+"""Most ticks along an axis, not counting the ends."""
 
 Ticks = list[tuple[float, str]]
-"""Where each stands, and its label."""
+"""The position and label of each tick."""
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """One series; paths as SVG's `d`."""
 
     name: str
     raw: str
-    """Empty where the line is not smoothed."""
+    """The path before smoothing; empty if the line is not smoothed."""
     line: str
     colour: int
-    """The number of the series."""
+    """The number of the series, which gives its colour."""
 
 
 class LineChart(NamedTuple):
     """Series over a common axis."""
 
     title: str
-    lines: list[Line]
+    lines: list[ChartLine]
     x_ticks: Ticks
     y_ticks: Ticks
     x_name: str
@@ -56,7 +56,7 @@ class Bar(NamedTuple):
     low: float | None
     high: float | None
     colour: int
-    says: str
+    tooltip: str
 
 
 class BarChart(NamedTuple):
@@ -73,7 +73,7 @@ class Dot(NamedTuple):
     x: float
     y: float
     colour: int
-    says: str
+    tooltip: str
 
 
 def line_chart(
@@ -84,11 +84,11 @@ def line_chart(
     y_end: float | None = None,
     smooth: bool = True,
 ) -> LineChart | None:
-    """Lines of at most `POINTS` points through (name, x_S, y_S), from 0 upwards; None where no value is finite.
+    """Lines of at most `POINTS` points through (name, x_S, y_S), with y from 0; None if no value is finite.
 
     Args:
-        y_end: the end of the axis; without it, the largest value but for rare peaks, which run out of the chart.
-        smooth: draw a moving mean over it.
+        y_end: the end of the axis; by default the largest value except rare peaks, which leave the chart.
+        smooth: draw a moving mean over the line.
     """
     thinned = [(name, *_thinned(x_S, y_S)) for name, x_S, y_S in series]
     finite = np.concatenate([np.zeros(0), *(y_S[np.isfinite(y_S)] for _, _, y_S in thinned)])
@@ -108,7 +108,9 @@ def line_chart(
     for colour, (name, x_S, y_S) in enumerate(thinned):
         raw = _path(x_at(x_S), y_at(y_S))
         lines.append(
-            Line(name, raw, _path(x_at(x_S), y_at(_smoothed(y_S))), colour) if smooth else Line(name, "", raw, colour)
+            ChartLine(name, raw, _path(x_at(x_S), y_at(_smoothed(y_S))), colour)
+            if smooth
+            else ChartLine(name, "", raw, colour)
         )
     return LineChart(title, lines, ticks(x_low, x_high, x_at), ticks(0, top, y_at), x_name)
 
@@ -116,7 +118,7 @@ def line_chart(
 def bar_chart(
     groups: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[float, Interval | None] | None]]]
 ) -> BarChart:
-    """For each group a bar of each (name, [(fraction, interval) or None for each group]), in percent."""
+    """Bars in percent, for each group one of each (name, [(fraction, interval) or None for each group])."""
     ends = [found.high if found else value for _, cells in rows for value, found in filter(None, cells)]
     top = max(*ends, 0.01) * 1.05
     step = WIDTH / len(groups)
@@ -133,14 +135,14 @@ def bar_chart(
             value, found = cell
             low, high = (y_at(found.low), y_at(found.high)) if found else (None, None)
             x = number * step + step * 0.1 + colour * width
-            says = f"{name}, {group}: {100 * value:.2f}"
-            bars.append(Bar(x, y_at(value), width * 0.9, HEIGHT - y_at(value), low, high, colour, says))
+            tooltip = f"{name}, {group}: {100 * value:.2f}"
+            bars.append(Bar(x, y_at(value), width * 0.9, HEIGHT - y_at(value), low, high, colour, tooltip))
     x_ticks = [((number + 0.5) * step, group) for number, group in enumerate(groups)]
     return BarChart(bars, x_ticks, ticks(0, 100 * top, lambda percent: y_at(percent / 100)))
 
 
 def ticks(low: float, high: float, at: Callable[[float], float]) -> Ticks:
-    """Round numbers from `low` to `high`."""
+    """Ticks at round numbers from `low` to `high`, each at the position that `at` gives."""
     rough = max(high - low, 1e-12) / TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * each for each in (1, 2, 5, 10) if power * each >= rough)
@@ -158,7 +160,7 @@ def _label(number: float) -> str:
 
 
 def _thinned(x_S: np.ndarray, y_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `POINTS` points, each the mean of the finite values side by side; NaN where there is none."""
+    """At most `POINTS` points, each the mean of adjacent finite values; NaN if there are none."""
     if len(x_S) <= POINTS:
         return x_S, y_S
     part_S = np.arange(len(x_S)) * POINTS // len(x_S)
@@ -181,12 +183,12 @@ def _smoothed(y_S: np.ndarray) -> np.ndarray:
 
 
 def _path(x_S: np.ndarray, y_S: np.ndarray) -> str:
-    """`M… L…`, begun anew after what is not finite; `h0` makes a dot of a point that stands alone."""
-    told, pen = [], "M"
+    """A path `M… L…`, restarted after values that are not finite; `h0` draws an isolated point as a dot."""
+    commands, pen = [], "M"
     for x, y in zip(x_S, y_S, strict=True):
         if math.isfinite(y):
-            told.append(f"{pen}{x:.1f} {y:.1f}" + "h0" * (pen == "M"))
+            commands.append(f"{pen}{x:.1f} {y:.1f}" + "h0" * (pen == "M"))
             pen = "L"
         else:
             pen = "M"
-    return "".join(told)
+    return "".join(commands)

@@ -1,4 +1,4 @@
-"""A table of text, for the terminal and for a page."""
+"""Tables of text, for the terminal and for a page."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from mmkp_jax.runtime.terminal import aligned
 
 
 class Table(NamedTuple):
-    """Rows of cells under a header; the first `left` columns hold words, the others numbers."""
+    """Rows of cells under a header; the first `left` columns are words, the others numbers."""
 
     title: str
     header: Sequence[str]
@@ -16,15 +16,15 @@ class Table(NamedTuple):
     notes: Sequence[str] = ()
     left: int = 1
     words: Sequence[int] = ()
-    """Further columns that hold words."""
+    """Further columns of words."""
 
     def is_words(self, column: int) -> bool:
-        """Whether the column is set to the left."""
+        """Whether the column is aligned left."""
         return column < self.left or column in self.words
 
 
 def as_text(table: Table) -> str:
-    """Title, columns two spaces apart, and notes; `none` for no rows."""
+    """The table as text: title, columns two spaces apart, and notes; `none` without rows."""
     title = for_terminal(table.title)
     if not table.rows:
         return f"{title}\n  none"
@@ -33,16 +33,16 @@ def as_text(table: Table) -> str:
 
 
 def count(value: int) -> str:
-    """`1,234`."""
+    """A number with separators, such as `1,234`."""
     return f"{value:,}"
 
 
 def share(part: float, whole: float) -> str:
-    """`12.34%`; a dash of nothing."""
+    """A share such as `12.34%`; a dash if `whole` is 0."""
     return f"{100 * part / whole:.2f}%" if whole else "–"
 
 
 def plain(text: str, most: int = 120) -> str:
-    """A post's text as one short line for a cell: nothing in it moves a cursor or begins a line."""
+    """A text as one short line for a cell, without characters that move the cursor or begin a line."""
     shown = "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text[: most + 1])
     return shown if len(text) <= most else shown[:most] + "…"

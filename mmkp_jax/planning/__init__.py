@@ -1,1 +1,1 @@
-"""What a config takes on machines that are not here: compiled ahead of time, read out of the compiled programs."""
+"""Memory and time of a config on other machines, from programs that are compiled ahead of time for them."""

@@ -1,4 +1,4 @@
-"""What a compiled program's chips send each other: kind by kind, in bytes a chip, and over which wires."""
+"""Data that a compiled program's chips send each other: by kind, in bytes a chip, and over which links."""
 
 import math
 import re
@@ -6,45 +6,45 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmkp_jax.planning.hlo import Program, Run
+from mmkp_jax.planning.hlo import Execution, Program
 
-KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 
 class Collective(NamedTuple):
-    """Of one kind, over all that a program runs."""
+    """Collectives of one kind, summed over everything that a program runs."""
 
     kind: str
     times: float
     bytes: float
-    """That a chip sends, and receives, where rings or trees are used as they are best."""
+    """Bytes that a chip sends, and receives, with the best use of rings or trees."""
     between_slices: float
-    """Of these bytes, those of groups that reach over more than one slice (of GPUs: machine)."""
+    """The part of `bytes` in groups that span more than one slice (for GPUs: more than one machine)."""
 
 
 def collectives(program: Program, *, chips: int, slices: int, true_share: float) -> list[Collective]:
-    """By kind, those that run; the kinds that do not are left out."""
-    found = {kind: Collective(kind, 0.0, 0.0, 0.0) for kind in KINDS}
+    """The collectives that run, by kind; kinds that do not run are left out."""
+    found = {kind: Collective(kind, 0.0, 0.0, 0.0) for kind in COLLECTIVES}
     seen = set()
-    for run in program.runs(true_share):
-        opcode = run.instruction.opcode.removesuffix("-start")
-        if opcode not in KINDS:
+    for execution in program.executions(true_share):
+        opcode = execution.instruction.opcode.removesuffix("-start")
+        if opcode not in COLLECTIVES:
             continue
-        channel = re.search(r"channel_id=(\d+)", run.instruction.attributes)
-        if channel and channel[1] in seen:  # on TPU one collective is written where it starts, runs along, and ends
+        channel = re.search(r"channel_id=(\d+)", execution.instruction.attributes)
+        if channel and channel[1] in seen:  # on TPU one collective is written where it starts, runs and ends
             continue
         seen.add(channel[1] if channel else None)
-        group = group_of(run.instruction.attributes, chips)
-        kind = "reduce-scatter" if "all-reduce-scatter" in run.computation.name else opcode
-        sent = run.times * _sent(kind, run, len(group))
+        group = group_of(execution.instruction.attributes, chips)
+        kind = "reduce-scatter" if "all-reduce-scatter" in execution.computation.name else opcode
+        sent = execution.times * _sent(kind, execution, len(group))
         across = sent * (len({chip * slices // chips for chip in group}) > 1)
         was = found[kind]
-        found[kind] = Collective(kind, was.times + run.times, was.bytes + sent, was.between_slices + across)
+        found[kind] = Collective(kind, was.times + execution.times, was.bytes + sent, was.between_slices + across)
     return [each for each in found.values() if each.times]
 
 
-def _sent(kind: str, run: Run, members: int) -> float:
-    size = sum(array.bytes for array in run.computation.operand_arrays(run.instruction))
+def _sent(kind: str, execution: Execution, members: int) -> float:
+    size = sum(array.bytes for array in execution.computation.operand_arrays(execution.instruction))
     share = (members - 1) / members
     return (
         size

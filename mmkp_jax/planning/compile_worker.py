@@ -1,8 +1,8 @@
-"""Run in a process of its own, with the environment of `compiling.py`: compiles a config's programs for a topology.
+"""Compiles a config's programs for a topology; runs in its own process, with the environment of `compiling.py`.
 
     python -m mmkp_jax.planning.compile_worker FOLDER
 
-Reads `request.json` in FOLDER; leaves there a `{program}.hlo` for each that compiles, and `result.json`.
+Reads `request.json` in FOLDER; writes `{program}.hlo` there for each program that compiles, and `result.json`.
 """
 
 import json
@@ -30,36 +30,36 @@ from mmkp_jax.training.setup import Plan, dtype_of, plan_training
 REQUEST, RESULT = "request.json", "result.json"
 
 MEMORY = ("argument", "output", "alias", "temp", "generated_code")
-"""What the compiler tells of a program's memory."""
+"""The parts of a program's memory that the compiler reports."""
 
 ANY_STEPS = 1_000_000
-"""Of a run whose epochs are not counted yet; no shape depends on it."""
+"""Steps of a run whose epochs are not counted yet; no shape depends on the number."""
 
 
 def run(folder: Path) -> dict[str, Any]:
-    """What `result.json` holds: `error` ([what, where, mend]), or `state`, `mesh` and `programs`."""
+    """The content of `result.json`: `error` ([what, where, mend]), or `state`, `mesh` and `programs`."""
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     config, topology = ConfigDict(request["config"]), read_topology(request["topology"])
     try:
         devices = devices_of(topology)
         plan = plan_training(config, request["published"], request["where"], devices, config.total_steps or ANY_STEPS)
     except InputError as error:
-        return {"error": [error.what, error.where, error.mend]}
+        return {"error": [error.what, error.where, error.hint]}
     in_host = tree_bytes(plan.state, in_host=True)
-    if config.moments_memory == "host" and not in_host:  # JAX drops the name of a memory that devices do not tell of
-        what = f"what compiles for {topology.chip.name} ahead of time knows nothing of its host's memory"
-        return {"error": [what, "config.moments_memory", "plan with device: the page tells what moments take"]}
+    if config.moments_memory == "host" and not in_host:  # JAX drops the name of a memory that devices do not report
+        what = f"the ahead-of-time compiler for {topology.chip.name} does not know its host's memory"
+        return {"error": [what, "config.moments_memory", "plan with device: the plan reports what moments take"]}
     programs = compile_all({"train": lower_step(config, plan)}, folder)
     if request["prompt"]:
         programs |= compile_all(lower_decoding(config, plan, RowSize(**request["prompt"])), folder)
-        count_what_waits(programs, sum(tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen")))
+        add_resident_memory(programs, sum(tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen")))
     return {"state": state_bytes(plan), "in_host": in_host, "mesh": dict(plan.mesh.shape), "programs": programs}
 
 
-def count_what_waits(programs: Mapping[str, dict[str, Any]], params: float) -> None:
-    """Adds to the arguments of the programs of decoding what else is in memory while they run.
+def add_resident_memory(programs: Mapping[str, dict[str, Any]], params: float) -> None:
+    """Adds to the arguments of the decoding programs what else is in memory while they run.
 
-    These are parameters, which `params` bytes are, the decoder's weights, the cache and the prompts prefilled last.
+    That is the parameters (`params` bytes), the decoder's weights, the cache, and the prompts prefilled last.
     """
     prefill, decode = programs["prefill"], programs["decode"]
     if "argument" in prefill and "argument" in decode:
@@ -70,7 +70,7 @@ def count_what_waits(programs: Mapping[str, dict[str, Any]], params: float) -> N
 
 
 def compile_all(programs: Mapping[str, jax.stages.Lowered], folder: Path) -> dict[str, dict[str, Any]]:
-    """Compiles programs; leaves their texts in `folder`, and returns what they take, or why there is none."""
+    """Compiles programs, writes their texts to `folder`, and returns their memory, or why the compiler refused them."""
     results = {}
     for name, lowered in programs.items():
         start = time.perf_counter()
@@ -87,10 +87,10 @@ def compile_all(programs: Mapping[str, jax.stages.Lowered], folder: Path) -> dic
 
 
 def devices_of(topology: Topology) -> Sequence[jax.Device]:
-    """The devices, which need not be there.
+    """The devices of a topology, which need not exist on this machine.
 
     Raises:
-        InputError: there is no such layout.
+        InputError: the compiler does not know this layout.
     """
     try:
         if topology.chip.platform == "cpu":
@@ -102,12 +102,12 @@ def devices_of(topology: Topology) -> Sequence[jax.Device]:
         name = f"{topology.chip.name}:{topology.layout}"
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **slices).devices
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
-        what = f"the compiler knows no such layout ({first_line(error)})"
-        raise InputError(what, f"--topology={topology.name}", "give one that can be rented, as v5e:4x4") from None
+        what = f"the compiler does not know this layout ({first_line(error)})"
+        raise InputError(what, f"--topology={topology.name}", "give one that can be rented, such as v5e:4x4") from None
 
 
 def lower_step(config: ConfigDict, plan: Plan) -> jax.stages.Lowered:
-    """The train step on shapes alone."""
+    """The train step, lowered from shapes alone."""
     steps = config.accumulation_steps
     processor = plan.definition.processor
     rows = empty_rows(config.global_batch_size // steps, row_size(config.row, processor), processor)
@@ -118,7 +118,7 @@ def lower_step(config: ConfigDict, plan: Plan) -> jax.stages.Lowered:
 
 
 def lower_decoding(config: ConfigDict, plan: Plan, prompt: RowSize) -> dict[str, jax.stages.Lowered]:
-    """Prefill, decoding of a few tokens, and growth of the cache, if it grows, as a run evaluates."""
+    """Prefill, decoding of a few tokens, and growth of the cache (if it grows), lowered as an evaluation runs them."""
     generator = Generator(
         plan.definition,
         plan.mesh,
@@ -131,18 +131,18 @@ def lower_decoding(config: ConfigDict, plan: Plan, prompt: RowSize) -> dict[str,
 
 
 def state_bytes(plan: Plan) -> dict[str, float]:
-    """What a chip keeps between steps, by kind, in bytes."""
+    """Bytes that a chip keeps between steps, by kind."""
     return {kind: tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen", "optimizer")}
 
 
 def tree_bytes(tree: Params, *, in_host: bool = False) -> float:
-    """Of one chip's part of arrays: of those in its own memory, or of those in its host's."""
+    """Bytes of one chip's part of the arrays: of those in its own memory, or of those in its host's."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if (leaf.sharding.memory_kind == MEMORIES["host"]) == in_host]
     return float(sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))
 
 
 def first_line(error: Exception) -> str:
-    """What a compiler says first, without the kind of error before it."""
+    """The first line of a compiler's message, without the kind of error before it."""
     return re.sub(r"^[A-Z_]+: ", "", str(error).strip().splitlines()[0])
 
 

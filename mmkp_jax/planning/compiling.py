@@ -1,6 +1,6 @@
-"""Programs of a config, compiled for machines that are not here, each time in a process of its own.
+"""A config's programs, compiled in a separate process for machines that are not here.
 
-The compilers of TPUs and of GPUs get in each other's way, and both are set up by environment variables.
+The compilers for TPUs and for GPUs interfere with each other, and both are set up by environment variables.
 """
 
 import importlib.util
@@ -18,14 +18,14 @@ from ml_collections import ConfigDict
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.errors import InputError
 from mmkp_jax.planning.compile_worker import REQUEST, RESULT
-from mmkp_jax.planning.hlo import Program, parse
+from mmkp_jax.planning.hlo import Program, parse_hlo
 from mmkp_jax.planning.topologies import Topology
 
 COMPILERS = {
     "tpu": (("libtpu",), ("tpu",)),
     "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), ("cuda12", "cuda13")),
 }
-"""By platform: modules, any of which is its compiler, and the extras that install them."""
+"""For each platform: modules, any of which is its compiler, and the extras that install them."""
 
 ENVIRONMENT = {
     "cpu": {"XLA_FLAGS": "--xla_force_host_platform_device_count={chips}"},
@@ -35,43 +35,43 @@ ENVIRONMENT = {
 
 
 class Compiled(NamedTuple):
-    """A program that the compiler took; bytes a chip."""
+    """A program that compiled; sizes are bytes a chip."""
 
     arguments: float
     temporaries: float
-    """Alive at once at most, beside the arguments."""
+    """The most that is alive at once, not counting the arguments."""
     results: float
-    """That do not take the place of arguments."""
+    """Results that do not reuse the memory of arguments."""
     code: float
     seconds: float
-    """To compile."""
+    """Seconds to compile."""
     program: Program
 
     @property
     def bytes(self) -> float:
-        """In all."""
+        """Total bytes."""
         return self.arguments + self.temporaries + self.results + self.code
 
 
-class Refused(NamedTuple):
-    """A program that the compiler did not take, mostly for want of memory."""
+class NotCompiled(NamedTuple):
+    """A program that did not compile, mostly because it needs too much memory."""
 
     reason: str
 
 
-class Outcome(NamedTuple):
-    """Of compiling a config."""
+class CompileOutcome(NamedTuple):
+    """The outcome of compiling a config."""
 
     state: Mapping[str, float]
     """Bytes of a chip's memory: trainable and frozen parameters, and the optimizer's state."""
     in_host: float
     """Bytes of its host's memory that a chip's part of the state takes."""
     mesh: Mapping[str, int]
-    programs: Mapping[str, Compiled | Refused]
-    """train, and where they were asked for, prefill, decode and, if the cache ever grows, its growth."""
+    programs: Mapping[str, Compiled | NotCompiled]
+    """train, and if requested prefill, decode and (if the cache ever grows) growth."""
 
     def needs(self, name: str) -> float:
-        """Bytes a chip while a program that compiled runs: a run evaluates with the optimizer's state in memory."""
+        """Bytes a chip while a compiled program runs; evaluation keeps the optimizer's state in memory."""
         return self.programs[name].bytes + self.state["optimizer"] * (name != "train")
 
 
@@ -85,7 +85,7 @@ def check_compiler(topology: Topology) -> None:
 
 def compile_config(
     config: ConfigDict, published: Mapping[str, Any], where: str, topology: Topology, prompt: RowSize | None = None
-) -> Outcome:
+) -> CompileOutcome:
     """Compiles a config's train step and, for prompts of a size, prefill, decode and growth of the cache.
 
     Args:
@@ -111,7 +111,7 @@ def compile_config(
         if "error" in result:
             raise InputError(*result["error"])
         programs = {name: _outcome(each, folder / f"{name}.hlo") for name, each in result["programs"].items()}
-    return Outcome(result["state"], result["in_host"], result["mesh"], programs)
+    return CompileOutcome(result["state"], result["in_host"], result["mesh"], programs)
 
 
 def _run_child(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -122,21 +122,21 @@ def _run_child(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
         command, env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True, check=False
     )
     if done.returncode < 0:
-        what = f"the process that compiles was ended by signal {-done.returncode}"
+        what = f"the compiling process was killed by signal {-done.returncode}"
         raise InputError(what, "plan", "give it more memory, or smaller rows")
     if done.returncode:
-        raise RuntimeError(f"the process that compiles failed:\n{done.stderr[-4000:]}")
+        raise RuntimeError(f"the compiling process failed:\n{done.stderr[-4000:]}")
     return json.loads((folder / RESULT).read_text(encoding="utf-8"))
 
 
-def _outcome(result: Mapping[str, Any], text: Path) -> Compiled | Refused:
+def _outcome(result: Mapping[str, Any], text: Path) -> Compiled | NotCompiled:
     if "refused" in result:
-        return Refused(result["refused"])
+        return NotCompiled(result["refused"])
     return Compiled(
         arguments=result["argument"],
         temporaries=result["temp"],
         results=result["output"] - result["alias"],
         code=result["generated_code"],
         seconds=result["seconds"],
-        program=parse(text.read_text(encoding="utf-8")),
+        program=parse_hlo(text.read_text(encoding="utf-8")),
     )

@@ -1,4 +1,4 @@
-"""What a compiled program does on one chip: floating-point operations of its products, and bytes of main memory."""
+"""Counts of a compiled program on one chip: floating-point operations of its products, and bytes of main memory."""
 
 import math
 import re
@@ -7,74 +7,74 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmkp_jax.planning.hlo import Array, Computation, Instruction, Program, Run
+from mmkp_jax.planning.hlo import Array, Computation, Execution, Instruction, Program
 
 KERNEL = "tpu_custom_call"
-"""A kernel written by hand, into which the compiler cannot see."""
+"""The call of a hand-written kernel, which the compiler cannot analyse."""
 
 PLUMBING = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("while", "conditional", "call", "iota", "async-start", "async-update", "async-done", "optimization-barrier"),
 }
-"""Instructions that move nothing themselves."""
+"""Instructions that move no data themselves."""
 
 
-class Counts(NamedTuple):
-    """Of one run of a program, on one chip."""
+class ProgramCounts(NamedTuple):
+    """Counts for one run of a program on one chip."""
 
     flops: float
-    """Of products, padding and what is computed again included; not those inside kernels."""
+    """Operations of matrix products, including padding and recomputation, but not those inside kernels."""
     bytes: float
-    """Read from and written to main memory."""
+    """Bytes read from and written to main memory."""
     kernels: int
-    """Calls of kernels written by hand."""
+    """Calls of hand-written kernels."""
 
 
-def count(program: Program, true_share: float) -> Counts:
-    """Counts a program.
+def count_program(program: Program, true_share: float) -> ProgramCounts:
+    """Counts a program's operations and bytes.
 
     Args:
-        true_share: how often a conditional is true: of the vision tower's layers, those that see whole pictures.
+        true_share: how often a conditional is true: the share of the vision tower's layers that see whole images.
     """
     flops = memory = kernels = 0.0
-    for run in program.runs(true_share):
-        flops += run.times * _flops(run)
-        memory += run.times * _bytes(program, run)
-        kernels += run.times * (f'"{KERNEL}"' in run.instruction.attributes)
-    return Counts(flops, memory, round(kernels))
+    for execution in program.executions(true_share):
+        flops += execution.times * _flops(execution)
+        memory += execution.times * _bytes(program, execution)
+        kernels += execution.times * (f'"{KERNEL}"' in execution.instruction.attributes)
+    return ProgramCounts(flops, memory, round(kernels))
 
 
-def _flops(run: Run) -> float:
-    instruction = run.instruction
+def _flops(execution: Execution) -> float:
+    instruction = execution.instruction
     if instruction.opcode == "dot":
-        left = run.computation.operand_arrays(instruction)[0]
+        left = execution.computation.operand_arrays(instruction)[0]
         dims = _numbers(instruction.attributes, r"lhs_contracting_dims=\{([\d,]*)\}")
         return 2.0 * math.prod(instruction.arrays[0].shape) * math.prod(left.shape[dim] for dim in dims)
     if instruction.opcode == "convolution":
-        return _convolution(instruction, *run.computation.operand_arrays(instruction)[:2])
+        return _convolution(instruction, *execution.computation.operand_arrays(instruction)[:2])
     return 0.0
 
 
 def _convolution(instruction: Instruction, image: Array, kernel: Array) -> float:
-    """Of a convolution, which is how a TPU's compiler writes a product: only what meets a number, not padding.
+    """Operations of a convolution, which is how the TPU compiler writes a product; padding is not counted.
 
-    The compiler makes spatial axes of batch axes, with strides and dilations under which one place of the kernel meets
-    the image; so places are counted as XLA's own cost analysis counts them.
+    The compiler turns batch axes into spatial axes, with strides and dilations under which one position of the kernel
+    meets the image; so positions are counted as XLA's own cost analysis counts them.
     """
     labels, out_labels = re.search(r"dim_labels=(\w+_\w+)->(\w+)", instruction.attributes).groups()
     image_labels, kernel_labels = labels.split("_")
     window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
     spatial = sorted(each for each in kernel_labels if each.isdigit())
-    places = 1
+    positions = 1
     for axis in spatial:
         arrays = ((image, image_labels), (kernel, kernel_labels), (instruction.arrays[0], out_labels))
         sizes = [array.shape[names.index(axis)] for array, names in arrays]
-        places *= _places(*sizes, **_window(window[1] if window else "", int(axis)))
+        positions *= _positions(*sizes, **_window(window[1] if window else "", int(axis)))
     batch = instruction.arrays[0].shape[out_labels.index("b")]
     features = instruction.arrays[0].shape[out_labels.index("f")]
     depth = kernel.shape[kernel_labels.index("i")]  # of a group, where features are grouped
     groups = _numbers(instruction.attributes, r"batch_group_count=(\d+)") or [1]
-    return 2.0 * batch * features * depth * places / groups[0]
+    return 2.0 * batch * features * depth * positions / groups[0]
 
 
 def _window(text: str, axis: int) -> dict[str, int]:
@@ -92,25 +92,25 @@ def _window(text: str, axis: int) -> dict[str, int]:
     }
 
 
-def _places(image: int, kernel: int, out: int, *, stride: int, before: int, spread: int, gap: int) -> int:
-    """How many (output, kernel) places along an axis fall on a number of the image."""
+def _positions(image: int, kernel: int, out: int, *, stride: int, before: int, spread: int, gap: int) -> int:
+    """How many (output, kernel) positions along an axis fall on an element of the image."""
     at = np.arange(out)[:, None] * stride - before + np.arange(kernel) * gap
     return int(np.count_nonzero((at >= 0) & (at <= (image - 1) * spread) & (at % spread == 0)))
 
 
-def _bytes(program: Program, run: Run) -> float:
-    instruction, computation = run.instruction, run.computation
-    if run.fused or instruction.opcode in PLUMBING or instruction.opcode.endswith("-done"):
+def _bytes(program: Program, execution: Execution) -> float:
+    instruction, computation = execution.instruction, execution.computation
+    if execution.fused or instruction.opcode in PLUMBING or instruction.opcode.endswith("-done"):
         return 0.0
     operands = [computation.instructions[name] for name in instruction.operands]
-    if instruction.opcode in ("copy-start", "slice-start"):  # the result, beside its source
+    if instruction.opcode in ("copy-start", "slice-start"):  # the result and its source
         to = instruction.arrays[0]
         return to.bytes * (to.in_main_memory + any(_stored(each.arrays) for each in operands))
     if instruction.opcode == "fusion":
         inner = program.computations[re.search(r"calls=%?([\w.-]+)", instruction.attributes)[1]]
         return _fusion_bytes(instruction, operands, inner)
     written = _stored(instruction.arrays)
-    if instruction.opcode in ("dynamic-slice", "slice", "gather"):  # reads what it gives
+    if instruction.opcode in ("dynamic-slice", "slice", "gather"):  # reads as much as it returns
         return 2 * written
     if instruction.opcode == "dynamic-update-slice":  # in place
         return 2 * _stored(operands[1].arrays)
@@ -118,7 +118,7 @@ def _bytes(program: Program, run: Run) -> float:
 
 
 def _fusion_bytes(fusion: Instruction, operands: list[Instruction], inner: Computation) -> float:
-    """A fusion reads of an operand what it looks at, and writes of a result what it changes."""
+    """Bytes of a fusion: the parts of operands that it reads, and the parts of results that it changes."""
     total = 0.0
     users: dict[str, list[Instruction]] = {}
     for each in inner.instructions.values():
@@ -143,7 +143,7 @@ def _fusion_bytes(fusion: Instruction, operands: list[Instruction], inner: Compu
 
 
 def _seen(name: str, users: dict[str, list[Instruction]], inner: Computation) -> float | None:
-    """The bytes that are looked at of a value all of whose users take slices of it; None where one takes it whole."""
+    """Bytes that are read of a value whose users all take slices of it; None if one user reads all of it."""
     total = 0.0
     for user in users.get(name, []):
         if user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:

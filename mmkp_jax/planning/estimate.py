@@ -1,4 +1,4 @@
-"""What compiling told, in a person's terms: how long a step takes at best, and what that comes to."""
+"""A roofline estimate from the compiled programs: how long a step takes at best, and the whole experiment."""
 
 import math
 from typing import NamedTuple
@@ -9,70 +9,74 @@ from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.flops import Flops, step_flops, work_of_slots
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.planning.collectives import Collective, collectives
-from mmkp_jax.planning.compiling import Compiled, Outcome
-from mmkp_jax.planning.counts import Counts, count
+from mmkp_jax.planning.compiling import Compiled, CompileOutcome
+from mmkp_jax.planning.counts import ProgramCounts, count_program
 from mmkp_jax.planning.topologies import Topology
-from mmkp_jax.planning.workload import Subject
+from mmkp_jax.planning.workload import Workload
 from mmkp_jax.training.setup import dtype_of
 
 
-class Estimate(NamedTuple):
-    """Of a train step that compiles; times in seconds."""
+class StepEstimate(NamedTuple):
+    """Estimate of a train step that compiled; times in seconds."""
 
     flops: dict[str, Flops]
-    """That the posts of a step need, over all chips; what MFU counts."""
+    """Operations that the posts of a step need, over all chips; what MFU counts."""
     computed: float
-    """By a chip: with padding, and what is computed again."""
-    counts: Counts
-    """By the compiled program's text, on a chip."""
+    """Operations that a chip computes, including padding and recomputation."""
+    counts: ProgramCounts
+    """Counts on one chip, from the compiled program's text."""
     collectives: list[Collective]
     products: float
+    """Seconds for the matrix products."""
     memory: float
+    """Seconds for the main-memory traffic."""
     links: float
+    """Seconds for transfers over links within a slice or machine."""
     network: float
+    """Seconds for transfers between slices or machines."""
     posts: float
-    """A step."""
+    """Posts a step."""
     steps: int
     chips: int
     peak: float
-    """Floating-point operations a second, of all chips."""
+    """Peak floating-point operations a second of all chips."""
 
     @property
     def best(self) -> float:
-        """Where products, memory and links overlap wholly, each at its published rate."""
+        """Seconds if products, memory and transfers overlap fully, each at its published rate."""
         return max(self.products, self.memory, self.links, self.network)
 
     @property
     def worst(self) -> float:
-        """Where nothing overlaps, each still at its published rate."""
+        """Seconds if nothing overlaps, each still at its published rate."""
         return self.products + self.memory + self.links + self.network
 
     @property
     def mfu(self) -> float:
-        """At best."""
+        """The highest possible MFU."""
         return sum(part.total for part in self.flops.values()) / (self.best * self.peak)
 
     def hours(self, seconds: float) -> float:
-        """Of all steps at so many seconds each."""
+        """Hours for all steps at this many seconds each."""
         return self.steps * seconds / 3600
 
 
-def estimate(subject: Subject, topology: Topology, outcome: Outcome) -> Estimate:
+def estimate_step(workload: Workload, topology: Topology, outcome: CompileOutcome) -> StepEstimate:
     """A roofline of the train step, which must have compiled."""
-    config, chip = subject.config, topology.chip
+    config, chip = workload.config, topology.chip
     train = outcome.programs["train"]
     assert isinstance(train, Compiled)
     rows = config.global_batch_size
     chips = _used(outcome)
-    share = subject.definition.family.true_share(subject.definition.config)
-    counts = count(train.program, share)
+    share = workload.definition.family.true_share(workload.definition.config)
+    counts = count_program(train.program, share)
     sent = collectives(train.program, chips=chips, slices=topology.slices, true_share=share)
     between = sum(each.between_slices for each in sent)
-    work = subject.load.work.times(rows)
-    in_kernels = _attention(subject, rows) / chips if counts.kernels else 0.0
+    work = workload.load.work.times(rows)
+    in_kernels = _attention(workload, rows) / chips if counts.kernels else 0.0
     computed = counts.flops + in_kernels
-    return Estimate(
-        flops=step_flops(subject.definition, config.freeze, work),
+    return StepEstimate(
+        flops=step_flops(workload.definition, config.freeze, work),
         computed=computed,
         counts=counts,
         collectives=sent,
@@ -80,39 +84,39 @@ def estimate(subject: Subject, topology: Topology, outcome: Outcome) -> Estimate
         memory=_seconds(counts.bytes, chip.bandwidth),
         links=_seconds(sum(each.bytes for each in sent) - between, chip.link),
         network=_seconds(between, chip.network),
-        posts=subject.load.posts * rows,
-        steps=subject.load.steps,
+        posts=workload.load.posts * rows,
+        steps=workload.load.steps,
         chips=chips,
         peak=chips * chip.flops,
     )
 
 
-def kept_activations(subject: Subject, outcome: Outcome) -> float:
-    """Bytes a chip of the layers' inputs that wait for the backward pass, with `config.remat`."""
-    config, definition = subject.config, subject.definition
+def saved_activations(workload: Workload, outcome: CompileOutcome) -> float:
+    """Bytes a chip of the layers' inputs that are saved for the backward pass, with `config.remat`."""
+    config, definition = workload.config, workload.definition
     rows = config.global_batch_size / config.accumulation_steps / outcome.mesh["data"] / outcome.mesh["fsdp"]
     each = jnp.dtype(dtype_of(config, "compute_dtype")).itemsize
     trained, _ = split_params(definition.shapes(), definition.family.paths(config.freeze))
-    kept = definition.family.kept(definition.config, subject.row.slots())
+    kept = definition.family.kept(definition.config, workload.row.slots())
     trains = {stage: any(path.startswith(f"{stage}.") for path in flatten(trained)) for stage in kept}
     return each * rows * sum(numbers for stage, numbers in kept.items() if trains[stage])
 
 
-def slots_flops(subject: Subject) -> float:
-    """Of a step over all slots, padding and repetitions included, by the formula; to hold `Counts.flops` against."""
-    config = subject.config
-    work = work_of_slots(subject.row, config.global_batch_size, subject.definition.processor)
-    return _total(step_flops(subject.definition, config.freeze, work, remat=config.remat))
+def slots_flops(workload: Workload) -> float:
+    """Operations of a step over all slots by the formula, padding and recomputation included."""
+    config = workload.config
+    work = work_of_slots(workload.row, config.global_batch_size, workload.definition.processor)
+    return _total(step_flops(workload.definition, config.freeze, work, remat=config.remat))
 
 
-def _attention(subject: Subject, rows: int) -> float:
-    """What kernels compute of attention, over all chips: they skip what no token may see."""
-    config = subject.config
-    work = subject.load.work.times(rows)
-    images = dict(work.images) | dict.fromkeys(subject.definition.family.attended, 0.0)
+def _attention(workload: Workload, rows: int) -> float:
+    """Attention operations that kernels compute, over all chips; they skip what no token may see."""
+    config = workload.config
+    work = workload.load.work.times(rows)
+    images = dict(work.images) | dict.fromkeys(workload.definition.family.attended, 0.0)
     without = work._replace(token_pairs=0.0, images=images)
     with_it, less = (
-        _total(step_flops(subject.definition, config.freeze, each, remat=config.remat)) for each in (work, without)
+        _total(step_flops(workload.definition, config.freeze, each, remat=config.remat)) for each in (work, without)
     )
     return with_it - less
 
@@ -125,5 +129,5 @@ def _total(flops: dict[str, Flops]) -> float:
     return sum(part.total for part in flops.values())
 
 
-def _used(outcome: Outcome) -> int:
+def _used(outcome: CompileOutcome) -> int:
     return math.prod(outcome.mesh.values())

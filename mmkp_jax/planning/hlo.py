@@ -1,7 +1,7 @@
 """A compiled program's text: its computations, their instructions, and how often each runs.
 
-Only what planning reads. XLA's own cost analysis counts a loop's body once, and is not there for a GPU that is not, so
-the counts are taken from the text, with loops' bodies as often as they run.
+Only what planning reads. XLA's own cost analysis counts a loop's body once, and is not available for a GPU that is
+not present, so the counts come from the text, with loops' bodies counted as often as they run.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 BYTES = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16, "token": 0, "opaque": 0}
-"""Of a number, by dtype; of others, the digits in the name tell the bits."""
+"""Bytes of an element by dtype; for other dtypes the digits in the name give the bits."""
 
 _INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.-]+) = (.*)")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -22,16 +22,16 @@ _TRUE_FALSE = re.compile(r"true_computation=%?([\w.-]+), false_computation=%?([\
 
 
 class Array(NamedTuple):
-    """A result, or an element of one."""
+    """An instruction's result, or one element of a tuple result."""
 
     dtype: str
     shape: tuple[int, ...]
     in_main_memory: bool
-    """Not in a memory on the chip (layouts tell the space: `S(1)`)."""
+    """False for a memory on the chip (the layout names the space: `S(1)`)."""
 
     @property
     def bytes(self) -> float:
-        """Without the layout's padding."""
+        """Size in bytes, without the layout's padding."""
         bits = re.search(r"\d+", self.dtype)
         each = BYTES.get(self.dtype, int(bits[0]) / 8 if bits else 4)
         return each * math.prod(self.shape)
@@ -46,9 +46,9 @@ class Instruction(NamedTuple):
     operands: tuple[str, ...]
     """Names of instructions of the same computation."""
     arguments: str
-    """What stands between the parentheses."""
+    """The text between the parentheses."""
     attributes: str
-    """What stands behind them."""
+    """The text after the parentheses."""
 
 
 @dataclasses.dataclass
@@ -64,8 +64,8 @@ class Computation:
         return [array for name in instruction.operands for array in self.instructions[name].arrays]
 
 
-class Run(NamedTuple):
-    """An instruction, how often it runs, and whether it is part of a fusion, whose inner results are never stored."""
+class Execution(NamedTuple):
+    """An instruction, how often it runs, and whether it is inside a fusion, whose inner results are never stored."""
 
     instruction: Instruction
     computation: Computation
@@ -75,35 +75,35 @@ class Run(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A module."""
+    """An HLO module."""
 
     computations: dict[str, Computation]
     entry: str
 
-    def runs(self, true_share: float = 0.5) -> Iterator[Run]:
-        """Every instruction that runs, in loops as often as they go round.
+    def executions(self, true_share: float = 0.5) -> Iterator[Execution]:
+        """Every instruction that runs, with the number of times that it runs.
 
         Args:
             true_share: how often a conditional takes its second branch, or its true one.
         """
-        yield from self._runs(self.entry, 1.0, False, true_share)
+        yield from self._executions(self.entry, 1.0, False, true_share)
 
-    def _runs(self, name: str, times: float, fused: bool, true_share: float) -> Iterator[Run]:
+    def _executions(self, name: str, times: float, fused: bool, true_share: float) -> Iterator[Execution]:
         computation = self.computations[name]
         for each in computation.instructions.values():
-            yield Run(each, computation, times, fused)
+            yield Execution(each, computation, times, fused)
             if each.opcode == "while":
                 body = _called(each, "body")
-                yield from self._runs(body, times * self.trip_count(each), fused, true_share)
+                yield from self._executions(body, times * self.trip_count(each), fused, true_share)
             elif each.opcode == "conditional":
                 for branch, share in self._branches(each, true_share):
-                    yield from self._runs(branch, times * share, fused, true_share)
+                    yield from self._executions(branch, times * share, fused, true_share)
             elif each.opcode in ("fusion", "call", "async-start", "custom-call"):
                 for called in _CALLED.findall(each.attributes):
-                    yield from self._runs(called, times, fused or each.opcode == "fusion", true_share)
+                    yield from self._executions(called, times, fused or each.opcode == "fusion", true_share)
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often a loop goes round: as the compiler notes it, or by its bound and its step; 1 where none is seen."""
+        """Iterations of a loop: as the compiler notes them, or from its bound and step; 1 if neither is found."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(known[1])
         condition = self.computations[_called(loop, "condition")]
@@ -116,7 +116,7 @@ class Program:
         return -(-bound // self._step(_called(loop, "body"), int(re.search(r"index=(\d+)", counter.attributes)[1])))
 
     def _step(self, body: str, index: int) -> int:
-        """By how much a loop's counter grows; 1 where that is not seen."""
+        """By how much a loop's counter grows; 1 if that is not found."""
         computation = self.computations[body]
         root = computation.instructions[computation.root]
         following = computation.instructions[root.operands[index]] if root.opcode == "tuple" else root
@@ -134,8 +134,8 @@ class Program:
         return list(zip(names, shares, strict=True))
 
 
-def parse(text: str) -> Program:
-    """Reads `compiled.as_text()`."""
+def parse_hlo(text: str) -> Program:
+    """The program in the text of `compiled.as_text()`."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -171,13 +171,13 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _closing(text: str, opening: int) -> int:
-    """Where the parenthesis that opens at `opening` closes."""
+    """The index at which the parenthesis opened at `opening` closes."""
     depth = 0
     for found in re.compile(r"[()]").finditer(text, opening):
         depth += 1 if found[0] == "(" else -1
         if depth == 0:
             return found.start()
-    raise ValueError(f"no end of the parenthesis in {text[opening : opening + 80]!r}")
+    raise ValueError(f"unclosed parenthesis in {text[opening : opening + 80]!r}")
 
 
 def _called(instruction: Instruction, attribute: str) -> str:

@@ -1,52 +1,52 @@
-"""A plan as text: a page for one topology, a line for each of several."""
+"""A plan as text: a page for one topology, a table row for each of several."""
 
 import math
 from collections.abc import Sequence
 
 from mmkp_jax.data.forest import RowSize
-from mmkp_jax.planning.compiling import Compiled, Outcome, Refused
-from mmkp_jax.planning.estimate import Estimate, kept_activations, slots_flops
+from mmkp_jax.planning.compiling import Compiled, CompileOutcome, NotCompiled
+from mmkp_jax.planning.estimate import StepEstimate, saved_activations, slots_flops
 from mmkp_jax.planning.search import Change, fits
 from mmkp_jax.planning.topologies import GPU_SHARE, Topology
-from mmkp_jax.planning.workload import Subject
+from mmkp_jax.planning.workload import Workload
 
 GB = 1e9
 
 
 def page(
-    subject: Subject,
+    workload: Workload,
     topology: Topology,
-    outcome: Outcome,
-    found: Estimate | None,
+    outcome: CompileOutcome,
+    found: StepEstimate | None,
     *,
     largest: RowSize | None,
     change: Change | None,
     price: float | None,
 ) -> str:
-    """Everything there is to tell of one topology.
+    """The full report for one topology.
 
     Args:
-        largest: the largest row that fits, where the config's does.
-        change: what fits, where the config does not.
+        largest: the largest row that fits, if the config's fits.
+        change: what fits, if the config does not.
         price: dollars a chip-hour.
     """
-    parts = [_head(subject, topology, outcome), _fit(subject, topology, outcome, largest, change)]
-    parts.append(_memory(subject, outcome))
+    parts = [_head(workload, topology, outcome), _fit(workload, topology, outcome, largest, change)]
+    parts.append(_memory(workload, outcome))
     if found:
-        parts += [_flops(subject, found), _sent(found, topology)]
+        parts += [_flops(workload, found), _sent(found, topology)]
         parts += [_time(found, topology, price)] if topology.chip.flops else []
     return "\n\n".join(parts)
 
 
 def line(
-    name: str, topology: Topology, outcome: Outcome, found: Estimate | None, price: float | None
+    name: str, topology: Topology, outcome: CompileOutcome, found: StepEstimate | None, price: float | None
 ) -> dict[str, str]:
-    """The cells of a table's row, by heading."""
+    """The cells of a table's row, by column heading."""
     train = outcome.programs["train"]
     cells = {"topology": topology.name, "model": name, "chips": f"{topology.chips}"}
-    if isinstance(train, Refused) or found is None:
-        return {**cells, "fits": f"no: {train.reason}" if isinstance(train, Refused) else "no"}
-    host, moved = (f" + {outcome.in_host / GB:.2f} in the host", " + moments' way") if outcome.in_host else ("", "")
+    if isinstance(train, NotCompiled) or found is None:
+        return {**cells, "fits": f"no: {train.reason}" if isinstance(train, NotCompiled) else "no"}
+    host, moved = (f" + {outcome.in_host / GB:.2f} in the host", " + transfer") if outcome.in_host else ("", "")
     cells |= {
         "fits": "yes" if fits(outcome, topology) else "no",
         "GB a chip": f"{train.bytes / GB:.1f} of {topology.chip.memory / GB:.1f}",
@@ -62,34 +62,36 @@ def line(
     return {**cells, "compiled in": f"{train.seconds:.0f} s"}
 
 
-def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """A table of cells by heading."""
+def markdown_table(rows: Sequence[dict[str, str]]) -> str:
+    """A Markdown table of rows given by column heading."""
     heads = list(dict.fromkeys(head for row in rows for head in row))
     lines = [heads, ["---"] * len(heads), *([row.get(head, "–") for head in heads] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _head(subject: Subject, topology: Topology, outcome: Outcome) -> str:
-    config, mesh = subject.config, outcome.mesh
+def _head(workload: Workload, topology: Topology, outcome: CompileOutcome) -> str:
+    config, mesh = workload.config, outcome.mesh
     used = math.prod(mesh.values())
     slices = f" in {topology.slices} {_parts(topology)}" if topology.slices > 1 else ""
     seconds = ", ".join(
         f"{name} in {each.seconds:.0f} s" for name, each in outcome.programs.items() if isinstance(each, Compiled)
     )
-    row = ", ".join(f"{n:,} {name}" for name, n in vars(subject.row).items())
+    row = ", ".join(f"{n:,} {name}" for name, n in workload.row.slots().items())
     return "\n".join(
         [
             f"{config.model.path} on {topology.name}: {used} of {topology.chips} chips{slices}, "
             f"mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.items())}",
             f"a step: {config.global_batch_size} rows in {config.accumulation_steps} micro-batches; a row: {row}",
-            f"rows hold {subject.load.posts:.2f} posts each ({subject.load.source})",
-            subject.updates,
+            f"rows hold {workload.load.posts:.2f} posts each ({workload.load.source})",
+            workload.updates,
             f"compiled ahead of time: {seconds or 'nothing'}",
         ]
     )
 
 
-def _fit(subject: Subject, topology: Topology, outcome: Outcome, largest: RowSize | None, change: Change | None) -> str:
+def _fit(
+    workload: Workload, topology: Topology, outcome: CompileOutcome, largest: RowSize | None, change: Change | None
+) -> str:
     room = topology.chip.memory
     lines = []
     if fits(outcome, topology):
@@ -103,7 +105,7 @@ def _fit(subject: Subject, topology: Topology, outcome: Outcome, largest: RowSiz
     else:
         lines.append(f"DOES NOT FIT into {room / GB:.2f} GB a chip")
         for name, each in outcome.programs.items():
-            if isinstance(each, Refused):
+            if isinstance(each, NotCompiled):
                 lines.append(f"  {name}: {each.reason}")
             elif outcome.needs(name) > room:
                 lines.append(f"  {name}: takes {outcome.needs(name) / GB:.2f} GB")
@@ -117,17 +119,17 @@ def _fit(subject: Subject, topology: Topology, outcome: Outcome, largest: RowSiz
                 "nor rows of half the size fit: take more chips"
             )
     if largest:
-        times = largest.tokens / subject.row.tokens
+        times = largest.tokens / workload.row.tokens
         size = ", ".join(f"{n:,} {kind}" for kind, n in {"tokens": largest.tokens, **largest.images}.items())
         lines.append(f"the largest row that fits: {size} ({times:g} times the config's)")
     return "\n".join(lines)
 
 
-def _memory(subject: Subject, outcome: Outcome) -> str:
-    state, config = outcome.state, subject.config
+def _memory(workload: Workload, outcome: CompileOutcome) -> str:
+    state, config = outcome.state, workload.config
     programs = {name: each for name, each in outcome.programs.items() if isinstance(each, Compiled)}
     trains = {name: name == "train" for name in programs}
-    kept = kept_activations(subject, outcome) if config.remat else 0.0
+    kept = saved_activations(workload, outcome) if config.remat else 0.0
     kinds: dict[str, dict[str, float]] = {name: {} for name in programs}
     for name, each in programs.items():
         given = state["trainable"] + state["frozen"] + state["optimizer"] * trains[name]
@@ -141,19 +143,19 @@ def _memory(subject: Subject, outcome: Outcome) -> str:
             "layers' inputs, for the backward pass": kept * trains[name],
             "other temporaries": max(each.temporaries - waiting, 0.0),
             "results and program": each.results + each.code,
-            "in all": outcome.needs(name),
+            "total": outcome.needs(name),
         }
     lines = [f"{'memory a chip, GB':<44}" + "".join(f"{name:>10}" for name in programs)]
     for kind in next(iter(kinds.values()), {}):
         cells = (kinds[name][kind] for name in programs)
         lines.append(f"  {kind:<42}" + "".join(f"{n / GB:>10.3f}" if n else f"{'–':>10}" for n in cells))
     if outcome.in_host:
-        moved = f"{outcome.in_host / GB:.3f} GB a chip, which every step moves there and back; no time below counts it"
+        moved = f"{outcome.in_host / GB:.3f} GB a chip, which every step moves there and back; not in the times below"
         lines.append(f"in the host's memory: moments, {moved}")
     return "\n".join(lines)
 
 
-def _flops(subject: Subject, found: Estimate) -> str:
+def _flops(workload: Workload, found: StepEstimate) -> str:
     lines = [f"{'TFLOP a step, by what the posts need':<44}{'forward':>10}{'backward':>10}"]
     for part, each in found.flops.items():
         lines.append(f"  {part:<42}{each.forward / 1e12:>10.2f}{each.backward / 1e12:>10.2f}")
@@ -161,14 +163,14 @@ def _flops(subject: Subject, found: Estimate) -> str:
     program = found.counts.flops * found.chips
     kernels = f", and {found.counts.kernels} calls of kernels a chip, not counted" if found.counts.kernels else ""
     lines += [
-        f"  in all {needed / 1e12:.2f} (what MFU counts; frozen parts forward only, padding not at all)",
+        f"  total {needed / 1e12:.2f} (what MFU counts; frozen parts forward only, no padding)",
         f"  the compiled program's products: {program / 1e12:.2f}{kernels}",
-        f"  all slots, with what is computed again, by formula: {slots_flops(subject) / 1e12:.2f}",
+        f"  all slots, with recomputation, by formula: {slots_flops(workload) / 1e12:.2f}",
     ]
     return "\n".join(lines)
 
 
-def _sent(found: Estimate, topology: Topology) -> str:
+def _sent(found: StepEstimate, topology: Topology) -> str:
     if not found.collectives:
         return "collectives: none"
     between = topology.slices > 1
@@ -180,7 +182,7 @@ def _sent(found: Estimate, topology: Topology) -> str:
     return "\n".join(lines)
 
 
-def _time(found: Estimate, topology: Topology, price: float | None) -> str:
+def _time(found: StepEstimate, topology: Topology, price: float | None) -> str:
     chip = topology.chip
     sent = sum(each.bytes for each in found.collectives)
     between = sum(each.between_slices for each in found.collectives)
@@ -206,11 +208,11 @@ def _time(found: Estimate, topology: Topology, price: float | None) -> str:
 
 
 def _parts(topology: Topology) -> str:
-    """What the network joins."""
+    """The units that the network connects."""
     return "slices" if topology.chip.platform == "tpu" else "machines"
 
 
-def _dollars(found: Estimate, price: float) -> str:
+def _dollars(found: StepEstimate, price: float) -> str:
     low, high = (found.hours(seconds) * found.chips * price for seconds in (found.best, found.worst))
     return f"${low:,.2f}–{high:,.2f}"
 

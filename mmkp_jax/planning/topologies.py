@@ -1,14 +1,14 @@
 """Machines by name: `v5e:4x4`, `v5p:2x2x4`, `v6e:16x16*2` (two slices), `h100:8`, `h100:8*4` (four machines of eight).
 
-`cpu:8` is this machine, as eight devices: to try a mesh without any compiler but the one that is here. It has no rates.
+`cpu:8` is this machine as eight devices, to try a mesh with the local compiler alone. It has no rates.
 
-Figures of a chip are those that its maker publishes, for dense bfloat16 products. Sources:
+Figures of a chip are its maker's, for dense bfloat16 products. Sources:
 
 TPU: cloud.google.com/tpu/docs/{v5e,v6e,v5p}, "system architecture": peak compute, HBM bandwidth, bidirectional
 interconnect a chip (half of it each way here), data center network a pod divided by its chips. Memory is what its
-compiler hands out, as its error for a program that is too large tells (libtpu 0.0.42): less than the HBM.
+compiler can allocate, as its error for a too large program reports (libtpu 0.0.42): less than the HBM.
 
-GPU: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM: TFLOPS without sparsity, memory, NVLink in all (half
+GPU: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM: TFLOPS without sparsity, memory, total NVLink (half
 of it each way here); between machines, the 400 Gb/s (A100: 200 Gb/s) a GPU of DGX and HGX systems.
 """
 
@@ -21,23 +21,24 @@ from mmkp_jax.errors import InputError, nearest
 GiB = 1 << 30
 
 GPU_SHARE = 0.95
-"""Of a GPU's memory, what JAX can be given; by default it takes 0.75 (`XLA_PYTHON_CLIENT_MEM_FRACTION`)."""
+"""Share of a GPU's memory that JAX can use; its default is 0.75 (`XLA_PYTHON_CLIENT_MEM_FRACTION`)."""
 
 MACHINE = 8
-"""GPUs that NVLink joins."""
+"""GPUs of a machine, joined by NVLink."""
 
 
 class Chip(NamedTuple):
-    """A kind of accelerator; rates are a second, links one way."""
+    """A kind of accelerator; rates are per second, links one way."""
 
     name: str
     platform: str
-    """As JAX names it."""
+    """The platform's name in JAX."""
     memory: float
-    """Bytes that a program can have."""
+    """Bytes that a program can use."""
     flops: float
+    """Floating-point operations."""
     bandwidth: float
-    """Bytes of main memory."""
+    """Bytes from and to main memory."""
     link: float
     """Bytes to other chips of the slice or machine."""
     network: float
@@ -45,19 +46,19 @@ class Chip(NamedTuple):
 
 
 class Gpu(NamedTuple):
-    """What XLA must be told of a GPU that is not there, beside `Chip`."""
+    """What XLA must know about a GPU that is not present, in addition to `Chip`."""
 
     device: str
     compute_capability: int
     multiprocessors: int
     fpus: int
-    """Of a multiprocessor."""
+    """Floating-point units of a multiprocessor."""
     clock_ghz: float
     shared_memory: tuple[int, int]
-    """Of a multiprocessor, and that a block can have of it; bytes."""
+    """Bytes of a multiprocessor, and the most that one block can use."""
     l2_cache: int
     memory: int
-    """Bytes in all."""
+    """Total bytes."""
 
 
 CHIPS = {
@@ -81,26 +82,26 @@ GPUS = {
 
 
 class Topology(NamedTuple):
-    """Chips, and how they are joined."""
+    """Chips, and how they are connected."""
 
     name: str
     chip: Chip
     layout: str
-    """Of a slice: 4x4, say; of a machine, its GPUs."""
+    """The chips of a slice, such as 4x4; or the number of a machine's GPUs."""
     slices: int
-    """Of GPUs: machines."""
+    """Number of slices, or of machines for GPUs."""
 
     @property
     def chips(self) -> int:
-        """In all."""
+        """Total number of chips."""
         return self.slices * math.prod(map(int, self.layout.split("x")))
 
 
 def read_topology(name: str) -> Topology:
-    """The machines that a name stands for.
+    """The topology with this name.
 
     Raises:
-        InputError: there are no such.
+        InputError: the name is not a topology.
     """
     where = f"--topology={name}"
     kind, _, rest = name.partition(":")
@@ -111,10 +112,10 @@ def read_topology(name: str) -> Topology:
     found = re.fullmatch(rf"({form})(?:\*(\d+))?", rest)
     example = _tpu_example(kind) if chip.platform == "tpu" else f"{kind}:8, or {kind}:8*2 for two machines"
     if not found or "0" in (found[1][0], (found[2] or "1")[0]):
-        raise InputError(f"{rest!r} is no layout of its chips", where, f"write it as {example}")
+        raise InputError(f"{rest!r} is not a layout of its chips", where, f"write it as {example}")
     topology = Topology(name, chip, found[1], int(found[2] or 1))
     if chip.platform == "gpu" and int(topology.layout) > MACHINE:
-        raise InputError(f"a machine has {MACHINE} GPUs at most", where, f"write it as {example}")
+        raise InputError(f"a machine has at most {MACHINE} GPUs", where, f"write it as {example}")
     return topology
 
 
@@ -124,7 +125,7 @@ def _tpu_example(kind: str) -> str:
 
 
 def gpu_description(kind: str) -> str:
-    """XLA's text of a GPU: a GpuTargetConfigProto."""
+    """A GPU as XLA's text, a GpuTargetConfigProto."""
     gpu = GPUS[kind]
     return f"""
 gpu_device_info {{

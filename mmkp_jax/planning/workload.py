@@ -1,4 +1,4 @@
-"""What is planned: a config, the geometry of its model, and what its rows hold; no weights are read."""
+"""The workload of a plan: a config, the geometry of its model, and what its rows hold; no weights are read."""
 
 import importlib
 import math
@@ -23,34 +23,35 @@ from mmkp_jax.models.flops import tree_pairs
 from mmkp_jax.training.batches import branches_of, complete, datasets_of, plan_posts, processor_of, recipe_of
 
 TYPICAL_FILL = 0.96
-"""Of the slots that bind, in rows of such posts (`benchmarks/packing.py`)."""
+"""Share of the limiting slots that typical posts fill (`benchmarks/packing.py`)."""
 
 TEMPLATE_TOKENS = 64
-"""Of a prompt, beside its picture and the post's text; at most."""
+"""Upper bound of a prompt's tokens without its image and the post's text."""
 
 
-class Load(NamedTuple):
-    """What a run's rows hold."""
+class RowLoad(NamedTuple):
+    """The content of a run's rows."""
 
     posts: float
-    """A row, on average."""
+    """Posts a row, on average."""
     work: Work
-    """Of a row, on average."""
+    """Work of a row, on average."""
     steps: int
-    """Of the run."""
+    """Steps of the run."""
     source: str
-    """Where this is known from."""
+    """Where these numbers come from."""
 
 
-class Subject(NamedTuple):
-    """All that planning must know, but for the machines."""
+class Workload(NamedTuple):
+    """All that planning needs to know, except the machines."""
 
     config: ConfigDict
     published: Mapping[str, Any]
     """The model's `config.json`."""
     where: str
+    """Where `published` was read."""
     definition: Definition
-    load: Load
+    load: RowLoad
 
     @property
     def row(self) -> RowSize:
@@ -59,11 +60,11 @@ class Subject(NamedTuple):
 
     @property
     def updates(self) -> str:
-        """The run's updates and their posts, beside the paper's."""
+        """The run's updates and their posts, next to the paper's."""
         return updates_line(self.load.steps, self.load.posts * self.config.global_batch_size)
 
-    def but(self, **fields: Any) -> "Subject":
-        """The same with other fields of the config; those of a part of it as a mapping."""
+    def with_config(self, **fields: Any) -> "Workload":
+        """A copy with other fields of the config; the fields of a section as a mapping."""
         config = self.config.copy_and_resolve_references().unlock()
         config.update(fields)
         return self._replace(config=config.lock(), load=load_of(config, self.definition))
@@ -81,25 +82,25 @@ class Subject(NamedTuple):
         )
 
 
-def subject_of(config: ConfigDict) -> Subject:
-    """Reads what there is of a config's model and data on this machine; the rest is known or typical.
+def workload_of(config: ConfigDict) -> Workload:
+    """The workload of a config, from its model and data where they are on this machine, else from typical figures.
 
     Raises:
-        InputError: the model's `config.json` cannot be had, or something in the config cannot be used.
+        InputError: the model's `config.json` is not available, or the config cannot be used.
     """
     if config.make:
         importlib.import_module(config.make).make()
     published, where = published_config(config.model.path)
     definition = define(published, where)
     config = complete(config, definition)
-    return Subject(config, published, where, definition, load_of(config, definition))
+    return Workload(config, published, where, definition, load_of(config, definition))
 
 
 def published_config(path: str) -> tuple[dict[str, Any], str]:
-    """A model's `config.json`, and where it was read; of a hub id that file only.
+    """A model's `config.json`, and where it was read; from the hub, only that file is downloaded.
 
     Raises:
-        InputError: it is not available, is damaged, or asks for what is not implemented.
+        InputError: it is not available, damaged, or needs what is not implemented.
     """
     file = Path(path).expanduser() / CONFIG
     if not file.is_file():
@@ -107,14 +108,14 @@ def published_config(path: str) -> tuple[dict[str, Any], str]:
             return dict(known), path
         try:
             file = Path(hf_hub_download(path, CONFIG))
-        except Exception as error:  # the network's and the hub's failures have no class in common
-            reason = f"there is no {CONFIG} of it here, and the hub does not give one ({type(error).__name__})"
+        except Exception as error:  # failures of the network and the hub share no class
+            reason = f"its {CONFIG} is not here, and could not be downloaded from the hub ({type(error).__name__})"
             raise InputError(reason, f"config.model.path={path}", "give a Hugging Face folder or a hub id") from None
     return read_config(file), str(file)
 
 
-def load_of(config: ConfigDict, definition: Definition) -> Load:
-    """What rows hold: by the index of the config's data where they and the tokenizer are here, else typically."""
+def load_of(config: ConfigDict, definition: Definition) -> RowLoad:
+    """The content of rows, from the index of the config's data if data and tokenizer are here, else typical posts."""
     try:
         datasets = datasets_of(config)
     except InputError:  # not on this machine
@@ -137,11 +138,11 @@ def load_of(config: ConfigDict, definition: Definition) -> Load:
         images=recipe.processor.work_of_posts(np.concatenate([part.slot_NX for part in parts])[plan.post_N]),
     ).times(1 / plan.rows)
     posts = len(plan.post_N)
-    return Load(posts / plan.rows, work, training.steps, f"{posts:,} posts of {config.data.path}")
+    return RowLoad(posts / plan.rows, work, training.steps, f"{posts:,} posts of {config.data.path}")
 
 
-def typical_load(config: ConfigDict, definition: Definition) -> Load:
-    """Rows of typical posts, and as many of them as MMKP-V2 has for training."""
+def typical_load(config: ConfigDict, definition: Definition) -> RowLoad:
+    """Rows of typical posts, for as many posts as MMKP-V2 has for training."""
     post, processor = definition.family.typical_post, definition.processor
     targets = [post[branch] for branch in branches_of(config)]
     images = {kind: post[kind] for kind in processor.slots}
@@ -157,14 +158,14 @@ def typical_load(config: ConfigDict, definition: Definition) -> Load:
         images=processor.work_of_posts(np.asarray([list(images.values())])),
     ).times(posts)
     steps = config.total_steps or config.num_epochs * math.ceil(PAPER_POSTS / (posts * config.global_batch_size))
-    return Load(posts, work, steps, f"typical: {PAPER_POSTS:,} posts as MMKP-V2's, CMKP's mean lengths")
+    return RowLoad(posts, work, steps, f"typical: {PAPER_POSTS:,} posts as MMKP-V2's, CMKP's mean lengths")
 
 
 def _posts_of_a_step(config: ConfigDict, posts: float) -> int:
-    """`posts_per_step`, where rows that hold so many `posts` each have room for them.
+    """`posts_per_step`, checked against the room of rows that hold `posts` each.
 
     Raises:
-        InputError: they have not.
+        InputError: the rows have not enough room.
     """
     rows = config.global_batch_size
     if config.posts_per_step > math.ceil(posts) * rows:

@@ -1,4 +1,4 @@
-"""Makes pocket: posts, images and a model in one folder, which appears atomically."""
+"""Makes pocket: posts, images and a model in one folder, written atomically."""
 
 import json
 from collections.abc import Mapping
@@ -11,19 +11,20 @@ from mmkp_jax.pocket.world import make_world
 from mmkp_jax.runtime.atomic import making_folder, write_json
 
 VERSION = 1
-"""Raised when the same seed comes to give other posts or another model."""
+"""Increased when the same seed gives other posts or another model."""
 
 STAMP = "pocket.json"
+"""The file with the version, seed and sizes of a pocket."""
 
 
 def make_pocket(out: Path, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> None:
     """Writes `posts/{train,valid,test}.jsonl`, `images/`, `needs.jsonl` and `model/` into `out`.
 
-    A pocket of the same seed and sizes that is there already is left as it is.
+    An existing pocket with the same seed and sizes is kept.
 
     Args:
-        out: the folder, made where there is none.
-        seed: decides all of it.
+        out: the folder, created if it does not exist.
+        seed: the seed of posts, images and model.
         sizes: posts of each split.
 
     Raises:
@@ -38,7 +39,7 @@ def make_pocket(out: Path, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> N
 
 
 def _write(out: Path, seed: int, sizes: Mapping[str, int]) -> None:
-    from mmkp_jax.pocket.model import write_model  # these take seconds to import
+    from mmkp_jax.pocket.model import write_model  # takes seconds to import
     from mmkp_jax.pocket.tokenizer import train_tokenizer
 
     splits = make_posts(make_world(seed), seed, sizes)
@@ -48,7 +49,7 @@ def _write(out: Path, seed: int, sizes: Mapping[str, int]) -> None:
 
 
 def _is_made(out: Path, stamp: Mapping[str, Any]) -> bool:
-    """Whether `out` is this pocket; an error if it is anything but an empty folder otherwise."""
+    """Whether `out` is this pocket; raises `InputError` if it holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:
@@ -57,12 +58,12 @@ def _is_made(out: Path, stamp: Mapping[str, Any]) -> bool:
         found = None
     if found == stamp:
         return True
-    what = "this is not a pocket" if found is None else "this pocket is of another seed, size or version"
+    what = "this is not a pocket" if found is None else "this pocket has another seed, size or version"
     raise InputError(what, str(out), "give another folder, or remove it")
 
 
 def make(root: Path = Path("runs/pocket")) -> None:
-    """Makes pocket and its prepared dataset where they are not there yet; what a config's `make` calls."""
+    """Makes pocket and its prepared dataset unless they exist; a config's `make` calls this."""
     from mmkp_jax.data.posts import read_jsonl
     from mmkp_jax.data.records import write_dataset
 

@@ -1,4 +1,4 @@
-"""Makes pocket's model: Qwen2.5-VL's whole architecture at a few million random numbers, as a Hugging Face folder."""
+"""Makes pocket's model: Qwen2.5-VL's architecture with a few million random parameters, as a Hugging Face folder."""
 
 import json
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 INIT = 0.06
-"""Standard deviation of every matrix: at these widths a layer has the gain that the published 0.02 gives it at 2048."""
+"""Standard deviation of every matrix; at these widths it gives a layer the gain of the published 0.02 at 2048."""
 
 OUTPUT_SCALE = 0.35
-"""Of the matrices that add to the residual stream: 1 / sqrt(2 * 4 layers)."""
+"""Factor for the matrices that add to the residual stream: 1 / sqrt(2 * 4 layers)."""
 
 MIN_PIXELS, MAX_PIXELS = 4 * 28 * 28, 16 * 28 * 28
-"""Of a picture, after resizing: 4 to 16 image tokens."""
+"""Limits of a resized image: 4 to 16 image tokens."""
 
 DECODER = {
     "hidden_size": 192,
@@ -44,7 +44,7 @@ _ADD_TO_STREAM = ("layers.o.weight", "blocks.proj.weight", "mlp.down.weight")
 
 
 def write_model(tokenizer: "PreTrainedTokenizerBase", seed: int, out: Path) -> None:
-    """Writes the folder: tokenizer, preprocessor, generation defaults, random numbers, config."""
+    """Writes the folder: tokenizer, preprocessor, generation defaults, random parameters, config."""
     out.mkdir(parents=True)
     tokenizer.save_pretrained(out)
     _write_json(out / "preprocessor_config.json", preprocessor_json())
@@ -56,7 +56,7 @@ def write_model(tokenizer: "PreTrainedTokenizerBase", seed: int, out: Path) -> N
 def config_json(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     """The `config.json`, in the flat layout of the published ones."""
     token = tokenizer.convert_tokens_to_ids
-    vocabulary = -(-len(tokenizer) // 64) * 64  # padded, as the published ones
+    vocabulary = -(-len(tokenizer) // 64) * 64  # padded, like the published ones
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
@@ -118,7 +118,7 @@ def generation_json(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
 
 
 def initial_params(definition: Definition, seed: int) -> Params:
-    """Float32 numbers: matrices normal with standard deviation `INIT`, norms 1, biases 0, as published."""
+    """Initial float32 parameters: matrices normal with standard deviation `INIT`, norms 1, biases 0, as published."""
     generator = np.random.default_rng(seed)
 
     def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,37 +1,37 @@
-"""Measures what kinds of keyphrases a split has: present in the text or absent, seen in training or unseen."""
+"""Measures the kinds of a split's keyphrases: present in the text or absent, seen in training or unseen."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
 class Rates(NamedTuple):
-    """Of one split. Shares are 0-1."""
+    """Rates of one split; shares are fractions."""
 
     posts: int
     keyphrases: int
     per_post: float
     """Keyphrases a post."""
     present: float
-    """Share of keyphrases whose stemmed words stand in the stemmed text, side by side."""
+    """Share of keyphrases whose stemmed words occur in the stemmed text, next to each other."""
     unique: int
-    """Different keyphrases."""
+    """Number of different keyphrases."""
     overlap: float
-    """Share of the different keyphrases that some training post carries."""
+    """Share of the different keyphrases that a training post has."""
     unseen_posts: float
-    """Share of posts that have a keyphrase that no training post carries."""
+    """Share of posts with a keyphrase that no training post has."""
     without_cot: float
     without_image: float
 
 
-def measure(
+def measure_rates(
     posts: Sequence[Mapping[str, Any]],
     train: Iterable[Mapping[str, Any]],
     stem: Callable[[str], str] = str.lower,
 ) -> Rates:
-    """The rates of `posts`, records in the general form, with `train` as their training posts.
+    """The rates of `posts`, which are records in the general form, with `train` as training posts.
 
     Args:
-        stem: of a word. Pocket's texts hold no other form of a keyphrase's words, so any stemmer gives the same.
+        stem: stems a word. Pocket's texts have no other form of a keyphrase's words, so any stemmer gives the same.
     """
     known = {phrase for post in train for phrase in post["keyphrases"]}
     carried = [(phrase, post["text"]) for post in posts for phrase in post["keyphrases"]]
@@ -50,6 +50,6 @@ def measure(
 
 
 def is_present(phrase: str, text: str, stem: Callable[[str], str] = str.lower) -> bool:
-    """Whether the phrase's words stand in the text side by side, after stemming."""
+    """Whether the phrase's words occur in the text next to each other, after stemming."""
     wanted, words = ([stem(word) for word in part.split()] for part in (phrase, text))
     return any(words[i : i + len(wanted)] == wanted for i in range(len(words)))

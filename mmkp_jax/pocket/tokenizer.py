@@ -1,4 +1,4 @@
-"""Trains pocket's tokenizer: Qwen2.5's byte-level BPE, special tokens and chat template, on a vocabulary of its own."""
+"""Trains pocket's tokenizer: Qwen2.5's byte-level BPE, special tokens and chat template, with its own vocabulary."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -13,10 +13,10 @@ SPECIAL_TOKENS = (
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>",
     "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
-"""In the order of their numbers, which follow those of the plain tokens without a gap, as published."""
+"""Special tokens in the order of their numbers, which follow those of the plain tokens without a gap, as published."""
 
 PLAIN_TOKENS = 2000
-"""At most so many before the special ones: the 256 bytes, and merges for as long as the texts give any."""
+"""Most tokens before the special ones: the 256 bytes, and merges while the texts have any."""
 
 _SYSTEM = "system\nYou are a helpful assistant."
 
@@ -34,16 +34,16 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""The published template, less videos and numbered pictures."""
+"""The published template, without videos and numbered images."""
 
 QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
     r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""The pattern that parts a text into words, within which tokens lie."""
+"""The pattern that splits a text into words; no token crosses a word's end."""
 
 MAX_LENGTH = 4096
-"""Tokens, as the model's config says too."""
+"""Most tokens of a text, as in the model's config."""
 
 
 def train_tokenizer(texts: Iterable[str]) -> "PreTrainedTokenizerFast":

@@ -3,18 +3,18 @@
 import random
 from typing import NamedTuple
 
-from mmkp_jax.pocket.world import CLASH_CUES, CLUB_OF_SHAPE, GATHERING_CUES, SEASON_CUES, Clause, Pair
+from mmkp_jax.pocket.world import CLASH_CUES, CLUB_OF_SHAPE, GATHERING_CUES, SEASON_CUES, Clause, WordPair
 
 
-class Facts(NamedTuple):
-    """What a post tells."""
+class PostFacts(NamedTuple):
+    """The content of a post."""
 
-    pairs: dict[Clause, Pair]
+    pairs: dict[Clause, WordPair]
     """The keyphrase of each clause as its two words, in the order of the keyphrases."""
-    emblem: Pair | None
-    """Shape and colour of what the picture shows; None: a landscape, or no picture."""
+    emblem: WordPair | None
+    """Shape and colour of the emblem in the image; None for a landscape or no image."""
     cues: tuple[str, ...]
-    """The words that stand for what the text does not name: of a clash, or of a season and a gathering."""
+    """The words that hint at what the text does not name: a clash, or a season and a gathering."""
 
 
 _FAN = (
@@ -47,8 +47,8 @@ _FILLERS = (
 _STOPS = (" . ", " ! ", " , ", " - ")
 
 
-def write_text(facts: Facts, rng: random.Random) -> str:
-    """A post's text as CMKP tokenises: lower-case words and punctuation, parted by single spaces."""
+def write_post_text(facts: PostFacts, rng: random.Random) -> str:
+    """A post's text as CMKP tokenises: lower-case words and punctuation, separated by single spaces."""
     clauses = [_write_clause(clause, facts, rng) for clause in facts.pairs]
     clauses += rng.sample(_FILLERS, rng.randint(1, 3))
     rng.shuffle(clauses)
@@ -58,13 +58,13 @@ def write_text(facts: Facts, rng: random.Random) -> str:
     return text + rng.choice((" .", " !", ""))
 
 
-def write_chain(facts: Facts, rng: random.Random) -> str:
-    """A chain of thought: what is seen, what is read, and what follows for each keyphrase."""
+def write_chain(facts: PostFacts, rng: random.Random) -> str:
+    """A chain of thought: what the image shows, what the text says, and what follows for each keyphrase."""
     steps = [_see(facts.emblem, rng), *(_infer(clause, facts, rng) for clause in facts.pairs)]
     return " ".join(steps)
 
 
-def _write_clause(clause: Clause, facts: Facts, rng: random.Random) -> str:
+def _write_clause(clause: Clause, facts: PostFacts, rng: random.Random) -> str:
     if clause == "fan":
         return rng.choice(_FAN)
     if clause == "place":
@@ -72,7 +72,7 @@ def _write_clause(clause: Clause, facts: Facts, rng: random.Random) -> str:
     return rng.choice(_CLASH if clause == "clash" else _EVENT).format(*facts.cues)
 
 
-def _see(emblem: Pair | None, rng: random.Random) -> str:
+def _see(emblem: WordPair | None, rng: random.Random) -> str:
     if emblem is None:
         return rng.choice(("no emblem here .", "there is no emblem .", "i see no emblem ."))
     shape, colour = emblem
@@ -87,7 +87,7 @@ def _see(emblem: Pair | None, rng: random.Random) -> str:
     return f"{seen} {badge}".format(shape=shape, colour=colour, club=CLUB_OF_SHAPE[shape])
 
 
-def _infer(clause: Clause, facts: Facts, rng: random.Random) -> str:
+def _infer(clause: Clause, facts: PostFacts, rng: random.Random) -> str:
     first, last = facts.pairs[clause]
     if clause == "fan":
         step = rng.choice(("a fan writes , so the tag is", "they support this side :"))
@@ -100,8 +100,8 @@ def _infer(clause: Clause, facts: Facts, rng: random.Random) -> str:
     return f"{step.format(*facts.cues, first=first, last=last)} {first} {last} ."
 
 
-def choose_cues(pairs: dict[Clause, Pair], rng: random.Random) -> tuple[str, ...]:
-    """Words for what a clash, or an event, leaves unnamed."""
+def choose_cues(pairs: dict[Clause, WordPair], rng: random.Random) -> tuple[str, ...]:
+    """Words that hint at a clash, or at an event."""
     if "clash" in pairs:
         return (rng.choice(CLASH_CUES[pairs["clash"][1]]),)
     if "event" in pairs:

@@ -1,7 +1,7 @@
-"""The world that pocket's posts tell of: its words, and which of its keyphrases training posts carry.
+"""The world that pocket's posts describe: its words, and which of its keyphrases training posts have.
 
-Every keyphrase has two words, each from a list of its own, so that one that no training post carries can still be
-composed from parts that training posts do carry. No word of a keyphrase other than a place's stands in any text.
+Every keyphrase has two words, each from its own list, so that a keyphrase that no training post has can still be
+composed from parts that training posts have. No word of a keyphrase occurs in any text, except those of places.
 """
 
 import itertools
@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 Clause = Literal["fan", "clash", "event", "place"]
-"""What a post can tell of; each clause in its text stands for one keyphrase."""
+"""What a post can be about; each clause in its text gives one keyphrase."""
 
-Need = Literal["image", "text", "both"]
-Pair = tuple[str, str]
+Evidence = Literal["image", "text", "both"]
+"""What a keyphrase needs to be found."""
+WordPair = tuple[str, str]
 Topic = tuple[Clause, ...]
 
-NEEDS: Mapping[Clause, Need] = {"fan": "image", "clash": "both", "event": "text", "place": "text"}
+NEEDS: Mapping[Clause, Evidence] = {"fan": "image", "clash": "both", "event": "text", "place": "text"}
 
 CLUB_OF_SHAPE = {
     "star": "comets",
@@ -89,14 +90,14 @@ TOPICS: Mapping[Topic, float] = {
 """Shares of posts by their clauses, in the order of their keyphrases: 1.29 a post, of which 37% are places."""
 
 SEEN = 0.4492
-"""Share of each clause's keyphrases that training posts carry: the overlap of MMKP-V2's splits (paper, Table 2)."""
+"""Share of each clause's keyphrases that training posts have: the overlap of MMKP-V2's splits (paper, Table 2)."""
 
 
 class World(NamedTuple):
-    """Which pairs of words are keyphrases of training posts."""
+    """The pairs of words that are keyphrases: all of them, and those of training posts."""
 
-    every: Mapping[Clause, list[Pair]]
-    seen: Mapping[Clause, list[Pair]]
+    every: Mapping[Clause, list[WordPair]]
+    seen: Mapping[Clause, list[WordPair]]
 
 
 def make_world(seed: int) -> World:
@@ -106,7 +107,7 @@ def make_world(seed: int) -> World:
     return World(every, {clause: _even_share(pairs, SEEN, rng) for clause, pairs in every.items()})
 
 
-def spread(weights: Sequence[float], n: int) -> list[int]:
+def apportion(weights: Sequence[float], n: int) -> list[int]:
     """Whole numbers that add up to `n`, in proportion to `weights` (largest remainders)."""
     exact = [weight * n / sum(weights) for weight in weights]
     counts = [int(share) for share in exact]
@@ -116,8 +117,8 @@ def spread(weights: Sequence[float], n: int) -> list[int]:
     return counts
 
 
-def _even_share(pairs: Sequence[Pair], share: float, rng: random.Random) -> list[Pair]:
-    taken: list[Pair] = []
+def _even_share(pairs: Sequence[WordPair], share: float, rng: random.Random) -> list[WordPair]:
+    taken: list[WordPair] = []
     left = rng.sample(pairs, len(pairs))
     for _ in range(round(share * len(pairs))):
         firsts, lasts = [pair[0] for pair in taken], [pair[1] for pair in taken]

@@ -12,6 +12,7 @@ from mmkp_jax.errors import LOST, InputError, LostError, nearest
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.interrupts import INTERRUPTED, while_running
 from mmkp_jax.runtime.paths import check_all_local, check_outputs
+from mmkp_jax.runtime.program import command_line
 from mmkp_jax.runtime.terminal import UNREAD, drop_unread_output, print_anywhere
 
 DISK_ERRORS = {
@@ -25,13 +26,12 @@ class Parser(argparse.ArgumentParser):
     """Tells a mistake as an `InputError`; a flag is never abbreviated.
 
     Args:
-        command: `main`, say: `python -m mmkp_jax.main`.
+        command: such as `main`.
         about: the module's docstring, whose first line says what the command does.
     """
 
     def __init__(self, command: str, about: str, **options: str):
-        said = about.strip().split("\n", 1)[0].split(": `python")[0].rstrip(".") + "."
-        super().__init__(f"python -m mmkp_jax.{command}", description=said, allow_abbrev=False, **options)
+        super().__init__(command_line(command), description=f"{summary(about)}.", allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message, self.prog, "see --help")
@@ -57,6 +57,11 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, flag: str, flags: argparse.Namespace) -> NoReturn:
         known = [f"--{name}" for name in vars(flags)]
         self.error(f"unknown flag {flag}{nearest(flag.partition('=')[0], known)}")
+
+
+def summary(about: str) -> str:
+    """What a command does, without a full stop: the first line of its module's docstring, up to how it is called."""
+    return about.strip().split("\n", 1)[0].split(": `")[0].rstrip(".")
 
 
 def file_list(text: str) -> list[Path]:

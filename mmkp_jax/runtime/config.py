@@ -1,6 +1,7 @@
-"""A config from the flags that name it: `--config=FILE[:preset,…] [--config.key=value …]`."""
+"""A config from the flags that name it: `--config=FILE|NAME[:preset,…] [--config.key=value …]`."""
 
 import ast
+import importlib
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +9,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmkp_jax.errors import InputError, all_of
+from mmkp_jax.errors import InputError, all_of, nearest
 from mmkp_jax.runtime.field_checks import SEE, Fault, check_settings, fault_of, faults_of, unknown
 from mmkp_jax.runtime.field_types import CONTENT, Field
 from mmkp_jax.runtime.fields import FIELDS, leaves, named, of_resume
 from mmkp_jax.runtime.paths import check_local
+
+SHIPPED = "mmkp_jax.configs"
+"""The experiments that come with the package; imported by name, as they are the user's and import this room."""
+NOT_EXPERIMENTS = ("__init__", "base", "presets")
+"""Files next to them that are none."""
 
 BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
@@ -35,7 +41,7 @@ def default_config(fields: Sequence[Field] = FIELDS) -> ConfigDict:
 
 
 def read_config(named_by: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config that FILE[:preset,…] gives, with its fields as the `overrides` say, checked.
+    """The config that FILE|NAME[:preset,…] gives, with its fields as the `overrides` say, checked.
 
     Raises:
         InputError: there is no such file, preset or field, or fields take no such values: all of that in one line.
@@ -58,15 +64,26 @@ def read_config(named_by: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def locate(named_by: str) -> tuple[Path, str]:
-    """The file and the presets of FILE[:preset,…].
+    """The file and the presets of FILE[:preset,…]; a NAME that is no file is that of a shipped experiment.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, nor an experiment of that name.
     """
     file, _, presets = named_by.partition(":")
-    if not Path(file).is_file():
-        raise InputError(f"there is no config {file!r}", "--config", "give --config=configs/dyncot.py, for one")
-    return Path(file), presets
+    if Path(file).is_file():
+        return Path(file), presets
+    known = shipped_configs()
+    if file not in known:
+        what = f"there is no config {file!r}{nearest(file, known) if file.isidentifier() else ''}"
+        raise InputError(what, "--config", f"give a file, or one of {', '.join(known)}")
+    return known[file], presets
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The files of the experiments that come with the package, by name."""
+    (folder,) = importlib.import_module(SHIPPED).__path__
+    files = sorted(Path(folder).glob("*.py"))
+    return {file.stem: file for file in files if file.stem not in NOT_EXPERIMENTS}
 
 
 def parse_overrides(

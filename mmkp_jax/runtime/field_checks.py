@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from mmkp_jax.errors import InputError, all_of, nearest
 from mmkp_jax.runtime.field_types import REQUIRED, Field
 from mmkp_jax.runtime.fields import FIELDS, leaves, named
+from mmkp_jax.runtime.program import command_line
 
-SEE = "see python -m mmkp_jax.main --help"
+SEE = f"see {command_line('main')} --help"
 
 WHOLE = 2**63
 """Whole numbers are below it, and not below its negative."""

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from mmkp_jax.errors import LOST, InputError, LostError
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.meeting import ENDING, GRACE_SECONDS, JOIN_SECONDS, Meeting, end_as_lost, meet
+from mmkp_jax.runtime.program import command_line
 
 FOREVER = 7 * 24 * 3600
 """Seconds: of what JAX's own service would time out, and the meeting sees earlier."""
@@ -52,7 +53,7 @@ def join(
     given = (coordinator, processes, process)
     if any(each is not None for each in given) and None in given:
         what = "a job of several processes needs all of --coordinator, --num_processes and --process_id"
-        raise InputError(what, "python -m mmkp_jax.main", "give all three, or none")
+        raise InputError(what, command_line("main"), "give all three, or none")
     where, size, host, devices = _place_in_job(*given, seconds)
     if where is None:
         return  # no cluster: a host by itself

@@ -5,7 +5,6 @@ it runs raises KeyboardInterrupt, so that it can finish its files.
 """
 
 import contextlib
-import itertools
 import os
 import signal
 import sys
@@ -15,11 +14,12 @@ from types import FrameType
 from typing import NoReturn
 
 from mmkp_jax.errors import AGAIN
+from mmkp_jax.runtime.program import PACKAGE, started_module
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C."""
 
-RESUMED = "mmkp_jax.main"
+RESUMED = "main"
 """The command that launchers start again after SIGTERM."""
 
 
@@ -31,11 +31,15 @@ def while_importing() -> None:
     Called when the package is imported, before any module that takes long. Where the package is imported by something
     else, or Ctrl-C is handled or ignored already, nothing changes.
     """
-    runs_a_module = sys.argv[:1] == ["-m"]  # what Python says until it has found the module to run
-    if runs_a_module and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if sys.argv[:1] == ["-m"]:  # what Python says until it has found the module to run
+        end_at_signals(is_resumed=started_module() == f"{PACKAGE}.{RESUMED}")
+
+
+def end_at_signals(*, is_resumed: bool) -> None:
+    """Lets a Ctrl-C that is not handled yet end the process at once; and SIGTERM, where the command is resumed."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
-    module = next((after for flag, after in itertools.pairwise(sys.orig_argv) if flag == "-m"), "")
-    if runs_a_module and module == RESUMED and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    if is_resumed and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end_to_be_started_again)
 
 

@@ -10,17 +10,17 @@ from typing import Any
 
 from mmkp_jax.runtime.escape import for_terminal, for_utf8
 from mmkp_jax.runtime.json_files import shown
-from mmkp_jax.teacher.cost import Prices, Usage, believed, usage_of
-from mmkp_jax.teacher.questions import Asked
+from mmkp_jax.teacher.cost import Prices, Usage, plausible_usage, usage_of
+from mmkp_jax.teacher.questions import Request
 
 COMPLETE = (None, "stop")
 """What an answer may give as its `finish_reason` to be a complete one; whatever else it says, it is not."""
-LONGEST = 300
+MAX_MESSAGE = 300
 """Characters that a message repeats of what an endpoint said."""
 
 
-def row_of(
-    asked: Asked,
+def answer_row(
+    request: Request,
     body: dict[str, Any] | None,
     most: Usage,
     prices: Prices = Prices(),  # noqa: B008, as it is frozen
@@ -39,15 +39,15 @@ def row_of(
     told = charged if body is None else body
     usage = usage_of(told or {}, most)
     row = {
-        "id": asked.id,
-        "key": asked.key,
-        "asked": asked.asked,
+        "id": request.id,
+        "key": request.key,
+        "asked": request.content,
         "status": status,
         "reason": message,
         "answer": body,
         "usage": usage and usage._asdict(),
         "most": most._asdict(),
-        "cost": prices.of(usage),
+        "cost": prices.cost(usage),
         "finish_reason": finish_of(body) if body else None,
         "attempt": attempt,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -55,11 +55,13 @@ def row_of(
     return row | ({"note": IMPLAUSIBLE} if usage is None and (told or {}).get("usage") is not None else {})
 
 
-def lost_row(asked: Asked, body: Mapping[str, Any] | None, most: Usage, prices: Prices, reason: str) -> dict[str, Any]:
+def lost_row(
+    request: Request, body: Mapping[str, Any] | None, most: Usage, prices: Prices, reason: str
+) -> dict[str, Any]:
     """The store's row of a call that came to nothing and was charged: what its body says, or all that it may cost."""
     usage = usage_of(body or {}, most)
-    row = {"lost": asked.key, "id": asked.id, "reason": reason, "most": most._asdict()}
-    return row | {"usage": usage and usage._asdict(), "cost": prices.of(usage)}
+    row = {"lost": request.key, "id": request.id, "reason": reason, "most": most._asdict()}
+    return row | {"usage": usage and usage._asdict(), "cost": prices.cost(usage)}
 
 
 IMPLAUSIBLE = "the usage that the endpoint gives cannot be true; the most that the call may have taken counts"
@@ -85,16 +87,16 @@ def verdict(body: Mapping[str, Any]) -> tuple[str, str]:
     if error := choice.get("error"):
         return "unfinished", f"the answer holds an error ({message_of(error)})"
     if refusal := message.get("refusal"):
-        return "declined", f"the model declined: {said(refusal if isinstance(refusal, str) else shown(refusal))}"
+        return "declined", f"the model declined: {one_line(refusal if isinstance(refusal, str) else shown(refusal))}"
     if not isinstance(message.get("content"), str) or not message["content"].strip():
         return "empty", "the answer holds no text"
     return "answered", ""
 
 
-def judged(row: Mapping[str, Any]) -> tuple[str, str]:
+def row_verdict(row: Mapping[str, Any]) -> tuple[str, str]:
     """What a row of the store is worth: `verdict` of its answer, or why there was none."""
     if row["answer"] is None:
-        return "refused", said(str(row.get("reason") or ""))
+        return "refused", one_line(str(row.get("reason") or ""))
     return verdict(row["answer"])
 
 
@@ -116,11 +118,11 @@ def usage_in(row: Mapping[str, Any]) -> Usage | None:
     usage, most = row.get("usage"), most_of(row)
     if not isinstance(usage, Mapping):
         return None
-    return believed(usage.get("prompt"), usage.get("completion"), most or Usage(10_000_000, 10_000_000))
+    return plausible_usage(usage.get("prompt"), usage.get("completion"), most or Usage(10_000_000, 10_000_000))
 
 
 def is_implausible(row: Mapping[str, Any]) -> bool:
-    """Whether a row's answer gave a usage that is not believed."""
+    """Whether a row's answer reports a usage that is not plausible."""
     answer = row.get("answer")
     return "note" in row or (isinstance(answer, Mapping) and answer.get("usage") is not None and usage_in(row) is None)
 
@@ -128,7 +130,7 @@ def is_implausible(row: Mapping[str, Any]) -> bool:
 def finish_of(body: Mapping[str, Any]) -> str:
     """The word that an answer ended with, for a message; `null` where there is none."""
     finish = _choice(body).get("finish_reason")
-    return said(repr(finish) if isinstance(finish, str) else shown(finish))[:60]
+    return one_line(repr(finish) if isinstance(finish, str) else shown(finish))[:60]
 
 
 def code_of(error: object) -> int | None:
@@ -142,12 +144,12 @@ def code_of(error: object) -> int | None:
 def message_of(error: object) -> str:
     """What an endpoint says of an error, in one of the forms that there are; in one line."""
     text = (error.get("message") or error.get("detail") or "") if isinstance(error, dict) else error or ""
-    return said(text if isinstance(text, str) else shown(text))
+    return one_line(text if isinstance(text, str) else shown(text))
 
 
-def said(text: str) -> str:
+def one_line(text: str) -> str:
     """What an endpoint said, in one line that a terminal and a file take."""
-    return for_terminal(" ".join(text[: 10 * LONGEST].split()))[:LONGEST]
+    return for_terminal(" ".join(text[: 10 * MAX_MESSAGE].split()))[:MAX_MESSAGE]
 
 
 def _choice(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.answers import lost_row, row_of
+from mmkp_jax.teacher.answers import answer_row, lost_row
 from mmkp_jax.teacher.client import Client
-from mmkp_jax.teacher.cost import Budget, Prices, Reserved, Usage, usage_of
+from mmkp_jax.teacher.cost import Budget, Prices, Reservation, Usage, usage_of
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
-from mmkp_jax.teacher.faults import Again, Refused, Unavailable
-from mmkp_jax.teacher.progress import Patience, Run
+from mmkp_jax.teacher.faults import Refused, Retryable, Unavailable
+from mmkp_jax.teacher.progress import AskState, Patience
 from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
-TOO_MANY = 10
-"""Posts one after the other that get no answer: then something is wrong that the next ones will not mend."""
+MAX_UNANSWERED = 10
+"""Posts in a row without an answer after which the run ends: the next ones would not fare better."""
 
 
 def ask_all(
@@ -31,8 +31,8 @@ def ask_all(
     max_cost: float | None = None,
     retry_refused: bool = False,
     patience: Patience | None = None,
-    progress: Callable[[Run], None] = lambda run: None,
-) -> Run:
+    progress: Callable[[AskState], None] = lambda run: None,
+) -> AskState:
     """Asks every question whose answer is not in the store; when it returns, the store has the answers.
 
     Ctrl-C lets the calls that are out come home, and asks no more; a second one does not wait for them.
@@ -50,8 +50,8 @@ def ask_all(
         InputError: nothing can be asked, answers cannot be kept, or the first ones are of no use.
         KeyboardInterrupt: after Ctrl-C.
     """
-    run = Run(total, spent=store.spent)
-    budget = Budget(max_cost, prices, store.spent + (prices.of(store.unpriced_tokens) or 0.0))
+    run = AskState(total, spent=store.spent)
+    budget = Budget(max_cost, prices, store.spent + (prices.cost(store.unpriced_tokens) or 0.0))
     asker = _Asker(run, question_of, store, budget, set(store.refused) if retry_refused else set(), progress, patience)
     if error := asyncio.run(asker.ask(endpoint, limits)):
         raise error
@@ -65,12 +65,12 @@ class _NoMoney(Exception):
 class _Asker:
     def __init__(
         self,
-        run: Run,
+        run: AskState,
         question_of: QuestionOf,
         store: Store,
         budget: Budget,
         again: set[str],
-        progress: Callable[[Run], None],
+        progress: Callable[[AskState], None],
         patience: Patience | None,
     ):
         self._run, self._question_of, self._store, self._progress = run, question_of, store, progress
@@ -92,7 +92,7 @@ class _Asker:
                 ended = await asyncio.gather(*self._tasks, return_exceptions=True)
         self._run.lost, self._run.killed = client.lost, self._store.killed
         self._run.implausible = self._store.implausible
-        self._run.unpriced = self._budget.prices.of(self._store.unpriced_tokens) or 0.0
+        self._run.unpriced = self._budget.prices.cost(self._store.unpriced_tokens) or 0.0
         return self._error or next((each for each in ended if isinstance(each, Exception)), None)
 
     @contextlib.contextmanager
@@ -120,7 +120,7 @@ class _Asker:
         self._error = self._error or error
         self._client.stopped = True
         for task in self._tasks:
-            if task not in self._client.out and task is not asyncio.current_task():
+            if task not in self._client.in_flight and task is not asyncio.current_task():
                 task.cancel()
 
     async def _work(self) -> None:
@@ -130,10 +130,10 @@ class _Asker:
             except (InputError, OSError) as error:
                 self._stop(error if isinstance(error, InputError) else _input_error(error))
             finally:
-                self._client.out.discard(asyncio.current_task())
+                self._client.in_flight.discard(asyncio.current_task())
             if self._client.stopped or self._run.stopped:
                 return
-            self._run.trouble = self._client.trouble
+            self._run.last_error = self._client.last_error
             self._progress(self._run)
 
     async def _answer(self, number: int) -> None:
@@ -171,13 +171,13 @@ class _Asker:
         """Asks, and keeps what is answered before anything else is done with it."""
         run, store, budget, endpoint = self._run, self._store, self._budget, self._client.endpoint
         body = endpoint.body(await asyncio.to_thread(question.messages))
-        reserved: Reserved | None = await self._reserve(question)
+        reserved: Reservation | None = await self._reserve(question)
         most, usage, charged = reserved.most, None, False
 
         def sending() -> None:
             store.begin(question.key, question.id, most)
 
-        async def lost(last: Again) -> None:
+        async def lost(last: Retryable) -> None:
             nonlocal reserved, most
             broken, reserved = reserved, None
             await self._lose(question, broken, last)
@@ -188,10 +188,10 @@ class _Asker:
             tokens = budget.tokens(question.prompt, endpoint.answer_tokens)
             try:
                 reply = await self._client.ask(body, tokens, lost, sending)
-                row = row_of(question, reply.body, most, budget.prices, attempt=reply.attempt)
+                row = answer_row(question, reply.body, most, budget.prices, attempt=reply.attempt)
                 self._unanswered.clear()
             except Refused as error:
-                row = row_of(question, None, most, budget.prices, reason=str(error), charged=error.body)
+                row = answer_row(question, None, most, budget.prices, reason=str(error), charged=error.body)
                 self._no_answer(str(error))
             except Unavailable as error:
                 self._no_answer(str(error))
@@ -203,7 +203,7 @@ class _Asker:
                     else:
                         store.release(question.key)
                     return
-                row = row_of(question, error.last.body, most, budget.prices)
+                row = answer_row(question, error.last.body, most, budget.prices)
             except InputError:
                 store.release(question.key)
                 raise
@@ -215,13 +215,13 @@ class _Asker:
         run.asked += 1
         run.spent = store.spent
 
-    async def _reserve(self, question: Question) -> Reserved:
+    async def _reserve(self, question: Question) -> Reservation:
         """Sets money aside for a call; raises `_NoMoney` where there is not enough."""
         if reserved := await self._budget.reserve(question.prompt, self._client.endpoint.answer_tokens):
             return reserved
         raise _NoMoney
 
-    async def _lose(self, question: Question, reserved: Reserved, last: Again) -> None:
+    async def _lose(self, question: Question, reserved: Reservation, last: Retryable) -> None:
         """Counts a call that came to nothing as one that was charged: what its answer says, or all that it may cost."""
         usage = usage_of(last.body or {}, reserved.most)
         await self._store.add(lost_row(question, last.body, reserved.most, self._budget.prices, str(last)))
@@ -229,8 +229,8 @@ class _Asker:
 
     def _no_answer(self, reason: str) -> None:
         self._unanswered.append(reason)
-        if len(self._unanswered) >= TOO_MANY and not self._client.stopped:
-            what = f"{TOO_MANY} posts after each other got no answer (the last: {reason})"
+        if len(self._unanswered) >= MAX_UNANSWERED and not self._client.stopped:
+            what = f"{MAX_UNANSWERED} posts after each other got no answer (the last: {reason})"
             hint = "see to that; the same command continues, and asks refused posts again with --retry_refused"
             self._stop(InputError(what, self._client.endpoint.base_url, hint))
 

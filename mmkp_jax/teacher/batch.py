@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.answers import lost_row, message_of, row_of, said, usage_in
+from mmkp_jax.teacher.answers import answer_row, lost_row, message_of, one_line, usage_in
 from mmkp_jax.teacher.batch_results import Results
 from mmkp_jax.teacher.bodies import NotJson, read_body
 from mmkp_jax.teacher.client import CHAT, Client, Reply
 from mmkp_jax.teacher.cost import Budget, Prices, Usage
 from mmkp_jax.teacher.endpoint import BATCH_SIZE, Endpoint, Limits
-from mmkp_jax.teacher.faults import Again, Refused, Unavailable
-from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.faults import Refused, Retryable, Unavailable
+from mmkp_jax.teacher.progress import AskState
 from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
@@ -48,10 +48,10 @@ def ask_in_batches(
     most: int = BATCH_SIZE,
     prices: Prices = Prices(),  # noqa: B008, as it is frozen
     max_cost: float | None = None,
-    progress: Callable[[Run], None] = lambda run: None,
+    progress: Callable[[AskState], None] = lambda run: None,
     limits: Limits = Limits(),  # noqa: B008
     poll_every: float = POLL_EVERY,
-) -> Run:
+) -> AskState:
     """As `asking.ask_all`, but by batches of at most `most` requests; returns when all of them have ended.
 
     What an expired batch has answered is taken; the same command asks for the rest.
@@ -59,7 +59,7 @@ def ask_in_batches(
     Raises:
         InputError: nothing can be asked, a batch was not accepted, or answers cannot be kept.
     """
-    run = Run(total, spent=store.spent)
+    run = AskState(total, spent=store.spent)
     asker = _Batches(run, question_of, store, prices, max_cost, progress)
     asyncio.run(asker.ask(endpoint, limits, most, poll_every))
     return run
@@ -68,12 +68,12 @@ def ask_in_batches(
 class _Batches:
     def __init__(
         self,
-        run: Run,
+        run: AskState,
         question_of: QuestionOf,
         store: Store,
         prices: Prices,
         max_cost: float | None,
-        progress: Callable[[Run], None],
+        progress: Callable[[AskState], None],
     ):
         self._run, self._question_of, self._store = run, question_of, store
         self._prices, self._max_cost, self._progress = prices, max_cost, progress
@@ -154,7 +154,7 @@ class _Batches:
         def sending() -> None:
             self._store.begin(question.key, question.id, most)
 
-        async def lost(last: Again) -> None:
+        async def lost(last: Retryable) -> None:
             await self._store.add(lost_row(question, last.body, most, self._prices, str(last)))
 
         try:
@@ -174,7 +174,7 @@ class _Batches:
         except InputError:
             self._store.release(question.key)
             raise
-        row = row_of(question, reply.body, most, self._prices, attempt=reply.attempt)
+        row = answer_row(question, reply.body, most, self._prices, attempt=reply.attempt)
         await self._store.add(row)
         if usage := usage_in(row):
             self._budget.learn(question.prompt, usage)
@@ -222,17 +222,17 @@ class _Batches:
                         except Unaskable as error:
                             self._run.unaskable[self._number[key]] = str(error)
                         else:
-                            taken[key] = {"id": question.id, "asked": question.asked, "most": tokens._asdict()}
+                            taken[key] = {"id": question.id, "asked": question.content, "most": tokens._asdict()}
                 if taken:
                     yield name, file, taken
             except OSError as error:
-                what, mend = f"a batch cannot be written ({error.strerror})", "see to space and permissions"
-                raise InputError(what, str(file), mend) from error
+                what, hint = f"a batch cannot be written ({error.strerror})", "see to space and permissions"
+                raise InputError(what, str(file), hint) from error
             finally:
                 file.unlink(missing_ok=True)
 
     def _price(self, tokens: Usage) -> float:
-        return self._prices.of(tokens) or 0.0
+        return self._prices.cost(tokens) or 0.0
 
     async def _submit(self, name: str, file: Path, requests: dict[str, Any]) -> None:
         uploaded = await self._object(lambda: self._raw.files.create(file=file, purpose="batch"))
@@ -249,8 +249,8 @@ class _Batches:
             return response.content
 
         try:
-            made = self._text(read_body(await self._client.response(make, TRANSFER)), "id")
-        except (Again, Refused, NotJson) as error:
+            made = self._text(read_body(await self._client.request_once(make, TRANSFER)), "id")
+        except (Retryable, Refused, NotJson) as error:
             if isinstance(error, Refused):
                 await self._store.add({"batch": name, "state": "collected"})
             what = f"the endpoint did not take a batch ({error})"
@@ -261,7 +261,7 @@ class _Batches:
         """Takes the answers of a batch that has ended."""
         batch = await self._object(lambda: self._raw.batches.retrieve(row["id"]))
         if (status := batch.get("status")) not in ENDED:
-            self._run.trouble = said(f"batch {row['id']}: {status if isinstance(status, str) else 'no status'}")
+            self._run.last_error = one_line(f"batch {row['id']}: {status if isinstance(status, str) else 'no status'}")
             self._progress(self._run)
             return
         results = Results(_requests(row), self._store, self._client, self._prices)
@@ -286,7 +286,7 @@ class _Batches:
                 f"the endpoint refused a batch ({'; '.join(list(filter(None, reasons))[:3]) or 'it gives no reason'})"
             )
             hint = "see to that, or give a smaller --batch_size; the same command continues"
-            raise InputError(what, said(row["id"]), hint)
+            raise InputError(what, one_line(row["id"]), hint)
 
     async def _object(self, request: Callable[[], Any]) -> dict[str, Any]:
         """The JSON object in a response."""
@@ -301,7 +301,7 @@ class _Batches:
             return (await request()).content
 
         try:
-            return await self._client.repeated(content, TRANSFER)
+            return await self._client.request_with_retries(content, TRANSFER)
         except (Unavailable, Refused) as error:
             raise self._not_answered(error) from None
 

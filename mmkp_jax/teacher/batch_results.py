@@ -5,12 +5,12 @@ from typing import Any
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.limits import ANSWER
-from mmkp_jax.teacher.answers import lost_row, message_of, row_of
+from mmkp_jax.teacher.answers import answer_row, lost_row, message_of
 from mmkp_jax.teacher.bodies import NotJson, read_body
 from mmkp_jax.teacher.client import Client
 from mmkp_jax.teacher.cost import Prices, Usage
-from mmkp_jax.teacher.faults import Again, Refused
-from mmkp_jax.teacher.questions import Asked
+from mmkp_jax.teacher.faults import Refused, Retryable
+from mmkp_jax.teacher.questions import Request
 from mmkp_jax.teacher.store import Store
 
 
@@ -45,12 +45,12 @@ class Results:
             return None
         asked, most = self._asked(key)
         try:
-            return row_of(asked, self._body(result), most, self._prices)
+            return answer_row(asked, self._body(result), most, self._prices)
         except Refused as error:
-            return row_of(asked, None, most, self._prices, reason=str(error), charged=error.body)
-        except Again as error:
+            return answer_row(asked, None, most, self._prices, reason=str(error), charged=error.body)
+        except Retryable as error:
             if error.final:
-                return row_of(asked, error.body, most, self._prices)
+                return answer_row(asked, error.body, most, self._prices)
             self.reasons[key] = str(error)
             return lost_row(asked, error.body, most, self._prices, str(error)) if error.charged else None
         except InputError as error:
@@ -65,18 +65,18 @@ class Results:
             asked, most = self._asked(key)
             yield lost_row(asked, None, most, self._prices, "its line of results cannot be read")
 
-    def _asked(self, key: str) -> tuple[Asked, Usage]:
+    def _asked(self, key: str) -> tuple[Request, Usage]:
         request = self._requests[key]
-        return Asked(request["id"], request["asked"]), Usage(**request["most"])
+        return Request(request["id"], request["asked"]), Usage(**request["most"])
 
     def _body(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """The body of an answer that holds a message; raises as the client does."""
         response = result.get("response")
         if not isinstance(response, dict):
-            raise Again(message_of(result.get("error")) or "no answer")
+            raise Retryable(message_of(result.get("error")) or "no answer")
         body, status = response.get("body"), response.get("status_code")
         if status == 200 and isinstance(body, dict):
-            return self._client.with_message(body)
+            return self._client.require_message(body)
         known = isinstance(status, int) and 400 <= status < 600
         error = body.get("error") if isinstance(body, dict) else ""
         raise self._client.status_error(status if known else 502, error, {})

@@ -8,9 +8,9 @@ from mmkp_jax.runtime.atomic import write_text
 from mmkp_jax.runtime.escape import for_markdown, for_utf8
 from mmkp_jax.teacher.chains import histogram
 from mmkp_jax.teacher.cost import money
-from mmkp_jax.teacher.teaching import Job, Outcome, rejects_file
+from mmkp_jax.teacher.teaching import Job, TeachingOutcome, rejects_file
 
-SHOWN = 10
+MAX_MODELS = 10
 """Names of models that are listed."""
 BAR = 40
 """Signs that the most frequent length takes."""
@@ -21,7 +21,7 @@ def card_file(out: Path) -> Path:
     return out.with_name(f"{out.stem}.card.md")
 
 
-def write_card(out: Path, job: Job, source: str, outcome: Outcome) -> None:
+def write_card(out: Path, job: Job, source: str, outcome: TeachingOutcome) -> None:
     """Writes the card of the file `out`.
 
     Args:
@@ -30,13 +30,14 @@ def write_card(out: Path, job: Job, source: str, outcome: Outcome) -> None:
     write_text(card_file(out), for_utf8(card_of(out, job, source, outcome)))
 
 
-def card_of(out: Path, job: Job, source: str, outcome: Outcome) -> str:
+def card_of(out: Path, job: Job, source: str, outcome: TeachingOutcome) -> str:
     """The card's text."""
     models = (
-        ", ".join(f"{for_markdown(name)} ({count:,})" for name, count in outcome.models.most_common(SHOWN)) or "none"
+        ", ".join(f"{for_markdown(name)} ({count:,})" for name, count in outcome.models.most_common(MAX_MODELS))
+        or "none"
     )
-    if len(outcome.models) > SHOWN:
-        models += f", and {len(outcome.models) - SHOWN:,} other names"
+    if len(outcome.models) > MAX_MODELS:
+        models += f", and {len(outcome.models) - MAX_MODELS:,} other names"
     cost = money(outcome.cost) if outcome.unpriced < sum(outcome.models.values()) or not outcome.models else "unknown"
     if outcome.unpriced and cost != "unknown":
         cost += f", and {outcome.unpriced:,} answers whose price is unknown"

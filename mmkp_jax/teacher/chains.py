@@ -83,7 +83,7 @@ class Gates:
         return answer[: found[-1].start()]
 
 
-def cleaned(answer: str) -> list[str]:
+def read_keyphrases(answer: str) -> list[str]:
     """The keyphrases in an answer to `templates.CLEAN`, each once.
 
     Raises:

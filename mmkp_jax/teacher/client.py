@@ -10,27 +10,27 @@ import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.answers import code_of, message_of, said
+from mmkp_jax.teacher.answers import code_of, message_of, one_line
 from mmkp_jax.teacher.bodies import NotJson, read_body
 from mmkp_jax.teacher.cost import Usage, usage_of
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
-from mmkp_jax.teacher.faults import Again, Refused, Unavailable, place_of, retry_after
+from mmkp_jax.teacher.faults import Refused, Retryable, Unavailable, redirect_target, retry_after
 from mmkp_jax.teacher.limits import Throttle
 from mmkp_jax.teacher.transport import Failed, InvalidAddress, Unusable, http_client
 
 CHAT = "/chat/completions"
-LONGEST_BACKOFF = 60.0  # seconds
-LONGEST_RETRY_AFTER = 3600.0
+MAX_BACKOFF = 60.0  # seconds
+MAX_RETRY_AFTER = 3600.0
 """Seconds: an endpoint that asks for a longer wait (a daily quota) ends the run."""
 
 T = TypeVar("T")
-Told = Callable[[Again], Awaitable[None]]
+OnLost = Callable[[Retryable], Awaitable[None]]
 _OVERLOADED = {408, 429, 503, 504, 529}
 _AGAIN = {408, 409, 425, 429}  # and those from 500
 _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _NOT_CONNECTED = {"ConnectError", "ConnectTimeout", "UnsupportedProtocol", "ProxyError"}
 """Names of httpx's errors; the SDK brings httpx under one name or another."""
-SHORTEST_SECRET = 8
+MIN_SECRET = 8
 """Characters: what is shorter is no secret, and would be found in any message."""
 _NO_MODEL = {"model_not_found", "invalid_model", "model_not_supported"}
 
@@ -46,21 +46,21 @@ class Client:
     """Asks an endpoint; to be made and used within one event loop.
 
     Attributes:
-        out: the tasks that have a call out, or an answer that they have not let go of by `out.discard`.
+        in_flight: the tasks that have a call out, or an answer that they have not let go of by `in_flight.discard`.
         stopped: set it to let no call be repeated.
         lost: calls that ended without a readable answer, so that what they cost, if anything, is not known.
-        trouble: why a call was repeated, the last time.
+        last_error: why a call was repeated, the last time.
     """
 
     def __init__(self, endpoint: Endpoint, limits: Limits):
         key = endpoint.key()
         self._limits = limits
-        self._secrets = [each for each in (key, *endpoint.secrets) if len(each) >= SHORTEST_SECRET]
+        self._secrets = [each for each in (key, *endpoint.secrets) if len(each) >= MIN_SECRET]
         self._reached = self._answered = False
         self.throttle = Throttle(limits.concurrency, limits.rpm, limits.tpm)
         self.endpoint = endpoint
-        self.out: set[asyncio.Task[Any]] = set()
-        self.stopped, self.lost, self.trouble = False, 0, ""
+        self.in_flight: set[asyncio.Task[Any]] = set()
+        self.stopped, self.lost, self.last_error = False, 0, ""
         try:
             self.sdk = openai.AsyncOpenAI(
                 base_url=endpoint.base_url,
@@ -83,7 +83,7 @@ class Client:
         self,
         body: Mapping[str, Any],
         tokens: int,
-        lost: Told | None = None,
+        lost: OnLost | None = None,
         sending: Callable[[], None] | None = None,
     ) -> Reply:
         """The endpoint's answer, which holds a message.
@@ -103,32 +103,32 @@ class Client:
             async for attempt in self._attempts(lost):
                 with attempt:
                     return Reply(await self._once(body, tokens, sending), attempt.retry_state.attempt_number)
-        except Again as error:
+        except Retryable as error:
             raise Unavailable(error) from None
         raise AssertionError  # tenacity either returns or raises
 
-    async def repeated(self, request: Callable[[], Awaitable[T]], timeout: float) -> T:
+    async def request_with_retries(self, request: Callable[[], Awaitable[T]], timeout: float) -> T:
         """The response to a request other than a chat, which may be made several times; raises as `ask` does.
 
         Args:
-            request: makes it; raises as `response` does.
+            request: makes it; raises as `request_once` does.
         """
         try:
             async for attempt in self._attempts():
                 with attempt:
-                    return await self.response(request, timeout)
-        except Again as error:
+                    return await self.request_once(request, timeout)
+        except Retryable as error:
             raise Unavailable(error) from None
         raise AssertionError
 
-    def _attempts(self, lost: Told | None = None) -> AsyncRetrying:
+    def _attempts(self, lost: OnLost | None = None) -> AsyncRetrying:
         async def again(state: RetryCallState) -> None:
             if lost and state.outcome.exception().charged:
                 await lost(state.outcome.exception())
 
         return AsyncRetrying(
             before_sleep=again,
-            retry=retry_if_exception(lambda error: isinstance(error, Again) and not self.stopped),
+            retry=retry_if_exception(lambda error: isinstance(error, Retryable) and not self.stopped),
             stop=stop_after_attempt(self._limits.attempts),
             wait=self._wait,
             reraise=True,
@@ -138,22 +138,22 @@ class Client:
         error = state.outcome.exception()
         if error.after is not None:
             return error.after + random.uniform(0, self._limits.backoff)
-        return wait_random_exponential(self._limits.backoff, LONGEST_BACKOFF)(state)
+        return wait_random_exponential(self._limits.backoff, MAX_BACKOFF)(state)
 
     async def _once(self, body: Mapping[str, Any], tokens: int, sending: Callable[[], None] | None) -> dict[str, Any]:
         task = asyncio.current_task()
         async with self.throttle.turn(tokens):
             if sending:
                 sending()
-            self.out.add(task)
+            self.in_flight.add(task)
             started = asyncio.get_running_loop().time()
             try:
                 send = functools.partial(self.sdk.post, CHAT, cast_to=bytes, body=body)
-                answer = self.whole(await self.response(send, self._limits.timeout))
+                answer = self.parse_answer(await self.request_once(send, self._limits.timeout))
             except BaseException as error:
-                self.out.discard(task)
-                if isinstance(error, Again):
-                    self.trouble = str(error)
+                self.in_flight.discard(task)
+                if isinstance(error, Retryable):
+                    self.last_error = str(error)
                     if error.overloaded:
                         self.throttle.overloaded(started)
                     if error.after is not None:
@@ -165,11 +165,11 @@ class Client:
                 self.throttle.more_tokens(sum(usage) - tokens)
             return answer
 
-    async def response(self, request: Callable[[], Awaitable[T]], timeout: float) -> T:
+    async def request_once(self, request: Callable[[], Awaitable[T]], timeout: float) -> T:
         """The response to a request, made once.
 
         Raises:
-            Again: it may be answered another time.
+            Retryable: it may be answered another time.
             Refused, InputError: as `ask`.
         """
         try:
@@ -200,10 +200,10 @@ class Client:
 
     def _status_fault(self, failed: Failed) -> Exception:
         if failed.status < 400:
-            target = self._clean(place_of(failed.headers.get("location", ""))) or "it does not say which"
+            target = self._clean(redirect_target(failed.headers.get("location", ""))) or "it does not say which"
             what = f"the endpoint points to another place ({failed.status}: {target})"
             if self._answered:
-                return Again(what)
+                return Retryable(what)
             hint = "no key is sent there; give that place as --base_url if it is to be trusted"
             return InputError(what, self.endpoint.base_url, hint)
         try:
@@ -213,15 +213,15 @@ class Client:
             error = failed.content[:10_000].decode("utf-8", "replace")
         return self.status_error(failed.status, error, failed.headers)
 
-    def whole(self, content: bytes) -> dict[str, Any]:
-        """The body of an answer that holds a message; raises as `response` does."""
+    def parse_answer(self, content: bytes) -> dict[str, Any]:
+        """The body of an answer that holds a message; raises as `request_once` does."""
         try:
-            return self.with_message(read_body(content))
+            return self.require_message(read_body(content))
         except NotJson as error:
             raise self._lost(str(error)) from None
 
-    def with_message(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The same body, if it holds a message; raises as `response` does.
+    def require_message(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The same body, if it holds a message; raises as `request_once` does.
 
         Some endpoints give an error under the status 200, in place of the choices or in one of them. One that says
         what it took was charged for.
@@ -243,9 +243,9 @@ class Client:
                 return body
         raise self._lost("the answer holds no message", body=body, final=isinstance(choices, list))
 
-    def _lost(self, reason: str, *, overloaded: bool = False, **options: Any) -> Again:
+    def _lost(self, reason: str, *, overloaded: bool = False, **options: Any) -> Retryable:
         self.lost += 1
-        return Again(reason, overloaded=overloaded, charged=True, **options)
+        return Retryable(reason, overloaded=overloaded, charged=True, **options)
 
     def status_error(self, status: int, error: Any, headers: Mapping[str, str]) -> Exception:
         """What to do about an error that the endpoint reports."""
@@ -255,8 +255,8 @@ class Client:
         if status == 402 or codes & _NO_MONEY:
             return InputError(f"the account cannot pay ({message})", where, "top it up; the same command goes on")
         if status == 401 or (status == 403 and not self._answered):
-            mend = f"check the key in {self.endpoint.key_env}"
-            return InputError(f"the endpoint does not let us in ({message})", where, mend)
+            hint = f"check the key in {self.endpoint.key_env}"
+            return InputError(f"the endpoint does not let us in ({message})", where, hint)
         if codes & _NO_MODEL or told.get("param") == "model":
             return InputError(f"it has no model {self.endpoint.model!r} ({message})", where, "name one that it has")
         if status in (404, 405) and not self._answered:
@@ -264,14 +264,14 @@ class Client:
             return InputError(what, where, "check --base_url, which mostly ends in /v1, and --model")
         if status in _AGAIN or status >= 500:
             after = retry_after(headers)
-            if after is not None and after > LONGEST_RETRY_AFTER:
+            if after is not None and after > MAX_RETRY_AFTER:
                 what = f"the endpoint asks to wait {after / 3600:.1f} hours ({message})"
                 return InputError(what, where, "give the same command then: it goes on")
-            return Again(message, overloaded=status in _OVERLOADED, after=after)
+            return Retryable(message, overloaded=status in _OVERLOADED, after=after)
         return Refused(message)
 
     def _clean(self, message: str) -> str:
         """A message in one line, without what must not be repeated, nor what would move a cursor."""
         for secret in self._secrets:
             message = message.replace(secret, "…")
-        return said(message)
+        return one_line(message)

@@ -10,7 +10,7 @@ IMAGE_TOKENS = 85, 170
 TILE = 512
 PATCH = 28
 """Pixels along the square that a Qwen2.5-VL counts as one token."""
-LEAST_PATCHES = 256
+MIN_PATCHES = 256
 """Of an image, however small: else what is learnt from a small one, which others charge a fixed sum for, misleads."""
 COUNTING = "as gpt-4o (85 + 170 a tile of 512 pixels) or Qwen2.5-VL (1 for 28 x 28 pixels) do"
 """How the tokens of images are counted, until the endpoint's own count of the first is known."""
@@ -29,14 +29,14 @@ class Prices(NamedTuple):
     input: float | None = None
     output: float | None = None
 
-    def of(self, usage: Usage | None) -> float | None:
+    def cost(self, usage: Usage | None) -> float | None:
         """What so many tokens cost; None where that is not known."""
         if usage is None or self.input is None or self.output is None:
             return None
         return (usage.prompt * self.input + usage.completion * self.output) / 1e6
 
 
-BEYOND = 100, 10_000
+MAX_OVERCOUNT = 100, 10_000
 """What an endpoint may count is believed up to so many times the most that was expected, and so many tokens more:
 images are counted in ways that differ by a factor of 30, and some count hidden reasoning or a prompt of their own."""
 
@@ -50,8 +50,8 @@ def usage_of(body: Mapping[str, Any], most: Usage) -> Usage | None:
     usage = body.get("usage")
     if not isinstance(usage, Mapping):
         return None
-    found = believed(usage.get("prompt_tokens"), usage.get("completion_tokens"), most)
-    if found and (found.prompt * BELOW < most.prompt or (_says_something(body) and not found.completion)):
+    found = plausible_usage(usage.get("prompt_tokens"), usage.get("completion_tokens"), most)
+    if found and (found.prompt * MAX_UNDERCOUNT < most.prompt or (_says_something(body) and not found.completion)):
         return None  # it would lower what counts as spent
     return found
 
@@ -64,9 +64,9 @@ def _says_something(body: Mapping[str, Any]) -> bool:
     return False
 
 
-def believed(prompt: object, completion: object, most: Usage) -> Usage | None:
+def plausible_usage(prompt: object, completion: object, most: Usage) -> Usage | None:
     """Tokens that somebody counted, if they can be true: whole numbers from 0 (a prompt: 1), not far above `most`."""
-    times, more = BEYOND
+    times, more = MAX_OVERCOUNT
     if not (isinstance(prompt, int) and isinstance(completion, int)) or isinstance(prompt, bool):
         return None
     if isinstance(completion, bool) or prompt < 1 or completion < 0:
@@ -76,7 +76,7 @@ def believed(prompt: object, completion: object, most: Usage) -> Usage | None:
     return Usage(prompt, completion)
 
 
-BELOW = 100
+MAX_UNDERCOUNT = 100
 """A prompt may take so many times fewer tokens than the most that was expected of it."""
 
 
@@ -103,10 +103,10 @@ def image_tokens(width: int, height: int) -> ImageTokens:
     """Of an image of so many pixels."""
     base, tile = IMAGE_TOKENS
     tiles, patches = (-(-width // size) * -(-height // size) for size in (TILE, PATCH))
-    return ImageTokens(base + tile * tiles, max(patches, LEAST_PATCHES))
+    return ImageTokens(base + tile * tiles, max(patches, MIN_PATCHES))
 
 
-class Prompt(NamedTuple):
+class PromptTokens(NamedTuple):
     """What the tokens of a prompt come from."""
 
     text: Estimate
@@ -130,10 +130,10 @@ def money(amount: float | None) -> str:
     return "unknown" if amount is None else f"{amount:,.4f}" if amount < 1 else f"{amount:,.2f}"
 
 
-class Reserved(NamedTuple):
+class Reservation(NamedTuple):
     """What is set aside for a call."""
 
-    prompt: Prompt
+    prompt: PromptTokens
     most: Usage
     """Tokens that it may take."""
     amount: float
@@ -161,18 +161,18 @@ class Budget:
         # By which prompts were longer than their estimates, at worst.
         self._text, self._tiles, self._patches = 1.0, 1.0, 1.0
 
-    def knows(self, prompt: Prompt) -> bool:
+    def knows(self, prompt: PromptTokens) -> bool:
         """Whether `tokens` holds for a prompt, as for any without an image."""
         return prompt.image is None or self._seen_image
 
-    def tokens(self, prompt: Prompt, answer: int) -> int:
+    def tokens(self, prompt: PromptTokens, answer: int) -> int:
         """Most tokens of a call, as far as the answers until now tell."""
         tokens = int(prompt.text.high * self._text) + answer
         if prompt.image:
             tokens += math.ceil(max(prompt.image.tiles * self._tiles, prompt.image.patches * self._patches))
         return tokens
 
-    async def reserve(self, prompt: Prompt, answer: int) -> Reserved | None:
+    async def reserve(self, prompt: PromptTokens, answer: int) -> Reservation | None:
         """Sets aside the most that a call may cost, once there is enough; None when there will not be."""
         async with self._changed:
             while True:
@@ -181,15 +181,15 @@ class Budget:
                     await self._changed.wait()
                     continue
                 most = Usage(self.tokens(prompt, 0), answer)
-                amount = self.prices.of(most) or 0.0
+                amount = self.prices.cost(most) or 0.0
                 if self._most is None or self.spent + self._reserved + amount <= self._most:
                     self._reserved, self._calls, self._alone = self._reserved + amount, self._calls + 1, alone
-                    return Reserved(prompt, most, amount, alone)
+                    return Reservation(prompt, most, amount, alone)
                 if not self._calls:
                     return None
                 await self._changed.wait()
 
-    async def settle(self, reserved: Reserved, usage: Usage | None, *, charged: bool) -> None:
+    async def settle(self, reserved: Reservation, usage: Usage | None, *, charged: bool) -> None:
         """Counts what a call did cost in the place of what was set aside for it.
 
         Args:
@@ -201,11 +201,11 @@ class Budget:
         self._reserved, self._calls = self._reserved - reserved.amount, self._calls - 1
         self._alone &= not reserved.alone
         if charged:
-            self.spent += reserved.amount if usage is None else self.prices.of(usage) or 0.0
+            self.spent += reserved.amount if usage is None else self.prices.cost(usage) or 0.0
         async with self._changed:
             self._changed.notify_all()
 
-    def learn(self, prompt: Prompt, usage: Usage) -> None:
+    def learn(self, prompt: PromptTokens, usage: Usage) -> None:
         """Takes the endpoint's own count of a prompt into account, one of `usage_of`."""
         self._seen_image |= prompt.image is not None
         if prompt.image is None:

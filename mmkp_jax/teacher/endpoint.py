@@ -43,8 +43,8 @@ class Endpoint:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError("it is no address", self.base_url, "give one like https://api.openai.com/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
-            what, mend = "the address holds more than a host and a path", "put keys into the environment, not into it"
-            raise InputError(what, f"{parts.scheme}://{parts.hostname}", mend)
+            what, hint = "the address holds more than a host and a path", "put keys into the environment, not into it"
+            raise InputError(what, f"{parts.scheme}://{parts.hostname}", hint)
         if taken := _OURS & self.parameters.keys():
             what = f"the field {min(taken)!r} of a request cannot be set"
             raise InputError(what, "--extra_body", "leave it out: one whole answer is read for each post")
@@ -66,8 +66,8 @@ class Endpoint:
             if not (key.isascii() and key.isprintable()):
                 raise InputError("the key holds what no key can", self.key_env, "export it again, in one line of ASCII")
             return key
-        mend = "export it; any word will do for an endpoint that asks for none"
-        raise InputError("the environment holds no key", self.key_env, mend)
+        hint = "export it; any word will do for an endpoint that asks for none"
+        raise InputError("the environment holds no key", self.key_env, hint)
 
     def body(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         """A request's body."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-MEANT_RETRY_AFTER = 31 * 24 * 3600.0
+PLAUSIBLE_RETRY_AFTER = 31 * 24 * 3600.0
 """Seconds: no endpoint means a longer wait; one that asks for it is asked again as if it had asked for none."""
 
 
@@ -21,7 +21,7 @@ class Refused(Exception):
         self.body = body
 
 
-class Again(Exception):
+class Retryable(Exception):
     """A request that may be answered when it is made again.
 
     Attributes:
@@ -50,7 +50,7 @@ class Again(Exception):
 class Unavailable(Exception):
     """The endpoint did not answer this request at any attempt: it may another time. `last` is the last attempt's."""
 
-    def __init__(self, last: Again):
+    def __init__(self, last: Retryable):
         super().__init__(str(last))
         self.last = last
 
@@ -58,7 +58,7 @@ class Unavailable(Exception):
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that a response asks to wait, as a number or a date; None where it asks nothing that can be meant."""
     seconds = _asked_seconds(headers)
-    return seconds if seconds is not None and 0 <= seconds <= MEANT_RETRY_AFTER else None
+    return seconds if seconds is not None and 0 <= seconds <= PLAUSIBLE_RETRY_AFTER else None
 
 
 def _asked_seconds(headers: Mapping[str, str]) -> float | None:
@@ -75,7 +75,7 @@ def _asked_seconds(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def place_of(location: str) -> str:
+def redirect_target(location: str) -> str:
     """Where a redirect points to, without what may be secret in it: a user, a password, a query."""
     try:
         place = urlsplit(location.strip())

@@ -54,7 +54,7 @@ def check_post_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser)
         flags.error(f"--posts={parsed.posts} is no .jsonl or {{split}}{CMKP_ENDING}; a dataset goes with --data")
 
 
-def asked_records(parsed: argparse.Namespace, posts: Sequence[Post]) -> Numbered[Record]:
+def records_from_flags(parsed: argparse.Namespace, posts: Sequence[Post]) -> Numbered[Record]:
     """The posts with their images: `posts`, which are those of --posts, or the split of --data.
 
     Raises:
@@ -141,7 +141,7 @@ def check_bounds(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> 
             flags.error(f"--{name}={value} is not a number from {least}")
 
 
-def refuse_flags_but(
+def refuse_flags_except(
     known: Collection[str], parsed: argparse.Namespace, flags: argparse.ArgumentParser, reason: str
 ) -> None:
     """Refuses every flag that is given and not among `known`, in `flags.error`'s way; `reason` follows its name."""
@@ -171,7 +171,7 @@ def refuse_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentPa
     endpoints = argparse.ArgumentParser()
     add_endpoint_flags(endpoints, 0)
     others = vars(parsed).keys() - vars(endpoints.parse_args([])).keys()
-    refuse_flags_but({*others, *but}, parsed, flags, "goes with --base_url")
+    refuse_flags_except({*others, *but}, parsed, flags, "goes with --base_url")
 
 
 def endpoint_of(parsed: argparse.Namespace) -> Endpoint:

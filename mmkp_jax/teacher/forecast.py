@@ -13,7 +13,7 @@ from mmkp_jax.teacher.questions import QuestionOf, Unaskable
 
 SHORT_ANSWER = 8
 """The cheapest case: answers of this part of the most tokens that they may have."""
-SHOWN = 3
+MAX_PROMPTS = 3
 """Prompts that are shown."""
 
 
@@ -38,7 +38,9 @@ class Forecast:
     def text(self) -> str:
         """For people."""
         low, high = (self.calls * most for most in (max(1, self.answer_tokens // SHORT_ANSWER), self.answer_tokens))
-        cost = [money(self.prices.of(usage)) for usage in (Usage(self.prompt.low, low), Usage(self.prompt.high, high))]
+        cost = [
+            money(self.prices.cost(usage)) for usage in (Usage(self.prompt.low, low), Usage(self.prompt.high, high))
+        ]
         price = "unknown: give --price_in and --price_out" if "unknown" in cost else " to ".join(cost)
         known = self.questions - self.calls - self.unaskable
         return "\n".join(
@@ -93,7 +95,7 @@ def forecast(
         seen.add(question.key)
         told.calls += 1
         told.prompt += question.size
-        if len(told.chats) < SHOWN:
+        if len(told.chats) < MAX_PROMPTS:
             with contextlib.suppress(Unaskable):
                 told.chats.append(question.messages())
     return told

@@ -10,12 +10,12 @@ from tqdm import tqdm
 from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.cost import Prices, money
 
-Reject = Callable[[int, Mapping[str, Any]], tuple[str, str] | None]
+Rejector = Callable[[int, Mapping[str, Any]], tuple[str, str] | None]
 """Why a question's row of the store is of no use: a kind, and a sentence; None where it is of use."""
 
 
 @dataclass
-class Run:
+class AskState:
     """How far the questions are."""
 
     total: int
@@ -39,7 +39,7 @@ class Run:
     """Calls that were out when an earlier command was killed."""
     implausible: int = 0
     """Answers with a usage that cannot be true."""
-    trouble: str = ""
+    last_error: str = ""
     """What the endpoint last complained of."""
     stopped: str = ""
     """Why not all questions were asked, if they were not."""
@@ -77,7 +77,7 @@ class Patience:
         reject: says why one is of no use; called in threads.
     """
 
-    def __init__(self, most: int, reject: Reject):
+    def __init__(self, most: int, reject: Rejector):
         self._most, self._reject = most, reject
         self._reasons: list[tuple[str, str]] = []
         self.over = not most
@@ -104,20 +104,20 @@ def commonest(reasons: list[tuple[str, str]]) -> str:
     return f"most often for {kind} ({count:,}: {example})"
 
 
-class Progress:
+class ProgressBar:
     """A bar with rate, spend and time left, for `ask_all`; it comes with the first answer."""
 
     def __init__(self, total: int, prices: Prices, unit: str = "post"):
         self._total, self._unit, self._priced = total, unit, prices.input is not None
         self._bar: tqdm | None = None
 
-    def __call__(self, run: Run) -> None:
+    def __call__(self, run: AskState) -> None:
         bar = self._bar = self._bar or tqdm(total=self._total, initial=run.found, unit=self._unit, dynamic_ncols=True)
         found = run.found - bar.initial  # they took no time, and are left out of the rate
         bar.initial, bar.n, bar.last_print_n = run.found, bar.n + found, bar.last_print_n + found
         told = {"spent": money(run.spent if self._priced else None)}
-        if run.trouble:
-            told["last trouble"] = run.trouble[:40]
+        if run.last_error:
+            told["last error"] = run.last_error[:40]
         bar.set_postfix(told, refresh=False)
         bar.update(run.done - bar.n)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from mmkp_jax.data.image_files import ImageError, jpeg_url
 from mmkp_jax.data.images import decode
 from mmkp_jax.data.posts import Record
-from mmkp_jax.teacher.cost import Estimate, ImageTokens, Prompt, estimate, image_tokens
+from mmkp_jax.teacher.cost import Estimate, ImageTokens, PromptTokens, estimate, image_tokens
 from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.templates import IMAGE, Template
 
@@ -27,27 +27,27 @@ class Unaskable(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Request:
     """What an answer is kept under."""
 
     id: str
     """Of the post."""
-    asked: dict[str, Any]
+    content: dict[str, Any]
     """All that the answer depends on, texts and images by their hashes."""
 
     @functools.cached_property
     def key(self) -> str:
-        """Names `asked`."""
-        return _hash(json.dumps(self.asked, sort_keys=True, ensure_ascii=False))
+        """The hash of `content`, under which its answer is stored."""
+        return _hash(json.dumps(self.content, sort_keys=True, ensure_ascii=False))
 
 
 @dataclasses.dataclass(frozen=True)
-class Question(Asked):
+class Question(Request):
     """One request, and what its answer is kept under."""
 
     size: Estimate
     """Tokens of the prompt, whatever its image's size."""
-    prompt: Prompt
+    prompt: PromptTokens
     """The same by parts, of an image of this size."""
     messages: Callable[[], list[dict[str, Any]]]
     """Makes the chat; raises `Unaskable` for an image that cannot be used."""
@@ -87,7 +87,7 @@ def ask_about(
 
     said = "".join(message["content"] for message in bare)
     size = estimate(said, image_edge if image else None)
-    prompt = Prompt(estimate(said, None), _tokens_of(image, image_edge) if image else None)
+    prompt = PromptTokens(estimate(said, None), _tokens_of(image, image_edge) if image else None)
     return Question(record.id, asked, size, prompt, messages)
 
 

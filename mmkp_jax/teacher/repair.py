@@ -28,11 +28,11 @@ class StoredLine(NamedTuple):
     """Bytes, from the file's beginning."""
     row: dict[str, Any] | None
     """None where it is no JSON object."""
-    whole: bool = True
+    complete: bool = True
     """Whether it is not a last line that a kill cut off."""
 
 
-class Damage(Exception):
+class DamagedLine(Exception):
     """A line that is no row of a store."""
 
     def __init__(self, number: int):
@@ -83,7 +83,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def repaired(descriptor: int, file: Path, is_row: Callable[[dict[str, Any]], bool]) -> tuple[int, int]:
+def repair_file(descriptor: int, file: Path, is_row: Callable[[dict[str, Any]], bool]) -> tuple[int, int]:
     """Takes every damaged line out of a store into `damaged_file`, then puts the rest in its place.
 
     Args:
@@ -98,7 +98,7 @@ def repaired(descriptor: int, file: Path, is_row: Callable[[dict[str, Any]], boo
     """
     kept, damaged = [], []
     for line in lines_in(descriptor):
-        sound = not line.whole or (line.row is not None and is_row(line.row))
+        sound = not line.complete or (line.row is not None and is_row(line.row))
         (kept if sound else damaged).append((line.start, line.end))
     if not kept:
         raise InputError("no line of it is an answer of an endpoint", str(file), "name the --store that was meant")

@@ -8,7 +8,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.flags import limits_of, prices_of
 from mmkp_jax.teacher.forecast import forecast
-from mmkp_jax.teacher.progress import Patience, Progress, Reject, Run
+from mmkp_jax.teacher.progress import AskState, Patience, ProgressBar, Rejector
 from mmkp_jax.teacher.questions import QuestionOf
 from mmkp_jax.teacher.repair import damaged_file
 from mmkp_jax.teacher.store import Store
@@ -23,7 +23,7 @@ class NothingError(Exception):
     """None of the posts has a usable answer, though everything was asked and written; says why."""
 
 
-def print_bill(flags: argparse.Namespace, total: int, question_of: QuestionOf, endpoint: Endpoint) -> None:
+def print_forecast(flags: argparse.Namespace, total: int, question_of: QuestionOf, endpoint: Endpoint) -> None:
     """What asking for the answers that are not in --store would take; nobody is called, and nothing written."""
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(Store(flags.store)) if flags.store.exists() else None
@@ -32,16 +32,16 @@ def print_bill(flags: argparse.Namespace, total: int, question_of: QuestionOf, e
 
 
 @contextlib.contextmanager
-def answered(
+def ask_questions(
     flags: argparse.Namespace,
     total: int,
     question_of: QuestionOf,
     endpoint: Endpoint,
     *,
-    reject: Reject,
+    reject: Rejector,
     unit: str = "post",
     batch_size: int | None = None,
-) -> Iterator[tuple[Run, Store]]:
+) -> Iterator[tuple[AskState, Store]]:
     """How it went, and --store with the answers, open until the block ends.
 
     Args:
@@ -62,13 +62,13 @@ def answered(
         from mmkp_jax.teacher.asking import ask_all  # here, as only those who ask need the extra
         from mmkp_jax.teacher.batch import ask_in_batches
     except ModuleNotFoundError as error:
-        mend = "pip install 'mmkp_jax[teacher]'"
-        raise InputError(f"it needs {error.name}, which is not installed", "an endpoint's client", mend) from None
+        hint = "pip install 'mmkp_jax[teacher]'"
+        raise InputError(f"it needs {error.name}, which is not installed", "an endpoint's client", hint) from None
     prices = prices_of(flags)
     with Store(flags.store, repair=flags.repair) as store:
         if store.repaired:
             print(f"{store.repaired:,} damaged lines of {store.file} are in {damaged_file(store.file).name} now")
-        with contextlib.closing(Progress(total, prices, unit)) as progress:
+        with contextlib.closing(ProgressBar(total, prices, unit)) as progress:
             options = {"limits": limits_of(flags), "prices": prices, "max_cost": flags.max_cost, "progress": progress}
             if batch_size:
                 run = ask_in_batches(total, question_of, endpoint, store, most=batch_size, **options)

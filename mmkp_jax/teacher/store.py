@@ -12,7 +12,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.json_files import is_number
 from mmkp_jax.teacher.answers import is_implausible, most_of, usage_in
 from mmkp_jax.teacher.cost import Usage
-from mmkp_jax.teacher.repair import Damage, lines_in, repaired
+from mmkp_jax.teacher.repair import DamagedLine, lines_in, repair_file
 
 HINT = "see to space and permissions; the same command continues"
 
@@ -91,11 +91,11 @@ class Store:
         """Reads what is there; returns the bytes of its complete lines."""
         try:
             size = self._read()
-        except Damage as damage:
+        except DamagedLine as damage:
             if not repair:
                 raise damage.error(self.file) from None
             self._forget()
-            self._file, self.repaired = repaired(self._file, self.file, is_row)
+            self._file, self.repaired = repair_file(self._file, self.file, is_row)
             size = self._read()
         for most in self._out.values():
             self._owe(most)
@@ -106,11 +106,11 @@ class Store:
     def _read(self) -> int:
         size = 0
         for line in lines_in(self._file):
-            if not line.whole:
+            if not line.complete:
                 os.truncate(self._file, size)  # a line that a kill cut off was not yet counted on
                 break
             if line.row is None or not is_row(line.row):
-                raise Damage(line.number)
+                raise DamagedLine(line.number)
             self._note(line.row, size)
             size = line.end
         return size

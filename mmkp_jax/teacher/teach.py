@@ -8,14 +8,14 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import CMKP_ENDING, read_posts
 from mmkp_jax.teacher.card import card_file, write_card
 from mmkp_jax.teacher.chains import Gates
-from mmkp_jax.teacher.flags import asked_records, endpoint_of, prices_of
-from mmkp_jax.teacher.session import answered, print_bill
+from mmkp_jax.teacher.flags import endpoint_of, prices_of, records_from_flags
+from mmkp_jax.teacher.session import ask_questions, print_forecast
 from mmkp_jax.teacher.teaching import (
     FIELDS,
     Job,
-    Outcome,
+    TeachingOutcome,
+    answer_rejector,
     default_template,
-    rejecting,
     rejects_file,
     write_results,
 )
@@ -28,18 +28,18 @@ TEST_ID = "test-"
 """What the ids of the posts of CMKP's test split begin with."""
 
 
-def teach(flags: argparse.Namespace) -> Outcome | None:
+def teach(flags: argparse.Namespace) -> TeachingOutcome | None:
     """Teaches as the flags say; what became of the posts, or None where nothing was asked for."""
     job, posts = _job(flags), read_posts(flags.posts) if flags.posts else []
-    records = asked_records(flags, posts)
+    records = records_from_flags(flags, posts)
     if len(records):
         check_split(flags, [post.id for post in posts] or [records[0].id])
     questions = len(records), job.question_of(records), job.endpoint
     if flags.dry_run:
-        print_bill(flags, *questions)
+        print_forecast(flags, *questions)
         return None
     batch_size = flags.batch_size if flags.batch else None
-    with answered(flags, *questions, reject=rejecting(job, records), batch_size=batch_size) as (run, store):
+    with ask_questions(flags, *questions, reject=answer_rejector(job, records), batch_size=batch_size) as (run, store):
         outcome = write_results(flags.out, job, records, run, store, posts)
     write_card(flags.out, job, flags.posts.name if flags.posts else f"{flags.split} of {flags.data.name}", outcome)
     print(

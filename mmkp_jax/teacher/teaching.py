@@ -14,16 +14,16 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.atomic import replacing
 from mmkp_jax.runtime.escape import for_utf8
 from mmkp_jax.runtime.json_files import is_number
-from mmkp_jax.teacher.answers import content_of, judged, said, usage_in
-from mmkp_jax.teacher.chains import Gates, Rejected, cleaned
+from mmkp_jax.teacher.answers import content_of, one_line, row_verdict, usage_in
+from mmkp_jax.teacher.chains import Gates, Rejected, read_keyphrases
 from mmkp_jax.teacher.endpoint import Endpoint
-from mmkp_jax.teacher.progress import Reject, Run, commonest
+from mmkp_jax.teacher.progress import AskState, Rejector, commonest
 from mmkp_jax.teacher.questions import IMAGE_EDGE, Question, QuestionOf, ask_about
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import CLEAN, DEDUCE, EXPLAIN, Template
 
 Task = Literal["chains", "keyphrases"]
-LONGEST_NAME = 80
+MAX_NAME = 80
 """Characters of a model's name."""
 FIELDS = ("keyphrases", "text", "image")
 """Of a teacher's template."""
@@ -50,7 +50,7 @@ class Job:
 
         return question
 
-    def row_of(self, answer: str, record: Record, image: str | None) -> dict[str, Any]:
+    def output_row(self, answer: str, record: Record, image: str | None) -> dict[str, Any]:
         """The line that an answer gives: a chain, for `prepare --cot`, or a post, for `prepare --raw`.
 
         Args:
@@ -61,7 +61,7 @@ class Job:
         """
         if self.task == "chains":
             return {"id": record.id, "cot": self.gates.chain(answer, record)}
-        keyphrases = cleaned(answer)
+        keyphrases = read_keyphrases(answer)
         return {"id": record.id, "text": record.text, "image": image, "keyphrases": keyphrases, "cot": record.cot}
 
 
@@ -73,7 +73,7 @@ def default_template(task: Task, answer_hidden: bool) -> Template:
 
 
 @dataclass
-class Outcome:
+class TeachingOutcome:
     """What became of the posts: kept + left out = posts."""
 
     posts: int
@@ -98,7 +98,7 @@ class Outcome:
     reasons: list[tuple[str, str]] = field(default_factory=list)
     """Of posts that were left out before any was kept: what held each back, and how it says so."""
 
-    def nothing(self) -> str:
+    def why_nothing(self) -> str:
         """Why nothing was kept of the posts that there are; empty where something was."""
         if self.kept or not self.reasons:
             return ""
@@ -114,7 +114,7 @@ class Outcome:
         if row["answer"] is None:
             return
         model = row["answer"].get("model")
-        self.models[said(model)[:LONGEST_NAME] if isinstance(model, str) else "unnamed"] += 1
+        self.models[one_line(model)[:MAX_NAME] if isinstance(model, str) else "unnamed"] += 1
         usage, cost = usage_in(row), row["cost"]
         if usage:
             self.prompt_tokens += usage.prompt
@@ -122,16 +122,16 @@ class Outcome:
         known = usage is not None and is_number(cost)
         self.cost += cost if known else 0.0
         self.unpriced += not known
-        (first, last), time = self.times, said(str(row.get("time") or ""))
+        (first, last), time = self.times, one_line(str(row.get("time") or ""))
         self.times = min(first or time, time), max(last, time)
 
 
-def rejecting(job: Job, records: Numbered[Record]) -> Reject:
+def answer_rejector(job: Job, records: Numbered[Record]) -> Rejector:
     """Why an answer about a record gives nothing: the gate, or the endpoint's own word, and the reason."""
 
     def reject(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
         try:
-            job.row_of(_content(row), records[number], None)
+            job.output_row(_content(row), records[number], None)
         except Rejected as error:
             return error.gate, str(error)
         return None
@@ -145,8 +145,8 @@ def rejects_file(out: Path) -> Path:
 
 
 def write_results(
-    out: Path, job: Job, records: Numbered[Record], run: Run, store: Store, posts: list[Post] | None = None
-) -> Outcome:
+    out: Path, job: Job, records: Numbered[Record], run: AskState, store: Store, posts: list[Post] | None = None
+) -> TeachingOutcome:
     """Writes what the answers give, in the posts' order, and what is left out; both files whole or not at all.
 
     Args:
@@ -155,7 +155,7 @@ def write_results(
     Raises:
         InputError: a file cannot be written.
     """
-    outcome, charged = Outcome(len(records), stopped=run.stopped), set()
+    outcome, charged = TeachingOutcome(len(records), stopped=run.stopped), set()
     try:
         with contextlib.ExitStack() as stack:
             kept, left_out = (stack.enter_context(replacing(file)) for file in (out, rejects_file(out)))
@@ -168,7 +168,7 @@ def write_results(
                 try:
                     answer = _answer(row, run, number)
                     outcome.answers += 1
-                    made = job.row_of(answer, record, posts[number].image if posts else None)
+                    made = job.output_row(answer, record, posts[number].image if posts else None)
                 except Rejected as error:
                     outcome.left_out[error.gate] += 1
                     if not outcome.kept:
@@ -185,7 +185,7 @@ def write_results(
     return outcome
 
 
-def _answer(row: Mapping[str, Any] | None, run: Run, number: int) -> str:
+def _answer(row: Mapping[str, Any] | None, run: AskState, number: int) -> str:
     if number in run.unaskable:
         raise Rejected("image", run.unaskable[number])
     if row is None:
@@ -194,7 +194,7 @@ def _answer(row: Mapping[str, Any] | None, run: Run, number: int) -> str:
 
 
 def _content(row: Mapping[str, Any]) -> str:
-    status, reason = judged(row)
+    status, reason = row_verdict(row)
     if status != "answered":
         raise Rejected(status, reason)
     return content_of(row)

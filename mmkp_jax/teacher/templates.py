@@ -11,7 +11,7 @@ from mmkp_jax.data.prompts import user_text
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.runtime.escape import for_utf8
 
-PARTING = "---"
+SEPARATOR = "---"
 """The line of a template file between the system line and the user's turn."""
 
 IMAGE = "image"
@@ -62,7 +62,7 @@ class Template:
             values: of the fields. They are data: what a tokenizer might take for a special token is parted by a space.
             image_url: a `data:` address of the picture; None for a post without one.
         """
-        quoted = {name: plain(value) for name, value in values.items()}
+        quoted = {name: escape_special(value) for name, value in values.items()}
 
         def filled(part: str) -> str:
             return _FIELD.sub(lambda found: quoted[found[1]], part)
@@ -84,7 +84,7 @@ def field_list(fields: Sequence[str]) -> str:
     return ", ".join(f"{{{name}}}" for name in fields)
 
 
-def plain(text: str) -> str:
+def escape_special(text: str) -> str:
     """The text as a request can hold it, with a space in whatever a tokenizer might take for a special token."""
     return _SPECIAL.sub("< ", for_utf8(text))
 
@@ -100,10 +100,10 @@ def read_template(file: Path) -> Template:
     except (OSError, UnicodeDecodeError) as error:
         what = f"the template cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})"
         raise InputError(what, str(file), "give a text file") from None
-    cut = next((n for n, line in enumerate(lines) if line.strip() == PARTING), -1)
+    cut = next((n for n, line in enumerate(lines) if line.strip() == SEPARATOR), -1)
     template = Template("\n".join(lines[: max(cut, 0)]).strip(), "\n".join(lines[cut + 1 :]).strip())
     if not template.user:
-        raise InputError("the template has no user's turn", str(file), f"write it below a line {PARTING}")
+        raise InputError("the template has no user's turn", str(file), f"write it below a line {SEPARATOR}")
     return template
 
 

@@ -7,19 +7,19 @@ from mmkp_jax.data.posts import Record, Reject
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import parse_output
 from mmkp_jax.evaluation.predictions import Prediction
-from mmkp_jax.teacher.answers import content_of, judged, usage_in
+from mmkp_jax.teacher.answers import content_of, row_verdict, usage_in
 from mmkp_jax.teacher.chains import after_thought
 from mmkp_jax.teacher.endpoint import Endpoint
-from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.progress import AskState
 from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable, ask_about
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import ZERO_SHOT
 
-Read = Callable[[int], Record | Reject]
+ReadPost = Callable[[int], Record | Reject]
 """Reads a post by its number; called in several threads."""
 
 
-def zero_shot_questions(read: Read, endpoint: Endpoint, image_edge: int) -> QuestionOf:
+def zero_shot_questions(read: ReadPost, endpoint: Endpoint, image_edge: int) -> QuestionOf:
     """The question about a post, by number."""
 
     def question(number: int) -> Question:
@@ -32,7 +32,7 @@ def zero_shot_questions(read: Read, endpoint: Endpoint, image_edge: int) -> Ques
 
 
 def predictions_of(
-    ids: Sequence[str], read: Read, run: Run, store: Store
+    ids: Sequence[str], read: ReadPost, run: AskState, store: Store
 ) -> tuple[list[Prediction], list[tuple[str, str]], list[tuple[str, str]]]:
     """The prediction for every post, in their order; and (id, reason) of those whose prediction is empty as they could
     not be sent, and of those whose answer is none: refused, declined, filtered or cut. `tokens` are those of the answer
@@ -48,7 +48,7 @@ def predictions_of(
     predictions, unfed, unanswered = [], [], []
     for number, post in enumerate(ids):
         keyphrases, row = _keyphrases(read(number)), store.get(run.keys.get(number))
-        status, reason = ("", "") if number in run.unaskable else judged(row)
+        status, reason = ("", "") if number in run.unaskable else row_verdict(row)
         if status != "answered":
             if number in run.unaskable:
                 unfed.append((post, run.unaskable[number]))
@@ -64,9 +64,9 @@ def predictions_of(
     return predictions, unfed, unanswered
 
 
-def reject(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
+def why_no_prediction(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
     """Why an answer gives no prediction: a kind, and a sentence."""
-    status, reason = judged(row)
+    status, reason = row_verdict(row)
     if status != "answered":
         return status, reason
     predicted, _ = parse_output(after_thought(content_of(row)))

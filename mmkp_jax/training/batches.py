@@ -84,11 +84,11 @@ def _dataset(named: str) -> Dataset:
             what = f"the weight {weight!r} is no number, and there is no such folder"
             raise InputError(what, f"config.data.path={named}", "write it as FOLDER:2") from None
     if not 0 < dataset.weight < math.inf:
-        mend = "give one above 0, or leave the folder out"
-        raise InputError(f"the weight is {dataset.weight:g}", f"config.data.path={named}", mend)
+        hint = "give one above 0, or leave the folder out"
+        raise InputError(f"the weight is {dataset.weight:g}", f"config.data.path={named}", hint)
     if not dataset.path or not Path(dataset.path).is_dir():
-        mend = "give the folder that `prepare` wrote, or several as FOLDER:WEIGHT,FOLDER:WEIGHT"
-        raise InputError(f"there is no folder {dataset.path!r}", "config.data.path", mend)
+        hint = "give the folder that `prepare` wrote, or several as FOLDER:WEIGHT,FOLDER:WEIGHT"
+        raise InputError(f"there is no folder {dataset.path!r}", "config.data.path", hint)
     return dataset
 
 

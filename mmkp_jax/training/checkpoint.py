@@ -152,8 +152,8 @@ class Checkpoints:
                 self.put_aside(damaged, f"going back to step {step:,}")
                 return restored
         if steps:
-            mend = "see to it, or begin in another --workdir"
-            raise failed or InputError("another host can read none of the checkpoints", str(self._folder), mend)
+            hint = "see to it, or begin in another --workdir"
+            raise failed or InputError("another host can read none of the checkpoints", str(self._folder), hint)
         return None
 
     def put_aside(self, steps: Sequence[int], instead: str) -> None:
@@ -188,8 +188,8 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # the latter two from tensorstore
             reason = _reason(error)
-            mend = "see to space and permissions; the run goes on from its last whole checkpoint"
-            raise InputError(f"a checkpoint cannot be written ({reason})", str(self._folder), mend) from error
+            hint = "see to space and permissions; the run goes on from its last whole checkpoint"
+            raise InputError(f"a checkpoint cannot be written ({reason})", str(self._folder), hint) from error
 
 
 def _reason(error: Exception) -> str:

@@ -144,8 +144,8 @@ def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path
         what = f"the run is at step {step:,} already, and its config now ends at step {steps:,}"
         raise InputError(what, "config.total_steps", "give more steps, or epochs")
     if restored.note["data"] != data:
-        mend = "prepare them as they were, or give another --workdir"
-        raise InputError(f"the training posts are not those that this run saw up to step {step:,}", path, mend)
+        hint = "prepare them as they were, or give another --workdir"
+        raise InputError(f"the training posts are not those that this run saw up to step {step:,}", path, hint)
     return step, restored.state
 
 

@@ -188,8 +188,8 @@ def _check_processes(config: ConfigDict, mesh: Mesh) -> None:
         raise InputError(what, "config.mesh.tensor", "give a size that divides the devices of a process")
     if config.global_batch_size % (processes * config.accumulation_steps):
         what = f"{config.global_batch_size} rows do not divide among {processes} processes"
-        mend = f"give a multiple of {processes * config.accumulation_steps}"
-        raise InputError(what, "config.global_batch_size", mend)
+        hint = f"give a multiple of {processes * config.accumulation_steps}"
+        raise InputError(what, "config.global_batch_size", hint)
 
 
 def dtype_of(config: ConfigDict, field: str) -> jnp.dtype:

@@ -51,8 +51,8 @@ class Skipped:
                 out.write(json.dumps({"step": step, **values, "posts": list(posts())}, ensure_ascii=False) + "\n")
         if self._most and self._in_a_row >= self._most:
             what = f"the loss or gradient of {self._in_a_row} steps in a row, up to step {step:,}, is not finite"
-            mend = "see to their posts, or give a lower config.learning_rate; the run goes on from its last checkpoint"
-            raise InputError(what, str(self._file), mend)
+            hint = "see to their posts, or give a lower config.learning_rate; the run goes on from its last checkpoint"
+            raise InputError(what, str(self._file), hint)
 
 
 COMPILING_SECONDS = 3600

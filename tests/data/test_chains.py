@@ -45,7 +45,7 @@ def test_a_chain_comes_out_of_its_tags(text, chain):
 def test_what_cannot_be_taken_apart_is_refused(text, reason):
     with pytest.raises(BadLine) as bad:
         chain_of(text, KEYPHRASES, "p")
-    assert reason in bad.value.reason and bad.value.id == "p" and bad.value.mend
+    assert reason in bad.value.reason and bad.value.id == "p" and bad.value.hint
 
 
 def test_without_keyphrases_the_answer_is_not_compared():

@@ -41,6 +41,7 @@ def test_rejects_are_the_faults_that_cannot_be_fed(raw, tmp_path):
     assert all(count.records + count.rejects == count.posts for count in counts.values())
 
 
+@pytest.mark.nightly
 def test_the_first_fault_stops_where_none_may_be(raw, tmp_path, capsys):
     faults = read_faults(raw / "images")
     split, line = next(post for post, kind in faults.items() if KINDS[kind]).split("-")

@@ -187,7 +187,7 @@ def bad_lines() -> dict[str, tuple[dict[str, bytes], tuple[str, ...], str]]:
         "a stray file": (
             {"train.jsonl": json.dumps(json_post("a")).encode(), "dataset_info.json": b'{"mine": {"file": "x"}}\n'},
             ("--dataset=keyphrase_posts",),
-            r"dataset_info.json:1: no line of the split 'dataset_info' .* 'text'\); mend the file, or take it out",
+            r"dataset_info.json:1: no line of the split 'dataset_info' .* 'text'\); fix the file, or take it out",
         ),
         "out is raw": (train, ("--out=raw",), r"--out is the folder of --raw: give another"),
         "empty file": ({"train_src.txt": b""}, (), r"out: the split 'train' has no posts"),

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from mmkp_jax.data.forest import RowSize, Tree, pack_rows
 from mmkp_jax.decoding.generate import Answer, Generator
 from mmkp_jax.decoding.prompts import measure
 from mmkp_jax.decoding.sampling import Sampling
 from mmkp_jax.models.sharding import make_mesh
-from tests.support.parity import BOUND, pair_of, relative_error, their_inputs
+from tests.support.needs_torch import needs_torch
+from tests.support.parity import BOUND, ours_in, pair_of, relative_error, their_inputs
 from tests.support.tiny import tiny_config
 from tests.support.trees import random_tree
 
@@ -28,6 +28,11 @@ KINDS = (
 
 
 @pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    return ours_in(tmp_path_factory.mktemp("ours"), tiny_config())
+
+
+@pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     return pair_of(tiny_config(), tmp_path_factory.mktemp("model"))
 
@@ -38,24 +43,23 @@ def untied(tmp_path_factory):
     return pair_of(config, tmp_path_factory.mktemp("untied"))
 
 
-@torch.no_grad()
 def theirs(model, tree, config, stop: list[int], answer_tokens: int = ANSWER_TOKENS) -> list[int]:
     model.model.rope_deltas = None
     inputs = prompt_inputs(tree, config)
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["attention_mask"] = needs_torch().ones_like(inputs["input_ids"])
     out = model.generate(**inputs, max_new_tokens=answer_tokens, do_sample=False, eos_token_id=stop, pad_token_id=0)
     answer = out[0, len(tree.prompt) :].tolist()
     return answer[:-1] if answer[-1] in stop else answer
 
 
-@torch.no_grad()
 def their_state(model, tree, config) -> np.ndarray:
     """Of the prompt's last token, after the last norm: [D]."""
     model.model.rope_deltas = None
-    return model(**prompt_inputs(tree, config), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
+    with needs_torch().no_grad():
+        return model(**prompt_inputs(tree, config), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
 
 
-def prompt_inputs(tree, config) -> dict[str, torch.Tensor]:
+def prompt_inputs(tree, config) -> dict:
     return their_inputs(tree, np.zeros(1, np.int32), config)  # all of a target but its last token: nothing of it
 
 
@@ -98,8 +102,8 @@ def test_states_are_those_of_transformers_in_any_slot(request, which):
         assert relative_error(each.state_D, their_state(model, trees[each.prompt], definition.config)) < BOUND
 
 
-def test_answers_are_those_of_the_whole_text_computed_anew_for_every_token(pair):
-    _, definition, params = pair
+def test_answers_are_those_of_the_whole_text_computed_anew_for_every_token(ours):
+    definition, params = ours
     config = definition.config
     prompt = random_tree(7, config, grids=[(6, 8)], text=12)
     size = RowSize(tokens=len(prompt.prompt) + 10, labels=11, examples=1, images={"patches": 48, "windows": 2})
@@ -116,9 +120,9 @@ def test_answers_are_those_of_the_whole_text_computed_anew_for_every_token(pair)
     assert answers(definition, params, [prompt], answer_tokens=10) == {(0, 0): written}
 
 
-def test_slots_order_and_looks_change_nothing(pair):
+def test_slots_order_and_looks_change_nothing(ours):
     """Nor how many answers end before others, which is what refilling depends on."""
-    _, definition, params = pair
+    definition, params = ours
     config = definition.config
     trees = [random_tree(i, config, **KINDS[i % len(KINDS)]) for i in range(9)]
     stop = range(0, 320, 11)  # answers of many lengths
@@ -131,9 +135,9 @@ def test_slots_order_and_looks_change_nothing(pair):
     assert {(8 - prompt, draw): tokens for (prompt, draw), tokens in backwards.items()} == expected
 
 
-def test_answers_are_cut_where_each_prompt_says(pair):
+def test_answers_are_cut_where_each_prompt_says(ours):
     """And those that take more pages of the cache than others grow it: 64 tokens are a page."""
-    _, definition, params = pair
+    definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % len(KINDS)]) for i in range(6)]
     whole = answers(definition, params, trees, answer_tokens=150, slots=2)
     most = [1, 150, 3, 64, 200, 9]
@@ -146,8 +150,8 @@ def test_answers_are_cut_where_each_prompt_says(pair):
     assert len(cut[4]) == 150
 
 
-def test_samples_depend_on_seed_name_and_draw_alone(pair):
-    _, definition, params = pair
+def test_samples_depend_on_seed_name_and_draw_alone(ours):
+    definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % 3]) for i in range(5)]
     names = list("abcde")
     warm = Sampling(temperature=0.8, top_p=0.9, seed=3)
@@ -160,8 +164,8 @@ def test_samples_depend_on_seed_name_and_draw_alone(pair):
     assert answers(definition, params, trees[3:4], 1, ["d"], sampling=warm._replace(seed=4))[0, 0] != drawn[3, 0]
 
 
-def test_a_stop_token_and_the_most_tokens_end_an_answer(pair):
-    _, definition, params = pair
+def test_a_stop_token_and_the_most_tokens_end_an_answer(ours):
+    definition, params = ours
     tree = random_tree(2, definition.config, **KINDS[2])
     free = answers(definition, params, [tree])[0, 0]
     assert len(free) == ANSWER_TOKENS
@@ -171,8 +175,8 @@ def test_a_stop_token_and_the_most_tokens_end_an_answer(pair):
         assert answers(definition, params, [tree], stop_tokens=[-5, stop])[0, 0] == free[: free.index(stop)]
 
 
-def test_a_prompt_that_cannot_be_loaded_has_no_answer_and_holds_nobody_up(pair):
-    _, definition, params = pair
+def test_a_prompt_that_cannot_be_loaded_has_no_answer_and_holds_nobody_up(ours):
+    definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % 3]) for i in range(7)]
     expected = answers(definition, params, trees)
     lost = {0, 4}

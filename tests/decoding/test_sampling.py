@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, most_probable, name_number, nucleus
+from tests.support.needs_torch import needs_torch
 
 SHARE = np.array([0.05, 0.4, 0.2, 0.25, 0.1])
 DRAWS = 20_000
@@ -51,7 +52,7 @@ def test_the_most_probable_token_is_the_first_of_equal_ones(vocabulary):
 
 
 def test_the_nucleus_is_transformers():
-    import torch
+    torch = needs_torch()
     from transformers import TopPLogitsWarper
 
     logits = np.random.default_rng(0).normal(size=(50, 200)).astype(np.float32) * 3

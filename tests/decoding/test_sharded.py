@@ -20,11 +20,13 @@ def folder(tmp_path_factory):
     return folder
 
 
+OTHERS = ("8x1x1", "1x8x1")
+
+
 def started(devices: int, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.support.sharded_decoding", *arguments]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=fake_devices(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=fake_devices(devices), **pipes)
 
 
 def report_of(process: subprocess.Popen) -> dict:
@@ -35,27 +37,20 @@ def report_of(process: subprocess.Popen) -> dict:
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    """One device, and eight over which the weights are divided; eight that have them all are compiled only."""
-    return report_of(started(8, str(folder), "1x1x1,1x8x1,8x1x1*"))
+    """Reports of one device, of a mesh that divides everything, and, compiled only, of one that divides the rows."""
+    return report_of(started(8, "1x1x1,2x2x2,8x1x1*", str(folder)))
 
 
 @pytest.fixture(scope="module")
 def others(folder):
-    return report_of(started(8, str(folder), "8x1x1,2x2x2"))
+    return report_of(started(8, "8x1x1,1x8x1", str(folder)))
 
 
-def test_eight_devices_answer_as_one_does(alone):
+@pytest.mark.parametrize("mesh", ["2x2x2", *(pytest.param(mesh, marks=pytest.mark.nightly) for mesh in OTHERS)])
+def test_a_mesh_answers_as_one_device_does(alone, mesh, request):
     """Token by token, greedy and sampled, with more slots than posts on one shard and fewer."""
-    same_answers(alone["1x8x1"], alone["1x1x1"])
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("mesh", ["8x1x1", "2x2x2"])
-def test_a_mesh_answers_as_one_device_does(alone, others, mesh):
-    same_answers(others[mesh], alone["1x1x1"])
-
-
-def same_answers(found, expected):
+    expected = alone["1x1x1"]
+    found = (request.getfixturevalue("others") if mesh in OTHERS else alone)[mesh]
     assert found["answers"] == expected["answers"] and found["loaded"] == expected["loaded"]
     greedy = expected["answers"]["greedy"]
     assert expected["longest"] > 64
@@ -67,15 +62,18 @@ def same_answers(found, expected):
 
 
 def test_no_token_waits_for_other_devices_that_have_all_the_weights(alone):
-    """Where each has a part of them, they are gathered layer by layer."""
     assert alone["8x1x1"]["sent"] == {}
-    assert alone["1x8x1"]["sent"]["all-gather"] >= 7 * 3  # seven matrices of three layers
+
+
+@pytest.mark.nightly
+def test_weights_of_which_each_device_has_a_part_are_gathered_layer_by_layer(others):
+    assert others["1x8x1"]["sent"]["all-gather"] >= 7 * 3  # seven matrices of three layers
 
 
 @pytest.mark.parametrize("mesh", ["2x2x2", pytest.param("1x8x1", marks=pytest.mark.nightly)])
-def test_two_processes_share_the_pictures_and_both_come_to_all_answers(alone, folder, mesh):
+def test_two_processes_share_the_images_and_both_come_to_all_answers(alone, folder, mesh):
     address = f"127.0.0.1:{free_port()}"
-    processes = [started(4, str(folder), mesh, address, str(number)) for number in range(2)]
+    processes = [started(4, mesh, str(folder), address, str(number)) for number in range(2)]
     one, other = map(report_of, processes)
     assert one[mesh]["answers"] == other[mesh]["answers"] == alone["1x1x1"]["answers"]
     assert one[mesh]["states"] == other[mesh]["states"] and len(one[mesh]["states"]) == 12

@@ -18,7 +18,7 @@ def test_most_frequent_counts_lower_cased_and_keeps_order_among_equals():
     assert most_frequent([], 5) == []
 
 
-def test_the_nearest_training_post_lends_its_keyphrases():
+def test_the_keyphrases_of_the_nearest_training_post_are_predicted():
     texts = ["RAIN on the bus", "a dog in the park", "quite other words", ""]
     assert nearest_neighbour(TRAIN, texts) == [["buses", "rain"], ["dogs"], [], []]
 
@@ -28,7 +28,7 @@ def test_rare_words_weigh_more():
     assert nearest_neighbour(train, ["the cat"]) == [["common"]]
 
 
-def test_texts_are_compared_in_chunks_alike(monkeypatch):
+def test_chunks_do_not_change_the_predictions(monkeypatch):
     texts = [post.text for post in TRAIN] * 3
     whole = nearest_neighbour(TRAIN, texts)
     monkeypatch.setattr(baselines, "CHUNK", 5)

@@ -38,7 +38,7 @@ def test_a_repeat_after_stemming_counts_once():
 
 @pytest.mark.parametrize("word", ["<unk>", ",", "."])
 def test_phrases_with_unwanted_words_are_dropped(word):
-    """Rule 2: they take no place in the ranking; a full stop inside a word is no word."""
+    """Rule 2: they take no rank; a full stop inside a word is not a word."""
     assert one(f"red {word};{word};dog", ["dog"])["all"]["p@1"] == 1
     assert one("e.g;dog", ["dog"])["all"]["p@1"] == 0
     assert one("dog", ["dog", f"red {word}"])["all"]["r@1"] == 0.5  # targets keep theirs
@@ -53,14 +53,14 @@ def test_an_empty_line_is_one_empty_phrase(prediction):
     assert one(prediction, ["dog"])["all"]["f1@M"] == 0
 
 
-def test_an_empty_phrase_in_a_line_takes_a_place():
+def test_an_empty_phrase_in_a_line_takes_a_rank():
     """Rule 3."""
     assert one("dog;;", ["dog"])["all"]["f1@M"] == pytest.approx(2 * 0.5 / 1.5)
     assert one(";dog", ["dog"])["all"]["p@1"] == 0
     assert one("", ["", "dog"])["all"] == one("", ["dog"])["all"]
 
 
-def test_k_beyond_the_list_takes_what_there_is():
+def test_k_beyond_the_list_takes_the_whole_list():
     """Rule 4: n = min(k, predictions left)."""
     counts = per_post([TextPost("", ["dog", "cat"])], ["dog;x"])["all"]
     assert counts.predictions_NK.tolist() == [[1, 2, 2, 2]]
@@ -171,7 +171,7 @@ def test_ocr_words_count_as_text():
 
 
 @pytest.mark.parametrize("arguments", [(["a"],), (["a", "b"], None, ["x"])])
-def test_lines_must_be_one_a_post(arguments):
+def test_there_must_be_one_line_a_post(arguments):
     with pytest.raises(InputError, match="1 entries for 2 posts"):
         score([TextPost("", ["a"])] * 2, *arguments)
 

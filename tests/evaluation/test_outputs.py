@@ -60,7 +60,7 @@ LAKE = ["lakeside market", "fresh bread"]
         ("<answer>lakeside market, fresh bread</answer>", LAKE),
     ],
 )
-def test_a_list_in_another_form_is_called_other_and_taken_apart_by_the_lenient_reading_alone(text, lenient):
+def test_a_list_in_another_form_has_the_form_other_and_only_the_lenient_reading_splits_it(text, lenient):
     inside = text.removesuffix("</answer>").rpartition("<answer>")[2]
     strict = [each for part in inside.split(";") if (each := part.strip().lower())]
     assert parse_output(text) == (strict, "other")
@@ -86,7 +86,7 @@ def test_a_list_in_another_form_is_called_other_and_taken_apart_by_the_lenient_r
         "[1, 2; {}",
     ],
 )
-def test_what_is_no_other_list_is_read_the_same_both_ways(text):
+def test_both_readings_agree_on_all_other_outputs(text):
     assert parse_output(text)[1] == "direct" and parse_output(text, "lenient") == parse_output(text)
     tagged = f"<think>why</think><answer>{text}</answer>"
     assert parse_output(tagged) == parse_output(tagged, "lenient") == (parse_output(text)[0], "cot")
@@ -97,7 +97,7 @@ def test_keyphrases_are_predicted_once():
     assert parse_output("1. a\n2. b\n3. A", "lenient")[0] == ["a", "b"]
 
 
-def test_of_several_outputs_keyphrases_of_more_come_first():
+def test_keyphrases_of_more_outputs_come_first():
     outputs = ["b, a", "a\nc", "c; c"]
     assert merge_outputs(outputs) == (["b, a", "a\nc", "c"], "other")
     assert merge_outputs(outputs, "lenient") == (["a", "c", "b"], "other")

@@ -39,7 +39,7 @@ def files(tmp_path):
 
 @pytest.mark.parametrize("posts", [("test_src.txt", CMKP_POSTS), ("test.jsonl", JSON_POSTS)])
 @pytest.mark.parametrize("form", ["lines", "ids"])
-def test_every_form_of_posts_and_predictions_gives_the_same(files, tmp_path, capsys, posts, form):
+def test_every_form_of_posts_and_predictions_gives_the_same_scores(files, tmp_path, capsys, posts, form):
     ids = {"a": "test-1", "b": "test-2"} if posts[0].endswith(".txt") else {"a": "a", "b": "b"}
     rows = [row | {"id": ids[row["id"]]} for row in JSON_PREDICTIONS]
     predictions = files("p.txt", "dog;x\ncity\n") if form == "lines" else files("p.jsonl", rows)
@@ -61,7 +61,7 @@ def test_every_form_of_posts_and_predictions_gives_the_same(files, tmp_path, cap
 @pytest.mark.parametrize(
     "train", [("train_src.txt", CMKP_POSTS), ("train.jsonl", JSON_POSTS), ("kps.txt", "dogs\npark;city\n")]
 )
-def test_every_form_of_training_posts_tells_seen_from_unseen(files, capsys, train):
+def test_every_form_of_training_posts_separates_seen_from_unseen(files, capsys, train):
     posts, predictions = files("test.jsonl", JSON_POSTS), files("p.txt", "dog;x\ncity\n")
     assert main([f"--predictions={predictions}", f"--posts={posts}", f"--train={files(*train)}"]) == 0
     assert "unseen: no post has such a keyphrase" in capsys.readouterr().out
@@ -105,7 +105,7 @@ def compared(files, tmp_path):
     return run
 
 
-def test_a_comparison_stands_beside_the_scores(compared, capsys):
+def test_a_comparison_is_printed_after_the_scores(compared, capsys):
     alone = compared(("predictions", "a"))
     assert list(alone) == list(GROUPS)
     capsys.readouterr()
@@ -142,7 +142,7 @@ def test_runs_of_one_system_have_a_mean_and_a_deviation(compared, capsys):
     assert against["a_minus_this"]["all"]["f1@1"]["delta"] == pytest.approx(0)
 
 
-def test_intervals_stand_in_the_table_unless_nothing_is_resampled(files, capsys):
+def test_intervals_are_in_the_table_unless_resamples_is_0(files, capsys):
     flags = [f"--predictions={files('a.jsonl', predictions(0.8))}", f"--posts={files('test.jsonl', MANY_POSTS)}"]
     assert main(flags) == 0
     first = capsys.readouterr().out
@@ -186,16 +186,16 @@ GOOD = {"predictions": ("p.jsonl", JSON_PREDICTIONS), "posts": ("test.jsonl", JS
         ({"posts": ("test.jsonl", "")}, "is empty"),
         ({"posts": ("test.jsonl", [JSON_POSTS[0]] * 2)}, "test.jsonl:2: the id 'a' stands in line 1 too"),
         ({"posts": ("test_src.txt", "a dog<sep>dogs\n")}, "test_src.txt:1: the line has 2 fields, not 3"),
-        ({"posts": ("posts.csv", CMKP_POSTS)}, "posts.csv: its name tells no layout of posts"),
+        ({"posts": ("posts.csv", CMKP_POSTS)}, "posts.csv: its name does not say how posts are laid out"),
         ({"train": ("train.txt", "")}, "is empty"),
-        ({"train": ("train.txt", " \n")}, "holds no keyphrase"),
+        ({"train": ("train.txt", " \n")}, "it has no keyphrases"),
         ({"ocr": ("ocr.txt", "x\n")}, "1 lines for 2 posts"),
-        ({"compare": ("b.jsonl", JSON_PREDICTIONS[:1])}, "b.jsonl: lacks the id 'a' of the posts"),
-        ({"compare": ("b.jsonl", [{"id": "c", "predicted": []}])}, "b.jsonl: lacks 2 ids ('a', …) of the posts and"),
+        ({"compare": ("b.jsonl", JSON_PREDICTIONS[:1])}, "b.jsonl: it lacks the id 'a' of the posts"),
+        ({"compare": ("b.jsonl", [{"id": "c", "predicted": []}])}, "b.jsonl: it lacks 2 ids ('a', …) of the posts and"),
         ({"compare": ("b.txt", "x\n")}, "b.txt: 1 lines for 2 posts"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(files, capsys, changed, line):
+def test_an_input_error_is_one_line_and_exit_2(files, capsys, changed, line):
     assert main([f"--{flag}={files(*file)}" for flag, file in (GOOD | changed).items()]) == 2
     output = capsys.readouterr()
     assert output.out == "" and output.err.count("\n") == 1 and line in output.err
@@ -252,7 +252,7 @@ def test_the_command_exits_as_it_says():
     assert ran.returncode == 2 and len(ran.stderr.splitlines()) == 1
 
 
-def test_posts_of_a_prepared_dataset_count_fed_or_not(files, tmp_path, capsys):
+def test_rejected_posts_of_a_prepared_dataset_count_too(files, tmp_path, capsys):
     rows = [dict(row) for row in JSON_POSTS]
     rows[1]["image"] = "gone.jpg"
     posts = files("test.jsonl", rows)
@@ -276,7 +276,7 @@ LISTS = [
 ]
 
 
-def test_the_lenient_reading_takes_lists_apart_and_says_for_how_many_posts(files, tmp_path, capsys):
+def test_the_lenient_reading_splits_lists_and_reports_how_many_posts_change(files, tmp_path, capsys):
     out = tmp_path / "o.json"
     flags = [f"--predictions={files('p.jsonl', LISTS)}", f"--posts={files('test.jsonl', JSON_POSTS)}", f"--json={out}"]
     assert main(flags) == 0
@@ -296,7 +296,7 @@ def test_the_lenient_reading_takes_lists_apart_and_says_for_how_many_posts(files
 @pytest.mark.parametrize(
     "predictions, line",
     [
-        (("p.txt", "dog\ncity\n"), "p.txt: holds no outputs"),
+        (("p.txt", "dog\ncity\n"), "p.txt: it has no outputs"),
         (("p.jsonl", JSON_PREDICTIONS), "p.jsonl:2: has no 'output'"),
     ],
 )
@@ -304,7 +304,7 @@ def test_a_lenient_reading_without_outputs_is_refused(files, capsys, predictions
     flags = [f"--predictions={files(*predictions)}", f"--posts={files('test.jsonl', JSON_POSTS)}"]
     assert main([*flags, "--reading=lenient"]) == 2
     error = capsys.readouterr().err
-    assert line in error and "leave --reading out" in error and error.count("\n") == 1
+    assert line in error and "leave out --reading" in error and error.count("\n") == 1
 
 
 WORDS = [
@@ -313,7 +313,7 @@ WORDS = [
 ]
 
 
-def test_keyphrases_that_punctuation_hides_are_said_and_compared_by_words_on_demand(files, tmp_path, capsys):
+def test_keyphrases_hidden_by_punctuation_are_reported_and_compared_by_words_with_tokenised(files, tmp_path, capsys):
     out = tmp_path / "o.json"
     predictions = files("p.txt", "Paris\nsunrise\n")
     flags = [f"--predictions={predictions}", f"--posts={files('test.jsonl', WORDS)}"]
@@ -327,7 +327,7 @@ def test_keyphrases_that_punctuation_hides_are_said_and_compared_by_words_on_dem
     assert scores["present"]["n"] == 2 and scores["all"]["f1@1"] == 1 and scores["tokenised"] is True
 
 
-def test_of_tokenised_posts_nothing_is_said(files, capsys):
+def test_nothing_is_reported_for_tokenised_posts(files, capsys):
     predictions = files("p.txt", "dog;x\ncity\n")
     assert main([f"--predictions={predictions}", f"--posts={files('test.jsonl', JSON_POSTS)}"]) == 0
     assert "--tokenised" not in capsys.readouterr().out
@@ -344,6 +344,6 @@ def test_an_output_that_is_an_input_is_refused_and_the_input_stays(tmp_path, cap
         out = tmp_path / "link.jsonl"
         out.symlink_to(files[flag])
     assert main([*(f"--{name}={file}" for name, file in files.items()), f"--json={out}"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "another flag names this file too" in told
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "another flag names this file too" in message
     assert all(file.read_text() == "whole\n" for file in files.values())

@@ -90,7 +90,7 @@ def test_equal_runs_do_not_differ():
             assert found == (0, 0, 0, 1, 1, 1)
 
 
-def test_the_order_of_the_systems_turns_the_sign():
+def test_the_order_of_the_systems_sets_the_sign():
     made, a, b, train = two_runs(4, posts=60)
     a, b = ([per_post(made, lines, train)] for lines in (a, b))
     forth, back = compare(a, [b])[0]["all"]["f1@M"], compare(b, [a])[0]["all"]["f1@M"]
@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_in_any_chunks(monkeypatch):
     whole = compare(a, [b], resamples=500), intervals(a, resamples=500)
     assert (compare(a, [b], resamples=500), intervals(a, resamples=500)) == whole
     assert compare(a, [b], resamples=500, seed=1) != whole[0]
-    monkeypatch.setattr(significance, "HELD", 1000)
+    monkeypatch.setattr(significance, "MAX_DRAWN", 1000)
     assert (compare(a, [b], resamples=500), intervals(a, resamples=500)) == whole
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mmkp_jax.evaluation.files import read_posts
-from mmkp_jax.evaluation.tokenised import Hidden, hidden_keyphrases, tokenise, tokenise_phrases
+from mmkp_jax.evaluation.tokenised import HiddenKeyphrases, hidden_keyphrases, tokenise, tokenise_phrases
 from tests.support.shared_folder import TextPost, cmkp
 
 
@@ -32,8 +32,13 @@ def test_hidden_keyphrases_are_counted():
         TextPost("two dogs.", ("dog", "cat")),  # by its stem
         TextPost("paris again", ("paris",)),
     ]
-    assert hidden_keyphrases(posts) == Hidden(2, 5, ("paris", "Loving Paris!")) and hidden_keyphrases(posts).is_common
-    assert hidden_keyphrases(posts[2:]) == Hidden(0, 1, ("", "")) and not hidden_keyphrases(posts[2:]).is_common
+    assert (
+        hidden_keyphrases(posts) == HiddenKeyphrases(2, 5, ("paris", "Loving Paris!"))
+        and hidden_keyphrases(posts).is_common
+    )
+    assert (
+        hidden_keyphrases(posts[2:]) == HiddenKeyphrases(0, 1, ("", "")) and not hidden_keyphrases(posts[2:]).is_common
+    )
 
 
 def test_cmkps_posts_are_tokenised():

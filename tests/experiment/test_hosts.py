@@ -83,6 +83,7 @@ def test_two_hosts_compute_what_one_does_and_the_first_alone_tells(pocket, unbro
     assert answers[0] == answers[1]
 
 
+@pytest.mark.nightly
 def test_sigterm_on_one_host_saves_on_both_and_a_restart_is_bit_identical(pocket, unbroken):
     workdir = pocket.parent / "terminated"
     processes = start(pocket, workdir)
@@ -180,6 +181,7 @@ def test_a_host_that_never_joins_ends_the_others_with_one_line(tmp_path):
     assert "of 2 hosts, 1 did not join within 1 s (--join_seconds)" in line
 
 
+@pytest.mark.nightly
 def test_damage_that_one_host_alone_sees_takes_both_to_the_checkpoint_before(pocket, unbroken):
     workdir = pocket.parent / "damaged"
     shutil.copytree(unbroken[0], workdir)

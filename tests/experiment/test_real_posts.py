@@ -34,10 +34,10 @@ def tiny(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [*(pytest.param(name, marks=pytest.mark.nightly) for name in ("zeroshot", "sft", "cot", "multitask")), "dyncot"],
-)
+OTHERS = ("zeroshot", "sft", "cot", "multitask")
+
+
+@pytest.mark.parametrize("strategy", ["dyncot", *(pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS)])
 def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
     out, results = run(tiny, tmp_path / "run", *VALIDATED, "--config.answer_tokens=24", strategy=strategy)
     assert results["all"]["n"] == 50 and results["seen"]["n"] + results["unseen"]["n"] >= 50
@@ -48,6 +48,7 @@ def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
         assert lines[-1]["loss"] < lines[0]["loss"] and "valid/all/f1@1" in lines[-1]
 
 
+@pytest.mark.nightly
 def test_seen_goes_by_the_list_that_is_named(tmp_path):
     keyphrases = cmkp("tw_mm_s1/train_keyphrases.txt")
     draw_standins(keyphrases.parent, tmp_path / "images", 40)

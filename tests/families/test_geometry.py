@@ -2,17 +2,19 @@
 
 import numpy as np
 import pytest
-import torch
-from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from mmkp_jax.families.qwen2_5_vl.geometry import mrope_positions, patch_layout
-from tests.support.tiny import hf_model, tiny_config
+from tests.support.needs_torch import needs_torch
+from tests.support.tiny import hf_model, tiny_config, write_model
 
 GRIDS = [(4, 4), (2, 2), (2, 40), (40, 26), (24, 24), (10, 18), (6, 34)]
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_window_order_is_transformers(grid):
+    torch = needs_torch()
+    from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
+
     layout = patch_layout(grid, window_side=4)
     thw = torch.tensor([(1, *grid)])
     order, ends = get_vision_window_index(thw, spatial_merge_size=2, window_size=112, patch_size=14)
@@ -23,9 +25,11 @@ def test_window_order_is_transformers(grid):
     np.testing.assert_array_equal(layout.merged_M, torch.argsort(order))
 
 
-def test_mrope_positions_are_transformers():
+def test_mrope_positions_are_transformers(tmp_path):
+    torch = needs_torch()
     config = tiny_config()
-    model = hf_model(config, 0).model
+    write_model(tmp_path, config)
+    model = hf_model(tmp_path).model
     rng = np.random.default_rng(0)
     for grids in ([], [(4, 4)], [(40, 26), (4, 6)], [(2, 60), (24, 24), (4, 4)]):
         parts = [rng.integers(0, 200, 3)]

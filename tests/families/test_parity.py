@@ -1,4 +1,4 @@
-"""Our Qwen2.5-VL against transformers': the same random weights, read from the folder transformers wrote.
+"""Our Qwen2.5-VL against transformers': the same random weights, read from one folder.
 
 All float32 on CPU. Bound: 1e-5 of the largest value compared; both sides differ from float64 by a few 1e-7 of it, and
 random weights add that up over layers.
@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 from mmkp_jax.data.forest import COT, SFT
@@ -20,6 +19,7 @@ from mmkp_jax.families.qwen2_5_vl.model import mrope_rotation, vision_rotation
 from mmkp_jax.models.layers import rotary_frequencies
 from mmkp_jax.ops.attention import DENSE
 from mmkp_jax.ops.tiles import lay_tiles
+from tests.support.needs_torch import needs_torch
 from tests.support.parity import BOUND, our_logits, pair_of, relative_error, sequence, their_inputs, their_logits
 from tests.support.tiny import tiny_config
 from tests.support.trees import forest_of, random_tree
@@ -112,7 +112,6 @@ def test_blocks_equal_transformers(pair):
     assert_close(layer_of(model.decoder.layers, 1)(x, mrope_rotation(forest.position_BTA, config), attend), out)
 
 
-@torch.no_grad()
 def record(model, inputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(input, output) of the blocks, from one run of transformers' model."""
     seen = {}
@@ -128,7 +127,8 @@ def record(model, inputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     named = {"patch_embed": visual.patch_embed, "merger": visual.merger, "decoder layer": text.layers[1]}
     named |= {f"block {i}": block for i, block in enumerate(visual.blocks)}
     handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in named.items()]
-    model(**inputs)
+    with needs_torch().no_grad():
+        model(**inputs)
     for handle in handles:
         handle.remove()
     return seen
@@ -153,6 +153,7 @@ def test_bf16_is_as_near_to_float32_as_transformers_is(pair, record_property):
     forest = forest_of([[tree]], config)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     ours = our_logits(definition, half, forest, jnp.bfloat16)[0]
+    torch = needs_torch()
     theirs_half = their_logits(copy.deepcopy(theirs).to(torch.bfloat16), tree, tree.sft, config)
     scale = np.abs(exact).max()
     figure = {
@@ -168,6 +169,7 @@ def test_bf16_is_as_near_to_float32_as_transformers_is(pair, record_property):
 
 @pytest.mark.parametrize("width, theta", [(128, 1e6), (16, 1e6), (40, 1e4), (80, 1e4)])
 def test_rotary_frequencies_are_torchs_but_for_a_last_bit_here_and_there(width, theta):
+    torch = needs_torch()
     theirs = (1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float) / width)).numpy()
     ours = rotary_frequencies(width, theta)
     np.testing.assert_array_max_ulp(ours, theirs, maxulp=1)

@@ -12,7 +12,7 @@ from mmkp_jax.families import registry
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.save import save_params
-from mmkp_jax.inference.load_model import open_model
+from mmkp_jax.inference.load_model import load_model
 from mmkp_jax.main import main
 from mmkp_jax.models.definition import flatten, random_params
 from mmkp_jax.predict import main as predict
@@ -81,6 +81,6 @@ def test_the_main_job_trains_evaluates_and_exports_it_and_predict_decodes_the_ex
     posts = pocket / "posts" / "test.jsonl"
     assert predict([f"--model={exported}", f"--posts={posts}", f"--images={pocket / 'images'}", f"--out={out}"]) == 0
     assert len(out.read_text().splitlines()) == len(posts.read_text().splitlines())
-    assert open_model(str(exported)).recipe.processor.slots == ()
+    assert load_model(str(exported)).recipe.processor.slots == ()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [name for name in lines[0] if name.startswith("fill_")] == ["fill_tokens"]

@@ -10,7 +10,7 @@ import numpy as np
 from mmkp_jax.data.posts import Post
 from mmkp_jax.evaluation.files import read_aligned, read_posts, read_predictions, read_train_keyphrases
 from mmkp_jax.evaluation.outputs import FORMS, READINGS, parse_output
-from mmkp_jax.inference.resumable_predictions import Journal
+from mmkp_jax.inference.resumable_predictions import ResumablePredictions
 from mmkp_jax.pages.report.runs import read_runs
 from tests.fuzz.harness import Target
 from tests.fuzz.targets_posts import CMKP, OWN, lines_of
@@ -60,7 +60,7 @@ def _resume(data: bytes, root: Path) -> None:
     shutil.rmtree(root / "journal", ignore_errors=True)
     (root / "journal").mkdir()
     (root / "journal" / "p.jsonl").write_bytes(data)
-    found = Journal(root / "journal" / "p.jsonl", [post.id for post in POSTS]).found
+    found = ResumablePredictions(root / "journal" / "p.jsonl", [post.id for post in POSTS]).found
     for each in found.values():
         each.line().encode()
 

@@ -9,13 +9,13 @@ from mmkp_jax.data.posts import Record
 from mmkp_jax.errors import InputError
 from mmkp_jax.judging.people import KEY, read_people
 from mmkp_jax.judging.ranking import Unreadable, read_better, read_rankings, read_ranks
-from mmkp_jax.teacher.answers import content_of, row_of, verdict
+from mmkp_jax.teacher.answers import answer_row, content_of, verdict
 from mmkp_jax.teacher.chains import Gates, Rejected
 from mmkp_jax.teacher.client import Client
 from mmkp_jax.teacher.cost import Prices, Usage, usage_of
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
-from mmkp_jax.teacher.faults import Again, Refused, retry_after
-from mmkp_jax.teacher.questions import Asked
+from mmkp_jax.teacher.faults import Refused, Retryable, retry_after
+from mmkp_jax.teacher.questions import Request
 from mmkp_jax.teacher.store import Store, encoded
 from tests.fuzz.harness import Target
 from tests.fuzz.targets_posts import lines_of
@@ -61,11 +61,11 @@ def _client() -> Client:
 
 
 def _read_answer(data: bytes, _: Path) -> None:
-    body = _client().whole(data)
+    body = _client().parse_answer(data)
     most = Usage(200, 100)
     usage = usage_of(body, most)
     assert usage is None or (usage.prompt > 0 and usage.completion >= 0)
-    row = json.loads(encoded(row_of(Asked("a", {}), body, most, Prices(1.0, 2.0))))
+    row = json.loads(encoded(answer_row(Request("a", {}), body, most, Prices(1.0, 2.0))))
     if verdict(row["answer"])[0] == "answered":
         assert content_of(row).encode() is not None
     assert row["reason"].isprintable()
@@ -124,7 +124,7 @@ TARGETS = [
         "endpoint: answers",
         lambda _: [json.dumps(ANSWER).encode(), json.dumps(ERROR).encode()],
         _read_answer,
-        refusals=(InputError, Again, Refused),
+        refusals=(InputError, Retryable, Refused),
     ),
     Target("endpoint: Retry-After", lambda _: [b"12", b"Wed, 21 Oct 2026 07:28:00 GMT", b"0.5"], _read_header),
     Target("teacher: the store", lambda _: [lines_of(ROWS)], _read_store, share=2),

@@ -37,7 +37,7 @@ def told(call, *arguments) -> str:
     assert error.__cause__ is None
     assert error.__suppress_context__ or error.__context__ is None  # no chain of tracebacks
     assert "\n" not in str(error)
-    assert error.mend and str(error).endswith(error.mend)
+    assert error.hint and str(error).endswith(error.hint)
     return str(error)
 
 

@@ -16,6 +16,7 @@ from mmkp_jax.export import main
 from mmkp_jax.hf.card import Base, Licence, card_of, licence_of
 from mmkp_jax.inference.export_run import facts_of, open_step
 from mmkp_jax.inference.predictor import load_predictor
+from tests.support.needs_torch import needs_torch
 
 
 def snippets(card: str) -> list[str]:
@@ -41,6 +42,7 @@ def write_pictures(picture: Image.Image, folder: Path) -> list[Path]:
 
 def test_the_snippet_predicts_what_we_predict(exported_pocket, tmp_path, monkeypatch, capsys):
     """As it stands in the card, on texts alone, one of them too long, and on pictures of many kinds."""
+    needs_torch()
     _, out = exported_pocket
     pictures = sorted((out.parent / "pocket" / "images").glob("test-*"))[:2]
     others = write_pictures(Image.open(pictures[0]), tmp_path)
@@ -86,7 +88,7 @@ def test_the_card_tells_scores_with_n_and_intervals_data_and_settings(exported_p
     assert row and float(row[2]) < float(row[1]) < float(row[3])
     assert re.search(r"\| keyphrase_posts \| train \| 40 \| `[0-9a-f]{16}` \|", card)
     assert re.search(r"\| keyphrase_posts \| test \| 5 \|", card)
-    for part in ("| γ | 0.4 nats a label |", "3,136 to 12,544 pixels", "96 tokens", "visual.blocks", "| steps | 7 ("):
+    for part in ("| γ | 0.4 nats a label |", "3,136 to 12,544 pixels", "96 tokens", "`tower`", "| steps | 7 ("):
         assert part in card, part
     assert str(out.parent) not in card  # nothing of this machine
 
@@ -98,7 +100,7 @@ def test_without_its_dataset_the_card_says_so(exported_pocket, tmp_path, capsys)
     config["data"]["path"] = str(tmp_path / "gone")
     (run / "config.json").write_text(json.dumps(config))
     assert main([f"--workdir={run}", f"--out={tmp_path / 'out'}"]) == 0
-    assert "the card says nothing of data and scores: " in capsys.readouterr().out
+    assert "the card has no data and scores: " in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "The dataset was not at hand" in card and "No scores" in card and "model-index" not in card
 

@@ -28,17 +28,18 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import published_tensors
 from mmkp_jax.hf.verify import BOUND
 from mmkp_jax.inference.export_run import open_step, verify
-from mmkp_jax.inference.load_model import checkpoint_of, open_model
+from mmkp_jax.inference.load_model import checkpoint_of, load_model
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.training.checkpoint import Best
 from tests.support.devices import fake_devices
+from tests.support.needs_torch import needs_torch
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.run_on_disk import FROZEN, STEP, write_base, write_run
 from tests.support.small_pocket import ROOT, SIZES
 from tests.support.tiny import hf_config_dict, tiny_config
 
-LIMITS = {"pixels": (3136, 12544), "fed": Fed(96, 24), "card": "# card\n"}
+LIMITS = {"images": {"min_pixels": 3136, "max_pixels": 12544}, "fed": Fed(96, 24), "card": "# card\n"}
 INSIDE = {"visual.": "model.visual.", "model.": "model.language_model."}
 
 
@@ -83,6 +84,7 @@ def inner_names(tensors):
     "published, nested", [(QWEN2_5_VL_3B, False), (QWEN2_5_VL_7B, True)], ids=["3b", "7b, config as transformers 5's"]
 )
 def test_import_then_export_gives_the_same_bytes_and_transformers_names(tmp_path, published, nested):
+    needs_torch()
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     base = write_base(tmp_path / "base", narrow(published), max_shard_bytes=3 * 10**6, nested=nested)
@@ -160,7 +162,7 @@ def test_a_tied_bases_own_head_is_the_new_embedding(tmp_path):
 
 def test_an_export_is_a_model_like_any_other(run_of):
     _, workdir, trained, out = run_of("published")
-    opened = open_model(str(out))
+    opened = load_model(str(out))
     limits = {"min_pixels": 3136, "max_pixels": 12544}
     assert opened.recipe.processor.settings == limits and opened.dtype == jnp.float32
     params = flatten(load_float32(out)[1])
@@ -258,7 +260,7 @@ def test_mistakes_are_told_in_one_line(run_of, tmp_path, capsys):
     assert "there is no run here" in told(capsys, f"--workdir={tmp_path}", new)
     assert "not a run's" in told(capsys, f"--workdir={base}", new)
     assert f"no checkpoint '8'; give one of the steps {STEP}, latest or best" in told(capsys, run, new, "--step=8")
-    assert "the run chose no best step" in told(capsys, run, new, "--step=best")
+    assert "the run has no best step" in told(capsys, run, new, "--step=best")
     assert f"{out}: this is there already, and no empty folder" in told(capsys, run, f"--out={out}")
     assert "confirm it with --yes" in told(capsys, run, new, "--push_to_hub=me/mine")
     assert list(tmp_path.iterdir()) == []
@@ -269,7 +271,7 @@ def test_the_best_checkpoint_is_in_a_folder_of_its_own(run_of, tmp_path):
     run = shutil.copytree(workdir, tmp_path / "run")
     with Best(run / "best", "valid/all/f1@1", step=0) as best:
         halved = jax.tree.map(lambda leaf: leaf / 2, trained)
-        frozen = split_params(open_model(str(workdir)).params, FROZEN)[1]
+        frozen = split_params(load_model(str(workdir)).params, FROZEN)[1]
         best.offer(3, {"trainable": halved, "frozen": frozen}, {"valid/all/f1@1": 0.5})
     assert checkpoint_of(run, "best") == run / "best" / "3"
     assert checkpoint_of(run, "latest") == checkpoint_of(run, str(STEP)) == run / "checkpoints" / str(STEP)
@@ -285,7 +287,7 @@ def test_a_damaged_checkpoint_is_not_exported_or_predicted_with(run_of, tmp_path
     line = told(capsys, f"--workdir={run}", f"--out={tmp_path / 'out'}")
     assert f"checkpoints/{STEP}: the checkpoint is damaged (the content of state/" in line
     with pytest.raises(InputError, match="the checkpoint is damaged"):
-        open_model(str(run))
+        load_model(str(run))
     assert not (tmp_path / "out").exists()
 
 
@@ -307,15 +309,16 @@ def test_a_base_that_is_gone_or_another_one_is_refused(tmp_path, capsys):
     wider = hf_config_dict(tiny_config(intermediate_size=100))
     (base / "config.json").write_text(json.dumps(wider))
     line = told(capsys, *flags)
-    assert "not what the run began with" in line and "decoder.layers.mlp.down.weight" in line
+    assert "not the base that the run started from" in line and "decoder.layers.mlp.down.weight" in line
 
     base.rename(tmp_path / "elsewhere")
-    assert "the model that this run began with" in told(capsys, *flags)
+    assert "the model that this run started from" in told(capsys, *flags)
     assert not (tmp_path / "out").exists()
 
 
 def test_transformers_says_what_our_model_says(exported_pocket):
     """On every post that can be fed; the run's own float32 numbers differ by what bf16 rounds away."""
+    needs_torch()
     workdir, out = exported_pocket
     verdict = verify(*open_step(workdir, "latest"), out)
     assert verdict.posts == SIZES["test"] - 1
@@ -324,6 +327,7 @@ def test_transformers_says_what_our_model_says(exported_pocket):
 
 
 def test_an_export_that_is_not_the_models_is_found_out(exported_pocket, tmp_path):
+    needs_torch()
     workdir, out = exported_pocket
     spoilt = shutil.copytree(out, tmp_path / "out")
     config = json.loads((spoilt / "config.json").read_text())
@@ -334,6 +338,7 @@ def test_an_export_that_is_not_the_models_is_found_out(exported_pocket, tmp_path
 
 def test_other_answers_fail_the_export_though_logits_agree(exported_pocket, tmp_path, capsys):
     """As where the base's generation_config.json has transformers choose other tokens."""
+    needs_torch()
     workdir, _ = exported_pocket
     run = shutil.copytree(workdir, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
@@ -346,6 +351,7 @@ def test_other_answers_fail_the_export_though_logits_agree(exported_pocket, tmp_
 
 
 def test_numbers_that_are_none_are_found_out(exported_pocket, tmp_path):
+    needs_torch()
     workdir, out = exported_pocket
     spoilt = shutil.copytree(out, tmp_path / "out")
     tensors = tensors_of(out)

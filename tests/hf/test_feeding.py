@@ -13,7 +13,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.export import main
 from mmkp_jax.hf.feeding import FEEDING, Fed, fed_otherwise, read_feeding
 from mmkp_jax.hf.folder import open_folder
-from mmkp_jax.inference.load_model import MAX_TEXT_TOKENS, open_model
+from mmkp_jax.inference.load_model import MAX_TEXT_TOKENS, load_model
 from mmkp_jax.inference.predictor import Predictor, read_post
 from tests.support.run_on_disk import write_base, write_run
 from tests.support.tiny import tiny_config
@@ -41,12 +41,13 @@ def exported(tmp_path_factory):
 
 def predictor_of(opened) -> Predictor:
     sizes = {"batch_size": 2, "answer_tokens": opened.answer_tokens}
-    return Predictor(opened.definition, opened.params, opened.recipe, opened.tokenizer, **sizes, dtype=opened.dtype)
+    sizes |= {"stop_tokens": opened.stop_tokens, "dtype": opened.dtype}
+    return Predictor(opened.definition, opened.params, opened.recipe, opened.tokenizer, **sizes)
 
 
 @pytest.mark.parametrize("cap", [SHORTER, LONGER])
 def test_an_export_is_fed_as_its_run_was_and_says_the_same(exported, cap):
-    run, out = (open_model(str(path)) for path in exported[cap])
+    run, out = (load_model(str(path)) for path in exported[cap])
     assert out.recipe.max_text_tokens == run.recipe.max_text_tokens == cap != MAX_TEXT_TOKENS
     assert out.answer_tokens == run.answer_tokens == 5 and out.dtype == run.dtype == jnp.float32
     post = read_post("0", POST, None)
@@ -73,7 +74,7 @@ def test_a_run_that_began_with_an_export_exports_its_own(exported, tmp_path, cap
     write_run(tmp_path / "run", base, data={"max_text_tokens": LONGER}, row={"tokens": 1024}, answer_tokens=6)
     assert main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 0
     assert read_feeding(tmp_path / "out") == Fed(LONGER, 6) != read_feeding(base)
-    assert open_model(str(tmp_path / "run")).recipe.max_text_tokens == LONGER
+    assert load_model(str(tmp_path / "run")).recipe.max_text_tokens == LONGER
 
 
 def test_a_run_says_where_it_feeds_otherwise_than_the_export_it_begins_with(exported):
@@ -90,7 +91,7 @@ def test_a_folder_that_is_no_export_is_fed_by_the_defaults(exported, tmp_path):
     folder = shutil.copytree(exported[SHORTER][1], tmp_path / "folder")
     (folder / FEEDING).unlink()
     assert read_feeding(folder) is None
-    assert open_model(str(folder)).recipe.max_text_tokens == MAX_TEXT_TOKENS
+    assert load_model(str(folder)).recipe.max_text_tokens == MAX_TEXT_TOKENS
 
 
 WHOLE = {"prompt_version": PROMPT_VERSION, "max_text_tokens": 96, "answer_tokens": 24}
@@ -112,7 +113,7 @@ def test_a_damaged_file_is_one_line(exported, tmp_path, content, what):
     folder = shutil.copytree(exported[SHORTER][1], tmp_path / "folder")
     (folder / FEEDING).write_text(content if isinstance(content, str) else json.dumps(WHOLE | content))
     with pytest.raises(InputError) as caught:
-        open_model(str(folder))
+        load_model(str(folder))
     assert str(caught.value).startswith(f"{folder / FEEDING}: {what}") and "\n" not in str(caught.value)
     open_folder(str(folder))  # what a run that begins with it does not need
 

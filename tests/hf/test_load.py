@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
-from safetensors.torch import save_file as save_torch
 
 from mmkp_jax.families.qwen2_5_vl.names import NAMES
 from mmkp_jax.families.registry import define
@@ -25,7 +24,7 @@ from mmkp_jax.models.definition import Params, flatten, random_params, unflatten
 from tests.support.devices import fake_devices
 from tests.support.ports import free_port
 from tests.support.published import QWEN2_5_VL_3B
-from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_model, write_tokenizer
 
 TABLE = NAMES
 
@@ -33,8 +32,9 @@ TABLE = NAMES
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def saved(request, tmp_path_factory):
     """A folder that transformers wrote, and the model in it."""
-    model = hf_model(tiny_config(tie_embeddings=request.param), seed=3)
-    path = tmp_path_factory.mktemp("saved")
+    root = tmp_path_factory.mktemp("saved")
+    write_model(root, tiny_config(tie_embeddings=request.param), seed=3)
+    model, path = hf_model(root), root / "theirs"
     model.save_pretrained(path)
     write_tokenizer(path)
     return path, model
@@ -90,6 +90,8 @@ def test_loads_shards_with_an_index(saved, tmp_path):
 
 
 def test_accepts_the_names_inside_transformers_5(saved, tmp_path):
+    from safetensors.torch import save_file as save_torch
+
     path, model = saved
     inside = {name: weight.clone() for name, weight in model.state_dict().items()}
     assert "model.language_model.norm.weight" in inside

@@ -47,7 +47,7 @@ params = jax.block_until_ready(load_params(folder, target))
 loaded = peak()
 counts = export_folder(
     *split_params(params, FAMILY.paths(["tower"])), folder, Path(sys.argv[2]),
-    pixels=(3136, 451584), fed=Fed(512, 384), card="",
+    images={"min_pixels": 3136, "max_pixels": 451584}, fed=Fed(512, 384), card="",
 )
 print(json.dumps({
     "arrays": sum(array.nbytes for array in jax.tree.leaves(params)),

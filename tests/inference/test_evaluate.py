@@ -1,4 +1,4 @@
-"""What evaluating the test split leaves in a work directory, and that the report finds it there."""
+"""Evaluation of the test split: the files in the work directory, and the report that reads them."""
 
 import json
 import threading
@@ -30,7 +30,7 @@ def predictor(tmp_path_factory):
 
 @pytest.fixture
 def config(tmp_path):
-    """Of a run on posts two of which share each keyphrase; the image of one cannot be decoded."""
+    """The config of a run on posts two of which share each keyphrase; the image of one cannot be decoded."""
     good = saved(picture(60, 40))
     for n in range(1, POSTS + 1):
         (tmp_path / f"{n}.png").write_bytes(good[:150] if f"test-{n}" == DAMAGED else good)
@@ -60,7 +60,7 @@ def write_kinds(file, rows):
     return str(file)
 
 
-def test_kinds_are_used_where_the_file_is_of_the_test_posts(config, tmp_path, capsys):
+def test_kinds_are_used_if_the_file_is_about_the_test_posts(config, tmp_path, capsys):
     words = Evaluation(config)._test.words
     own = [{"id": post.id, "needs": dict.fromkeys(post.keyphrases, "text")} for post in words]
     assert set(kinds_of(write_kinds(tmp_path / "own", own), words)) == {f"key {n // 2}" for n in range(1, POSTS + 1)}
@@ -74,19 +74,19 @@ def test_kinds_are_used_where_the_file_is_of_the_test_posts(config, tmp_path, ca
     [
         (
             {"id": "test-1", "needs": {"coffee": "image", "key 0": "text"}},
-            "1 rows are not of the post of their id",
+            "1 rows do not match the post of their id",
         ),
         ({"id": "train-1", "needs": {"coffee": "image"}}, "it has none of their keyphrases"),
     ],
 )
-def test_kinds_of_other_posts_are_left_out_with_a_line(config, tmp_path, capsys, row, reason):
+def test_kinds_of_other_posts_are_ignored_with_a_note(config, tmp_path, capsys, row, reason):
     """Pocket's file on other data, whose ids may be the same."""
     config.data.kinds = write_kinds(tmp_path / "needs.jsonl", [row])
     assert Evaluation(config)._kinds == {}
-    assert f"(data.kinds) is of other posts, as {reason}: no scores by kind" in capsys.readouterr().out
+    assert f"(data.kinds) is about other posts ({reason}): no scores by kind" in capsys.readouterr().out
 
 
-def test_states_are_kept_of_every_post_that_was_fed(predictor, config, tmp_path):
+def test_hidden_states_of_every_usable_post_are_saved(predictor, config, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(config.to_json())
@@ -100,7 +100,7 @@ def test_states_are_kept_of_every_post_that_was_fed(predictor, config, tmp_path)
         id_N, hidden_ND = stored["id_N"].tolist(), stored["hidden_ND"]
     assert id_N == [each for each in answered if each != DAMAGED] and hidden_ND.dtype == np.float16
     split = open_split(tmp_path / "out", "test")
-    for number in (0, 2):  # each alone, with a picture and without
+    for number in (0, 2):  # each alone, with an image and without
         found = {}
         list(predictor.predict([split[number]], state=found.__setitem__))
         kept = hidden_ND[id_N.index(split[number].id)]
@@ -111,8 +111,8 @@ def test_states_are_kept_of_every_post_that_was_fed(predictor, config, tmp_path)
     assert page.count("<circle") >= 6 and "no hidden.npz" not in page
 
 
-def test_an_answer_that_does_not_end_ends_the_run(predictor, config, tmp_path, monkeypatch, capsys):
-    """The second answer hangs until the watchdog ends the process, which here only notes the status."""
+def test_a_hanging_completion_ends_the_run(predictor, config, tmp_path, monkeypatch, capsys):
+    """The second completion hangs until the watchdog ends the process, which here only notes the status."""
     ended, statuses = threading.Event(), []
     monkeypatch.setattr("os._exit", lambda status: (statuses.append(status), ended.set()))
 

@@ -1,4 +1,4 @@
-"""A run leaves its steps as Hugging Face folders, keeps them when it goes on, and knows when its base has changed."""
+"""A run exports its steps as Hugging Face folders, keeps them when it resumes, and detects a changed base."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from configs import dyncot
 from mmkp_jax.errors import InputError
 from mmkp_jax.export import main
 from mmkp_jax.hf.folder import open_folder
-from mmkp_jax.inference.export_run import check_base, check_exports, export_into_run, note_base, open_step
+from mmkp_jax.inference.export_run import check_base, check_exports, export_into_run, open_step, record_base
 from tests.support.devices import fake_devices
 from tests.support.ports import free_port
 from tests.support.run_on_disk import STEP, write_base, write_predictions_of, write_run
-from tests.support.small_pocket import ROOT, command, environment, run, run_here, small_pocket
+from tests.support.small_pocket import ROOT, command, environment, run, small_pocket
 from tests.support.tiny import tiny_config
 
 
@@ -26,19 +26,10 @@ def weights_of(workdir) -> dict[str, bytes]:
     return {file.parent.name: file.read_bytes() for file in workdir.glob("export/*/model.safetensors")}
 
 
-EXPORTING = ("--config.eval_every=2", "--config.export_every=2", "--config.best_metric=valid/words")
-
-
-@pytest.fixture(scope="module")
-def exporting(tmp_path_factory):
-    """(pocket, the work directory of a run on it that exports, its end)."""
-    root = tmp_path_factory.mktemp("exporting")
-    pocket = small_pocket(root)
-    return pocket, root / "run", run_here(pocket, f"--workdir={root / 'run'}", *EXPORTING)
-
-
-def test_a_run_leaves_every_second_evaluation_and_its_best(exporting, tmp_path):
-    _, workdir, done = exporting
+def test_a_run_exports_every_second_evaluation_and_its_best_also_when_killed_and_resumed(tmp_path):
+    pocket, workdir, killed = small_pocket(tmp_path), tmp_path / "run", tmp_path / "killed"
+    flags = ("--config.eval_every=2", "--config.export_every=2", "--config.best_metric=valid/words")
+    done = run(pocket, f"--workdir={workdir}", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     (best,) = (each.name for each in (workdir / "best").iterdir())
     assert weights_of(workdir).keys() == {"4", "8", "12", best}
@@ -48,19 +39,14 @@ def test_a_run_leaves_every_second_evaluation_and_its_best(exporting, tmp_path):
     assert main([f"--workdir={workdir}", "--step=best", f"--out={tmp_path / 'out'}"]) == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights_of(workdir)[best]
 
-
-@pytest.mark.nightly
-def test_a_run_that_is_killed_leaves_the_same(exporting, tmp_path):
-    pocket, workdir, _ = exporting
-    killed = tmp_path / "killed"
-    process = subprocess.Popen(command(pocket, f"--workdir={killed}", *EXPORTING), cwd=ROOT, env=environment())
+    process = subprocess.Popen(command(pocket, f"--workdir={killed}", *flags), cwd=ROOT, env=environment())
     while not (killed / "export" / "8").exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()
     process.wait()
     assert {step: weights_of(workdir)[step] for step in ("4", "8")} == weights_of(killed)
-    done = run(pocket, f"--workdir={killed}", *EXPORTING)
+    done = run(pocket, f"--workdir={killed}", *flags)
     assert done.returncode == 0 and "going on from step" in done.stdout, done.stderr[-3000:]
     assert weights_of(killed) == weights_of(workdir)
     assert not list((killed / "export").glob(".*"))
@@ -177,7 +163,7 @@ def test_an_earlier_export_is_replaced_by_one_that_is_killed_and_by_the_next(tmp
     assert there.name == str(STEP) and (there / "model.safetensors").read_bytes() == weights["new"]
 
 
-def test_all_of_an_export_is_on_the_disk_before_it_takes_the_name(tmp_path, base, monkeypatch):
+def test_an_export_is_completely_on_disk_before_it_takes_its_name(tmp_path, base, monkeypatch):
     """A machine that is lost must not leave part of a file under the name."""
     write_run(tmp_path / "run", base)
     step, _ = open_step(tmp_path / "run", "latest")
@@ -198,7 +184,7 @@ def test_all_of_an_export_is_on_the_disk_before_it_takes_the_name(tmp_path, base
     assert named == [True] and synced == {str(tmp_path / "run" / "export")}
 
 
-def test_two_processes_export_together_what_neither_can_read_alone(tmp_path, base):
+def test_two_processes_export_parameters_that_neither_can_read_alone(tmp_path, base):
     write_run(tmp_path / "run", base)
     address = f"127.0.0.1:{free_port()}"
     program = [sys.executable, "-m", "tests.support.sharded_export", str(tmp_path / "run"), address, "2"]
@@ -216,15 +202,15 @@ def test_two_processes_export_together_what_neither_can_read_alone(tmp_path, bas
     assert (out / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
 
-def test_what_cannot_be_exported_is_told_before_training(base):
+def test_a_run_that_cannot_be_exported_is_refused_before_training(base):
     config = dyncot.get_config()
     config.export_every, config.eval_every = 2, 0
-    with pytest.raises(InputError, match="every 2 evaluations are to be exported, and eval_every is 0; give config"):
+    with pytest.raises(InputError, match="every 2 evaluations are exported, but eval_every is 0; give config"):
         check_exports(config, open_folder(str(base)))
     config.eval_every = 10
     check_exports(config, open_folder(str(base)))
     (base / "preprocessor_config.json").unlink()
-    with pytest.raises(InputError, match=r"no preprocessor_config\.json, which tells of pixels; copy it"):
+    with pytest.raises(InputError, match=r"no preprocessor_config\.json, which says how images are resized; copy it"):
         check_exports(config, open_folder(str(base)))
     config.export_every = config.eval_every = 0
     check_exports(config, open_folder(str(base)))
@@ -235,7 +221,7 @@ def rewrite(file, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         (lambda base: rewrite(base / "chat_template.jinja", "another"), "chat_template.jinja"),
         (lambda base: rewrite(base / "processor_config.json", "{}"), "processor_config.json"),
@@ -244,25 +230,25 @@ def rewrite(file, text: str) -> None:
     ],
     ids=["changed", "new", "gone", "of another shape"],
 )
-def test_a_base_that_changed_since_the_run_began_is_refused(tmp_path, base, change, told):
+def test_a_base_that_changed_since_the_run_began_is_refused(tmp_path, base, change, message):
     """At the next start and at an export; the card and the licence may change."""
-    note_base(tmp_path, open_folder(str(base)))
+    record_base(tmp_path, open_folder(str(base)))
     before = (tmp_path / "base.json").read_bytes()
     rewrite(base / "README.md", "Another card.")
-    note_base(tmp_path, open_folder(str(base)))
+    record_base(tmp_path, open_folder(str(base)))
     assert (tmp_path / "base.json").read_bytes() == before and set(json.loads(before)) >= {"tokenizer.json"}
     change(base)
-    for look in (check_base, note_base):
+    for look in (check_base, record_base):
         with pytest.raises(InputError) as caught:
             look(tmp_path, open_folder(str(base)))
-        assert f"files are not what they were when the run began: {told}; bring back" in str(caught.value)
+        assert f"files have changed since the run began: {message}; restore the base" in str(caught.value)
     assert (tmp_path / "base.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"config.json": 3}', "[" * 100_000])
 def test_a_damaged_record_of_the_base_is_one_line_that_names_the_file(tmp_path, base, content):
     rewrite(tmp_path / "base.json", content)
-    for look in (check_base, note_base):
+    for look in (check_base, record_base):
         with pytest.raises(InputError, match=f"^{tmp_path / 'base.json'}: .*; restore the file, or remove it"):
             look(tmp_path, open_folder(str(base)))
 
@@ -274,7 +260,7 @@ def write_wider(base) -> None:
 
 def test_a_run_whose_base_changed_is_not_exported(tmp_path, base):
     write_run(tmp_path / "run", base)
-    note_base(tmp_path / "run", open_folder(str(base)))
+    record_base(tmp_path / "run", open_folder(str(base)))
     open_step(tmp_path / "run", "latest")
     rewrite(base / "chat_template.jinja", "{{ messages[0].content[0].text }}<|image_pad|>")
     with pytest.raises(InputError, match=r"when the run began: chat_template\.jinja"):

@@ -1,4 +1,4 @@
-"""Predictions from Python: in order, whole, and as a file."""
+"""Predictions from Python: in order, complete, and as a file."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def test_the_example_in_the_docstring_runs(folder, image, monkeypatch, capsys):
     assert re.fullmatch(r"\[.*\]\n", capsys.readouterr().out)
 
 
-def test_a_picture_matters_and_company_does_not(predictor, image):
+def test_the_image_changes_a_prediction_and_other_posts_do_not(predictor, image):
     alone = predictor(["snow day"], [image])[0]
     among = predictor(["news", "snow day", "snow day"], [None, image, None])
     assert [each.id for each in among] == ["0", "1", "2"]
@@ -57,45 +57,45 @@ def test_a_picture_matters_and_company_does_not(predictor, image):
     assert 0 < alone.tokens <= ANSWER_TOKENS and alone.form in ("direct", "cot", "broken")
 
 
-def test_every_record_is_predicted_and_rejects_count(predictor, tmp_path):
+def test_every_record_is_predicted_and_rejects_get_an_empty_prediction(predictor, tmp_path):
     split = write_posts(tmp_path, count=11)
     rows = [split[number] for number in range(11)]
     expected = [each for _, each in sorted(predictor.predict(rows))]
     assert [each.id for each in expected] == [row.id for row in rows]
     assert expected[1].keyphrases == ["key 1", "news"] and min(each.tokens for each in expected) > 0
-    bad = Reject("bad", "f", 3, "the image is truncated", "mend it", Post("bad", "text", "x.png", ("kp",)))
-    unfed = []
-    found = dict(predictor.predict([*rows[:3], bad, *rows[3:]], unfed.append))
+    bad = Reject("bad", "f", 3, "the image is truncated", "repair it", Post("bad", "text", "x.png", ("kp",)))
+    skipped = []
+    found = dict(predictor.predict([*rows[:3], bad, *rows[3:]], skipped.append))
     assert found.pop(3) == Prediction("bad", ["kp"], [], "", "broken", 0)
-    assert [(each.id, each.reason) for each in unfed] == [("bad", "the image is truncated")]
+    assert [(each.id, each.reason) for each in skipped] == [("bad", "the image is truncated")]
     assert [each for _, each in sorted(found.items())] == expected
 
 
-def test_other_parameters_share_what_is_compiled(predictor):
-    other = predictor.of(jax.tree.map(lambda leaf: leaf * 0.9, predictor._params))
+def test_other_parameters_share_the_compiled_programs(predictor):
+    other = predictor.with_params(jax.tree.map(lambda leaf: leaf * 0.9, predictor._params))
     before = predictor(["snow"])
     assert other(["snow"]) != before and predictor(["snow"]) == before
     assert other._generator is predictor._generator
 
 
-def test_a_picture_that_goes_bad_on_the_way_is_an_empty_prediction(predictor, image):
+def test_an_image_that_becomes_unreadable_gives_an_empty_prediction(predictor, image):
     good = read_post("good", "snow", image)
     bad = predicting.Record("bad", "snow", good.image[:150], good.width, good.height, ("kp",), None)
-    unfed = []
-    found = dict(predictor.predict([bad, good], unfed.append))
+    skipped = []
+    found = dict(predictor.predict([bad, good], skipped.append))
     assert found[0] == Prediction("bad", ["kp"], [], "", "broken", 0) and found[1].tokens > 0
-    assert unfed[0].id == "bad" and "truncated" in unfed[0].reason
+    assert skipped[0].id == "bad" and "truncated" in skipped[0].reason
 
 
-def test_of_several_answers_the_keyphrases_of_more_come_first(predictor, folder):
-    several = load_predictor(folder, answer_tokens=3, sampling=Sampling(1.0, seed=1), draws=3)
+def test_keyphrases_of_more_samples_come_first(predictor, folder):
+    several = load_predictor(folder, answer_tokens=3, sampling=Sampling(1.0, seed=1), num_samples=3)
     (prediction,) = several(["snow"])
     assert len(prediction.outputs) == 3 and prediction.output == prediction.outputs[0]
     assert json.loads(prediction.line())["outputs"] == list(prediction.outputs)
-    assert several(["news", "snow"])[1] != prediction  # another id, so other draws
+    assert several(["news", "snow"])[1] != prediction  # another id, so other samples
     encode = predictor._tokenizer.encode
     drawn = [encode(text) for text in ("b; a", "c; a; a", "<think>x</think><answer>c; a</answer>")]
-    merged = several._prediction(predicting._Known("x", (), None), drawn)
+    merged = several._prediction(predicting._PendingPost("x", (), None), drawn)
     assert merged.predicted == ["a", "c", "b"] and (merged.form, merged.tokens) == ("direct", len(drawn[0]))
 
 
@@ -125,5 +125,5 @@ def test_an_image_that_cannot_be_used_is_one_line(predictor, tmp_path):
         predictor(["a"], [tmp_path / "none.png"])
 
 
-def test_parameters_decode_on_the_mesh_that_they_lie_on(predictor):
+def test_decoding_runs_on_the_mesh_of_the_parameters(predictor):
     assert predicting._mesh_of(predictor._params) is jax.tree.leaves(predictor._params)[0].sharding.mesh

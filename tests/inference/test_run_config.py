@@ -7,7 +7,7 @@ import pytest
 from configs import dyncot
 from mmkp_jax.errors import InputError
 from mmkp_jax.inference.export_run import open_step
-from mmkp_jax.inference.load_model import open_model
+from mmkp_jax.inference.load_model import load_model
 from mmkp_jax.inference.run_config import holds_run, run_config
 
 WHOLE = json.loads(json.dumps(dyncot.get_config().to_dict()))
@@ -29,7 +29,7 @@ FAULTS = [
 ]
 
 
-def test_a_whole_one_is_read(tmp_path):
+def test_an_intact_config_is_read(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(WHOLE))
     assert holds_run(tmp_path) and run_config(tmp_path).to_dict() == WHOLE
 
@@ -42,16 +42,16 @@ def test_a_value_of_another_type_is_one_line(tmp_path, path, value, what):
         part = part[name]
     part[path[-1]] = value
     (tmp_path / "config.json").write_text(json.dumps(content))
-    for use in (lambda: open_model(str(tmp_path)), lambda: open_step(tmp_path, "latest")):
+    for use in (lambda: load_model(str(tmp_path)), lambda: open_step(tmp_path, "latest")):
         with pytest.raises(InputError) as caught:
             use()
         assert str(caught.value).startswith(f"{tmp_path}/config.json: {what}") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ['{"strategy": ', '{"a":' * 100_000, "[]", "\x00"])
-def test_one_that_is_no_json_is_one_line(tmp_path, content):
+def test_a_config_that_is_not_json_is_one_line(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     assert not holds_run(tmp_path)
-    for use in (lambda: open_model(str(tmp_path)), lambda: open_step(tmp_path, "latest")):
+    for use in (lambda: load_model(str(tmp_path)), lambda: open_step(tmp_path, "latest")):
         with pytest.raises(InputError, match=r"config\.json"):
             use()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmkp_jax.data.numbered import records_of
-from mmkp_jax.judging.ranking import CRITERIA, Study, Unreadable, averaged, balanced_orders, read_better, read_ranks
+from mmkp_jax.judging.ranking import CRITERIA, Study, Unreadable, average_ties, balanced_orders, read_better, read_ranks
 from mmkp_jax.teacher.endpoint import Endpoint
 from tests.support.teacher_posts import text_posts
 
@@ -50,7 +50,7 @@ def answer(**ranks):
 def test_ranks_are_read_whatever_stands_around_them():
     told = f"Sure:\n```json\n{answer(A=1, B=3, C=1)}\n```"
     assert read_ranks(told, 3).tolist() == [[1, 3, 1]] * 3
-    assert averaged(read_ranks(told, 3)).tolist() == [[1.5, 3, 1.5]] * 3
+    assert average_ties(read_ranks(told, 3)).tolist() == [[1.5, 3, 1.5]] * 3
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_the_better_of_two():
 
 
 def test_ties_share_the_mean_of_their_places():
-    assert averaged(np.array([[1.0, 1, 1], [2, 1, 2]])).tolist() == [[2, 2, 2], [2.5, 1, 2.5]]
+    assert average_ties(np.array([[1.0, 1, 1], [2, 1, 2]])).tolist() == [[2, 2, 2], [2.5, 1, 2.5]]

@@ -98,7 +98,7 @@ def test_what_every_mesh_preset_keeps_on_a_chip_stands_in_the_golden_file():
                 definition.shapes(),
                 param_shardings(definition, mesh, c.sharding_rules),
             )
-            trained, frozen = (sum(flatten(part).values()) for part in split_params(local, c.freeze))
+            trained, frozen = (sum(flatten(part).values()) for part in split_params(local, FAMILY.paths(c.freeze)))
             kept = (4 + 8) * trained + 2 * frozen
             by = " x ".join(map(str, sizes))
             rows = f"{c.global_batch_size:>5} {c.accumulation_steps:>14}"

@@ -17,7 +17,7 @@ import pytest
 from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.ops.attention import BLOCK, DENSE, MAX_BLOCKS, causal_blocks, dense_attention, forest_mask
 from mmkp_jax.ops.attention import same_segment_mask as picture_mask
-from mmkp_jax.planning.hlo import parse
+from mmkp_jax.planning.hlo import parse_hlo
 from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 from tests.support.plain_attention import plain_attention
@@ -138,7 +138,11 @@ def test_bf16_is_as_near_to_float32_as_the_plain_statement(spread):
 
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e6])
 def test_large_scores_overflow_nothing(size):
-    """Scores up to ±`size`, one key a query takes nearly all weight; the hidden keys' scores are the largest."""
+    """Scores up to ±`size`, one key a query takes nearly all weight; the hidden keys' scores are the largest.
+
+    Held against the plain statement's largest error of any result: which of them suffers where two keys nearly tie is
+    a matter of the last bit.
+    """
     segment_BT, branch_BT = (jnp.asarray(a) for a in one_tree(300))
     q, k, v, g = operands(segment_BT.shape, (4, 2))
     mask = forest_mask(segment_BT, branch_BT)
@@ -152,7 +156,7 @@ def test_large_scores_overflow_nothing(size):
     with jax.enable_x64(True):
         exact = both_passes(plain, *(a.astype(np.float64) for a in args))
     ours, theirs = (errors(both_passes(f, *args), exact) for f in (DENSE.forest(segment_BT, branch_BT), plain))
-    assert all(a <= 2 * b + BOUND for a, b in zip(ours, theirs, strict=True))
+    assert max(ours) <= 2 * max(theirs) + BOUND
 
 
 def test_a_hidden_key_adds_exactly_nothing():
@@ -193,7 +197,7 @@ def moved_scores(attend, mask) -> list[str]:
     def run(q, k, v, g):
         return jax.vjp(attend, q, k, v)[1](g)
 
-    program = parse(jax.jit(run).lower(q, k, v, g).compile().as_text())
+    program = parse_hlo(jax.jit(run).lower(q, k, v, g).compile().as_text())
     scores = 4 * math.prod(mask.shape)
     moving = {"copy", "transpose"}
     return [

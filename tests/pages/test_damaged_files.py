@@ -1,4 +1,4 @@
-"""Whatever a file holds that report, score or predict reads: each fault is one line that names it, and exit 2."""
+"""Damaged files that report, score or predict reads: each fault is one line that names it, and exit 2."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import score
-from mmkp_jax.inference.resumable_predictions import Journal
+from mmkp_jax.inference.resumable_predictions import ResumablePredictions
 from mmkp_jax.pages.report.runs import read_runs
 from mmkp_jax.report import main as report
 from mmkp_jax.score import main as score_main
@@ -22,7 +22,7 @@ WRONG = [None, True, -1, 1.5, 10**400, float("inf"), float("nan"), "x", "\ud800"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run with every file that a report reads; its dataset is gone."""
+    """A run with every file that a report reads; its dataset is missing."""
     root = tmp_path_factory.mktemp("damaged")
     run = write_run(root / "run", root / "gone", "dyncot", steps=3)
     scores = score(posts_of("test", TEST), ANSWERS["dyncot"], {"snow"})
@@ -62,7 +62,7 @@ def paths(content, above=()):
 
 
 def fault_of(run, capsys):
-    """What the report says of a damaged run; None where it can be read."""
+    """The report's message about a damaged run; None if the run can be read."""
     try:
         read_runs([run])
     except InputError:
@@ -109,7 +109,7 @@ def test_a_json_file_of_a_run_that_is_cut_or_something_else(run, name, text, cap
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "5", "[" * 100_000, "\x00\x00"])
-def test_a_line_that_is_no_object_is_named_and_a_last_one_that_was_cut_is_not_minded(run, text, capsys):
+def test_a_line_that_is_not_an_object_is_reported_and_a_last_one_that_was_cut_is_ignored(run, text, capsys):
     file = run / "metrics.jsonl"
     lines = file.read_text().splitlines()
     file.write_text("\n".join([lines[0], text, lines[1]]) + "\n")
@@ -172,7 +172,7 @@ def test_one_value_of_another_type_in_the_file_that_predict_resumes(tmp_path):
     for text in [*changed(PREDICTION), "[]", "{", "[" * 100_000, "\x00"]:
         file.write_text(json.dumps(PREDICTION | {"id": "b"}) + "\n" + text + "\n")
         try:
-            found = Journal(file, ["a", "b"]).found
+            found = ResumablePredictions(file, ["a", "b"]).found
         except InputError as error:
             assert str(error).startswith(f"{file}:2: "), error
             faults += 1

@@ -1,4 +1,4 @@
-"""The report of runs: its figures, what it leaves out and says so, hostile texts, its size, mistakes in one line."""
+"""The report of runs: its figures, what it leaves out and says so, hostile texts, its size, input errors."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.metric import score
 from mmkp_jax.pages.report import figures, paper
-from mmkp_jax.pages.report.browser import TEXT_BYTES, choose, cut, level
+from mmkp_jax.pages.report.browser import TEXT_BYTES, choose_evenly, common_size, shorten
 from mmkp_jax.pages.report.figures import pca
 from mmkp_jax.pages.report.page import write_report
 from mmkp_jax.pages.svg import POINTS, line_chart, ticks
@@ -63,7 +63,7 @@ def data(tmp_path_factory):
 
 
 def write_run(folder, data, strategy, predicted=None, posts=TEST, steps=40, **config):
-    """A work directory as training leaves it."""
+    """Writes a work directory as training does."""
     (folder / "predictions").mkdir(parents=True)
     fields = {"strategy": strategy, "gamma": 0.4, "gamma_mode": "fixed", "seed": 0, **config}
     fields |= {"model": {"path": "pocket"}, "data": {"path": str(data)}}
@@ -96,7 +96,7 @@ def runs(tmp_path, data):
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page, scripts aside."""
+    """A page as a browser shows it, without scripts."""
 
     EMPTY = frozenset(("meta", "img", "input"))
 
@@ -144,7 +144,7 @@ def page_of(runs, out, data=None):
     return page
 
 
-def test_the_page_tells_the_scores_beside_the_papers(runs, tmp_path):
+def test_the_page_shows_the_scores_next_to_the_papers(runs, tmp_path):
     page = page_of(runs, tmp_path / "page.html")
     seen = {phrase for _, phrases in TRAIN for phrase in phrases}
     for run, strategy, name in zip(runs, ("sft", "dyncot"), ("SFT", "Dynamic CoT"), strict=True):
@@ -153,16 +153,16 @@ def test_the_page_tells_the_scores_beside_the_papers(runs, tmp_path):
         assert [cell.split(" (")[0] for cell in cells[1:]] == [
             f"{100 * scores[group]['f1@1']:.2f}" for group in ("all", "present", "absent", "seen", "unseen")
         ]
-        told = page.row(name, run.name)
-        assert told[2:5] == [f"{100 * scores[group]['f1@1']:.2f}" for group in paper.STRATEGY_GROUPS]
-        assert told[5] == " / ".join(f"{each:.2f}" for each in paper.BY_STRATEGY[strategy][0])
+        cells = page.row(name, run.name)
+        assert cells[2:5] == [f"{100 * scores[group]['f1@1']:.2f}" for group in paper.STRATEGY_GROUPS]
+        assert cells[5] == " / ".join(f"{each:.2f}" for each in paper.BY_STRATEGY[strategy][0])
     assert page.row("posts") == ["posts", "4", "1", "3", "3", "3"]
-    told = [f"{100 * scores[group]['f1@1']:.2f}" for group in paper.GAMMA_GROUPS]
-    assert page.row("0.4") == ["0.4", "b", *told, "25.00%", "33.14", "20.19", "12.48"]
+    cells = [f"{100 * scores[group]['f1@1']:.2f}" for group in paper.GAMMA_GROUPS]
+    assert page.row("0.4") == ["0.4", "b", *cells, "25.00%", "33.14", "20.19", "12.48"]
     assert page.row("0.3")[1:6] == ["–"] * 5
 
 
-def test_the_page_tells_what_each_run_was_trained_on_and_what_differs(runs, tmp_path):
+def test_the_page_shows_what_each_run_was_trained_on_and_what_differs(runs, tmp_path):
     page = page_of(runs, tmp_path / "page.html")
     assert page.row("trained on") == ["trained on", *["160 posts, repeats counted"] * 2]
     assert page.row("steps") == ["steps", "40", "40"] and page.row("label tokens")[1] == "1,200"
@@ -178,7 +178,7 @@ def test_the_papers_tables_agree_with_each_other():
     assert f"{100 * (paper.WORDS['dyncot'] / paper.WORDS['cot'] - 1):.2f}" == "-38.48"  # as it prints
 
 
-def test_the_browser_holds_every_post_with_what_each_run_said(runs, tmp_path):
+def test_the_browser_shows_every_post_with_each_runs_prediction(runs, tmp_path):
     page = page_of(runs, tmp_path / "page.html")
     posts = {post[0]: post for post in page.data["posts"]}
     assert [posts[f"test-{n}"][1] for n in range(1, 5)] == [text for text, _ in TEST]
@@ -191,12 +191,12 @@ def test_the_browser_holds_every_post_with_what_each_run_said(runs, tmp_path):
     assert all(post[4].startswith("data:image/jpeg;base64,") for post in page.data["posts"])
 
 
-def test_wrong_answers_are_held_against_the_most_similar_training_post(runs, tmp_path):
+def test_wrong_predictions_are_shown_next_to_the_most_similar_training_post(runs, tmp_path):
     page = page_of(runs[:1], tmp_path / "page.html")
     assert "Posts without a hit: 2; for 1 of them (50.0%)" in page.text
-    said = page.text.split("Errors beside")[1]
-    assert "the eras tour was loud" in said and "the eras tour was everything" in said
-    assert "nothing said" not in said  # no word of it is in any training post
+    section = page.text.split("Errors next to")[1]
+    assert "the eras tour was loud" in section and "the eras tour was everything" in section
+    assert "nothing said" not in section  # no word of it is in any training post
 
 
 def test_texts_of_posts_and_outputs_stay_texts(tmp_path, data):
@@ -216,11 +216,11 @@ def test_texts_of_posts_and_outputs_stay_texts(tmp_path, data):
     assert HOSTILE[:30] in page.text
     digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
     assert f"default-src 'none'; script-src 'sha256-{digest}'; " in page.policy  # so no other script runs
-    told = for_script([HOSTILE])
-    assert json.loads(told) == [HOSTILE] and not set("<>&\u2028") & set(told)
+    text = for_script([HOSTILE])
+    assert json.loads(text) == [HOSTILE] and not set("<>&\u2028") & set(text)
 
 
-def test_without_its_dataset_a_run_is_reported_with_what_it_wrote_itself(runs, data, tmp_path):
+def test_without_its_dataset_a_run_is_reported_with_its_own_scores(runs, data, tmp_path):
     scores = score(posts_of("test", TEST), ANSWERS["sft"], {"snow", "hill", "eras tour", "rain"})
     (runs[0] / "results.json").write_text(json.dumps(scores))
     shutil.copytree(runs[0], tmp_path / "moved")
@@ -228,18 +228,18 @@ def test_without_its_dataset_a_run_is_reported_with_what_it_wrote_itself(runs, d
     config["data"]["path"] = str(tmp_path / "gone")
     (tmp_path / "moved/config.json").write_text(json.dumps(config))
     page = page_of([tmp_path / "moved"], tmp_path / "page.html")
-    assert "gone: there is no such folder" in page.text and "The training posts are not there" in page.text
+    assert "gone: there is no such folder" in page.text and "The training posts are not available" in page.text
     assert page.row("SFT", "moved")[2:5] == [f"{100 * scores[each]['f1@1']:.2f}" for each in ("all", "seen", "unseen")]
-    assert [post[1] for post in page.data["posts"]] == [""] * 4 and page.data["pictures"] == 0
+    assert [post[1] for post in page.data["posts"]] == [""] * 4 and page.data["images"] == 0
     whole = page_of([tmp_path / "moved"], tmp_path / "page.html", data)
-    assert "gone" not in whole.text.split("Scores by group")[1] and whole.data["pictures"] == 4
-    assert "holds other scores" not in whole.text
+    assert "gone" not in whole.text.split("Scores by group")[1] and whole.data["images"] == 4
+    assert "has other scores" not in whole.text
 
 
-def test_scores_that_are_not_those_of_the_predictions_are_told(runs, tmp_path):
+def test_scores_that_differ_from_those_of_the_predictions_are_reported(runs, tmp_path):
     other = score(posts_of("test", TEST), ANSWERS["dyncot"], {"snow"})
     (runs[0] / "results.json").write_text(json.dumps(other))
-    assert "a: its results.json holds other scores" in page_of(runs, tmp_path / "page.html").text
+    assert "a: its results.json has other scores" in page_of(runs, tmp_path / "page.html").text
 
 
 def test_a_model_that_was_not_trained_is_reported(tmp_path, data):
@@ -248,7 +248,7 @@ def test_a_model_that_was_not_trained_is_reported(tmp_path, data):
     assert "no comparisons.json" in page.text
 
 
-def test_of_several_datasets_all_training_posts_count(runs, data, tmp_path):
+def test_training_posts_of_all_datasets_count(runs, data, tmp_path):
     more = [("nothing said before", ("hill", "new place"))]
     write_dataset(tmp_path / "more", {"train": posts_of("more", more)}, tmp_path)
     config = json.loads((runs[1] / "config.json").read_text())
@@ -256,11 +256,11 @@ def test_of_several_datasets_all_training_posts_count(runs, data, tmp_path):
     (runs[1] / "config.json").write_text(json.dumps(config))
     page = page_of(runs[1:], tmp_path / "page.html")
     assert page.row("posts") == ["posts", "4", "1", "3", "3", "2"]  # new place is seen now
-    said = page.text.split("Errors beside")[1]
-    assert "Posts without a hit: 1; for 1 of them" in said and "nothing said before" in said
+    section = page.text.split("Errors next to")[1]
+    assert "Posts without a hit: 1; for 1 of them" in section and "nothing said before" in section
 
 
-def test_scores_on_the_way_are_drawn_where_they_were_logged(runs, tmp_path):
+def test_validation_scores_are_drawn_at_the_steps_that_logged_them(runs, tmp_path):
     lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     lines[19]["valid/all/f1@1"], lines[39]["valid/all/f1@1"] = 0.2, 0.4
     (runs[0] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 41, "lo')
@@ -269,7 +269,7 @@ def test_scores_on_the_way_are_drawn_where_they_were_logged(runs, tmp_path):
     assert page.row("steps")[1] == "40"  # the line that a kill cut off is no step
 
 
-def test_losses_of_posts_tell_what_each_gamma_would_choose(runs, tmp_path):
+def test_losses_of_posts_show_what_each_gamma_would_choose(runs, tmp_path):
     assert "a: no losses.npz" in page_of(runs[:1], tmp_path / "page.html").text
     loss_N = np.array([0.1, 0.35, 0.4, 0.55, 2.0] + [0.05] * 5)
     epoch_N = np.repeat([0, 1], 5)
@@ -301,7 +301,7 @@ def test_a_run_on_posts_without_a_chain_of_thought_says_so_and_has_no_cot_loss(r
     losses = {"epoch_N": np.zeros(5, int), "post_N": np.arange(5), "nll_sft_N": np.full(5, 0.1)}
     np.savez(runs[1] / "losses.npz", **losses, has_cot_N=np.zeros(5, bool))
     page = page_of(runs[1:], tmp_path / "page.html")
-    assert page.text.count("no post that was trained on has a chain of thought") == 2  # with the curves, and with γ
+    assert page.text.count("no training post has a chain of thought") == 2  # with the curves, and with γ
     assert "SFT loss, nats a label" in page.text and "CoT loss, nats a label" not in page.text
     start = next(number for number, row in enumerate(page.rows) if row[:2] == ["epoch", "posts"])
     assert page.rows[start + 1][2] == "0" and page.rows[start + 1][9:] == ["–"] * 5
@@ -338,17 +338,17 @@ def test_hidden_states_are_drawn_by_their_keyphrase(runs, tmp_path):
     assert "a: no hidden.npz" in page_of(runs[:1], tmp_path / "page.html").text
 
 
-def test_two_directions_hold_all_variance_of_a_plane():
+def test_two_directions_have_all_variance_of_a_plane():
     rng = np.random.default_rng(1)
     plane_N2 = rng.normal(size=(30, 2)) * (5, 1)
     turned_ND = plane_N2 @ np.linalg.qr(rng.normal(size=(6, 6)))[0][:2] + 3
-    found_N2, told = pca(turned_ND)
-    assert "100.00% of the variance" in told
+    found_N2, caption = pca(turned_ND)
+    assert "100.00% of the variance" in caption
     centred_N2 = plane_N2 - plane_N2.mean(axis=0)
     np.testing.assert_allclose(found_N2 @ found_N2.T, centred_N2 @ centred_N2.T, atol=1e-9)  # the same distances
 
 
-def test_tsne_keeps_clusters_apart_and_its_extra_is_named_where_it_is_missing(runs, tmp_path, capsys, monkeypatch):
+def test_tsne_keeps_clusters_apart_and_a_missing_extra_is_named(runs, tmp_path, capsys, monkeypatch):
     posts = [("", (f"cluster {n % 5}",)) for n in range(60)]
     run = write_run(tmp_path / "t", tmp_path / "gone", "sft", [["x"]] * 60, posts)
     hidden_ND = np.random.default_rng(0).normal(size=(60, 8)) + 20 * np.eye(5, 8)[np.arange(60) % 5]
@@ -381,7 +381,7 @@ def test_a_long_curve_is_thinned_and_skips_what_is_not_finite():
     assert line_chart("t", [("r", step, np.full(5000, np.nan))], x_name="step") is None
 
 
-def test_small_and_large_numbers_are_short_along_an_axis():
+def test_small_and_large_numbers_are_abbreviated_along_an_axis():
     def labels(high):
         return [label for _, label in ticks(0, high, lambda x: x)]
 
@@ -390,27 +390,27 @@ def test_small_and_large_numbers_are_short_along_an_axis():
     assert labels(1) == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
 
 
-def test_texts_are_cut_to_one_length_that_fits():
+def test_texts_are_shortened_to_one_length_that_fits():
     rng = np.random.default_rng(0)
     sizes = rng.integers(2, 500, 200)
     for budget in (1_000, 10_000, 20_000):
-        most = level(sizes, budget)
+        most = common_size(sizes, budget)
         assert np.minimum(sizes, most).sum() <= budget < np.minimum(sizes, most + 1).sum()
-    assert level(sizes, int(sizes.sum())) == sizes.max()
-    assert cut("short", 7) == "short"
+    assert common_size(sizes, int(sizes.sum())) == sizes.max()
+    assert shorten("short", 7) == "short"
     for text in ("<" * 50 + "a" * 200, "é\n" * 90):
-        shown = cut(text, 100)
+        shown = shorten(text, 100)
         assert shown.endswith("…") and text.startswith(shown[:-1]) and 60 < len(for_script(shown[:-1]).encode()) <= 100
 
 
-def test_pictures_are_shared_out_among_kinds_of_posts():
+def test_images_are_shared_among_kinds_of_posts():
     rare, common = np.zeros(100, bool), np.ones(100, bool)
     rare[90:] = True
-    assert set(choose([rare, common], 20)) == {*range(10), *range(90, 100)}
-    assert len(choose([rare, common], 500)) == 100
+    assert set(choose_evenly([rare, common], 20)) == {*range(10), *range(90, 100)}
+    assert len(choose_evenly([rare, common], 500)) == 100
 
 
-def test_figures_that_runs_were_compared_with_are_told_once(runs, tmp_path):
+def test_baselines_that_runs_share_are_shown_once(runs, tmp_path):
     mine, base = (score(posts_of("test", TEST), ANSWERS[each], {"snow"}) for each in ("dyncot", "sft"))
     for run in runs:
         systems = {"scores": {"step 40": mine, "most frequent": base}, "by_kind": {"step 40": {"image": mine["all"]}}}
@@ -422,23 +422,23 @@ def test_figures_that_runs_were_compared_with_are_told_once(runs, tmp_path):
     assert ["F1@1, %", "image"] in page.rows
 
 
-def test_a_mistake_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
-    def told(*flags, out="page.html"):
+def test_an_input_error_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
+    def message(*flags, out="page.html"):
         assert main([*map(str, flags), f"--out={tmp_path / out}"]) == 2
         output = capsys.readouterr()
         assert output.out == "" and output.err.count("\n") == 1 and not (tmp_path / "page.html").exists()
         return output.err
 
     a, b = runs
-    assert "there is no such run (did you mean 'a'?)" in told(tmp_path / "A")
-    assert "no config.json" in told(data)
-    assert "named twice" in told(a, tmp_path / "b/../a")
-    assert "there is no such folder" in told(a, "--data=nowhere")
-    assert "unknown flag --dta=x (did you mean '--data'?)" in told(a, "--dta=x")
-    assert "no RUN is given" in told()
-    assert "no/such: there is no such folder" in told(a, out="no/such/page.html")
+    assert "there is no such run (did you mean 'a'?)" in message(tmp_path / "A")
+    assert "no config.json" in message(data)
+    assert "named twice" in message(a, tmp_path / "b/../a")
+    assert "there is no such folder" in message(a, "--data=nowhere")
+    assert "unknown flag --dta=x (did you mean '--data'?)" in message(a, "--dta=x")
+    assert "no RUN is given" in message()
+    assert "no/such: there is no such folder" in message(a, out="no/such/page.html")
     rows = [json.loads(line) for line in (b / "predictions/test-40.jsonl").read_text().splitlines()]
-    for changed, says in (
+    for changed, expected in (
         (rows[1:], "lacks 1 post ('test-1')"),
         ([rows[0] | {"id": "new"}, *rows[1:]], "has 1 post ('new') that a lacks"),
         ([rows[0] | {"keyphrases": ["x"]}, *rows[1:]], "the keyphrases of 1 post ('test-1')"),
@@ -446,19 +446,19 @@ def test_a_mistake_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
             [rows[0] | {"form": "x"}, *rows[1:]],
             "test-40.jsonl:1: 'form' is \"x\", not one of direct, cot, other",
         ),
-        ([*rows, rows[0]], "test-40.jsonl:5: the post 'test-1' is in a line above too"),
+        ([*rows, rows[0]], "test-40.jsonl:5: the post 'test-1' is in an earlier line too"),
     ):
         write_predictions(b, changed)
-        assert says in told(a, b)
+        assert expected in message(a, b)
     write_predictions(b, [row | {"id": f"x{n}"} for n, row in enumerate(rows)])
-    assert "4 of 4 test posts are not those" in told(b, f"--data={data}")
+    assert "4 of 4 test posts are not those" in message(b, f"--data={data}")
     for file in (b / "predictions").iterdir():
         file.unlink()
-    assert "no predictions of the test split yet" in told(a, b) and "mmkp_jax.predict --model=" in told(a, b)
+    assert "no predictions of the test split yet" in message(a, b) and "mmkp_jax.predict --model=" in message(a, b)
     (a / "losses.npz").write_bytes(b"no zip")
-    assert "losses.npz: cannot be read" in told(a)
+    assert "losses.npz: cannot be read" in message(a)
     (a / "config.json").write_text("[")
-    assert "config.json: is not JSON" in told(a)
+    assert "config.json: is not JSON" in message(a)
 
 
 def test_the_newest_evaluation_is_shown(runs, tmp_path):
@@ -488,7 +488,7 @@ def test_the_report_imports_no_accelerator_library(runs, tmp_path):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """10,000 posts with pictures, and three runs that reason at length."""
+    """10,000 posts with images, and three runs that reason at length."""
     root, rng = tmp_path_factory.mktemp("many"), random.Random(0)
     for n in range(20):
         pixels = np.random.default_rng(n).integers(0, 256, (160, 160, 3), np.uint8)  # noise: nothing to compress
@@ -522,7 +522,7 @@ def many(tmp_path_factory):
 def test_ten_thousand_posts_of_three_runs_stay_below_20_mb(many, tmp_path):
     page = page_of(many, tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 20e6
-    assert len(page.data["posts"]) == 10_000 and 100 < page.data["pictures"] <= 500
+    assert len(page.data["posts"]) == 10_000 and 100 < page.data["images"] <= 500
     texts = [post[1] for post in page.data["posts"]] + [said[5] for post in page.data["posts"] for said in post[6]]
     assert TEXT_BYTES * 0.9 < sum(len(for_script(text).encode()) for text in texts) < TEXT_BYTES * 1.1
     assert page.data["cut"] > 0

@@ -30,7 +30,7 @@ def tokens_by_vocabulary(shapes: set[tuple[int, ...]], vocab: int, width: int) -
     """
 
     def others(shape: tuple[int, ...]) -> set[int]:
-        """What is left of the shape's size beside each choice of axes that make up the vocabulary."""
+        """The rest of the shape's size for each choice of axes that make up the vocabulary."""
         choices = itertools.chain.from_iterable(itertools.combinations(shape, n) for n in range(1, len(shape) + 1))
         return {math.prod(shape) // vocab for axes in choices if math.prod(axes) == vocab}
 

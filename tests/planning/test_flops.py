@@ -12,8 +12,8 @@ from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from
 from mmkp_jax.models.flops import step_flops, tree_pairs, work_of, work_of_slots
 from mmkp_jax.ops.attention import forest_mask, same_segment_mask
-from mmkp_jax.planning.counts import count
-from mmkp_jax.planning.hlo import parse
+from mmkp_jax.planning.counts import count_program
+from mmkp_jax.planning.hlo import parse_hlo
 from mmkp_jax.training.setup import plan_training
 from tests.support.tiny import hf_config_dict, tiny_config
 from tests.support.trees import forest_of, row_of
@@ -39,7 +39,7 @@ def by_hand() -> dict[str, float]:
         (np.asarray(same_segment_mask(FOREST.images.image_BP)) & real_BP[:, :, None] & real_BP[:, None, :]).sum()
     )
     window_pairs = sum(int(n) ** 2 for n in FOREST.images.window_BW.ravel())
-    d, f = 32, 48  # of the tower, 4 layers of which 2 see whole pictures
+    d, f = 32, 48  # of the tower, 4 layers of which 2 see whole images
     tower = 2 * patches * (3 * 14 * 14 * d)
     tower += 4 * 2 * patches * (3 * d * d + d * d + 3 * d * f)
     tower += 2 * (2 * 2 * d * picture_pairs) + 2 * (2 * 2 * d * window_pairs)
@@ -52,7 +52,7 @@ def by_hand() -> dict[str, float]:
     }
 
 
-def test_a_step_is_what_it_is_by_hand_and_what_is_frozen_counts_forwards_only():
+def test_a_step_equals_the_count_by_hand_and_frozen_parts_count_forward_only():
     flops, hand = step_flops(DEFINITION, FROZEN, work_of(FOREST, DEFINITION.processor)), by_hand()
     for part in DEFINITION.family.parts():
         assert flops[part].forward == pytest.approx(hand[part], rel=1e-12), part
@@ -61,7 +61,7 @@ def test_a_step_is_what_it_is_by_hand_and_what_is_frozen_counts_forwards_only():
         assert flops[part].backward == pytest.approx(2 * hand[part], rel=1e-12), part
 
 
-def test_without_a_frozen_tower_only_the_pictures_get_no_gradient():
+def test_without_a_frozen_tower_only_the_images_get_no_gradient():
     flops, hand = step_flops(DEFINITION, (), work_of(FOREST, DEFINITION.processor)), by_hand()
     patches = int((FOREST.images.image_BP > 0).sum())
     embedding = 2 * patches * 3 * 14 * 14 * 32
@@ -98,9 +98,10 @@ def compiled_step(model: Qwen2_5_VLConfig, forest: Forest, remat: bool | None) -
 def test_a_compiled_step_computes_all_slots_and_with_remat_the_layers_again(remat, monkeypatch):
     monkeypatch.setattr("mmkp_jax.ops.cross_entropy.BLOCK", 160)  # two blocks: logits of one would be kept after all
     compiled, formula = compiled_step(CONFIG, FOREST, remat)
-    assert count(parse(compiled.as_text()), true_share=0.5).flops == pytest.approx(formula, rel=0.01)
+    assert count_program(parse_hlo(compiled.as_text()), true_share=0.5).flops == pytest.approx(formula, rel=0.01)
 
 
+@pytest.mark.nightly
 def test_xlas_own_count_of_a_step_without_loops_is_the_formulas():
     """Layers that are wide, so that products are nearly all of it; one of each, as XLA counts a loop's body once."""
     tower = dataclasses.replace(

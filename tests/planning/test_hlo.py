@@ -1,4 +1,4 @@
-"""Counting in the text of compiled programs: loops, branches, bytes, and who sends what to whom."""
+"""Counting in the text of compiled programs: loops, branches, bytes, and collectives."""
 
 import json
 import subprocess
@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import pytest
 
 from mmkp_jax.planning.collectives import group_of
-from mmkp_jax.planning.counts import _places, count
-from mmkp_jax.planning.hlo import Array, parse
+from mmkp_jax.planning.counts import _positions, count_program
+from mmkp_jax.planning.hlo import Array, parse_hlo
 from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 
 
 def counted(function, *shapes, true_share=0.5):
     args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return count(parse(jax.jit(function).lower(*args).compile().as_text()), true_share)
+    return count_program(parse_hlo(jax.jit(function).lower(*args).compile().as_text()), true_share)
 
 
-def test_a_product_in_a_loop_counts_as_often_as_the_loop_goes_round():
+def test_a_product_in_a_loop_counts_once_an_iteration():
     def looped(x, w):
         return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=7)[0]
 
@@ -40,7 +40,7 @@ def test_a_loop_in_a_loop_and_batched_products():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.125, 1.0])
-def test_of_two_branches_each_counts_by_its_share(share):
+def test_each_of_two_branches_counts_by_its_share(share):
     def either(x, w):
         return jax.lax.cond(x[0, 0] > 0, lambda: (x @ w) @ w, lambda: x @ w)
 
@@ -48,7 +48,7 @@ def test_of_two_branches_each_counts_by_its_share(share):
     assert counted(either, (32, 64), (64, 64), true_share=share).flops == pytest.approx(product * (1 + share))
 
 
-def test_a_layers_weights_are_read_once_a_turn_not_the_whole_stack():
+def test_an_iteration_reads_one_layers_weights_not_the_whole_stack():
     """A scan over stacked matrices reads each once: bytes grow with the layers, not with their square."""
 
     def layers(x, stack):
@@ -67,8 +67,8 @@ def test_bytes_of_a_dtype(dtype, bytes):
     assert Array(dtype, (3, 5), True).bytes == 15 * bytes
 
 
-def test_a_convolution_that_is_a_batch_of_products_counts_only_what_meets():
-    """As a TPU's compiler writes [208 x 16] products: an axis of them, kernel as long, that meets at one place each."""
+def test_a_convolution_that_is_a_batch_of_products_does_not_count_padding():
+    """As a TPU's compiler writes [208 x 16] products: one axis, as long as the kernel, that meets at one position."""
     text = """HloModule m
 
 ENTRY %main (a: f32[208,64,16,80], b: f32[208,64,16,80]) -> f32[208,16,64,64] {
@@ -78,15 +78,15 @@ ENTRY %main (a: f32[208,64,16,80], b: f32[208,64,16,80]) -> f32[208,16,64,64] {
 window={size=208x16 stride=207x15 lhs_dilate=208x16}, dim_labels=0b1f_0o1i->01bf
 }
 """
-    assert count(parse(text), 0.5).flops == 2 * 208 * 16 * 64 * 64 * 80
+    assert count_program(parse_hlo(text), 0.5).flops == 2 * 208 * 16 * 64 * 64 * 80
 
 
-def test_padding_of_a_convolution_is_no_work():
-    assert _places(2, 2, 2, stride=1, before=1, spread=1, gap=1) == 3  # of 4 places one lies on the padding
-    assert _places(5, 3, 3, stride=1, before=0, spread=1, gap=1) == 9
+def test_padding_of_a_convolution_is_not_counted():
+    assert _positions(2, 2, 2, stride=1, before=1, spread=1, gap=1) == 3  # one of 4 positions is padding
+    assert _positions(5, 3, 3, stride=1, before=0, spread=1, gap=1) == 9
 
 
-def test_a_loop_without_a_note_goes_round_by_its_bound_and_step():
+def test_iterations_of_a_loop_without_a_note_follow_from_its_bound_and_step():
     text = """HloModule m
 
 %body (p: (u32[], f32[8,8])) -> (u32[], f32[8,8]) {
@@ -111,7 +111,7 @@ ENTRY %main (p: (u32[], f32[8,8])) -> (u32[], f32[8,8]) {
   ROOT %w = (u32[], f32[8,8]{1,0}) while(%p), condition=%condition, body=%body
 }
 """
-    counts = count(parse(text), 0.5)
+    counts = count_program(parse_hlo(text), 0.5)
     assert counts.flops == 5 * 2 * 8**3  # 0, 2, 4, 6, 8
     assert counts.bytes < 100  # the counter; the matrices stay in memory on the chip
 
@@ -128,11 +128,11 @@ ENTRY %main (p: (u32[], f32[8,8])) -> (u32[], f32[8,8]) {
         ("replica_groups={}", list(range(8))),
     ],
 )
-def test_groups_are_read_in_every_way_of_writing_them(attributes, group):
+def test_groups_are_read_in_every_notation(attributes, group):
     assert group_of(attributes, 8) == group
 
 
-def test_collectives_of_eight_devices_are_counted_in_bytes_and_turns():
+def test_collectives_of_eight_devices_are_counted_in_bytes_and_times():
     """In a process with eight fake devices; what each device sends, on rings."""
     command = [sys.executable, "-m", "tests.support.sends"]
     done = subprocess.run(command, cwd=ROOT, env=fake_devices(8), capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The command: its page, its lines, its mistakes; and what it tells against the program that runs."""
+"""The plan command: its page, its table, its errors; and its figures against the programs that run."""
 
 import dataclasses
 import importlib.util
@@ -12,11 +12,11 @@ from mmkp_jax.data.forest import empty_rows
 from mmkp_jax.decoding.prompts import row_size
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.planning.compile_worker import lower_step
-from mmkp_jax.planning.compiling import COMPILERS, Compiled, Outcome
-from mmkp_jax.planning.hlo import parse
-from mmkp_jax.planning.search import STEPS, compile_subject, fits, largest_row, scaled, what_fits
+from mmkp_jax.planning.compiling import COMPILERS, Compiled, CompileOutcome
+from mmkp_jax.planning.hlo import parse_hlo
+from mmkp_jax.planning.search import STEPS, compile_workload, fits, largest_row, scaled, what_fits
 from mmkp_jax.planning.topologies import CHIPS, GPUS, read_topology
-from mmkp_jax.planning.workload import subject_of
+from mmkp_jax.planning.workload import workload_of
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.setup import load_state, plan_training
 from tests.support.tiny import hf_config_dict, tiny_config, write_model
@@ -49,10 +49,10 @@ def model(tmp_path_factory):
     return folder
 
 
-def test_the_page_tells_all_that_it_should(model, capsys):
+def test_the_page_reports_fit_memory_and_work(model, capsys):
     assert plan.main([f"--config={CONFIG}", "--topology=cpu:2", *flags_of(model)]) == 0
     page = capsys.readouterr().out
-    for told in (
+    for expected in (
         "2 of 2 chips, mesh data 1 x fsdp 2 x tensor 1",
         "FITS",
         "optimizer's moments (float32)",
@@ -64,12 +64,12 @@ def test_the_page_tells_all_that_it_should(model, capsys):
         "decode in",
         "typical: 34,515 posts",
     ):
-        assert told in page, told
+        assert expected in page, expected
     assert "growth in" not in page  # prompts take as many pages of the cache as answers come to
     assert "at published rates" not in page  # a CPU has none
 
 
-def test_moments_in_the_hosts_memory_are_told_apart(model, capsys):
+def test_moments_in_the_hosts_memory_are_reported_apart(model, capsys):
     moments = {}
     for memory in ("device", "host"):
         flags = [*flags_of(model), f"--config.moments_memory={memory}"]
@@ -78,15 +78,15 @@ def test_moments_in_the_hosts_memory_are_told_apart(model, capsys):
         (line,) = (each for each in page.splitlines() if "optimizer's moments" in each)
         moments[memory] = line.split()[-3:]
         assert ("in the host's memory: moments, " in page) == (memory == "host")
-    assert float(moments["device"][0]) > 0 == float(moments["host"][0])  # but for counters
+    assert float(moments["device"][0]) > 0 == float(moments["host"][0])  # except counters
 
 
-def test_memory_is_that_of_the_program_which_runs(tmp_path):
-    """The compiler's figures in the child against those of the step in this process, and of arrays that are there."""
+def test_memory_equals_that_of_the_program_that_runs(tmp_path):
+    """The worker's figures against those of the step in this process, and of real arrays."""
     write_model(tmp_path)
     config = read_config(CONFIG, flags_of(tmp_path, **{"mesh.fsdp": 1, "answer_tokens": 200}))
-    subject, topology = subject_of(config), read_topology("cpu:1")
-    outcome = compile_subject(subject, topology, decoding=True)
+    workload, topology = workload_of(config), read_topology("cpu:1")
+    outcome = compile_workload(workload, topology, decoding=True)
     planned, prefill, decode, growth = (outcome.programs[name] for name in ("train", "prefill", "decode", "growth"))
 
     folder = open_folder(str(tmp_path))
@@ -101,13 +101,13 @@ def test_memory_is_that_of_the_program_which_runs(tmp_path):
     rest = planned.arguments - sum(outcome.state.values())
     batch = 2 * (ROW["patches"] * 3 * 14 * 14 + 4 * (7 * ROW["tokens"] + 3 * ROW["labels"] + 3 * ROW["patches"] + 8))
     assert 0 <= rest - batch < 100  # and a few numbers: the step, γ
-    keys_and_values = 2 * 3 * 2 * 2 * 16 * 4  # layers, slots, heads, their width, bytes; of each place
-    row = row_size([subject.prompt])
-    cache = keys_and_values * 64 * -(-(row.tokens + config.answer_tokens) // 64)  # in pages of 64 places
+    keys_and_values = 2 * 3 * 2 * 2 * 16 * 4  # layers, slots, heads, their width, bytes; of each position
+    row = row_size([workload.prompt])
+    cache = keys_and_values * 64 * -(-(row.tokens + config.answer_tokens) // 64)  # in pages of 64 positions
     decoder = here.definition.shapes()["decoder"]
     weights = 4 * sum(leaf.size for leaf in jax.tree.leaves((decoder["layers"], decoder["embedding"])))
     rest = decode.arguments - outcome.state["trainable"] - outcome.state["frozen"] - weights
-    assert 0 <= rest - cache - prefill.results < 200  # and what the slots go on from, and where their pages are
+    assert 0 <= rest - cache - prefill.results < 200  # and the slots' state, and where their pages are
     trunks = sum(array.nbytes for array in jax.tree.leaves(empty_rows(1, row, here.definition.processor)))
     assert 0 <= prefill.arguments + prefill.results - decode.arguments - trunks < 100  # decoding's waits meanwhile
     assert decode.arguments + 0.7 * cache < growth.bytes < decode.arguments + cache  # a second one for a moment
@@ -116,31 +116,31 @@ def test_memory_is_that_of_the_program_which_runs(tmp_path):
 @pytest.mark.nightly
 def test_the_search_finds_the_largest_row_and_what_fits(model):
     config = read_config(CONFIG, flags_of(model, global_batch_size=1))
-    subject, topology = subject_of(config), read_topology("cpu:1")
-    outcome = compile_subject(subject, topology, decoding=False)
+    workload, topology = workload_of(config), read_topology("cpu:1")
+    outcome = compile_workload(workload, topology, decoding=False)
     takes = outcome.programs["train"].bytes
 
     def with_room(room: float):
         return topology._replace(chip=topology.chip._replace(memory=room))
 
-    longer = subject.but(row=dataclasses.asdict(scaled(subject.row, 6)))
-    roomy = with_room(compile_subject(longer, topology, decoding=False).programs["train"].bytes)
-    largest = largest_row(subject, roomy, outcome)
+    longer = workload.with_config(row=dataclasses.asdict(scaled(workload.row, 6)))
+    roomy = with_room(compile_workload(longer, topology, decoding=False).programs["train"].bytes)
+    largest = largest_row(workload, roomy, outcome)
     assert largest == longer.row and largest.tokens == 384
 
     tight = with_room(takes - outcome.state["optimizer"] / 4)
     assert fits(outcome, with_room(takes)) and not fits(outcome, tight)
-    change = what_fits(subject, tight, outcome)
+    change = what_fits(workload, tight, outcome)
     assert change.flags == ("--config.moments_dtype=bfloat16",)
     assert 0.9 * takes < change.bytes + outcome.state["optimizer"] / 2 < 1.01 * takes
 
 
-def test_evaluation_must_fit_beside_the_optimizer():
+def test_evaluation_must_fit_next_to_the_optimizer():
     """It runs between steps: what its programs do not take as arguments stays in memory."""
-    nothing = parse("ENTRY %main () -> f32[] {\n  ROOT %x = f32[] constant(0)\n}\n")
+    nothing = parse_hlo("ENTRY %main () -> f32[] {\n  ROOT %x = f32[] constant(0)\n}\n")
     state = {"trainable": 10.0, "frozen": 2.0, "optimizer": 20.0}
     step, decode = Compiled(32, 40, 0, 0, 1, nothing), Compiled(13, 30, 0, 1, 1, nothing)
-    outcome = Outcome(state, 0.0, {"data": 1, "fsdp": 1, "tensor": 1}, {"train": step, "decode": decode})
+    outcome = CompileOutcome(state, 0.0, {"data": 1, "fsdp": 1, "tensor": 1}, {"train": step, "decode": decode})
     topology = read_topology("cpu:1")
     assert (outcome.needs("train"), outcome.needs("decode")) == (72, 64)
     for room, has_room in ((72, True), (71, False)):
@@ -168,19 +168,19 @@ def test_rows_are_scaled_in_whole_lanes():
         ),
         (
             ["--config=configs/sft.py", "--topology=v5e:16"],
-            "--topology=v5e:16: '16' is no layout of its chips; write it as v5e:4x4, or v5e:4x4*2 for two slices",
+            "--topology=v5e:16: '16' is not a layout of its chips; write it as v5e:4x4, or v5e:4x4*2 for two slices",
         ),
         (
             ["--config=configs/sft.py", "--topology=h100:16"],
-            "--topology=h100:16: a machine has 8 GPUs at most; write it as h100:8, or h100:8*2 for two machines",
+            "--topology=h100:16: a machine has at most 8 GPUs; write it as h100:8, or h100:8*2 for two machines",
         ),
         (
             ["--config=configs/sft.py", "--topology=cpu:1", "--price=-1"],
-            "python -m mmkp_jax.plan: argument --price: '-1' is no price; see --help",
+            "python -m mmkp_jax.plan: argument --price: '-1' is not a price; see --help",
         ),
     ],
 )
-def test_a_mistake_is_one_line(flags, line, capsys):
+def test_an_input_error_is_one_line(flags, line, capsys):
     assert plan.main(flags) == 2
     assert capsys.readouterr().err.strip() == line
 
@@ -191,8 +191,8 @@ def test_a_compiler_that_is_not_installed_is_one_line_with_its_extra(platform, t
     if any(map(importlib.util.find_spec, modules)):
         pytest.skip(f"{modules} is installed")
     assert plan.main([f"--config={CONFIG}", f"--topology={topology}"]) == 2
-    told = capsys.readouterr().err.strip()
-    assert told.count("\n") == 0 and f"pip install -e '.[{extras[0]}]'" in told
+    message = capsys.readouterr().err.strip()
+    assert message.count("\n") == 0 and f"pip install -e '.[{extras[0]}]'" in message
 
 
 def test_a_config_that_the_chips_cannot_take_is_one_line(model, capsys):
@@ -206,7 +206,8 @@ def test_chips_are_counted_over_slices():
     assert set(GPUS) == {name for name, chip in CHIPS.items() if chip.platform == "gpu"}
 
 
-def test_lines_of_several_topologies_are_a_table(model, capsys):
+@pytest.mark.nightly
+def test_several_topologies_give_a_table(model, capsys):
     assert plan.main([f"--config={CONFIG}", "--topology=cpu:1,cpu:2", *flags_of(model)]) == 0
     head, rule, *rows, _, updates = capsys.readouterr().out.strip().splitlines()
     assert head.startswith("| topology | model | chips | fits") and set(rule) <= set("|- ")

@@ -12,10 +12,10 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.models.definition import Params
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.planning.compiling import COMPILERS
-from mmkp_jax.planning.estimate import estimate, slots_flops
-from mmkp_jax.planning.search import compile_subject
+from mmkp_jax.planning.estimate import estimate_step, slots_flops
+from mmkp_jax.planning.search import compile_workload
 from mmkp_jax.planning.topologies import Topology, read_topology
-from mmkp_jax.planning.workload import Subject, load_of
+from mmkp_jax.planning.workload import Workload, load_of
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.tiny import hf_config_dict
 
@@ -23,7 +23,7 @@ ROW = {"tokens": 1024, "labels": 384, "examples": 8, "images": {"patches": 2304,
 MODELS = {"3b": QWEN2_5_VL_3B, "7b": QWEN2_5_VL_7B}
 
 
-def shallow(model: str, mesh: str) -> Subject:
+def shallow(model: str, mesh: str) -> Workload:
     """A preset with two layers of the decoder and two of the tower, at the published widths."""
     whole = MODELS[model]
     tower = dataclasses.replace(whole.vision, depth=2, full_attention_layers=(1,))
@@ -32,37 +32,35 @@ def shallow(model: str, mesh: str) -> Subject:
     config.row.update(ROW)
     config.data.path = "no/such/folder"
     definition = define(published)
-    return Subject(config, published, "config.json", definition, load_of(config, definition))
+    return Workload(config, published, "config.json", definition, load_of(config, definition))
 
 
 def topology_of(name: str) -> Topology:
-    """The named one, or as many devices of this machine where its compiler is not installed."""
+    """The named topology, or as many devices of this machine if its compiler is not installed."""
     topology = read_topology(name)
     modules, _ = COMPILERS[topology.chip.platform]
     return topology if any(map(importlib.util.find_spec, modules)) else read_topology(f"cpu:{topology.chips}")
 
 
+OTHERS = [("3b", "h100_1", "h100:1"), ("7b", "v6e_8", "v6e:2x4"), ("7b", "h100_8", "h100:8")]
+
+
 @pytest.mark.parametrize(
     "model, mesh, topology",
-    [
-        pytest.param("3b", "h100_1", "h100:1", marks=pytest.mark.nightly),
-        pytest.param("3b", "v5e_16", "v5e:4x4", marks=pytest.mark.nightly),
-        ("7b", "v6e_8", "v6e:2x4"),
-        pytest.param("7b", "h100_8", "h100:8", marks=pytest.mark.nightly),
-    ],
+    [("3b", "v5e_16", "v5e:4x4"), *(pytest.param(*each, marks=pytest.mark.nightly) for each in OTHERS)],
 )
 def test_a_preset_compiles_with_its_parameters_divided_over_its_chips(model, mesh, topology):
-    subject, topology = shallow(model, mesh), topology_of(topology)
-    outcome = compile_subject(subject, topology, decoding=False)
-    found = estimate(subject, topology, outcome)
-    trained, frozen = split_params(subject.definition.shapes(), FAMILY.paths(subject.config.freeze))
+    workload, topology = shallow(model, mesh), topology_of(topology)
+    outcome = compile_workload(workload, topology, decoding=False)
+    found = estimate_step(workload, topology, outcome)
+    trained, frozen = split_params(workload.definition.shapes(), FAMILY.paths(workload.config.freeze))
     whole = 12 * _size(trained) + 2 * _size(frozen)  # float32 with two moments; bf16
     assert sum(outcome.state.values()) == pytest.approx(whole / topology.chips, rel=0.01)
     assert outcome.programs["train"].arguments == pytest.approx(sum(outcome.state.values()), rel=0.02)
     kinds = {each.kind for each in found.collectives}
     assert not kinds if topology.chips == 1 else kinds & {"all-gather", "collective-permute"}
-    if not found.counts.kernels:  # whose products are not seen
-        assert found.counts.flops * topology.chips == pytest.approx(slots_flops(subject), rel=0.01)
+    if not found.counts.kernels:  # whose products are not visible
+        assert found.counts.flops * topology.chips == pytest.approx(slots_flops(workload), rel=0.01)
 
 
 def _size(params: Params) -> int:

@@ -7,7 +7,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.published import PUBLISHED
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.models.flops import work_of
-from mmkp_jax.planning.workload import published_config, subject_of
+from mmkp_jax.planning.workload import published_config, workload_of
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import plan_posts, recipe_of
 from tests.support.small_pocket import SIZES, command, small_pocket
@@ -19,38 +19,38 @@ def test_known_models_need_no_hub(name):
 
 
 def test_an_unknown_model_is_one_line(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match=r"there is no config.json of it here"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"its config.json is not here"):
         published_config("nobody/nothing")
 
 
 @pytest.mark.parametrize("model", ["qwen2_5_vl_3b", "qwen2_5_vl_7b"])
-def test_without_data_rows_hold_what_real_posts_filled_them_with(model):
+def test_without_data_rows_hold_typical_posts(model):
     """5.94 posts a row, 0.96 of the tokens (`benchmarks/packing.py`)."""
     config = dyncot.get_config(f"model={model},data=mmkp_v2")
     config.data.path = "no/such/folder"
-    load = subject_of(config).load
+    load = workload_of(config).load
     assert load.posts == pytest.approx(5.94, rel=0.01) and "typical" in load.source
     assert load.work.tokens == pytest.approx(0.96 * config.row.tokens, rel=0.01)
     assert load.steps == pytest.approx(config.num_epochs * 34_515 / load.posts / 8, rel=0.01)
 
 
 def test_with_data_the_work_is_what_the_rows_hold(tmp_path):
-    """Of an epoch, by the index alone, against the planted rows."""
+    """Of an epoch, by the index alone, against the packed rows."""
     pocket = small_pocket(tmp_path)
     flags = [each for each in command(pocket) if each.startswith("--config.")]
-    subject = subject_of(read_config("configs/dyncot.py", flags))
-    assert f"{SIZES['train']} posts" in subject.load.source
-    recipe = recipe_of(subject.config, subject.definition, load_tokenizer(open_folder(str(pocket / "model"))))
-    training = plan_posts(subject.config, recipe)
+    workload = workload_of(read_config("configs/dyncot.py", flags))
+    assert f"{SIZES['train']} posts" in workload.load.source
+    recipe = recipe_of(workload.config, workload.definition, load_tokenizer(open_folder(str(pocket / "model"))))
+    training = plan_posts(workload.config, recipe)
     plan = training.plans[0]
     held = work_of(training.feed.load([row for batch in plan for row in batch]), recipe.processor)
-    expected = subject.load.work.times(plan.rows)
+    expected = workload.load.work.times(plan.rows)
     for name in ("tokens", "labels", "token_pairs"):
         assert getattr(expected, name) == pytest.approx(getattr(held, name), rel=1e-9), name
     for name in ("patches", "merged", "image_pairs"):
         assert expected.images[name] == pytest.approx(held.images[name], rel=1e-9), name
     in_windows = expected.images["window_pairs"], held.images["window_pairs"]
     assert in_windows[0] == pytest.approx(in_windows[1], rel=0.2)  # windows of an image count as equal
-    assert subject.load.posts == pytest.approx(len(plan.post_N) / plan.rows)
-    assert subject.load.steps == 12
+    assert workload.load.posts == pytest.approx(len(plan.post_N) / plan.rows)
+    assert workload.load.steps == 12

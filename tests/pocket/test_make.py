@@ -1,4 +1,4 @@
-"""The pocket folder: whole or not there, the same for a seed, and a model that everyone loads."""
+"""The pocket folder: written atomically, the same for a seed, and with a model that transformers loads."""
 
 import hashlib
 import json
@@ -18,6 +18,7 @@ from mmkp_jax.pocket.make import make_pocket
 from mmkp_jax.pocket.model import INIT, OUTPUT_SCALE
 from mmkp_jax.pocket.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS
 from tests.support import tiny
+from tests.support.needs_torch import needs_torch
 
 SIZES = {"train": 120, "valid": 10, "test": 20}
 
@@ -45,7 +46,7 @@ def digests(root: Path) -> dict[str, str]:
     return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def test_the_folder_holds_what_it_should(pocket):
+def test_the_folder_has_posts_images_and_model(pocket):
     assert {file.name for file in pocket.iterdir()} == {"posts", "images", "needs.jsonl", "model", "pocket.json"}
     assert {file.name for file in (pocket / "posts").iterdir()} == {"train.jsonl", "valid.jsonl", "test.jsonl"}
 
@@ -55,7 +56,7 @@ def test_same_seed_same_bytes(pocket, tmp_path):
     assert digests(tmp_path / "again") == digests(pocket)
 
 
-def test_made_once(pocket):
+def test_pocket_is_made_once(pocket):
     before = (pocket / "needs.jsonl").stat().st_mtime_ns
     make_pocket(pocket, seed=0, sizes=SIZES)
     assert (pocket / "needs.jsonl").stat().st_mtime_ns == before
@@ -81,7 +82,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_two_makers_at_once_leave_one_pocket(pocket, tmp_path, monkeypatch):
+def test_two_processes_at_once_make_one_pocket(pocket, tmp_path, monkeypatch):
     out, write = tmp_path / "pocket", make._write
 
     def write_while_another_finishes(*args) -> None:
@@ -109,7 +110,7 @@ def test_model_loads_with_its_init(folder):
 
 
 def test_model_loads_with_transformers(folder):
-    import torch
+    torch = needs_torch()
     from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
     model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
@@ -133,7 +134,7 @@ def test_image_processor_loads_with_transformers(folder):
     assert square["image_grid_thw"].tolist() == [[1, 8, 8]]
 
 
-def test_config_has_the_layout_of_the_published_ones(folder):
+def test_config_has_the_layout_of_published_configs(folder):
     assert "text_config" not in folder.config
     config = define(folder.config).config
     assert set(config.vision.full_attention_layers) < set(range(config.vision.depth))
@@ -151,7 +152,7 @@ def test_special_tokens_are_qwens_and_follow_the_plain_ones(folder, tokenizer):
     assert (SPECIAL_TOKENS, CHAT_TEMPLATE) == (tiny.SPECIAL_TOKENS, tiny.CHAT_TEMPLATE)
 
 
-def test_tokenizer_gives_back_any_text(pocket, tokenizer):
+def test_tokenizer_decodes_any_text_it_encoded(pocket, tokenizer):
     lines = (pocket / "posts/train.jsonl").read_text().splitlines()
     texts = [text for line in lines for text in (json.loads(line)["text"], json.loads(line)["cot"] or "")]
     for text in (*texts, "Grüße! 你好 🙂\n\ttabs  and 1234 don't"):

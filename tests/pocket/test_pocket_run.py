@@ -1,4 +1,4 @@
-"""README's first run, whole: it learns, what it learns comes from pictures and texts, and transformers agrees."""
+"""README's first run: it learns from images and texts, and transformers agrees."""
 
 import json
 import subprocess
@@ -9,18 +9,45 @@ import pytest
 
 from mmkp_jax.hf.verify import BOUND
 from mmkp_jax.inference.export_run import export, facts_of, open_step, verify
-from tests.support.small_pocket import ROOT, environment
+from tests.support.needs_torch import needs_torch
+from tests.support.paths import ROOT
+from tests.support.small_pocket import environment
+
+OTHERS = ("most frequent", "nearest neighbour", "pictures permuted")
+
+
+def pocket_run(folder: Path, *flags: str) -> dict:
+    """The comparisons that README's command writes when it runs in a folder."""
+    command = [sys.executable, "-m", "mmkp_jax.main", f"--config={ROOT / 'configs/dyncot.py'}", "--workdir=run", *flags]
+    paths = environment() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=paths, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "run/comparisons.json").read_text())
+
+
+def transformers_agrees(posts: int) -> None:
+    """The last step, exported, gives the same logits and completions in transformers."""
+    step, opened = open_step(Path("run"), "latest")
+    export(step, facts_of(step), Path("out"))
+    needs_torch()
+    verdict = verify(step, opened, Path("out"), posts=posts)
+    assert verdict.posts == posts and verdict.logits <= BOUND and verdict.other_answers == []
+
+
+def test_in_a_fifth_of_its_run_pocket_begins_to_learn_from_images(tmp_path, monkeypatch):
+    kinds = pocket_run(tmp_path, "--config.total_steps=450", "--config.eval_posts=120")["by_kind"]
+    image = {who: found["image"]["f1@1"] for who, found in kinds.items()}
+    assert image["dyncot, step 450"] > max(score for who, score in image.items() if who in OTHERS)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert sum(losses[-50:]) < 0.5 * sum(losses[:50])
+    monkeypatch.chdir(tmp_path)  # the run's paths are relative to it
+    transformers_agrees(posts=20)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3000)
-def test_pocket_learns_from_pictures_and_from_texts(tmp_path, monkeypatch):
-    command = [sys.executable, "-m", "mmkp_jax.main", f"--config={ROOT / 'configs/dyncot.py'}", "--workdir=run"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    comparisons = json.loads((tmp_path / "run/comparisons.json").read_text())
+def test_pocket_learns_from_images_and_from_texts(tmp_path, monkeypatch):
+    comparisons = pocket_run(tmp_path)
     (model,) = [name for name in comparisons["scores"] if name.startswith("dyncot, step ")]
 
     def f1(of, who, group):
@@ -31,9 +58,5 @@ def test_pocket_learns_from_pictures_and_from_texts(tmp_path, monkeypatch):
         baseline = max(f1("by_kind", who, kind) for who in ("most frequent", "nearest neighbour"))
         assert f1("by_kind", model, kind) >= 3 * baseline, kind
         assert f1("by_kind", without, kind) <= baseline + 0.02, kind
-
     monkeypatch.chdir(tmp_path)  # the run's paths are relative to it
-    step, opened = open_step(Path("run"), "latest")
-    export(step, facts_of(step), Path("out"))
-    verdict = verify(step, opened, Path("out"), posts=100)
-    assert verdict.posts == 100 and verdict.logits <= BOUND and verdict.other_answers == []
+    transformers_agrees(posts=100)

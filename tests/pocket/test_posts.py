@@ -1,4 +1,4 @@
-"""Pocket's posts: the same for a seed, at MMKP-V2's rates, and their keyphrases told by what `needs` names."""
+"""Pocket's posts: the same for a seed, at MMKP-V2's rates, and their keyphrases follow from what `needs` names."""
 
 import json
 import random
@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mmkp_jax.evaluation.stemming import stem
-from mmkp_jax.pocket.pictures import SHAPES, SIDES, draw_emblem
-from mmkp_jax.pocket.posts import SIZES, draw_picture, make_posts, write_posts
-from mmkp_jax.pocket.rates import is_present, measure
-from mmkp_jax.pocket.wording import Facts, write_chain
+from mmkp_jax.pocket.drawing import SHAPES, SIDES, draw_emblem
+from mmkp_jax.pocket.posts import SIZES, draw_image, make_posts, write_posts
+from mmkp_jax.pocket.rates import is_present, measure_rates
+from mmkp_jax.pocket.wording import PostFacts, write_chain
 from mmkp_jax.pocket.world import (
     CLASH_CUES,
     CLUB_OF_SHAPE,
@@ -22,8 +22,8 @@ from mmkp_jax.pocket.world import (
     PLACE_LAST,
     RGB_OF_COLOUR,
     SEASON_CUES,
+    apportion,
     make_world,
-    spread,
 )
 
 
@@ -34,12 +34,12 @@ def splits(request):
 
 
 def named_by(cues: dict, text: str) -> list[str]:
-    """What the words of a text stand for, by the table of cues alone."""
+    """What the words of a text hint at, by the table of cues alone."""
     return [name for name, words in cues.items() if any(f" {word} " in f" {text} " for word in words)]
 
 
 def look(image: Image.Image) -> tuple[str, str]:
-    """Shape and colour of an emblem, from its pixels alone: what has a colour, held against each shape."""
+    """Shape and colour of an emblem, from its pixels alone: the coloured ones, compared with each shape."""
     pixel_HW3 = np.asarray(image).astype(int)
     inside_HW = np.ptp(pixel_HW3, axis=-1) > 60
     rows, columns = (np.flatnonzero(inside_HW.sum(axis=axis) > 2) for axis in (1, 0))
@@ -61,7 +61,7 @@ def look(image: Image.Image) -> tuple[str, str]:
 
 def test_rates_are_those_of_mmkp_v2_within_three_points(splits):
     records = {split: [post.record() for post in posts] for split, posts in splits.items()}
-    rates = {split: measure(posts, records["train"], stem) for split, posts in records.items()}
+    rates = {split: measure_rates(posts, records["train"], stem) for split, posts in records.items()}
     assert {split: rate.posts for split, rate in rates.items()} == dict(SIZES)
     for split in ("train", "test"):
         assert rates[split].per_post == pytest.approx(1.29, abs=0.03)
@@ -101,20 +101,20 @@ def test_training_never_names_an_unseen_keyphrase(splits):
 def test_text_keyphrases_follow_from_the_text_alone(splits):
     for post in splits["test"]:
         places = [f"{first} {last}" for first in PLACE_FIRST for last in PLACE_LAST]
-        told = {place for place in places if is_present(place, post.text)}
+        found = {place for place in places if is_present(place, post.text)}
         seasons, gatherings = named_by(SEASON_CUES, post.text), named_by(GATHERING_CUES, post.text)
         assert len(seasons) == len(gatherings) <= 1, post.text
-        told |= {f"{season} {gathering}" for season, gathering in zip(seasons, gatherings, strict=True)}
-        assert told == {phrase for phrase, need in post.needs.items() if need == "text"}
+        found |= {f"{season} {gathering}" for season, gathering in zip(seasons, gatherings, strict=True)}
+        assert found == {phrase for phrase, need in post.needs.items() if need == "text"}
 
 
-def test_pictures_tell_clubs_and_with_the_text_their_clashes(splits):
+def test_images_show_clubs_and_with_the_text_their_clashes(splits):
     for post in splits["test"][:150]:
         needs = set(post.needs.values())
         if needs == {"text"}:
             assert post.emblem is None
             continue
-        shape, colour = look(draw_picture(post, seed=5))
+        shape, colour = look(draw_image(post, seed=5))
         assert (shape, colour) == post.emblem, post.id
         for phrase, need in post.needs.items():
             if need == "image":
@@ -124,12 +124,12 @@ def test_pictures_tell_clubs_and_with_the_text_their_clashes(splits):
                 assert phrase == f"{CLUB_OF_SHAPE[shape]} {kind}"
 
 
-def test_texts_say_nothing_of_what_needs_a_picture(splits):
-    told = {stem(word) for clause in ("fan", "clash", "event") for words in OPTIONS[clause] for word in words}
-    told |= {stem(shape) for shape in CLUB_OF_SHAPE}
+def test_texts_say_nothing_about_what_needs_an_image(splits):
+    found = {stem(word) for clause in ("fan", "clash", "event") for words in OPTIONS[clause] for word in words}
+    found |= {stem(shape) for shape in CLUB_OF_SHAPE}
     for posts in splits.values():
         for post in posts:
-            assert not told & {stem(word) for word in post.text.split()}, post.text
+            assert not found & {stem(word) for word in post.text.split()}, post.text
 
 
 def test_only_places_are_present(splits):
@@ -139,7 +139,7 @@ def test_only_places_are_present(splits):
 
 
 def test_clashes_and_fans_give_a_text_no_club(splits):
-    """With pictures permuted nothing is left: the same text comes with any club."""
+    """With images permuted nothing is left: the same text comes with any club."""
     clubs = defaultdict(set)
     for post in splits["train"]:
         if "both" in post.needs.values():
@@ -175,24 +175,24 @@ def test_writes_the_general_form(tmp_path):
         assert set(line["needs"].values()) <= {"image", "text", "both"}
 
 
-def test_same_seed_same_posts_and_pictures():
+def test_same_seed_same_posts_and_images():
     one, again, other = (make_posts(make_world(seed), seed, {"train": 50, "test": 20}) for seed in (7, 7, 8))
     assert one == again
     assert one["train"] != other["train"]
-    pictures = [np.asarray(draw_picture(post, 7)) for post in (one["test"][3], again["test"][3])]
-    np.testing.assert_array_equal(*pictures)
+    images = [np.asarray(draw_image(post, 7)) for post in (one["test"][3], again["test"][3])]
+    np.testing.assert_array_equal(*images)
 
 
-def test_pictures_of_one_emblem_differ():
+def test_images_of_one_emblem_differ():
     first, second = (np.asarray(draw_emblem("star", "red", random.Random(seed)).resize((50, 50))) for seed in (0, 1))
     assert (first != second).any()
 
 
 def test_chains_are_worded_in_several_ways(splits):
-    facts = Facts({"fan": ("red", "comets")}, ("star", "red"), ())
+    facts = PostFacts({"fan": ("red", "comets")}, ("star", "red"), ())
     assert len({write_chain(facts, random.Random(seed)) for seed in range(40)}) > 6
 
 
-def test_spread_keeps_the_sum_and_the_proportions():
-    assert spread([1, 1, 2], 8) == [2, 2, 4]
-    assert sum(spread([0.3, 0.3, 0.4], 11)) == 11
+def test_apportion_keeps_the_sum_and_the_proportions():
+    assert apportion([1, 1, 2], 8) == [2, 2, 4]
+    assert sum(apportion([0.3, 0.3, 0.4], 11)) == 11

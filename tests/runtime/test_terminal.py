@@ -62,14 +62,17 @@ def test_a_message_moves_no_cursor(capsys):
 SLOW = "import os, time; open(os.environ['BEGUN'], 'w').close(); time.sleep(60)\n"
 
 
-@pytest.mark.parametrize("command, imported", [("main", "jax"), ("report", "jinja2"), ("score", "numpy")])
+@pytest.mark.parametrize(
+    "command, imported",
+    [("main --config=dyncot", "jax"), ("report run --out=page.html", "jinja2"), ("score --help", "numpy")],
+)
 def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path, command, imported):
     """A package of that name which takes a minute is in front of the real one."""
     (tmp_path / imported).mkdir()
     (tmp_path / imported / "__init__.py").write_text(SLOW)
     path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "BEGUN": str(tmp_path / "begun")}
-    command = [sys.executable, "-m", f"mmkp_jax.{command}", "--help"]
+    command = [sys.executable, "-m", *f"mmkp_jax.{command}".split()]
     assert interrupted(command, tmp_path / "begun", environment=environment) == (INTERRUPTED, "\ninterrupted\n")
 
 

@@ -95,13 +95,13 @@ class Call(NamedTuple):
     """One request for a chat."""
 
     time: float
-    said: str
+    text: str
     """The text of the user's turn."""
     fault: str | None
     tokens: int
     """Charged; 0 where nothing was answered."""
     body: dict[str, Any]
-    told: bool = True
+    reported: bool = True
     """Whether the answer said what it was charged for, so that it can be read."""
 
 
@@ -117,7 +117,7 @@ class Batch:
     errors: bytes
 
 
-def said_of(body: dict[str, Any]) -> str:
+def request_text(body: dict[str, Any]) -> str:
     """The text of the user's turn."""
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
@@ -125,7 +125,7 @@ def said_of(body: dict[str, Any]) -> str:
 
 def explanation(body: dict[str, Any]) -> str:
     """A made-up answer, always the same to the same request."""
-    return f"People say so: {hashlib.sha256(said_of(body).encode()).hexdigest()[:12]}."
+    return f"People say so: {hashlib.sha256(request_text(body).encode()).hexdigest()[:12]}."
 
 
 class FakeEndpoint:
@@ -145,7 +145,7 @@ class FakeEndpoint:
     Attributes:
         headers: of every request.
         calls: every request for a chat, in their order.
-        most_out: requests that were worked on at a time, at most.
+        max_in_flight: requests that were worked on at a time, at most.
         too_soon: requests that came while a Retry-After had yet to pass, and after the first half of it: those that
             were under way when it was told are not meant.
     """
@@ -169,7 +169,7 @@ class FakeEndpoint:
         self._key, self._batch_polls, self.batch_failure = key, batch_polls, batch_failure
         self.calls: list[Call] = []
         self.tries: Counter[str] = Counter()
-        self.out = self.most_out = self.too_soon = 0
+        self.in_flight = self.max_in_flight = self.too_soon = 0
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Batch] = {}
         self._told_at: list[float] = []
@@ -193,7 +193,7 @@ class FakeEndpoint:
     @property
     def answered(self) -> Counter[str]:
         """How often each text was answered, and charged."""
-        return Counter(call.said for call in self.calls if call.tokens)
+        return Counter(call.text for call in self.calls if call.tokens)
 
     def tokens(self) -> tuple[int, int]:
         """Charged in all, of prompts and of answers."""
@@ -255,12 +255,12 @@ class FakeEndpoint:
         return await _send(writer, 404, {"error": {"message": f"no {path}"}})
 
     async def _chat(self, writer, body: dict[str, Any]) -> bool:
-        said, now = said_of(body), time.monotonic()
+        said, now = request_text(body), time.monotonic()
         self.tries[said] += 1
         fault = self._fault(said, self.tries[said])
         self.too_soon += any(told + self._retry_after / 2 < now < told + self._retry_after for told in self._told_at)
-        self.out += 1
-        self.most_out = max(self.most_out, self.out)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         place = len(self.calls)
         self.calls.append(Call(now, said, fault, 0, body))
         try:
@@ -294,7 +294,7 @@ class FakeEndpoint:
                     if status != 200
                     else sum(self._usage(body)[name] for name in ("prompt_tokens", "completion_tokens"))
                 )
-                self.calls[place] = self.calls[place]._replace(tokens=tokens, told=told)
+                self.calls[place] = self.calls[place]._replace(tokens=tokens, reported=told)
                 return await _send(writer, status, content, headers)
             answer = self.completion(body, fault)
             if fault == "half":
@@ -305,10 +305,10 @@ class FakeEndpoint:
             told = fault not in USAGES and answer["usage"] is not None
             usage = answer["usage"] if told else self._usage(body)
             charged = usage["prompt_tokens"] + usage["completion_tokens"]
-            self.calls[place] = self.calls[place]._replace(tokens=charged, told=told)
+            self.calls[place] = self.calls[place]._replace(tokens=charged, reported=told)
             return await _send(writer, 200, answer)
         finally:
-            self.out -= 1
+            self.in_flight -= 1
 
     def completion(self, body: dict[str, Any], fault: str | None = None) -> dict[str, Any]:
         """The body of an answer."""
@@ -410,7 +410,7 @@ class FakeEndpoint:
         output, errors, expired = [], [], False
         for line in self.files[told["input_file_id"]].splitlines():
             request = json.loads(line)
-            body, said = request["body"], said_of(request["body"])
+            body, said = request["body"], request_text(request["body"])
             self.tries[said] += 1
             fault = self._fault(said, self.tries[said])
             row: dict[str, Any] = {"custom_id": request["custom_id"], "response": None, "error": None}

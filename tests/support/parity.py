@@ -1,11 +1,11 @@
 """transformers' Qwen2.5-VL and ours from the same random weights, and the logits of both."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
 from mmkp_jax.data.forest import TRUNK, Tree
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig
@@ -14,32 +14,42 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.models.definition import Definition, Params
-from tests.support.tiny import hf_model, write_tokenizer
+from tests.support.needs_torch import needs_torch
+from tests.support.tiny import hf_model, write_model
+
+if TYPE_CHECKING:
+    import torch
 
 BOUND = 1e-5
 """Of the largest value compared, in float32. Both sides differ from float64 by a few 1e-7 of it a layer."""
 
 
-def pair_of(config: Qwen2_5_VLConfig, folder: Path) -> tuple[torch.nn.Module, Definition, Params]:
-    """transformers' model, our definition and our parameters, read from the folder that transformers wrote."""
-    theirs = hf_model(config, seed=0)
-    theirs.save_pretrained(folder)
-    write_tokenizer(folder)
+def ours_in(folder: Path, config: Qwen2_5_VLConfig) -> tuple[Definition, Params]:
+    """The model of a geometry, by way of a folder."""
+    write_model(folder, config)
     opened = open_folder(str(folder))
     definition = define(opened.config)
     assert definition.config == config
-    return theirs, definition, load_params(opened, definition.shapes())
+    return definition, load_params(opened, definition.shapes())
 
 
-def pixel_values(tree: Tree) -> torch.Tensor:
+def pair_of(config: Qwen2_5_VLConfig, folder: Path) -> tuple["torch.nn.Module", Definition, Params]:
+    """transformers' model, our definition and our parameters, both read from one folder."""
+    needs_torch()
+    definition, params = ours_in(folder, config)
+    return hf_model(folder), definition, params
+
+
+def pixel_values(tree: Tree) -> "torch.Tensor":
     """What transformers' image processor makes of a tree's pictures: normalised, both frames."""
     values = np.concatenate(tree.pixels).reshape(-1, 3, 1, 196).astype(np.float32) / 255
     mean, std = (np.asarray(s, np.float32).reshape(3, 1, 1) for s in (CLIP_MEAN, CLIP_STD))
-    return torch.from_numpy(((values - mean) / std).repeat(2, axis=2).reshape(len(values), -1))
+    return needs_torch().from_numpy(((values - mean) / std).repeat(2, axis=2).reshape(len(values), -1))
 
 
-def their_inputs(tree: Tree, target: np.ndarray, config) -> dict[str, torch.Tensor]:
+def their_inputs(tree: Tree, target: np.ndarray, config) -> "dict[str, torch.Tensor]":
     """The prompt and all but the last token of a target, as a plain sequence."""
+    torch = needs_torch()
     tokens = torch.from_numpy(np.concatenate([tree.prompt, target[:-1]]).astype(np.int64))[None]
     inputs = {"input_ids": tokens, "mm_token_type_ids": (tokens == config.image_token_id).int()}
     if tree.layouts:
@@ -48,9 +58,9 @@ def their_inputs(tree: Tree, target: np.ndarray, config) -> dict[str, torch.Tens
     return inputs
 
 
-@torch.no_grad()
 def their_logits(model, tree: Tree, target: np.ndarray, config) -> np.ndarray:
-    return model(**their_inputs(tree, target, config)).logits[0].float().numpy()
+    with needs_torch().no_grad():
+        return model(**their_inputs(tree, target, config)).logits[0].float().numpy()
 
 
 def our_logits(definition, params, forest, dtype=jnp.float32) -> np.ndarray:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from mmkp_jax.planning.collectives import collectives
-from mmkp_jax.planning.hlo import parse
+from mmkp_jax.planning.hlo import parse_hlo
 
 MESH = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
 BOTH = ("a", "b")
@@ -18,7 +18,7 @@ def sent(function, spec: PartitionSpec, shape: tuple[int, int]) -> dict[str, lis
     """By kind: how often, bytes a device, and of these those between two slices of four devices."""
     mapped = jax.shard_map(function, mesh=MESH, in_specs=spec, out_specs=PartitionSpec(), check_vma=False)
     text = jax.jit(mapped).lower(jax.ShapeDtypeStruct(shape, jnp.float32)).compile().as_text()
-    found = collectives(parse(text), chips=8, slices=2, true_share=0.5)
+    found = collectives(parse_hlo(text), chips=8, slices=2, true_share=0.5)
     return {each.kind: [each.times, each.bytes, each.between_slices] for each in found}
 
 

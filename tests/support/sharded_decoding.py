@@ -1,7 +1,7 @@
 """Run by decoding/test_sharded.py in processes of their own, with eight fake devices in all; prints one JSON line.
 
-Greedy and sampled answers from one model folder, on the meshes that are named: `FOLDER DxFxT,… [ADDRESS PROCESS]`, of
-two processes where these are given. A mesh with a `*` is compiled only.
+Greedy and sampled answers on several meshes, from one model folder: `MESHES FOLDER [ADDRESS PROCESS]`, of two processes
+where these are given. A mesh with a `*` is compiled only.
 """
 
 import json
@@ -25,7 +25,7 @@ KINDS = (dict(grids=[(4, 6)]), dict(grids=[], text=20), dict(grids=[(8, 8), (2, 
 LOST = 4
 
 
-def main(folder: str, meshes: str, address: str = "", process: str = "") -> None:
+def main(meshes: str, folder: str, address: str = "", process: str = "") -> None:
     if address:
         jax.distributed.initialize(address, num_processes=2, process_id=int(process))
     opened = open_folder(folder)

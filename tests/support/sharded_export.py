@@ -11,7 +11,7 @@ import jax
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.inference.export_run import Step, export_into_run
+from mmkp_jax.inference.export_run import RunStep, export_into_run
 from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_shardings
 from mmkp_jax.runtime.hosts import join
@@ -28,7 +28,7 @@ def main(workdir: Path, address: str, count: str, number: str) -> None:
     params = load_params(base, structs)
     print("out of reach:", sum(not leaf.is_fully_addressable for leaf in jax.tree.leaves(params)), file=sys.stderr)
     for _ in range(2):
-        export_into_run(Step(workdir, config, base, 7, params))
+        export_into_run(RunStep(workdir, config, base, 7, params))
 
 
 if __name__ == "__main__":

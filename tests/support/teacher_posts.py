@@ -15,7 +15,7 @@ from mmkp_jax.data.posts import Post
 from mmkp_jax.teacher.asking import ask_all
 from mmkp_jax.teacher.cost import Prices
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
-from mmkp_jax.teacher.progress import Run
+from mmkp_jax.teacher.progress import AskState
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import Job
 from mmkp_jax.teacher.templates import EXPLAIN
@@ -59,7 +59,7 @@ def counting(base: int, tile: int) -> Callable[[dict[str, Any]], dict[str, int]]
     return usage
 
 
-def number_of(said: str) -> int:
+def post_number(said: str) -> int:
     """Of the post that a request to explain is about."""
     return int(said.partition("Post text: text ")[2].split()[0])
 
@@ -75,7 +75,7 @@ def ask(
     limits: Limits = LIMITS,
     images: Path | None = None,
     **options,
-) -> Run:
+) -> AskState:
     """Asks about all posts, with the store in `file`."""
     job = job_for(server)
     with Store(file) as store:
@@ -110,9 +110,9 @@ def hostile_kind(number: int) -> str | None:
 
 def hostile(said: str, attempt: int) -> str | None:
     """The fault of a call to an endpoint that does everything."""
-    kind = hostile_kind(number_of(said))
+    kind = hostile_kind(post_number(said))
     if kind in (*FAULTS, *HOSTILE_AGAIN):
-        return kind if attempt <= 1 + number_of(said) % 2 else None
+        return kind if attempt <= 1 + post_number(said) % 2 else None
     return kind.removesuffix(" always") if kind else None
 
 

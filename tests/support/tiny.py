@@ -1,11 +1,19 @@
-"""A tiny Qwen2.5-VL for tests: geometry, published config, tokenizer, and transformers' own model of it."""
+"""A tiny Qwen2.5-VL for tests: geometry, published config, tokenizer, parameters; and transformers' own model of it."""
 
 import dataclasses
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
+from mmkp_jax.families.registry import define
+from mmkp_jax.hf.save import save_params
+from mmkp_jax.models.definition import Params, flatten, unflatten
 from mmkp_jax.pocket.tokenizer import CHAT_TEMPLATE, QWEN_WORDS, SPECIAL_TOKENS
+from tests.support.needs_torch import needs_torch
 
 if TYPE_CHECKING:
     import torch
@@ -140,31 +148,39 @@ def write_tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def hf_model(config: Qwen2_5_VLConfig, seed: int) -> "torch.nn.Module":
-    """transformers' `Qwen2_5_VLForConditionalGeneration` of a geometry, in float32, for inference.
+def tiny_params(config: Qwen2_5_VLConfig, seed: int = 0) -> Params:
+    """Random float32 parameters with which activations stay around 1.
 
-    Matrices are scaled so that activations stay around 1; biases lie around 0 and norm scales around 1,
-    none of them there.
+    Biases lie around 0 and norm scales around 1, none of them there.
     """
-    import torch
-    from transformers import Qwen2_5_VLConfig as PublishedConfig
+    generator = np.random.default_rng(seed)
+
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        numbers = generator.standard_normal(shape, np.float32)
+        if path.endswith(".scale"):
+            return 1 + np.float32(0.2) * numbers
+        if path.endswith(".bias"):
+            return np.float32(0.1) * numbers
+        fan_in = math.prod(shape[2:] if ".layers." in path or ".blocks." in path else shape[1:])
+        return numbers * np.float32(fan_in**-0.5)
+
+    shapes = flatten(define(hf_config_dict(config)).shapes())
+    return unflatten({path: draw(path, leaf.shape) for path, leaf in shapes.items()})
+
+
+def write_model(folder: Path, config: Qwen2_5_VLConfig | None = None, seed: int = 0) -> None:
+    """Writes a model folder: config, `tiny_params`, generation defaults and the tokenizer."""
+    config = config or tiny_config()
+    published = hf_config_dict(config)
+    save_params(tiny_params(config, seed), published, folder)
+    ends = {name: published[name] for name in ("bos_token_id", "eos_token_id")}
+    (folder / "generation_config.json").write_text(json.dumps(ends))
+    write_tokenizer(folder)
+
+
+def hf_model(folder: Path) -> "torch.nn.Module":
+    """transformers' model of a folder, in float32, for inference."""
+    torch = needs_torch()
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    model = Qwen2_5_VLForConditionalGeneration(PublishedConfig.from_dict(hf_config_dict(config)))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.normal_(generator=generator)
-            if weight.ndim > 1:
-                weight *= weight[0].numel() ** -0.5
-            elif name.endswith("bias"):
-                weight *= 0.1
-            else:
-                weight.mul_(0.2).add_(1)
-    return model.float().eval()
-
-
-def write_model(folder: Path, config: Qwen2_5_VLConfig | None = None) -> None:
-    """Writes a model folder: `hf_model` of seed 0 as transformers saves it, and the tokenizer."""
-    hf_model(config or tiny_config(), 0).save_pretrained(folder)
-    write_tokenizer(folder)
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()

@@ -25,7 +25,7 @@ from tests.support.teacher_posts import (
     faults,
     image_posts,
     job_for,
-    number_of,
+    post_number,
     text_posts,
 )
 
@@ -38,32 +38,35 @@ def rows_of(file):
     return [row for row in rows if "out" not in row and "lost" not in row and "uncharged" not in row]
 
 
-@pytest.mark.nightly
-def test_two_thousand_posts_come_out_of_a_bad_endpoint_without_loss_or_double_charge(tmp_path, monkeypatch):
+@pytest.mark.parametrize("count", [500, pytest.param(2000, marks=pytest.mark.nightly)])
+def test_posts_come_out_of_a_bad_endpoint_without_loss_or_double_charge(tmp_path, monkeypatch, count):
     monkeypatch.setattr(limits, "MINUTE", 1.0)  # so that the test sees many of them
     transient, final = faults(0.06, TRANSIENT, first=2), faults(0.04, FINAL, first=99)
 
     def fault(said, attempt):
-        if number_of(said) % 600 == 7 and attempt == 1:
+        if post_number(said) % 600 == 7 and attempt == 1:
             return "hang"
         return transient(said, attempt) or final(said[::-1], attempt)
 
-    posts = text_posts(2000)
+    posts = text_posts(count)
     with FakeEndpoint(fault=fault, delay=0.02) as server:
         bounds = dataclasses.replace(LIMITS, timeout=5, rpm=300, tpm=120_000)
         run = ask(server, tmp_path / "s", posts, bounds)
     rows = rows_of(tmp_path / "s")
-    assert {row["id"] for row in rows} == {post.id for post in posts} and len(rows) == 2000
-    assert run.asked == 2000 and not run.unavailable and run.lost > 0
+    assert {row["id"] for row in rows} == {post.id for post in posts} and len(rows) == count
+    assert run.asked == count and not run.unavailable and run.lost > 0
     assert max(server.answered.values()) == 1
     assert run.spent == pytest.approx(charged(server), rel=1e-9)
-    assert server.most_out <= LIMITS.concurrency and server.too_soon == 0
+    assert server.max_in_flight <= LIMITS.concurrency and server.too_soon == 0
     assert server.most_within(0.95) <= 300  # what is evenly spaced here comes in unevenly there
     assert server.most_within(0.95, lambda call: call.tokens) <= 120_000
     found = Counter(row["status"] for row in rows)
-    assert set(found) == {"answered", "cut", "refused", "filtered", "declined", "empty"} and found["answered"] > 1800
+    assert (
+        set(found) == {"answered", "cut", "refused", "filtered", "declined", "empty"}
+        and found["answered"] > 0.9 * count
+    )
     assert {row["answer"]["model"] for row in rows if row["answer"]} == {RETURNED}
-    assert len(server.calls) > 2100  # the faults were there
+    assert len(server.calls) > 1.05 * count  # the faults were there
 
 
 def test_what_is_in_the_store_is_not_asked_again(tmp_path):
@@ -82,7 +85,7 @@ def test_posts_that_ask_the_same_are_asked_once(tmp_path):
 
 
 def test_refused_posts_are_asked_again_only_when_told(tmp_path):
-    with FakeEndpoint(fault=lambda said, attempt: "400" if number_of(said) == 3 and attempt == 1 else None) as server:
+    with FakeEndpoint(fault=lambda said, attempt: "400" if post_number(said) == 3 and attempt == 1 else None) as server:
         ask(server, tmp_path / "s", text_posts(5))
         assert ask(server, tmp_path / "s", text_posts(5)).asked == 0
         assert ask(server, tmp_path / "s", text_posts(5), retry_refused=True).asked == 1
@@ -90,7 +93,7 @@ def test_refused_posts_are_asked_again_only_when_told(tmp_path):
 
 
 def test_unavailable_posts_are_asked_again(tmp_path):
-    with FakeEndpoint(fault=lambda said, attempt: "500" if number_of(said) == 3 and attempt < 3 else None) as server:
+    with FakeEndpoint(fault=lambda said, attempt: "500" if post_number(said) == 3 and attempt < 3 else None) as server:
         run = ask(server, tmp_path / "s", text_posts(5), Limits(4, attempts=2, backoff=0.01))
         assert list(run.unavailable) == [3] and "500" in run.unavailable[3]
         assert ask(server, tmp_path / "s", text_posts(5)).asked == 1
@@ -179,7 +182,7 @@ def test_ctrl_c_waits_for_the_calls_that_are_out(tmp_path):
 
 def test_results_are_in_the_posts_order_and_say_why_posts_are_missing(tmp_path):
     def fault(said, attempt):
-        return {2: "cut", 4: "filter"}.get(number_of(said))
+        return {2: "cut", 4: "filter"}.get(post_number(said))
 
     posts = text_posts(6)
     with FakeEndpoint(fault=fault) as server:

@@ -11,7 +11,7 @@ from mmkp_jax.teacher.endpoint import Limits
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.templates import EXPLAIN, Template
 from tests.support.fake_endpoint import HOSTILE_FINAL, USAGES, FakeEndpoint
-from tests.support.teacher_posts import PRICES, ask, charged, counting, image_posts, job_for, number_of, text_posts
+from tests.support.teacher_posts import PRICES, ask, charged, counting, image_posts, job_for, post_number, text_posts
 
 
 def batched(server, file, posts, job=None, images=None, **options):
@@ -35,7 +35,7 @@ def test_batches_answer_what_single_calls_would(tmp_path):
 
 def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(tmp_path):
     def fault(said, attempt):
-        return "expired" if number_of(said) % 3 == 0 and attempt == 1 else "400" if number_of(said) == 7 else None
+        return "expired" if post_number(said) % 3 == 0 and attempt == 1 else "400" if post_number(said) == 7 else None
 
     with FakeEndpoint(fault=fault) as server:
         run, _ = batched(server, tmp_path / "s", text_posts(12))
@@ -47,7 +47,7 @@ def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(tmp_path
 
 def test_an_unreadable_result_is_counted_and_asked_again(tmp_path):
     def fault(said, attempt):
-        return "not json" if number_of(said) == 2 and attempt == 1 else None
+        return "not json" if post_number(said) == 2 and attempt == 1 else None
 
     with FakeEndpoint(fault=fault) as server:
         run, _ = batched(server, tmp_path / "s", text_posts(5))
@@ -111,7 +111,7 @@ def test_a_batch_is_collected_though_another_question_is_asked_now(tmp_path, mon
 
 @pytest.mark.parametrize("fault", [*HOSTILE_FINAL, "no choices, usage", *USAGES])
 def test_an_answer_of_a_batch_is_judged_as_any_other(tmp_path, fault):
-    with FakeEndpoint(fault=lambda said, attempt: fault if number_of(said) == 1 else None) as server:
+    with FakeEndpoint(fault=lambda said, attempt: fault if post_number(said) == 1 else None) as server:
         run, _ = batched(server, tmp_path / "s", text_posts(3))
         again, _ = batched(server, tmp_path / "s", text_posts(3))
         assert (run.asked, again.found, len(server.calls)) == (3, 3, 3)

@@ -1,7 +1,7 @@
 import pytest
 
 from mmkp_jax.data.posts import Record
-from mmkp_jax.teacher.chains import Gates, Rejected, cleaned, histogram
+from mmkp_jax.teacher.chains import Gates, Rejected, histogram, read_keyphrases
 
 RECORD = Record("a", "the eras tour was everything", b"", 0, 0, ("taylor swift", "concerts"), None)
 
@@ -31,7 +31,7 @@ def test_a_chain_is_the_answer_without_the_tags_around_it():
 def test_a_thinking_models_chain_is_what_follows_its_thoughts(answer):
     assert gate(answer) == "The chain."
     assert gate(f"{answer}<answer>concerts; taylor swift</answer>", match="exact") == "The chain."
-    assert cleaned(answer.replace("The chain.", "taylor swift; tour")) == ["taylor swift", "tour"]
+    assert read_keyphrases(answer.replace("The chain.", "taylor swift; tour")) == ["taylor swift", "tour"]
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_a_hidden_answer_must_match(given, kept):
 
 
 def test_hashtags_come_out_clean():
-    assert cleaned("Taylor Swift; #eras tour; taylor swift;") == ["taylor swift", "eras tour"]
+    assert read_keyphrases("Taylor Swift; #eras tour; taylor swift;") == ["taylor swift", "eras tour"]
     for answer in ("none", "None.", " ; ", "Here you are:\ntaylor swift", "<answer>x</answer>"):
         with pytest.raises(Rejected):
-            cleaned(answer)
+            read_keyphrases(answer)
 
 
 def test_a_histogram_counts_everything_in_round_steps():

@@ -7,16 +7,16 @@ import zlib
 import pytest
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.teacher.answers import content_of, row_of, usage_in, verdict
+from mmkp_jax.teacher.answers import answer_row, content_of, usage_in, verdict
 from mmkp_jax.teacher.bodies import NotJson, read_body
 from mmkp_jax.teacher.cost import Usage, usage_of
 from mmkp_jax.teacher.endpoint import Endpoint, Limits
 from mmkp_jax.teacher.faults import retry_after
-from mmkp_jax.teacher.questions import Asked
+from mmkp_jax.teacher.questions import Request
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.transport import PIECE, Unpacker, Unusable
 from tests.support.fake_endpoint import HOSTILE_AGAIN, HOSTILE_ANSWERED, HOSTILE_FINAL, MODEL, USAGES, FakeEndpoint
-from tests.support.teacher_posts import HOSTILE, PRICES, ask, hostile, number_of, text_posts
+from tests.support.teacher_posts import HOSTILE, PRICES, ask, hostile, post_number, text_posts
 
 BOUNDS = Limits(concurrency=8, timeout=10.0, attempts=4, backoff=0.01)
 MOST = Usage(100, 50)
@@ -30,7 +30,7 @@ def small_answers(monkeypatch):
 
 def of_post(kinds):
     """The n-th kind for the n-th post."""
-    return lambda said: kinds[number_of(said)] if number_of(said) < len(kinds) else None
+    return lambda said: kinds[post_number(said)] if post_number(said) < len(kinds) else None
 
 
 def stored(file, name="key"):
@@ -78,7 +78,7 @@ def test_a_row_is_judged_by_what_was_answered_not_by_what_an_earlier_version_mad
 
 
 def of_post_fault(fault):
-    return lambda said, attempt: fault if number_of(said) == 0 else None
+    return lambda said, attempt: fault if post_number(said) == 0 else None
 
 
 # --- money ---
@@ -108,7 +108,7 @@ def test_usage_that_cannot_be_true_counts_at_its_most_and_the_answer_is_kept(tmp
     for n in range(len(kinds)):
         assert rows[f"p{n}"]["status"] == "answered" and rows[f"p{n}"]["cost"] is None and "note" in rows[f"p{n}"]
     assert run.implausible == again.implausible == len(kinds)
-    most = sum(PRICES.of(Usage(**rows[f"p{n}"]["most"])) for n in range(len(kinds)))
+    most = sum(PRICES.cost(Usage(**rows[f"p{n}"]["most"])) for n in range(len(kinds)))
     assert run.unpriced == pytest.approx(most) and again.unpriced == pytest.approx(most)
     assert run.spent == rows[f"p{len(kinds)}"]["cost"] > 0
     assert "whose usage cannot be true" in "\n".join(run.lines(PRICES))
@@ -142,7 +142,7 @@ def test_an_endpoint_without_choices_is_charged_by_its_usage_and_not_asked_again
 @pytest.mark.parametrize("kind", HOSTILE_AGAIN)
 def test_what_nobody_means_well_by_is_asked_again_and_what_it_may_have_cost_counts(tmp_path, kind):
     def fault(said, attempt):
-        return kind if number_of(said) == 5 and attempt == 1 else None
+        return kind if post_number(said) == 5 and attempt == 1 else None
 
     with FakeEndpoint(fault=fault) as server:
         run = ask(server, tmp_path / "s", text_posts(6), BOUNDS)
@@ -197,10 +197,10 @@ def test_everything_at_once_ends_with_every_post_and_the_endpoints_own_count(tmp
 
     def money(calls):
         usages = [server._usage(call.body) for call in calls if call.tokens]
-        return sum(PRICES.of(Usage(each["prompt_tokens"], each["completion_tokens"])) for each in usages)
+        return sum(PRICES.cost(Usage(each["prompt_tokens"], each["completion_tokens"])) for each in usages)
 
-    assert run.spent == again.spent == pytest.approx(money(call for call in server.calls if call.told), rel=1e-9)
-    assert run.unpriced == again.unpriced >= money(call for call in server.calls if not call.told) > 0
+    assert run.spent == again.spent == pytest.approx(money(call for call in server.calls if call.reported), rel=1e-9)
+    assert run.unpriced == again.unpriced >= money(call for call in server.calls if not call.reported) > 0
 
 
 # --- bytes ---
@@ -274,7 +274,7 @@ def test_a_retry_after_that_nobody_can_mean_is_as_none(asked):
 
 def test_what_an_endpoint_says_moves_no_cursor(tmp_path):
     message = "\x1b]0;title\x07\x1b[2J\r\n\u202eslow"
-    row = row_of(Asked("p", {}), {"choices": [{"message": {"refusal": message}}]}, MOST)
+    row = answer_row(Request("p", {}), {"choices": [{"message": {"refusal": message}}]}, MOST)
     assert row["reason"].isprintable() and row["status"] == "declined" and usage_in(row) is None
 
 

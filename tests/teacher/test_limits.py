@@ -52,12 +52,12 @@ def test_the_first_call_goes_alone_and_their_number_doubles_until_the_endpoint_i
 def test_calls_at_a_time_stay_below_the_bound(tmp_path):
     with FakeEndpoint(delay=0.05) as server:
         ask(server, tmp_path / "s", text_posts(200), Limits(12))
-    assert server.most_out == 12
+    assert server.max_in_flight == 12
 
 
 def test_calls_become_fewer_where_the_endpoint_is_overloaded(tmp_path):
     with FakeEndpoint(delay=0.03) as server:
-        server._fault = lambda said, attempt: "503" if server.out >= 6 else None
+        server._fault = lambda said, attempt: "503" if server.in_flight >= 6 else None
         run = ask(server, tmp_path / "s", text_posts(300), Limits(64, attempts=20, backoff=0.01))
     overloaded = sum(call.fault is not None for call in server.calls)
     assert run.asked == 300 and overloaded < 100

@@ -10,20 +10,18 @@ import pytest
 
 from mmkp_jax import predict, teach
 from tests.data.test_images import picture, saved
+from tests.support.needs_torch import needs_torch
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
-from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_tokenizer
+from tests.support.tiny import write_model
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """The address of a tiny model behind `transformers serve`, and its name there."""
-    for package in ("fastapi", "uvicorn", "accelerate"):
-        pytest.importorskip(package, reason="`transformers serve` needs it: pip install 'transformers[serving]'")
+    needs_torch()
     folder = tmp_path_factory.mktemp("tiny")
-    hf_model(tiny_config(), seed=0).save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(hf_config_dict(tiny_config())))
-    write_tokenizer(folder)
+    write_model(folder)
     port = free_port()
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.support.serve_tiny", str(folder), str(port)]

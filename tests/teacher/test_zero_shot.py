@@ -73,7 +73,7 @@ def test_every_post_gets_a_prediction_in_order(posts, tmp_path, capsys):
         assert main(flags(server, posts, out)) == 0 and out.read_bytes() == before  # nothing is asked twice
         assert len(server.calls) == COUNT
         assert main(flags(server, posts, tmp_path / "p.txt")) == 0 and len(server.calls) == COUNT
-        sent = {n: call.body for n in range(COUNT) for call in server.calls if f"text {n}\n" in call.said}
+        sent = {n: call.body for n in range(COUNT) for call in server.calls if f"text {n}\n" in call.text}
     rows = lines(out)
     assert [row["id"] for row in rows] == [f"p{n}" for n in range(COUNT)]
     assert rows[0] == {
@@ -85,8 +85,8 @@ def test_every_post_gets_a_prediction_in_order(posts, tmp_path, capsys):
         "tokens": 3,
     }
     assert (rows[2]["predicted"], rows[2]["form"]) == ([], "broken")
-    assert "1 of 6 posts got no whole answer" in told and "p2: the answer was cut off" in told
-    assert "could not be fed" not in told
+    assert "1 of 6 posts got no complete answer" in told and "p2: the answer was cut off" in told
+    assert "could not be used" not in told
     assert "asked now: 6; spent in all: 0.0" in told and f"written: {out}" in told
     assert sent[0]["max_tokens"] == 384 and sent[0]["temperature"] == 0
     assert "Answer with the keyphrases only" in str(sent[0]) and "data:image/jpeg;base64," in str(sent[0])
@@ -209,7 +209,7 @@ def test_mistakes_are_one_line_and_nothing_is_paid(posts, tmp_path, capsys, monk
         out.write_text("of another model\n")
         write_file(tmp_path, COUNT)
         (tmp_path / "p.answers.jsonl").unlink()  # made by the calls that were turned away
-        assert "this is there already" in refused(capsys, good) and out.read_text() == "of another model\n"
+        assert "this file exists already" in refused(capsys, good) and out.read_text() == "of another model\n"
         out.unlink()
         monkeypatch.delenv("OPENAI_API_KEY")
         assert "OPENAI_API_KEY: the environment holds no key" in refused(capsys, good)

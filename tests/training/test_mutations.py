@@ -14,7 +14,7 @@ from mmkp_jax.ops.tiles import lay_tiles
 from mmkp_jax.training import objectives
 from mmkp_jax.training.step import forest_losses
 from tests.support.alone import alone_loss
-from tests.support.parity import BOUND, our_logits, pair_of, relative_error, sequence, their_logits
+from tests.support.parity import BOUND, our_logits, ours_in, pair_of, relative_error, sequence, their_logits
 from tests.support.tiny import tiny_config
 from tests.support.trees import forest_of, random_tree
 
@@ -24,6 +24,11 @@ TREES = [
     random_tree(1, CONFIG, sft=5, cot=6),
 ]
 FOREST = forest_of([TREES], CONFIG, spare=2)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    return ours_in(tmp_path_factory.mktemp("ours"), CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +49,9 @@ def parity_error(pair):
 
 
 @pytest.fixture(scope="module")
-def alone_error(pair):
+def alone_error(ours):
     """(forest) -> the largest relative error of the packed losses against each target alone."""
-    _, definition, params = pair
+    definition, params = ours
     alone = [
         [alone_loss(definition, params, tree, getattr(tree, target)) for target in ("sft", "cot")] for tree in TREES
     ]

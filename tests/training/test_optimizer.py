@@ -1,7 +1,5 @@
 """The optimizer against its equations, and every setting of the config against the step it is for."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +11,7 @@ from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.sharding import place_batch
 from mmkp_jax.training.checkpoint import Checkpoints
+from mmkp_jax.training.gamma import gamma_rule
 from mmkp_jax.training.optimizer import adamw
 from mmkp_jax.training.setup import load_state, plan_training
 from tests.support.tiny import write_model
@@ -96,7 +95,7 @@ def outcome(folder, **fields) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def usual(folder):
-    return functools.cache(lambda strategy: outcome(folder, strategy=strategy))
+    return outcome(folder, strategy="dyncot")
 
 
 OF_THE_OPTIMIZER = [
@@ -113,30 +112,31 @@ OF_THE_OPTIMIZER = [
 @pytest.mark.parametrize("fields", OF_THE_OPTIMIZER)
 def test_each_setting_reaches_the_optimizer(folder, fields):
     def updates(**fields):
-        plan = plan_training(experiment(**{"warmup_steps": 3} | fields), folder.config, devices=jax.devices()[:1])
+        settings = experiment(**{"warmup_steps": 3} | fields)
+        plan = plan_training(settings, folder.config, devices=jax.devices()[:1])
         params = {"layer": {"weight": jnp.linspace(-1, 1, 8)}}
-        state = plan.optimizer.init(params)
-        gradient = {"layer": {"weight": jnp.linspace(1e-3, 2e-3, 8)}}
+        state, gradient = plan.optimizer.init(params), {"layer": {"weight": jnp.linspace(1e-3, 2e-3, 8)}}
         for _ in range(2):
             change, state = plan.optimizer.update(gradient, state, params)
             gradient = jax.tree.map(lambda leaf: 2 * leaf, gradient)
         return change["layer"]["weight"]
 
-    assert np.abs(updates(**fields) - updates()).max() > 1e-5 * np.abs(updates()).max()
+    usual = updates()
+    assert np.abs(updates(**fields) - usual).max() > 1e-5 * np.abs(usual).max()
 
 
 @pytest.mark.parametrize(
-    "fields, strategy",
-    [
-        *(pytest.param(fields, "dyncot", marks=pytest.mark.nightly) for fields in OF_THE_OPTIMIZER),
-        ({"multitask_weight": 0.9}, "multitask"),
-        ({"freeze": ("visual",)}, "dyncot"),
-    ],
+    "fields", [{"freeze": ("visual",)}, *(pytest.param(each, marks=pytest.mark.nightly) for each in OF_THE_OPTIMIZER)]
 )
-def test_each_setting_reaches_the_parameters(folder, usual, fields, strategy):
-    changed, _ = outcome(folder, strategy=strategy, **fields)
-    before = usual(strategy)[0]
-    assert any(np.abs(changed[path] - before[path]).max() > 1e-5 for path in changed)
+def test_each_setting_reaches_the_parameters(folder, usual, fields):
+    changed, _ = outcome(folder, strategy="dyncot", **fields)
+    assert any(np.abs(changed[path] - usual[0][path]).max() > 1e-5 for path in changed)
+
+
+@pytest.mark.nightly
+def test_the_weight_of_multitask_reaches_the_parameters(folder):
+    (half, _), (most, _) = (outcome(folder, strategy="multitask", multitask_weight=each) for each in (0.5, 0.9))
+    assert any(np.abs(half[path] - most[path]).max() > 1e-5 for path in half)
 
 
 @pytest.mark.parametrize("named", ["float32", "bfloat16"])
@@ -148,7 +148,7 @@ def test_moments_are_kept_in_the_dtype_that_is_named(folder, named):
 
 def test_moments_in_the_hosts_memory_change_no_number_and_stay_there(folder, usual, tmp_path):
     changed, _ = outcome(folder, moments_memory="host")
-    for path, leaf in usual("dyncot")[0].items():
+    for path, leaf in usual[0].items():
         np.testing.assert_array_equal(changed[path], leaf, err_msg=path)
 
     plan = plan_training(experiment(moments_memory="host"), folder.config, devices=jax.devices()[:1])
@@ -169,6 +169,15 @@ def test_moments_in_the_hosts_memory_change_no_number_and_stay_there(folder, usu
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_each_setting_of_gamma_reaches_its_rule(folder):
+    def rule(**fields):
+        return plan_training(experiment(**fields), folder.config, devices=jax.devices()[:1]).rule
+
+    assert rule(gamma=0.1) == gamma_rule("fixed", 0.1, experiment().gamma_ema_decay)
+    assert rule(gamma_mode="ema", gamma_ema_decay=0.9).ema_decay == 0.9
+
+
+@pytest.mark.nightly
 def test_each_setting_of_gamma_reaches_gamma(folder):
     after = {decay: outcome(folder, gamma_mode="ema", gamma_ema_decay=decay)[1]["next"] for decay in (0.1, 0.9)}
     assert abs(after[0.1] - after[0.9]) > 0.1

@@ -9,7 +9,7 @@ from mmkp_jax.training.post_losses import PostLosses
 
 POSTS, ROWS, STEPS = 23, 2, 7
 HAS_COT = np.arange(POSTS) % 3 == 0
-SIZE = RowSize(tokens=10, labels=10, examples=3)
+SIZE = RowSize(tokens=10, labels=10, examples=3, images={"patches": 10, "windows": 10})
 S = SIZE.examples
 
 

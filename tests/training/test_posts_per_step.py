@@ -124,7 +124,7 @@ def posts_of(training):
     return [[post for row in batch for post in row] for plan in training.plans for batch in plan]
 
 
-@pytest.mark.parametrize("posts_per_step, rows, micro", [(1, 1, 1), (3, 4, 2)])
+@pytest.mark.parametrize("posts_per_step, rows, micro", [pytest.param(1, 1, 1, marks=pytest.mark.nightly), (3, 4, 2)])
 def test_steps_of_n_posts_equal_a_plain_loop(folder, recipe, posts_per_step, rows, micro):
     """Losses and parameters to 1e-5; with micro-batches that are empty, and a last step that holds the rest."""
     training = planned(folder, recipe, posts_per_step=posts_per_step, global_batch_size=rows, num_epochs=1)

@@ -44,8 +44,7 @@ def run(forest: Forest, micro: int, strategy="dyncot", gamma=6.2, optimizer=None
 
 
 @pytest.mark.parametrize(
-    "strategy",
-    [*(pytest.param(each, marks=pytest.mark.nightly) for each in ("sft", "multitask")), "cot", "dyncot"],
+    "strategy", [*(pytest.param(name, marks=pytest.mark.nightly) for name in ("sft", "cot", "multitask")), "dyncot"]
 )
 def test_micro_batches_with_unequal_posts_equal_one_big_batch(strategy):
     """Plain SGD, so that an error of the gradient is one of the update. 1e-5 of a parameter's change, beside the

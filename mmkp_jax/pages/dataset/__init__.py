@@ -1,1 +1,1 @@
-"""The description of a prepared dataset."""
+"""The page that describes a prepared dataset."""

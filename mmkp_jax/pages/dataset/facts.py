@@ -1,6 +1,6 @@
-"""What a prepared dataset is: its splits in numbers, what they have in common, how they fit rows, what a model is fed.
+"""Statistics of a prepared dataset: its splits, duplicates, how posts fit rows, and what the model gets as input.
 
-Nothing here imports JAX: a dataset can be described where there is none.
+Nothing here imports JAX, so that a dataset can be described without it.
 """
 
 import itertools
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "valid", "test")
 
 
-class Feeding(NamedTuple):
-    """How a config feeds posts to its model."""
+class BatchSetup(NamedTuple):
+    """How a config turns posts into batches for its model."""
 
     recipe: Recipe
     tokenizer: "PreTrainedTokenizerBase"
@@ -38,76 +38,77 @@ class Feeding(NamedTuple):
     branches: tuple[Branch, ...]
     batch_rows: int
     seed: int
-    """Of the order of posts."""
+    """Seed of the order of posts."""
     strategy: str
     posts_per_step: int
-    """0: as many as the rows of a step hold."""
+    """Posts of a step; 0 for as many as its rows hold."""
     num_epochs: int
     total_steps: int
-    """0: as many as the epochs come to."""
+    """Steps of the run; 0 for those of all epochs."""
 
 
 class Duplicates(NamedTuple):
-    """Posts that have something in common."""
+    """Posts with the same text, image or both."""
 
     what: str
-    """One of `statistics.COMPARED`."""
+    """What they share: one of `statistics.COMPARED`."""
     splits: tuple[str, ...]
-    """The split that repeats itself, or the two that share."""
+    """The split with repeats, or the two splits that share posts."""
     posts: tuple[int, ...]
-    """Of each of these splits."""
+    """Number of such posts in each of these splits."""
     ids: list[tuple[str, str]]
-    """Of the first few pairs."""
+    """Ids of the first few pairs."""
 
 
-class Fitted(NamedTuple):
-    """The token side of a description."""
+class TokenStatistics(NamedTuple):
+    """The statistics that depend on a tokenizer and on the size of rows."""
 
-    feeding: Feeding
+    setup: BatchSetup
     lengths: dict[str, Lengths]
-    """By split."""
+    """Lengths by split."""
     fit: Fit
-    """Of the first split, which is train where there is one."""
+    """Rows of the first split, which is train if there is one."""
 
 
 class Description(NamedTuple):
-    """All the figures that are told of a dataset."""
+    """All statistics of a dataset."""
 
     path: Path
     splits: dict[str, SplitStatistics]
-    """Those of `SPLITS` that the dataset has, in their order."""
+    """Statistics of the splits of `SPLITS` that the dataset has, in that order."""
     duplicates: list[Duplicates]
     rejected: dict[tuple[str, str], Rejected]
-    fitted: Fitted | None
+    token_statistics: TokenStatistics | None
 
     @property
     def first(self) -> str:
-        """The split that is trained on; another where there is no train."""
+        """The split that is trained on; another one if there is no train."""
         return next(iter(self.splits))
 
 
-class Shown(NamedTuple):
-    """A post as its files hold it, and as the model is fed it."""
+class PostPreview(NamedTuple):
+    """A post as stored, and as the model's input."""
 
     record: Record
     trimmed: bool
     row: RowView
 
 
-def describe(
-    path: Path, feeding: Feeding | None = None, *, progress: Callable[[range, str], Iterable[int]]
+def describe_dataset(
+    path: Path, setup: BatchSetup | None = None, *, progress: Callable[[range, str], Iterable[int]]
 ) -> Description:
-    """Describes the dataset in the folder `path`.
+    """Computes the statistics of the dataset in the folder `path`.
 
     Args:
-        feeding: adds what depends on a tokenizer and on the size of rows; the index of lengths is kept in `path`.
-        progress: is given the numbers of the posts of a split to go through and its name.
+        setup: adds the statistics that depend on a tokenizer and on the size of rows; the index of lengths is stored in
+            `path`.
+        progress: wraps the numbers of a split's posts, given with its name, to show progress.
 
     Raises:
-        InputError: the folder holds no dataset with any of `SPLITS`, or its rejects cannot be read.
+        InputError: the folder is not a dataset with any of `SPLITS`, or its rejects cannot be read.
     """
     records = _open(path)
-    recipe = feeding.recipe if feeding else None
+    recipe = setup.recipe if setup else None
     splits: dict[str, SplitStatistics] = {}
     for name, split in records.items():
         train = splits["train"].unique if "train" in splits else None
@@ -120,47 +121,47 @@ def describe(
             progress=lambda numbers, name=name: progress(numbers, name),
         )
     found = Description(path, splits, _duplicates(records, splits), rejected(path), None)
-    if feeding is None:
+    if setup is None:
         return found
-    lengths = {name: index(split, feeding.recipe, path / "index") for name, split in records.items()}
-    steps = {"batch_rows": feeding.batch_rows, "seed": feeding.seed, "posts_per_step": feeding.posts_per_step}
-    rows = fit(lengths[found.first], feeding.size, feeding.branches, **steps)
-    return found._replace(fitted=Fitted(feeding, lengths, rows))
+    lengths = {name: index(split, setup.recipe, path / "index") for name, split in records.items()}
+    steps = {"batch_rows": setup.batch_rows, "seed": setup.seed, "posts_per_step": setup.posts_per_step}
+    rows = fit(lengths[found.first], setup.size, setup.branches, **steps)
+    return found._replace(token_statistics=TokenStatistics(setup, lengths, rows))
 
 
-def show(description: Description) -> list[Shown]:
-    """A few posts of the first split, of different kinds, loaded as training loads them, each in a row of its own."""
-    if description.fitted is None:
+def preview_posts(description: Description) -> list[PostPreview]:
+    """A few posts of the first split, of different kinds, loaded as for training, each in its own row."""
+    if description.token_statistics is None:
         return []
-    feeding, lengths, rows = description.fitted
+    setup, lengths, rows = description.token_statistics
     records = open_split(description.path, description.first)
-    trimmed_N = trimmed(description, description.first)
+    trimmed_N = is_trimmed(description, description.first)
     numbers = one_of_each_kind(lengths[description.first], trimmed_N, rows.posts)
-    feed = Feed(records, feeding.recipe, feeding.size, feeding.branches)
+    feed = Feed(records, setup.recipe, setup.size, setup.branches)
     forest = feed.load([(number,) for number in numbers])
     return [
-        Shown(
-            records[number], bool(trimmed_N[number]), view_row(forest, row, feeding.recipe.processor, feeding.tokenizer)
+        PostPreview(
+            records[number], bool(trimmed_N[number]), view_row(forest, row, setup.recipe.processor, setup.tokenizer)
         )
         for row, number in enumerate(numbers)
     ]
 
 
-def trimmed(description: Description, split: str) -> np.ndarray:
-    """bool [N]: whose text is longer than the recipe's `max_text_tokens`."""
-    return description.splits[split].text_tokens_N > description.fitted.feeding.recipe.max_text_tokens
+def is_trimmed(description: Description, split: str) -> np.ndarray:
+    """A bool [N]: whether a post's text is longer than the recipe's `max_text_tokens`."""
+    return description.splits[split].text_tokens_N > description.token_statistics.setup.recipe.max_text_tokens
 
 
 def _open(path: Path) -> dict[str, Split]:
-    """The splits that are there.
+    """The dataset's splits.
 
     Raises:
-        InputError: none is, or one is damaged.
+        InputError: there are none, or one is damaged.
     """
     there = split_names(path)
     records = {name: open_split(path, name) for name in SPLITS if name in there}
     if not records:
-        raise InputError(f"it has none of the splits {', '.join(SPLITS)}", str(path), "name its splits so")
+        raise InputError(f"it has none of the splits {', '.join(SPLITS)}", str(path), "name its splits like this")
     return records
 
 

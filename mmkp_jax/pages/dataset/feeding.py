@@ -1,4 +1,4 @@
-"""How a config feeds its dataset to its model, by the functions that training goes through."""
+"""Reads how a config turns its dataset into batches, with the functions that training uses."""
 
 import importlib
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from mmkp_jax.data.forest import row_size
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
-from mmkp_jax.pages.dataset.facts import Feeding
+from mmkp_jax.pages.dataset.facts import BatchSetup
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import branches_of, datasets_of, recipe_of
 
 
-def read_feeding(named: str, overrides: Sequence[str], data: Path | None) -> tuple[Path, Feeding]:
-    """The dataset, and how the config feeds it to its model.
+def read_batch_setup(named: str, overrides: Sequence[str], data: Path | None) -> tuple[Path, BatchSetup]:
+    """The dataset, and how the config turns it into batches for its model.
 
     Args:
         named, overrides: the config, as `read_config` takes it.
-        data: the dataset, where it is not the config's.
+        data: the dataset, if it is not the config's.
 
     Raises:
         InputError: the config, its model or its dataset cannot be used.
@@ -36,4 +36,4 @@ def read_feeding(named: str, overrides: Sequence[str], data: Path | None) -> tup
     recipe = recipe_of(config, define(folder.config, str(folder.path / CONFIG)), tokenizer)
     rows = row_size(config.row, recipe.processor)
     steps = (config.strategy, config.posts_per_step, config.num_epochs, config.total_steps)
-    return data, Feeding(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed, *steps)
+    return data, BatchSetup(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed, *steps)

@@ -1,4 +1,4 @@
-"""The pages for human raters: one a rater, with images, and the key to all of them."""
+"""Pages for human raters, one for each with images, and the key to all of them."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Record
 from mmkp_jax.errors import InputError
 from mmkp_jax.judging.people import KEY
-from mmkp_jax.judging.ranking import CRITERIA, LABELS, balanced_orders, listed
+from mmkp_jax.judging.ranking import CRITERIA, LABELS, balanced_orders, format_keyphrases
 from mmkp_jax.pages.render import render
 from mmkp_jax.runtime.atomic import write_json, write_text
 from mmkp_jax.runtime.escape import for_utf8
@@ -26,37 +26,40 @@ def write_sheets(
     raters: int,
     image_edge: int,
 ) -> list[Path]:
-    """Writes a page for each rater, in which the lists stand in another balanced order, and the key to all of them.
+    """Writes a page for each rater, with the lists in another balanced order, and the key to all pages.
 
-    A page is one file that needs no network. It keeps what was chosen in the browser, and saves it as
-    `ranks-NUMBER.json`, which `read_people` takes. What it saves names the study: a hash of the key and of all lists.
+    A page is one file that needs no network. It stores the ranks in the browser, and saves them as `ranks-NUMBER.json`,
+    which `read_people` reads. The saved file names the study by a hash of the key and of all lists.
 
     Raises:
-        InputError: an image cannot be used, another study's pages are there, or nothing can be written there.
+        InputError: an image cannot be used, the folder has another study's pages, or it cannot be written.
     """
     chosen = [records[number] for number in posts]
     images = [_image(record, image_edge) for record in chosen]
-    rows, lists = balanced_orders(len(systems)), [[listed(each[n]) for n in posts] for each in systems.values()]
+    rows, lists = (
+        balanced_orders(len(systems)),
+        [[format_keyphrases(each[n]) for n in posts] for each in systems.values()],
+    )
     sheets = {
-        str(sheet): {record.id: rows[(place * raters + sheet) % len(rows)] for place, record in enumerate(chosen)}
+        str(sheet): {record.id: rows[(position * raters + sheet) % len(rows)] for position, record in enumerate(chosen)}
         for sheet in range(1, raters + 1)
     }
-    told = {"systems": list(systems), "posts": [record.id for record in chosen], "sheets": sheets}
-    study = hashlib.sha256(json.dumps([told, lists]).encode()).hexdigest()[:16]
+    key = {"systems": list(systems), "posts": [record.id for record in chosen], "sheets": sheets}
+    study = hashlib.sha256(json.dumps([key, lists]).encode()).hexdigest()[:16]
     if (folder / KEY).exists() and read_object(folder / KEY, "name another --out").text("study") != study:
-        raise InputError("it is the key to another study's pages", str(folder / KEY), "name another --out")
+        raise InputError("it is the key of another study", str(folder / KEY), "name another --out")
     files = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for sheet, orders in sheets.items():
             items = []
-            for place, (record, image) in enumerate(zip(chosen, images, strict=True)):
-                shown = [(label, lists[n][place]) for label, n in zip(LABELS, orders[record.id], strict=False)]
+            for position, (record, image) in enumerate(zip(chosen, images, strict=True)):
+                shown = [(label, lists[n][position]) for label, n in zip(LABELS, orders[record.id], strict=False)]
                 items.append({"id": record.id, "text": record.text, "image": image, "lists": shown})
             files.append(folder / f"sheet-{sheet}.html")
             page = render("people/sheet.html.jinja", study=study, sheet=int(sheet), items=items, criteria=CRITERIA)
             write_text(files[-1], for_utf8(page))
-        write_json(folder / KEY, json.loads(for_utf8(json.dumps({"study": study} | told))), indent=1)
+        write_json(folder / KEY, json.loads(for_utf8(json.dumps({"study": study} | key))), indent=1)
     except OSError as error:
         raise InputError(f"this cannot be written ({error.strerror})", str(folder), "name another --out") from error
     return files
@@ -66,4 +69,4 @@ def _image(record: Record, edge: int) -> str | None:
     try:
         return data_url(record.image, edge) if record.image else None
     except ImageError as error:
-        raise InputError(error.reason, f"the post {record.id!r}", "mend its image, or leave it out") from None
+        raise InputError(error.reason, f"the post {record.id!r}", "repair its image, or leave out the post") from None

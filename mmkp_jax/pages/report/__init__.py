@@ -1,1 +1,1 @@
-"""The report of runs."""
+"""The report page of runs."""

@@ -1,14 +1,14 @@
 "use strict";
-// Shows the posts of the report, a page at a time. Texts are only ever set as text, never read as HTML.
+// Shows the posts of the report, a page at a time. Texts are always set as text, never parsed as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
-const filters = document.getElementById("filters"), told = document.getElementById("told");
+const filters = document.getElementById("filters"), status = document.getElementById("status");
 const list = document.getElementById("list"), pages = document.getElementById("pages");
 const PER_PAGE = 20;
 let found = [], page = 0;
 
-const posts = data.posts.map(([id, text, gold, groups, picture, differ, said]) => ({
-  id, text, gold, groups, picture, differ,
-  said: said.map(([verdict, form, phrases, hits, more, output]) => ({ verdict, form, phrases, hits, more, output })),
+const posts = data.posts.map(([id, text, gold, groups, image, differ, predictions]) => ({
+  id, text, gold, groups, image, differ,
+  predictions: predictions.map(([verdict, form, phrases, hits, more, output]) => ({ verdict, form, phrases, hits, more, output })),
 }));
 
 function make(tag, className, ...children) {
@@ -27,44 +27,44 @@ function phrases(texts, classOf) {
   return make("span", "phrases", ...(chips.length ? chips : ["–"]));
 }
 
-function answer(name, said) {
-  const chips = phrases(said.phrases, (number) => said.hits[number] ? "hit" : "miss");
-  if (said.more) chips.append(` and ${said.more} more`);
-  const form = data.forms[said.form];
+function describe(name, prediction) {
+  const chips = phrases(prediction.phrases, (number) => prediction.hits[number] ? "hit" : "miss");
+  if (prediction.more) chips.append(` and ${prediction.more} more`);
+  const form = data.forms[prediction.form];
   const shown = make("div", "", chips);
   if (form !== "direct") {
-    const output = make("pre", "", said.output);
+    const output = make("pre", "", prediction.output);
     output.dir = "auto";
-    shown.append(make("details", "", make("summary", "", "what it wrote"), output));
+    shown.append(make("details", "", make("summary", "", "output"), output));
   }
-  return [make("span", "", name), make("span", "", `${data.verdicts[said.verdict]}, ${form}`), shown];
+  return [make("span", "", name), make("span", "", `${data.verdicts[prediction.verdict]}, ${form}`), shown];
 }
 
 function card(post) {
-  let picture = make("div", "none");
-  if (post.picture) {
-    picture = make("img");
-    picture.src = post.picture;
-    picture.alt = "";
+  let image = make("div", "none");
+  if (post.image) {
+    image = make("img");
+    image.src = post.image;
+    image.alt = "";
   }
-  const text = make("p", "said", post.text);
+  const text = make("p", "post-text", post.text);
   text.dir = "auto";
   const groups = post.groups.map((group) => data.groups[group]).filter((group) => group !== "all");
-  return make("div", "card", picture, make("div", "",
+  return make("div", "card", image, make("div", "",
     make("p", "id", [post.id, ...groups].join(" · ")),
     text,
     make("div", "answers",
       make("span", "", "gold"), make("span"), phrases(post.gold, () => ""),
-      ...post.said.flatMap((said, run) => answer(data.runs[run], said)))));
+      ...post.predictions.flatMap((prediction, run) => describe(data.runs[run], prediction)))));
 }
 
 function show() {
   const last = Math.max(0, Math.ceil(found.length / PER_PAGE) - 1);
   page = Math.min(Math.max(page, 0), last);
   list.replaceChildren(...found.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(card));
-  const cut = data.cut ? ` ${data.cut.toLocaleString("en")} long texts are cut here; the predictions files have them whole.` : "";
-  const pictures = ` ${data.pictures.toLocaleString("en")} have their picture here.`;
-  told.textContent = `${found.length.toLocaleString("en")} of ${posts.length.toLocaleString("en")} posts.${pictures}${cut}`;
+  const cut = data.cut ? ` ${data.cut.toLocaleString("en")} long texts are shortened here; the predictions files have the full texts.` : "";
+  const images = ` ${data.images.toLocaleString("en")} are shown with their image.`;
+  status.textContent = `${found.length.toLocaleString("en")} of ${posts.length.toLocaleString("en")} posts.${images}${cut}`;
   pages.hidden = !found.length;
   pages.querySelector("span").textContent = `page ${page + 1} of ${last + 1}`;
   for (const button of pages.querySelectorAll("button")) {
@@ -73,18 +73,18 @@ function show() {
 }
 
 function searched(post) {
-  post.searched ??= [post.id, post.text, ...post.gold, ...post.said.flatMap((said) => said.phrases)].join("\n").toLowerCase();
+  post.searched ??= [post.id, post.text, ...post.gold, ...post.predictions.flatMap((prediction) => prediction.phrases)].join("\n").toLowerCase();
   return post.searched;
 }
 
 function filter() {
   const value = Object.fromEntries(new FormData(filters));
   const text = value.text.trim().toLowerCase();
-  const asked = (said) => (value.verdict === "" || said.verdict === +value.verdict)
-    && (value.form === "" || said.form === +value.form);
+  const matches = (prediction) => (value.verdict === "" || prediction.verdict === +value.verdict)
+    && (value.form === "" || prediction.form === +value.form);
   found = posts.filter((post) => (value.group === "" || post.groups.includes(+value.group))
     && (!value.differ || post.differ)
-    && (value.run === "" ? post.said.some(asked) : asked(post.said[+value.run]))
+    && (value.run === "" ? post.predictions.some(matches) : matches(post.predictions[+value.run]))
     && (!text || searched(post).includes(text)));
   page = 0;
   show();
@@ -96,7 +96,7 @@ function options(name, first, names) {
 }
 
 options("group", "all groups", data.groups);
-filters.elements.group.options[1].remove(); // "all", once more
+filters.elements.group.options[1].remove(); // "all" again
 options("verdict", "right or wrong", data.verdicts);
 options("run", "any run", data.runs);
 options("form", "any form", data.forms);

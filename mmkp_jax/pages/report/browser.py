@@ -1,4 +1,4 @@
-"""The posts with what each run said to them, as plain values for the page's browser, within a limit of bytes."""
+"""The posts with each run's predictions, as plain values for the page's script, within a limit of bytes."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -13,105 +13,107 @@ from mmkp_jax.evaluation.metric import GROUPS
 from mmkp_jax.evaluation.outputs import FORMS
 from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.pages.render import jpeg
-from mmkp_jax.pages.report.data import Data
+from mmkp_jax.pages.report.data import ReportData
 from mmkp_jax.pages.report.neighbours import stemmed
-from mmkp_jax.pages.report.runs import Run
-from mmkp_jax.pages.report.scores import VERDICTS, Scored
+from mmkp_jax.pages.report.runs import ReportRun
+from mmkp_jax.pages.report.scores import VERDICTS, RunScores
 from mmkp_jax.runtime.escape import for_script
 
 TEXT_BYTES = 8_000_000
-"""Of all texts and outputs together; where they have more, the longest are cut."""
+"""Limit of all texts and outputs together; above it, the longest are shortened."""
 PHRASES = 10
-"""Predicted keyphrases that are shown of an answer."""
-PICTURES, PICTURE_BYTES = 500, 8_000_000
-"""At most."""
+"""Predicted keyphrases shown of a prediction."""
+MAX_IMAGES, IMAGE_BYTES = 500, 8_000_000
+"""Limits of the images in a page: their number, and their bytes."""
 SIDE = 160
-"""Pixels of a small picture, at most."""
+"""Most pixels of a thumbnail's side."""
 DECODERS = 4
-"""Threads."""
+"""Threads that decode images."""
 
 
-def browser(runs: Sequence[Run], scored: Sequence[Scored], data: Data | None) -> dict[str, Any]:
-    """What browser.js shows.
+def browser_data(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: ReportData | None) -> dict[str, Any]:
+    """The data that browser.js shows.
 
-    `posts`: for each its id, text, keyphrases, groups (indices into `groups`), picture (a `data:` address, or empty),
-    whether the runs differ, and of each run verdict and form (indices too), predicted keyphrases, whether each of these
-    is right, how many more there are, and output. `cut`: texts and outputs of which only the beginning is there.
+    `posts`: for each its id, text, keyphrases, groups (indices into `groups`), image (a `data:` URL, or empty), whether
+    the runs differ, and for each run verdict and form (also indices), predicted keyphrases, whether each of these is
+    right, how many more there are, and output. `cut`: number of shortened texts and outputs.
     """
     verdict_RN = np.stack([each.verdict_N() for each in scored])
     in_group = {group: scored[0].in_group_N(group) for group in GROUPS}
     texts = [post.text for post in data.test] if data else [""] * len(runs[0].answers)
     sizes = [_size(text) for text in [*texts, *(answer.output for run in runs for answer in run.answers)]]
-    most = level(sizes, TEXT_BYTES)
+    most = common_size(sizes, TEXT_BYTES)
     answers = list(zip(*(run.answers for run in runs), strict=True))
     differ_N = np.array([_differ(each) for each in answers])
-    pictures: dict[int, str] = {}
+    images: dict[int, str] = {}
     if data:
         some_right_N = (verdict_RN != verdict_RN[0]).any(axis=0)
         kinds = [some_right_N, differ_N, *(in_group[group] for group in reversed(GROUPS))]
-        pictures = small_pictures(data.test_picture, choose(kinds, PICTURES))
+        images = thumbnails(data.test_image, choose_evenly(kinds, MAX_IMAGES))
     posts = []
     for number, text in enumerate(texts):
         first = answers[number][0]
         gold = {stemmed(phrase) for phrase in first.keyphrases}
         groups = [index for index, group in enumerate(GROUPS) if in_group[group][number]]
         verdicts = verdict_RN[:, number].tolist()
-        said = [_said(each, gold, verdict, most) for each, verdict in zip(answers[number], verdicts, strict=True)]
-        told = first.id, cut(text, most), [cut(phrase, most) for phrase in first.keyphrases]
-        posts.append([*told, groups, pictures.get(number, ""), int(differ_N[number]), said])
+        rows = [
+            _prediction_row(each, gold, verdict, most) for each, verdict in zip(answers[number], verdicts, strict=True)
+        ]
+        post = first.id, shorten(text, most), [shorten(phrase, most) for phrase in first.keyphrases]
+        posts.append([*post, groups, images.get(number, ""), int(differ_N[number]), rows])
     return {
         "runs": [run.name for run in runs],
         "groups": GROUPS,
         "verdicts": VERDICTS,
         "forms": FORMS,
         "posts": posts,
-        "pictures": len(pictures),
+        "images": len(images),
         "cut": sum(size > most for size in sizes),
     }
 
 
-def _said(answer: Prediction, gold: set[str], verdict: int, most: int) -> list[Any]:
+def _prediction_row(answer: Prediction, gold: set[str], verdict: int, most: int) -> list[Any]:
     shown = answer.predicted[:PHRASES]
     hits = [int(stemmed(phrase) in gold) for phrase in shown]
     more = len(answer.predicted) - len(shown)
-    output = cut(answer.output, most)
-    return [verdict, FORMS.index(answer.form), [cut(phrase, most) for phrase in shown], hits, more, output]
+    output = shorten(answer.output, most)
+    return [verdict, FORMS.index(answer.form), [shorten(phrase, most) for phrase in shown], hits, more, output]
 
 
 def _differ(answers: Sequence[Prediction]) -> bool:
-    """Whether the runs predict other keyphrases, whatever their order."""
+    """Whether the runs predict different keyphrases, in any order."""
     return len({frozenset(map(stemmed, answer.predicted)) for answer in answers}) > 1
 
 
-def choose(kinds: Sequence[np.ndarray], most: int) -> list[int]:
-    """At most this many posts, one of each kind (bool [N]) in turn, so that each kind has its share."""
+def choose_evenly(kinds: Sequence[np.ndarray], most: int) -> list[int]:
+    """Numbers of at most `most` posts, one of each kind (bool [N]) in turn, so that each kind has its share."""
     turns = itertools.zip_longest(*(np.flatnonzero(each).tolist() for each in kinds))
     in_turn = dict.fromkeys(number for turn in turns for number in turn if number is not None)
     return list(itertools.islice(in_turn, most))
 
 
-def small_pictures(read: Callable[[int], bytes], numbers: Sequence[int]) -> dict[int, str]:
-    """`data:` addresses of the posts' pictures, small, by number, the first of them if they take too many bytes.
+def thumbnails(read: Callable[[int], bytes], numbers: Sequence[int]) -> dict[int, str]:
+    """Thumbnails of the posts' images as `data:` URLs by number; the first ones if they take too many bytes.
 
-    A post without a picture, or with a damaged one, has none.
+    A post without an image, or with a damaged one, has no thumbnail.
     """
     with ThreadPoolExecutor(DECODERS) as pool:
-        made = list(pool.map(lambda number: small_picture(read(number)), numbers))
-    total_N = np.cumsum([len(picture) for picture in made])
-    fit = zip(numbers, made, (total_N <= PICTURE_BYTES).tolist(), strict=True)
-    return {number: picture for number, picture, fits in fit if fits and picture}
+        made = list(pool.map(lambda number: thumbnail(read(number)), numbers))
+    total_N = np.cumsum([len(image) for image in made])
+    fit = zip(numbers, made, (total_N <= IMAGE_BYTES).tolist(), strict=True)
+    return {number: image for number, image, fits in fit if fits and image}
 
 
-def small_picture(data: bytes) -> str:
-    """The picture in a file's bytes, at most `SIDE` pixels wide and high; empty where it cannot be decoded."""
+def thumbnail(data: bytes) -> str:
+    """A thumbnail of an image file's bytes as a `data:` URL, at most `SIDE` pixels wide and high; empty if damaged."""
     try:
         return jpeg(np.asarray(decode(data, edge=SIDE)))
     except ImageError:
         return ""
 
 
-def level(sizes: Sequence[int], budget: int) -> int:
-    """The largest size that all can be cut to if they are to fit the budget together."""
+def common_size(sizes: Sequence[int], budget: int) -> int:
+    """The largest size to which all must be shortened so that together they fit the budget."""
     size_N = np.sort(np.asarray(sizes, np.int64))
     before_N = np.cumsum(size_N) - size_N
     left_N = np.arange(len(size_N), 0, -1)
@@ -122,8 +124,8 @@ def level(sizes: Sequence[int], budget: int) -> int:
     return int((budget - before_N[first]) // left_N[first])
 
 
-def cut(text: str, most: int) -> str:
-    """The text, or its beginning and `…` where it takes more than `most` bytes in the page."""
+def shorten(text: str, most: int) -> str:
+    """The text, or its beginning and `…` if it takes more than `most` bytes in the page."""
     shown = text
     while (size := _size(shown)) > most:
         shown = shown[: len(shown) * most // size]

@@ -11,29 +11,30 @@ from mmkp_jax.data.posts import Words, words_of
 from mmkp_jax.data.records import open_split, rejected_posts
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import seen_keyphrases
-from mmkp_jax.pages.report.runs import SPLIT, Run
+from mmkp_jax.pages.report.runs import SPLIT, ReportRun
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """The test posts, in the order of the runs' answers, and the training posts."""
+class ReportData:
+    """The test posts, in the order of the runs' predictions, and the training posts."""
 
     test: list[Words]
     train: list[Words]
     seen: set[str]
-    """The training keyphrases."""
-    test_picture: Callable[[int], bytes]
-    """A picture's file by its post's number; empty where there is none."""
-    train_picture: Callable[[int], bytes]
+    """The keyphrases that count as seen."""
+    test_image: Callable[[int], bytes]
+    """The image file of a test post by its number; empty if it has no image."""
+    train_image: Callable[[int], bytes]
+    """The image file of a training post by its number."""
 
 
-def open_data(runs: Sequence[Run], path: Path | None) -> Data | str:
-    """The dataset in the folder `path`, else what the first run's config names, or why it cannot be used.
+def open_data(runs: Sequence[ReportRun], path: Path | None) -> ReportData | str:
+    """The dataset in the folder `path`, by default the first run's, or the reason why it cannot be used.
 
-    Of several datasets that were trained on, the first one's test split is that which was evaluated on.
+    If a run was trained on several datasets, it was evaluated on the first one's test split.
 
     Raises:
-        InputError: `path` is given, and holds no dataset with the posts that the runs answered.
+        InputError: `path` is given, and is not a dataset with the posts of the runs' predictions.
     """
     if path is not None:
         return _open(runs, [path])
@@ -44,13 +45,13 @@ def open_data(runs: Sequence[Run], path: Path | None) -> Data | str:
 
 
 def _folder(named: str) -> Path:
-    """Of `FOLDER` or `FOLDER:WEIGHT`."""
+    """The folder in `FOLDER` or `FOLDER:WEIGHT`."""
     return Path(named if os.path.isdir(named) else named.rpartition(":")[0] or named)
 
 
-def _open(runs: Sequence[Run], folders: Sequence[Path]) -> Data:
+def _open(runs: Sequence[ReportRun], folders: Sequence[Path]) -> ReportData:
     for folder in folders:
-        if not os.path.isdir(folder):  # of a name that is too long, pathlib raises
+        if not os.path.isdir(folder):  # pathlib raises for too long names
             raise InputError("there is no such folder", str(folder), "name the dataset with --data=DIR")
     path = folders[0]
     split, train = open_split(path, SPLIT), Joined([open_split(folder, "train") for folder in folders])
@@ -60,11 +61,11 @@ def _open(runs: Sequence[Run], folders: Sequence[Path]) -> Data:
     answers = runs[0].answers
     other = [each.id for each in answers if each.id not in by_id or by_id[each.id].keyphrases != tuple(each.keyphrases)]
     if other:
-        what = f"{len(other):,} of {len(answers):,} test posts are not those that the runs answered ({other[0]!r}, …)"
+        what = f"{len(other):,} of {len(answers):,} test posts are not those of the runs' predictions ({other[0]!r}, …)"
         raise InputError(what, str(path), "name the runs' own dataset with --data=DIR")
     training = [words_of(record) for record in each_of(train)]
     numbers = [number_of.get(each.id) for each in answers]
-    return Data(
+    return ReportData(
         [by_id[each.id] for each in answers],
         training,
         seen_keyphrases(runs[0].config["data"].get("train_keyphrases", ""), training),

@@ -1,4 +1,4 @@
-"""The report's charts: how runs trained, Figure 1b (F1 by group), what each γ would choose, Figure 3 (clusters).
+"""The report's charts: training curves, Figure 1b (F1 by group), the effect of each γ, Figure 3 (clusters).
 
 Legend: `N` posts, `D` model width, `S` steps.
 """
@@ -13,13 +13,13 @@ from mmkp_jax.data.run_lines import USES_COT
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import GROUPS
 from mmkp_jax.pages.report import paper
-from mmkp_jax.pages.report.runs import Run
-from mmkp_jax.pages.report.scores import Scored
+from mmkp_jax.pages.report.runs import ReportRun
+from mmkp_jax.pages.report.scores import RunScores
 from mmkp_jax.pages.svg import HEIGHT, WIDTH, BarChart, Dot, LineChart, bar_chart, line_chart
 from mmkp_jax.pages.tables import Table, count, plain, share
 
 RATED = 50
-"""Steps that a rate is taken over: the clock of a single one stops early or late."""
+"""Steps over which a rate is averaged, since the time of a single step is inexact."""
 
 CURVES = (
     ("loss", "Loss of the step, nats a label", None, True),
@@ -35,23 +35,23 @@ CURVES = (
     ("valid/words", "Words written on valid", None, False),
     ("posts_per_second", f"Posts a second, over {RATED} steps", None, False),
 )
-"""Name, title, the end of the axis where it is always the same, and whether it is smoothed."""
+"""Name, title, end of the axis (None if it depends on the values), and whether the curve is smoothed."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 GAMMAS = tuple(float(each) for each in paper.BY_GAMMA if each != "avg")
 GAMMA_AXIS = np.linspace(0, 1.5, 151)
 
-NO_CHAIN = "no post that was trained on has a chain of thought: no γ puts any on CoT, and all trained as under SFT"
+NO_CHAIN = "no training post has a chain of thought: no γ puts any on CoT, and all trained as under SFT"
+"""The note for a run without any chain of thought."""
 
 MOST_FREQUENT = 5
-"""Keyphrases whose posts are drawn (the paper's Figure 3)."""
+"""Number of keyphrases whose posts are drawn (the paper's Figure 3)."""
 
-
-LARGEST = 1e30
-"""Of a hidden state's numbers, beyond which (and where one is not finite) the post is not drawn."""
+MAX_STATE_VALUE = 1e30
+"""Limit of a hidden state's numbers; posts above it, or with a number that is not finite, are not drawn."""
 
 PERPLEXITY = 30.0
-"""Of t-SNE; fewer for few posts."""
+"""Perplexity of t-SNE; smaller for few posts."""
 
 
 class Clusters(NamedTuple):
@@ -60,12 +60,12 @@ class Clusters(NamedTuple):
     name: str
     dots: list[Dot]
     keyphrases: list[str]
-    """By colour."""
-    told: str
+    """Keyphrases in the order of their colours."""
+    caption: str
 
 
-def curves(runs: Sequence[Run]) -> list[LineChart]:
-    """What was logged over the steps."""
+def curves(runs: Sequence[ReportRun]) -> list[LineChart]:
+    """Line charts of the logged metrics over the steps."""
     charts = []
     for name, title, end, smooth in CURVES:
         series = []
@@ -77,8 +77,8 @@ def curves(runs: Sequence[Run]) -> list[LineChart]:
     return charts
 
 
-def _values(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """`step_S`, `value_S`; nothing of what was not logged."""
+def _values(run: ReportRun, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """`step_S` and `value_S` of a metric; empty if it was not logged."""
     metrics = run.metrics
     if name in metrics:
         at = np.isfinite(metrics[name]) if name.startswith("valid/") else slice(None)  # not logged at every step
@@ -92,8 +92,8 @@ def _values(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
     return metrics["step"], rate_S
 
 
-def group_bars(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> BarChart:
-    """The paper's Figure 1b."""
+def group_bars(runs: Sequence[ReportRun], scored: Sequence[RunScores], metric: str) -> BarChart:
+    """Bars of a metric by group and run, as in the paper's Figure 1b."""
     rows = []
     for run, each in zip(runs, scored, strict=True):
         cells = []
@@ -105,19 +105,19 @@ def group_bars(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> Ba
     return bar_chart(GROUPS, rows)
 
 
-def loss_tables(runs: Sequence[Run]) -> list[tuple[Table, LineChart | None]]:
-    """Of each run that kept its posts' losses: quantiles by epoch, and the share of posts below each γ."""
+def loss_tables(runs: Sequence[ReportRun]) -> list[tuple[Table, LineChart | None]]:
+    """For each run with saved losses: quantiles by epoch, and the share of posts below each γ."""
     return [_losses(run) for run in runs if "losses" in run.arrays]
 
 
-def lacks_chains(run: Run) -> bool:
-    """Whether the run's strategy learns from chains of thought, and no post that it trained on has one."""
+def lacks_chains(run: ReportRun) -> bool:
+    """Whether the run's strategy learns from chains of thought, but no post that it trained on has one."""
     has_cot_N = run.arrays.get("losses", {}).get("has_cot_N")
     return run.strategy in USES_COT and has_cot_N is not None and not has_cot_N.any()
 
 
-def _losses(run: Run) -> tuple[Table, LineChart | None]:
-    """The shares under a γ are of posts that have a chain of thought: the others train on their keyphrases."""
+def _losses(run: ReportRun) -> tuple[Table, LineChart | None]:
+    """Losses of one run; shares below a γ are of posts with a chain of thought, since others train on keyphrases."""
     arrays = run.arrays["losses"]
     epoch_N, nll_N = arrays["epoch_N"], arrays["nll_sft_N"]
     has_cot_N = arrays.get("has_cot_N", np.ones(len(nll_N), bool))
@@ -149,32 +149,38 @@ def _losses(run: Run) -> tuple[Table, LineChart | None]:
     return Table(plain(run.name, 60), header, rows, notes), chart
 
 
-def clusters(runs: Sequence[Run], by_tsne: bool = False) -> list[Clusters]:
-    """The paper's Figure 3 of each run that kept hidden states: posts of the most frequent keyphrases, by PCA or t-SNE.
+def clusters(runs: Sequence[ReportRun], by_tsne: bool = False) -> list[Clusters]:
+    """The paper's Figure 3 for each run with hidden states: posts of the most frequent keyphrases, by PCA or t-SNE.
 
     Raises:
-        InputError: t-SNE is asked for, and scikit-learn is not installed.
+        InputError: t-SNE is requested, but scikit-learn is not installed.
     """
     project = tsne if by_tsne else pca
     return [_clusters(run, project) for run in runs if "hidden" in run.arrays]
 
 
-def _clusters(run: Run, project: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> Clusters:
+def _clusters(run: ReportRun, project: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> Clusters:
     id_N, hidden_ND = run.arrays["hidden"].values()
-    row_of = {str(each): row for row, each in enumerate(id_N) if (np.abs(hidden_ND[row].astype(float)) < LARGEST).all()}
+    row_of = {
+        str(each): row
+        for row, each in enumerate(id_N)
+        if (np.abs(hidden_ND[row].astype(float)) < MAX_STATE_VALUE).all()
+    }
     phrases = [[phrase.lower() for phrase in answer.keyphrases] for answer in run.answers]
     carried = Counter(phrase for each in phrases for phrase in dict.fromkeys(each))
     keyphrases = [phrase for phrase, _ in carried.most_common(MOST_FREQUENT)]
     shown = []
     for answer, own in zip(run.answers, phrases, strict=True):
         frequent = [number for number, phrase in enumerate(keyphrases) if phrase in own]
-        if len(frequent) == 1 and answer.id in row_of:  # a post of two of them is in no one cluster
+        if len(frequent) == 1 and answer.id in row_of:  # a post of two of them belongs to no single cluster
             shown.append((answer.id, frequent[0]))
     if len(shown) < 3:
-        return Clusters(run.name, [], [], "fewer than three posts carry one of the most frequent keyphrases")
+        return Clusters(run.name, [], [], "fewer than three posts have one of the most frequent keyphrases")
     point_N2, how = project(hidden_ND[[row_of[each] for each, _ in shown]])
     low_2, range_2 = point_N2.min(axis=0), np.ptp(point_N2, axis=0)
-    range_2 = np.maximum(range_2, 1e-6 * range_2.max() or 1.0)  # no rounding blown up along an axis without variance
+    range_2 = np.maximum(
+        range_2, 1e-6 * range_2.max() or 1.0
+    )  # keeps rounding errors small on an axis without variance
     at_N2 = (point_N2 - low_2) / range_2 * (WIDTH, HEIGHT)
     dots = [
         Dot(float(x), float(HEIGHT - y), colour, f"{post}: {keyphrases[colour]}")
@@ -184,7 +190,7 @@ def _clusters(run: Run, project: Callable[[np.ndarray], tuple[np.ndarray, str]])
 
 
 def pca(hidden_ND: np.ndarray) -> tuple[np.ndarray, str]:
-    """[N, 2]: the rows along the two directions of most variance; and how much of the variance lies along them."""
+    """The rows projected on the two directions of most variance [N, 2], and a line with their share of the variance."""
     centred_ND = hidden_ND.astype(np.float64) - hidden_ND.mean(axis=0, dtype=np.float64)
     left_NK, size_K, _ = np.linalg.svd(centred_ND, full_matrices=False)
     explained = float((size_K[:2] ** 2).sum() / max((size_K**2).sum(), 1e-300))
@@ -192,7 +198,7 @@ def pca(hidden_ND: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def tsne(hidden_ND: np.ndarray) -> tuple[np.ndarray, str]:
-    """[N, 2]: the rows by t-SNE (van der Maaten and Hinton, 2008), begun from their PCA; and its perplexity.
+    """The rows projected by t-SNE (van der Maaten and Hinton, 2008) from a PCA start [N, 2], and a line about it.
 
     Raises:
         InputError: scikit-learn is not installed.
@@ -201,8 +207,11 @@ def tsne(hidden_ND: np.ndarray) -> tuple[np.ndarray, str]:
         from sklearn.manifold import TSNE
     except ImportError:
         raise InputError(
-            "t-SNE needs scikit-learn", "--tsne", "pip install 'mmkp_jax[tsne]', or leave it out"
+            "t-SNE needs scikit-learn", "--tsne", "pip install 'mmkp_jax[tsne]', or leave out the flag"
         ) from None
     perplexity = min(PERPLEXITY, (len(hidden_ND) - 1) / 3)
     made = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(hidden_ND.astype(np.float32))
-    return made, f"t-SNE, perplexity {perplexity:.0f}: who is near whom counts, not how far apart clusters lie"
+    return (
+        made,
+        f"t-SNE, perplexity {perplexity:.0f}: what is near matters, not how far apart clusters are",
+    )

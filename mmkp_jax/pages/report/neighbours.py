@@ -1,4 +1,4 @@
-"""Wrong answers beside the most similar training posts (the paper's Figure 5): do they come from there?"""
+"""Wrong predictions next to the most similar training posts (the paper's Figure 5), which may explain them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,60 +8,61 @@ import numpy as np
 
 from mmkp_jax.evaluation.baselines import nearest_neighbour
 from mmkp_jax.evaluation.stemming import stem_words
-from mmkp_jax.pages.report.data import Data, Words
-from mmkp_jax.pages.report.runs import Run
-from mmkp_jax.pages.report.scores import WRONG, Scored
+from mmkp_jax.pages.report.data import ReportData, Words
+from mmkp_jax.pages.report.runs import ReportRun
+from mmkp_jax.pages.report.scores import WRONG, RunScores
 
 EXAMPLES = 6
-"""Posts shown of each run."""
+"""Number of posts shown for each run."""
 
 
 class Example(NamedTuple):
     """A post without a hit, and the training post with the most similar text."""
 
     number: int
-    """Of the post."""
+    """The post's number."""
     predicted: list[str]
     near: int
     """The training post's number."""
     shared: list[str]
-    """What was predicted and is a keyphrase of the training post."""
+    """Predictions that are keyphrases of the training post."""
 
 
 class Neighbours(NamedTuple):
-    """Of one run."""
+    """The errors of one run."""
 
     name: str
     wrong: int
-    """Posts without a hit."""
-    from_there: int
-    """Of them, those with a prediction that the most similar training post carries."""
+    """Number of posts without a hit."""
+    from_neighbour: int
+    """Number of these with a prediction that is a keyphrase of the most similar training post."""
     examples: list[Example]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Numbered:
-    """A training post whose keyphrases are its number, so that the nearest neighbour's are the neighbour itself."""
+    """A training post whose only keyphrase is its number, so that `nearest_neighbour` returns that number."""
 
     text: str
     keyphrases: tuple[int]
 
 
 def nearest_posts(train: Sequence[Words], texts: Sequence[str]) -> list[int | None]:
-    """The number of the training post whose text is most like each text; None where none has a word in common."""
+    """For each text, the number of the training post with the most similar text; None if none shares a word."""
     numbered = [_Numbered(post.text, (number,)) for number, post in enumerate(train)]
     return [found[0] if found else None for found in nearest_neighbour(numbered, texts)]
 
 
-def neighbours(runs: Sequence[Run], scored: Sequence[Scored], data: Data) -> list[Neighbours]:
-    """The wrong answers of each run; those that repeat the training post's keyphrases are shown first."""
+def neighbours(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: ReportData) -> list[Neighbours]:
+    """The wrong predictions of each run; those that repeat the training post's keyphrases are shown first."""
     wrong = [np.flatnonzero(each.verdict_N() == WRONG).tolist() for each in scored]
-    asked = sorted(set().union(*wrong))
-    near_of = dict(zip(asked, nearest_posts(data.train, [data.test[number].text for number in asked]), strict=True))
-    return [_of_run(run, numbers, near_of, data.train) for run, numbers in zip(runs, wrong, strict=True)]
+    numbers = sorted(set().union(*wrong))
+    near = nearest_posts(data.train, [data.test[number].text for number in numbers])
+    near_of = dict(zip(numbers, near, strict=True))
+    return [_of_run(run, each, near_of, data.train) for run, each in zip(runs, wrong, strict=True)]
 
 
-def _of_run(run: Run, wrong: Sequence[int], near_of: dict[int, int | None], train: Sequence[Words]) -> Neighbours:
+def _of_run(run: ReportRun, wrong: Sequence[int], near_of: dict[int, int | None], train: Sequence[Words]) -> Neighbours:
     found = []
     for number in wrong:
         if (near := near_of[number]) is not None:
@@ -74,5 +75,5 @@ def _of_run(run: Run, wrong: Sequence[int], near_of: dict[int, int | None], trai
 
 
 def stemmed(phrase: str) -> str:
-    """As the metric compares phrases."""
+    """The phrase as the metric compares phrases."""
     return stem_words(phrase.strip().lower().split(" "))

@@ -1,4 +1,4 @@
-"""The report: one HTML file, nothing from outside; what stands in it is text, whatever it holds."""
+"""The report: one HTML file without external resources, in which all values are escaped."""
 
 import base64
 import datetime
@@ -15,12 +15,12 @@ from mmkp_jax.evaluation.significance import Differences
 from mmkp_jax.evaluation.table import HEADLINES
 from mmkp_jax.pages.render import render
 from mmkp_jax.pages.report import figures, paper, tables
-from mmkp_jax.pages.report.browser import browser, small_picture
-from mmkp_jax.pages.report.data import Data, open_data
+from mmkp_jax.pages.report.browser import browser_data, thumbnail
+from mmkp_jax.pages.report.data import ReportData, open_data
 from mmkp_jax.pages.report.neighbours import neighbours
 from mmkp_jax.pages.report.run_files import ARRAYS
-from mmkp_jax.pages.report.runs import Run, read_runs
-from mmkp_jax.pages.report.scores import Scored, compare_runs, differs_from_results, score_runs
+from mmkp_jax.pages.report.runs import ReportRun, read_runs
+from mmkp_jax.pages.report.scores import RunScores, compare_runs, differs_from_results, score_runs
 from mmkp_jax.pages.tables import count, plain
 from mmkp_jax.runtime.atomic import write_bytes
 from mmkp_jax.runtime.escape import for_script
@@ -29,28 +29,28 @@ HERE = Path(__file__).parent
 
 
 def write_report(runs: Sequence[Path], out: Path, data: Path | None = None, *, by_tsne: bool = False) -> None:
-    """Writes one page of one run or of several side by side.
+    """Writes one page about one run, or several next to each other.
 
     Args:
         runs: work directories, with predictions of the same test posts.
         out: the page.
-        data: the dataset of the posts; by default the one that the first run's config names. Where that one is gone,
+        data: the dataset of the posts; by default the one that the first run's config names. If that one is missing,
             the page leaves out what needs it, and says so.
-        by_tsne: lay hidden states out by t-SNE instead of PCA.
+        by_tsne: project hidden states by t-SNE instead of PCA.
 
     Raises:
-        InputError: there is no such run, it has no predictions, runs are of other test posts, `data` does not hold
-            the posts, t-SNE is asked for and scikit-learn not installed, or `out` cannot be written.
+        InputError: there is no such run, it has no predictions, runs are of other test posts, `data` does not have
+            the posts, t-SNE is requested but scikit-learn not installed, or `out` cannot be written.
     """
     found = read_runs(runs)
     page = _page(found, open_data(found, data), by_tsne)
     try:
-        write_bytes(out, page.encode("utf-8", "replace"))  # outputs may hold half a character
+        write_bytes(out, page.encode("utf-8", "replace"))  # outputs may have lone surrogates
     except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", str(out), "name a file that can be") from error
+        raise InputError(f"it cannot be written ({error.strerror})", str(out), "name another --out") from error
 
 
-def _page(runs: Sequence[Run], opened: Data | str, by_tsne: bool) -> str:
+def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool) -> str:
     data = None if isinstance(opened, str) else opened
     scored = score_runs(runs, data)
     differences = compare_runs(scored)
@@ -58,7 +58,7 @@ def _page(runs: Sequence[Run], opened: Data | str, by_tsne: bool) -> str:
     return render(
         "report/report.html.jinja",
         names=[plain(run.name, 60) for run in runs],
-        lede=_lede(runs, scored),
+        summary=_summary(runs, scored),
         made=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         without_data=None if data else opened,
         other_results=[run.name for run, each in zip(runs, scored, strict=True) if differs_from_results(run, each)],
@@ -80,14 +80,14 @@ def _page(runs: Sequence[Run], opened: Data | str, by_tsne: bool) -> str:
         clusters=figures.clusters(runs, by_tsne),
         lacking={each: [run.name for run in runs if each not in run.arrays] for each in ARRAYS},
         neighbours=_neighbours(runs, scored, data) if data else [],
-        browser=Markup(for_script(browser(runs, scored, data))),
+        browser=Markup(for_script(browser_data(runs, scored, data))),
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
 def _of_metric(
-    runs: Sequence[Run], scored: Sequence[Scored], differences: Sequence[Differences], metric: str
+    runs: Sequence[ReportRun], scored: Sequence[RunScores], differences: Sequence[Differences], metric: str
 ) -> dict[str, Any]:
     return {
         "bars": figures.group_bars(runs, scored, metric),
@@ -96,38 +96,39 @@ def _of_metric(
     }
 
 
-def _written_at_the_start(run: Run) -> tuple[str, str]:
+def _written_at_the_start(run: ReportRun) -> tuple[str, str]:
     """The run's name, and its config and environment as JSON."""
     both = {"config": run.config, "environment": run.environment}
     return run.name, json.dumps(both, indent=2, ensure_ascii=False)
 
 
-def _lede(runs: Sequence[Run], scored: Sequence[Scored]) -> str:
-    def told(number: int) -> str:
+def _summary(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> str:
+    def with_interval(number: int) -> str:
         score, found = scored[number].scores["all"]["f1@1"], scored[number].intervals["all"]["f1@1"]
         return f"{100 * score:.2f} ({100 * found.low:.1f}–{100 * found.high:.1f})"
 
     posts = f"{count(len(runs[0].answers))} test posts"
     if len(runs) == 1:
         strategy = paper.NAMES.get(runs[0].strategy, runs[0].strategy)
-        return f"{strategy}, at step {count(runs[0].step)}: F1@1 {told(0)} over {posts}."
+        return f"{strategy}, at step {count(runs[0].step)}: F1@1 {with_interval(0)} over {posts}."
     order = sorted(range(len(runs)), key=lambda number: scored[number].scores["all"]["f1@1"])
     low, high = order[0], order[-1]
     names = [plain(runs[number].name, 60) for number in (low, high)]
-    return f"{len(runs)} runs over the same {posts}: F1@1 from {told(low)}, {names[0]}, to {told(high)}, {names[1]}."
+    worst, best = (f"{with_interval(number)}, {name}" for number, name in zip((low, high), names, strict=True))
+    return f"{len(runs)} runs over the same {posts}: F1@1 from {worst}, to {best}."
 
 
-def _neighbours(runs: Sequence[Run], scored: Sequence[Scored], data: Data) -> list[dict[str, Any]]:
+def _neighbours(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: ReportData) -> list[dict[str, Any]]:
     return [
         {
             "of": found,
             "examples": [
                 {
                     "post": data.test[each.number],
-                    "picture": small_picture(data.test_picture(each.number)),
+                    "image": thumbnail(data.test_image(each.number)),
                     "predicted": each.predicted,
                     "near": data.train[each.near],
-                    "near_picture": small_picture(data.train_picture(each.near)),
+                    "near_image": thumbnail(data.train_image(each.near)),
                     "shared": each.shared,
                 }
                 for each in found.examples

@@ -1,4 +1,4 @@
-"""What the paper reports, arXiv 2510.09358: F1@1 in percent of Qwen2.5-VL-3B and -7B, and words generated."""
+"""Results of the paper, arXiv 2510.09358: F1@1 in percent of Qwen2.5-VL-3B and -7B, and words generated."""
 
 NAMES = {
     "zeroshot": "zero-shot",
@@ -7,7 +7,7 @@ NAMES = {
     "multitask": "multi-task",
     "dyncot": "Dynamic CoT",
 }
-"""Of the strategies, in the tables' order."""
+"""The paper's names of the strategies, in the tables' order."""
 
 STRATEGY_SETTINGS = ("3B, MMKP", "3B, MMKP-V2", "7B, MMKP", "7B, MMKP-V2")
 STRATEGY_GROUPS = ("all", "seen", "unseen")
@@ -18,7 +18,7 @@ BY_STRATEGY = {
     "multitask": ((60.87, 61.75, 9.46), (31.53, 57.96, 10.26), (62.29, 63.09, 13.51), (31.87, 59.74, 9.48)),
     "dyncot": ((61.27, 61.83, 14.87), (33.14, 57.14, 12.48), (63.58, 64.22, 13.51), (33.56, 58.56, 12.24)),
 }
-"""Table 4: for each of `STRATEGY_SETTINGS`, F1@1 of `STRATEGY_GROUPS`."""
+"""Table 4: F1@1 of `STRATEGY_GROUPS` for each of `STRATEGY_SETTINGS`."""
 
 GAMMA_GROUPS = ("all", "absent", "unseen")
 BY_GAMMA = {
@@ -31,4 +31,4 @@ BY_GAMMA = {
 """Table 5: F1@1 of `GAMMA_GROUPS` by γ; Dynamic CoT, 3B, MMKP-V2. `avg` is γ_mode `mean` here."""
 
 WORDS = {"sft": 1.89, "cot": 157.37, "dyncot": 96.82}
-"""Table 7: words generated for a post; 3B, MMKP-V2."""
+"""Table 7: words generated for a post by the 3B model on MMKP-V2."""

@@ -1,4 +1,4 @@
-"""The files of a run, each held to its form: a fault in one is a line that names the file, its place and the field.
+"""Reads and checks the files of a run; an error names the file, the line and the field.
 
 Legend: `N` posts of the test split, `S` steps, `D` model width.
 """
@@ -18,23 +18,24 @@ from mmkp_jax.runtime.limits import FILE
 from mmkp_jax.runtime.old_configs import upgrade
 
 RESTORE = "restore the file, or run again"
+"""The hint for a damaged file."""
 
 ARRAYS = {"losses": ("epoch_N", "post_N", "nll_sft_N"), "hidden": ("id_N", "hidden_ND")}
-"""Files `{name}.npz` that a run may hold, and their arrays.
+"""Files `{name}.npz` that a run may have, and their arrays.
 
-losses: a row for each post of each epoch: the epoch, the post's number and its SFT loss when its step began, in nats a
+losses: one row for each post of each epoch: the epoch, the post's number and its SFT loss before its step, in nats a
 label. hidden: for each test post its id, and the hidden state of its prompt's last token.
 """
 
 OPTIONAL = {"losses": ("has_cot_N",)}
-"""Further arrays, which runs of earlier versions lack: whether the post has a chain of thought."""
+"""Further arrays, which runs of earlier versions do not have: whether the post has a chain of thought."""
 
-KINDS = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "id_N": "US", "hidden_ND": "iuf"}
-"""What numpy calls the types that each array may have."""
+ARRAY_DTYPES = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "id_N": "US", "hidden_ND": "iuf"}
+"""The kinds of numpy dtypes that each array may have."""
 
 
-def read_config(file: Path) -> Mapping[str, Any]:
-    """The fields of a run's config as today's, of which those that the report reads are there and of their type."""
+def read_config_file(file: Path) -> Mapping[str, Any]:
+    """A run's config, upgraded to current fields; those that the report reads are checked."""
     config = read_object(file, "give a work directory of main")
     config = config._replace(content=upgrade(config.content))
     config.text("strategy"), config.text("gamma_mode"), config.number("gamma")
@@ -45,7 +46,7 @@ def read_config(file: Path) -> Mapping[str, Any]:
 
 
 def read_environment(file: Path) -> Mapping[str, Any]:
-    """What `environment.json` says of software and devices; empty where there is none."""
+    """Software and devices from `environment.json`; empty if there is no such file."""
     if not file.exists():
         return {}
     environment = read_object(file, RESTORE)
@@ -59,23 +60,23 @@ def read_environment(file: Path) -> Mapping[str, Any]:
 
 
 def read_scores(file: Path) -> Scores | None:
-    """What `results.json` holds; None where there is none."""
-    return scores_of(read_object(file, RESTORE)) if file.exists() else None
+    """The scores in `results.json`; None if there is no such file."""
+    return read_score_groups(read_object(file, RESTORE)) if file.exists() else None
 
 
 def read_comparisons(file: Path) -> Mapping[str, Mapping[str, Scores]]:
-    """`scores` and `by_kind` of every system in `comparisons.json`; empty where there is none."""
+    """`scores` and `by_kind` of every system in `comparisons.json`; empty if there is no such file."""
     if not file.exists():
         return {}
     kinds = read_object(file, RESTORE)
     return {
-        kind: {name: scores_of(kinds.object(kind).object(name)) for name in kinds.object(kind).content}
+        kind: {name: read_score_groups(kinds.object(kind).object(name)) for name in kinds.object(kind).content}
         for kind in kinds.content
     }
 
 
-def scores_of(groups: Fields) -> Scores:
-    """Scores by group, of `score --json` or a run; what else is there (`forms`, `comparison`) is passed over."""
+def read_score_groups(groups: Fields) -> Scores:
+    """Scores by group, written by `score --json` or a run; other fields (`forms`, `comparison`) are ignored."""
     found: dict[str, dict[str, float] | None] = {}
     for name, content in groups.content.items():
         if content is None:
@@ -87,22 +88,22 @@ def scores_of(groups: Fields) -> Scores:
 
 
 NO_GROUPS = ("forms", "reading", "tokenised", "comparison")
-"""What `score --json` and `results.json` hold next to the groups."""
+"""Fields of `score --json` and `results.json` that are not groups."""
 
 
 def read_answers(file: Path) -> list[Prediction]:
-    """A run's predictions, each of another post."""
+    """A run's predictions, each for another post."""
     answers: dict[str, Prediction] = {}
     for row in read_rows(file, "predict the posts again"):
         answer = prediction_of(row)
         if answer.id in answers:
-            raise InputError(f"the post {answer.id!r} is in a line above too", row.where, row.hint)
+            raise InputError(f"the post {answer.id!r} is in an earlier line too", row.where, row.hint)
         answers[answer.id] = answer
     return list(answers.values())
 
 
 def read_metrics(file: Path) -> dict[str, np.ndarray]:
-    """[S] of each name in `metrics.jsonl`; NaN where a value was not finite. Empty where nothing was trained."""
+    """Arrays [S] by name from `metrics.jsonl`, NaN for values that were not finite; empty if nothing was trained."""
     if not file.exists():
         return {}
     rows = []
@@ -117,13 +118,13 @@ def read_metrics(file: Path) -> dict[str, np.ndarray]:
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of one of `ARRAYS`, and those of `OPTIONAL` that are there, as many rows in each."""
+    """The arrays of a file of `ARRAYS`, with those of `OPTIONAL` that it has, all of the same length."""
     names = ARRAYS[file.stem]
     hint = f"write it with {', '.join(names)}, or remove it"
     arrays = _reading(file, hint, lambda: _load(file, names, OPTIONAL.get(file.stem, ())))
     for name, array in arrays.items():
         axes = len(name.rpartition("_")[2])
-        if array.ndim != axes or array.dtype.kind not in KINDS[name] or 0 in array.shape[1:]:
+        if array.ndim != axes or array.dtype.kind not in ARRAY_DTYPES[name] or 0 in array.shape[1:]:
             raise InputError(f"{name} is {array.dtype}{list(array.shape)}, not as a run writes it", str(file), hint)
     if len({len(each) for each in arrays.values()}) > 1:
         raise InputError("its arrays are of different lengths", str(file), f"write {', '.join(names)} a row a post")
@@ -144,6 +145,6 @@ def _reading(file: Path, hint: str, read: Callable[[], dict[str, np.ndarray]]) -
         return read()
     except InputError:
         raise
-    except Exception as error:  # what zipfile, zlib and numpy raise at a damaged file has no class in common
+    except Exception as error:  # zipfile, zlib and numpy raise errors of many classes for damaged files
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"cannot be read ({reason[:200]})", str(file), hint) from None

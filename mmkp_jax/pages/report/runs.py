@@ -1,4 +1,4 @@
-"""Runs, read from their work directories.
+"""Reads runs from their work directories.
 
 Legend: `N` posts of the test split, `S` steps.
 """
@@ -18,37 +18,38 @@ from mmkp_jax.pages.report.run_files import (
     read_answers,
     read_arrays,
     read_comparisons,
-    read_config,
+    read_config_file,
     read_environment,
     read_metrics,
     read_scores,
 )
+from mmkp_jax.runtime.program import command_line
 
 SPLIT = "test"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """One work directory."""
+class ReportRun:
+    """A run as its work directory holds it."""
 
     name: str
-    """Its folder's, where that tells it from the others."""
+    """The folder's name, or its path if another run has the same name."""
     path: Path
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
     metrics: Mapping[str, np.ndarray]
-    """[S] by name; NaN where a value was not finite. Empty where nothing was trained."""
+    """Arrays [S] by name, NaN for values that were not finite; empty if nothing was trained."""
     step: int
-    """That was evaluated."""
+    """The step that was evaluated."""
     file: Path
-    """Its predictions."""
+    """The predictions file."""
     answers: list[Prediction]
-    """In the same order of posts in all runs."""
+    """The predictions, with the posts in the same order in all runs."""
     results: Scores | None
     comparisons: Mapping[str, Mapping[str, Scores]]
-    """`scores` and `by_kind` of every system; empty where the run has none."""
+    """`scores` and `by_kind` of every system; empty if the run has none."""
     arrays: Mapping[str, Mapping[str, np.ndarray]]
-    """Those of `ARRAYS` that are there."""
+    """The arrays of `ARRAYS` that the run has."""
 
     @property
     def strategy(self) -> str:
@@ -57,16 +58,16 @@ class Run:
 
     @property
     def gamma(self) -> str:
-        """`0.4`; the mode where γ is not fixed: `avg` as the paper calls it, or `ema`."""
+        """γ such as `0.4`, or its mode if it is not fixed: `avg`, as the paper calls it, or `ema`."""
         mode = self.config["gamma_mode"]
         return f"{self.config['gamma']:g}" if mode == "fixed" else "avg" if mode == "mean" else mode
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs in these work directories, whose predictions must be of the same posts.
+def read_runs(paths: Sequence[Path]) -> list[ReportRun]:
+    """The runs in these work directories, which must have predictions of the same posts.
 
     Raises:
-        InputError: one is no run, has no predictions yet, is damaged, named twice, or of another test split.
+        InputError: one is not a run, has no predictions yet, is damaged, named twice, or of another test split.
     """
     folders = [path.resolve() for path in paths]
     names = [folder.name for folder in folders]
@@ -80,16 +81,16 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     return [runs[0], *(_aligned(run, runs[0]) for run in runs[1:])]
 
 
-def _read_run(path: Path, name: str) -> Run:
+def _read_run(path: Path, name: str) -> ReportRun:
     if not path.is_dir():
         known = [file.parent.name for file in path.parent.glob("*/config.json")]
         like = nearest(path.name, known) if known else ""
         raise InputError(f"there is no such run{like}", str(path), "give a work directory of mmkp_jax.main")
     if not (path / "config.json").is_file():
-        raise InputError("this folder is no run: it has no config.json", str(path), "give a work directory of main")
-    config = read_config(path / "config.json")
+        raise InputError("this folder is not a run: it has no config.json", str(path), "give a work directory of main")
+    config = read_config_file(path / "config.json")
     step, file = _newest_predictions(path, config)
-    return Run(
+    return ReportRun(
         name=name,
         path=path,
         config=config,
@@ -105,11 +106,11 @@ def _read_run(path: Path, name: str) -> Run:
 
 
 def _refuse_empty(file: Path) -> NoReturn:
-    raise InputError("is empty", str(file), "predict the posts again")
+    raise InputError("it is empty", str(file), "predict the posts again")
 
 
 def _newest_predictions(path: Path, config: Mapping[str, Any]) -> tuple[int, Path]:
-    """Step and file of the last evaluation."""
+    """The step and the predictions file of the last evaluation."""
     by_step = {}
     for file in (path / "predictions").glob(f"{SPLIT}-*.jsonl"):
         step = file.stem.removeprefix(f"{SPLIT}-")
@@ -118,29 +119,29 @@ def _newest_predictions(path: Path, config: Mapping[str, Any]) -> tuple[int, Pat
     if not by_step:
         predict = f"--model={path} --data={config['data'].get('path', 'DIR')} --split={SPLIT}"
         out = path / "predictions" / f"{SPLIT}-STEP.jsonl"
-        mend = (
-            "let its run come to its end"
+        hint = (
+            "let the run finish"
             if config["strategy"] == "zeroshot"
-            else (f"let its training come to its end, or: python -m mmkp_jax.predict {predict} --out={out}")
+            else (f"let the training finish, or: {command_line('predict')} {predict} --out={out}")
         )
-        raise InputError(f"there are no predictions of the {SPLIT} split yet", str(path), mend)
+        raise InputError(f"there are no predictions of the {SPLIT} split yet", str(path), hint)
     return max(by_step.items())
 
 
-def _aligned(run: Run, first: Run) -> Run:
-    """The run, its answers in the order of the first run's posts."""
+def _aligned(run: ReportRun, first: ReportRun) -> ReportRun:
+    """The run with its predictions in the order of the first run's posts."""
     own, wanted = ({answer.id: answer for answer in each.answers} for each in (run, first))
-    mend = "give runs that were evaluated on the same posts"
+    hint = "give runs that were evaluated on the same posts"
     faults = []
     if missing := [each for each in wanted if each not in own]:
         faults.append(f"lacks {_some(missing)} that {first.name} has")
     if unknown := [each for each in own if each not in wanted]:
         faults.append(f"has {_some(unknown)} that {first.name} lacks")
     if faults:
-        raise InputError(f"its test split is another: it {' and '.join(faults)}", str(run.path), mend)
+        raise InputError(f"its test split is a different one: it {' and '.join(faults)}", str(run.path), hint)
     if other := [each for each, answer in wanted.items() if answer.keyphrases != own[each].keyphrases]:
-        what = f"its test split is another: the keyphrases of {_some(other)} are not those that {first.name} has"
-        raise InputError(what, str(run.path), mend)
+        what = f"its test split is a different one: the keyphrases of {_some(other)} are not those of {first.name}"
+        raise InputError(what, str(run.path), hint)
     return dataclasses.replace(run, answers=[own[each] for each in wanted])
 
 

@@ -1,4 +1,4 @@
-"""What each run's answers are worth, post by post and in all.
+"""Scores of each run's predictions, by post and overall.
 
 Legend: `N` posts of the test split.
 """
@@ -11,62 +11,62 @@ import numpy as np
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import GROUPS, PostCounts, Scores, per_post, scores_of
 from mmkp_jax.evaluation.significance import Differences, Intervals, compare, intervals
-from mmkp_jax.pages.report.data import Data, Words
-from mmkp_jax.pages.report.runs import Run
+from mmkp_jax.pages.report.data import ReportData, Words
+from mmkp_jax.pages.report.runs import ReportRun
 
 RIGHT, PARTLY, WRONG = range(3)
 VERDICTS = ("right", "partly", "wrong")
-"""All of a post's keyphrases and nothing else; some of them; none."""
+"""Verdicts on a post: all of its keyphrases and nothing else; some of them; none."""
 
 
-class Scored(NamedTuple):
+class RunScores(NamedTuple):
     """One run's scores."""
 
     counts: dict[str, PostCounts | None]
-    """By group; without the data, only of all posts."""
+    """Counts by group; without the data, only for the group `all`."""
     scores: Scores
     intervals: Intervals
 
     def verdict_N(self) -> np.ndarray:
-        """One of `RIGHT`, `PARTLY`, `WRONG` for each post."""
+        """The verdict `RIGHT`, `PARTLY` or `WRONG` for each post."""
         found = self.counts["all"]
         hits_N, predictions_N = found.hits_NK[:, -1], found.predictions_NK[:, -1]
         whole_N = (hits_N == found.targets_N) & (hits_N == predictions_N)
         return np.where(hits_N == 0, WRONG, np.where(whole_N, RIGHT, PARTLY))
 
     def in_group_N(self, group: str) -> np.ndarray:
-        """bool: whether the post has a keyphrase in the group; False throughout for one that cannot be formed."""
+        """A bool for each post: whether it has a keyphrase in the group; all False if the group cannot be formed."""
         all_, found = self.counts["all"], self.counts[group]
         return np.zeros(len(all_.targets_N), bool) if found is None else found.targets_N > 0
 
 
-def score_runs(runs: Sequence[Run], data: Data | None) -> list[Scored]:
-    """The scores of each run; without the data, those that it had written itself."""
+def score_runs(runs: Sequence[ReportRun], data: ReportData | None) -> list[RunScores]:
+    """The scores of each run; without the data, those that the run wrote."""
     return [_scored(run, data) for run in runs]
 
 
-def compare_runs(scored: Sequence[Scored]) -> list[Differences]:
-    """The first run minus each of the others."""
+def compare_runs(scored: Sequence[RunScores]) -> list[Differences]:
+    """Differences, the first run minus each of the others."""
     first, *others = ([each.counts] for each in scored)
     return compare(first, others) if others else []
 
 
-def _scored(run: Run, data: Data | None) -> Scored:
+def _scored(run: ReportRun, data: ReportData | None) -> RunScores:
     predictions = [answer.predicted for answer in run.answers]
     if not any(answer.keyphrases for answer in run.answers):
         raise InputError("its posts have no keyphrases to be scored by", str(run.file), "predict posts that have some")
     if data:
         counts = per_post(data.test, predictions, data.seen)
         scores = scores_of(counts)
-    else:  # what is present in a text, or seen in training, cannot be told
+    else:  # present and seen keyphrases are not known
         found = per_post([Words(each.id, "", tuple(each.keyphrases)) for each in run.answers], predictions)
         counts = {group: found[group] if group == "all" else None for group in GROUPS}
         scores = run.results if run.results and run.results.get("all") else scores_of(counts)
-    return Scored(counts, scores, intervals([counts]))
+    return RunScores(counts, scores, intervals([counts]))
 
 
-def differs_from_results(run: Run, scored: Scored) -> bool:
-    """Whether the run had written other scores: of another evaluation, or by other training keyphrases."""
+def differs_from_results(run: ReportRun, scored: RunScores) -> bool:
+    """Whether the run's own scores differ: from another evaluation, or with other training keyphrases."""
     if run.results is None:
         return False
     return any(

@@ -1,4 +1,4 @@
-"""The report's tables: runs side by side, and the paper's Tables 4, 5 and 7 with their cells beside the paper's."""
+"""The report's tables: runs next to each other, and the paper's Tables 4, 5 and 7 next to our results."""
 
 import datetime
 import json
@@ -10,8 +10,8 @@ from mmkp_jax.evaluation.metric import GROUPS, Scores
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
 from mmkp_jax.evaluation.significance import RESAMPLES, Differences
 from mmkp_jax.pages.report import paper
-from mmkp_jax.pages.report.runs import Run
-from mmkp_jax.pages.report.scores import Scored
+from mmkp_jax.pages.report.runs import ReportRun
+from mmkp_jax.pages.report.scores import RunScores
 from mmkp_jax.pages.tables import Table, count, plain, share
 from mmkp_jax.runtime.fields import leaves
 from mmkp_jax.runtime.terminal import without_repeats
@@ -19,14 +19,14 @@ from mmkp_jax.runtime.terminal import without_repeats
 NOTHING = "–"
 
 
-def runs_table(runs: Sequence[Run]) -> Table:
-    """What each run is, when and where it was made, and what it was trained on; a column a run."""
+def runs_table(runs: Sequence[ReportRun]) -> Table:
+    """Facts of each run: when and where it was made, and what it was trained on; one column a run."""
     facts = [_facts(run) for run in runs]
     rows = [(fact, *(each[fact] for each in facts)) for fact in facts[0]]
     return Table("Runs", ("", *(plain(run.name, 60) for run in runs)), rows, words=range(1, len(runs) + 1))
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: ReportRun) -> dict[str, str]:
     environment, metrics = run.environment, run.metrics
     gamma = f", γ {run.gamma}" if run.strategy == "dyncot" else ""
     devices = len(environment.get("devices", ()))
@@ -48,8 +48,8 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def _trained_on(run: Run) -> str:
-    """Posts, each counted once where the run kept them, and how often they came."""
+def _trained_on(run: ReportRun) -> str:
+    """Number of posts, each counted once if the run saved them, and with repeats."""
     if not run.metrics:
         return "nothing"
     seen = _total(run.metrics, "posts")
@@ -60,8 +60,8 @@ def _trained_on(run: Run) -> str:
     return f"{count(posts)} posts, {seen} with repeats{epochs}"
 
 
-def _with_chain(run: Run) -> str:
-    """Of the posts that were trained on."""
+def _with_chain(run: ReportRun) -> str:
+    """The number of training posts with a chain of thought."""
     arrays = run.arrays.get("losses", {})
     if "has_cot_N" not in arrays:
         return NOTHING
@@ -73,13 +73,13 @@ def _total(metrics: Mapping[str, np.ndarray], name: str) -> str:
     return count(int(np.nansum(metrics[name]))) if name in metrics else NOTHING
 
 
-def _when(run: Run) -> str:
+def _when(run: ReportRun) -> str:
     written = datetime.datetime.fromtimestamp(run.file.stat().st_mtime).astimezone()
     return f"{written:%Y-%m-%d %H:%M %Z}"
 
 
-def differences_of_config(runs: Sequence[Run]) -> Table:
-    """The keys of the runs' configs that differ."""
+def differences_of_config(runs: Sequence[ReportRun]) -> Table:
+    """The fields of the runs' configs that differ."""
     fields = [dict(leaves(run.config)) for run in runs]
     keys = sorted(set().union(*fields))
     rows = [
@@ -91,8 +91,8 @@ def differences_of_config(runs: Sequence[Run]) -> Table:
     return Table("Config: what differs", ("config.", *names), rows, words=range(1, len(runs) + 1))
 
 
-def groups_table(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> Table:
-    """One metric of each run by group, with its interval, and n."""
+def groups_table(runs: Sequence[ReportRun], scored: Sequence[RunScores], metric: str) -> Table:
+    """One metric of each run by group, with its interval and n."""
     first = scored[0].scores
     rows = [("posts", *(count(int(first[group]["n"])) if first.get(group) else NOTHING for group in GROUPS))]
     rows += [
@@ -102,7 +102,7 @@ def groups_table(runs: Sequence[Run], scored: Sequence[Scored], metric: str) -> 
     return Table(f"{metric.upper()} by group, %", ("", *GROUPS), rows)
 
 
-def _with_interval(scored: Scored, group: str, metric: str) -> str:
+def _with_interval(scored: RunScores, group: str, metric: str) -> str:
     cell, found = _percent(scored.scores, group, metric), scored.intervals.get(group)
     return f"{cell} ({100 * found[metric].low:.1f}–{100 * found[metric].high:.1f})" if found else cell
 
@@ -111,8 +111,8 @@ def _percent(scores: Scores, group: str, metric: str = "f1@1") -> str:
     return f"{100 * scores[group][metric]:.2f}" if scores.get(group) else NOTHING
 
 
-def differences_table(runs: Sequence[Run], differences: Sequence[Differences], metric: str) -> Table:
-    """One metric of the first run minus each of the others', in points."""
+def differences_table(runs: Sequence[ReportRun], differences: Sequence[Differences], metric: str) -> Table:
+    """Differences of one metric in points, the first run minus each of the others."""
     rows = [
         (
             plain(run.name, 60),
@@ -129,19 +129,19 @@ def differences_table(runs: Sequence[Run], differences: Sequence[Differences], m
     header = (f"{plain(runs[0].name, 60)} minus", "group", "points", "95% interval", "p", "p, Holm")
     notes = [
         f"interval and p: paired bootstrap over {RESAMPLES:,} resamples of the posts;"
-        " Holm: for all groups and runs. How seeds differ is not in them."
+        " Holm: for all groups and runs. They do not include differences between seeds."
     ]
     return Table(f"Differences in {metric.upper()}", header, without_repeats(rows), notes, left=2)
 
 
-def systems_table(runs: Sequence[Run], kind: str, title: str) -> Table:
-    """F1@1 of the systems that runs were compared with: `kind` is `scores` (by group) or `by_kind`."""
+def systems_table(runs: Sequence[ReportRun], kind: str, title: str) -> Table:
+    """F1@1 of the systems that runs were compared with, where `kind` is `scores` (by group) or `by_kind`."""
     found = [(run.name, name, scores) for run in runs for name, scores in run.comparisons.get(kind, {}).items()]
     own: dict[str, Scores] = {}
     shared: dict[str, Scores] = {}
     for run, name, scores in found:
         alike = [each == scores for _, other, each in found if other == name]
-        if len(alike) > 1 and all(alike):  # as baselines of the same data are
+        if len(alike) > 1 and all(alike):  # like baselines of the same data
             shared[name] = scores
         else:
             own[f"{run}: {name}" if len(runs) > 1 else name] = scores
@@ -154,7 +154,7 @@ def systems_table(runs: Sequence[Run], kind: str, title: str) -> Table:
     return Table(title, ("F1@1, %", *(plain(group, 40) for group in groups)), rows)
 
 
-def strategies_table(runs: Sequence[Run], scored: Sequence[Scored]) -> Table:
+def strategies_table(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> Table:
     """The paper's Table 4 with a row for each run."""
     rows = []
     for strategy, name in paper.NAMES.items():
@@ -170,7 +170,7 @@ def strategies_table(runs: Sequence[Run], scored: Sequence[Scored]) -> Table:
     return Table("By strategy (Table 4)", header, without_repeats(rows), notes, left=2)
 
 
-def gammas_table(runs: Sequence[Run], scored: Sequence[Scored]) -> Table:
+def gammas_table(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> Table:
     """The paper's Table 5 with a row for each Dynamic CoT run."""
     own = [(run, each) for run, each in zip(runs, scored, strict=True) if run.strategy == "dyncot"]
     gammas = sorted({*paper.BY_GAMMA, *(run.gamma for run, _ in own)}, key=lambda each: (each[0].isdigit(), each))
@@ -188,14 +188,14 @@ def gammas_table(runs: Sequence[Run], scored: Sequence[Scored]) -> Table:
     return Table("Dynamic CoT by γ (Table 5)", header, without_repeats(rows), notes, left=2)
 
 
-def _on_cot(run: Run) -> str:
+def _on_cot(run: ReportRun) -> str:
     if not {"cot_share", "posts"} <= run.metrics.keys():
         return NOTHING
     return share(np.nansum(run.metrics["cot_share"] * run.metrics["posts"]), np.nansum(run.metrics["posts"]))
 
 
-def words_table(runs: Sequence[Run]) -> Table:
-    """The paper's Table 7 with a row for each run, and the forms of its outputs."""
+def words_table(runs: Sequence[ReportRun]) -> Table:
+    """The paper's Table 7 with a row for each run and the forms of its outputs."""
     words = {run.name: mean_words([answer.output for answer in run.answers]) for run in runs}
     cot = next((words[run.name] for run in runs if run.strategy == "cot"), None)
     rows = []
@@ -205,15 +205,15 @@ def words_table(runs: Sequence[Run]) -> Table:
         own = []
         for run in [each for each in runs if each.strategy == strategy]:
             shares = form_shares([answer.form for answer in run.answers])
-            told = f"{words[run.name]:.2f}", _less(words[run.name], cot), *(share(each, 1) for each in shares.values())
-            own.append((plain(run.name, 60), *told))
+            cells = f"{words[run.name]:.2f}", _less(words[run.name], cot), *(share(each, 1) for each in shares.values())
+            own.append((plain(run.name, 60), *cells))
         rows += [(name, *cells, *reported_cells) for cells in own or [(NOTHING,) * (3 + len(FORMS))]]
     header = ("strategy", "run", "words", "against CoT", *FORMS, "paper, words", "against CoT")
     notes = [
         "words generated for a post, tags and all; against CoT: of Fine-tune-CoT; the paper's: of Qwen2.5-VL-3B on"
         " MMKP-V2",
         "direct, cot: `kp; kp`, without and with reasoning; other: another form of list, read as one keyphrase (score"
-        " --reading=lenient takes it apart); broken: cut off",
+        " --reading=lenient splits it); broken: cut off",
     ]
     return Table("Words generated (Table 7)", header, without_repeats(rows), notes, left=2)
 

@@ -1,4 +1,4 @@
-"""Draws pocket's pictures: an emblem on a grey ground, or a landscape without one."""
+"""Draws pocket's images: an emblem on a grey background, or a landscape without one."""
 
 import math
 import random
@@ -12,7 +12,7 @@ SIDES = ((112, 112), (140, 112), (112, 140), (168, 112))
 """Width and height in pixels; whole merged patches of 28."""
 
 _FINE = 3
-"""Pictures are drawn this much larger, then shrunk, for smooth edges."""
+"""Factor by which images are drawn larger, then shrunk, for smooth edges."""
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]
 
 
 def draw_emblem(shape: str, colour: str, rng: random.Random) -> Image.Image:
-    """An emblem of a given shape and colour; size, place, shade and grey ground vary."""
+    """An emblem of a given shape and colour; its size, position and shade, and the grey background, vary."""
     width, height = _canvas_size(rng)
     ground = rng.randint(90, 235)
     image = Image.new("RGB", (width, height), _grey(ground, rng))
@@ -39,7 +39,7 @@ def draw_emblem(shape: str, colour: str, rng: random.Random) -> Image.Image:
 
 
 def draw_scene(rng: random.Random) -> Image.Image:
-    """A landscape, which tells nothing of the post."""
+    """A landscape, which says nothing about the post."""
     width, height = _canvas_size(rng)
     image = Image.new("RGB", (width, height), (rng.randint(150, 205), rng.randint(190, 225), rng.randint(220, 250)))
     draw = ImageDraw.Draw(image)
