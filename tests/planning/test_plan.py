@@ -99,7 +99,10 @@ def test_memory_equals_that_of_the_program_that_runs(tmp_path):
     for kind, planned_bytes in outcome.state.items():
         assert planned_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(state[kind])), kind
     rest = planned.arguments - sum(outcome.state.values())
-    batch = 2 * (ROW["patches"] * 3 * 14 * 14 + 4 * (7 * ROW["tokens"] + 3 * ROW["labels"] + 3 * ROW["patches"] + 8))
+    batch = 2 * (
+        ROW["images.patches"] * 3 * 14 * 14
+        + 4 * (7 * ROW["tokens"] + 3 * ROW["labels"] + 3 * ROW["images.patches"] + 8)
+    )
     assert 0 <= rest - batch < 100  # and a few numbers: the step, γ
     keys_and_values = 2 * 3 * 2 * 2 * 16 * 4  # layers, slots, heads, their width, bytes; of each position
     row = row_size([workload.prompt])
