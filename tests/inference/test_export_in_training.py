@@ -263,5 +263,5 @@ def test_a_run_whose_base_changed_is_not_exported(tmp_path, base):
     record_base(tmp_path / "run", open_folder(str(base)))
     open_step(tmp_path / "run", "latest")
     rewrite(base / "chat_template.jinja", "{{ messages[0].content[0].text }}<|image_pad|>")
-    with pytest.raises(InputError, match=r"when the run began: chat_template\.jinja"):
+    with pytest.raises(InputError, match=r"since the run began: chat_template\.jinja"):
         open_step(tmp_path / "run", "latest")
