@@ -50,9 +50,9 @@ def lines(file):
 def refused(capsys, arguments):
     """The one line that a mistake gives."""
     assert teach.main(arguments) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1, told
-    return told[0]
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1, printed
+    return printed[0]
 
 
 def test_a_dataset_becomes_chains_that_prepare_takes(tmp_path, capsys):
@@ -84,12 +84,12 @@ def test_dry_run_prints_the_forecast_and_sends_nothing(tmp_path, capsys, monkeyp
     with FakeEndpoint(lambda body: "because " * 150) as server:
         arguments = flags(server, file, tmp_path / "cot.jsonl", f"--images={tmp_path}", "--dry_run")
         assert teach.main(arguments) == 0
-        told = capsys.readouterr().out
-        assert "calls: 6 for 6 questions;" in told and "price: unknown" in told
-        assert told.count("Post text: text") == 3 and "(image, " in told and "base64" not in told
+        printed = capsys.readouterr().out
+        assert "calls: 6 for 6 questions;" in printed and "price: unknown" in printed
+        assert printed.count("Post text: text") == 3 and "(image, " in printed and "base64" not in printed
         assert teach.main([*arguments, "--price_in=1", "--price_out=2"]) == 0
-        told = capsys.readouterr().out
-        low, high = (float(each) for each in told.split("price: ")[1].split("\n")[0].split(" to "))
+        printed = capsys.readouterr().out
+        low, high = (float(each) for each in printed.split("price: ")[1].split("\n")[0].split(" to "))
         assert 0 < low < high
         monkeypatch.setenv("OPENAI_API_KEY", SECRET)
         assert not server.calls and [each.name for each in tmp_path.glob("cot*")] == []
@@ -163,8 +163,8 @@ def test_unusual_answers_become_valid_files(tmp_path, capsys):
 def test_a_run_that_keeps_nothing_has_its_own_exit_status_and_the_commonest_reason(tmp_path, capsys):
     with FakeEndpoint(fault=lambda said, attempt: "filtered" if "Key1" in said else "finish abort") as server:
         assert teach.main(flags(server, write_file(tmp_path), tmp_path / "cot.jsonl")) == 4
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "nothing was kept of 6 posts, most often for unfinished (5: " in told and "'abort'" in told
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert "nothing was kept of 6 posts, most often for unfinished (5: " in printed and "'abort'" in printed
     assert (tmp_path / "cot.jsonl").read_text() == "" and len(lines(tmp_path / "cot.rejects.jsonl")) == 6
     with FakeEndpoint(fault=lambda said, attempt: "500") as server:
         arguments = flags(server, tmp_path / "train.jsonl", tmp_path / "other.jsonl", "--attempts=1")
@@ -177,8 +177,8 @@ def test_a_run_whose_first_answers_are_all_rejected_stops(tmp_path, capsys):
     with FakeEndpoint(lambda body: "I <answer>cannot</answer> say.") as server:
         arguments = flags(server, file, tmp_path / "cot.jsonl", "--concurrency=2")
         assert teach.main(arguments) == 2
-        told = capsys.readouterr().err.splitlines()[-1]
-        assert "the first 20 answers are all rejected, most often for tags (20: " in told
+        printed = capsys.readouterr().err.splitlines()[-1]
+        assert "the first 20 answers are all rejected, most often for tags (20: " in printed
         calls = len(server.calls)
         assert 20 <= calls <= 22
         assert teach.main(arguments) == 2 and len(server.calls) <= calls + 2  # what is there counts
@@ -248,8 +248,8 @@ def test_the_forecast_warns_of_another_max_tokens(tmp_path, capsys):
         assert teach.main([*arguments, "--max_tokens=20", "--dry_run"]) == 0
         assert "asks every post again" not in capsys.readouterr().out
         assert teach.main([*arguments, "--max_tokens=30", "--dry_run"]) == 0
-    told = capsys.readouterr().out
-    assert "answers of at most 20 tokens" in told and "asks every post again" in told
+    printed = capsys.readouterr().out
+    assert "answers of at most 20 tokens" in printed and "asks every post again" in printed
     assert str(tmp_path) not in (tmp_path / "cot.card.md").read_text()
 
 

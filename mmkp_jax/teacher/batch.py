@@ -52,7 +52,7 @@ def ask_in_batches(
     limits: Limits = Limits(),  # noqa: B008
     poll_every: float = POLL_EVERY,
 ) -> AskState:
-    """As `asking.ask_all`, but by batches of at most `most` requests; returns when all of them have ended.
+    """Asks like `asking.ask_all`, in batches of at most `most` requests; returns when all of them have ended.
 
     An expired batch's answers are stored; the same command asks for the rest.
 

@@ -139,8 +139,8 @@ def test_an_invalid_line_of_results_costs_one_answer_at_most(tmp_path, monkeypat
     with FakeEndpoint() as server:
         make = server._make_batch
 
-        def damaged(told):
-            batch = make(told)
+        def damaged(response):
+            batch = make(response)
             first, *rest = batch.output.splitlines()
             key = json.loads(first)["custom_id"].encode()
             batch.output = b"\n".join([line.replace(b"KEY", key), *rest])
@@ -152,10 +152,10 @@ def test_an_invalid_line_of_results_costs_one_answer_at_most(tmp_path, monkeypat
         assert spent + run.unpriced >= charged(server) * (1 - 1e-9) or b"response" in line or b"error" in line
 
 
-@pytest.mark.parametrize("told", [b"[]", b"x", b"{}", b'{"id": 5}', b'{"id": null, "status": [1]}'])
-def test_an_unexpected_answer_of_the_batch_api_is_one_line(tmp_path, monkeypatch, told):
+@pytest.mark.parametrize("response", [b"[]", b"x", b"{}", b'{"id": 5}', b'{"id": null, "status": [1]}'])
+def test_an_unexpected_answer_of_the_batch_api_is_one_line(tmp_path, monkeypatch, response):
     with FakeEndpoint() as server:
-        monkeypatch.setattr(server, "_batch_api", lambda *_: told)
+        monkeypatch.setattr(server, "_batch_api", lambda *_: response)
         with pytest.raises(InputError, match="Batch API does not answer"):
             batched(server, tmp_path / "s", text_posts(3))
 

@@ -94,8 +94,8 @@ def test_wrong_addresses_keys_and_models_are_one_line_before_anything_is_paid(mo
 def test_only_secrets_are_hidden(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     with FakeEndpoint(fault=lambda said, attempt: "400") as server:
-        for secrets, told in [((), "it is against the rules"), (["against the"], "it is … rules")]:
-            with pytest.raises(Refused, match=told):
+        for secrets, shown in [((), "it is against the rules"), (["against the"], "it is … rules")]:
+            with pytest.raises(Refused, match=shown):
                 ask_once(server, headers={"X-Title": "against the"}, secrets=secrets)
 
 

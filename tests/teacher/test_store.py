@@ -13,8 +13,8 @@ from mmkp_jax.teacher.store import Store
 
 def row(key, cost=1.0, answer=True):
     usage = {"prompt": 1, "completion": 1} if cost is not None else None
-    told = {"answer": {"a": key} if answer else None, "usage": usage, "cost": cost}
-    return {"id": key, "key": key, "status": "answered"} | told
+    reported = {"answer": {"a": key} if answer else None, "usage": usage, "cost": cost}
+    return {"id": key, "key": key, "status": "answered"} | reported
 
 
 def add(store, *rows):
@@ -60,8 +60,8 @@ def test_unpriced_answers_count_at_their_highest_cost(tmp_path):
     used = {"prompt": 20, "completion": 3}
     with Store(tmp_path / "s") as store:
         without = row("b", cost=None) | {"most": most, "usage": None}
-        told = row("c", cost=None) | {"most": most, "usage": used}
-        add(store, row("a") | {"most": most}, without, told, {"lost": "d", "most": most})
+        reported = row("c", cost=None) | {"most": most, "usage": used}
+        add(store, row("a") | {"most": most}, without, reported, {"lost": "d", "most": most})
     with Store(tmp_path / "s") as store:
         assert store.unpriced_tokens == (120, 203) and "d" not in store and store.answer_limits == {100}
 
@@ -166,7 +166,7 @@ try:
 except InputError as error:
     print(error)
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
-    assert "answers cannot be stored here (File too large)" in told
+    reported = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
+    assert "answers cannot be stored here (File too large)" in reported
     lines = (tmp_path / "s").read_text().splitlines()
     assert lines and all(json.loads(line) for line in lines)
