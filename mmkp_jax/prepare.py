@@ -16,7 +16,7 @@ from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.interrupts import while_loading
 
 if TYPE_CHECKING:
-    from mmkp_jax.data.records import Counts
+    from mmkp_jax.data.records import SplitCounts
 
 DATASETS = {
     "mmkp": "the CMKP release, {train,valid,test}_src.txt",
@@ -48,7 +48,7 @@ def parser() -> Parser:
     return flags
 
 
-def run(arguments: Sequence[str] | None = None) -> "dict[str, Counts]":
+def run(arguments: Sequence[str] | None = None) -> "dict[str, SplitCounts]":
     """What became of the posts of each split, printed."""
     flags = _parse(arguments)
     with while_loading():  # of tensorflow_datasets, which a mistake in the flags does not cost

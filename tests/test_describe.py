@@ -190,8 +190,8 @@ def test_hostile_texts_stay_text(hostile, overrides, tmp_path, capsys):
 def test_repeats_within_and_across_splits_are_counted(hostile, capsys):
     duplicates = {(each.what, each.splits): each.posts for each in run([f"--data={hostile}"]).duplicates}
     assert duplicates == {
-        **{(what, (split,)): (1,) for what in ("text", "picture") for split in ("train", "test")},
-        **{(what, ("train", "test")): (2, 2) for what in ("text", "picture")},
+        **{(what, (split,)): (1,) for what in ("text", "image") for split in ("train", "test")},
+        **{(what, ("train", "test")): (2, 2) for what in ("text", "image")},
         ("id", ("train", "test")): (1, 1),
     }
 

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from mmkp_jax.data.posts import REJECTS
-from mmkp_jax.data.shards import OnBadRow, Result, features, write_block
+from mmkp_jax.data.shards import BlockResult, OnBadRow, features, write_block
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.program import command_line
 
@@ -45,7 +45,7 @@ class PostsBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         blocks: Mapping[str, Sequence[Path]] | None = None,
         images: str | Path = "",
         on_bad_row: OnBadRow = "drop",
-        beside: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+        extra_files: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
         progress: bool = False,
         **options: Any,
     ):
@@ -54,14 +54,14 @@ class PostsBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         Args:
             blocks: of each split, from `shards.stage`.
             images: the folder that posts' images are relative to.
-            beside: rows of JSON Lines files, by name, that are written beside `rejects.jsonl` before the dataset is.
+            extra_files: rows of JSON Lines files, by name; written next to `rejects.jsonl`, before the dataset.
             progress: show a bar.
         """
         tfds.disable_progress_bar()
         self._blocks, self._images, self._progress = dict(blocks or {}), Path(images), progress
         self._on_bad_row: OnBadRow = on_bad_row
-        self._beside = dict(beside or {})
-        self.results: dict[str, list[Result]] = {}
+        self._extra_files = dict(extra_files or {})
+        self.results: dict[str, list[BlockResult]] = {}
         """What became of the blocks that are done, for each split."""
         super().__init__(file_format="array_record", **options)
 
@@ -87,7 +87,7 @@ class PostsBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             for split, blocks in self._blocks.items():
                 self._write(split, blocks)
         finally:
-            self._write_beside()
+            self._write_extra_files()
         self.info.set_splits(tfds.core.splits.SplitDict([self._gather(split) for split in self._blocks]))
 
     def _write(self, split: str, blocks: Sequence[Path]) -> None:
@@ -102,14 +102,14 @@ class PostsBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             what = f"the split {split!r} has {total:,} posts, none of them usable"
             raise InputError(what, where, "see there for the reasons")
 
-    def _write_beside(self) -> None:
+    def _write_extra_files(self) -> None:
         rejects = (
             {"split": split} | row
             for split, results in self.results.items()
             for result in results
             for row in result.rejects
         )
-        for name, rows in {REJECTS: rejects, **self._beside}.items():
+        for name, rows in {REJECTS: rejects, **self._extra_files}.items():
             with (Path(self._data_dir_root) / name).open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 

@@ -78,7 +78,7 @@ class Chains:
         if self.rejects and on_bad_row == "error":
             raise self.rejects[0].as_error()
         splits = {split: self._join(split, rows, on_bad_row) for split, rows in source.splits.items()}
-        return replace(source, splits=splits, beside=source.beside | {COT_REJECTS: self._unused()})
+        return replace(source, splits=splits, extra_files=source.extra_files | {COT_REJECTS: self._unused()})
 
     def _join(self, split: str, rows: Iterable[Post | Reject], on_bad_row: OnBadRow) -> Iterator[Post | Reject]:
         for row in rows:

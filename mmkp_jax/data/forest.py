@@ -118,7 +118,7 @@ class Tree:
             raise ValueError(f"there are pixels of {len(pixels)} images and layouts of {len(layouts)}")
         for number, values in enumerate(pixels, start=1):
             if values.dtype != np.uint8:
-                raise ValueError(f"image {number} is {described(values)}, not uint8")
+                raise ValueError(f"image {number} is {dtype_and_shape(values)}, not uint8")
         for name, value in {**tokens, "layouts": layouts, "pixels": pixels}.items():
             object.__setattr__(self, name, value)
 
@@ -128,11 +128,11 @@ def _token_numbers(name: str, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
     if array.shape == (0,):
         return np.zeros(0, np.int32)
     if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > np.iinfo(np.int32).max:
-        raise ValueError(f"{name} is {described(array)}, not a list of token numbers from 0 on")
+        raise ValueError(f"{name} is {dtype_and_shape(array)}, not a list of token numbers from 0 on")
     return array.astype(np.int32, copy=False)
 
 
-def described(array: np.ndarray) -> str:
+def dtype_and_shape(array: np.ndarray) -> str:
     """Dtype and shape, for messages."""
     return f"{array.dtype} {list(array.shape)}"
 

@@ -10,7 +10,7 @@ from mmkp_jax.data.posts import Record
 from mmkp_jax.data.size_index import Records
 
 
-class Joined:
+class JoinedRecords:
     """The records of several datasets, one dataset after the other."""
 
     def __init__(self, parts: Sequence[Records]):

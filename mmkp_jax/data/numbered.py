@@ -39,12 +39,12 @@ class OnDemand(Sequence[T]):
 
     def __getitem__(self, number: "int | slice") -> "T | OnDemand[T]":
         if isinstance(number, slice):
-            return self.some(range(self.size)[number])
+            return self.select(range(self.size)[number])
         if not 0 <= number < self.size:
             raise IndexError(number)
         return self.read(number)
 
-    def some(self, numbers: Sequence[int]) -> "OnDemand[T]":
+    def select(self, numbers: Sequence[int]) -> "OnDemand[T]":
         """The posts of these numbers alone, in this order."""
         return OnDemand(len(numbers), lambda index: self.read(numbers[index]))
 

@@ -73,7 +73,7 @@ def plan_epoch(
     if not len(posts):
         raise ValueError("there are no posts to plan")
     if (size_NX[posts] > limit_X).any():
-        raise ValueError("a post does not fit a row; plan those that `size_index.choose` returns")
+        raise ValueError("a post does not fit a row; plan those that `size_index.select_posts` returns")
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(posts)
     if posts_per_step:

@@ -54,7 +54,7 @@ class Reject:
         return InputError(self.reason, f"{self.file}:{self.line}", self.mend)
 
 
-def restored(row: Fields) -> Post:
+def post_from(row: Fields) -> Post:
     """The post that `dataclasses.asdict` and JSON made this object of; InputError where they did not."""
     return Post(
         id=row.text("id"),
@@ -67,7 +67,7 @@ def restored(row: Fields) -> Post:
     )
 
 
-def restored_reject(row: Fields) -> Reject:
+def reject_from(row: Fields) -> Reject:
     """The reject that `dataclasses.asdict` and JSON made this object of; InputError where they did not."""
     return Reject(
         id=_or_null(row, "id"),
@@ -75,7 +75,7 @@ def restored_reject(row: Fields) -> Reject:
         line=row.integer("line"),
         reason=row.text("reason"),
         mend=row.text("mend"),
-        post=restored(row.object("post")) if row.content.get("post") is not None else None,
+        post=post_from(row.object("post")) if row.content.get("post") is not None else None,
     )
 
 
@@ -98,7 +98,7 @@ class Record:
     cot: str | None
 
 
-class Words(NamedTuple):
+class PostText(NamedTuple):
     """A post without its image: what it takes to score it."""
 
     id: str
@@ -106,9 +106,9 @@ class Words(NamedTuple):
     keyphrases: tuple[str, ...]
 
 
-def words_of(post: Post | Record) -> Words:
+def text_of(post: Post | Record) -> PostText:
     """The words of a post, to keep without its image."""
-    return Words(post.id, post.text, post.keyphrases)
+    return PostText(post.id, post.text, post.keyphrases)
 
 
 PostOf = Callable[[dict[str, Any], str, int, Notes | None], Post]

@@ -8,10 +8,10 @@ from pathlib import Path
 from mmkp_jax.data.builders import MmkpV2Config
 from mmkp_jax.data.chain_files import COT_REJECTS, Chains
 from mmkp_jax.data.posts import REJECTS
-from mmkp_jax.data.records import Counts, dataset_folders, write_dataset
+from mmkp_jax.data.records import SplitCounts, dataset_folders, write_dataset
 from mmkp_jax.data.resample import RESAMPLING
 from mmkp_jax.data.sources import keyphrase_posts, mmkp, mmkp_v2
-from mmkp_jax.data.statistics import rejected
+from mmkp_jax.data.statistics import reject_reasons
 from mmkp_jax.runtime.escape import for_terminal
 
 MANY = 0.02
@@ -20,7 +20,7 @@ WIDEST = 300
 """Characters of a line that may quote a post."""
 
 
-def prepare(flags: argparse.Namespace) -> dict[str, Counts]:
+def prepare(flags: argparse.Namespace) -> dict[str, SplitCounts]:
     """Prepares as the flags say, and prints what became of every post."""
     source = {"keyphrase_posts": keyphrase_posts}.get(flags.dataset, mmkp)(flags.raw)
     chains = Chains(flags.cot) if flags.cot else None
@@ -39,7 +39,7 @@ def prepare(flags: argparse.Namespace) -> dict[str, Counts]:
         on_bad_row=flags.on_bad_row,
         name=flags.dataset,
         config=config,
-        beside=source.beside,
+        extra_files=source.extra_files,
         beam=flags.beam,
         progress=True,
     )
@@ -58,11 +58,11 @@ def prepare(flags: argparse.Namespace) -> dict[str, Counts]:
     return counts
 
 
-def _print_reasons(out: Path, counts: Mapping[str, Counts]) -> None:
+def _print_reasons(out: Path, counts: Mapping[str, SplitCounts]) -> None:
     """Prints why rows are rejects, the commonest reason first, and a warning where they are many."""
     if not any(count.rejects for count in counts.values()):
         return
-    for (split, reason), kind in sorted(rejected(out).items(), key=lambda each: -each[1].count):
+    for (split, reason), kind in sorted(reject_reasons(out).items(), key=lambda each: -each[1].count):
         print(for_terminal(f"  {split}: {kind.count:,} rejected: {reason}; for example {kind.examples[0]}"[:WIDEST]))
     for split, count in counts.items():
         if count.rejects > MANY * count.posts:

@@ -23,7 +23,7 @@ from mmkp_jax.data.dataset_files import (
     metadata_of,
     no_dataset,
 )
-from mmkp_jax.data.posts import REJECTS, Post, Record, Reject, restored_reject
+from mmkp_jax.data.posts import REJECTS, Post, Record, Reject, reject_from
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.runtime.json_files import Fields, parse_object
 from mmkp_jax.runtime.lines import read_lines
@@ -36,7 +36,7 @@ UNFINISHED = "unfinished"
 
 
 @dataclasses.dataclass
-class Counts:
+class SplitCounts:
     """What became of a split's posts: records + rejects = posts."""
 
     posts: int = 0
@@ -52,10 +52,10 @@ def write_dataset(
     on_bad_row: Literal["drop", "error"] = "drop",
     name: str = "keyphrase_posts",
     config: "BuilderConfig | None" = None,
-    beside: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+    extra_files: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
     beam: str | None = None,
     progress: bool = False,
-) -> dict[str, Counts]:
+) -> dict[str, SplitCounts]:
     """Writes a dataset into the folder `out`: the records of each split, and `rejects.jsonl` for all other rows.
 
     It appears whole or not at all. What a killed run has done is kept, and not done again, as far as it would be made
@@ -68,7 +68,7 @@ def write_dataset(
         on_bad_row: `drop` counts a bad row and goes on; `error` stops at the first, lines before images.
         name: of the TFDS builder, in `builders.BUILDERS`.
         config: of the builder, where it has any.
-        beside: rows of other JSON Lines files that are written into the folder, by name.
+        extra_files: rows of other JSON Lines files that are written into the folder, by name.
         beam: Apache Beam's options, as on its command line; None works in this process, on its cores.
         progress: show a bar.
 
@@ -97,14 +97,14 @@ def write_dataset(
             if dataset_folders(out):
                 stamps = {split: [stamp_of(block, image_root) for block in each] for split, each in blocks.items()}
                 shutil.rmtree(unfinished)
-                told = _whole(out, name, {split: input_of(each) for split, each in stamps.items()}, beside or {})
+                told = _whole(out, name, {split: input_of(each) for split, each in stamps.items()}, extra_files or {})
                 _check_rejects(out, told, on_bad_row)
             else:
                 builder = BUILDERS[name](
                     blocks=blocks,
                     images=image_root,
                     on_bad_row=on_bad_row,
-                    beside=beside,
+                    extra_files=extra_files,
                     progress=progress,
                     config=config,
                     data_dir=out,
@@ -118,7 +118,7 @@ def write_dataset(
     except (OSError, RuntimeError) as error:  # the last from ArrayRecord's writer, on a full disk
         what = " ".join(str(error).split())
         raise InputError(f"the dataset cannot be written ({what})", str(out), "see to space and permissions") from None
-    return {split: Counts(each["posts"], each["records"], _rejects(each)) for split, each in told.items()}
+    return {split: SplitCounts(each["posts"], each["records"], _rejects(each)) for split, each in told.items()}
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def _rejects(told: Mapping[str, Any]) -> int:
     return told["posts"] - told["records"]
 
 
-def _whole(out: Path, name: str, inputs: Mapping[str, str], beside: Iterable[str]) -> dict[str, Any]:
+def _whole(out: Path, name: str, inputs: Mapping[str, str], extra_files: Iterable[str]) -> dict[str, Any]:
     """What the dataset that is there tells of its splits; an error if it is another one, or damaged."""
     (folder, *_) = dataset_folders(out)
     there, told = builder_in(folder), metadata_of(folder)
@@ -150,7 +150,7 @@ def _whole(out: Path, name: str, inputs: Mapping[str, str], beside: Iterable[str
         raise InputError(what, str(out), "give another folder, or delete this one")
     for each in told.values():
         check_files(folder, each, read=True)
-    for each in beside:
+    for each in extra_files:
         if not (out / each).is_file():
             raise InputError("this file of the dataset is gone", str(out / each), ANEW)
     return told
@@ -176,7 +176,7 @@ def rejected_posts(out: str | Path, split: str) -> list[Post]:
 
 def _listed(out: Path) -> list[tuple[str, Reject]]:
     """The rejects of the dataset, each with its split."""
-    return [(row.text("split"), restored_reject(row)) for row in reject_rows(out)]
+    return [(row.text("split"), reject_from(row)) for row in reject_rows(out)]
 
 
 def reject_rows(out: Path) -> Iterator[Fields]:

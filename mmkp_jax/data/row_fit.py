@@ -8,10 +8,10 @@ import numpy as np
 from mmkp_jax.data.examples import Branch
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.plan import fill, plan_epoch
-from mmkp_jax.data.size_index import LeftOut, Lengths, choose, sizes_of
+from mmkp_jax.data.size_index import LeftOut, Lengths, select_posts, sizes_of
 
 
-class Slots(NamedTuple):
+class SlotUse(NamedTuple):
     """One kind of slot of a row: tokens, say."""
 
     row: int
@@ -23,7 +23,7 @@ class Slots(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fit:
+class RowFit:
     """A split's posts in rows of one size."""
 
     posts: np.ndarray
@@ -34,13 +34,13 @@ class Fit:
     batches: int
     batch_rows: int
     """Rows of a batch; more than were asked for where the posts of a step need them."""
-    slots: dict[str, Slots]
+    slots: dict[str, SlotUse]
     """By the names of `RowSize.slots`."""
     tokens_N: np.ndarray
     """int64: the token slots that each post takes."""
 
 
-def fit(
+def fit_rows(
     lengths: Lengths,
     size: RowSize,
     branches: tuple[Branch, ...],
@@ -48,18 +48,18 @@ def fit(
     batch_rows: int,
     seed: int,
     posts_per_step: int = 0,
-) -> Fit:
+) -> RowFit:
     """Plans the first epoch as training does, and tells what becomes of the posts in it."""
-    posts, left_out = choose(lengths, size, branches)
+    posts, left_out = select_posts(lengths, size, branches)
     size_NX = sizes_of(lengths, branches)
     planned = {"seed": seed, "epoch": 0, "batch_rows": batch_rows, "posts_per_step": posts_per_step}
     plan = plan_epoch(size_NX, size, posts=posts, **planned) if len(posts) else None
     used = fill(plan, size_NX, size) if plan else dict.fromkeys(size.slots(), 0.0)
     most_X = size_NX.max(axis=0, initial=0).tolist()
     slots = {
-        name: Slots(limit, most, used[name]) for (name, limit), most in zip(size.slots().items(), most_X, strict=True)
+        name: SlotUse(limit, most, used[name]) for (name, limit), most in zip(size.slots().items(), most_X, strict=True)
     }
-    return Fit(
+    return RowFit(
         posts=posts,
         left_out=left_out,
         rows=plan.rows if plan else 0,

@@ -27,7 +27,7 @@ class Piece(NamedTuple):
     """Whether the tokenizer made it of no text."""
 
 
-class Part(NamedTuple):
+class RowSpan(NamedTuple):
     """The slots of one tree that have the same branch: its trunk or a target."""
 
     segment: int
@@ -41,15 +41,15 @@ class Part(NamedTuple):
     """The tokens that are predicted from them and carry loss, in the order of the slots."""
 
 
-class RowView(NamedTuple):
+class RowPreview(NamedTuple):
     """One row of a batch."""
 
     pictures: list[np.ndarray]
     """uint8 [height, width, 3] each: RGB, as resized."""
-    parts: list[Part]
+    parts: list[RowSpan]
 
 
-def view_row(forest: Forest, row: int, processor: Processor, tokenizer: "PreTrainedTokenizerBase") -> RowView:
+def preview_row(forest: Forest, row: int, processor: Processor, tokenizer: "PreTrainedTokenizerBase") -> RowPreview:
     """What row `row` of a batch holds."""
     arrays = map_arrays(lambda array: array[row], forest)
     counts_M = arrays.weight_BM > 0
@@ -60,8 +60,8 @@ def view_row(forest: Forest, row: int, processor: Processor, tokenizer: "PreTrai
         fed_T, labels_T = arrays.token_BT[start:end], label_T[start:end]
         pieces = [pieces_of(tokens, tokenizer, processor.image_token) for tokens in (fed_T, labels_T[labels_T >= 0])]
         segment, branch = int(arrays.segment_BT[start]), int(arrays.branch_BT[start])
-        parts.append(Part(segment, branch, range(start, end), *pieces))
-    return RowView(processor.rgb(arrays.images), parts)
+        parts.append(RowSpan(segment, branch, range(start, end), *pieces))
+    return RowPreview(processor.rgb(arrays.images), parts)
 
 
 def _runs(arrays: Forest) -> list[tuple[int, int]]:

@@ -25,7 +25,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from mmkp_jax.data.fields import quoted
 from mmkp_jax.data.image_files import ImageError, image_path, read_image
 from mmkp_jax.data.images import check_aspect, upright_size
-from mmkp_jax.data.posts import Post, Record, Reject, restored, restored_reject
+from mmkp_jax.data.posts import Post, Record, Reject, post_from, reject_from
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.json_files import parse_object, read_object
@@ -46,7 +46,7 @@ _In, _Out = TypeVar("_In"), TypeVar("_Out")
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class BlockResult:
     """What became of a block."""
 
     stamp: str
@@ -115,11 +115,11 @@ def stamp_of(block: Path, image_root: Path) -> str:
     return digest.hexdigest()
 
 
-def result_of(block: Path, stamp: str) -> Result | None:
+def result_of(block: Path, stamp: str) -> BlockResult | None:
     """What became of a block that was done from the same posts and images; None for another or a damaged one."""
     try:
         told = read_object(block.with_suffix(".result"))
-        result = Result(
+        result = BlockResult(
             stamp=told.text("stamp"),
             records=told.integer("records"),
             bytes=told.integer("bytes"),
@@ -128,7 +128,7 @@ def result_of(block: Path, stamp: str) -> Result | None:
             rejects=[row.content for row in told.rows("rejects")],
         )
         for each in told.rows("rejects"):
-            restored_reject(each)
+            reject_from(each)
         whole = not result.records or block.with_suffix(".array_record").stat().st_size == result.bytes
     except (OSError, InputError):
         return None
@@ -142,7 +142,7 @@ def write_block(
     on_bad_row: OnBadRow = "drop",
     threads: int = 1,
     progress: Callable[[int], object] = lambda posts: None,
-) -> Result:
+) -> BlockResult:
     """Makes records of a block's posts, unless that was done before.
 
     Args:
@@ -178,7 +178,7 @@ def write_block(
     writer.close()
     with file.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    result = Result(stamp, records, file.stat().st_size, sha256, fingerprint.hexdigest(), rejects)
+    result = BlockResult(stamp, records, file.stat().st_size, sha256, fingerprint.hexdigest(), rejects)
     write_json(block.with_suffix(".result"), dataclasses.asdict(result), indent=None)
     return result
 
@@ -228,7 +228,7 @@ def _staged(block: Path) -> Iterator[Post | Reject]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             row = parse_object(line, f"{file}:{number}", RESTAGE)
-            yield restored(row.object("Post")) if "Post" in row.content else restored_reject(row.object("Reject"))
+            yield post_from(row.object("Post")) if "Post" in row.content else reject_from(row.object("Reject"))
 
 
 def _in_order(

@@ -57,7 +57,7 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-def measure(records: Records, recipe: Recipe, *, workers: int = 0) -> Lengths:
+def measure_posts(records: Records, recipe: Recipe, *, workers: int = 0) -> Lengths:
     """Goes through all records and computes their sizes, shared out among `workers` processes, or in this one.
 
     Threads would not help: the tokenizer keeps Python's lock.
@@ -105,7 +105,7 @@ def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int =
             return lengths
     except Exception:  # not there yet, or damaged, of which zip, zlib and numpy raise what they please: measured anew
         pass
-    lengths = measure(records, recipe, workers=workers)
+    lengths = measure_posts(records, recipe, workers=workers)
     try:
         with replacing(file, unique=True) as out:  # every host writes it
             np.savez(out, **lengths._asdict())
@@ -128,7 +128,7 @@ def sizes_of(lengths: Lengths, branches: Sequence[Branch]) -> np.ndarray:
     return np.stack(columns, axis=-1).astype(np.int64)
 
 
-def choose(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) -> tuple[np.ndarray, list[LeftOut]]:
+def select_posts(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) -> tuple[np.ndarray, list[LeftOut]]:
     """Parts the posts into those that can be trained on, int64 [N] of their numbers, and those left out.
 
     Left out is a post that has no target in `branches`, or takes more than a whole row.

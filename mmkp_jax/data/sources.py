@@ -33,7 +33,7 @@ class Source:
     splits: dict[str, Iterable[Post | Reject]]
     notes: list[str] = field(default_factory=list)
     """What a user should know, a line each."""
-    beside: dict[str, Iterable[dict[str, Any]]] = field(default_factory=dict)
+    extra_files: dict[str, Iterable[dict[str, Any]]] = field(default_factory=dict)
     """Rows of JSON Lines files that belong beside the dataset, by name; gone through after the posts."""
     taken: Notes = field(default_factory=Notes)
     """What was taken as meant; complete when the posts were gone through."""
@@ -81,13 +81,13 @@ def mmkp_v2(source: Source, target_overlap: float, seed: int) -> Source:
         {"id": each.post.id, "split": None, "origin": each.origin, "keyphrase": each.keyphrase}
         for each in provenance.dropped
     ]
-    beside: dict[str, Iterable[dict[str, Any]]] = source.beside | {PROVENANCE: told}
+    extra_files: dict[str, Iterable[dict[str, Any]]] = source.extra_files | {PROVENANCE: told}
     splits: dict[str, Iterable[Post | Reject]] = {"train": [*train, *bad["train"]]}
     if "valid" in rows:
         splits["valid"] = rows["valid"]
-        beside[REPEATS] = repeats = _repeats(good["valid"], {"train": train, "test": test})
+        extra_files[REPEATS] = repeats = _repeats(good["valid"], {"train": train, "test": test})
         notes.append(f"valid: the text of {len(repeats):,} posts is in train or test too; see {REPEATS}")
-    return Source(splits | {"test": [*test, *bad["test"]]}, notes, beside, source.taken)
+    return Source(splits | {"test": [*test, *bad["test"]]}, notes, extra_files, source.taken)
 
 
 def _repeats(valid: Sequence[Post], others: Mapping[str, Sequence[Post]]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.data.images import MAX_ASPECT
-from mmkp_jax.data.posts import Post, Record, restored_reject
+from mmkp_jax.data.posts import Post, Record, reject_from
 from mmkp_jax.data.records import reject_rows
 from mmkp_jax.data.size_index import Records, digest
 
@@ -24,7 +24,7 @@ LISTED = 3
 FAR_OFF = 1.5
 """Times the 99.5th percentile: from there on a histogram does not show where the largest value lies."""
 
-COMPARED = ("text", "picture", "id")
+COMPARED = ("text", "image", "id")
 """What two posts may have in common."""
 
 
@@ -43,7 +43,7 @@ class SplitStatistics:
 
     posts: int
     without_text: int
-    without_picture: int
+    without_image: int
     with_cot: int
     hidden: int
     """Keyphrases that count as absent only since punctuation is on the words of the text."""
@@ -60,7 +60,7 @@ class SplitStatistics:
     """uint64, for each of `COMPARED`: equal where these are; 0 where there is none."""
 
 
-def gather(
+def gather_statistics(
     records: Records,
     stem_words: Callable[[Iterable[str]], str],
     *,
@@ -85,10 +85,10 @@ def gather(
     for number in progress(range(len(records))):
         record = records[number]
         text = record.text.strip()
-        seen.update(text=bool(text), picture=bool(record.image), cot=record.cot is not None)
+        seen.update(text=bool(text), image=bool(record.image), cot=record.cot is not None)
         tokens = len(recipe.template.plain.encode(text, add_special_tokens=False)) if recipe else 0
         sizes_N3[number] = record.width, record.height, tokens
-        for what, data in (("text", text.encode()), ("picture", record.image), ("id", record.id.encode())):
+        for what, data in (("text", text.encode()), ("image", record.image), ("id", record.id.encode())):
             digest_N[what][number] = digest(data)
         groups = Counter(_groups(record, stem_words, train))
         carried.update(groups)
@@ -100,7 +100,7 @@ def gather(
     return SplitStatistics(
         posts=len(records),
         without_text=len(records) - seen["text"],
-        without_picture=len(records) - seen["picture"],
+        without_image=len(records) - seen["image"],
         with_cot=seen["cot"],
         hidden=seen["hidden"],
         groups={"seen": None, "unseen": None} | {name: Group(carried[name], carriers[name]) for name in names},
@@ -126,12 +126,12 @@ def _groups(record: Record, stem_words: Callable[[Iterable[str]], str], train: C
             yield "seen" if keyphrase in train else "unseen"
 
 
-def overlap(statistics: SplitStatistics, train: Collection[str]) -> float:
+def train_overlap(statistics: SplitStatistics, train: Collection[str]) -> float:
     """The share of a split's different keyphrases that are among the training keyphrases, 0–1 (the paper's Table 2)."""
     return sum(keyphrase in train for keyphrase in statistics.unique) / max(len(statistics.unique), 1)
 
 
-class Common(NamedTuple):
+class SharedPosts(NamedTuple):
     """The posts of two splits that have something in common."""
 
     first: int
@@ -141,25 +141,25 @@ class Common(NamedTuple):
     """The first few: the number of a post in either split."""
 
 
-def common(first_N: np.ndarray, second_N: np.ndarray) -> Common:
+def find_shared(first_N: np.ndarray, second_N: np.ndarray) -> SharedPosts:
     """What the digests of two splits tell that they share."""
     shared = np.intersect1d(first_N, second_N)
     in_first, in_second = (np.flatnonzero(np.isin(each, shared[shared > 0])) for each in (first_N, second_N))
     pairs = [(int((first_N == second_N[number]).argmax()), number) for number in in_second[:LISTED].tolist()]
-    return Common(len(in_first), len(in_second), pairs)
+    return SharedPosts(len(in_first), len(in_second), pairs)
 
 
-def repeats(digest_N: np.ndarray) -> Common:
+def repeats(digest_N: np.ndarray) -> SharedPosts:
     """The posts of one split that repeat an earlier one of it; `first` counts the earlier ones."""
     _, first_U, count_U = np.unique(digest_N, return_index=True, return_counts=True)
     is_later_N = digest_N > 0
     is_later_N[first_U] = False
     later = np.flatnonzero(is_later_N)
     pairs = [(int((digest_N == digest_N[number]).argmax()), number) for number in later[:LISTED].tolist()]
-    return Common(int((count_U[digest_N[first_U] > 0] > 1).sum()), len(later), pairs)
+    return SharedPosts(int((count_U[digest_N[first_U] > 0] > 1).sum()), len(later), pairs)
 
 
-class Spread(NamedTuple):
+class Distribution(NamedTuple):
     """Where some integers lie."""
 
     count: int
@@ -170,12 +170,12 @@ class Spread(NamedTuple):
     most: int
 
 
-def spread(values: np.ndarray) -> Spread | None:
+def distribution(values: np.ndarray) -> Distribution | None:
     """The spread of the values; None for none."""
     if not len(values):
         return None
     median, p95, p99 = np.percentile(values, (50, 95, 99), method="inverted_cdf").tolist()
-    return Spread(len(values), float(values.mean()), median, p95, p99, int(values.max()))
+    return Distribution(len(values), float(values.mean()), median, p95, p99, int(values.max()))
 
 
 class Histogram(NamedTuple):
@@ -207,7 +207,7 @@ _HELD = re.compile(r"^('\w+' is) .*", re.DOTALL)
 _NUMBER = re.compile(rf"\b{_ASPECT}\b|(?<![\w-])\d[\d,.]*")
 
 
-class Rejected(NamedTuple):
+class RejectReason(NamedTuple):
     """The rows that were left out of a dataset for one kind of reason."""
 
     count: int
@@ -215,7 +215,7 @@ class Rejected(NamedTuple):
     """The first few, `where: reason`."""
 
 
-def rejected(out: str | Path) -> dict[tuple[str, str], Rejected]:
+def reject_reasons(out: str | Path) -> dict[tuple[str, str], RejectReason]:
     """The rejects of the dataset in the folder `out`, by (split, kind of reason), as the file has them.
 
     Reasons that differ only in names and numbers are of one kind.
@@ -226,13 +226,13 @@ def rejected(out: str | Path) -> dict[tuple[str, str], Rejected]:
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], list[str]] = {}
     for row in reject_rows(Path(out)):
-        reject = restored_reject(row)
+        reject = reject_from(row)
         image = reject.post and reject.post.image
         kind = row.text("split"), _kind(reject.reason.removesuffix(f": {image}"))
         counts[kind] += 1
         if len(kept := examples.setdefault(kind, [])) < LISTED:
             kept.append(f"{reject.id or f'{reject.file}:{reject.line}'}: {reject.reason}")
-    return {kind: Rejected(count, examples[kind]) for kind, count in counts.items()}
+    return {kind: RejectReason(count, examples[kind]) for kind, count in counts.items()}
 
 
 def _kind(reason: str) -> str:

@@ -1,7 +1,7 @@
 """The key-value cache in pages: filled with trunks, and extended by a token a slot.
 
-B slots, C pages, P places of a page, J pages of a slot's longest text, S shards, R rows of a prefill, T token places of
-a row, M moves, N query heads, K key-value heads, G = N / K, H head width, D model width, V vocabulary, X any axes.
+B slots, C pages, P positions of a page, J pages of a slot's longest text, S shards, R rows of a prefill, T tokens
+of a row, M moves, N query heads, K key-value heads, G = N / K, H head width, D model width, V vocabulary, X any axes.
 
 A slot's text is a prompt's trunk and what follows it; place p of it is place p % P of the slot's page p // P, whatever
 page of the cache that is (Kwon et al., 2023, PagedAttention). All pages are read for every token, so there are few more
@@ -32,7 +32,7 @@ from mmkp_jax.ops.layout import ROW_AXES, over_rows
 from mmkp_jax.ops.splash import HEAD_AXIS
 
 
-class Layer(NamedTuple):
+class LayerCache(NamedTuple):
     """Rotated keys, and values, of one layer.
 
     They are laid out so that neither product of attention has to transpose them.
@@ -42,15 +42,15 @@ class Layer(NamedTuple):
     value_CKPH: jax.Array
 
 
-Cache = tuple[Layer, ...]
+Cache = tuple[LayerCache, ...]
 """Of every layer. Each has arrays of its own: out of one for all, a layer would be copied before it is read."""
 
 
 def empty_cache(definition: Definition, pages: int, width: int, dtype: jnp.dtype) -> Cache:
-    """Pages of `width` places that hold nothing yet; `pages` in all."""
+    """Pages of `width` positions that hold nothing yet; `pages` in all."""
 
-    def empty(K: int, H: int) -> Layer:
-        return _laid_out(Layer(jnp.zeros((pages, K, H, width), dtype), jnp.zeros((pages, K, width, H), dtype)))
+    def empty(K: int, H: int) -> LayerCache:
+        return _laid_out(LayerCache(jnp.zeros((pages, K, H, width), dtype), jnp.zeros((pages, K, width, H), dtype)))
 
     return tuple(empty(each.kv_heads, each.head_dim) for each in definition.layers)
 
@@ -70,20 +70,20 @@ def prefill(model: Model, trunks: Forest, width: int, dtype: jnp.dtype) -> Cache
     """Keys and values of a trunk a row: what training computes of it, the vision tower included.
 
     Returns:
-        Each row's pages of `width` places, [R, J] in front instead of [C]; behind the trunk the last is of no use.
+        Each row's pages of `width` positions, [R, J] in front instead of [C]; behind the trunk the last is of no use.
     """
     attend = BACKENDS[model.attention].forest(trunks.segment_BT, trunks.branch_BT)
     rotation = model.rotation(trunks.position_BTA)
     R, T = trunks.segment_BT.shape
     J = -(-T // width)
 
-    def paged(k_RTKH: jax.Array, v_RTKH: jax.Array) -> Layer:
+    def paged(k_RTKH: jax.Array, v_RTKH: jax.Array) -> LayerCache:
         whole = (0, 0), (0, J * width - T), (0, 0), (0, 0)
         k_RJPKH, v_RJPKH = (jnp.pad(a, whole).reshape(R, J, width, *a.shape[2:]) for a in (k_RTKH, v_RTKH))
-        return _laid_out(Layer(jnp.moveaxis(k_RJPKH, 2, 4), jnp.moveaxis(v_RJPKH, 2, 3)))
+        return _laid_out(LayerCache(jnp.moveaxis(k_RJPKH, 2, 4), jnp.moveaxis(v_RJPKH, 2, 3)))
 
-    def layer(stack: nnx.Module, x_RTD: jax.Array, number: int | jax.Array) -> tuple[jax.Array, Layer]:
-        kept: list[Layer] = []
+    def layer(stack: nnx.Module, x_RTD: jax.Array, number: int | jax.Array) -> tuple[jax.Array, LayerCache]:
+        kept: list[LayerCache] = []
         graph, stacked = nnx.split(stack)
 
         def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -96,7 +96,7 @@ def prefill(model: Model, trunks: Forest, width: int, dtype: jnp.dtype) -> Cache
 
     x_RTD = model.embed(trunks, model.encode(trunks.images, dtype), dtype)
     *layers, last = model.layers()
-    cache: list[Layer] = []
+    cache: list[LayerCache] = []
     for name, alike in itertools.groupby(layers, operator.attrgetter("stack")):  # layers of a stack that follow
         numbers = [each.index for each in alike]
         x_RTD, pages = jax.lax.scan(functools.partial(layer, model.stack(name)), x_RTD, jnp.asarray(numbers))
@@ -143,7 +143,7 @@ def extend(
     cache: Cache,
     pages: Pages,
     token_B: jax.Array,
-    place_B: jax.Array,
+    cache_position_B: jax.Array,
     rotation: Rotation,
     dtype: jnp.dtype,
 ) -> tuple[Cache, jax.Array]:
@@ -153,7 +153,7 @@ def extend(
         weights: the model's.
         pages: where the slots' texts are, this token's place included; a place without a page goes nowhere.
         token_B: text tokens.
-        place_B: their places.
+        cache_position_B: their positions.
         rotation: of a row a slot.
 
     Returns:
@@ -162,25 +162,29 @@ def extend(
     P = cache[0].key_CKHP.shape[-1]
     x_B1D = model.embed_text(token_B[:, None], dtype)
     graphs = {each.stack: nnx.graphdef(model.stack(each.stack)) for each in model.layers()}
-    ours, place_SB = jax.tree.map(_by_shard, pages), _by_shard(place_B)
+    ours, cache_position_SB = jax.tree.map(_by_shard, pages), _by_shard(cache_position_B)
 
     @jax.vmap  # over shards, so that the compiler knows that no token goes to another's pages
-    def put(before: Layer, new: Layer, pages: Pages, place_B: jax.Array) -> Layer:
-        page_B1 = jnp.take_along_axis(pages.page_BJ, place_B[:, None] // P, axis=1, mode="fill", fill_value=NOWHERE)
-        page_B, place_B = page_B1[:, 0], place_B % P
-        return Layer(
-            before.key_CKHP.at[page_B, :, :, place_B].set(new.key_CKHP, mode="drop"),
-            before.value_CKPH.at[page_B, :, place_B].set(new.value_CKPH, mode="drop"),
+    def put(before: LayerCache, new: LayerCache, pages: Pages, cache_position_B: jax.Array) -> LayerCache:
+        page_B1 = jnp.take_along_axis(
+            pages.page_BJ, cache_position_B[:, None] // P, axis=1, mode="fill", fill_value=NOWHERE
+        )
+        page_B, cache_position_B = page_B1[:, 0], cache_position_B % P
+        return LayerCache(
+            before.key_CKHP.at[page_B, :, :, cache_position_B].set(new.key_CKHP, mode="drop"),
+            before.value_CKPH.at[page_B, :, cache_position_B].set(new.value_CKPH, mode="drop"),
         )
 
-    def layer(graph: nnx.GraphDef, x_B1D: jax.Array, state: nnx.State, before: Layer) -> tuple[jax.Array, Layer]:
-        kept: list[Layer] = []
+    def layer(
+        graph: nnx.GraphDef, x_B1D: jax.Array, state: nnx.State, before: LayerCache
+    ) -> tuple[jax.Array, LayerCache]:
+        kept: list[LayerCache] = []
 
         def attend(q_B1NH: jax.Array, k_B1KH: jax.Array, v_B1KH: jax.Array) -> jax.Array:
-            new = Layer(_by_shard(k_B1KH[:, 0]), _by_shard(v_B1KH[:, 0]))
-            after = put(jax.tree.map(_by_shard, before), new, ours, place_SB)
+            new = LayerCache(_by_shard(k_B1KH[:, 0]), _by_shard(v_B1KH[:, 0]))
+            after = put(jax.tree.map(_by_shard, before), new, ours, cache_position_SB)
             kept.append(_laid_out(jax.tree.map(_together, after)))
-            return _together(jax.vmap(_attend)(_by_shard(q_B1NH[:, 0]), after, ours, place_SB))[:, None]
+            return _together(jax.vmap(_attend)(_by_shard(q_B1NH[:, 0]), after, ours, cache_position_SB))[:, None]
 
         state, x_B1D = jax.lax.optimization_barrier((state, x_B1D))  # else all layers' weights are gathered at once
         return over_rows(nnx.merge(graph, state)(x_B1D, rotation, attend)), *kept
@@ -192,7 +196,7 @@ def extend(
     return tuple(extended), model.finish(x_B1D)[:, 0]
 
 
-def _attend(q_BNH: jax.Array, layer: Layer, pages: Pages, place_B: jax.Array) -> jax.Array:
+def _attend(q_BNH: jax.Array, layer: LayerCache, pages: Pages, cache_position_B: jax.Array) -> jax.Array:
     """`ops.attention.dense_attention` of a query a slot, on one shard; [B, N, H].
 
     A page's weights are relative to the largest score of its slot, so sums over pages are those over the text.
@@ -205,7 +209,7 @@ def _attend(q_BNH: jax.Array, layer: Layer, pages: Pages, place_B: jax.Array) ->
         return array_CX.at[pages.page_BJ].get(mode="fill", fill_value=otherwise)
 
     q_CKGH = q_BNH.reshape(B, K, N // K, H)[pages.slot_C]
-    seen_CP = pages.first_C[:, None] + jnp.arange(P) <= place_B[pages.slot_C][:, None]
+    seen_CP = pages.first_C[:, None] + jnp.arange(P) <= cache_position_B[pages.slot_C][:, None]
     scores_CKGP = jnp.einsum("ckgh,ckhp->ckgp", q_CKGH, layer.key_CKHP, preferred_element_type=wide) * H**-0.5
     scores_CKGP = jnp.where(seen_CP[:, None, None], scores_CKGP, least)
     top_BKG = of_slots(scores_CKGP.max(axis=-1), least).max(axis=1)
@@ -236,7 +240,7 @@ def _over_shards(array: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, PartitionSpec(ROW_AXES, *free))
 
 
-def _laid_out(layer: Layer) -> Layer:
+def _laid_out(layer: LayerCache) -> LayerCache:
     """Pages, or rows, over the batch axes; heads over the tensor axis where it divides them."""
     mesh = jax.sharding.get_abstract_mesh()
     *front, K, _, _ = layer.key_CKHP.shape

@@ -13,7 +13,7 @@ NOWHERE = np.int32(2**30)
 
 
 SHORT_TEXT = 512
-"""Where no text has more places, pages are smaller: half of a text's last page is empty on average."""
+"""Where no text has more positions, pages are smaller: half of a text's last page is empty on average."""
 
 
 class Pages(NamedTuple):
@@ -32,7 +32,7 @@ class PageTable:
 
     Args:
         slots: in all; the shards divide them.
-        longest: places of the longest text there may be.
+        longest: positions of the longest text there may be.
     """
 
     def __init__(self, shards: int, slots: int, longest: int):
@@ -59,24 +59,24 @@ class PageTable:
         """The largest count but the most."""
         return (self.most - 1) // self._step * self._step
 
-    def of(self, slot_M: np.ndarray) -> np.ndarray:
+    def numbers_of(self, slot_M: np.ndarray) -> np.ndarray:
         """[M, J]: the slots' pages as `cache.insert` numbers them; a slot that there is not has none."""
         there_M = slot_M < len(self._has)
         page_MJ = self.pages.page_BJ[np.where(there_M, slot_M, 0)]
         first_M1 = (slot_M // self._slots * self.count)[:, None]
         return np.where(there_M[:, None] & (page_MJ != NOWHERE), page_MJ + first_M1, NOWHERE).astype(np.int32)
 
-    def needed(self, places: dict[int, int]) -> int:
-        """Pages that a shard must have: those that are taken, and those these slots lack for so many places each."""
+    def needed(self, positions: dict[int, int]) -> int:
+        """Pages that a shard must have: those that are taken, and those these slots lack for so many positions each."""
         taken = [self.count - len(free) for free in self._free]
-        for slot, wanted in places.items():
+        for slot, wanted in positions.items():
             taken[slot // self._slots] += max(0, -(-wanted // self.width) - self._has[slot])
         return max(taken)
 
-    def take(self, slot: int, places: int) -> None:
-        """Gives a slot the pages for so many places; there must be as many."""
+    def take(self, slot: int, positions: int) -> None:
+        """Gives a slot the pages for so many positions; there must be as many."""
         shard = slot // self._slots
-        while self._has[slot] * self.width < places:
+        while self._has[slot] * self.width < positions:
             self._put(slot, self._has[slot], self._free[shard].pop())
             self._has[slot] += 1
 

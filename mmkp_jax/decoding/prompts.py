@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     size: RowSize
 
 
-def measure(name: str, tree: Tree, processor: Processor) -> Prompt:
+def prompt_of(name: str, tree: Tree, processor: Processor) -> Prompt:
     """The prompt of a tree, whose targets and patches are not looked at.
 
     Raises:
@@ -66,12 +66,12 @@ def plan_batches(prompts: Sequence[Prompt], rows: int) -> list[Batch]:
         alike.setdefault((max(prompt.size.tokens, SHORT) - 1).bit_length(), []).append(number)
     batches = []
     for _, numbers in sorted(alike.items(), reverse=True):
-        size = row_size([prompts[number].size for number in numbers])
+        size = padded_size([prompts[number].size for number in numbers])
         batches += [Batch(numbers[i : i + rows], size) for i in range(0, len(numbers), rows)]
     return batches
 
 
-def row_size(sizes: Sequence[RowSize]) -> RowSize:
+def padded_size(sizes: Sequence[RowSize]) -> RowSize:
     """A row that holds any of these trunks, rounded up: few sizes are to be compiled for."""
     return RowSize(
         tokens=_round_up(max(each.tokens for each in sizes), 8),

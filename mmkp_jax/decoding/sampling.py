@@ -25,19 +25,19 @@ GREEDY = Sampling()
 
 
 def name_number(name: str) -> int:
-    """A prompt's name as the 32 bits that its draws depend on."""
+    """A prompt's name as the 32 bits that its samples depend on."""
     return zlib.crc32(name.encode())
 
 
-def choose(
-    logits_BV: jax.Array, sampling: Sampling, name_B: jax.Array, draw_B: jax.Array, index_B: jax.Array
+def sample_tokens(
+    logits_BV: jax.Array, sampling: Sampling, name_B: jax.Array, sample_B: jax.Array, index_B: jax.Array
 ) -> jax.Array:
     """A token a slot, int32 [B]: a function of the slot's own logits and of (seed, name, draw, index).
 
     Args:
         logits_BV: float32, no NaN.
         name_B: `name_number` of the slot's prompt, uint32.
-        draw_B: which of the prompt's answers this is.
+        sample_B: which of the prompt's answers this is.
         index_B: which token of the answer.
     """
     if sampling.temperature == 0:
@@ -50,7 +50,7 @@ def choose(
         return jax.random.gumbel(key, logits_BV.shape[1:], logits_BV.dtype)
 
     logits_BV = nucleus(logits_BV / sampling.temperature, sampling.top_p)
-    return most_probable(logits_BV + jax.vmap(noise)(name_B, draw_B, index_B))
+    return most_probable(logits_BV + jax.vmap(noise)(name_B, sample_B, index_B))
 
 
 def most_probable(logits_BV: jax.Array) -> jax.Array:

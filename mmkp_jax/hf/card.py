@@ -67,7 +67,7 @@ class Base(NamedTuple):
     licence: Licence
 
 
-class Data(NamedTuple):
+class DatasetFacts(NamedTuple):
     """A dataset that a run read."""
 
     name: str
@@ -94,7 +94,7 @@ class Environment(NamedTuple):
     device: str = ""
 
 
-class Facts(NamedTuple):
+class CardFacts(NamedTuple):
     """All that the card says."""
 
     repo: str
@@ -106,7 +106,7 @@ class Facts(NamedTuple):
     step: int
     dtypes: Sequence[str]
     """Of the exported tensors."""
-    data: Sequence[Data]
+    data: Sequence[DatasetFacts]
     left_out: int
     """Posts that no step saw, of those that the dataset holds for training."""
     results: Results | None
@@ -135,7 +135,7 @@ def licence_of(folder: Path) -> Licence:
     return Licence("other", "qwen-research" if "qwen research" in title else None, texts[0].name)
 
 
-def card_of(facts: Facts) -> str:
+def card_of(facts: CardFacts) -> str:
     """The card, metadata first."""
     title = facts.repo.rpartition("/")[2] or f"{facts.base.name.rpartition('/')[2]}-{facts.config['strategy']}"
     base = facts.base.name
@@ -159,7 +159,7 @@ def card_of(facts: Facts) -> str:
     return f"---\n{_metadata(facts, title).to_yaml()}\n---\n\n{BODY.substitute(parts)}"
 
 
-def _metadata(facts: Facts, title: str) -> ModelCardData:
+def _metadata(facts: CardFacts, title: str) -> ModelCardData:
     licence = facts.base.licence
     return ModelCardData(
         base_model=facts.base.name if facts.base.on_hub else None,
@@ -174,7 +174,7 @@ def _metadata(facts: Facts, title: str) -> ModelCardData:
     )
 
 
-def _eval_results(facts: Facts) -> list[EvalResult]:
+def _eval_results(facts: CardFacts) -> list[EvalResult]:
     if facts.results is None:
         return []
     name = facts.data[0].name if facts.data else "test posts"
@@ -195,7 +195,7 @@ def _eval_results(facts: Facts) -> list[EvalResult]:
     ]
 
 
-def _results(facts: Facts) -> str:
+def _results(facts: CardFacts) -> str:
     if facts.results is None:
         return "No scores: this step was not evaluated, or its dataset was not at hand."
     scores, intervals, resamples = facts.results
@@ -214,7 +214,7 @@ def _cell(value: float, interval: tuple[float, float] | None) -> str:
     return f"{100 * value:.2f}" + (f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if interval else "")
 
 
-def _training(facts: Facts) -> list[tuple[str, str]]:
+def _training(facts: CardFacts) -> list[tuple[str, str]]:
     c = facts.config
     gamma = f"{c['gamma']:g} nats a label" if c["gamma_mode"] == "fixed" else f"{c['gamma_mode']} of earlier SFT losses"
     length = f"{c['total_steps']:,} steps" if c["total_steps"] else f"{c['num_epochs']:g} epochs"
@@ -237,7 +237,7 @@ def _training(facts: Facts) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows.items() if value]
 
 
-def _data(facts: Facts) -> str:
+def _data(facts: CardFacts) -> str:
     if not facts.data:
         return "The dataset was not at hand when this card was written."
     lines = [("dataset", "split", "posts", "fingerprint")]
@@ -268,7 +268,7 @@ def _code(text: str) -> str:
     return f"`{for_terminal(text).replace('`', '')}`"
 
 
-def _settings(facts: Facts) -> dict[str, str]:
+def _settings(facts: CardFacts) -> dict[str, str]:
     post = {"prompt": repr(user_text("{}")), "text_tokens": str(facts.config["data"]["max_text_tokens"])}
     reference = facts.family.reference
     return {

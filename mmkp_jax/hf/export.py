@@ -20,11 +20,11 @@ from jax.experimental import multihost_utils
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.card import CARD
-from mmkp_jax.hf.feeding import FEEDING, Fed
 from mmkp_jax.hf.folder import CONFIG, FETCHED, Folder
 from mmkp_jax.hf.load import find_tensors
 from mmkp_jax.hf.names import Published, compact, published_name, published_tensors
 from mmkp_jax.hf.preprocessor import with_settings
+from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, read, reason_of
 from mmkp_jax.models.definition import Params, flatten
 from mmkp_jax.runtime.atomic import replacing_folder
@@ -33,7 +33,7 @@ from mmkp_jax.runtime.hosts import is_writer
 Make = Callable[[], np.ndarray]
 
 
-class Counts(NamedTuple):
+class TensorCounts(NamedTuple):
     """Tensors of an exported folder."""
 
     trained: int
@@ -47,10 +47,10 @@ def export_folder(
     out: Path,
     *,
     images: Mapping[str, int],
-    fed: Fed,
+    limits: PromptLimits,
     card: str,
     replace: bool = False,
-) -> Counts:
+) -> TensorCounts:
     """Writes the folder tensor by tensor; it appears whole or not at all.
 
     Of several hosts all call this; one writes.
@@ -69,11 +69,11 @@ def export_folder(
         InputError: `out` is not empty or cannot be written, or the base is not, or no longer, what the run began with.
     """
     settings = with_settings(base.path, family_of(base.config, str(base.path / CONFIG)), images) | {
-        FEEDING: fed._asdict()
+        PROMPT_LIMITS: limits._asdict()
     }
     made = _made_anew(trained, frozen, base)
     weights = sorted({tensor.file for tensor in base.tensors.values()})
-    counts = Counts(len(made), len(base.tensors) - len(made))
+    counts = TensorCounts(len(made), len(base.tensors) - len(made))
     if not is_writer():
         for file in weights:
             rewrite(file, Path(os.devnull), made)  # takes part in fetching each tensor

@@ -21,14 +21,14 @@ BOUND = 1e-5
 """Of the largest logit: how far apart float32 may put the two. A layer adds a few 1e-7."""
 
 
-class Theirs(NamedTuple):
+class ReferenceOutput(NamedTuple):
     """What transformers makes of a post."""
 
     logits_MV: np.ndarray
     """float32: where each token of its target is predicted."""
-    answer: str
+    completion: str
     tokens: int
-    """Of the answer, without the one that ends it."""
+    """Tokens of the completion, without its stop token."""
 
 
 def has_torch() -> bool:
@@ -54,9 +54,9 @@ def our_logits(definition: Definition, params: Params, trees: Sequence[Tree]) ->
             yield np.asarray(run(params, forest)[0, : len(tree.sft)])
 
 
-def their_answers(
+def reference_outputs(
     family: Family, folder: Path, trees: Sequence[Tree], images: Sequence[bytes], answer_tokens: int
-) -> Iterator[Theirs]:
+) -> Iterator[ReferenceOutput]:
     """Loads the folder in transformers, on the CPU, and feeds it the prompts and SFT targets of `trees`.
 
     Args:
@@ -99,7 +99,7 @@ def their_answers(
         named = model.generation_config.eos_token_id
         ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
         answer = next((written[:i] for i, token in enumerate(written) if token in ends), written)
-        yield Theirs(logits.numpy(), tokenizer.decode(answer, skip_special_tokens=False), len(answer))
+        yield ReferenceOutput(logits.numpy(), tokenizer.decode(answer, skip_special_tokens=False), len(answer))
 
 
 @contextlib.contextmanager

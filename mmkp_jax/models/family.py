@@ -114,7 +114,7 @@ class Family:
     stages: tuple[Stage, ...]
     products: Callable[[Any, Mapping[str, int], Work], list[Product]]
     """Of a config, the parameters' sizes by path, and the work: the products of a forward pass."""
-    kept: Callable[[Any, Mapping[str, int]], Mapping[str, int]]
+    saved_inputs: Callable[[Any, Mapping[str, int]], Mapping[str, int]]
     """Of a config and a row's slots: numbers in the layers' inputs, by the scanned stage's path."""
     true_share: Callable[[Any], float] = lambda _: 1.0
     """Of a config: the share of runs in which a conditional of the compiled program is true."""

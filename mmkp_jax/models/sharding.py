@@ -164,7 +164,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def describe(definition: Definition, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> str:
+def sharding_table(definition: Definition, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> str:
     """A line a parameter: path, shape, the mesh axis each of its axes is divided over, and its size on one device."""
     shardings = flatten(param_shardings(definition, mesh, rules))
     lines = [f"{'parameter':40} {'shape':22} {'divided over':22} on one device"]

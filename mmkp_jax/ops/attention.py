@@ -34,7 +34,7 @@ class Backend(NamedTuple):
 
     forest: Callable[[jax.Array, jax.Array], Attend]
     """(segment_BT, branch_BT) -> attention by the rule of the forest."""
-    pictures: Callable[[jax.Array], Attend]
+    images: Callable[[jax.Array], Attend]
     """(image_BP) -> attention of every patch to all patches of its picture."""
 
 
@@ -169,9 +169,9 @@ def _dense_forest(segment_BT: jax.Array, branch_BT: jax.Array) -> Attend:
     return lambda q, k, v: dense_attention(q, k, v, mask_BTT, causal=True)
 
 
-def _dense_pictures(image_BP: jax.Array) -> Attend:
+def _dense_images(image_BP: jax.Array) -> Attend:
     mask_BPP = same_segment_mask(image_BP)
     return lambda q, k, v: dense_attention(q, k, v, mask_BPP)
 
 
-DENSE = Backend(_dense_forest, _dense_pictures)
+DENSE = Backend(_dense_forest, _dense_images)

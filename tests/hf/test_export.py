@@ -22,10 +22,10 @@ from mmkp_jax.export import difference, main
 from mmkp_jax.families.qwen2_5_vl.names import NAMES
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.export import export_folder
-from mmkp_jax.hf.feeding import FEEDING, Fed
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import published_tensors
+from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.hf.verify import BOUND
 from mmkp_jax.inference.export_run import open_step, verify
 from mmkp_jax.inference.load_model import checkpoint_of, load_model
@@ -38,7 +38,7 @@ from tests.support.run_on_disk import FROZEN, STEP, write_base, write_run
 from tests.support.small_pocket import ROOT, SIZES
 from tests.support.tiny import hf_config_dict, tiny_config
 
-LIMITS = {"images": {"min_pixels": 3136, "max_pixels": 12544}, "fed": Fed(96, 24), "card": "# card\n"}
+LIMITS = {"images": {"min_pixels": 3136, "max_pixels": 12544}, "limits": PromptLimits(96, 24), "card": "# card\n"}
 INSIDE = {"visual.": "model.visual.", "model.": "model.language_model."}
 
 
@@ -140,7 +140,7 @@ def test_what_trained_is_rounded_and_the_rest_is_the_bases_bytes(run_of, scheme)
 
 def test_other_files_are_the_bases_but_for_card_and_pixels(run_of):
     base, _, _, out = run_of("published")
-    assert {file.name for file in out.iterdir()} == {file.name for file in base.iterdir()} | {FEEDING}
+    assert {file.name for file in out.iterdir()} == {file.name for file in base.iterdir()} | {PROMPT_LIMITS}
     for name in ("config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
         assert (out / name).read_bytes() == (base / name).read_bytes()
     before, after = (json.loads((path / "preprocessor_config.json").read_text()) for path in (base, out))

@@ -41,7 +41,7 @@ def products(config: Qwen2_5_VLConfig, sizes: Mapping[str, int], work: Work) -> 
     ]
 
 
-def kept(config: Qwen2_5_VLConfig, slots: Mapping[str, int]) -> dict[str, int]:
+def saved_inputs(config: Qwen2_5_VLConfig, slots: Mapping[str, int]) -> dict[str, int]:
     """Numbers in the layers' inputs of a row."""
     tower = config.vision
     return {
@@ -100,7 +100,7 @@ FAMILY = Family(
     processor=processor_of,
     stages=STAGES,
     products=products,
-    kept=kept,
+    saved_inputs=saved_inputs,
     true_share=true_share,
     attended=("image_pairs",),
     preprocessor=Preprocessor(

@@ -74,7 +74,7 @@ class VisionBlock(nnx.Module):
         x_BPD: jax.Array,
         rotation: Rotation,
         tiles: Tiles,
-        attend_picture: Attend,
+        attend_image: Attend,
         full: jax.Array,
     ) -> jax.Array:
         """`full` (bool scalar) chooses attention over the picture instead of the window."""
@@ -82,7 +82,7 @@ class VisionBlock(nnx.Module):
         qkv_BPD = self.qkv(self.norm1(x_BPD)).reshape(B, P, 3, self.num_heads, self.head_dim)
         q, k, v = (qkv_BPD[:, :, i] for i in range(3))
         q, k = rotate(q, rotation), rotate(k, rotation)
-        x_BPNH = jax.lax.cond(full, attend_picture, lambda q, k, v: window_attention(q, k, v, tiles), q, k, v)
+        x_BPNH = jax.lax.cond(full, attend_image, lambda q, k, v: window_attention(q, k, v, tiles), q, k, v)
         x_BPD = x_BPD + self.proj(x_BPNH.reshape(B, P, D))
         return x_BPD + self.mlp(self.norm2(x_BPD))
 
@@ -128,10 +128,10 @@ class VisionTower(nnx.Module):
         full_L = np.isin(np.arange(config.depth), config.full_attention_layers)
         rotation = vision_rotation(images.patch_position_BP2, config)
         tiles = lay_tiles(images.window_BW, images.image_BP.shape[1], config.tile_size)
-        attend_picture = BACKENDS[self.attention].pictures(images.image_BP)
+        attend_image = BACKENDS[self.attention].images(images.image_BP)
 
         def block(layer: VisionBlock, x_BPD: jax.Array, full: jax.Array) -> jax.Array:
-            return layer(x_BPD, rotation, tiles, attend_picture, full)
+            return layer(x_BPD, rotation, tiles, attend_image, full)
 
         x_BPD = over_rows(self.patch_embed(images.patch_BPC, dtype))
         return scan_layers(self.blocks, x_BPD, block, full_L, remat=self.remat)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mmkp_jax.data.forest import described
+from mmkp_jax.data.forest import dtype_and_shape
 from mmkp_jax.data.images import check_aspect
 from mmkp_jax.data.processor import Layout
 from mmkp_jax.data.prompts import Template, read_template
@@ -174,7 +174,7 @@ class Qwen2_5_VLProcessor:
         patches, values = layout.slots[0], row.patch_BPC.shape[-1]
         if pixels.shape != (patches, values):
             what = f"not [{patches}, {values}] for its grid of {' x '.join(map(str, layout.shape))}"
-            raise ValueError(f"image {number} is {described(pixels)}, {what}")
+            raise ValueError(f"image {number} is {dtype_and_shape(pixels)}, {what}")
         laid = patch_layout(layout.shape, window_side=self.window_side, merge=MERGE)
         patch, window = starts
         here = slice(patch, patch + patches)

@@ -10,13 +10,13 @@ from mmkp_jax.data.prompts import PROMPT_VERSION
 from mmkp_jax.hf.tensors import is_there
 from mmkp_jax.runtime.json_files import read_object
 
-FEEDING = "mmkp_jax.json"
+PROMPT_LIMITS = "mmkp_jax.json"
 
 _MOST = 1_000_000
 _HINT = "export the run again, or remove the file: then the defaults of docs/config.md count"
 
 
-class Fed(NamedTuple):
+class PromptLimits(NamedTuple):
     """What a post's prompt and completion were held to."""
 
     max_text_tokens: int
@@ -26,13 +26,13 @@ class Fed(NamedTuple):
     prompt_version: int = PROMPT_VERSION
 
 
-def read_feeding(folder: Path) -> Fed | None:
+def read_prompt_limits(folder: Path) -> PromptLimits | None:
     """How the folder's model was fed; None where the folder is no export.
 
     Raises:
         InputError: the file is damaged, or of a prompt that this code does not write.
     """
-    file = folder / FEEDING
+    file = folder / PROMPT_LIMITS
     if not is_there(file):
         return None
     fields = read_object(file, _HINT)
@@ -40,21 +40,21 @@ def read_feeding(folder: Path) -> Fed | None:
     if version != PROMPT_VERSION:
         newer = fields._replace(hint="predict with the release of mmkp_jax that exported it")
         newer.refuse("prompt_version", f"{PROMPT_VERSION}, the prompt that this release writes")
-    found = Fed(*(fields.integer(name, least=1) for name in Fed._fields[:2]))
+    found = PromptLimits(*(fields.integer(name, least=1) for name in PromptLimits._fields[:2]))
     for name, value in zip(found._fields, found, strict=True):
         if value > _MOST:
             fields.refuse(name, f"a whole number from 1 to {_MOST:,}")
     return found
 
 
-def fed_otherwise(folder: Path, max_text_tokens: int) -> str:
+def text_limit_warning(folder: Path, max_text_tokens: int) -> str:
     """What a run that begins with the folder should say, where it cuts texts elsewhere; else empty.
 
     Raises:
-        InputError: as `read_feeding`.
+        InputError: as `read_prompt_limits`.
     """
-    fed = read_feeding(folder)
-    if fed is None or fed.max_text_tokens == max_text_tokens:
+    limits = read_prompt_limits(folder)
+    if limits is None or limits.max_text_tokens == max_text_tokens:
         return ""
-    before = f"it was trained on texts of at most {fed.max_text_tokens:,} tokens"
-    return f"{folder / FEEDING}: {before}; config.data.max_text_tokens is {max_text_tokens:,}"
+    before = f"it was trained on texts of at most {limits.max_text_tokens:,} tokens"
+    return f"{folder / PROMPT_LIMITS}: {before}; config.data.max_text_tokens is {max_text_tokens:,}"
