@@ -252,5 +252,5 @@ def test_the_shown_posts_are_of_different_kinds_and_trained_on(overrides):
     assert {post.record.id for post in shown} <= trained
     assert len({(bool(post.record.image), post.record.cot is None) for post in shown}) == len(shown) > 1
     for post in shown:
-        assert len(post.row.pictures) == bool(post.record.image)
+        assert len(post.row.images) == bool(post.record.image)
         assert [part.branch for part in post.row.parts] == ([TRUNK, COT, SFT] if post.record.cot else [TRUNK, SFT])

@@ -15,9 +15,9 @@ from mmkp_jax.data.statistics import reject_reasons
 from mmkp_jax.runtime.escape import for_terminal
 
 MANY = 0.02
-"""Share of a split's posts above which its rejects are warned of."""
+"""Share of a split's posts above which its rejects cause a warning."""
 WIDEST = 300
-"""Characters of a line that may quote a post."""
+"""Longest printed line that may quote a post, in characters."""
 
 
 def prepare(flags: argparse.Namespace) -> dict[str, SplitCounts]:
@@ -49,7 +49,7 @@ def prepare(flags: argparse.Namespace) -> dict[str, SplitCounts]:
         print(f"{split}: {count.posts:,} posts = {count.records:,} records + {count.rejects:,} rejects")
     _print_reasons(flags.out, counts)
     if there:
-        print("it is there already, from the same posts and images, and left as it is")
+        print("the dataset exists already, from the same posts and images, and is left unchanged")
     elif chains:
         print(for_terminal(chains.summary()))
         if unused := chains.unmatched + len(chains.rejects):
@@ -59,7 +59,7 @@ def prepare(flags: argparse.Namespace) -> dict[str, SplitCounts]:
 
 
 def _print_reasons(out: Path, counts: Mapping[str, SplitCounts]) -> None:
-    """Prints why rows are rejects, the commonest reason first, and a warning where they are many."""
+    """Prints why rows were rejected, the commonest reason first, and a warning where many were."""
     if not any(count.rejects for count in counts.values()):
         return
     for (split, reason), kind in sorted(reject_reasons(out).items(), key=lambda each: -each[1].count):
@@ -71,7 +71,7 @@ def _print_reasons(out: Path, counts: Mapping[str, SplitCounts]) -> None:
 
 
 def _warn_of_chains(out: Path, joined: int, unused: int) -> None:
-    """Prints a warning where many lines of chains of thought gave no post its chain."""
+    """Prints a warning where many chains of thought are joined to no post."""
     if unused > MANY * (joined + unused):
         share = f"{unused:,} of {joined + unused:,} chains of thought"
         line = f"warning: {share} ({unused / (joined + unused):.0%}) are joined to no post: see {out / COT_REJECTS}"

@@ -12,14 +12,14 @@ from mmkp_jax.data.size_index import LeftOut, Lengths, select_posts, sizes_of
 
 
 class SlotUse(NamedTuple):
-    """One kind of slot of a row: tokens, say."""
+    """Use of one kind of slot, such as tokens."""
 
     row: int
-    """How many a row has."""
+    """Slots that a row has."""
     most: int
-    """What the largest post takes."""
+    """Slots that the largest post takes."""
     fill: float
-    """Share of all rows' slots that hold something in an epoch, 0–1."""
+    """Share of all rows' slots that are filled in an epoch, 0–1."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,12 +30,12 @@ class RowFit:
     """int64: the numbers of the posts that are trained on."""
     left_out: list[LeftOut]
     rows: int
-    """Of an epoch, those included that only fill up its last batch."""
+    """Rows of an epoch, including empty ones that complete its last batch."""
     batches: int
     batch_rows: int
-    """Rows of a batch; more than were asked for where the posts of a step need them."""
+    """Rows of a batch; more than requested where the posts of a step need them."""
     slots: dict[str, SlotUse]
-    """By the names of `RowSize.slots`."""
+    """Use of each kind of slot, by the names of `RowSize.slots`."""
     tokens_N: np.ndarray
     """int64: the token slots that each post takes."""
 
@@ -49,7 +49,7 @@ def fit_rows(
     seed: int,
     posts_per_step: int = 0,
 ) -> RowFit:
-    """Plans the first epoch as training does, and tells what becomes of the posts in it."""
+    """Plans the first epoch as training does, and reports what becomes of its posts."""
     posts, left_out = select_posts(lengths, size, branches)
     size_NX = sizes_of(lengths, branches)
     planned = {"seed": seed, "epoch": 0, "batch_rows": batch_rows, "posts_per_step": posts_per_step}
@@ -73,7 +73,7 @@ def fit_rows(
 def one_of_each_kind(lengths: Lengths, trimmed_N: np.ndarray, posts: np.ndarray, most: int = 4) -> list[int]:
     """The numbers of a few of `posts`: the first of each kind, the commonest kinds first.
 
-    Kinds are told apart by whether there is a picture and a chain of thought, and whether the text is trimmed.
+    A kind is given by whether there is an image, whether there is a chain of thought, and whether the text is trimmed.
     """
     kind_N3 = np.stack([lengths.image_N > 0, lengths.cot_N > 0, trimmed_N], axis=-1)[posts]
     _, first, count = np.unique(kind_N3, axis=0, return_index=True, return_counts=True)

@@ -1,6 +1,6 @@
-"""A packed row for people: its pictures put together again, its tokens as text, and which of them carry loss.
+"""A packed row for people: its images reassembled, its tokens as text, and which of them carry loss.
 
-All of it is read off the arrays that the step takes; nothing is worked out a second time.
+Everything is read from the arrays that the step takes; nothing is computed a second time.
 """
 
 import itertools
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHARACTER_TOKENS = 4
-"""Most tokens that may share one character: its bytes in UTF-8."""
+"""Most tokens that one character may span: its bytes in UTF-8."""
 
 
 class Piece(NamedTuple):
@@ -24,7 +24,7 @@ class Piece(NamedTuple):
     text: str
     tokens: int
     special: bool
-    """Whether the tokenizer made it of no text."""
+    """Whether it is a special token, which no text becomes."""
 
 
 class RowSpan(NamedTuple):
@@ -44,7 +44,7 @@ class RowSpan(NamedTuple):
 class RowPreview(NamedTuple):
     """One row of a batch."""
 
-    pictures: list[np.ndarray]
+    images: list[np.ndarray]
     """uint8 [height, width, 3] each: RGB, as resized."""
     parts: list[RowSpan]
 
@@ -65,7 +65,7 @@ def preview_row(forest: Forest, row: int, processor: Processor, tokenizer: "PreT
 
 
 def _runs(arrays: Forest) -> list[tuple[int, int]]:
-    """The slots, from and to before, of each tree's trunk and branches; padding is left out."""
+    """(start, end) slots of each tree's trunk and branches; padding is left out."""
     kind_T2 = np.stack([arrays.segment_BT, arrays.branch_BT], axis=-1)
     begins = np.flatnonzero((kind_T2[1:] != kind_T2[:-1]).any(axis=1)) + 1
     bounds = [0, *begins.tolist(), len(kind_T2)]
@@ -73,7 +73,7 @@ def _runs(arrays: Forest) -> list[tuple[int, int]]:
 
 
 def pieces_of(token_T: np.ndarray, tokenizer: "PreTrainedTokenizerBase", image_token: int | None) -> list[Piece]:
-    """The tokens as text, one piece each; image tokens side by side, and those that share a character, are one."""
+    """The tokens as text, one piece each; a run of image tokens, or the tokens of one character, is one piece."""
     special = tokenizer.added_tokens_decoder
     tokens, pieces, at = token_T.tolist(), [], 0
     while at < len(tokens):
@@ -91,7 +91,7 @@ def pieces_of(token_T: np.ndarray, tokenizer: "PreTrainedTokenizerBase", image_t
 
 
 def _whole_character(tokens: list[int], tokenizer: "PreTrainedTokenizerBase") -> int:
-    """How many of the first tokens it takes to make text; 1 where none do."""
+    """Number of leading tokens that make up a whole character; 1 where none do."""
     runs = range(1, len(tokens) + 1)
     return next((run for run in runs if "\ufffd" not in _text(tokens[:run], tokenizer)), 1)
 

@@ -1,4 +1,4 @@
-"""What a dataset holds, in numbers: one pass over each split, which keeps counts and a few integers a post.
+"""Statistics of a dataset: one pass over each split, which keeps counts and a few integers a post.
 
 N is the posts of a split.
 """
@@ -19,22 +19,22 @@ from mmkp_jax.data.records import reject_rows
 from mmkp_jax.data.size_index import Records, digest
 
 LISTED = 3
-"""Examples that are kept of each kind of duplicate or reject."""
+"""Examples listed of each kind of duplicate or reject."""
 
 FAR_OFF = 1.5
-"""Times the 99.5th percentile: from there on a histogram does not show where the largest value lies."""
+"""Multiple of the 99.5th percentile beyond which a histogram does not reach to the largest value."""
 
 COMPARED = ("text", "image", "id")
 """What two posts may have in common."""
 
 
 class Group(NamedTuple):
-    """The keyphrases of one kind: present, say."""
+    """Counts of one group of keyphrases, such as present ones."""
 
     keyphrases: int
-    """Each as often as posts carry it."""
+    """Keyphrases, each counted as often as posts carry it."""
     posts: int
-    """Posts that carry one."""
+    """Posts that carry at least one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,18 +46,18 @@ class SplitStatistics:
     without_image: int
     with_cot: int
     hidden: int
-    """Keyphrases that count as absent only since punctuation is on the words of the text."""
+    """Keyphrases that count as absent only because punctuation is attached to words of the text."""
     groups: dict[str, Group | None]
-    """By the metric's names: all, present, absent, seen, unseen; the last two are None without training posts."""
+    """Groups by the metric's names: all, present, absent, seen, unseen; the last two None without training posts."""
     unique: Counter[str]
-    """How often each keyphrase is carried, lower-cased as where seen is told from unseen."""
+    """Count of each keyphrase, lower-cased as for the groups seen and unseen."""
     width_N: np.ndarray
-    """int32: pixels of the upright picture; 0 without one."""
+    """int32: pixels of the upright image; 0 without one."""
     height_N: np.ndarray
     text_tokens_N: np.ndarray | None
     """int32: tokens of the whole text, before any is trimmed; None where no tokenizer was given."""
     digest_N: dict[str, np.ndarray]
-    """uint64, for each of `COMPARED`: equal where these are; 0 where there is none."""
+    """uint64 for each of `COMPARED`: hashes; 0 where there is nothing."""
 
 
 def gather_statistics(
@@ -69,14 +69,14 @@ def gather_statistics(
     recipe: Recipe | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> SplitStatistics:
-    """Goes through a split once.
+    """The statistics of a split, in one pass.
 
     Args:
         stem_words: stems words and joins them by spaces (`evaluation.stemming.stem_words`).
         hidden_in: gives the keyphrases that punctuation hides (`evaluation.tokenised.hidden_in`).
         train: the training keyphrases, lower-cased.
-        recipe: by whose tokenizer to count the tokens of each text.
-        progress: is given the numbers of the posts to go through, and tells how far they are.
+        recipe: its tokenizer counts the tokens of each text.
+        progress: wraps the numbers of the posts, to show progress.
     """
     seen, carried, carriers = Counter(), Counter(), Counter()
     unique: Counter[str] = Counter()
@@ -135,14 +135,14 @@ class SharedPosts(NamedTuple):
     """The posts of two splits that have something in common."""
 
     first: int
-    """Posts of the first split that have it in common with one of the second."""
+    """Posts of the first split that share it with one of the second."""
     second: int
     pairs: list[tuple[int, int]]
-    """The first few: the number of a post in either split."""
+    """The first few pairs: the numbers of the two posts."""
 
 
 def find_shared(first_N: np.ndarray, second_N: np.ndarray) -> SharedPosts:
-    """What the digests of two splits tell that they share."""
+    """The posts that two splits share, by their digests."""
     shared = np.intersect1d(first_N, second_N)
     in_first, in_second = (np.flatnonzero(np.isin(each, shared[shared > 0])) for each in (first_N, second_N))
     pairs = [(int((first_N == second_N[number]).argmax()), number) for number in in_second[:LISTED].tolist()]
@@ -160,7 +160,7 @@ def repeats(digest_N: np.ndarray) -> SharedPosts:
 
 
 class Distribution(NamedTuple):
-    """Where some integers lie."""
+    """Mean and quantiles of some integers."""
 
     count: int
     mean: float
@@ -171,7 +171,7 @@ class Distribution(NamedTuple):
 
 
 def distribution(values: np.ndarray) -> Distribution | None:
-    """The spread of the values; None for none."""
+    """The distribution of the values; None for no values."""
     if not len(values):
         return None
     median, p95, p99 = np.percentile(values, (50, 95, 99), method="inverted_cdf").tolist()
@@ -190,7 +190,7 @@ class Histogram(NamedTuple):
 def histogram(values: np.ndarray, bins: int = 40) -> Histogram:
     """Bins from 0 on, at most `bins`, a bin's width being 1, 2 or 5 times 10^k.
 
-    They hold all values, or where the largest is far off, 99.5% of them.
+    They hold all values or, where the largest is far off, 99.5% of them.
     """
     end = int(np.percentile(values, 99.5, method="inverted_cdf")) + 1 if len(values) else 1
     end = int(values.max()) + 1 if len(values) and values.max() < FAR_OFF * end else end
@@ -208,17 +208,17 @@ _NUMBER = re.compile(rf"\b{_ASPECT}\b|(?<![\w-])\d[\d,.]*")
 
 
 class RejectReason(NamedTuple):
-    """The rows that were left out of a dataset for one kind of reason."""
+    """The rows rejected from a dataset for one kind of reason."""
 
     count: int
     examples: list[str]
-    """The first few, `where: reason`."""
+    """The first few, as `where: reason`."""
 
 
 def reject_reasons(out: str | Path) -> dict[tuple[str, str], RejectReason]:
-    """The rejects of the dataset in the folder `out`, by (split, kind of reason), as the file has them.
+    """The rejects of the dataset in the folder `out`, by (split, kind of reason), in the file's order.
 
-    Reasons that differ only in names and numbers are of one kind.
+    Reasons that differ only in names and numbers count as one kind.
 
     Raises:
         InputError: the list cannot be read.
@@ -236,6 +236,6 @@ def reject_reasons(out: str | Path) -> dict[tuple[str, str], RejectReason]:
 
 
 def _kind(reason: str) -> str:
-    """The reason without what is particular: quoted names, but for fields', what a field holds, and numbers."""
+    """The reason without its particulars: quoted names except fields', values of fields, and numbers."""
     unnamed = _QUOTED.sub(lambda quoted: quoted[0] if quoted[0][1:-1] in _FIELDS else "…", reason)
     return _NUMBER.sub(lambda number: number[0] if number[0] == _ASPECT else "N", _HELD.sub(r"\1 …", unnamed))

@@ -1,17 +1,17 @@
 """Attention on TPU: JAX's splash kernels, by intervals: a query sees the keys of one interval.
 
-B rows, T tokens, S places of keys, N query heads, K key-value heads, H head width, n blocks.
+B rows, T tokens, S key positions, N query heads, K key-value heads, H head width, n blocks.
 
-A picture's patches stand together, so what a patch may see is an interval. In a row of trees (trunk, CoT branch, SFT
+The patches of an image are contiguous, so what a patch may see is an interval. In a row of trees (trunk, CoT branch, SFT
 branch, in the row's order) it is not: an SFT token skips the CoT branch between it and the trunk. But the order of the
-keys is free, since a sum has none. In the order CoT branch backwards, trunk, SFT branch, a trunk or SFT token sees
+keys is free, since a sum does not depend on it. In the order CoT branch backwards, trunk, SFT branch, a trunk or SFT token sees
 from the trunk's first key to itself, and a CoT token from itself to the trunk's last key. So keys and values are
 reordered, queries and outputs are not, and the result is exact, gradients too, for any number of tokens on any branch.
 
 The two ends of the interval reach the kernel in its `q_sequence`, which in JAX's own masks holds the query's slot, and
 a mask function reads them there (JAX documents neither; the tests run the kernels). Blocks of keys that no query of a
-block may see are skipped: a row costs what its trees cost, not what its length would. Unlike in the dense reference,
-a slot of padding sees itself only; nobody reads it.
+block may see are skipped: a row costs what its trees cost, whatever its length. Unlike in the dense reference,
+a slot of padding sees only itself; its output is never used.
 """
 
 import functools
@@ -37,33 +37,33 @@ HEAD_AXIS = "tensor"
 """The mesh axis that heads are divided over."""
 
 LONGEST = 1 << 16
-"""Places of keys in a row, at most: two of them share 32 bits."""
+"""Most key positions of a row: two of them share 32 bits."""
 
 PADDING = 1 << 30
-"""Above every segment: slot t of padding becomes segment PADDING + t, behind all others."""
+"""A number above every segment: slot t of padding becomes segment PADDING + t, after all others."""
 
 
 class Intervals(NamedTuple):
-    """What the kernels must know of the rows, all int32; made once a step, for all layers and heads."""
+    """What the kernels need of the rows, all int32; computed once a step, for all layers and heads."""
 
     ends_BT: jax.Array
-    """The first and the last place that a query sees, in the high and the low 16 bits."""
+    """The first and the last key position that a query sees, in the high and the low 16 bits."""
     seen_Bnn: jax.Array
     """1 where some query of the block sees some key of the block: query block before key block."""
     key_block_Bnn: jax.Array
-    """The block of keys to have in memory there: one that is seen, so that none is fetched in vain."""
+    """The block of keys to have in memory there: one that is seen, so that none is fetched without use."""
     query_block_Bnn: jax.Array
-    """The same of queries, for the gradient of keys and values."""
+    """The block of queries to have in memory there, for the gradient of keys and values."""
     position_BT: jax.Array
-    """Where a token's key stands."""
+    """The position of a token's key."""
     slot_BS: jax.Array | None
-    """The token whose key stands in a place; None where keys stand in the order of their tokens."""
+    """The token whose key is at a position; None where keys are in the order of their tokens."""
 
 
 def splash_backend(interpret: bool) -> Backend:
     """The backend for TPU; with `interpret` its kernels run anywhere, slowly.
 
-    An argument, because a program may be compiled for a TPU where there is none, so the default platform says nothing.
+    It is an argument because a program may be compiled for a TPU on a machine without one.
     """
     return Backend(functools.partial(_forest, interpret), functools.partial(_images, interpret))
 
@@ -105,7 +105,7 @@ def _intervals(mask_BTT: jax.Array, position_BT: jax.Array) -> Intervals:
 
 
 def _nearest_seen(seen_Bnn: jax.Array) -> jax.Array:
-    """Each block itself; but the first or the last one seen, where it lies before or behind these."""
+    """Each block itself, or the first or last one seen where it is before or after these."""
     n = seen_Bnn.shape[-1]
     first_Bn1 = jnp.argmax(seen_Bnn, axis=-1, keepdims=True)
     last_Bn1 = n - 1 - jnp.argmax(seen_Bnn[..., ::-1], axis=-1, keepdims=True)
@@ -124,9 +124,9 @@ def _attend(
 
 
 def _on_each_device(rows: Callable[..., jax.Array], intervals: Intervals, *qkv: jax.Array) -> jax.Array:
-    """`rows` under the ambient mesh: the compiler cannot divide a kernel, so each device calls it on its part.
+    """`rows` under the ambient mesh: the compiler cannot partition a kernel, so each device calls it on its part.
 
-    Heads are divided where every device gets whole groups; else each computes them all.
+    Heads are divided where every device gets whole groups; otherwise each computes them all.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.axis_names:
@@ -141,7 +141,7 @@ def _on_each_device(rows: Callable[..., jax.Array], intervals: Intervals, *qkv: 
 def _attend_row(
     interpret: bool, intervals: Intervals, q_TNH: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array
 ) -> jax.Array:
-    """A row of whole blocks, q scaled; `rule` without its B."""
+    """Attention of one row of whole blocks, with q scaled; `intervals` have no axis B."""
     if intervals.slot_BS is not None:
         k_TKH, v_TKH = (_reorder(x, intervals.slot_BS, intervals.position_BT) for x in (k_TKH, v_TKH))
     by_query = MaskInfo(
@@ -170,7 +170,7 @@ def _attend_row(
 
 
 def _in_interval(ends: jax.Array, position: jax.Array) -> jax.Array:
-    """Runs in the kernels, on blocks of int32."""
+    """The mask function: runs in the kernels, on blocks of int32."""
     return (position >= jax.lax.shift_right_logical(ends, 16)) & (position <= (ends & 0xFFFF))
 
 
@@ -186,13 +186,13 @@ _reorder.defvjp(
 
 
 def _own_segments(segment_BT: jax.Array) -> jax.Array:
-    """Segments in whole blocks, each slot of padding one of its own."""
+    """Segments padded to whole blocks, each slot of padding a segment of its own."""
     segment_BT = _whole_blocks(segment_BT)
     return jnp.where(segment_BT == 0, PADDING + jnp.arange(segment_BT.shape[1]), segment_BT)
 
 
 def _whole_blocks(x_BTX: jax.Array) -> jax.Array:
-    """Zeros behind T up to whole blocks."""
+    """The array padded with zeros along T to whole blocks."""
     T = x_BTX.shape[1]
     return jnp.pad(x_BTX, [(0, 0), (0, -T % _block(T))] + [(0, 0)] * (x_BTX.ndim - 2))
 

@@ -100,8 +100,8 @@ def test_tokens_that_share_a_character_are_one_piece(tokenizer):
 
 
 def test_the_pictures_are_those_that_the_patches_were_cut_from(row, records, recipe):
-    assert len(row.pictures) == 2
-    for shown, record in zip(row.pictures, records, strict=True):
+    assert len(row.images) == 2
+    for shown, record in zip(row.images, records, strict=True):
         image = decode(record.image)
         height, width = smart_resize(image.height, image.width, **recipe.processor.settings)
         expected = np.asarray(image.resize((width, height), 3))  # bicubic

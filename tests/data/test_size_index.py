@@ -111,7 +111,7 @@ def test_where_the_index_cannot_be_kept_a_warning_says_so(split, recipe, tmp_pat
     for ours, alone in zip(lengths, measure_posts(split, recipe), strict=True):
         np.testing.assert_array_equal(ours, alone)
     (told,) = caplog.messages
-    assert told.startswith(f"{tmp_path / 'index'}: the index of lengths cannot be kept there (")
+    assert told.startswith(f"{tmp_path / 'index'}: the index of lengths cannot be stored there (")
 
 
 def test_posts_that_fit_no_row_are_told_with_their_reason():

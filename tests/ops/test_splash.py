@@ -190,7 +190,7 @@ def test_sharded_equals_one_device():
     )
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads(done.stdout.splitlines()[-1])
-    for case in ("1x8x1 forest 2", "2x2x2 forest 2", "2x2x2 forest 1", "2x2x2 pictures 4"):
+    for case in ("1x8x1 forest 2", "2x2x2 forest 2", "2x2x2 forest 1", "2x2x2 images 4"):
         assert report[case]["error"] <= BOUND, case
     assert report["2x2x2 forest 2"]["kernel heads"] == [2, 1]
     assert report["2x2x2 forest 1"]["kernel heads"] == [4, 1]
