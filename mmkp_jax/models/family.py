@@ -65,11 +65,11 @@ class Preprocessor(NamedTuple):
     """What a model folder's image preprocessor file may contain."""
 
     kinds: tuple[str, ...]
-    """Names, over releases of transformers, of the one image processor that is implemented; the current one first."""
+    """Names, over releases of transformers, of the one implemented image processor; the current one first."""
     supported: Callable[[Any], Mapping[str, Any]]
     """The implemented values by field, for a model's config; equal to transformers' defaults."""
     settings: Mapping[str, tuple[str, str]]
-    """Names in the file of each setting of `config.data.images`: at the top level, which has priority, and in `size`."""
+    """Names in the file of each setting of `config.data.images`: at the top, which counts first, and in `size`."""
 
 
 class Reference(NamedTuple):
@@ -96,8 +96,8 @@ class Family:
     name: str
     """The `model_type` of its `config.json`."""
     read_config: Callable[[Mapping[str, Any], str], Any]
-    """Reads the content of a `config.json` (and its path, for messages). The result has at least `vocab_size`, `hidden_size`,
-    `num_layers` and `tie_embeddings`.
+    """Reads the content of a `config.json` (and its path, for messages). The result has at least `vocab_size`,
+    `hidden_size`, `num_layers` and `tie_embeddings`.
 
     Raises:
         InputError: a field is missing, of another type, at odds with another, or asks for what is not implemented.

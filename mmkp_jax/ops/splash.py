@@ -2,11 +2,11 @@
 
 B rows, T tokens, S key positions, N query heads, K key-value heads, H head width, n blocks.
 
-The patches of an image are contiguous, so what a patch may see is an interval. In a row of trees (trunk, CoT branch, SFT
-branch, in the row's order) it is not: an SFT token skips the CoT branch between it and the trunk. But the order of the
-keys is free, since a sum does not depend on it. In the order CoT branch backwards, trunk, SFT branch, a trunk or SFT token sees
-from the trunk's first key to itself, and a CoT token from itself to the trunk's last key. So keys and values are
-reordered, queries and outputs are not, and the result is exact, gradients too, for any number of tokens on any branch.
+The patches of an image are contiguous, so what a patch may see is an interval. In a row of trees (trunk, CoT branch,
+SFT branch, in the row's order) it is not: an SFT token skips the CoT branch between it and the trunk. But the order of
+the keys is free, since a sum does not depend on it. In order CoT branch backwards, trunk, SFT branch, a trunk or SFT
+token sees from the trunk's first key to itself, and a CoT token from itself to the trunk's last key. So keys and values
+are reordered, queries and outputs are not, and the result is exact, gradients too, for any lengths of branches.
 
 The two ends of the interval reach the kernel in its `q_sequence`, which in JAX's own masks holds the query's slot, and
 a mask function reads them there (JAX documents neither; the tests run the kernels). Blocks of keys that no query of a

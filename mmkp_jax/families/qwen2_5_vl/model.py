@@ -3,7 +3,7 @@
 B rows, T tokens, P patches, C values of a patch, W windows (tiles of 64 patches), M merged patches, D model width,
 N query heads, K key-value heads, H head width, I = H / 2, V vocabulary, L layers.
 
-Follows transformers' `modeling_qwen2_5_vl.py`, block by block, for still pictures. Its two equal frames of a picture
+Follows transformers' `modeling_qwen2_5_vl.py`, block by block, for still images. Its two equal frames of an image
 are one here: the patch embedding's kernel is summed over its time axis.
 """
 
@@ -56,7 +56,7 @@ class PatchEmbed(nnx.Module):
 
 
 class VisionBlock(nnx.Module):
-    """A block of the tower: attention within windows, or over each whole picture."""
+    """A block of the tower: attention within windows, or over each whole image."""
 
     def __init__(self, config: VisionConfig, *, layers: int | None, rngs):
         D, heads = config.hidden_size, "vision_heads"
@@ -77,7 +77,7 @@ class VisionBlock(nnx.Module):
         attend_image: Attend,
         full: jax.Array,
     ) -> jax.Array:
-        """`full` (bool scalar) chooses attention over the picture instead of the window."""
+        """Applies the block; `full` (bool scalar) selects attention over the image instead of the window."""
         B, P, D = x_BPD.shape
         qkv_BPD = self.qkv(self.norm1(x_BPD)).reshape(B, P, 3, self.num_heads, self.head_dim)
         q, k, v = (qkv_BPD[:, :, i] for i in range(3))
@@ -112,7 +112,7 @@ class Merger(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """Patches to features, and by the merger to image tokens; all in window order."""
+    """Patches to features, and, with the merger, to image tokens; all in window order."""
 
     def __init__(self, config: VisionConfig, *, remat: bool, attention: str, rngs):
         self.patch_embed = PatchEmbed(config, rngs=rngs)
@@ -138,7 +138,7 @@ class VisionTower(nnx.Module):
 
 
 def vision_rotation(position_BP2: jax.Array, config: VisionConfig) -> Rotation:
-    """Of patches, [B, P, I]: the first half of the pairs turns with the row, the second with the column."""
+    """Rotation of patches, [B, P, I]: the first half of the pairs by the row, the second by the column."""
     frequency = rotary_frequencies(config.head_dim // 2, config.rope_theta)
     return rotation_by((position_BP2[..., None] * frequency).reshape(*position_BP2.shape[:2], -1))
 
@@ -184,15 +184,15 @@ class Decoder(nnx.Module):
 
 
 def mrope_rotation(position_BT3: jax.Array, config: Qwen2_5_VLConfig) -> Rotation:
-    """Of tokens, [B, T, I]: the pairs turn with time, row and column by `mrope_section`."""
+    """Rotation of tokens, [B, T, I]: sections of the pairs by time, row and column, as `mrope_section` says."""
     axis_I = np.repeat(np.arange(3), config.mrope_section)
     return rotation_by(position_BT3[..., axis_I] * rotary_frequencies(config.head_dim, config.rope_theta))
 
 
 class Qwen2_5_VL(nnx.Module):
-    """The whole model.
+    """The Qwen2.5-VL model.
 
-    `remat` keeps only each layer's input for the backward pass; `attention` names one of `ops.backends.BACKENDS`.
+    `remat` saves only each layer's input for the backward pass; `attention` names one of `ops.backends.BACKENDS`.
     """
 
     def __init__(self, config: Qwen2_5_VLConfig, *, remat: bool = False, attention: str = "dense", rngs: nnx.Rngs):
@@ -229,11 +229,11 @@ class Qwen2_5_VL(nnx.Module):
         return over_rows(self.decoder.embedding[...][token_BT].astype(dtype))
 
     def rotation(self, position_BTA: jax.Array) -> Rotation:
-        """M-RoPE of (time, row, column)."""
+        """M-RoPE rotation by (time, row, column)."""
         return mrope_rotation(position_BTA, self.config)
 
     def layers(self) -> tuple[Layer, ...]:
-        """All alike, in one stack."""
+        """The decoder's layers, all in one stack."""
         config = self.config
         return tuple(Layer("layers", i, config.num_kv_heads, config.head_dim) for i in range(config.num_layers))
 
