@@ -1,4 +1,4 @@
-"""How an exported folder's model was fed, in a file of the folder that transformers and vLLM pass over.
+"""Limits of an exported model's prompts and completions, in a file of the folder that transformers and vLLM ignore.
 
 Pixel limits are not in it: they are in the preprocessor's own file.
 """
@@ -13,24 +13,24 @@ from mmkp_jax.runtime.json_files import read_object
 PROMPT_LIMITS = "mmkp_jax.json"
 
 _MOST = 1_000_000
-_HINT = "export the run again, or remove the file: then the defaults of docs/config.md count"
+_HINT = "export the run again, or remove the file to use the defaults of docs/config.md"
 
 
 class PromptLimits(NamedTuple):
-    """What a post's prompt and completion were held to."""
+    """Limits of a post's prompt and completion in training."""
 
     max_text_tokens: int
-    """Of a post's text, whose end is left out beyond."""
+    """Most tokens of a post's text; the end of a longer one is left out."""
     answer_tokens: int
     """Most tokens of a completion."""
     prompt_version: int = PROMPT_VERSION
 
 
 def read_prompt_limits(folder: Path) -> PromptLimits | None:
-    """How the folder's model was fed; None where the folder is no export.
+    """The limits of the folder's model; None where the folder is no export.
 
     Raises:
-        InputError: the file is damaged, or of a prompt that this code does not write.
+        InputError: the file is damaged, or its prompt version is another.
     """
     file = folder / PROMPT_LIMITS
     if not is_there(file):
@@ -48,7 +48,7 @@ def read_prompt_limits(folder: Path) -> PromptLimits | None:
 
 
 def text_limit_warning(folder: Path, max_text_tokens: int) -> str:
-    """What a run that begins with the folder should say, where it cuts texts elsewhere; else empty.
+    """A warning for a run that starts from the folder and cuts texts at another length; empty without one.
 
     Raises:
         InputError: as `read_prompt_limits`.
