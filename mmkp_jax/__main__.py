@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.runtime.cli import status_of, summary
-from mmkp_jax.runtime.interrupts import RESUMED, end_at_signals
+from mmkp_jax.runtime.interrupts import RESUMED_COMMAND, end_at_signals
 from mmkp_jax.runtime.program import PACKAGE, command_line
 
 NOT_COMMANDS = ("__init__", "__main__", "errors")
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     command, *flags = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if arguments is None:
-        end_at_signals(is_resumed=command == RESUMED)
+        end_at_signals(is_resumed=command == RESUMED_COMMAND)
         if os.getcwd() not in sys.path:  # the script's lacks it: a config's own modules are found as with `python -m`
             sys.path.append(os.getcwd())
     if command.isidentifier() and command in commands():

@@ -75,7 +75,7 @@ def results(files):
     return json.loads((files / "out" / "results.json").read_text())
 
 
-def test_a_fair_judge_puts_systems_where_they_belong(files, capsys):
+def test_a_fair_judge_ranks_systems_by_their_quality(files, capsys):
     with FakeEndpoint(fair_judge) as server:
         assert judge.main(flags(files, server=server)) == 0
         assert len(server.calls) == POSTS * 2 + POSTS * 2  # two orders, and each pair in both
@@ -93,7 +93,7 @@ def test_a_fair_judge_puts_systems_where_they_belong(files, capsys):
     assert "Kendall's W 1.00" in printed and "100.00% of 12" in printed
 
 
-def test_a_judge_that_looks_at_places_is_found_out(files):
+def test_a_judge_with_position_bias_is_detected(files):
     with FakeEndpoint(first_is_best) as server:
         assert judge.main(flags(files, server=server)) == 0
     told = results(files)
@@ -114,7 +114,7 @@ def test_unreadable_answers_are_counted_and_their_posts_left_out(files, capsys):
     assert "answers without readable ranks: 2 of 24" in capsys.readouterr().out
 
 
-def test_a_judge_that_cannot_be_read_ends_with_a_status_of_its_own(files, capsys):
+def test_a_judge_without_readable_answers_has_its_own_exit_status(files, capsys):
     with FakeEndpoint(lambda body: '{"better": [[[10]]], "correctness": {"A": 1e999}}') as server:
         assert judge.main(flags(files, "--give_up_after=0", server=server)) == 4
     assert "none of 48 answers can be read, most often: no correctness for each of" in capsys.readouterr().err
@@ -141,7 +141,7 @@ def fill_in(files, sheet, rank_of):
     return file
 
 
-def test_people_get_pages_and_are_compared_with_the_model(files, capsys):
+def test_people_get_pages_and_their_ranks_are_compared_with_the_models(files, capsys):
     assert judge.main(flags(files, f"--people={POSTS}", "--raters=2")) == 0
     page = (files / "out" / "people" / "sheet-1.html").read_text()
     assert page.count("<article>") == POSTS and page.count("data:image/jpeg;base64,") == 1
@@ -223,12 +223,12 @@ def test_ranks_are_not_credited_to_another_studys_systems(files, capsys):
     assert (files / "out" / "people" / "key.json").read_bytes() == key
     assert judge.main([*again, f"--predictions={systems}", f"--out={files / 'other'}"]) == 0
     assert judge.main([f"--out={files / 'other'}", f"--collect={file}"]) == 2
-    assert "it is not of these sheets" in capsys.readouterr().err
+    assert "it is not from these sheets" in capsys.readouterr().err
     (files / "good.jsonl").write_text((files / "good.jsonl").read_text().replace("good p", "fine p"))
     assert judge.main(again) == 2  # other lists under the same names
 
 
-def test_pairs_are_of_lists_that_differ(files, capsys):
+def test_pairs_have_lists_that_differ(files, capsys):
     same = [{"id": f"p{n}", "predicted": [f"good p{n}"] if n < 9 else ["fair x"]} for n in range(POSTS)]
     (files / "copy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in same))
     systems = f"--predictions={files / 'good.jsonl'},{files / 'copy.jsonl'}"
@@ -244,7 +244,7 @@ def test_pairs_are_of_lists_that_differ(files, capsys):
     assert results(files)["wins"] == [won]
 
 
-def test_max_cost_ends_with_a_status_of_its_own(files, capsys):
+def test_max_cost_has_its_own_exit_status(files, capsys):
     with FakeEndpoint(fair_judge) as server:
         assert judge.main(flags(files, "--price_in=1", "--price_out=1", "--max_cost=0.005", server=server)) == 3
     assert "stopped: --max_cost is reached" in capsys.readouterr().out and results(files)["stopped"]
@@ -268,7 +268,7 @@ def test_flags_that_do_not_go_together_are_refused(files, capsys, wrong, what):
     assert len(told) == 1 and what in told[0]
 
 
-def test_mistakes_are_one_line(files, capsys):
+def test_wrong_input_is_one_line(files, capsys):
     with FakeEndpoint() as server:
         for wrong, what in [
             (["--orders=0"], "--orders=0"),
@@ -298,7 +298,7 @@ def test_a_datasets_posts_are_judged_with_their_images(files, capsys):
     assert "1 of 12 posts could not be used when the dataset was prepared" in capsys.readouterr().out
 
 
-def test_a_standing_is_of_posts_with_all_their_ranks():
+def test_a_summary_covers_posts_with_all_their_ranks():
     written = np.ones((2, 1, 3, 2))
     written[:, :, :, 1] = 2
     written[1, 0, 0, 0] = np.nan

@@ -28,7 +28,7 @@ from mmkp_jax.runtime.hosts import (
     on_writer,
 )
 from mmkp_jax.runtime.lock import Lock
-from mmkp_jax.training.batches import complete, describe, plan_posts, recipe_of
+from mmkp_jax.training.batches import complete, plan_posts, recipe_of, training_summary
 from mmkp_jax.training.contents import contents_of, same_content, write_contents
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.loop import Stopped, train
@@ -101,7 +101,7 @@ def _run_watched(
         check_agreement({"dataset": training.feed.records.fingerprint})
         _claim(config, workdir, extend, folder, lock)
         on_writer(lambda: (record_base(workdir, folder), write_left_out(workdir, training.left_out)))
-        print(describe(training))
+        print(training_summary(training))
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
         step, params = train(config, plan, folder, training, workdir, validate, export, watchdog, profiled)
     signal.signal(signal.SIGTERM, stop)  # all is saved, and the loop looks for no wish to stop any more

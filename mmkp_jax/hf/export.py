@@ -66,7 +66,7 @@ def export_folder(
         replace: whether the folder may exist; it is replaced once the new one is complete.
 
     Raises:
-        InputError: `out` is not empty or cannot be written, or the base is not, or no longer, what the run started from.
+        InputError: `out` is not empty or cannot be written, or the base is not what the run started from.
     """
     settings = with_settings(base.path, family_of(base.config, str(base.path / CONFIG)), images) | {
         PROMPT_LIMITS: limits._asdict()

@@ -20,15 +20,15 @@ from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_structs
-from mmkp_jax.runtime.checksums import damage, has_checksums
+from mmkp_jax.runtime.checksums import find_damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
-from mmkp_jax.runtime.fields import named
+from mmkp_jax.runtime.fields import field_named
 from mmkp_jax.training.batches import recipe_of
-from mmkp_jax.training.checkpoint import unverified
+from mmkp_jax.training.checkpoint import no_checksums_message
 from mmkp_jax.training.setup import DTYPES, define_on
 
 MAX_TEXT_TOKENS, BATCH_SIZE, ANSWER_TOKENS = (
-    named(field).default for field in ("data.max_text_tokens", "eval_batch_size", "answer_tokens")
+    field_named(field).default for field in ("data.max_text_tokens", "eval_batch_size", "answer_tokens")
 )
 """Defaults for a model folder that does not name them."""
 
@@ -186,8 +186,8 @@ def verify_checkpoint(checkpoint: Path) -> None:
         InputError: they differ.
     """
     if not has_checksums(checkpoint):
-        print(unverified(checkpoint), file=sys.stderr)
-    elif found := damage(checkpoint):
+        print(no_checksums_message(checkpoint), file=sys.stderr)
+    elif found := find_damage(checkpoint):
         raise InputError(f"the checkpoint is damaged ({found})", str(checkpoint), "give another step")
 
 

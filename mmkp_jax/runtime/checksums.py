@@ -16,7 +16,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.atomic import write_bytes
 from mmkp_jax.runtime.json_files import parse_object
 
-FILE = "checksums.json"
+CHECKSUMS_FILE = "checksums.json"
 BLOCK_BYTES = 4 << 20
 THREADS = 8
 """Files that are read at a time: a network's file system gives one reader only a part of what it can."""
@@ -35,16 +35,16 @@ def write_checksums(folder: Path) -> None:
     Raises:
         OSError: a file cannot be read, or this one not written.
     """
-    found = _hashed(folder, [each for each in _files(folder) if each != FILE])
-    write_bytes(folder / FILE, _rendered(found))
+    found = _hashed(folder, [each for each in _files(folder) if each != CHECKSUMS_FILE])
+    write_bytes(folder / CHECKSUMS_FILE, _rendered(found))
 
 
 def has_checksums(folder: Path) -> bool:
     """Whether a folder can be verified."""
-    return (folder / FILE).is_file()
+    return (folder / CHECKSUMS_FILE).is_file()
 
 
-def damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
+def find_damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
     """What differs from the checksums: None where nothing does; also where a file is missing, or was added.
 
     Hidden files that are not listed are passed over: file systems make them (`.nfs…`), and what copies folders does.
@@ -54,17 +54,17 @@ def damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
         shares: how many they are.
     """
     try:
-        content = (folder / FILE).read_bytes()
-        told = _parsed(content, str(folder / FILE))
+        content = (folder / CHECKSUMS_FILE).read_bytes()
+        told = _parsed(content, str(folder / CHECKSUMS_FILE))
     except OSError:
-        return f"{FILE} cannot be read"
+        return f"{CHECKSUMS_FILE} cannot be read"
     except InputError:
         told = None
     if told is None:
-        return f"{FILE} is not what was written"
+        return f"{CHECKSUMS_FILE} is not what was written"
     try:
         there = _files(folder)
-        sizes = {name: (folder / name).stat().st_size for name in there if name != FILE}
+        sizes = {name: (folder / name).stat().st_size for name in there if name != CHECKSUMS_FILE}
     except OSError as error:
         return f"its files cannot be listed ({error.strerror})"
     if missing := sorted(told.keys() - sizes.keys()):
@@ -76,7 +76,7 @@ def damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
     try:
         found = _hashed(folder, _shares({name: each.bytes for name, each in told.items()}, shares)[share])
     except OSError as error:
-        return f"{Path(error.filename or FILE).name} cannot be read ({error.strerror})"
+        return f"{Path(error.filename or CHECKSUMS_FILE).name} cannot be read ({error.strerror})"
     changed = [name for name in sorted(found) if found[name] != told[name]]
     return f"the content of {_some(changed)} not what was written" if changed else None
 

@@ -13,7 +13,7 @@ from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.interrupts import INTERRUPTED, while_running
 from mmkp_jax.runtime.paths import check_all_local, check_outputs
 from mmkp_jax.runtime.program import command_line
-from mmkp_jax.runtime.terminal import UNREAD, drop_unread_output, print_anywhere
+from mmkp_jax.runtime.terminal import UNREAD, drop_unread_output, escape_unencodable
 
 DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -84,7 +84,7 @@ def status_of(
     Args:
         interrupted: the line to leave at a Ctrl-C, which ends in 130; a second Ctrl-C ends the process at once.
     """
-    print_anywhere()
+    escape_unencodable()
     try:
         with while_running(), disk_errors_in_one_line():
             status = run(arguments)

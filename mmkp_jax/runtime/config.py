@@ -10,9 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmkp_jax.errors import InputError, all_of, nearest
-from mmkp_jax.runtime.field_checks import SEE, Fault, check_settings, fault_of, faults_of, unknown
+from mmkp_jax.runtime.field_checks import SEE_HELP, Fault, check_settings, fault_of, faults_of, unknown
 from mmkp_jax.runtime.field_types import CONTENT, Field
-from mmkp_jax.runtime.fields import FIELDS, leaves, named, of_resume
+from mmkp_jax.runtime.fields import FIELDS, field_named, leaves, names_by_resume
 from mmkp_jax.runtime.paths import check_local
 
 SHIPPED = "mmkp_jax.configs"
@@ -52,11 +52,11 @@ def read_config(named_by: str, overrides: Sequence[str] = ()) -> ConfigDict:
     try:
         config = _built(file, presets)
     except InputError as error:
-        raise all_of([error, *errors], SEE) from None
+        raise all_of([error, *errors], SEE_HELP) from None
     given = {name for name, _ in values} | {fault.name for fault in faults}
     errors += [fault.error() for fault in faults_of(config.to_dict()) if fault.name not in given]
     if errors:
-        raise all_of(errors, SEE)
+        raise all_of(errors, SEE_HELP)
     override(config, values)
     check_settings(config)
     _check_paths(config)
@@ -93,7 +93,7 @@ def parse_overrides(
     values, faults = [], []
     for each in overrides:
         name, given, text = each.removeprefix("--config.").partition("=")
-        field = named(name, fields)
+        field = field_named(name, fields)
         if field is None or (isinstance(field.default, dict) and (name == field.name or not _is_key(name))):
             faults.append(unknown(name, text, fields))
             continue
@@ -161,6 +161,6 @@ def _texts(text: str) -> tuple[Any, ...]:
 
 
 def _check_paths(config: ConfigDict) -> None:
-    for name in of_resume(CONTENT):
+    for name in names_by_resume(CONTENT):
         for each in dict(leaves(config.to_dict()))[name].split(","):
             check_local(each.strip(), f"config.{name}")

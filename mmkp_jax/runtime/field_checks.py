@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from mmkp_jax.errors import InputError, all_of, nearest
 from mmkp_jax.runtime.field_types import REQUIRED, Field
-from mmkp_jax.runtime.fields import FIELDS, leaves, named
+from mmkp_jax.runtime.fields import FIELDS, field_named, leaves
 from mmkp_jax.runtime.program import command_line
 
-SEE = f"see {command_line('main')} --help"
+SEE_HELP = f"see {command_line('main')} --help"
 
 WHOLE = 2**63
 """Whole numbers are below it, and not below its negative."""
@@ -43,7 +43,7 @@ def check_settings(config: Any, fields: Sequence[Field] = FIELDS) -> None:
     if not faults and fields is FIELDS:
         faults = list(_together(content))
     if faults:
-        raise all_of([fault.error() for fault in faults], SEE)
+        raise all_of([fault.error() for fault in faults], SEE_HELP)
 
 
 def faults_of(
@@ -74,7 +74,7 @@ def unknown(name: str, value: Any, fields: Sequence[Field] = FIELDS) -> Fault:
     """The fault of a name that is no field's."""
     close = nearest(name, [field.name for field in fields])
     what = f"unknown key {name!r}{close * ('did you mean' in close)}"  # the whole list would be of 70 names
-    return Fault(name, value, what, "a field", SEE)
+    return Fault(name, value, what, "a field", SEE_HELP)
 
 
 def fault_of(field: Field, name: str, value: Any) -> Fault | None:
@@ -108,7 +108,7 @@ def _faults_of_field(field: Field, values: Mapping[str, Any]) -> Iterator[Fault]
     if not below:
         yield Fault(field.name, REQUIRED, "the config lacks it", field.expected, "begin with configs/base.py")
     for name in below:
-        if named(name, [field]) is None:
+        if field_named(name, [field]) is None:
             yield Fault(field.name, {}, f"{name!r} is no field", field.expected)
         elif fault := fault_of(field, name, values[name]):
             yield fault

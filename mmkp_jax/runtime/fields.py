@@ -259,7 +259,7 @@ SECTIONS = (
 FIELDS: tuple[Field, ...] = tuple(field for section in SECTIONS for field in section.fields)
 
 
-def named(name: str, fields: Sequence[Field] = FIELDS) -> Field | None:
+def field_named(name: str, fields: Sequence[Field] = FIELDS) -> Field | None:
     """The field of a dotted name; a name one below a mapping is the mapping's."""
     above = name.rpartition(".")[0]
     for field in fields:
@@ -270,11 +270,11 @@ def named(name: str, fields: Sequence[Field] = FIELDS) -> Field | None:
 
 def may_differ(name: str, *, extend: bool = False) -> bool:
     """Whether a resumed run may have another value of a field, whatever it names."""
-    field = named(name)
+    field = field_named(name)
     return field is not None and field.resume in ((MAY_DIFFER, LENGTH) if extend else (MAY_DIFFER,))
 
 
-def of_resume(kind: str) -> tuple[str, ...]:
+def names_by_resume(kind: str) -> tuple[str, ...]:
     """Names of the fields of which a resumed run may change the same: `CONTENT`, say."""
     return tuple(field.name for field in FIELDS if field.resume == kind)
 

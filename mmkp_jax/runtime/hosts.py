@@ -163,7 +163,7 @@ def check_agreement(facts: Mapping[str, str]) -> None:
         raise InputError(told, "the hosts of this job", "give all of them the same code, config and data")
 
 
-def asked_to_stop(step: int) -> bool:
+def stop_requested(step: int) -> bool:
     """Whether a host was sent SIGTERM: for all of them at the same step, once each has asked at it."""
     return several() and multihost_utils.reached_preemption_sync_point(step)
 

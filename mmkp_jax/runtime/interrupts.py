@@ -19,7 +19,7 @@ from mmkp_jax.runtime.program import PACKAGE, started_module
 INTERRUPTED = 130
 """The exit status after Ctrl-C."""
 
-RESUMED = "main"
+RESUMED_COMMAND = "main"
 """The command that launchers start again after SIGTERM."""
 
 
@@ -32,7 +32,7 @@ def while_importing() -> None:
     else, or Ctrl-C is handled or ignored already, nothing changes.
     """
     if sys.argv[:1] == ["-m"]:  # what Python says until it has found the module to run
-        end_at_signals(is_resumed=started_module() == f"{PACKAGE}.{RESUMED}")
+        end_at_signals(is_resumed=started_module() == f"{PACKAGE}.{RESUMED_COMMAND}")
 
 
 def end_at_signals(*, is_resumed: bool) -> None:

@@ -12,7 +12,7 @@ import jax
 SERVER = "GCE_METADATA_HOST"
 """The environment variable that names the metadata server, as in Google's own libraries."""
 
-NOTHING = {"instance/maintenance-event": "NONE", "instance/preempted": "FALSE"}
+IDLE = {"instance/maintenance-event": "NONE", "instance/preempted": "FALSE"}
 """What the server says of each while nothing is planned."""
 
 EVERY_SECONDS = 10
@@ -34,9 +34,9 @@ def watch_maintenance(every: float = EVERY_SECONDS) -> Iterator[None]:
 
 
 def _watch(over: threading.Event, every: float) -> None:
-    before = {key: _ask(key, idle) for key, idle in NOTHING.items()}  # a run begun under notice is not stopped by it
+    before = {key: _ask(key, idle) for key, idle in IDLE.items()}  # a run begun under notice is not stopped by it
     while not over.wait(every):
-        if any(_ask(key, idle) not in ("", idle, before[key]) for key, idle in NOTHING.items()):
+        if any(_ask(key, idle) not in ("", idle, before[key]) for key, idle in IDLE.items()):
             os.kill(os.getpid(), signal.SIGTERM)
             return
 

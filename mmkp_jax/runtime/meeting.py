@@ -25,9 +25,9 @@ from mmkp_jax.runtime.sockets import (
     free_port,
     host_and_port,
     keep_alive,
-    lines_of,
     listen,
     pump,
+    received_lines,
     send_line,
 )
 
@@ -93,7 +93,7 @@ class Meeting:
         with self.changed:
             self.changed.wait_for(lambda: not self.loss and condition())
 
-    def _note(self, change: Callable[[], object]) -> None:
+    def _update(self, change: Callable[[], object]) -> None:
         with self.changed:
             change()
             self.changed.notify_all()
@@ -114,7 +114,7 @@ class Meeting:
         """Tells hosts that cannot know it."""
 
 
-class First(Meeting):
+class FirstHost(Meeting):
     """The first host's side.
 
     Raises:
@@ -164,7 +164,7 @@ class First(Meeting):
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(30)
-        lines = lines_of(connection)
+        lines = received_lines(connection)
         match next(lines, "").split():
             case [name, "relay"] if name == HELLO:
                 with contextlib.suppress(OSError):
@@ -195,9 +195,9 @@ class First(Meeting):
         connection.settimeout(None)
         for line in lines:
             if line == "done":
-                self._note(lambda: self._done.add(host))
+                self._update(lambda: self._done.add(host))
             elif line == "bye":
-                return self._note(lambda: self._gone.add(host))
+                return self._update(lambda: self._gone.add(host))
         if self._joined.get(host) is connection:
             self._lose(f"host {host} of {self.size}")
 
@@ -209,7 +209,7 @@ class First(Meeting):
         self._send_all(f"lost {reason}")
 
 
-class Other(Meeting):
+class OtherHost(Meeting):
     """The side of a host other than the first.
 
     Args:
@@ -240,7 +240,7 @@ class Other(Meeting):
                 send_line(self._connection, f"{HELLO} join {self._host} {self.size}")
                 self._connection.settimeout(left)
                 self.connected = True
-                lines = lines_of(self._connection)
+                lines = received_lines(self._connection)
                 line = next(lines, None)
                 if line is None and time.monotonic() < deadline:
                     raise LostError(_did_not_begin("the first host was lost again"))
@@ -275,7 +275,7 @@ class Other(Meeting):
             if word == "lost":
                 return self._lose(rest)
             if word == "done":
-                self._note(lambda: setattr(self, "_released", True))
+                self._update(lambda: setattr(self, "_released", True))
         if not self._left:
             self._lose(f"host 0 of {self.size}")
 
@@ -321,6 +321,6 @@ def meet(where: str, host: int, size: int, seconds: float) -> Meeting:
         LostError: not all have joined in time, or one was lost again.
         InputError: the port is in use, or hosts differ in their number.
     """
-    meeting = Other(where, host, size) if host else First(host_and_port(where)[1], size, seconds)
+    meeting = OtherHost(where, host, size) if host else FirstHost(host_and_port(where)[1], size, seconds)
     meeting.wait_for_all(seconds)
     return meeting

@@ -11,7 +11,7 @@ from mmkp_jax.errors import InputError
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 """Seconds without traffic, seconds between questions, and questions without answer, after which a machine is lost."""
 
-LONGEST = 1000
+MAX_LINE_BYTES = 1000
 """Bytes of a line."""
 
 
@@ -59,14 +59,14 @@ def pump(source: socket.socket, target: socket.socket, *, close: bool = True) ->
 def send_line(connection: socket.socket, line: str) -> None:
     """Sends a line, cut where it is too long."""
     with contextlib.suppress(OSError):  # a connection that broke is noticed where it is read
-        connection.sendall(f"{line[: LONGEST - 1]}\n".encode())
+        connection.sendall(f"{line[: MAX_LINE_BYTES - 1]}\n".encode())
 
 
-def lines_of(connection: socket.socket) -> Iterator[str]:
+def received_lines(connection: socket.socket) -> Iterator[str]:
     """The lines that come in; no byte after a line is taken before the next is asked for."""
     line = b""
     with contextlib.suppress(OSError):
-        while len(line) < LONGEST and (byte := connection.recv(1)):
+        while len(line) < MAX_LINE_BYTES and (byte := connection.recv(1)):
             line += byte
             if byte == b"\n":
                 yield line.decode(errors="replace").strip()

@@ -12,7 +12,7 @@ UNREAD = 141
 """The exit status where nothing reads the output any more (`… | head`), as a shell has it after SIGPIPE."""
 
 
-def print_anywhere() -> None:
+def escape_unencodable() -> None:
     """Lets stdout and stderr print what their encoding lacks as escapes (`\\u03b3`), in place of failing."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)

@@ -31,7 +31,7 @@ class Dataset(NamedTuple):
     """How often each of its posts comes in an epoch."""
 
 
-class Training(NamedTuple):
+class TrainingData(NamedTuple):
     """What a run trains on."""
 
     feed: Feed
@@ -75,9 +75,9 @@ def datasets_of(config: ConfigDict) -> tuple[Dataset, ...]:
 
 
 def _dataset(named: str) -> Dataset:
-    path, parted, weight = named.rpartition(":")
+    path, separator, weight = named.rpartition(":")
     dataset = Dataset(named)
-    if parted and not Path(named).is_dir():
+    if separator and not Path(named).is_dir():
         try:
             dataset = Dataset(path, float(weight))
         except ValueError:
@@ -143,7 +143,7 @@ def branches_of(config: ConfigDict) -> tuple[Branch, ...]:
     return BOTH if config.pack_for == "both" else tuple(names[branch] for branch in OWN_BRANCHES[config.strategy])
 
 
-def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
+def plan_posts(config: ConfigDict, recipe: Recipe) -> TrainingData:
     """Plans every batch of the run, over all its datasets; pictures are not decoded.
 
     A given `total_steps` decides how long the run is; `num_epochs` does where that is 0.
@@ -174,7 +174,7 @@ def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
     has_cot_N = np.concatenate([part.has_cot_N for part in parts])
     _check_chains(config, parts)
     known = _known(parts, recipe, config.data.workers)
-    return Training(feed, plans, steps, left_out, has_cot_N, config.strategy, known)
+    return TrainingData(feed, plans, steps, left_out, has_cot_N, config.strategy, known)
 
 
 def _is_short(plans: Sequence[EpochPlan], config: ConfigDict) -> bool:
@@ -248,7 +248,7 @@ def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branc
     return _Part(dataset, records, sizes_of(lengths, branches), lengths.text_N, lengths.cot_N > 0, posts, left_out)
 
 
-def describe(training: Training) -> str:
+def training_summary(training: TrainingData) -> str:
     """A few lines: how much is trained on and in how many steps, what is left out, updates, and chains of thought."""
     posts, epochs = sum(len(plan.post_N) for plan in training.plans[:1]), len(training.plans)
     reasons: dict[str, int] = {}

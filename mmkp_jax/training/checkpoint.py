@@ -18,18 +18,18 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.sharding import MEMORIES
 from mmkp_jax.runtime.atomic import set_aside
-from mmkp_jax.runtime.checksums import FILE, damage, has_checksums
+from mmkp_jax.runtime.checksums import CHECKSUMS_FILE, find_damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.hosts import everywhere, is_writer, several, wait_for_all
-from mmkp_jax.training.sealing import Sealed
+from mmkp_jax.training.sealing import ChecksummedPath
 from mmkp_jax.training.step import State
 
-MEND = "remove its folder, to go on from an earlier one or from the beginning"
+RESUME_HINT = "remove its folder, to go on from an earlier one or from the beginning"
 
 
-def unverified(folder: Path) -> str:
+def no_checksums_message(folder: Path) -> str:
     """The line about a checkpoint that an earlier version of the program wrote."""
-    return f"{folder}: it has no checksums ({FILE}), so that damage in it would not be noticed"
+    return f"{folder}: it has no checksums ({CHECKSUMS_FILE}), so that damage in it would not be noticed"
 
 
 class Restored(NamedTuple):
@@ -37,7 +37,7 @@ class Restored(NamedTuple):
 
     step: int
     state: State
-    note: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 class Checkpoints:
@@ -54,7 +54,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
-            temporary_path_class=Sealed,
+            temporary_path_class=ChecksummedPath,
         )
         self._folder = folder.absolute()
         _leave_failures_to_the_caller()
@@ -72,13 +72,13 @@ class Checkpoints:
         """The last step with a whole checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: State, note: dict[str, Any]) -> None:
-        """Starts to write; `note` is kept beside the state, as JSON.
+    def save(self, step: int, state: State, metadata: dict[str, Any]) -> None:
+        """Starts to write; `metadata` is kept beside the state, as JSON.
 
         Where a part of the state is in the host's memory it is written when this returns: Orbax may read it in place,
         and the next step is given that place to write to.
         """
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(metadata))
         with self._writing(), jax.transfer_guard("allow"):
             self._manager.save(step, args=args, force=True)
         if any(leaf.sharding.memory_kind == MEMORIES["host"] for leaf in jax.tree.leaves(state)):
@@ -101,7 +101,7 @@ class Checkpoints:
             restored = self._read(step, args)
         except Exception as error:  # damaged files end in any kind of it, Orbax's bare Exception too
             reason = " ".join(str(error).split()).partition(" See full TensorStore details")[0]
-            raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), MEND) from error
+            raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), RESUME_HINT) from error
         return Restored(step, restored["state"], restored["note"])
 
     def verify(self, step: int) -> None:
@@ -113,11 +113,11 @@ class Checkpoints:
         folder = self._folder / str(step)
         if not everywhere(has_checksums(folder)):
             if is_writer():
-                print(for_terminal(unverified(folder)), file=sys.stderr)
+                print(for_terminal(no_checksums_message(folder)), file=sys.stderr)
             return
-        found = damage(folder, jax.process_index(), jax.process_count())
+        found = find_damage(folder, jax.process_index(), jax.process_count())
         if not everywhere(found is None):
-            raise InputError(f"it is damaged ({found or 'another host says where'})", str(folder), MEND)
+            raise InputError(f"it is damaged ({found or 'another host says where'})", str(folder), RESUME_HINT)
 
     def _read(self, step: int, args: ocp.args.Composite) -> Any:
         if not several():
@@ -165,7 +165,7 @@ class Checkpoints:
         wait_for_all("damaged checkpoints")
         self._manager.reload()
 
-    def note(self, step: int) -> dict[str, Any]:
+    def metadata(self, step: int) -> dict[str, Any]:
         """What was kept beside the state of `step`.
 
         Raises:
@@ -175,7 +175,9 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]
         except Exception as error:  # as in `restore`
             reason = " ".join(str(error).split())
-            raise InputError(f"its note cannot be read ({reason})", str(self._folder / str(step)), MEND) from error
+            raise InputError(
+                f"its metadata cannot be read ({reason})", str(self._folder / str(step)), RESUME_HINT
+            ) from error
 
     def wait(self) -> None:
         """Until what was saved is written."""
@@ -226,8 +228,8 @@ class Best:
         """
         if (score := scores[self._metric]) > self.score:
             self.score = score
-            note = {"metric": self._metric, "score": score}
-            self._kept.save(step, {part: state[part] for part in self.PARTS}, note)
+            metadata = {"metric": self._metric, "score": score}
+            self._kept.save(step, {part: state[part] for part in self.PARTS}, metadata)
             self._kept.wait()  # the run's own checkpoint must not come to be without it
 
     def restore(self, state: State) -> Restored | None:
@@ -256,7 +258,7 @@ class Best:
         score = None
         try:
             self._kept.verify(step)
-            score = self._kept.note(step).get("score")
+            score = self._kept.metadata(step).get("score")
         except InputError as error:
             print(for_terminal(str(error)), file=sys.stderr)
         if everywhere(isinstance(score, int | float)):

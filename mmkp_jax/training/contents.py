@@ -16,22 +16,22 @@ from mmkp_jax.data.records import open_split, split_names
 from mmkp_jax.hf.folder import Folder, digests
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.field_types import CONTENT
-from mmkp_jax.runtime.fields import of_resume
+from mmkp_jax.runtime.fields import names_by_resume
 from mmkp_jax.runtime.json_files import read_object
 from mmkp_jax.runtime.lines import read_bytes
 from mmkp_jax.training.batches import datasets_of
 
-FILE = "contents.json"
+CONTENTS_FILE = "contents.json"
 """Of a work directory: a digest by field."""
 
-FIELDS = of_resume(CONTENT)
+CONTENT_FIELDS = names_by_resume(CONTENT)
 
 SAMPLES, SAMPLE_BYTES = 256, 16 << 10
 """Of a file of weights: so many stretches of it, the header among them; another training changes nearly all bytes."""
 
 
 def contents_of(config: ConfigDict, base: Folder) -> dict[str, str]:
-    """A digest of what each of `FIELDS` names.
+    """A digest of what each of `CONTENT_FIELDS` names.
 
     Raises:
         InputError: a dataset cannot be opened.
@@ -56,18 +56,18 @@ def same_content(workdir: Path, now: Mapping[str, str], field: str, before: Any,
     Raises:
         InputError: what the work directory says cannot be read.
     """
-    if field not in FIELDS:
+    if field not in CONTENT_FIELDS:
         return False
-    if (workdir / FILE).is_file():
-        told = read_object(workdir / FILE, "remove it, and name the files and folders as the run did")
+    if (workdir / CONTENTS_FILE).is_file():
+        told = read_object(workdir / CONTENTS_FILE, "remove it, and name the files and folders as the run did")
         return told.text(field, "") == now.get(field)
     return bool(before and named) and Path(str(before)).resolve() == Path(str(named)).resolve()
 
 
 def write_contents(workdir: Path, contents: Mapping[str, str]) -> None:
     """Leaves them in the work directory, where they are not there yet."""
-    if not (workdir / FILE).exists():
-        write_json(workdir / FILE, contents)
+    if not (workdir / CONTENTS_FILE).exists():
+        write_json(workdir / CONTENTS_FILE, contents)
 
 
 def _digest(content: Any) -> str:

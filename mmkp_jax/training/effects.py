@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from mmkp_jax.runtime.fields import FIELDS
-from mmkp_jax.training.optimizer import warmup_of
+from mmkp_jax.training.optimizer import warmup_length
 
 
 def without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> list[str]:
@@ -30,7 +30,7 @@ def lines_without_effect(config: ConfigDict, steps: int, *, first: int = 1, prof
 def _length(config: ConfigDict, steps: int) -> Iterator[str]:
     if config.total_steps and config.num_epochs:
         yield f"num_epochs={config.num_epochs:g} has no effect: total_steps={config.total_steps} decides the length"
-    warmup = warmup_of(config.warmup_steps, steps)
+    warmup = warmup_length(config.warmup_steps, steps)
     if warmup != config.warmup_steps:
         yield f"warmup_steps={config.warmup_steps} is as long as the run of {steps:,} steps: shortened to {warmup:,}"
 

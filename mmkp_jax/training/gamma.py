@@ -17,7 +17,7 @@ GammaState = dict[str, jax.Array]
 """`gamma`: float32, nats a label; `posts`: int32, how many posts it has seen."""
 
 
-class GammaRule(NamedTuple):
+class GammaSchedule(NamedTuple):
     """How γ moves: not at all; as the mean over all posts so far (the paper's "avg"); as a moving mean over steps."""
 
     mode: str
@@ -25,8 +25,8 @@ class GammaRule(NamedTuple):
     ema_decay: float
 
 
-def gamma_rule(mode: str, gamma: float = 0.4, ema_decay: float = 0.99) -> GammaRule:
-    """A checked rule; `gamma` is used by `fixed` (0.4 for every model in the paper), `ema_decay` by `ema`.
+def gamma_schedule(mode: str, gamma: float = 0.4, ema_decay: float = 0.99) -> GammaSchedule:
+    """A checked schedule; `gamma` is used by `fixed` (0.4 for every model in the paper), `ema_decay` by `ema`.
 
     Raises:
         InputError: unknown mode, or a decay outside [0, 1).
@@ -39,26 +39,26 @@ def gamma_rule(mode: str, gamma: float = 0.4, ema_decay: float = 0.99) -> GammaR
         )
     if not 0 <= ema_decay < 1:
         raise InputError(f"decay {ema_decay} is outside [0, 1)", "config.gamma_ema_decay", "try 0.99")
-    return GammaRule(mode, float(gamma), float(ema_decay))
+    return GammaSchedule(mode, float(gamma), float(ema_decay))
 
 
-def init_gamma(rule: GammaRule) -> GammaState:
+def init_gamma(schedule: GammaSchedule) -> GammaState:
     """γ before the first step."""
-    start = rule.gamma if rule.mode == "fixed" else 0.0
+    start = schedule.gamma if schedule.mode == "fixed" else 0.0
     return {"gamma": jnp.float32(start), "posts": jnp.int32(0)}
 
 
-def update_gamma(rule: GammaRule, state: GammaState, loss_sum: jax.Array, posts: jax.Array) -> GammaState:
+def update_gamma(schedule: GammaSchedule, state: GammaState, loss_sum: jax.Array, posts: jax.Array) -> GammaState:
     """γ after a step over `posts` posts whose SFT losses, each weighing the same, add up to `loss_sum`.
 
     A step without posts, or whose loss is not finite, leaves γ where it is.
     """
     seen = state["posts"] + posts.astype(jnp.int32)
-    if rule.mode == "fixed":
+    if schedule.mode == "fixed":
         return {"gamma": state["gamma"], "posts": seen}
     share = posts / jnp.maximum(seen, 1)  # the step's part of a mean over all posts
-    if rule.mode == "ema":
-        share = jnp.where(state["posts"] == 0, 1.0, 1 - rule.ema_decay)
+    if schedule.mode == "ema":
+        share = jnp.where(state["posts"] == 0, 1.0, 1 - schedule.ema_decay)
     moved = state["gamma"] + share * (loss_sum / jnp.maximum(posts, 1) - state["gamma"])
     counts = (posts > 0) & jnp.isfinite(loss_sum)
     return {

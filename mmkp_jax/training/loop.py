@@ -21,9 +21,9 @@ from mmkp_jax.hf.folder import Folder
 from mmkp_jax.models.definition import Params
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.models.sharding import place_batch, planned_rows
-from mmkp_jax.runtime.hosts import asked_to_stop, several
+from mmkp_jax.runtime.hosts import several, stop_requested
 from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
-from mmkp_jax.training.batches import Training
+from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.checkpoint import Best, Checkpoints
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.metrics import Meter
@@ -57,7 +57,7 @@ def train(
     config: ConfigDict,
     plan: Plan,
     folder: Folder,
-    training: Training,
+    training: TrainingData,
     workdir: Path,
     validate: Validate | None,
     export: Export,
@@ -109,16 +109,16 @@ def train(
             profiler.called(step, metrics)
             meter.add(step, metrics, losses)
             watchdog.beat()
-            last, stop = step == training.steps, asked.stop or asked_to_stop(step)
+            last, stop = step == training.steps, asked.stop or stop_requested(step)
             if best and (last or step % config.eval_every == 0):
                 with meter.spending("evaluation"), watchdog.pausing(), jax.transfer_guard("allow"):
                     scores = validate(join_params(state["trainable"], state["frozen"]))
                     best.offer(step, state, scores)
                     if config.export_every and step % (config.export_every * config.eval_every) == 0:
                         export(step, join_params(state["trainable"], state["frozen"]))
-                meter.note(scores)
+                meter.annotate(scores)
             if stop or last or step % config.checkpoint_every == 0:
-                meter.keep()
+                meter.flush()
                 with meter.spending("checkpoint"), watchdog.pausing():
                     checkpoints.save(step, state, {"data": data})
             if stop:
@@ -131,7 +131,7 @@ def train(
             restored = best.restore(plan.state)
         if restored is None:  # damaged, or the run was trained to its end before it was to validate
             return step, params
-        print(f"best on valid: step {restored.step:,}, {restored.note['metric']} {restored.note['score']:.4f}")
+        print(f"best on valid: step {restored.step:,}, {restored.metadata['metric']} {restored.metadata['score']:.4f}")
         return restored.step, join_params(restored.state["trainable"], restored.state["frozen"])
 
 
@@ -143,13 +143,13 @@ def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path
     if step > steps:
         what = f"the run is at step {step:,} already, and its config now ends at step {steps:,}"
         raise InputError(what, "config.total_steps", "give more steps, or epochs")
-    if restored.note["data"] != data:
+    if restored.metadata["data"] != data:
         hint = "prepare them as they were, or give another --workdir"
         raise InputError(f"the training posts are not those that this run saw up to step {step:,}", path, hint)
     return step, restored.state
 
 
-def _feed(config: ConfigDict, training: Training, step: int) -> Iterator[tuple[Position, Forest]]:
+def _feed(config: ConfigDict, training: TrainingData, step: int) -> Iterator[tuple[Position, Forest]]:
     return batches(
         training.feed,
         training.plans,
@@ -168,7 +168,7 @@ def _micro_batches(forest: Forest, config: ConfigDict) -> Forest:
 class _StopAsked(contextlib.AbstractContextManager):
     """Turns SIGINT and SIGTERM into a wish that the loop looks for between steps; a second SIGINT is taken at once.
 
-    Of several hosts, JAX hands SIGTERM to all of them (`hosts.asked_to_stop`); SIGINT is made one.
+    Of several hosts, JAX hands SIGTERM to all of them (`hosts.stop_requested`); SIGINT is made one.
     """
 
     def __init__(self) -> None:

@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from mmkp_jax.runtime.hosts import is_writer, merged
-from mmkp_jax.training.batches import Training
+from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.objectives import Losses
 from mmkp_jax.training.optimizer import learning_rate
 from mmkp_jax.training.post_losses import PostLosses
 from mmkp_jax.training.step import Metrics
-from mmkp_jax.training.watchdog import Skipped
+from mmkp_jax.training.watchdog import SkippedSteps
 from mmkp_jax.training.workdir import MetricsLog
 
 Kind = Literal["compile", "data", "checkpoint", "evaluation"]
@@ -47,7 +47,7 @@ class Goodput:
             if kind != "data":
                 self.idle_until = now
 
-    def of(self, kind: Kind) -> float:
+    def seconds(self, kind: Kind) -> float:
         """Seconds of that kind so far."""
         return self._spent[kind]
 
@@ -76,17 +76,17 @@ class StepTimes:
 
     def called(self, step: int, results: Any) -> None:
         """Takes arrays that a step gives, right after its call."""
-        waited = self._goodput.of("data")
+        waited = self._goodput.seconds("data")
         self._called[step] = waited - self._waited, self._goodput.idle_until
         self._waited = waited
         self._ended[step] = queue.SimpleQueue()
         self._to_watch.put((self._ended[step], results))
 
     def has_ended(self, step: int) -> bool:
-        """Whether `of` would not wait."""
+        """Whether `wait_for` would not wait."""
         return not self._ended[step].empty()
 
-    def of(self, step: int) -> dict[str, float]:
+    def wait_for(self, step: int) -> dict[str, float]:
         """`seconds`, and the share of them that the host waited for data; NaN for the first step.
 
         Asked for once a step, in the steps' order; waits for the step's end.
@@ -122,7 +122,7 @@ class _Pending(NamedTuple):
     step: int
     metrics: Metrics
     losses: Losses
-    noted: dict[str, float]
+    annotations: dict[str, float]
 
 
 class Meter(contextlib.AbstractContextManager):
@@ -135,11 +135,11 @@ class Meter(contextlib.AbstractContextManager):
         row_AB: int64, which of a batch's planned rows each row of the step's batch is.
     """
 
-    def __init__(self, config: ConfigDict, training: Training, workdir: Path, step: int, row_AB: np.ndarray):
+    def __init__(self, config: ConfigDict, training: TrainingData, workdir: Path, step: int, row_AB: np.ndarray):
         self._writes = is_writer()
         self._log = MetricsLog(workdir, step) if self._writes else None
         self._losses = PostLosses(workdir, training.plans, training.has_cot_N, steps=training.steps, step=step)
-        self._skipped = Skipped(workdir, most=config.max_nonfinite, step=step)
+        self._skipped = SkippedSteps(workdir, most=config.max_nonfinite, step=step)
         self._records, self._place_R = training.feed.records, np.argsort(row_AB, axis=None)
         self._rate = learning_rate(config.learning_rate, warmup_steps=config.warmup_steps, total_steps=training.steps)
         self._bar = tqdm(total=training.steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
@@ -160,9 +160,9 @@ class Meter(contextlib.AbstractContextManager):
         with self._goodput.spending(kind):
             yield
 
-    def note(self, values: Mapping[str, float]) -> None:
+    def annotate(self, values: Mapping[str, float]) -> None:
         """Adds to the line of the step that was added last."""
-        self._pending[-1].noted.update(values)
+        self._pending[-1].annotations.update(values)
 
     def add(self, step: int, metrics: Metrics, losses: Losses) -> None:
         """Takes what a step gave, and writes that of the steps before it.
@@ -181,26 +181,26 @@ class Meter(contextlib.AbstractContextManager):
         Raises:
             InputError: too many steps in a row were not finite.
         """
-        for step, metrics, losses, noted in self._pending:
+        for step, metrics, losses, annotations in self._pending:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}  # waits for the step
             line = {
                 **values,
                 "learning_rate": self._rate_at(step - 1 - self._skipped.steps),
-                **self._times.of(step),
-                **noted,
+                **self._times.wait_for(step),
+                **annotations,
             }
             line |= {f"{each}_per_second": line[each] / line["seconds"] for each in ("posts", "tokens")}
             nll_ABS = _of_this_host(losses.sft_BS)
             nll_ABS[_of_this_host(losses.has_sft_BS) != 1] = np.nan
-            self._losses.put(step, nll_ABS.reshape(-1, nll_ABS.shape[-1])[self._place_R])
+            self._losses.record(step, nll_ABS.reshape(-1, nll_ABS.shape[-1])[self._place_R])
             if self._log:
                 self._log.write(step, {name: value if np.isfinite(value) else None for name, value in line.items()})
             if step % self._every == 0:
                 self._bar.set_postfix_str(_summary(line))
-            self._skipped.look(step, values, lambda step=step: self._ids(step))
+            self._skipped.record(step, values, lambda step=step: self._ids(step))
         self._pending.clear()
 
-    def keep(self) -> None:
+    def flush(self) -> None:
         """Writes all, the posts' losses too, for a run that goes on from here; on all hosts at the same step."""
         self.write()
         self._losses.merge(merged)

@@ -84,8 +84,8 @@ def dyncot(losses: Losses, gamma: jax.Array) -> Choice:
     return Choice(jnp.where(on_cot_BS, losses.cot_BS, losses.sft_BS), losses.has_sft_BS, on_cot_BS)
 
 
-TRAINED = {"sft": sft, "cot": cot, "multitask": multitask, "dyncot": dyncot}
-STRATEGIES = ("zeroshot", *TRAINED)
+OBJECTIVES = {"sft": sft, "cot": cot, "multitask": multitask, "dyncot": dyncot}
+STRATEGIES = ("zeroshot", *OBJECTIVES)
 
 OWN_BRANCHES = {"sft": (SFT,), "cot": (COT,), "multitask": (SFT, COT), "dyncot": (SFT, COT)}
 """The branches a strategy learns from, for `pack_for="own"`."""
@@ -99,7 +99,7 @@ def objective(strategy: str, *, multitask_weight: float = 0.5) -> Objective:
     """
     if strategy == "zeroshot":
         raise InputError("strategy 'zeroshot' trains nothing", "config.strategy", "evaluate the checkpoint as it is")
-    if strategy not in TRAINED:
+    if strategy not in OBJECTIVES:
         raise InputError(
             f"unknown strategy {strategy!r}{nearest(strategy, STRATEGIES)}",
             "config.strategy",
@@ -107,4 +107,4 @@ def objective(strategy: str, *, multitask_weight: float = 0.5) -> Objective:
         )
     if strategy == "multitask":
         return lambda losses, gamma: multitask(losses, gamma, weight=multitask_weight)
-    return TRAINED[strategy]
+    return OBJECTIVES[strategy]

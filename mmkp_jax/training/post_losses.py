@@ -15,7 +15,7 @@ from mmkp_jax.runtime import limits
 from mmkp_jax.runtime.atomic import replacing, set_aside
 from mmkp_jax.runtime.hosts import is_writer
 
-FILE = "losses.npz"
+LOSSES_FILE = "losses.npz"
 
 
 class PostLosses:
@@ -29,7 +29,7 @@ class PostLosses:
     """
 
     def __init__(self, workdir: Path, plans: Sequence[EpochPlan], has_cot: np.ndarray, *, steps: int, step: int):
-        self._file = workdir / FILE
+        self._file = workdir / LOSSES_FILE
         self._rows = plans[0].batch_rows
         starts = np.cumsum([0, *(len(plan.post_N) for plan in plans)])
         ends = [start + plan.bound_R1[1:] for start, plan in zip(starts, plans, strict=False)]
@@ -48,7 +48,7 @@ class PostLosses:
         """The training posts of the batch that led to `step`, int32."""
         return self._post_N[slice(*self._span(step))]
 
-    def put(self, step: int, nll_sft_RS: np.ndarray) -> None:
+    def record(self, step: int, nll_sft_RS: np.ndarray) -> None:
         """Takes the losses of the batch that led to `step`, its rows as planned; NaN where this host knows none."""
         start, end = self._span(step)
         bound_R1 = self._bound_R1[(step - 1) * self._rows : step * self._rows + 1]

@@ -12,7 +12,7 @@ METADATA = "_CHECKPOINT_METADATA"
 UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
 
 
-class Sealed(ocp.path.atomicity.AtomicRenameTemporaryPath):
+class ChecksummedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
     """A step's folder until it is complete; a kill at any moment leaves it without its name, or with its checksums.
 
     Orbax takes this for the parts of a step too, which lie in its folder and need no checksums of their own.

@@ -26,7 +26,7 @@ from mmkp_jax.models.sharding import (
 )
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.runtime.field_checks import check_settings
-from mmkp_jax.training.gamma import GammaRule, gamma_rule
+from mmkp_jax.training.gamma import GammaSchedule, gamma_schedule
 from mmkp_jax.training.objectives import objective
 from mmkp_jax.training.optimizer import adamw, learning_rate
 from mmkp_jax.training.step import State, Step, init_state, make_train_step
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
     definition: Definition
     mesh: Mesh
     optimizer: optax.GradientTransformation
-    rule: GammaRule
+    gamma_schedule: GammaSchedule
     state: State
     """`jax.ShapeDtypeStruct`s with shardings."""
     step: Step
@@ -69,15 +69,15 @@ def plan_training(
     """
     check_settings(config)
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
-    rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
+    schedule = gamma_schedule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
     definition = define_on(mesh, published, where, attention=config.attention, remat=config.remat)
     _check_batch(config, mesh)
-    schedule = learning_rate(
+    rate = learning_rate(
         config.learning_rate, warmup_steps=config.warmup_steps, total_steps=total_steps or config.total_steps
     )
     optimizer = adamw(
-        schedule,
+        rate,
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
@@ -85,10 +85,10 @@ def plan_training(
         clip_norm=config.clip_norm,
         moments_dtype=dtype_of(config, "moments_dtype"),
     )
-    state = _abstract_state(config, definition, mesh, optimizer, rule)
+    state = _abstract_state(config, definition, mesh, optimizer, schedule)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(
-        definition, optimizer, train, rule, examples=config.row.examples, dtype=dtype_of(config, "compute_dtype")
+        definition, optimizer, train, schedule, examples=config.row.examples, dtype=dtype_of(config, "compute_dtype")
     )
     step = jax.jit(
         step,
@@ -96,7 +96,7 @@ def plan_training(
         out_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
         donate_argnums=0,
     )
-    return Plan(definition, mesh, optimizer, rule, state, step)
+    return Plan(definition, mesh, optimizer, schedule, state, step)
 
 
 def plan_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Definition, Params]:
@@ -135,7 +135,7 @@ def load_state(plan: Plan, folder: Folder) -> State:
         return unflatten({path: params[path] for path in flatten(of)})
 
     start = jax.jit(
-        lambda trainable, frozen: init_state(trainable, frozen, plan.optimizer, plan.rule),
+        lambda trainable, frozen: init_state(trainable, frozen, plan.optimizer, plan.gamma_schedule),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.state),
         donate_argnums=(0, 1),
     )
@@ -143,7 +143,11 @@ def load_state(plan: Plan, folder: Folder) -> State:
 
 
 def _abstract_state(
-    config: ConfigDict, definition: Definition, mesh: Mesh, optimizer: optax.GradientTransformation, rule: GammaRule
+    config: ConfigDict,
+    definition: Definition,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    schedule: GammaSchedule,
 ) -> State:
     """Shapes, dtypes and shardings of the whole state."""
     freeze = definition.family.paths(config.freeze)
@@ -159,7 +163,7 @@ def _abstract_state(
         "optimizer": optimizer_shardings(optimizer, trainable, of_trainable, mesh, config.moments_memory),
         "gamma": {"gamma": replicated(mesh), "posts": replicated(mesh)},
     }
-    shapes = jax.eval_shape(lambda t, f: init_state(t, f, optimizer, rule), trainable, frozen)
+    shapes = jax.eval_shape(lambda t, f: init_state(t, f, optimizer, schedule), trainable, frozen)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
     )

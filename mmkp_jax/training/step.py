@@ -20,7 +20,7 @@ from mmkp_jax.data.processor import filled
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.ops.cross_entropy import label_nll
-from mmkp_jax.training.gamma import GammaRule, init_gamma, update_gamma
+from mmkp_jax.training.gamma import GammaSchedule, init_gamma, update_gamma
 from mmkp_jax.training.objectives import Choice, Losses, Objective, example_losses
 
 State = dict[str, Any]
@@ -29,14 +29,16 @@ Step = Callable[[State, Forest], tuple[State, Metrics, Losses]]
 """A pure `(state, batch [A, B, ...]) -> (state, metrics, every example's losses [A, B, S])`."""
 
 
-def init_state(trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, rule: GammaRule) -> State:
+def init_state(
+    trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, schedule: GammaSchedule
+) -> State:
     """The state before the first step."""
     return {
         "step": jnp.int32(0),
         "trainable": trainable,
         "frozen": frozen,
         "optimizer": optimizer.init(trainable),
-        "gamma": init_gamma(rule),
+        "gamma": init_gamma(schedule),
     }
 
 
@@ -57,7 +59,7 @@ def make_train_step(
     definition: Definition,
     optimizer: optax.GradientTransformation,
     objective: Objective,
-    rule: GammaRule,
+    schedule: GammaSchedule,
     *,
     examples: int,
     dtype: jnp.dtype,
@@ -94,7 +96,7 @@ def make_train_step(
         moved = {
             "trainable": optax.apply_updates(trainable, updates),
             "optimizer": after,
-            "gamma": update_gamma(rule, state["gamma"], sums["loss_sft"], sums["posts_sft"]),
+            "gamma": update_gamma(schedule, state["gamma"], sums["loss_sft"], sums["posts_sft"]),
         }
         kept = {"trainable": trainable, "optimizer": before, "gamma": state["gamma"]}
         moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)

@@ -17,7 +17,7 @@ from mmkp_jax.runtime.hosts import is_writer
 from mmkp_jax.training.workdir import cut_back
 
 
-class Skipped:
+class SkippedSteps:
     """`skipped.jsonl`: a line for each step whose loss or gradient was not finite, with its posts' ids.
 
     Args:
@@ -32,7 +32,7 @@ class Skipped:
         self.steps = len(self._file.read_text(encoding="utf-8").splitlines()) if self._file.exists() else 0
         """How many were skipped, of all starts of the run."""
 
-    def look(self, step: int, metrics: Mapping[str, float], posts: Callable[[], Sequence[str]]) -> None:
+    def record(self, step: int, metrics: Mapping[str, float], posts: Callable[[], Sequence[str]]) -> None:
         """Takes note of a step.
 
         Args:

@@ -17,12 +17,12 @@ from mmkp_jax.hf.folder import CONFIG
 from mmkp_jax.runtime import lock
 from mmkp_jax.runtime.atomic import part_of, write_bytes, write_json, write_text
 from mmkp_jax.runtime.field_types import LENGTH
-from mmkp_jax.runtime.fields import leaves, may_differ, of_resume
+from mmkp_jax.runtime.fields import leaves, may_differ, names_by_resume
 from mmkp_jax.runtime.json_files import ends_a_line, parse_object, read_object
 from mmkp_jax.runtime.limits import LINE
 from mmkp_jax.runtime.lines import lines_of
 from mmkp_jax.runtime.old_configs import upgrade
-from mmkp_jax.training.contents import FIELDS
+from mmkp_jax.training.contents import CONTENT_FIELDS
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy", "pillow")
 
@@ -60,11 +60,12 @@ def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = Fals
         and not (same and same(key, before.get(key), now.get(key)))
     ]
     if changed:
-        told = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in changed)
+        extending = ", or --extend" * set(changed).issubset(names_by_resume(LENGTH))
+        changes = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in changed)
         raise InputError(
-            f"the run there has another config: {told}",
+            f"the run there has another config: {changes}",
             str(workdir),
-            f"give another --workdir, or the same config{', or --extend' * set(changed).issubset(of_resume(LENGTH))}",
+            f"give another --workdir, or the same config{extending}",
         )
     return True
 
@@ -86,7 +87,7 @@ def claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False, sam
 
 def _with_paths(config: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """A config with the paths of another one that names the same content."""
-    for field in FIELDS:
+    for field in CONTENT_FIELDS:
         *parents, name = field.split(".")
         part = config
         for parent in parents:

@@ -32,6 +32,7 @@ from mmkp_jax.inference.load_model import checkpoint_of, load_model
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.training.checkpoint import Best
+from tests.support.devices import fake_devices
 from tests.support.needs_torch import needs_torch
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.run_on_disk import FROZEN, STEP, write_base, write_run
@@ -185,11 +186,10 @@ sys.exit(main(sys.argv[2:]))
 
 def command(*flags: str, devices: int = 1, file_bytes: int = resource.RLIM_INFINITY) -> subprocess.CompletedProcess:
     """The command in a process of its own; no file may grow beyond `file_bytes`."""
-    fake = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.run(
         [sys.executable, "-c", LIMITED, str(file_bytes), *flags],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake},
+        env=fake_devices(devices),
         capture_output=True,
         text=True,
         timeout=200,

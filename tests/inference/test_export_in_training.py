@@ -15,6 +15,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.export import main
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.inference.export_run import check_base, check_exports, export_into_run, open_step, record_base
+from tests.support.devices import fake_devices
 from tests.support.ports import free_port
 from tests.support.run_on_disk import STEP, write_base, write_predictions_of, write_run
 from tests.support.small_pocket import ROOT, command, environment, run, small_pocket
@@ -186,10 +187,9 @@ def test_an_export_is_completely_on_disk_before_it_takes_its_name(tmp_path, base
 def test_two_processes_export_parameters_that_neither_can_read_alone(tmp_path, base):
     write_run(tmp_path / "run", base)
     address = f"127.0.0.1:{free_port()}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     program = [sys.executable, "-m", "tests.support.sharded_export", str(tmp_path / "run"), address, "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    processes = [subprocess.Popen([*program, number], cwd=ROOT, env=environment, **pipes) for number in "01"]
+    processes = [subprocess.Popen([*program, number], cwd=ROOT, env=fake_devices(2), **pipes) for number in "01"]
     try:
         said = [process.communicate(timeout=200)[0] for process in processes]
     finally:

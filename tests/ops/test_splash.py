@@ -5,7 +5,6 @@ its outputs get no gradient here either.
 """
 
 import json
-import os
 import subprocess
 import sys
 
@@ -22,6 +21,7 @@ from mmkp_jax.ops import splash
 from mmkp_jax.ops.attention import DENSE, Backend, forest_mask
 from mmkp_jax.ops.backends import BACKENDS, backend_name
 from mmkp_jax.training.step import forest_losses
+from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 from tests.support.tiny import tiny_config
 from tests.support.trees import forest_of, random_tree
@@ -183,10 +183,12 @@ def test_the_model_gives_the_losses_and_gradients_of_dense(monkeypatch):
 
 def test_sharded_equals_one_device():
     """Eight fake devices: rows over data and fsdp, heads over tensor where every device gets whole groups."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    root = ROOT
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.sharded_splash"], cwd=root, env=env, capture_output=True, text=True
+        [sys.executable, "-m", "tests.support.sharded_splash"],
+        cwd=ROOT,
+        env=fake_devices(8),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads(done.stdout.splitlines()[-1])

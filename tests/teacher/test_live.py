@@ -62,7 +62,7 @@ def lines(file):
 
 
 @pytest.mark.parametrize("command", [teach, predict], ids=["teach", "predict"])
-def test_a_real_endpoint_answers_a_post_with_a_picture(asked, tmp_path, command):
+def test_a_real_endpoint_answers_a_post_with_an_image(asked, tmp_path, command):
     status = command.main([*asked, f"--out={tmp_path / 'out.jsonl'}"])
     rows = [row for row in lines(tmp_path / "out.answers.jsonl") if "key" in row]
     assert status == (0 if any(row["status"] == "answered" for row in rows) else 4)

@@ -122,7 +122,7 @@ def test_a_damaged_image_gives_an_empty_prediction(posts, tmp_path, capsys):
     assert "\n  p3: " in told and "no image of a known kind" in told
 
 
-def test_a_post_that_an_endpoint_gives_no_choices_for_does_not_hold_the_file_back(posts, tmp_path, capsys):
+def test_an_answer_without_choices_does_not_block_the_file(posts, tmp_path, capsys):
     out = tmp_path / "p.jsonl"
 
     def fault(said, attempt):
@@ -138,14 +138,14 @@ def test_a_post_that_an_endpoint_gives_no_choices_for_does_not_hold_the_file_bac
     assert "p1: the answer holds no message" in told and "p2: the answer ended with the finish_reason 'abort'" in told
 
 
-def test_a_thinking_models_answer_is_what_follows_its_thoughts(posts, tmp_path):
+def test_a_thinking_models_prediction_follows_its_thoughts(posts, tmp_path):
     with FakeEndpoint(lambda body: "<think>\nHm: a; b.\n</think>\n\nSnow; ice") as server:
         assert main(flags(server, posts, tmp_path / "p.jsonl")) == 0
     assert {tuple(row["predicted"]) for row in lines(tmp_path / "p.jsonl")} == {("snow", "ice")}
     assert lines(tmp_path / "p.jsonl")[0]["output"].startswith("<think>")
 
 
-def test_no_answer_at_all_ends_with_a_status_of_its_own(posts, tmp_path, capsys):
+def test_a_run_without_any_answer_has_its_own_exit_status(posts, tmp_path, capsys):
     with FakeEndpoint(said_to, lambda said, attempt: "declined") as server:
         assert main(flags(server, posts, tmp_path / "p.jsonl")) == 4
     told = capsys.readouterr().err.splitlines()[-1]
@@ -164,7 +164,7 @@ def test_a_post_that_may_yet_be_answered_is_not_called_empty(posts, tmp_path, ca
         assert main(flags(server, posts, tmp_path / "p.jsonl")) == 0 and max(server.answered.values()) == 1
 
 
-def test_max_cost_stops_cleanly_and_a_higher_one_goes_on(posts, tmp_path, capsys):
+def test_max_cost_stops_cleanly_and_a_higher_one_resumes(posts, tmp_path, capsys):
     out, prices = tmp_path / "p.jsonl", ["--price_in=100", "--price_out=100", "--max_tokens=10"]
     with FakeEndpoint(said_to) as server:
         assert main(flags(server, posts, out, *prices, "--max_cost=0.03")) == 3
@@ -175,7 +175,7 @@ def test_max_cost_stops_cleanly_and_a_higher_one_goes_on(posts, tmp_path, capsys
         assert len(server.calls) == COUNT == len(lines(out))
 
 
-def test_dry_run_tells_the_bill_and_calls_nobody(posts, tmp_path, capsys, monkeypatch):
+def test_dry_run_prints_the_forecast_and_sends_nothing(posts, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with FakeEndpoint() as server:
         assert main(flags(server, posts, tmp_path / "p.jsonl", "--dry_run")) == 0
@@ -185,12 +185,12 @@ def test_dry_run_tells_the_bill_and_calls_nobody(posts, tmp_path, capsys, monkey
     assert not [*tmp_path.glob("p*")]
 
 
-def test_mistakes_are_one_line_and_nothing_is_paid(posts, tmp_path, capsys, monkeypatch):
+def test_wrong_flags_are_one_line_and_nothing_is_paid(posts, tmp_path, capsys, monkeypatch):
     out = tmp_path / "p.jsonl"
     with FakeEndpoint() as server:
         good = flags(server, posts, out)
         for wrong, what in [
-            (["--base_url=localhost:1"], "it is no address"),
+            (["--base_url=localhost:1"], "it is not a URL"),
             ([f"--base_url={server.base_url}/elsewhere"], "check --base_url"),
             (["--model=other"], "no model 'other'"),
             (["--n=3", "--temperature=1"], "--n does not go with --base_url"),
@@ -234,7 +234,7 @@ def start(arguments, script=WITHOUT_JAX, **streams):
     return subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), text=True, **streams)
 
 
-def test_a_killed_command_goes_on_and_pays_for_nothing_twice_and_needs_no_jax(tmp_path):
+def test_a_killed_command_resumes_and_pays_for_nothing_twice_and_needs_no_jax(tmp_path):
     posts, concurrency, kills, draw = write_file(tmp_path, 120), 8, 2, random.Random(0)
     with FakeEndpoint(said_to, delay=0.05) as server:
         arguments = flags(server, posts, tmp_path / "p.jsonl", f"--concurrency={concurrency}")
