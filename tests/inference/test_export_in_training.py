@@ -97,7 +97,7 @@ def test_an_earlier_export_stays_when_the_disk_is_full(tmp_path, base):
         capture_output=True,
         text=True,
     )
-    assert "the export cannot be written (File too large); see to space" in done.stderr.splitlines()[-1]
+    assert "the export cannot be written (File too large); check free space" in done.stderr.splitlines()[-1]
     (left,) = (tmp_path / "run" / "export").iterdir()
     assert left.name == str(STEP) and (left / "README.md").read_bytes() == (base / "README.md").read_bytes()
 
