@@ -97,7 +97,7 @@ def test_an_earlier_export_stays_when_the_disk_is_full(tmp_path, base):
         capture_output=True,
         text=True,
     )
-    assert "the export cannot be written (File too large); see to space" in done.stderr.splitlines()[-1]
+    assert "the export cannot be written (File too large); check free space" in done.stderr.splitlines()[-1]
     (left,) = (tmp_path / "run" / "export").iterdir()
     assert left.name == str(STEP) and (left / "README.md").read_bytes() == (base / "README.md").read_bytes()
 
@@ -263,5 +263,5 @@ def test_a_run_whose_base_changed_is_not_exported(tmp_path, base):
     record_base(tmp_path / "run", open_folder(str(base)))
     open_step(tmp_path / "run", "latest")
     rewrite(base / "chat_template.jinja", "{{ messages[0].content[0].text }}<|image_pad|>")
-    with pytest.raises(InputError, match=r"when the run began: chat_template\.jinja"):
+    with pytest.raises(InputError, match=r"since the run began: chat_template\.jinja"):
         open_step(tmp_path / "run", "latest")

@@ -17,7 +17,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten
 from mmkp_jax.models.freezing import split_params
-from mmkp_jax.models.sharding import MESH_AXES, check_rules, describe, make_mesh, param_shardings
+from mmkp_jax.models.sharding import MESH_AXES, check_rules, make_mesh, param_shardings, sharding_table
 from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
@@ -77,7 +77,7 @@ def test_fsdp_and_tensor_axes_really_divide_parameters(report):
 def test_the_sharding_of_every_parameter_stands_in_the_golden_file(name, config, sizes):
     """To accept a change: MMKP_UPDATE_GOLDEN=1 python -m pytest tests/models/test_sharding.py, and read the diff."""
     mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-    text = describe(define_from(FAMILY, config), mesh)
+    text = sharding_table(define_from(FAMILY, config), mesh)
     file = GOLDEN / f"qwen2_5_vl_{name}_{'x'.join(map(str, sizes))}.txt"
     if os.environ.get("MMKP_UPDATE_GOLDEN"):
         file.write_text(text)

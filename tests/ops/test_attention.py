@@ -105,7 +105,7 @@ def test_pictures_equal_the_plain_statement():
     image_BP = jnp.asarray(runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300))
     args = operands(image_BP.shape, (3, 3))
     plain = both_passes(lambda *qkv: plain_attention(*qkv, picture_mask(image_BP)), *args)
-    assert max(errors(both_passes(DENSE.pictures(image_BP), *args), plain)) <= BOUND
+    assert max(errors(both_passes(DENSE.images(image_BP), *args), plain)) <= BOUND
 
 
 def test_tiles_of_windows_equal_the_plain_statement_empty_ones_too():

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mmkp_jax.decoding.generate import Generator
-from mmkp_jax.decoding.prompts import measure
+from mmkp_jax.decoding.prompts import prompt_of
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
@@ -31,7 +31,7 @@ def main(meshes: str, folder: str, address: str = "", process: str = "") -> None
     opened = open_folder(folder)
     definition = define(opened.config)
     trees = [random_tree(i, tiny_config(), **KINDS[i % 3]) for i in range(13)]
-    prompts = [measure(str(i), tree, definition.processor) for i, tree in enumerate(trees)]
+    prompts = [prompt_of(str(i), tree, definition.processor) for i, tree in enumerate(trees)]
     report = {}
     for named in meshes.split(","):
         name = named.rstrip("*")
