@@ -33,13 +33,13 @@ def files(tmp_path):
     rows[0]["image"] = "0.png"
     (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in QUALITY:
-        rows = [
+        predictions = [
             {"id": row["id"], "predicted": [f"{name} {row['id']}"], "output": "<think>long</think>"} for row in rows
         ]
         if name == "fair":
-            (tmp_path / "fair.txt").write_text("".join(";".join(each["predicted"]) + "\n" for each in rows))
+            (tmp_path / "fair.txt").write_text("".join(";".join(each["predicted"]) + "\n" for each in predictions))
         else:
-            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in predictions))
     return tmp_path
 
 
@@ -98,7 +98,7 @@ def test_a_judge_with_position_bias_is_detected(files):
         assert judge.main(flags(files, server=server)) == 0
     found = results(files)
     assert all(abs(each["all"]["value"] - 2) < 1e-9 for each in found["standing"]["means"].values())  # balanced orders
-    assert printed["position_consistent"] == 0 and printed["standing"]["alpha"]["relevance"] < 0
+    assert found["position_consistent"] == 0 and found["standing"]["alpha"]["relevance"] < 0
 
 
 def test_unreadable_answers_are_counted_and_their_posts_left_out(files, capsys):
@@ -159,7 +159,7 @@ def test_people_get_pages_and_their_ranks_are_compared_with_the_models(files, ca
     assert found["tau_b"] == dict.fromkeys([*CRITERIA, "systems"], 1) and found["posts_of_both"] == POSTS
     means = {name: each["all"]["value"] for name, each in found["people"]["means"].items()}
     assert means == {"good": 1.5, "fair": 2, "poor": 2.5}  # the second rater ties all
-    assert printed["people"]["written"] == {"good": 1, "fair": 1.5, "poor": 2}
+    assert found["people"]["written"] == {"good": 1, "fair": 1.5, "poor": 2}
 
 
 def test_a_page_that_is_not_filled_in_is_refused(files, capsys):
