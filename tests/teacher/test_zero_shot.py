@@ -135,7 +135,8 @@ def test_an_answer_without_choices_does_not_block_the_file(posts, tmp_path, caps
         assert main(flags(server, posts, out)) == 0 and len(server.calls) == calls == COUNT + 1
     assert [n for n, row in enumerate(lines(out)) if not row["predicted"]] == [1, 2]
     printed = capsys.readouterr().out
-    assert (
+    assert "p1: the answer holds no message" in printed
+    assert "p2: the answer ended with the finish_reason 'abort'" in printed
         "p1: the answer holds no message" in printed
         and "p2: the answer ended with the finish_reason 'abort'" in printed
     )
