@@ -18,7 +18,7 @@ POSTS = 250
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    """A raw folder of the first real posts, and `images/` in it: pictures drawn for them, some bad on purpose."""
+    """A raw folder of the first real posts, and `images/` in it: images drawn for them, some bad on purpose."""
     folder = tmp_path_factory.mktemp("faults")
     for split in ("valid", "test"):
         lines = cmkp(f"tw_mm_s1/{split}_src.txt").read_text(encoding="utf-8").split("\n")[:POSTS]

@@ -45,11 +45,11 @@ GEOMETRIES = {
     ),
 }
 POSTS = {
-    "small picture": dict(grids=[(4, 4)]),
+    "small image": dict(grids=[(4, 4)]),
     "three windows a side and partial ones": dict(grids=[(40, 26)]),
     "whole windows": dict(grids=[(24, 24)]),
-    "two pictures": dict(grids=[(10, 18), (6, 4)]),
-    "no picture": dict(grids=[]),
+    "two images": dict(grids=[(10, 18), (6, 4)]),
+    "no image": dict(grids=[]),
     "positions beyond 2,000": dict(grids=[(8, 12)], text=2050),
 }
 

@@ -101,7 +101,7 @@ def test_in_float64_they_are_one_function():
         assert max(forest_errors("several trees, padding, in blocks", (4, 2), dtype=np.float64)) <= 1e-13
 
 
-def test_pictures_equal_the_plain_statement():
+def test_images_equal_the_plain_statement():
     image_BP = jnp.asarray(runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300))
     args = operands(image_BP.shape, (3, 3))
     plain = both_passes(lambda *qkv: plain_attention(*qkv, picture_mask(image_BP)), *args)
