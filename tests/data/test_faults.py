@@ -1,4 +1,4 @@
-"""Bad images among real posts: exactly those that cannot be fed are rejects."""
+"""Bad images among real posts: exactly the unusable ones are rejects."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.support.shared_folder import cmkp
 
 DRAW = SHARED / "tools" / "standin_images.py"
 POSTS = 250
-"""Of each split, from the top."""
+"""Posts taken from each split, from the top."""
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def test_a_wrong_number_of_hosts_is_reported_at_once(feed, plans):
 
 @dataclasses.dataclass(frozen=True)
 class Tell(Feed):
-    """Loads nothing, but tells what the worker is."""
+    """Loads nothing, but returns the worker's settings."""
 
     def load(self, rows):
         from jax._src import xla_bridge

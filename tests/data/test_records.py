@@ -44,9 +44,9 @@ def test_records_are_the_posts_in_their_order(tmp_path, images):
     counts = write_dataset(tmp_path / "out", {"train": POSTS, "valid": many}, images)
     assert counts == {"train": SplitCounts(3, 3, 0), "valid": SplitCounts(300, 300, 0)}
     train = open_split(tmp_path / "out", "train")
-    picture_bytes = (images / "a.png").read_bytes()
+    image_bytes = (images / "a.png").read_bytes()
     assert [train[i] for i in range(len(train))] == [
-        Record("t-1", "naïve 🎉\n", picture_bytes, 60, 40, ("snow day",), None),
+        Record("t-1", "naïve 🎉\n", image_bytes, 60, 40, ("snow day",), None),
         Record("t-2", "", b"", 0, 0, ("a", "b"), "since …"),
         Record("t-3", "turned", (images / "turned.jpg").read_bytes(), 40, 60, ("c",), None),
     ]

@@ -1,4 +1,4 @@
-"""The index tells each post's size without its image, and is computed once for what it depends on."""
+"""The index gives each post's size without its image, and is computed once for what it depends on."""
 
 import dataclasses
 

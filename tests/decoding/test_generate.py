@@ -53,7 +53,7 @@ def theirs(model, tree, config, stop: list[int], answer_tokens: int = ANSWER_TOK
 
 
 def their_state(model, tree, config) -> np.ndarray:
-    """Of the prompt's last token, after the last norm: [D]."""
+    """The hidden state of the prompt's last token, after the last norm: [D]."""
     model.model.rope_deltas = None
     with needs_torch().no_grad():
         return model(**prompt_inputs(tree, config), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
@@ -93,7 +93,7 @@ def test_completions_are_those_of_transformers(request, which):
 
 @pytest.mark.parametrize("which", ["pair", "untied"])
 def test_states_are_those_of_transformers_in_any_slot(request, which):
-    """With more prompts than slots, which answers of other lengths leave at other times, and two samples of each."""
+    """With more prompts than slots, whose completions end at different times, and two samples of each."""
     model, definition, params = request.getfixturevalue(which)
     trees = [random_tree(i, definition.config, **kind) for i, kind in enumerate(KINDS)]
     found = decoded(definition, params, trees, num_samples=2, stop_tokens=range(0, 320, 11), slots=3, answer_tokens=9)

@@ -81,7 +81,7 @@ def test_logits_of_packed_rows_equal_transformers_alone(pair):
 
 
 def test_blocks_equal_transformers(pair):
-    """Patch embedding, a windowed block, a full one, the merger, a decoder layer: each fed transformers' own input."""
+    """Patch embedding, a windowed block, a full one, the merger, a decoder layer: each with transformers' own input."""
     theirs, definition, params = pair
     config = definition.config
     tree = random_tree(7, config, grids=[(40, 26), (10, 18)], cot=0)

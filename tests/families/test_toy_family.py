@@ -1,4 +1,4 @@
-"""A family that the package does not know goes all the way, by one row of the registry."""
+"""A family unknown to the package works throughout, with one row of the registry."""
 
 import json
 import shutil

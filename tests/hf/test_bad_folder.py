@@ -228,7 +228,7 @@ def test_a_bad_index_is_reported_in_one_line(tmp_path, spoil, parts):
 
 
 def test_weights_that_may_not_be_read(tmp_path, monkeypatch):
-    """As for a user other than root: Python's open tells of the permissions, safetensors of an absent file."""
+    """As for a user other than root: Python's open reports the permissions, safetensors an absent file."""
     write_folder(tmp_path)
     weights, opened = tmp_path / "model.safetensors", Path.open
 

@@ -1,4 +1,4 @@
-"""The model card: code that runs as it stands, metadata that the hub reads, and what is known of the run."""
+"""The model card: code that runs unchanged, metadata that the hub reads, and what is known of the run."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def write_images(image: Image.Image, folder: Path) -> list[Path]:
 
 
 def test_the_snippet_predicts_what_we_predict(exported_pocket, tmp_path, monkeypatch, capsys):
-    """As it stands in the card, on texts alone, one of them too long, and on images of many kinds."""
+    """The card's code unchanged, on texts alone, one of them too long, and on images of many kinds."""
     needs_torch()
     _, out = exported_pocket
     images = sorted((out.parent / "pocket" / "images").glob("test-*"))[:2]
@@ -59,7 +59,7 @@ def test_the_snippet_predicts_what_we_predict(exported_pocket, tmp_path, monkeyp
     theirs = [names["keyphrases"](text, image) for text, image in zip(texts, images, strict=True)]
     written = [names["answer"](text, image) for text, image in zip(texts, images, strict=True)]
     template = read_template(names["tokenizer"], image_token=names["model"].config.image_token_id)
-    cut = [trimmed(text, template, max_text_tokens=96) for text in texts]  # as the run was fed
+    cut = [trimmed(text, template, max_text_tokens=96) for text in texts]  # as in training
     ours = load_predictor(out, answer_tokens=24)(cut, images)
     assert [each.predicted for each in ours] == theirs and any(theirs)
     assert [each.output for each in ours] == written and len(set(written)) > 1

@@ -370,7 +370,7 @@ def test_without_torch_a_line_says_that_nothing_was_verified(exported_pocket, tm
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as an upload needs; notes what it is sent."""
+    """The part of the hub that an upload needs; records what it is sent."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))

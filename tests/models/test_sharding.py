@@ -117,7 +117,7 @@ def test_rows_of_every_mesh_preset_divide_over_its_chips():
 
 
 class InASlice(NamedTuple):
-    """As much of a TPU as a mesh asks for."""
+    """The attributes of a TPU device that a mesh needs."""
 
     id: int
     slice_index: int

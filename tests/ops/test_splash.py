@@ -72,7 +72,7 @@ PICTURES = {
 
 
 def errors(attend, dense, here_BT: np.ndarray, heads: tuple[int, int], width: int) -> list[float]:
-    """Of the output and of each gradient, relative to the largest value of the reference."""
+    """Errors of the output and of each gradient, relative to the largest value of the reference."""
     N, K = heads
     rng = np.random.default_rng(width)
     q, k, v, g = (rng.standard_normal((*here_BT.shape, n, width), np.float32) for n in (N, K, K, N))

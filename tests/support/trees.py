@@ -1,4 +1,4 @@
-"""Random examples for tests: trees of random tokens and images, and what transformers would be fed for them."""
+"""Random examples for tests: trees of random tokens and images, and transformers' inputs for them."""
 
 from collections.abc import Sequence
 
