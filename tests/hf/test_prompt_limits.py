@@ -117,6 +117,6 @@ def test_a_damaged_file_is_one_line(exported, tmp_path, content, what):
 
 
 def test_the_prompt_is_that_of_its_version():
-    """With other words, `PROMPT_VERSION` is to be raised, so that older exports do not get prompts that they never saw."""
+    """With other words, `PROMPT_VERSION` is to be raised, so that older exports get no unknown prompts."""
     assert PROMPT_VERSION == 1
     assert user_text("…") == "\"Post text\": …\nPredict the keyphrases of this post, separated by ';'."
