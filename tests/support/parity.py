@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 BOUND = 1e-5
-"""Tolerance, as a share of the largest value, in float32. Both sides differ from float64 by a few 1e-7 of it a layer."""
+"""Tolerance, as a share of the largest value, in float32. Both sides are a few 1e-7 of it a layer from float64."""
 
 
 def ours_in(folder: Path, config: Qwen2_5_VLConfig) -> tuple[Definition, Params]:
