@@ -180,7 +180,7 @@ class _Ids:
             added = self._database.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", (post_id, file, line))
         except sqlite3.Error as error:
             what = f"the ids cannot be kept in the folder of temporary files ({error})"
-            raise InputError(what, file, "see to space there, or name another in TMPDIR") from None
+            raise InputError(what, file, "check space there, or name another in TMPDIR") from None
         if added.rowcount:
             return file, line
         return self._database.execute("SELECT file, line FROM ids WHERE id = ?", (post_id,)).fetchone()

@@ -117,7 +117,7 @@ def write_dataset(
                 told = builder.info.metadata
     except (OSError, RuntimeError) as error:  # the last from ArrayRecord's writer, on a full disk
         what = " ".join(str(error).split())
-        raise InputError(f"the dataset cannot be written ({what})", str(out), "see to space and permissions") from None
+        raise InputError(f"the dataset cannot be written ({what})", str(out), "check space and permissions") from None
     return {split: Counts(each["posts"], each["records"], _rejects(each)) for split, each in told.items()}
 
 

@@ -204,4 +204,4 @@ def _appearing(out: Path) -> Iterator[Path]:
             yield unfinished
     except OSError as error:
         what = f"the export cannot be written ({error.strerror or error})"
-        raise InputError(what, str(out.absolute()), "see to space and permissions") from None
+        raise InputError(what, str(out.absolute()), "check space and permissions") from None

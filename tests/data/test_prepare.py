@@ -473,7 +473,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, images):
     _, errors = full.communicate(timeout=120)
     told = [line for line in errors.splitlines() if line.strip() and "post/s" not in line]
     assert (full.returncode, len(told)) == (2, 1), errors
-    assert "out: the dataset cannot be written (" in told[0] and "see to space and permissions" in told[0]
+    assert "out: the dataset cannot be written (" in told[0] and "check space and permissions" in told[0]
     assert not dataset_folders(tmp_path / "out")
     assert child(tmp_path, images).wait(timeout=120) == 0
     assert len(records_of(tmp_path / "out", "train")) == 16

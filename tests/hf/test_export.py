@@ -208,7 +208,7 @@ def test_no_space_on_disk_is_one_line_and_leaves_nothing(run_of, tmp_path):
     out = tmp_path / "new" / "out"
     done = command(f"--workdir={workdir}", f"--out={out}", file_bytes=100_000)
     assert done.returncode == 2
-    assert done.stderr == f"{out}: the export cannot be written (File too large); see to space and permissions\n"
+    assert done.stderr == f"{out}: the export cannot be written (File too large); check space and permissions\n"
     assert list((tmp_path / "new").iterdir()) == []
 
 

@@ -46,7 +46,7 @@ def test_a_run_exports_every_second_evaluation_and_its_best_also_when_killed_and
     process.wait()
     assert {step: weights_of(workdir)[step] for step in ("4", "8")} == weights_of(killed)
     done = run(pocket, f"--workdir={killed}", *flags)
-    assert done.returncode == 0 and "going on from step" in done.stdout, done.stderr[-3000:]
+    assert done.returncode == 0 and "resuming from step" in done.stdout, done.stderr[-3000:]
     assert weights_of(killed) == weights_of(workdir)
     assert not list((killed / "export").glob(".*"))
 
@@ -96,7 +96,7 @@ def test_an_earlier_export_stays_when_the_disk_is_full(tmp_path, base):
         capture_output=True,
         text=True,
     )
-    assert "the export cannot be written (File too large); see to space" in done.stderr.splitlines()[-1]
+    assert "the export cannot be written (File too large); check space" in done.stderr.splitlines()[-1]
     (left,) = (tmp_path / "run" / "export").iterdir()
     assert left.name == str(STEP) and (left / "README.md").read_bytes() == (base / "README.md").read_bytes()
 
