@@ -190,8 +190,8 @@ def test_hostile_texts_stay_text(hostile, overrides, tmp_path, capsys):
 def test_repeats_within_and_across_splits_are_counted(hostile, capsys):
     duplicates = {(each.what, each.splits): each.posts for each in run([f"--data={hostile}"]).duplicates}
     assert duplicates == {
-        **{(what, (split,)): (1,) for what in ("text", "picture") for split in ("train", "test")},
-        **{(what, ("train", "test")): (2, 2) for what in ("text", "picture")},
+        **{(what, (split,)): (1,) for what in ("text", "image") for split in ("train", "test")},
+        **{(what, ("train", "test")): (2, 2) for what in ("text", "image")},
         ("id", ("train", "test")): (1, 1),
     }
 
@@ -252,5 +252,5 @@ def test_the_shown_posts_are_of_different_kinds_and_trained_on(overrides):
     assert {post.record.id for post in shown} <= trained
     assert len({(bool(post.record.image), post.record.cot is None) for post in shown}) == len(shown) > 1
     for post in shown:
-        assert len(post.row.pictures) == bool(post.record.image)
+        assert len(post.row.images) == bool(post.record.image)
         assert [part.branch for part in post.row.parts] == ([TRUNK, COT, SFT] if post.record.cot else [TRUNK, SFT])

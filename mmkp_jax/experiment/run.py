@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 import mmkp_jax
 from mmkp_jax.errors import BusyError, InputError
 from mmkp_jax.families.registry import define
-from mmkp_jax.hf.feeding import fed_otherwise
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import check_tensors, load_params
+from mmkp_jax.hf.prompt_limits import text_limit_warning
 from mmkp_jax.inference.evaluate import Evaluation
 from mmkp_jax.inference.export_run import RunStep, check_exports, export_into_run, record_base
 from mmkp_jax.inference.predictor import Predictor
@@ -69,7 +69,7 @@ def _run_watched(
     config = complete(config, definition)
     recipe = recipe_of(config, definition, tokenizer)
     stops = stop_tokens(folder, recipe.template.end_token)
-    if otherwise := fed_otherwise(folder.path, recipe.max_text_tokens):
+    if otherwise := text_limit_warning(folder.path, recipe.max_text_tokens):
         print(otherwise)
     dtype = dtype_of(config, "compute_dtype")
     predictor = None

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.errors import InputError
-from mmkp_jax.hf.feeding import Fed, read_feeding
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.preprocessor import read_settings
+from mmkp_jax.hf.prompt_limits import PromptLimits, read_prompt_limits
 from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.freezing import join_params, split_params
@@ -57,8 +57,8 @@ def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
     """Loads a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
 
     A run's model takes its inputs, and computes, as its config says. A folder's pixel limits are those that
-    transformers reads, and an exported folder has the limits of its run's inputs (`hf.feeding`); other values are those
-    of docs/config.md. A folder's model computes in its own dtype.
+    transformers reads, and an exported folder has the limits of its run's inputs (`hf.prompt_limits`); other values are
+    those of docs/config.md. A folder's model computes in its own dtype.
 
     Args:
         zero_shot: whether the prompt describes the output's format; a zero-shot run's prompt always does.
@@ -84,16 +84,16 @@ def _open_folder(folder: Folder, zero_shot: bool) -> LoadedModel:
     processor = definition.family.processor(
         definition.config, read_settings(folder.path, definition.family, definition.config)
     )
-    fed = read_feeding(folder.path) or Fed(MAX_TEXT_TOKENS, ANSWER_TOKENS)
+    limits = read_prompt_limits(folder.path) or PromptLimits(MAX_TEXT_TOKENS, ANSWER_TOKENS)
     recipe = Recipe(
         template=processor.template(tokenizer),
         processor=processor,
-        max_text_tokens=fed.max_text_tokens,
+        max_text_tokens=limits.max_text_tokens,
         zero_shot=zero_shot,
     )
     stops = stop_tokens(folder, recipe.template.end_token)
     return LoadedModel(
-        definition, load_params(folder, structs), recipe, tokenizer, stops, dtype, BATCH_SIZE, fed.answer_tokens
+        definition, load_params(folder, structs), recipe, tokenizer, stops, dtype, BATCH_SIZE, limits.answer_tokens
     )
 
 

@@ -30,7 +30,7 @@ from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Post, Record, Reject
 from mmkp_jax.data.shards import record_of
 from mmkp_jax.decoding.generate import Generator
-from mmkp_jax.decoding.prompts import Prompt, measure
+from mmkp_jax.decoding.prompts import Prompt, prompt_of
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import merge_outputs
@@ -150,7 +150,7 @@ class Predictor:
         answers: dict[int, dict[int, list[int]]] = collections.defaultdict(dict)
         for each in self._generator(self._params, [posts[n].prompt for n in fed], load, self._num_samples):
             number = fed[each.prompt]
-            answers[number][each.draw] = each.tokens
+            answers[number][each.sample] = each.tokens
             if len(answers[number]) == self._num_samples:
                 drawn = [tokens for _, tokens in sorted(answers.pop(number).items())]
                 if each.tokens is None:
@@ -163,7 +163,7 @@ class Predictor:
         if isinstance(row, Reject):
             return _PendingPost(row.id, row.post.keyphrases if row.post else (), None, row.reason)
         tree = measured_tree(row, self._recipe)
-        return _PendingPost(row.id, row.keyphrases, measure(row.id, tree, self._recipe.processor))
+        return _PendingPost(row.id, row.keyphrases, prompt_of(row.id, tree, self._recipe.processor))
 
     def _prediction(self, post: _PendingPost, drawn: Sequence[Sequence[int]]) -> Prediction:
         outputs = [self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in drawn]

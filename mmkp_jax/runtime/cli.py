@@ -108,11 +108,11 @@ def status_of(
 
 @contextlib.contextmanager
 def disk_errors_in_one_line(where: object = "the disk") -> Iterator[None]:
-    """Turns an OSError of a full, protected or read-only disk into an InputError; `where` is for those without a file."""
+    """Turns an OSError of a full or protected disk into an InputError; `where` is for those without a file."""
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         file = str(error.filename or where)
-        raise InputError(f"cannot be written ({error.strerror})", file, "check space and permissions") from error
+        raise InputError(f"cannot be written ({error.strerror})", file, "check free space and permissions") from error

@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import BOTH, Branch, Recipe
 from mmkp_jax.data.forest import COT, SFT, RowSize, row_size
-from mmkp_jax.data.mixing import Joined, posts_of_epoch
+from mmkp_jax.data.mixing import JoinedRecords, posts_of_epoch
 from mmkp_jax.data.pipeline import Feed
 from mmkp_jax.data.plan import EpochPlan, plan_epoch
 from mmkp_jax.data.processor import Processor
 from mmkp_jax.data.records import Split, open_split, split_names
 from mmkp_jax.data.run_lines import chains_line, updates_line
-from mmkp_jax.data.size_index import LeftOut, choose, index, sizes_of
+from mmkp_jax.data.size_index import LeftOut, index, select_posts, sizes_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.training.objectives import OWN_BRANCHES, objective
@@ -157,7 +157,7 @@ def plan_posts(config: ConfigDict, recipe: Recipe) -> TrainingData:
         raise InputError(what, "config.num_epochs", "give one of them; total_steps wins where both are given")
     size, branches = row_size(config.row, recipe.processor), branches_of(config)
     parts = [_part(each, recipe, size, branches, config.data.workers) for each in datasets_of(config)]
-    records = Joined([part.records for part in parts])
+    records = JoinedRecords([part.records for part in parts])
     sizes = np.concatenate([part.size_N5 for part in parts])
     plans: list[EpochPlan] = []
     while _is_short(plans, config):
@@ -212,7 +212,7 @@ class _Part(NamedTuple):
 
 
 def _left_out(parts: Sequence[_Part], starts: Sequence[int]) -> list[LeftOut]:
-    """Posts left out of all datasets, numbered as in the joined records; with several datasets, ids carry their folder."""
+    """Posts left out of all datasets, numbered as in the joined records; of several datasets, with the folder."""
     if len(parts) == 1:
         return parts[0].left_out
     return [
@@ -235,7 +235,7 @@ def _known(parts: Sequence[_Part], recipe: Recipe, workers: int) -> int:
 def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branch, ...], workers: int) -> _Part:
     records = open_split(dataset.path, "train")
     lengths = index(records, recipe, Path(dataset.path) / "index", workers=workers)
-    posts, left_out = choose(lengths, size, branches)
+    posts, left_out = select_posts(lengths, size, branches)
     if not len(posts):
         raise InputError(
             f"none of {len(records)} posts can be trained on; the first: {left_out[0].reason}",

@@ -189,7 +189,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # the latter two from tensorstore
             reason = _reason(error)
-            hint = "check space and permissions; the run resumes from its last complete checkpoint"
+            hint = "check free space and permissions; the run resumes from its last complete checkpoint"
             raise InputError(f"a checkpoint cannot be written ({reason})", str(self._folder), hint) from error
 
 

@@ -34,7 +34,7 @@ from mmkp_jax.training.watchdog import Watchdog
 
 
 class Stopped(BaseException):
-    """The run was asked to stop; a `BaseException`, as `KeyboardInterrupt` is, so that no `except Exception` catches it.
+    """The run was asked to stop; a `BaseException`, so that no `except Exception` catches it.
 
     Args:
         step: the step that was saved; None where there was nothing to save.

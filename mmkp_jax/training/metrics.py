@@ -27,7 +27,7 @@ Kind = Literal["compile", "data", "checkpoint", "evaluation"]
 
 
 class Goodput:
-    """Goodput: seconds spent on each kind of work other than steps; the rest of the time since its creation is steps'."""
+    """Goodput: seconds spent on each kind of work other than steps; the rest of the time goes to steps."""
 
     def __init__(self) -> None:
         self._spent: dict[str, float] = dict.fromkeys(get_args(Kind), 0.0)
@@ -86,7 +86,7 @@ class StepTimes:
         return not self._ended[step].empty()
 
     def wait_for(self, step: int) -> dict[str, float]:
-        """Waits for the step's end: its `seconds`, and the share of them spent waiting for data; NaN for the first step.
+        """Waits for the step's end; its `seconds` and the share spent waiting for data, NaN for the first step.
 
         Called once a step, in the steps' order.
         """

@@ -69,7 +69,7 @@ def cot(losses: Losses, gamma: jax.Array) -> Choice:
 
 
 def multitask(losses: Losses, gamma: jax.Array, *, weight: float = 0.5) -> Choice:
-    """Both targets, at `weight` and 1 - `weight`; an example without a chain of thought keeps its SFT target at weight 1."""
+    """Both targets, at `weight` and 1 - `weight`; without a chain of thought, the SFT target at weight 1."""
     both_BS = weight * losses.sft_BS + (1 - weight) * losses.cot_BS
     loss_BS = jnp.where(losses.has_cot_BS, both_BS, losses.sft_BS)
     return Choice(loss_BS, losses.has_sft_BS, jnp.zeros_like(losses.has_sft_BS))

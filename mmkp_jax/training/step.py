@@ -89,7 +89,7 @@ def make_train_step(
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
 
-        # the barrier keeps the compiler from loading the moments before the gradient is complete: both would be in memory
+        # the barrier keeps the compiler from loading the moments before the gradient is complete, for peak memory
         waiting, gradient = jax.lax.optimization_barrier((state["optimizer"], gradient))
         before = jax.device_put(waiting, jax.memory.Space.Device)
         updates, after = optimizer.update(gradient, before, trainable)

@@ -117,7 +117,7 @@ def test_what_is_no_tree_is_refused(fields, message):
         ({"pixels": (PATCHES[:, :100],)}, r"row 0, tree 2: image 2 is uint8 \[16, 100\], not \[16, 588\] for its grid"),
         ({"pixels": (PATCHES.ravel(),)}, r"row 0, tree 2: image 2 is uint8 \[9408\], not \[16, 588\]"),
         ({"prompt": [1, 2, 3]}, "row 0, tree 2: 0 image tokens for images of 4 merged patches"),
-        ({"prompt": [IMAGE, IMAGE, 1, IMAGE, IMAGE, 2]}, "row 0, tree 2: text stands inside the image tokens"),
+        ({"prompt": [IMAGE, IMAGE, 1, IMAGE, IMAGE, 2]}, "row 0, tree 2: text is inside the image tokens"),
     ],
 )
 def test_a_tree_whose_parts_do_not_belong_together_is_refused(fields, message):

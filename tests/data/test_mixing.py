@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mmkp_jax.data.mixing import Joined, posts_of_epoch
+from mmkp_jax.data.mixing import JoinedRecords, posts_of_epoch
 from mmkp_jax.data.pipeline import batches as planned_batches
 from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
-from mmkp_jax.data.size_index import choose, measure, sizes_of
+from mmkp_jax.data.size_index import measure_posts, select_posts, sizes_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.training import batches
 from mmkp_jax.training.batches import Dataset, datasets_of, plan_posts
@@ -67,8 +67,8 @@ def test_two_halves_differ_by_seed_and_are_all():
 
 def test_one_dataset_is_planned_as_it_always_was(folders, split, recipe):
     ours = plan_posts(config_of(str(folders[0])), recipe)
-    lengths = measure(ours.feed.records, recipe)
-    posts, _ = choose(lengths, SIZE, ours.feed.branches)
+    lengths = measure_posts(ours.feed.records, recipe)
+    posts, _ = select_posts(lengths, SIZE, ours.feed.branches)
     for epoch, plan in enumerate(ours.plans):
         sizes = sizes_of(lengths, ours.feed.branches)
         expected = plan_epoch(sizes, SIZE, seed=3, epoch=epoch, batch_rows=4, posts=posts)
@@ -117,11 +117,11 @@ def test_posts_without_a_chain_of_thought_are_said_before_training(folders, reci
 
 def test_records_are_numbered_through(split, folders):
     other = batches.open_split(folders[1], "train")
-    joined = Joined([split, other])
+    joined = JoinedRecords([split, other])
     assert len(joined) == len(split) + len(other)
     expected = [part[number] for part in (split, other) for number in range(len(part))]
     assert [joined[number] for number in range(len(joined))] == expected
-    assert len({joined.fingerprint, Joined([other, split]).fingerprint, Joined([split]).fingerprint}) == 3
+    assert len({joined.fingerprint, JoinedRecords([other, split]).fingerprint, JoinedRecords([split]).fingerprint}) == 3
 
 
 def test_posts_left_out_of_a_mixture_tell_their_dataset(folders, recipe):

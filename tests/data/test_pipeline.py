@@ -15,7 +15,7 @@ from mmkp_jax.data.examples import BOTH, tree_of
 from mmkp_jax.data.forest import Forest, map_arrays, pack_rows
 from mmkp_jax.data.pipeline import Feed, Position, batches, position_of, step_of
 from mmkp_jax.data.plan import plan_epoch
-from mmkp_jax.data.size_index import choose, measure, sizes_of
+from mmkp_jax.data.size_index import measure_posts, select_posts, sizes_of
 from mmkp_jax.errors import InputError
 from tests.support.paths import ROOT
 from tests.support.posts_on_disk import SIZE
@@ -39,8 +39,8 @@ def whole(feed, plans):
 
 
 def plans_of(feed: Feed):
-    lengths = measure(feed.records, feed.recipe)
-    posts, _ = choose(lengths, feed.size, feed.branches)
+    lengths = measure_posts(feed.records, feed.recipe)
+    posts, _ = select_posts(lengths, feed.size, feed.branches)
     sizes = sizes_of(lengths, feed.branches)
     made = {"seed": 3, "batch_rows": 4, "posts": posts}
     return [plan_epoch(sizes, feed.size, epoch=epoch, **made) for epoch in range(EPOCHS)]
@@ -61,7 +61,7 @@ def test_batches_are_the_planned_posts(feed, plans, whole):
 
 
 def test_every_post_and_every_label_comes_once_an_epoch(feed, plans, whole):
-    expected = sizes_of(measure(feed.records, feed.recipe), BOTH).sum(axis=0)
+    expected = sizes_of(measure_posts(feed.records, feed.recipe), BOTH).sum(axis=0)
     for epoch in range(EPOCHS):
         forests = [forest for position, forest in whole if position.epoch == epoch]
         assert sum(int((f.segment_BT > 0).sum()) for f in forests) == expected[0]
@@ -103,7 +103,7 @@ def test_hosts_together_load_the_whole_batch(feed, plans, whole, hosts):
 def test_only_the_asked_for_targets_are_packed(feed, branches):
     own = dataclasses.replace(feed, branches=branches)
     forests = [forest for _, forest in batches(own, plans_of(own))]
-    labels = sizes_of(measure(own.records, own.recipe), branches)[:, -2]
+    labels = sizes_of(measure_posts(own.records, own.recipe), branches)[:, -2]
     assert sum(int(f.weight_BM.sum()) for f in forests) == EPOCHS * labels.sum()
     assert sum(int(f.segment_BT.max(axis=1).sum()) for f in forests) == EPOCHS * (labels > 0).sum()
 

@@ -67,7 +67,7 @@ def test_hosts_agree_and_are_disjoint(hosts):
 
 
 def test_rows_that_cannot_be_parted_are_told():
-    with pytest.raises(ValueError, match="10 rows cannot be parted equally among 3 hosts"):
+    with pytest.raises(ValueError, match="10 rows cannot be divided equally among 3 hosts"):
         host_rows(plan()[0], 0, 3)
 
 

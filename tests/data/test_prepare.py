@@ -48,7 +48,7 @@ def test_mmkp_takes_the_splits_that_are_there(run, tmp_path, images):
     status, told, _ = run()
     assert status == 0
     assert told[:3] == [
-        "not there, and so no split of the dataset: train_src.txt",
+        "missing, so not in the dataset: train_src.txt",
         "valid: 3 posts = 3 records + 0 rejects",
         "test: 2 posts = 2 records + 0 rejects",
     ]
@@ -82,7 +82,7 @@ def test_the_same_command_again_leaves_the_dataset(run, tmp_path, monkeypatch, f
     monkeypatch.chdir(tmp_path)
     status, told, _ = run("--raw=raw", *flags)  # by another name
     assert status == 0
-    assert "it is there already, from the same posts and images, and left as it is" in told
+    assert "the dataset exists already, from the same posts and images, and is left unchanged" in told
     assert told[1] == "train: 2 posts = 2 records + 0 rejects"
     files = (tmp_path / "out").rglob("*")
     assert {file: file.stat().st_mtime_ns for file in files if file.is_file()} == {
@@ -96,7 +96,7 @@ def test_another_dataset_is_not_written_over(run, tmp_path):
     write_cmkp(tmp_path / "raw", train=["a", "c"])
     status, _, errors = run()
     assert (status, len(errors)) == (2, 1)
-    assert "out: the folder holds a dataset already, of other posts or images (by" in errors[0]
+    assert "out: the folder already holds a dataset of other posts or images (by" in errors[0]
     assert [record.keyphrases for record in records_of(tmp_path / "out", "train")] == [("a",), ("b",)]
 
 
@@ -135,7 +135,7 @@ def test_a_stray_file_in_the_datasets_folder_is_one_line(run, tmp_path):
     (tmp_path / "out/dataset_info.json").write_text('{"mine": {"file_name": "train.json"}}')
     status, _, errors = run()
     assert (status, len(errors)) == (2, 1)
-    assert re.search(r"out/dataset_info.json: this describes no dataset \(.*\); take it away", errors[0])
+    assert re.search(r"out/dataset_info.json: this describes no dataset \(.*\); move it away", errors[0])
 
 
 def test_of_two_at_once_one_is_told(run, tmp_path, images):
@@ -147,7 +147,7 @@ def test_of_two_at_once_one_is_told(run, tmp_path, images):
         time.sleep(0.01)
     status, _, errors = run()
     assert (status, errors) == (
-        2, [f"{tmp_path / 'out'}: another process prepares a dataset there; wait for it, or give another folder"]
+        2, [f"{tmp_path / 'out'}: another process is preparing a dataset there; wait for it, or give another folder"]
     )  # fmt: skip
     assert first.wait(timeout=60) == 0
     assert len(records_of(tmp_path / "out", "train")) == 50
@@ -210,10 +210,10 @@ def bad_lines() -> dict[str, tuple[dict[str, bytes], tuple[str, ...], str]]:
         "split twice": (
             {"train-00000-of-00001.jsonl": b"{}\n", "train.jsonl": b"{}\n"},
             ("--dataset=keyphrase_posts",),
-            r"the split 'train' is there twice: train-00000-of-00001.jsonl, train.jsonl",
+            r"the split 'train' is given twice: train-00000-of-00001.jsonl, train.jsonl",
         ),
         "no split's name": ({"a-b.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"a-b.jsonl: its name tells no"),
-        "all splits": ({"all.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"all.jsonl: its name tells no split"),
+        "all splits": ({"all.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"all.jsonl: its name gives no split"),
         "no gzip": ({"train.jsonl.gz": b"{}\n"}, ("--dataset=keyphrase_posts",), r"train.jsonl.gz: .*no gzip file"),
     }
 
@@ -270,7 +270,7 @@ def test_shards_are_one_split_in_their_order(run, tmp_path):
     ids = [record.id for record in records_of(tmp_path / "out", "train")]
     assert ids == [f"{shard}{i}" for shard in "abc" for i in range(3)]
     (reject,) = read_rows(tmp_path / "out/rejects.jsonl")
-    assert reject["reason"] == f"the id 'a1' stands in {raw / 'train-00000-of-00003.jsonl'}:2 too"
+    assert reject["reason"] == f"the id 'a1' is in {raw / 'train-00000-of-00003.jsonl'}:2 too"
     assert (Path(reject["file"]).name, reject["line"]) == ("train-00002-of-00003.jsonl", 4)
     (record,) = records_of(tmp_path / "out", "test")
     assert (record.id, record.text, record.keyphrases, record.cot) == ("test-1", "hi", ("a", "b"), "since")
@@ -293,14 +293,14 @@ def test_chains_are_joined_by_id_and_the_rest_told(run, tmp_path):
     assert status == 0
     assert [record.cot for record in records_of(tmp_path / "out", "train")] == ["why", "new", "own", None]
     assert told[2] == (
-        f"{chains}: 6 lines = 2 joined to posts as read (1 in the place of another) + 2 without a post + 2 bad or "
+        f"{chains}: 6 lines = 2 joined to posts as read (1 replaced another) + 2 without a post + 2 bad or "
         "double; see cot_rejects.jsonl; posts read without a chain: train 1"
     )
     unused = read_rows(tmp_path / "out/cot_rejects.jsonl")
     assert [(row["id"], row["line"], row["reason"]) for row in unused] == [
         ("x", 4, "no post has this id"),
         ("e", 6, "its post is a reject"),
-        ("a", 3, "the id 'a' stands in line 2 too"),
+        ("a", 3, "the id 'a' is in line 2 too"),
         ("d", 5, "the chain of thought is empty"),
     ]
 
@@ -331,7 +331,7 @@ def test_chains_come_out_of_their_tags_or_are_rejected(run, tmp_path):
     assert status == 0
     found = {each.id: each.cot for each in records_of(tmp_path / "joined", "train")}
     assert found == {"a": "Loaves.", "b": "hm", "c": None, "d": None, "e": None, "f": "plain"}
-    assert "6 lines = 3 joined to posts as read (0 in the place of another) + 0 without a post + 3 bad" in told[1]
+    assert "6 lines = 3 joined to posts as read (0 replaced another) + 0 without a post + 3 bad" in told[1]
     assert warned[-1].startswith("warning: 3 of 6 chains of thought (50%) are joined to no post: see ")
     unused = {row["id"]: row["reason"] for row in read_rows(tmp_path / "joined/cot_rejects.jsonl")}
     assert unused.keys() == {"c", "d", "e"} and "'lakeside market'" in unused["c"]
@@ -473,7 +473,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, images):
     _, errors = full.communicate(timeout=120)
     told = [line for line in errors.splitlines() if line.strip() and "post/s" not in line]
     assert (full.returncode, len(told)) == (2, 1), errors
-    assert "out: the dataset cannot be written (" in told[0] and "check space and permissions" in told[0]
+    assert "out: the dataset cannot be written (" in told[0] and "check free space and permissions" in told[0]
     assert not dataset_folders(tmp_path / "out")
     assert child(tmp_path, images).wait(timeout=120) == 0
     assert len(records_of(tmp_path / "out", "train")) == 16
@@ -487,6 +487,6 @@ def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(shards, "upright_size", interrupted)
     status, _, errors = run()
-    assert (status, errors) == (130, ["stopped; the same command goes on"])
+    assert (status, errors) == (130, ["stopped; the same command resumes"])
     with pytest.raises(InputError, match="no dataset"):
         records_of(tmp_path / "out", "train")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmkp_jax.data.posts import Post, Record, Reject
-from mmkp_jax.data.records import Counts, open_split, rejected_posts, write_dataset
+from mmkp_jax.data.records import SplitCounts, open_split, rejected_posts, write_dataset
 from mmkp_jax.errors import InputError
 from tests.data.test_images import picture, saved
 from tests.support.paths import ROOT
@@ -42,7 +42,7 @@ def images(tmp_path) -> Path:
 def test_records_are_the_posts_in_their_order(tmp_path, images):
     many = [Post(f"v-{i}", f"text {i}", None, ("k",)) for i in range(300)]
     counts = write_dataset(tmp_path / "out", {"train": POSTS, "valid": many}, images)
-    assert counts == {"train": Counts(3, 3, 0), "valid": Counts(300, 300, 0)}
+    assert counts == {"train": SplitCounts(3, 3, 0), "valid": SplitCounts(300, 300, 0)}
     train = open_split(tmp_path / "out", "train")
     picture_bytes = (images / "a.png").read_bytes()
     assert [train[i] for i in range(len(train))] == [
@@ -64,7 +64,7 @@ def test_bad_pictures_are_rejected_with_their_reason(tmp_path, images):
     rows = [*POSTS, Reject(None, "f", 4, "no JSON", "mend it")]
     rows += [Post(f"b-{i}", "t", name, ("k",), None, "f", 5 + i) for i, name in enumerate(bad)]
     counts = write_dataset(tmp_path / "out", {"train": rows}, images)
-    assert counts == {"train": Counts(len(rows), 3, 1 + len(bad))}
+    assert counts == {"train": SplitCounts(len(rows), 3, 1 + len(bad))}
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     told = {"id": None, "file": "f", "line": 4, "reason": "no JSON", "mend": "mend it"}
     assert rejects[0] == {"split": "train", **told, "post": None}

@@ -9,7 +9,7 @@ from mmkp_jax.data.forest import COT, SFT, TRUNK, pack_rows
 from mmkp_jax.data.images import decode
 from mmkp_jax.data.posts import Record
 from mmkp_jax.data.prompts import cot_target, keyphrase_target
-from mmkp_jax.data.row_preview import Piece, pieces_of, view_row
+from mmkp_jax.data.row_preview import Piece, pieces_of, preview_row
 from mmkp_jax.families.qwen2_5_vl.processor import smart_resize
 from tests.data.test_images import picture, saved
 from tests.support.posts_on_disk import SIZE
@@ -40,7 +40,7 @@ def forest(records, recipe):
 
 @pytest.fixture(scope="module")
 def row(forest, recipe, tokenizer):
-    return view_row(forest, 0, recipe.processor, tokenizer)
+    return preview_row(forest, 0, recipe.processor, tokenizer)
 
 
 def text_of(pieces: list[Piece]) -> str:
@@ -70,7 +70,7 @@ def test_the_labels_are_the_targets_and_no_trunk_has_any(row, records, recipe, t
 def test_only_labels_with_a_weight_are_shown(forest, row, recipe, tokenizer):
     lighter = forest._replace(weight_BM=forest.weight_BM.copy())
     lighter.weight_BM[0, 0] = 0  # the first label of the first tree's CoT target
-    found = view_row(lighter, 0, recipe.processor, tokenizer)
+    found = preview_row(lighter, 0, recipe.processor, tokenizer)
     assert text_of(found.parts[1].labels) == text_of(row.parts[1].labels)[1:]
     assert found.parts[2:] == row.parts[2:] and found.parts[1].fed == row.parts[1].fed
 
@@ -100,8 +100,8 @@ def test_tokens_that_share_a_character_are_one_piece(tokenizer):
 
 
 def test_the_pictures_are_those_that_the_patches_were_cut_from(row, records, recipe):
-    assert len(row.pictures) == 2
-    for shown, record in zip(row.pictures, records, strict=True):
+    assert len(row.images) == 2
+    for shown, record in zip(row.images, records, strict=True):
         image = decode(record.image)
         height, width = smart_resize(image.height, image.width, **recipe.processor.settings)
         expected = np.asarray(image.resize((width, height), 3))  # bicubic

@@ -101,6 +101,11 @@ def test_sigterm_on_one_host_saves_on_both_and_a_restart_is_bit_identical(pocket
         np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
 
 
+def damage(workdir):
+    """A bit of what one of two hosts alone reads at a restart."""
+    flip_bit(max((workdir / f"checkpoints/{STEPS}/state/ocdbt.process_1/d").iterdir()), 100)
+
+
 def survivor(processes, victim):
     """Kills one, and has the other end as it should: in time, with its status and one line."""
     processes[victim].kill()
@@ -126,10 +131,12 @@ def test_a_host_that_dies_ends_the_job_within_a_minute_and_one_host_continues(po
 def test_a_host_that_dies_while_the_test_split_is_decoded_ends_the_job_within_a_minute(pocket, unbroken, victim):
     workdir = pocket.parent / f"killed-in-test-{victim}"
     shutil.copytree(unbroken[0], workdir)
+    damage(workdir)
     processes = start(pocket, workdir, "--config.hang_seconds=600")
     said = ""
     while "test: " not in said:
         said += processes[0].stderr.read(1)
+    assert f"checkpoints/{STEPS}: it is damaged (" in said
     survivor(processes, victim)
 
 
@@ -185,7 +192,7 @@ def test_a_host_that_never_joins_ends_the_others_with_one_line(tmp_path):
 def test_damage_that_one_host_alone_sees_takes_both_to_the_checkpoint_before(pocket, unbroken):
     workdir = pocket.parent / "damaged"
     shutil.copytree(unbroken[0], workdir)
-    flip_bit(max((workdir / f"checkpoints/{STEPS}/state/ocdbt.process_1/d").iterdir()), 100)  # one of them reads it
+    damage(workdir)
     ended = finish(start(pocket, workdir))
     assert [status for status, *_ in ended] == [0, 0], ended
     assert "resuming from step 6" in ended[0][1]

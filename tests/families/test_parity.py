@@ -98,7 +98,7 @@ def test_blocks_equal_transformers(pair):
 
     rotation = vision_rotation(forest.images.patch_position_BP2, config.vision)
     tiles = lay_tiles(forest.images.window_BW, forest.images.image_BP.shape[1], config.vision.tile_size)
-    attend = DENSE.pictures(forest.images.image_BP)
+    attend = DENSE.images(forest.images.image_BP)
     for i in (0, config.vision.full_attention_layers[0]):
         x, out = seen[f"block {i}"]
         full = i in config.vision.full_attention_layers

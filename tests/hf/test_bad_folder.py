@@ -261,7 +261,7 @@ def test_a_path_that_is_a_file(tmp_path):
 def test_a_hub_that_cannot_be_reached(monkeypatch, tmp_path, hub_id):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     line = told(open_folder, hub_id)
-    assert line.startswith(f"{hub_id}: there is no such folder, and the hub does not give it")
+    assert line.startswith(f"{hub_id}: there is no such folder, and the hub does not provide it")
     assert "network" in line and "local folder" in line
 
 

@@ -102,7 +102,7 @@ def test_without_its_dataset_the_card_says_so(exported_pocket, tmp_path, capsys)
     assert main([f"--workdir={run}", f"--out={tmp_path / 'out'}"]) == 0
     assert "the card has no data and scores: " in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "The dataset was not at hand" in card and "No scores" in card and "model-index" not in card
+    assert "The dataset was not available" in card and "No scores" in card and "model-index" not in card
 
 
 @pytest.mark.parametrize(

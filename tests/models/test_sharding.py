@@ -17,7 +17,8 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten
 from mmkp_jax.models.freezing import split_params
-from mmkp_jax.models.sharding import MESH_AXES, check_rules, describe, make_mesh, param_shardings
+from mmkp_jax.models.sharding import MESH_AXES, check_rules, make_mesh, param_shardings, sharding_table
+from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.tiny import write_model
@@ -30,11 +31,10 @@ def report(tmp_path_factory):
     """What `sharded_step.py` prints, from a process with eight fake devices."""
     folder = tmp_path_factory.mktemp("model")
     write_model(folder)
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.sharded_step", str(folder)],
         cwd=ROOT,
-        env=env,
+        env=fake_devices(8),
         capture_output=True,
         text=True,
     )
@@ -77,7 +77,7 @@ def test_fsdp_and_tensor_axes_really_divide_parameters(report):
 def test_the_sharding_of_every_parameter_stands_in_the_golden_file(name, config, sizes):
     """To accept a change: MMKP_UPDATE_GOLDEN=1 python -m pytest tests/models/test_sharding.py, and read the diff."""
     mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-    text = describe(define_from(FAMILY, config), mesh)
+    text = sharding_table(define_from(FAMILY, config), mesh)
     file = GOLDEN / f"qwen2_5_vl_{name}_{'x'.join(map(str, sizes))}.txt"
     if os.environ.get("MMKP_UPDATE_GOLDEN"):
         file.write_text(text)

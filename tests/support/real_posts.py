@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from mmkp_jax.data.posts import Post, Reject, read_cmkp
-from mmkp_jax.data.records import Counts, write_dataset
+from mmkp_jax.data.records import SplitCounts, write_dataset
 from mmkp_jax.pocket.model import write_model
 from mmkp_jax.pocket.tokenizer import train_tokenizer
 from tests.support.paths import SHARED
@@ -38,7 +38,7 @@ def draw_standins(raw: Path, images: Path, limit: int | None) -> None:
     subprocess.run([sys.executable, STANDINS, raw, images, *flags], check=True, stdout=subprocess.DEVNULL)
 
 
-def make_real(out: Path, raw: Path, images: Path, splits: Splits) -> dict[str, Counts]:
+def make_real(out: Path, raw: Path, images: Path, splits: Splits) -> dict[str, SplitCounts]:
     """Writes `out/dataset` and `out/model`; returns what became of the posts of each split."""
 
     def posts(split: str) -> Iterator[Post | Reject]:
