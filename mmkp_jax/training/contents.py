@@ -49,7 +49,7 @@ def contents_of(config: ConfigDict, base: Folder) -> dict[str, str]:
 
 
 def same_content(workdir: Path, now: Mapping[str, str], field: str, before: Any, named: Any) -> bool:
-    """Whether a field's value in the work directory's config, `before`, and its value now, `named`, have the same content.
+    """Whether a field's value in the work directory's config (`before`) names the same content as its value now.
 
     Without a saved digest, the same file or folder counts as the same content.
 
