@@ -164,7 +164,7 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
         ("{0}:-1,{1}", "the weight is -1;"),
         ("{0}:nan", "the weight is nan;"),
         ("{0}:inf", "the weight is inf;"),
-        ("{0}:much", "the weight 'much' is no number"),
+        ("{0}:much", "the weight 'much' is not a number"),
         ("{0},{0}/../out:2", "is named twice"),
         ("{0},{0}/none", "there is no folder '.*none'"),
         ("{0},", "there is no folder ''"),
