@@ -98,7 +98,7 @@ def test_a_judge_with_position_bias_is_detected(files):
         assert judge.main(flags(files, server=server)) == 0
     found = results(files)
     assert all(abs(each["all"]["value"] - 2) < 1e-9 for each in found["standing"]["means"].values())  # balanced orders
-    assert printed["position_consistent"] == 0 and printed["standing"]["alpha"]["relevance"] < 0
+    assert found["position_consistent"] == 0 and found["standing"]["alpha"]["relevance"] < 0
 
 
 def test_unreadable_answers_are_counted_and_their_posts_left_out(files, capsys):
@@ -159,7 +159,7 @@ def test_people_get_pages_and_their_ranks_are_compared_with_the_models(files, ca
     assert found["tau_b"] == dict.fromkeys([*CRITERIA, "systems"], 1) and found["posts_of_both"] == POSTS
     means = {name: each["all"]["value"] for name, each in found["people"]["means"].items()}
     assert means == {"good": 1.5, "fair": 2, "poor": 2.5}  # the second rater ties all
-    assert printed["people"]["written"] == {"good": 1, "fair": 1.5, "poor": 2}
+    assert found["people"]["written"] == {"good": 1, "fair": 1.5, "poor": 2}
 
 
 def test_a_page_that_is_not_filled_in_is_refused(files, capsys):

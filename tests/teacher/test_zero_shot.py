@@ -137,9 +137,6 @@ def test_an_answer_without_choices_does_not_block_the_file(posts, tmp_path, caps
     printed = capsys.readouterr().out
     assert "p1: the answer holds no message" in printed
     assert "p2: the answer ended with the finish_reason 'abort'" in printed
-        "p1: the answer holds no message" in printed
-        and "p2: the answer ended with the finish_reason 'abort'" in printed
-    )
 
 
 def test_a_thinking_models_prediction_follows_its_thoughts(posts, tmp_path):
