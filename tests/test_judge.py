@@ -11,7 +11,7 @@ from mmkp_jax.data.records import write_dataset
 from mmkp_jax.judging.people import read_people
 from mmkp_jax.judging.rank_summary import summarize_ranks
 from mmkp_jax.judging.ranking import CRITERIA
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.fake_endpoint import MODEL, FakeEndpoint, request_text
 
 POSTS = 12
@@ -28,7 +28,7 @@ def key(monkeypatch):
 @pytest.fixture
 def files(tmp_path):
     """Posts, one of them with an image, and three systems' predictions in two layouts."""
-    (tmp_path / "0.png").write_bytes(saved(picture(40, 30, seed=0)))
+    (tmp_path / "0.png").write_bytes(saved(random_image(40, 30, seed=0)))
     rows = [{"id": f"p{n}", "text": f"text {n}", "image": None, "keyphrases": ["snow"]} for n in range(POSTS)]
     rows[0]["image"] = "0.png"
     (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -226,7 +226,7 @@ class _Batches:
                 if taken:
                     yield name, file, taken
             except OSError as error:
-                what, hint = f"a batch cannot be written ({error.strerror})", "check space and permissions"
+                what, hint = f"a batch cannot be written ({error.strerror})", "check free space and permissions"
                 raise InputError(what, str(file), hint) from error
             finally:
                 file.unlink(missing_ok=True)

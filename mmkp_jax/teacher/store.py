@@ -14,7 +14,7 @@ from mmkp_jax.teacher.answers import is_implausible, most_of, usage_in
 from mmkp_jax.teacher.cost import Usage
 from mmkp_jax.teacher.repair import DamagedLine, lines_in, repair_file
 
-HINT = "check space and permissions; the same command continues"
+HINT = "check free space and permissions; the same command continues"
 
 
 def answers_file(out: Path) -> Path:

@@ -180,7 +180,7 @@ def write_results(
                         outcome.words.append(len(made["cot"].split()))
                     kept.write(_line(made))
     except OSError as error:
-        hint = "check space and permissions; the same command continues"
+        hint = "check free space and permissions; the same command continues"
         raise InputError(f"this cannot be written ({error.strerror})", str(out), hint) from error
     return outcome
 

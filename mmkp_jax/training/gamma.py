@@ -1,6 +1,6 @@
-"""γ, the threshold of Dynamic CoT: fixed, or following the SFT loss of the posts seen so far.
+"""Schedules of γ, the threshold of Dynamic CoT: fixed, or following the SFT loss of the posts seen so far.
 
-γ is constant within an optimizer step and moves once after it, so a step's γ knows earlier posts only. The state is a
+γ is constant within an optimizer step and updated once after it, so it depends on earlier posts only. The state is a
 pair of scalars; before the first update an adaptive γ is 0, and since no NLL is below 0 every post takes SFT.
 """
 
@@ -14,11 +14,11 @@ from mmkp_jax.errors import InputError, nearest
 MODES = ("fixed", "mean", "ema")
 
 GammaState = dict[str, jax.Array]
-"""`gamma`: float32, nats a label; `posts`: int32, how many posts it has seen."""
+"""State of the schedule: `gamma` (float32, nats a label) and `posts` (int32, the number of posts seen)."""
 
 
 class GammaSchedule(NamedTuple):
-    """How γ moves: not at all; as the mean over all posts so far (the paper's "avg"); as a moving mean over steps."""
+    """A schedule of γ: fixed, the mean over all posts so far (the paper's "avg"), or a moving mean over steps."""
 
     mode: str
     gamma: float
@@ -51,12 +51,12 @@ def init_gamma(schedule: GammaSchedule) -> GammaState:
 def update_gamma(schedule: GammaSchedule, state: GammaState, loss_sum: jax.Array, posts: jax.Array) -> GammaState:
     """γ after a step over `posts` posts whose SFT losses, each weighing the same, add up to `loss_sum`.
 
-    A step without posts, or whose loss is not finite, leaves γ where it is.
+    A step without posts, or with a loss that is not finite, leaves γ unchanged.
     """
     seen = state["posts"] + posts.astype(jnp.int32)
     if schedule.mode == "fixed":
         return {"gamma": state["gamma"], "posts": seen}
-    share = posts / jnp.maximum(seen, 1)  # the step's part of a mean over all posts
+    share = posts / jnp.maximum(seen, 1)  # the step's weight in a mean over all posts
     if schedule.mode == "ema":
         share = jnp.where(state["posts"] == 0, 1.0, 1 - schedule.ema_decay)
     moved = state["gamma"] + share * (loss_sum / jnp.maximum(posts, 1) - state["gamma"])

@@ -1,4 +1,4 @@
-"""A run put together: from a config to a sharded state and its compiled step."""
+"""Setup of a run: from a config to a sharded state and its compiled step."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Plan(NamedTuple):
-    """A run that has read no weights: enough to compile it, to load it, or to restore it.
+    """A run before its weights are read: enough to compile, load or restore it.
 
     The step is called as `with jax.set_mesh(plan.mesh): state, metrics, losses = plan.step(state, batch)` and donates
     the state; its batch is [accumulation steps, rows, ...] (`models.sharding.place_batch`).
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     optimizer: optax.GradientTransformation
     gamma_schedule: GammaSchedule
     state: State
-    """`jax.ShapeDtypeStruct`s with shardings."""
+    """The state as `jax.ShapeDtypeStruct`s with shardings."""
     step: Step
 
 
@@ -61,8 +61,8 @@ def plan_training(
 
     Args:
         where: the file that `published` was read from, for messages.
-        total_steps: where the config counts epochs: the optimizer steps that they come to.
-        devices: all of them go into the mesh; None means all that JAX sees.
+        devices: devices of the mesh; None means all that JAX sees.
+        total_steps: number of optimizer steps, where the config counts epochs.
 
     Raises:
         InputError: a setting, or the model, cannot be used.
@@ -100,7 +100,7 @@ def plan_training(
 
 
 def plan_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Definition, Params]:
-    """The model as it is, and its parameters as `jax.ShapeDtypeStruct`s: over the config's mesh, in `frozen_dtype`.
+    """The untrained model, and its parameters as `jax.ShapeDtypeStruct`s over the config's mesh, in `frozen_dtype`.
 
     Raises:
         InputError: a setting, or the model, cannot be used.
@@ -149,7 +149,7 @@ def _abstract_state(
     optimizer: optax.GradientTransformation,
     schedule: GammaSchedule,
 ) -> State:
-    """Shapes, dtypes and shardings of the whole state."""
+    """Shapes, dtypes and shardings of the state."""
     freeze = definition.family.paths(config.freeze)
     trainable, frozen = split_params(definition.shapes(), freeze)
     frozen_dtype = dtype_of(config, "frozen_dtype")
@@ -181,7 +181,7 @@ def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def _check_processes(config: ConfigDict, mesh: Mesh) -> None:
-    """Each process loads its own rows: it needs devices, and no other process may hold a part of the same rows."""
+    """Checks that each process has devices, and that no two processes hold parts of the same rows."""
     process_DFT = np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
     processes = len(np.unique(process_DFT))
     if processes < jax.process_count():

@@ -89,7 +89,7 @@ def test_json_line_is_a_post(tmp_path):
         ("{", "not JSON"),
         ("[" * 100_000, "JSON is nested too deep"),
         ('{"id": "a", "x": ' + "[" * 100_000, "JSON is nested too deep"),
-        ('{"id": ' + "9" * 10_000 + "}", "a number of more digits than are read"),
+        ('{"id": ' + "9" * 10_000 + "}", "a number with too many digits"),
         ('{"id": 1e999}', "'id' is Infinity"),
         ('{"id": [[["a"]]]}', "'id' is a list"),
         ("[]", "not a JSON object"),

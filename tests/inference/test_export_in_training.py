@@ -47,7 +47,7 @@ def test_a_run_exports_every_second_evaluation_and_its_best_also_when_killed_and
     process.wait()
     assert {step: weights_of(workdir)[step] for step in ("4", "8")} == weights_of(killed)
     done = run(pocket, f"--workdir={killed}", *flags)
-    assert done.returncode == 0 and "going on from step" in done.stdout, done.stderr[-3000:]
+    assert done.returncode == 0 and "resuming from step" in done.stdout, done.stderr[-3000:]
     assert weights_of(killed) == weights_of(workdir)
     assert not list((killed / "export").glob(".*"))
 

@@ -175,7 +175,7 @@ def test_a_config_file_s_own_faults_are_said_too_unless_a_flag_replaces_them(tmp
     with pytest.raises(InputError) as caught:
         read_config(str(file), ["--config.log_every=5"])
     line = str(caught.value)
-    assert "config.learning_rate: -1.0 is out of range" in line and "config.seed: the config lacks it" in line
+    assert "config.learning_rate: -1.0 is out of range" in line and "config.seed: it is missing" in line
     assert "unknown key 'own'" in line and "log_every" not in line and line.startswith("3 mistakes: ")
 
 

@@ -14,7 +14,7 @@ from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.files import read_posts, read_predictions
 from mmkp_jax.predict import main
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.fake_endpoint import MODEL, FakeEndpoint
 from tests.support.paths import ROOT
 
@@ -40,7 +40,7 @@ def write_file(folder, count):
     for n in range(count):
         name = f"{n}.png" if n in IMAGES else None
         if name:
-            (folder / name).write_bytes(saved(picture(40, 30, seed=n)))
+            (folder / name).write_bytes(saved(random_image(40, 30, seed=n)))
         rows.append({"id": f"p{n}", "text": f"text {n}", "image": name, "keyphrases": ["snow"]})
     file = folder / "test.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

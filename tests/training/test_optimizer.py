@@ -11,7 +11,7 @@ from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.sharding import place_batch
 from mmkp_jax.training.checkpoint import Checkpoints
-from mmkp_jax.training.gamma import gamma_rule
+from mmkp_jax.training.gamma import gamma_schedule
 from mmkp_jax.training.optimizer import adamw
 from mmkp_jax.training.setup import load_state, plan_training
 from tests.support.tiny import write_model
@@ -170,11 +170,11 @@ def test_moments_in_the_hosts_memory_change_no_number_and_stay_there(folder, usu
 
 
 def test_each_setting_of_gamma_reaches_its_rule(folder):
-    def rule(**fields):
-        return plan_training(experiment(**fields), folder.config, devices=jax.devices()[:1]).rule
+    def schedule(**fields):
+        return plan_training(experiment(**fields), folder.config, devices=jax.devices()[:1]).gamma_schedule
 
-    assert rule(gamma=0.1) == gamma_rule("fixed", 0.1, experiment().gamma_ema_decay)
-    assert rule(gamma_mode="ema", gamma_ema_decay=0.9).ema_decay == 0.9
+    assert schedule(gamma=0.1) == gamma_schedule("fixed", 0.1, experiment().gamma_ema_decay)
+    assert schedule(gamma_mode="ema", gamma_ema_decay=0.9).ema_decay == 0.9
 
 
 @pytest.mark.nightly
