@@ -71,7 +71,7 @@ def nearly_equal(one, other):
         np.testing.assert_allclose(ours[path], leaf, rtol=0, atol=1e-5 * max(1e-3, np.abs(leaf).max()), err_msg=path)
 
 
-def test_two_hosts_compute_what_one_does_and_the_first_alone_tells(pocket, unbroken):
+def test_two_hosts_compute_what_one_does_and_only_the_first_prints(pocket, unbroken):
     workdir, ((status, told, _), (status_of_second, told_by_second, _)) = unbroken
     assert status == status_of_second == 0
     assert "report: " in told and "report: " not in told_by_second and "posts an epoch" not in told_by_second
@@ -189,7 +189,7 @@ def test_a_host_that_never_joins_ends_the_others_with_one_line(tmp_path):
 
 
 @pytest.mark.nightly
-def test_damage_that_one_host_alone_sees_takes_both_to_the_checkpoint_before(pocket, unbroken):
+def test_damage_seen_by_one_host_makes_both_restore_the_previous_checkpoint(pocket, unbroken):
     workdir = pocket.parent / "damaged"
     shutil.copytree(unbroken[0], workdir)
     damage(workdir)
@@ -202,7 +202,7 @@ def test_damage_that_one_host_alone_sees_takes_both_to_the_checkpoint_before(poc
     assert curve(workdir) == curve(unbroken[0])
 
 
-def test_hosts_that_disagree_end_with_a_line_that_says_in_what(pocket):
+def test_hosts_that_disagree_end_with_a_line_that_names_the_difference(pocket):
     workdir = pocket.parent / "disagree"
     ended = finish(start(pocket, workdir, of_second=("--config.learning_rate=1e-5",)))
     for status, _, error in ended:
@@ -221,7 +221,7 @@ with ending_together():
 
 
 @pytest.mark.parametrize("cluster", ["slurm", "open mpi"])
-def test_hosts_meet_by_what_their_cluster_tells_them(cluster):
+def test_hosts_join_by_the_variables_of_their_cluster(cluster):
     job = random.randrange(4096)  # of which the coordinator's port is made
     processes = []
     for host in map(str, range(2)):
@@ -248,12 +248,12 @@ def test_hosts_meet_by_what_their_cluster_tells_them(cluster):
     assert told.endswith("True True 2\n") and "True" not in told_by_second and "False" in error
 
 
-def test_a_job_names_all_of_its_flags_and_a_shared_folder():
+def test_a_job_needs_all_of_its_flags_and_a_shared_folder():
     with pytest.raises(InputError, match="--num_processes"):
         join("127.0.0.1:1", None, 0)
 
 
 @pytest.mark.parametrize("where, process", [("127.0.0.1", 0), (":1234", 0), ("127.0.0.1:99999", 1), ("127.0.0.1:1", 2)])
-def test_a_place_where_no_host_can_meet_the_others_is_a_mistake(where, process):
+def test_an_invalid_coordinator_or_process_is_refused(where, process):
     with pytest.raises(InputError, match="give HOST:PORT, and each of N processes a number below N"):
         join(where, 2, process)

@@ -49,7 +49,7 @@ def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
 
 
 @pytest.mark.nightly
-def test_seen_goes_by_the_list_that_is_named(tmp_path):
+def test_seen_keyphrases_are_those_of_the_given_list(tmp_path):
     keyphrases = cmkp("tw_mm_s1/train_keyphrases.txt")
     draw_standins(keyphrases.parent, tmp_path / "images", 40)
     splits = {"train": ("valid", 40), "test": ("test", 40)}

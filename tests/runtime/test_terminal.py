@@ -35,7 +35,7 @@ def test_a_terminal_of_another_encoding_gets_escapes(score, encoding):
     assert rb"p\x1b[2J.txt" in done.stdout and b"\x1b" not in done.stdout  # a file's name moves no cursor
 
 
-def test_output_that_nobody_reads_is_dropped_when_the_files_are_written(score, tmp_path):
+def test_unread_output_is_dropped_and_the_files_are_written(score, tmp_path):
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(score, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE)
@@ -43,7 +43,7 @@ def test_output_that_nobody_reads_is_dropped_when_the_files_are_written(score, t
     assert (done.returncode, done.stderr) == (UNREAD, b"") and json.loads((tmp_path / "o").read_text())["all"]
 
 
-def test_a_broken_pipe_of_something_else_is_no_unread_output():
+def test_another_broken_pipe_does_not_count_as_unread_output():
     def run(_):
         raise BrokenPipeError("of a worker")
 
@@ -51,7 +51,7 @@ def test_a_broken_pipe_of_something_else_is_no_unread_output():
         status_of(run)
 
 
-def test_a_message_moves_no_cursor(capsys):
+def test_control_characters_of_a_message_are_escaped(capsys):
     def run(_):
         raise InputError("the id '\x1b[2J\u202e' is there twice", "posts.jsonl", "keep one")
 

@@ -30,7 +30,7 @@ async def read():
 
 
 @pytest.mark.parametrize(("file", "told"), [("/lib/orbax/checkpoint/read.py", False), ("/lib/other/read.py", True)])
-def test_what_orbax_abandons_tells_nothing_and_what_others_do_is_told(tmp_path, monkeypatch, capsys, file, told):
+def test_errors_of_orbax_coroutines_are_silenced_and_those_of_others_printed(tmp_path, monkeypatch, capsys, file, told):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # so that it is set back afterwards
     found = {}
     exec(compile(ABANDONED, file, "exec"), found)
@@ -49,7 +49,7 @@ def test_what_orbax_abandons_tells_nothing_and_what_others_do_is_told(tmp_path, 
         "writing d/0: File too large [source='a: {1}'] [os_error_code='27']",
     ],
 )
-def test_what_the_system_says_is_told_whatever_stands_around_it(told):
+def test_the_message_of_the_operating_system_is_found_in_any_text(told):
     assert _reason(ValueError(told)) == "File too large"
     assert _reason(ValueError("no\n such thing")) == "no such thing"
 
@@ -81,7 +81,7 @@ def restored(folder):
         return checkpoints.restore_latest(small_state()[1])
 
 
-def test_every_flipped_bit_of_a_checkpoint_is_noticed(folder):
+def test_every_flipped_bit_of_a_checkpoint_is_detected(folder):
     """`benchmarks/soak_bitflip.py` flips 200 of a whole run's."""
     with Checkpoints(folder) as checkpoints:
         layout = small_state()[1]
@@ -110,7 +110,7 @@ def largest(step):
     ],
     ids=["cut", "file gone", "file added", "checksums", "folder gone"],
 )
-def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_is_taken(folder, capsys, harm, told):
+def test_a_damaged_checkpoint_is_set_aside_and_the_previous_one_is_restored(folder, capsys, harm, told):
     harm(folder / "6")
     found = restored(folder)
     assert found.step == 3 and np.array_equal(found.state["w0"], small_state(3)[0]["w0"])
@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_is_taken(folder
     assert sorted(each.name.split("-")[0] for each in folder.iterdir()) == ["3", "6.damaged"]
 
 
-def test_where_every_checkpoint_is_damaged_none_is_taken_or_put_aside(folder):
+def test_when_every_checkpoint_is_damaged_none_is_restored_or_set_aside(folder):
     for step in ("3", "6"):
         os.truncate(largest(folder / step), 10)
     with pytest.raises(InputError, match="3: it is damaged"):
@@ -128,7 +128,7 @@ def test_where_every_checkpoint_is_damaged_none_is_taken_or_put_aside(folder):
     assert sorted(each.name for each in folder.iterdir()) == ["3", "6"]
 
 
-def test_a_checkpoint_of_before_checksums_is_restored_and_said_to_be_unverified(folder, capsys):
+def test_a_checkpoint_without_checksums_is_restored_with_a_warning(folder, capsys):
     (folder / "6/checksums.json").unlink()
     assert restored(folder).step == 6
     (line,) = capsys.readouterr().err.splitlines()
@@ -151,7 +151,7 @@ def test_a_checkpoint_that_was_cut_off_before_its_checksums_does_not_count(saved
     assert sorted(each.name for each in folder.iterdir()) == ["3", "6"]
 
 
-def test_a_damaged_best_step_is_put_aside_and_others_are_offered_again(tmp_path, capsys):
+def test_a_damaged_best_step_is_set_aside_and_later_steps_are_offered(tmp_path, capsys):
     state = {"trainable": small_state()[0], "frozen": {}}
     layout = {"trainable": small_state()[1], "frozen": {}}
     for harmed_at_start in (True, False):

@@ -124,7 +124,7 @@ def other_tokens(forest: Forest, row: int, segment: int, branch: int | None) -> 
 
 
 @pytest.mark.parametrize("row, segment, branch", [(0, 1, 1), (0, 1, 2), (0, 1, None), (0, 2, None), (1, 2, 2)])
-def test_other_losses_stay_to_the_last_bit_when_a_branch_or_post_changes(row, segment, branch):
+def test_other_losses_are_bit_identical_when_a_branch_or_post_changes(row, segment, branch):
     run = jax.jit(losses_of)
     before, after = run(PARAMS, FOREST), run(PARAMS, other_tokens(FOREST, row, segment, branch))
     for name, own in (("sft_BS", 1), ("cot_BS", 2)):
@@ -147,7 +147,7 @@ def test_posts_without_cot_empty_slots_and_padding_rows_have_finite_loss_and_gra
         assert all(np.isfinite(leaf).all() for leaf in flatten(gradient).values())
 
 
-def test_a_batch_of_nothing_but_padding_has_loss_and_gradient_zero():
+def test_a_batch_of_padding_alone_has_zero_loss_and_gradient():
     forest = forest_of([[], []], CONFIG, spare=4)
     value, gradient = jax.value_and_grad(lambda p: sum(losses_of(p, forest)[:2]).sum())(PARAMS)
     assert value == 0 and all(np.all(leaf == 0) for leaf in flatten(gradient).values())

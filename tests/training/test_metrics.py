@@ -19,11 +19,11 @@ from mmkp_jax.training.metrics import Goodput, StepTimes, step_seconds
         (None, 9.0, 11.5, math.nan),  # the call of the first step compiles
     ],
 )
-def test_a_step_begins_when_the_one_before_it_and_what_is_no_steps_have_ended(before, idle_until, ended, seconds):
+def test_a_step_starts_when_the_previous_step_and_other_work_have_ended(before, idle_until, ended, seconds):
     assert step_seconds(before, idle_until, ended) == pytest.approx(seconds, nan_ok=True)
 
 
-def test_two_steps_fetched_one_right_after_the_other_have_the_seconds_in_which_they_ended():
+def test_two_steps_fetched_together_have_their_own_seconds():
     """The last line of a run: it is written right after the line before it."""
     released, times = threading.Event(), StepTimes(Goodput())
 
@@ -45,7 +45,7 @@ def test_two_steps_fetched_one_right_after_the_other_have_the_seconds_in_which_t
     assert last["seconds"] >= 0.05  # though both are asked for at once
 
 
-def test_what_is_no_steps_does_not_count_and_the_wait_for_data_does():
+def test_other_work_is_excluded_from_a_steps_seconds_and_waiting_for_data_is_included():
     goodput = Goodput()
     before = goodput.idle_until
     with goodput.spending("data"):
@@ -56,7 +56,7 @@ def test_what_is_no_steps_does_not_count_and_the_wait_for_data_does():
     assert goodput.idle_until > before
 
 
-def test_where_the_time_goes(monkeypatch):
+def test_goodput_reports_the_share_of_each_kind(monkeypatch):
     clock = iter([0.0, 10.0, 60.0, 60.0, 80.0, 100.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     goodput = Goodput()

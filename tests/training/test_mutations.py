@@ -65,7 +65,7 @@ def alone_error(ours):
     return error
 
 
-def test_without_a_mistake_both_checks_hold(parity_error, alone_error):
+def test_both_checks_pass_without_a_mutation(parity_error, alone_error):
     assert parity_error() <= BOUND
     assert alone_error() <= BOUND
 

@@ -61,7 +61,7 @@ def run(schedule, steps):
 STEPS = [[1.0, 3.0], [6.0], [], [2.0, 2.0, 1.0]]
 
 
-def test_fixed_gamma_stays():
+def test_fixed_gamma_is_constant():
     gammas, posts = run(gamma_schedule("fixed", 0.4), STEPS)
     np.testing.assert_allclose(gammas, [0.4] * 5)
     assert posts == 6
@@ -73,13 +73,13 @@ def test_mean_gamma_is_the_mean_over_all_posts_of_earlier_steps():
     assert posts == 6
 
 
-def test_ema_gamma_begins_with_the_first_step_and_moves_by_step_means():
+def test_ema_gamma_starts_at_the_first_step_and_follows_step_means():
     gammas, _ = run(gamma_schedule("ema", ema_decay=0.75), STEPS)
     np.testing.assert_allclose(gammas, [0, 2, 3, 3, 0.75 * 3 + 0.25 * 5 / 3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["mean", "ema"])
-def test_a_step_whose_loss_is_not_finite_does_not_move_gamma(mode):
+def test_a_step_with_a_loss_that_is_not_finite_does_not_change_gamma(mode):
     good, posts = run(gamma_schedule(mode), STEPS)
     with_bad, bad_posts = run(gamma_schedule(mode), [*STEPS[:2], [float("nan"), 1.0], *STEPS[2:]])
     assert (with_bad[-1], bad_posts) == (good[-1], posts) and with_bad[2] == with_bad[3]

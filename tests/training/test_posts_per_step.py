@@ -169,7 +169,7 @@ def test_two_hosts_load_the_posts_of_a_step_between_them(folder, recipe):
         assert int(first.segment_BT.max(axis=1).sum() + second.segment_BT.max(axis=1).sum()) == len(group)
 
 
-def test_rows_that_cannot_hold_the_posts_of_a_step_are_refused_with_the_number_that_can(folder, recipe):
+def test_too_few_rows_for_the_posts_of_a_step_are_refused_with_the_number_needed(folder, recipe):
     with pytest.raises(
         InputError, match=r"posts_per_step: 7 posts of a step take up to (\d) rows, and a step has 1"
     ) as e:

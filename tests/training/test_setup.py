@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mode", ["fixed", "mean", "ema"])
-def test_bf16_dynamic_cot_learns_both_targets_by_heart(folder, mode):
+def test_bf16_dynamic_cot_overfits_both_targets(folder, mode):
     """Eight posts over and over: keyphrases first, then, where their loss is below γ, the chains of thought."""
     plan = plan_training(experiment(gamma_mode=mode, gamma=0.4), folder.config, devices=jax.devices()[:1])
     state = load_state(plan, folder)
@@ -130,13 +130,13 @@ def test_another_architecture_is_one_line():
         ({"rope_scaling": {"type": "mrope"}}, "mrope_section [16, 24, 24] is not three numbers"),
     ],
 )
-def test_a_config_that_asks_for_more_than_is_implemented_is_one_line(change, message):
+def test_an_unimplemented_config_is_one_line(change, message):
     with pytest.raises(InputError) as error:
         plan_training(experiment(), {**hf_config_dict(CONFIG), **change}, "ckpt/config.json", devices=jax.devices()[:1])
     assert str(error.value).startswith(f"ckpt/config.json: {message}") and "\n" not in str(error.value)
 
 
-def test_the_state_that_is_loaded_is_the_folders(folder):
+def test_the_loaded_state_has_the_folders_weights(folder):
     plan = plan_training(experiment(frozen_dtype="float32"), folder.config, devices=jax.devices()[:1])
     state = load_state(plan, folder)
     theirs = load_file(folder.path / "model.safetensors")

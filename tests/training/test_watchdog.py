@@ -23,7 +23,7 @@ FINITE = {"skipped": 0.0, "loss": 1.0, "grad_norm": 1.0}
 NOT_FINITE = {"skipped": 1.0, "loss": float("nan"), "grad_norm": float("inf")}
 
 
-def test_only_so_many_steps_in_a_row_may_be_skipped(tmp_path):
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path):
     skipped = SkippedSteps(tmp_path, most=3, step=0)
     for step, seen in enumerate([NOT_FINITE, NOT_FINITE, FINITE, NOT_FINITE, NOT_FINITE], 1):
         skipped.record(step, seen, lambda step=step: [f"post-{step}"])
@@ -36,7 +36,7 @@ def test_only_so_many_steps_in_a_row_may_be_skipped(tmp_path):
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_batch_that_is_not_finite_is_skipped_and_named_and_several_end_the_run(tmp_path, monkeypatch, capsys):
+def test_a_batch_that_is_not_finite_is_skipped_and_listed_and_several_end_the_run(tmp_path, monkeypatch, capsys):
     """A label of infinite weight makes its post's loss NaN. Steps are loaded in order, by one thread."""
     pocket, workdir = small_pocket(tmp_path), tmp_path / "run"
     arguments = command(pocket, f"--workdir={workdir}", "--config.max_nonfinite=2", "--config.checkpoint_every=1")[3:]
@@ -106,7 +106,7 @@ with Watchdog(Path(sys.argv[1]), 0.5) as dog, dog.counting("step"):
 
 
 @pytest.mark.parametrize("what", ["step", "answer"])
-def test_a_step_or_answer_that_does_not_end_leaves_all_stacks_and_ends_the_run(tmp_path, what):
+def test_a_hanging_step_or_answer_dumps_all_stacks_and_ends_the_run(tmp_path, what):
     line = [sys.executable, "-c", WATCHED, str(tmp_path), what]
     done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == LOST and "alive" in done.stdout
@@ -115,7 +115,7 @@ def test_a_step_or_answer_that_does_not_end_leaves_all_stacks_and_ends_the_run(t
 
 
 @pytest.mark.nightly
-def test_a_hung_worker_ends_the_run_which_then_goes_on(tmp_path):
+def test_a_hanging_worker_ends_the_run_which_then_resumes(tmp_path):
     pocket, workdir = small_pocket(tmp_path), tmp_path / "run"
     flags = (f"--workdir={workdir}", "--config.data.workers=1", "--config.hang_seconds=5", "--config.total_steps=40")
     process = subprocess.Popen(
@@ -159,7 +159,7 @@ class Announcing(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_maintenance_event_is_a_sigterm(monkeypatch):
+def test_a_maintenance_event_sends_sigterm(monkeypatch):
     received = []
     before = signal.signal(signal.SIGTERM, lambda *_: received.append(len(Announcing.asked)))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Announcing) as server:

@@ -36,7 +36,7 @@ def claimed(workdir, config):
     return resumed
 
 
-def test_a_run_is_taken_up_under_other_names_of_the_same_data_and_model(pocket, tmp_path, monkeypatch):
+def test_a_run_resumes_under_other_paths_of_the_same_data_and_model(pocket, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     assert not claimed(workdir, named(pocket))
     before = (workdir / "config.json").read_bytes()
@@ -66,7 +66,7 @@ def test_other_data_another_weight_or_another_model_of_the_same_shapes_is_anothe
         claimed(workdir, named(pocket, gamma=0.3))
 
 
-def test_without_a_record_of_its_content_the_same_folder_is_the_same_data(pocket, tmp_path, monkeypatch):
+def test_without_saved_digests_the_same_folder_counts_as_the_same_data(pocket, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     claimed(workdir, named(pocket))
     (workdir / "contents.json").unlink()
@@ -77,7 +77,7 @@ def test_without_a_record_of_its_content_the_same_folder_is_the_same_data(pocket
         claimed(workdir, named(pocket, data=shutil.copytree(pocket / "dataset", tmp_path / "moved")))
 
 
-def test_a_run_of_an_earlier_version_is_taken_up_where_a_new_field_is_as_it_was(pocket, tmp_path):
+def test_a_run_of_an_earlier_version_resumes_where_a_new_field_has_its_old_value(pocket, tmp_path):
     workdir = tmp_path / "run"
     claimed(workdir, named(pocket))
     older = json.loads((workdir / "config.json").read_text())
@@ -98,7 +98,7 @@ def test_a_damaged_config_is_one_line_that_names_the_file(tmp_path, content):
     assert [each.name for each in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_a_lock_makes_a_folder_no_other_thing_than_a_run(tmp_path):
+def test_a_folder_with_only_a_lock_may_be_claimed(tmp_path):
     with Lock(tmp_path, 1) as lock:
         lock.acquire()
         assert not check_claim(tmp_path, {})
@@ -111,7 +111,7 @@ LINES = ['{"step": 1, "loss": 2.5}', '{"step": 2, "loss": null}', '{"step": 3, "
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 4, "lo'])
-def test_lines_of_later_steps_and_one_that_a_kill_cut_off_are_taken_out(tmp_path, torn):
+def test_lines_of_later_steps_and_one_that_a_kill_cut_off_are_removed(tmp_path, torn):
     file = tmp_path / "metrics.jsonl"
     file.write_text("\n".join(LINES) + "\n" + torn)
     cut_back(file, 2)
@@ -132,7 +132,7 @@ def test_lines_of_later_steps_and_one_that_a_kill_cut_off_are_taken_out(tmp_path
         ("\udcff", "is not UTF-8"),
     ],
 )
-def test_another_damaged_line_stops_the_run_in_one_line_and_stays(tmp_path, damaged, told):
+def test_any_other_damaged_line_stops_the_run_in_one_line_and_is_kept(tmp_path, damaged, told):
     file = tmp_path / "metrics.jsonl"
     for lines in ([LINES[0], damaged, LINES[2]], [LINES[0], damaged]):
         file.write_text("\n".join(lines) + "\n", errors="surrogateescape")
