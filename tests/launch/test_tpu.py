@@ -166,7 +166,7 @@ def test_ctrl_c_leaves_the_run_and_the_slices(fakes):
         time.sleep(0.05)
     os.killpg(launched.pid, signal.SIGINT)
     _, errors = launched.communicate(timeout=30)
-    assert launched.returncode == 130 and "a run that was started goes on" in errors
+    assert launched.returncode == 130 and "a started run continues" in errors
     assert "delete" not in told(fakes)
 
 
