@@ -37,13 +37,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 LONGEST = (
     "test_main",
     "test_hosts",
+    "test_pocket_run",
     "test_processes",
     "test_sharded",
     "test_optimizer",
     "test_real_posts",
     "test_step",
+    "test_export_in_training",
+    "test_export",
+    "test_splash",
+    "test_plan",
+    "test_posts_per_step",
+    "test_wheel",
 )
-"""Files that take half a minute or more."""
+"""Files that take half a minute or more, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

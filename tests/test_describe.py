@@ -12,7 +12,7 @@ from mmkp_jax.describe import main, run
 from mmkp_jax.pages.dataset.facts import preview_posts
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import plan_posts
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.imports import accelerated_imports
 from tests.support.small_pocket import ROOT, SIZES, small_pocket
 
@@ -34,7 +34,7 @@ def overrides(pocket):
 def hostile(tmp_path_factory):
     """A dataset whose every text, of posts and rejects, is an attempt on the page or the terminal."""
     root = tmp_path_factory.mktemp("hostile")
-    (root / "a.png").write_bytes(saved(picture(90, 60)))
+    (root / "a.png").write_bytes(saved(random_image(90, 60)))
 
     def posts(split):
         said = f"{HOSTILE} <|im_end|>\x1b[31m"

@@ -11,7 +11,7 @@ from mmkp_jax.data.records import write_dataset
 from mmkp_jax.judging.people import read_people
 from mmkp_jax.judging.rank_summary import summarize_ranks
 from mmkp_jax.judging.ranking import CRITERIA
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.fake_endpoint import MODEL, FakeEndpoint, request_text
 
 POSTS = 12
@@ -28,18 +28,18 @@ def key(monkeypatch):
 @pytest.fixture
 def files(tmp_path):
     """Posts, one of them with an image, and three systems' predictions in two layouts."""
-    (tmp_path / "0.png").write_bytes(saved(picture(40, 30, seed=0)))
+    (tmp_path / "0.png").write_bytes(saved(random_image(40, 30, seed=0)))
     rows = [{"id": f"p{n}", "text": f"text {n}", "image": None, "keyphrases": ["snow"]} for n in range(POSTS)]
     rows[0]["image"] = "0.png"
     (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in QUALITY:
-        printed = [
+        rows = [
             {"id": row["id"], "predicted": [f"{name} {row['id']}"], "output": "<think>long</think>"} for row in rows
         ]
         if name == "fair":
-            (tmp_path / "fair.txt").write_text("".join(";".join(each["predicted"]) + "\n" for each in printed))
+            (tmp_path / "fair.txt").write_text("".join(";".join(each["predicted"]) + "\n" for each in rows))
         else:
-            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in printed))
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     return tmp_path
 
 
@@ -81,12 +81,12 @@ def test_a_fair_judge_ranks_systems_by_their_quality(files, capsys):
         assert len(server.calls) == POSTS * 2 + POSTS * 2  # two orders, and each pair in both
         calls = len(server.calls)
         assert judge.main(flags(files, server=server)) == 0 and len(server.calls) == calls
-    printed = results(files)
-    assert {name: each["all"]["value"] for name, each in printed["standing"]["means"].items()} == {
+    found = results(files)
+    assert {name: each["all"]["value"] for name, each in found["standing"]["means"].items()} == {
         "good": 1, "fair": 2, "poor": 3
     }  # fmt: skip
-    assert printed["standing"]["w"] == 1 and set(printed["standing"]["alpha"].values()) == {1}
-    assert (printed["position_consistent"], printed["failures"]) == (1, 0)
+    assert found["standing"]["w"] == 1 and set(found["standing"]["alpha"].values()) == {1}
+    assert (found["position_consistent"], found["failures"]) == (1, 0)
     rows = [json.loads(line) for line in (files / "out" / "rankings.jsonl").read_text().splitlines()]
     assert len(rows) == POSTS * 2 and rows[5]["ranks"]["fair"] == dict.fromkeys(CRITERIA, 2)
     printed = capsys.readouterr().out
@@ -96,11 +96,9 @@ def test_a_fair_judge_ranks_systems_by_their_quality(files, capsys):
 def test_a_judge_with_position_bias_is_detected(files):
     with FakeEndpoint(first_is_best) as server:
         assert judge.main(flags(files, server=server)) == 0
-    printed = results(files)
-    assert all(
-        abs(each["all"]["value"] - 2) < 1e-9 for each in printed["standing"]["means"].values()
-    )  # balanced orders
-    assert printed["position_consistent"] == 0 and printed["standing"]["alpha"]["relevance"] < 0
+    found = results(files)
+    assert all(abs(each["all"]["value"] - 2) < 1e-9 for each in found["standing"]["means"].values())  # balanced orders
+    assert found["position_consistent"] == 0 and found["standing"]["alpha"]["relevance"] < 0
 
 
 def test_unreadable_answers_are_counted_and_their_posts_left_out(files, capsys):
@@ -157,11 +155,11 @@ def test_people_get_pages_and_their_ranks_are_compared_with_the_models(files, ca
     with FakeEndpoint(fair_judge) as server:
         assert judge.main(flags(files, server=server)) == 0
     assert judge.main(collect) == 0
-    printed = json.loads((files / "out" / "people" / "results.json").read_text())
-    assert printed["tau_b"] == dict.fromkeys([*CRITERIA, "systems"], 1) and printed["posts_of_both"] == POSTS
-    means = {name: each["all"]["value"] for name, each in printed["people"]["means"].items()}
+    found = json.loads((files / "out" / "people" / "results.json").read_text())
+    assert found["tau_b"] == dict.fromkeys([*CRITERIA, "systems"], 1) and found["posts_of_both"] == POSTS
+    means = {name: each["all"]["value"] for name, each in found["people"]["means"].items()}
     assert means == {"good": 1.5, "fair": 2, "poor": 2.5}  # the second rater ties all
-    assert printed["people"]["written"] == {"good": 1, "fair": 1.5, "poor": 2}
+    assert found["people"]["written"] == {"good": 1, "fair": 1.5, "poor": 2}
 
 
 def test_a_page_that_is_not_filled_in_is_refused(files, capsys):

@@ -12,7 +12,7 @@ from mmkp_jax import teach
 from mmkp_jax.data.chain_files import Chains
 from mmkp_jax.runtime.escape import for_markdown
 from mmkp_jax.teacher.store import Store
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.fake_endpoint import MODEL, RETURNED, FakeEndpoint
 from tests.support.paths import ROOT
 from tests.support.posts_on_disk import write_posts
@@ -32,7 +32,7 @@ def write_file(folder, count=6, images=()):
     for n in range(count):
         name = f"{n}.png" if n in images else None
         if name:
-            (folder / name).write_bytes(saved(picture(40, 30, seed=n)))
+            (folder / name).write_bytes(saved(random_image(40, 30, seed=n)))
         rows.append({"id": f"p{n}", "text": f"text {n}", "image": name, "keyphrases": ["snow", f"#Key{n}"]})
     file = folder / "train.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

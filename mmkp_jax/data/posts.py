@@ -168,7 +168,7 @@ def read_jsonl(
 
 
 class _Ids:
-    """The ids of a split with their first places, on disk where they are many: memory does not grow with the posts."""
+    """The ids of a split and where each occurred first, on disk if many, so that memory does not grow."""
 
     def __init__(self):
         self._database = sqlite3.connect("", check_same_thread=False)  # a temporary file, gone with the connection

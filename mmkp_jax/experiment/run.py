@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import mmkp_jax
 from mmkp_jax.errors import BusyError, InputError
 from mmkp_jax.families.registry import define
-from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
+from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import check_tensors, load_params
 from mmkp_jax.hf.prompt_limits import text_limit_warning
 from mmkp_jax.inference.evaluate import Evaluation
@@ -64,7 +64,7 @@ def _run_watched(
     if config.make:
         on_writer(lambda: _make(config.make))
     folder = open_folder(config.model.path)
-    tokenizer, where = load_tokenizer(folder), str(folder.path / CONFIG)
+    tokenizer, where = load_tokenizer(folder), folder.config_file
     definition = define(folder.config, where)
     config = complete(config, definition)
     recipe = recipe_of(config, definition, tokenizer)

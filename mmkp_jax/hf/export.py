@@ -18,7 +18,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.card import CARD
 from mmkp_jax.hf.folder import CONFIG, FETCHED, Folder
 from mmkp_jax.hf.load import find_tensors
@@ -68,9 +67,7 @@ def export_folder(
     Raises:
         InputError: `out` is not empty or cannot be written, or the base is not what the run started from.
     """
-    settings = with_settings(base.path, family_of(base.config, str(base.path / CONFIG)), images) | {
-        PROMPT_LIMITS: limits._asdict()
-    }
+    settings = with_settings(base.path, base.family, images) | {PROMPT_LIMITS: limits._asdict()}
     made = _made_anew(trained, frozen, base)
     weights = sorted({tensor.file for tensor in base.tensors.values()})
     counts = TensorCounts(len(made), len(base.tensors) - len(made))
@@ -119,7 +116,7 @@ def rewrite(source: Path, target: Path, made: Mapping[str, Make]) -> None:
 
 def _made_anew(trained: Params, frozen: Params, base: Folder) -> dict[str, Make]:
     """A function that makes each trained tensor, by its name in the base's files."""
-    names = family_of(base.config, str(base.path / CONFIG)).names
+    names = base.family.names
     arrays = flatten(trained) | flatten(frozen)
     parts = published_tensors({path: array.shape for path, array in arrays.items()}, names)
     found = find_tensors(base, parts, names)

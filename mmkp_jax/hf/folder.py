@@ -1,6 +1,7 @@
 """A Hugging Face model folder: its config, its tokenizer, and the location of each tensor. Never a pickle."""
 
 import dataclasses
+import functools
 import hashlib
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.names import published_name
 from mmkp_jax.hf.preprocessor import check_preprocessor
 from mmkp_jax.hf.tensors import AGAIN, DTYPES, Tensor, find_files, header_of, is_there, reason_of, same_numbers
+from mmkp_jax.models.family import Family
 from mmkp_jax.runtime.json_files import Fields, is_integer, read_object
 from mmkp_jax.runtime.lines import read_bytes
 
@@ -38,6 +40,21 @@ class Folder:
     """Content of the `config.json`, unchanged."""
     tensors: dict[str, Tensor]
     """Tensors by their name in the file."""
+
+    @property
+    def config_file(self) -> str:
+        """The `config.json`, for messages."""
+        return str(self.path / CONFIG)
+
+    @functools.cached_property
+    def family(self) -> Family:
+        """The family of the model."""
+        return family_of(self.config, self.config_file)
+
+    @functools.cached_property
+    def model_config(self) -> Any:
+        """The family's config of the model."""
+        return self.family.read_config(self.config, self.config_file)
 
 
 def open_folder(path: str) -> Folder:
@@ -87,11 +104,9 @@ def _check_tied(folder: Folder) -> None:
 
     transformers uses such a head, with a warning; vLLM ignores it.
     """
-    where = str(folder.path / CONFIG)
-    family = family_of(folder.config, where)
-    if not family.read_config(folder.config, where).tie_embeddings:
+    if not folder.model_config.tie_embeddings:
         return
-    names = family.names
+    names = folder.family.names
     found = {published_name(name, names): tensor for name, tensor in folder.tensors.items()}
     theirs = {path: name for name, path in names.ours.items()}
     for path, repeated in names.tied.items():
@@ -113,7 +128,7 @@ def stop_tokens(folder: Folder, end_token: int) -> frozenset[int]:
         InputError: the file cannot be read, or names something that is no token.
     """
     found: Any = None
-    fields = Fields(folder.config, str(folder.path / CONFIG), AGAIN)
+    fields = Fields(folder.config, folder.config_file, AGAIN)
     parts = [fields, fields.object("text_config", {})]
     if is_there(folder.path / GENERATION):
         parts.insert(0, read_object(folder.path / GENERATION, AGAIN))
@@ -166,8 +181,7 @@ def load_tokenizer(folder: Folder) -> "PreTrainedTokenizerBase":
         raise InputError(
             f"transformers cannot read the tokenizer ({reason_of(error)})", str(folder.path), _TOKENIZER_AGAIN
         ) from None
-    where = str(folder.path / CONFIG)
-    rows = family_of(folder.config, where).read_config(folder.config, where).vocab_size
+    rows = folder.model_config.vocab_size
     if last >= rows:
         what = f"the tokenizer has a token {last:,}, and vocab_size is {rows:,}"
         raise InputError(what, str(folder.path), "take tokenizer and config.json from one checkpoint")

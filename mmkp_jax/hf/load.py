@@ -9,8 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.registry import family_of
-from mmkp_jax.hf.folder import CONFIG, Folder
+from mmkp_jax.hf.folder import Folder
 from mmkp_jax.hf.names import Published, compact, published_name, published_tensors
 from mmkp_jax.hf.tensors import DTYPES, Index, Tensor, read
 from mmkp_jax.models.definition import Params, flatten, unflatten
@@ -54,7 +53,7 @@ def check_tensors(folder: Folder, target: Params) -> tuple[dict[str, list[Publis
     Raises:
         InputError: as `load_params`.
     """
-    names = family_of(folder.config, str(folder.path / CONFIG)).names
+    names = folder.family.names
     wanted = published_tensors({path: struct.shape for path, struct in flatten(target).items()}, names)
     return wanted, find_tensors(folder, wanted, names)
 

@@ -20,7 +20,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.evaluation.significance import RESAMPLES, intervals
 from mmkp_jax.evaluation.systems import read_system
-from mmkp_jax.families.registry import define, family_of
+from mmkp_jax.families.registry import define
 from mmkp_jax.hf.card import Base, CardFacts, DatasetFacts, Environment, Results, card_of, licence_of
 from mmkp_jax.hf.export import TensorCounts, export_folder
 from mmkp_jax.hf.folder import CONFIG, Folder, digests, open_folder
@@ -34,7 +34,6 @@ from mmkp_jax.inference.load_model import LoadedModel, checkpoint_of, load_model
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.models.definition import Params, flatten
-from mmkp_jax.models.family import Family
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.hosts import is_writer
@@ -104,7 +103,7 @@ def check_exports(config: ConfigDict, base: Folder) -> None:
         what = f"every {config.export_every} evaluations are exported, but eval_every is 0"
         raise InputError(what, "config.export_every", "give config.eval_every, or 0 here")
     if config.eval_every:
-        with_settings(base.path, _family(base), config.data.images.to_dict())
+        with_settings(base.path, base.family, config.data.images.to_dict())
 
 
 def record_base(workdir: Path, base: Folder) -> None:
@@ -174,7 +173,7 @@ def export(step: RunStep, facts: CardFacts, out: Path) -> TensorCounts:
 
 def _export(step: RunStep, card: str, out: Path, **options: bool) -> TensorCounts:
     images = step.config.data.images.to_dict()
-    trained, frozen = split_params(step.params, _family(step.base).paths(step.config.freeze))
+    trained, frozen = split_params(step.params, step.base.family.paths(step.config.freeze))
     limits = PromptLimits(step.config.data.max_text_tokens, step.config.answer_tokens)
     return export_folder(trained, frozen, step.base, out, images=images, limits=limits, card=card, **options)
 
@@ -192,7 +191,7 @@ def facts_of(step: RunStep, repo: str = "") -> CardFacts:
     local = Path(path).is_dir()
     return CardFacts(
         repo=repo,
-        family=_family(step.base),
+        family=step.base.family,
         base=Base(Path(path).resolve().name if local else path, not local, licence_of(step.base.path)),
         config=step.config.to_dict(),
         step=step.number,
@@ -203,10 +202,6 @@ def facts_of(step: RunStep, repo: str = "") -> CardFacts:
         no_data=no_data,
         environment=_environment(step.workdir / "environment.json"),
     )
-
-
-def _family(base: Folder) -> Family:
-    return family_of(base.config, str(base.path / CONFIG))
 
 
 def _environment(file: Path) -> Environment:

@@ -78,7 +78,7 @@ def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
 def _open_folder(folder: Folder, zero_shot: bool) -> LoadedModel:
     dtype = _dtype_of(folder)
     mesh = make_mesh(MESH)
-    definition = define_on(mesh, folder.config, str(folder.path / CONFIG))
+    definition = define_on(mesh, folder.config, folder.config_file)
     structs = param_structs(definition, mesh, DEFAULT_RULES, dtype)
     tokenizer = load_tokenizer(folder)
     processor = definition.family.processor(
@@ -110,7 +110,7 @@ def _dtype_of(folder: Folder) -> jnp.dtype:
         return jnp.bfloat16
     if name not in DTYPES:
         what = f"its dtype {for_terminal(name[:40])!r} is not one of {', '.join(DTYPES)}, float16"
-        raise InputError(what, str(folder.path / CONFIG), "use the config.json published with the weights")
+        raise InputError(what, folder.config_file, "use the config.json published with the weights")
     return DTYPES[name]
 
 
@@ -124,7 +124,7 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other devices
         mesh = make_mesh(MESH)
-    definition = define_on(mesh, folder.config, str(folder.path / CONFIG))
+    definition = define_on(mesh, folder.config, folder.config_file)
     structs = param_structs(definition, mesh, config.sharding_rules, jnp.float32)
     trainable, frozen = split_params(structs, definition.family.paths(config.freeze))
     frozen = jax.tree.map(lambda leaf: leaf.update(dtype=DTYPES[config.frozen_dtype]), frozen)

@@ -38,7 +38,7 @@ class Flops(NamedTuple):
 
 
 def work_of(forest: Forest, processor: Processor) -> Work:
-    """What packed rows hold, as numpy arrays with any axes in front of [T], [M] and the images' slots."""
+    """The work of packed rows, numpy arrays with any leading axes."""
     T = forest.segment_BT.shape[-1]
     rows = zip(forest.segment_BT.reshape(-1, T), forest.branch_BT.reshape(-1, T), strict=True)
     trees = [

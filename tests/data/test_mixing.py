@@ -124,7 +124,7 @@ def test_records_are_numbered_through(split, folders):
     assert len({joined.fingerprint, JoinedRecords([other, split]).fingerprint, JoinedRecords([split]).fingerprint}) == 3
 
 
-def test_posts_left_out_of_a_mixture_tell_their_dataset(folders, recipe):
+def test_posts_left_out_of_a_mixture_name_their_dataset(folders, recipe):
     mixed = plan_posts(config_of(",".join(map(str, folders)), strategy="cot", pack_for="own"), recipe)
     assert {each.id.rsplit(": ")[0] for each in mixed.left_out} == {str(folder) for folder in folders}
     records = mixed.feed.records
@@ -172,7 +172,7 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
         ("{1}:0.001", "11 posts are less than one an epoch"),
     ],
 )
-def test_what_cannot_be_mixed_is_told_in_one_line(folders, recipe, path, told):
-    with pytest.raises(InputError, match=told) as error:
+def test_what_cannot_be_mixed_is_reported_in_one_line(folders, recipe, path, reported):
+    with pytest.raises(InputError, match=reported) as error:
         plan_posts(config_of(path.format(*folders)), recipe)
     assert len(str(error.value).splitlines()) == 1

@@ -75,7 +75,7 @@ def test_workers_load_the_same_batches(feed, plans, whole, workers):
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, -1])
-def test_a_run_goes_on_where_it_stopped(feed, plans, whole, step):
+def test_a_run_resumes_where_it_stopped(feed, plans, whole, step):
     step %= len(whole)
     assert_same(list(batches(feed, plans, start=position_of(plans, step))), whole[step:])
 
@@ -85,7 +85,7 @@ def test_at_the_end_there_is_nothing_left(feed, plans, workers):
     assert list(batches(feed, plans, start=Position(EPOCHS, 0), workers=workers)) == []
 
 
-def test_a_run_goes_on_under_another_number_of_workers(feed, plans, whole):
+def test_a_run_resumes_under_another_number_of_workers(feed, plans, whole):
     assert_same(list(batches(feed, plans, start=Position(1, 1), workers=2)), whole[step_of(plans, Position(1, 1)) :])
 
 
@@ -120,14 +120,14 @@ def test_positions_and_steps_are_one(plans):
         position_of(plans, steps + 1)
 
 
-def test_a_wrong_number_of_hosts_is_told_at_once(feed, plans):
+def test_a_wrong_number_of_hosts_is_reported_at_once(feed, plans):
     with pytest.raises(ValueError, match="3 hosts"):
         next(batches(feed, plans, hosts=3))
 
 
 @dataclasses.dataclass(frozen=True)
 class Tell(Feed):
-    """Loads nothing, but tells what the worker is."""
+    """Loads nothing, but returns the worker's settings."""
 
     def load(self, rows):
         from jax._src import xla_bridge
@@ -138,8 +138,8 @@ class Tell(Feed):
 
 def test_no_worker_opens_a_device(feed, plans, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # as a run on a GPU has it
-    told = next(batches(Tell(**vars(feed)), plans, workers=1))[1]
-    assert (told[0], told[1]) == ("cpu", False)
+    reported = next(batches(Tell(**vars(feed)), plans, workers=1))[1]
+    assert (reported[0], reported[1]) == ("cpu", False)
 
 
 def test_a_stopped_run_leaves_no_worker(feed, plans):
@@ -159,7 +159,7 @@ class Fail(Feed):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_fails_in_a_worker_is_told_by_the_run(feed, plans, workers):
+def test_what_fails_in_a_worker_is_reported_by_the_run(feed, plans, workers):
     with pytest.raises(InputError, match="record 7: it is damaged; prepare it again"):
         next(batches(Fail(**vars(feed)), plans, workers=workers))
 

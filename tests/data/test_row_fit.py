@@ -33,7 +33,7 @@ def test_the_posts_are_those_that_training_chooses_and_plans(lengths, branches, 
     assert slots.fill == token_N[posts].sum() / (tokens * plan.rows)
 
 
-def test_rows_that_no_post_fits_are_told_too(lengths):
+def test_rows_that_no_post_fits_are_reported_too(lengths):
     found = fit_rows(lengths, dataclasses.replace(SIZE, tokens=3), BOTH, batch_rows=2, seed=0)
     assert (len(found.posts), found.rows, found.batches) == (0, 0, 0)
     assert len(found.left_out) == len(lengths.trunk_N)

@@ -164,7 +164,7 @@ def test_rejects_are_counted_by_kind_of_reason(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]\n", '{"split": "train"}\n'])
-def test_a_list_of_rejects_that_cannot_be_read_is_told(tmp_path, content):
+def test_a_list_of_rejects_that_cannot_be_read_is_reported(tmp_path, content):
     if content is not None:
         (tmp_path / "rejects.jsonl").write_text(content)
     with pytest.raises(InputError, match=r"rejects\.jsonl"):

@@ -53,7 +53,7 @@ def theirs(model, tree, config, stop: list[int], answer_tokens: int = ANSWER_TOK
 
 
 def their_state(model, tree, config) -> np.ndarray:
-    """Of the prompt's last token, after the last norm: [D]."""
+    """The hidden state of the prompt's last token, after the last norm: [D]."""
     model.model.rope_deltas = None
     with needs_torch().no_grad():
         return model(**prompt_inputs(tree, config), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
@@ -78,7 +78,7 @@ def decoded(definition, params, trees, num_samples=1, names=None, **options) -> 
 
 
 @pytest.mark.parametrize("which", ["pair", "untied"])
-def test_answers_are_those_of_transformers(request, which):
+def test_completions_are_those_of_transformers(request, which):
     model, definition, params = request.getfixturevalue(which)
     config = definition.config
     trees = [random_tree(i, config, **kind) for i, kind in enumerate(KINDS)]
@@ -93,7 +93,7 @@ def test_answers_are_those_of_transformers(request, which):
 
 @pytest.mark.parametrize("which", ["pair", "untied"])
 def test_states_are_those_of_transformers_in_any_slot(request, which):
-    """With more prompts than slots, which answers of other lengths leave at other times, and two samples of each."""
+    """With more prompts than slots, whose completions end at different times, and two samples of each."""
     model, definition, params = request.getfixturevalue(which)
     trees = [random_tree(i, definition.config, **kind) for i, kind in enumerate(KINDS)]
     found = decoded(definition, params, trees, num_samples=2, stop_tokens=range(0, 320, 11), slots=3, answer_tokens=9)
@@ -102,7 +102,7 @@ def test_states_are_those_of_transformers_in_any_slot(request, which):
         assert relative_error(each.state_D, their_state(model, trees[each.prompt], definition.config)) < BOUND
 
 
-def test_answers_are_those_of_the_whole_text_computed_anew_for_every_token(ours):
+def test_completions_equal_recomputing_the_whole_text_for_every_token(ours):
     definition, params = ours
     config = definition.config
     prompt = random_tree(7, config, grids=[(6, 8)], text=12)
@@ -135,7 +135,7 @@ def test_slots_order_and_looks_change_nothing(ours):
     assert {(8 - prompt, draw): tokens for (prompt, draw), tokens in backwards.items()} == expected
 
 
-def test_answers_are_cut_where_each_prompt_says(ours):
+def test_completions_are_cut_where_each_prompt_says(ours):
     """And those that take more pages of the cache than others grow it: 64 tokens are a page."""
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % len(KINDS)]) for i in range(6)]
@@ -150,7 +150,7 @@ def test_answers_are_cut_where_each_prompt_says(ours):
     assert len(cut[4]) == 150
 
 
-def test_samples_depend_on_seed_name_and_draw_alone(ours):
+def test_samples_depend_on_seed_name_and_sample_alone(ours):
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % 3]) for i in range(5)]
     names = list("abcde")
@@ -164,7 +164,7 @@ def test_samples_depend_on_seed_name_and_draw_alone(ours):
     assert answers(definition, params, trees[3:4], 1, ["d"], sampling=warm._replace(seed=4))[0, 0] != drawn[3, 0]
 
 
-def test_a_stop_token_and_the_most_tokens_end_an_answer(ours):
+def test_a_stop_token_and_the_most_tokens_end_a_completion(ours):
     definition, params = ours
     tree = random_tree(2, definition.config, **KINDS[2])
     free = answers(definition, params, [tree])[0, 0]
@@ -175,7 +175,7 @@ def test_a_stop_token_and_the_most_tokens_end_an_answer(ours):
         assert answers(definition, params, [tree], stop_tokens=[-5, stop])[0, 0] == free[: free.index(stop)]
 
 
-def test_a_prompt_that_cannot_be_loaded_has_no_answer_and_holds_nobody_up(ours):
+def test_a_prompt_that_cannot_be_loaded_has_no_completion_and_delays_no_other(ours):
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % 3]) for i in range(7)]
     expected = answers(definition, params, trees)

@@ -13,7 +13,7 @@ def prompts_of(lengths) -> list[Prompt]:
     return [Prompt(str(i), row_of(n, 2 * n, n // 30, 0, 1), 0, 0) for i, n in enumerate(lengths)]
 
 
-def test_every_prompt_stands_in_one_row_that_holds_it():
+def test_every_prompt_is_in_one_row_that_holds_it():
     prompts = prompts_of(np.random.default_rng(0).integers(20, 3000, 500).tolist())
     batches = plan_batches(prompts, rows=8)
     assert sorted(number for batch in batches for number in batch.numbers) == list(range(500))
@@ -40,12 +40,12 @@ def test_rows_of_text_have_no_patches():
     assert (forest.segment_BT > 0).sum(axis=1).tolist() == [len(tree.prompt) - 1, 0]
 
 
-def test_decoding_goes_on_from_the_last_token():
+def test_decoding_continues_from_the_last_token():
     config = tiny_config()
     tree = random_tree(0, config, grids=[(4, 12)], text=5)
     prompt = prompt_of("a", tree, processor_of(config))
     assert prompt.last_token == tree.prompt[-1] and prompt.size.tokens == len(tree.prompt) - 1
-    assert prompt.last_position == 3 + 6 + 2 + 5 - 1  # a picture of 2 x 6 merged patches takes six positions
+    assert prompt.last_position == 3 + 6 + 2 + 5 - 1  # an image of 2 x 6 merged patches takes six positions
 
 
 @pytest.mark.parametrize("tokens", [[5], [5, tiny_config().image_token_id]])

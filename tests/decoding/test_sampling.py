@@ -61,7 +61,7 @@ def test_the_nucleus_is_transformers():
         np.testing.assert_array_equal(nucleus(jnp.asarray(logits), top_p), theirs)
 
 
-def test_each_of_seed_name_draw_and_index_gives_other_noise():
+def test_each_of_seed_name_sample_and_index_gives_other_noise():
     logits = jnp.zeros((1, 100_000))
 
     def draw(seed=0, name="a", draw=0, index=0) -> int:

@@ -47,7 +47,7 @@ def others(folder):
 
 
 @pytest.mark.parametrize("mesh", ["2x2x2", *(pytest.param(mesh, marks=pytest.mark.nightly) for mesh in OTHERS)])
-def test_a_mesh_answers_as_one_device_does(alone, mesh, request):
+def test_a_mesh_generates_as_one_device_does(alone, mesh, request):
     """Token by token, greedy and sampled, with more slots than posts on one shard and fewer."""
     expected = alone["1x1x1"]
     found = (request.getfixturevalue("others") if mesh in OTHERS else alone)[mesh]
@@ -71,7 +71,7 @@ def test_weights_of_which_each_device_has_a_part_are_gathered_layer_by_layer(oth
 
 
 @pytest.mark.parametrize("mesh", ["2x2x2", pytest.param("1x8x1", marks=pytest.mark.nightly)])
-def test_two_processes_share_the_images_and_both_come_to_all_answers(alone, folder, mesh):
+def test_two_processes_share_the_images_and_both_yield_all_completions(alone, folder, mesh):
     address = f"127.0.0.1:{free_port()}"
     processes = [started(4, mesh, str(folder), address, str(number)) for number in range(2)]
     one, other = map(report_of, processes)

@@ -84,7 +84,7 @@ def folder_of_3b(tmp_path):
 
 
 @pytest.mark.nightly
-def test_loading_and_exporting_3b_takes_twice_its_largest_tensor_beside_the_arrays(folder_of_3b, tmp_path):
+def test_loading_and_exporting_3b_takes_twice_its_largest_tensor_besides_the_arrays(folder_of_3b, tmp_path):
     path, last_row = folder_of_3b
     out = tmp_path / "out"
     try:

@@ -1,4 +1,4 @@
-"""An exported folder is fed as its run was: its texts are cut where training cut them, its answers as long."""
+"""An exported folder keeps the limits of its run: texts are cut as in training, and completions are as long."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from tests.support.tiny import tiny_config
 
 SHORTER, LONGER = 40, 700
 POST = "keyphrase prediction for social media posts with images " * 60
-"""Of more tokens than either."""
+"""A text of more tokens than either limit."""
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,6 @@ def test_a_damaged_file_is_one_line(exported, tmp_path, content, what):
 
 
 def test_the_prompt_is_that_of_its_version():
-    """With other words, `PROMPT_VERSION` is to be raised, so that older exports are not fed what they never saw."""
+    """With other words, `PROMPT_VERSION` is to be raised, so that older exports get no unknown prompts."""
     assert PROMPT_VERSION == 1
     assert user_text("…") == "\"Post text\": …\nPredict the keyphrases of this post, separated by ';'."

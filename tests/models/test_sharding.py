@@ -62,7 +62,7 @@ def test_the_steps_move_between_targets_and_compile_once(report):
         assert mesh["compilations"] == 1
 
 
-def test_moments_lie_where_their_parameters_do(report):
+def test_moments_are_sharded_as_their_parameters(report):
     assert all(mesh["moments_as_parameters"] for mesh in report.values())
 
 
@@ -74,7 +74,7 @@ def test_fsdp_and_tensor_axes_really_divide_parameters(report):
 
 @pytest.mark.parametrize("name, config", [("3b", QWEN2_5_VL_3B), ("7b", QWEN2_5_VL_7B)])
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 4, 2)], ids=["1x8x1", "2x4x2"])
-def test_the_sharding_of_every_parameter_stands_in_the_golden_file(name, config, sizes):
+def test_the_sharding_of_every_parameter_is_in_the_golden_file(name, config, sizes):
     """To accept a change: MMKP_UPDATE_GOLDEN=1 python -m pytest tests/models/test_sharding.py, and read the diff."""
     mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
     text = sharding_table(define_from(FAMILY, config), mesh)
@@ -84,7 +84,7 @@ def test_the_sharding_of_every_parameter_stands_in_the_golden_file(name, config,
     assert text == file.read_text()
 
 
-def test_what_every_mesh_preset_keeps_on_a_chip_stands_in_the_golden_file():
+def test_what_every_mesh_preset_keeps_on_a_chip_is_in_the_golden_file():
     """Parameters and optimizer of both models; to accept a change, as above."""
     lines = [f"{'mesh':10} {'model':4} {'data x fsdp x tensor':22} {'rows':>5} {'micro-batches':>14} {'GB a chip':>10}"]
     for name in MESHES:
@@ -117,7 +117,7 @@ def test_rows_of_every_mesh_preset_divide_over_its_chips():
 
 
 class InASlice(NamedTuple):
-    """As much of a TPU as a mesh asks for."""
+    """The attributes of a TPU device that a mesh needs."""
 
     id: int
     slice_index: int

@@ -16,7 +16,7 @@ import pytest
 
 from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.ops.attention import BLOCK, DENSE, MAX_BLOCKS, causal_blocks, dense_attention, forest_mask
-from mmkp_jax.ops.attention import same_segment_mask as picture_mask
+from mmkp_jax.ops.attention import same_segment_mask as image_mask
 from mmkp_jax.planning.hlo import parse_hlo
 from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
@@ -101,10 +101,10 @@ def test_in_float64_they_are_one_function():
         assert max(forest_errors("several trees, padding, in blocks", (4, 2), dtype=np.float64)) <= 1e-13
 
 
-def test_pictures_equal_the_plain_statement():
+def test_images_equal_the_plain_statement():
     image_BP = jnp.asarray(runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300))
     args = operands(image_BP.shape, (3, 3))
-    plain = both_passes(lambda *qkv: plain_attention(*qkv, picture_mask(image_BP)), *args)
+    plain = both_passes(lambda *qkv: plain_attention(*qkv, image_mask(image_BP)), *args)
     assert max(errors(both_passes(DENSE.images(image_BP), *args), plain)) <= BOUND
 
 
@@ -120,7 +120,7 @@ def test_tiles_of_windows_equal_the_plain_statement_empty_ones_too():
 
 @pytest.mark.parametrize("spread", [1, 3])
 def test_bf16_is_as_near_to_float32_as_the_plain_statement(spread):
-    """By the norm of the error; 5% for the luck of rounding, in one array (values): the others are nearer."""
+    """The norm of the error; 5% of slack for rounding in one array (values): the others are closer."""
     rows = [jnp.asarray(a) for a in FORESTS["one tree, whole blocks"]]
     mask = forest_mask(*rows)
     args = [jnp.asarray(spread * a, jnp.bfloat16) for a in operands(rows[0].shape, (4, 2), width=64)]

@@ -65,14 +65,14 @@ FORESTS = {
     "branches without a trunk": (runs([1, 30, 2, 9], slots=40), runs([COT, 12, SFT, 18, SFT, 9], slots=40)),
 }
 PICTURES = {
-    "several pictures, padding": runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300),
+    "several images, padding": runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300),
     "several blocks": runs([1, 700, 2, 500, 3, 64], slots=1400),
     "whole blocks": runs([1, 64, 2, 64], [1, 128], slots=128),
 }
 
 
 def errors(attend, dense, here_BT: np.ndarray, heads: tuple[int, int], width: int) -> list[float]:
-    """Of the output and of each gradient, relative to the largest value of the reference."""
+    """Errors of the output and of each gradient, relative to the largest value of the reference."""
     N, K = heads
     rng = np.random.default_rng(width)
     q, k, v, g = (rng.standard_normal((*here_BT.shape, n, width), np.float32) for n in (N, K, K, N))
@@ -99,7 +99,7 @@ def test_forest_equals_dense(name):
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_pictures_equal_dense(name):
+def test_images_equal_dense(name):
     image_BP = PICTURES[name]
     attend, dense = (backend.images(image_BP) for backend in (INTERPRETED, DENSE))
     assert max(errors(attend, dense, image_BP > 0, (2, 2), 80)) <= BOUND
@@ -149,7 +149,7 @@ def test_ends_of_the_longest_row_do_not_overflow():
 
 
 def test_blocks_that_no_query_may_see_are_skipped_and_not_fetched():
-    """Four pictures of a block each: only the diagonal runs, and no other block of keys is ever asked for."""
+    """Four images of a block each: only the diagonal runs, and no other block of keys is ever asked for."""
     image_BP = runs([1, 512, 2, 512, 3, 512, 4, 100], slots=2048)
     rule = INTERPRETED.images(image_BP).args[1]
     np.testing.assert_array_equal(rule.seen_Bnn[0], np.eye(4))
@@ -158,7 +158,7 @@ def test_blocks_that_no_query_may_see_are_skipped_and_not_fetched():
 
 
 def test_the_model_gives_the_losses_and_gradients_of_dense(monkeypatch):
-    """Through the scan over layers, its rematerialisation, and the tower's choice between window and picture."""
+    """Through the scan over layers, its rematerialisation, and the tower's choice between window and image."""
     monkeypatch.setitem(BACKENDS, "splash", INTERPRETED)
     rows = [[tree(0, grids=[(4, 6), (10, 8)]), tree(1)], [tree(2, grids=())]]
     forest = forest_of(rows, CONFIG, spare=4)

@@ -26,7 +26,7 @@ from mmkp_jax.pages.report.page import write_report
 from mmkp_jax.pages.svg import POINTS, line_chart, ticks
 from mmkp_jax.report import main
 from mmkp_jax.runtime.escape import for_script
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.imports import accelerated_imports
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u2028\u202e{{ 7 * 7 }}"
@@ -55,7 +55,7 @@ def posts_of(split, rows, image=None):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    (root / "a.png").write_bytes(saved(picture(300, 200)))
+    (root / "a.png").write_bytes(saved(random_image(300, 200)))
     write_dataset(
         root / "out", {"train": posts_of("train", TRAIN, "a.png"), "test": posts_of("test", TEST, "a.png")}, root
     )

@@ -1,6 +1,6 @@
-"""CMKP's real posts as a dataset: stand-in pictures, chains of thought from a plain template, a tokenizer of their own.
+"""CMKP's real posts as a dataset: stand-in images, chains of thought from a plain template, a tokenizer of their own.
 
-What comes of them tells that the code runs on real posts, not how well a method does: no picture here is the real one,
+What comes of them tells that the code runs on real posts, not how well a method does: no image here is the real one,
 no chain of thought a teacher's. Both say so wherever they are shown.
 """
 
@@ -33,7 +33,7 @@ def template_chain(post: Post) -> str:
 
 
 def draw_standins(raw: Path, images: Path, limit: int | None) -> None:
-    """A stand-in picture for each of the first `limit` posts of every split in `raw`."""
+    """A stand-in image for each of the first `limit` posts of every split in `raw`."""
     flags = [] if limit is None else ["--limit", str(limit)]
     subprocess.run([sys.executable, STANDINS, raw, images, *flags], check=True, stdout=subprocess.DEVNULL)
 

@@ -19,7 +19,7 @@ from mmkp_jax.teacher.progress import AskState
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import Job
 from mmkp_jax.teacher.templates import EXPLAIN
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.fake_endpoint import (
     FAULTS,
     HOSTILE_AGAIN,
@@ -42,7 +42,7 @@ def text_posts(count: int) -> list[Post]:
 def image_posts(folder: Path, count: int, sizes: Sequence[tuple[int, int]]) -> list[Post]:
     """Posts with images of these sizes, in turn, written to `folder`."""
     for n, size in enumerate(sizes):
-        (folder / f"{n}.png").write_bytes(saved(picture(*size, seed=n)))
+        (folder / f"{n}.png").write_bytes(saved(random_image(*size, seed=n)))
     return [dataclasses.replace(post, image=f"{n % len(sizes)}.png") for n, post in enumerate(text_posts(count))]
 
 

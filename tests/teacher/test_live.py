@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from mmkp_jax import predict, teach
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.needs_torch import needs_torch
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
@@ -44,7 +44,7 @@ def served(tmp_path_factory):
 def asked(served, tmp_path):
     """Flags that ask the endpoint about two posts, the first one with an image."""
     base_url, model = served
-    (tmp_path / "0.png").write_bytes(saved(picture(80, 60, seed=0)))
+    (tmp_path / "0.png").write_bytes(saved(random_image(80, 60, seed=0)))
     posts = [{"id": f"p{n}", "text": "snow", "image": ["0.png", None][n], "keyphrases": ["winter"]} for n in range(2)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(post) + "\n" for post in posts))
     return [

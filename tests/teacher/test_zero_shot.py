@@ -14,7 +14,7 @@ from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.files import read_posts, read_predictions
 from mmkp_jax.predict import main
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.fake_endpoint import MODEL, FakeEndpoint
 from tests.support.paths import ROOT
 
@@ -40,7 +40,7 @@ def write_file(folder, count):
     for n in range(count):
         name = f"{n}.png" if n in IMAGES else None
         if name:
-            (folder / name).write_bytes(saved(picture(40, 30, seed=n)))
+            (folder / name).write_bytes(saved(random_image(40, 30, seed=n)))
         rows.append({"id": f"p{n}", "text": f"text {n}", "image": name, "keyphrases": ["snow"]})
     file = folder / "test.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -135,10 +135,8 @@ def test_an_answer_without_choices_does_not_block_the_file(posts, tmp_path, caps
         assert main(flags(server, posts, out)) == 0 and len(server.calls) == calls == COUNT + 1
     assert [n for n, row in enumerate(lines(out)) if not row["predicted"]] == [1, 2]
     printed = capsys.readouterr().out
-    assert (
-        "p1: the answer holds no message" in printed
-        and "p2: the answer ended with the finish_reason 'abort'" in printed
-    )
+    assert "p1: the answer holds no message" in printed
+    assert "p2: the answer ended with the finish_reason 'abort'" in printed
 
 
 def test_a_thinking_models_prediction_follows_its_thoughts(posts, tmp_path):

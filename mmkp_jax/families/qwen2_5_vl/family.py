@@ -51,7 +51,7 @@ def saved_inputs(config: Qwen2_5_VLConfig, slots: Mapping[str, int]) -> dict[str
 
 
 def true_share(config: Qwen2_5_VLConfig) -> float:
-    """Of the tower's layers, those that see whole images: its one conditional is true there."""
+    """The share of the tower's layers that see whole images: its one conditional is true there."""
     return _whole_layers(config) / config.vision.depth
 
 
