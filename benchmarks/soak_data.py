@@ -56,7 +56,7 @@ def make_rows(count: int) -> Iterator[dict[str, Any]]:
         yield {"id": f"train-{number + 1}", "text": text, "image": image, "keyphrases": keyphrases, "cot": cot}
 
 
-def make_pictures(folder: Path) -> None:
+def make_images(folder: Path) -> None:
     """The distinct images."""
     folder.mkdir(exist_ok=True)
     for number in range(PICTURES):
@@ -135,7 +135,7 @@ def main() -> None:
 def soak(folder: Path, counts: list[int], workers: int) -> None:
     """Runs and prints every stage at each number of posts."""
     folder.mkdir(parents=True, exist_ok=True)
-    make_pictures(folder / "images")
+    make_images(folder / "images")
     shutil.rmtree(folder / "model", ignore_errors=True)
     write_model(train_tokenizer(WORDS), 0, folder / "model")
     for count in counts:

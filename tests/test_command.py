@@ -40,7 +40,7 @@ print(json.dumps([(each, call(*each), [name for name in heavy if name in sys.mod
 
 @pytest.fixture
 def signals():
-    """Leaves the handlers of signals as they were."""
+    """Restores the signal handlers."""
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
     for each, handler in before.items():
@@ -92,7 +92,7 @@ def test_a_signal_while_a_command_is_loaded_ends_the_script_at_once(signals, mon
     monkeypatch.setattr(sys, "argv", ["mmkp", "report", "--out=page.html"])
     assert main() == 2
     assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # nobody starts a report again
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # launchers do not restart a report
     monkeypatch.setattr(sys, "argv", ["mmkp", RESUMED_COMMAND])
     assert main() == 2
     assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL

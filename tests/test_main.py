@@ -1,4 +1,4 @@
-"""The main command: from a config to scores; stopped, killed and gone on; and what it cannot use, in one line."""
+"""The main command: from a config to scores; stopped, killed and resumed; and unusable input in one line."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def pocket(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unbroken(pocket):
-    """(work directory, finished process) of a run that nothing disturbed."""
+    """Work directory and finished process of an undisturbed run."""
     workdir = pocket.parent / "unbroken"
     done = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -76,13 +76,13 @@ def test_a_run_writes_its_documented_files(unbroken):
     shares = {line["cot_share"] for line in metrics(workdir)}
     assert 0.0 in shares and max(shares) > 0
     first, *others = metrics(workdir)
-    assert first["seconds"] is first["posts_per_second"] is None  # its call compiled
+    assert first["seconds"] is first["posts_per_second"] is None  # its call compiles
     assert all(line["seconds"] > 0 and line["posts_per_second"] == line["posts"] / line["seconds"] for line in others)
     assert "12 updates of" in done.stdout and "with a chain of thought: " in done.stdout
 
 
 def kill_after(process, workdir, steps, kind):
-    """Sends a signal when so many steps are in the metrics file."""
+    """Sends a signal once so many steps are in the metrics file."""
     file = workdir / "metrics.jsonl"
     for _ in range(2000):
         if file.exists() and len(file.read_text().splitlines()) >= steps:
@@ -106,11 +106,11 @@ def test_the_best_step_on_valid_is_tested(pocket, unbroken):
     assert done.returncode == 0, done.stderr[-3000:]
     words = {line["step"]: line["valid/words"] for line in metrics(workdir) if "valid/words" in line}
     assert list(words) == [5, 10, 12]
-    best = max(words, key=words.get)  # of equals, the first
+    best = max(words, key=words.get)  # the first of equals
     assert f"best on valid: step {best}, valid/words {words[best]:.4f}" in done.stdout
     assert f"dyncot, step {best}" in done.stdout and (workdir / f"predictions/test-{best}.jsonl").exists()
     assert [each.name for each in (workdir / "best").iterdir()] == [str(best)]
-    assert curve(workdir) == curve(unbroken[0])  # training does not notice
+    assert curve(workdir) == curve(unbroken[0])  # training is unaffected
 
 
 def test_a_killed_and_resumed_run_is_bit_identical_to_an_unbroken_one(pocket, unbroken):
@@ -176,7 +176,7 @@ def test_of_two_concurrent_runs_the_second_is_refused_and_the_first_is_unharmed(
     while not (workdir / "metrics.jsonl").exists():
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
-    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second looks
+    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second checks
     second = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
     first.send_signal(signal.SIGCONT)
     assert second.returncode == 2 and f"process {first.pid} is writing this run" in second.stderr.splitlines()[-1]
@@ -219,13 +219,13 @@ def test_the_other_strategies_run(pocket, strategy):
 @pytest.mark.parametrize("limit", [500, 100_000], ids=["config", "checkpoint"])
 def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
     done = run(pocket, f"--workdir={tmp_path / 'run'}", file_bytes=limit)
-    told = [line for line in done.stderr.split("\n") if line.strip() and "step" not in line.split("|")[-1]]
+    message = [line for line in done.stderr.split("\n") if line.strip() and "step" not in line.split("|")[-1]]
     assert done.returncode == 2, done.stderr[-3000:]
-    assert len(told) == 1 and "cannot be written (File too large); check free space" in told[0], told
+    assert len(message) == 1 and "cannot be written (File too large); check free space" in message[0], message
 
 
 @pytest.mark.parametrize(
-    "flags, told",
+    "flags, message",
     [
         (["--config.gama=0.3"], "unknown key 'gama' (did you mean 'gamma'?)"),
         (["--config=configs/base.py"], "configs/base.py: it does not return a config"),
@@ -255,22 +255,22 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
         (["and", "more"], "and"),
     ],
 )
-def test_unusable_input_is_one_line_and_exit_2(pocket, tmp_path, flags, told):
+def test_unusable_input_is_one_line_and_exit_2(pocket, tmp_path, flags, message):
     done = run_here(pocket, f"--workdir={tmp_path / 'run'}", *flags)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2 and told in lines[-1] and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert done.returncode == 2 and message in lines[-1] and "Traceback" not in done.stderr, done.stderr[-3000:]
     assert len(lines) == 1, lines
-    assert not (tmp_path / "run").exists()  # nothing is claimed before all is checked
+    assert not (tmp_path / "run").exists()  # nothing is claimed before all checks
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(pocket, tmp_path):
     named = (("half", '{"strategy": "dyn', "is not JSON"), ("model", '{"model_type": "qwen2_5_vl"}', "no 'strategy'"))
-    for name, content, told in named:
+    for name, content, message in named:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
         done = run_here(pocket, f"--workdir={tmp_path / name}")
         assert done.returncode == 2 and "this is not the config of a run" in done.stderr.splitlines()[-1]
-        assert f"{tmp_path / name / 'config.json'}: " in done.stderr and told in done.stderr
+        assert f"{tmp_path / name / 'config.json'}: " in done.stderr and message in done.stderr
         assert [file.name for file in (tmp_path / name).iterdir()] == ["config.json"]
 
 
@@ -333,13 +333,13 @@ def test_a_run_that_another_host_writes_ends_with_75(pocket, unbroken, tmp_path)
 @pytest.mark.parametrize("seconds", [0, 1.0], ids=["package", "libraries"])
 def test_a_signal_during_imports_ends_it_with_one_line(pocket, tmp_path, kind, status, seconds):
     process = started(pocket, f"--workdir={tmp_path / 'run'}")
-    while not _catches(process.pid, signal.SIGTERM):  # the package's first lines see to that
+    while not _catches(process.pid, signal.SIGTERM):  # set by the package's first lines
         time.sleep(0.01)
     time.sleep(seconds)
     process.send_signal(kind)
-    told = "".join(process.communicate(timeout=60)).strip()
-    assert process.returncode == status and len(told.splitlines()) == 1, told
-    assert "to resume" not in told and not (tmp_path / "run").exists()
+    message = "".join(process.communicate(timeout=60)).strip()
+    assert process.returncode == status and len(message.splitlines()) == 1, message
+    assert "to resume" not in message and not (tmp_path / "run").exists()
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:
@@ -354,7 +354,7 @@ def test_help_exits_0():
 
 @pytest.mark.nightly
 def test_a_run_killed_at_random_moments_equals_an_unbroken_one(pocket, unbroken, monkeypatch):
-    """`benchmarks/soak_kill.py` does it twenty times, on pocket as it is."""
+    """A reduced form of `benchmarks/soak_kill.py`, which kills the whole pocket run twenty times."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     workdir = pocket.parent / "soaked"
@@ -402,8 +402,8 @@ def test_sigterm_before_the_loop_ends_with_75(pocket):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    told, error = process.communicate(timeout=120)
-    assert process.returncode == AGAIN and "to resume: python -m mmkp_jax.main --config=configs/dyncot.py" in told, (
+    message, error = process.communicate(timeout=120)
+    assert process.returncode == AGAIN and "to resume: python -m mmkp_jax.main --config=configs/dyncot.py" in message, (
         error
     )
     assert "Traceback" not in error

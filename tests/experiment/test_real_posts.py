@@ -44,7 +44,7 @@ def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
     if strategy != "zeroshot":
         assert "200 posts an epoch" in out
         lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-        assert sum(line["posts"] for line in lines) == 200  # each of them once
+        assert sum(line["posts"] for line in lines) == 200  # each post once
         assert lines[-1]["loss"] < lines[0]["loss"] and "valid/all/f1@1" in lines[-1]
 
 

@@ -1,4 +1,4 @@
-"""A file or folder is the old one or the new one, never a part of either."""
+"""A file or folder is either the old or the new one, never a part of either."""
 
 import os
 import stat
@@ -64,7 +64,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("file", ["/dev/null", "/dev/stdout"])
 def test_devices_are_never_replaced(file):
-    """Asked, not tried: a fault here would take `/dev/null` away from the machine."""
+    """Checked without writing: a fault here would remove the machine's `/dev/null`."""
     assert _is_special(Path(file))
 
 
@@ -83,7 +83,7 @@ def test_a_folder_is_replaced_when_the_new_one_is_complete(tmp_path):
     with pytest.raises(RuntimeError), replacing_folder(out):
         raise RuntimeError
     assert [each.name for each in out.iterdir()] == ["old"]
-    (tmp_path / ".out.unfinished").mkdir()  # of a killed process
+    (tmp_path / ".out.unfinished").mkdir()  # left by a killed process
     with replacing_folder(out) as unfinished:
         (unfinished / "new").write_text("")
         assert [each.name for each in out.iterdir()] == ["old"]
@@ -107,7 +107,7 @@ def test_concurrent_writers_of_one_file_do_not_mix(tmp_path):
     with replacing(file, unique=True) as first, replacing(file, unique=True) as second:
         first.write(b"first")
         second.write(b"second")
-    assert file.read_bytes() == b"first" and list(tmp_path.iterdir()) == [file]  # which ended last
+    assert file.read_bytes() == b"first" and list(tmp_path.iterdir()) == [file]  # not the one that ended last
 
 
 def test_a_path_set_aside_keeps_its_name_as_a_prefix(tmp_path):

@@ -1,4 +1,5 @@
-"""Checksums of a folder: every flipped bit, cut, missing and added file is noticed, alone or by several readers."""
+"""Checksums of a folder: every flipped bit and every truncated, missing or added file is detected, by one or more
+verifiers."""
 
 import random
 

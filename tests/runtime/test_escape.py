@@ -1,4 +1,4 @@
-"""Hostile text does nothing where it is shown."""
+"""Hostile text is harmless where it is displayed."""
 
 import json
 

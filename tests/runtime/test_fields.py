@@ -1,4 +1,4 @@
-"""One table of fields: what comes from it, and that its plain data are what the code implements."""
+"""The table of fields: what is generated from it, and that its data match what the code implements."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ TABLE = (
     Field("row.tokens", 4, "slots", low=1),
     Field("row.images", {}, "slots by kind", low=0),
 )
-"""A small one, with an open mapping."""
+"""A small table with a mapping."""
 
 
 def test_every_default_is_in_its_own_range_and_named_once():
@@ -156,8 +156,8 @@ def test_all_mistakes_are_reported_at_once():
         read_config(f"{CONFIG}:modell=x,data=foo", [f"--config.{flag}" for flag in flags])
     line = str(caught.value)
     assert line.startswith("7 mistakes: --config: unknown preset 'modell=x' (did you mean 'model'?) (use model=…, ")
-    for told in ("'modell=x'", "'data=foo'", "'gama'", "'high'", "log_every: 0", "'dynct'", "'x' is not a whole"):
-        assert told in line
+    for message in ("'modell=x'", "'data=foo'", "'gama'", "'high'", "log_every: 0", "'dynct'", "'x' is not a whole"):
+        assert message in line
     assert "\n" not in line
 
 

@@ -1,4 +1,4 @@
-"""JSON of unknown origin: every fault is one line with file, place and field."""
+"""Untrusted JSON: every fault is one line with file, place and field."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_a_line_cut_off_by_a_kill_is_ignored_only_at_the_end_and_on_request(tmp_
     assert [row.integer("a") for row in read_rows(file, cut_off=True)] == [1]
     with pytest.raises(InputError, match=f"{file}:2: is not JSON"):
         list(read_rows(file))
-    file.write_text('{"a": 1}\n{"a": \n')  # a line that was written to its end is damaged, not cut off
+    file.write_text('{"a": 1}\n{"a": \n')  # a line with its line feed is damaged, not cut off
     with pytest.raises(InputError, match=f"{file}:2: is not JSON"):
         list(read_rows(file, cut_off=True))
     file.write_text('{"a": \n{"a": 1}\n')

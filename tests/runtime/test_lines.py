@@ -44,9 +44,9 @@ def test_damaged_compression_is_one_line(tmp_path, content):
     if not content:
         assert list(lines_of(file)) == []
         return
-    with pytest.raises(InputError, match="no gzip file, or a damaged one"):
+    with pytest.raises(InputError, match="not a gzip file, or is damaged"):
         list(lines_of(file))
-    with pytest.raises(InputError, match="no gzip file, or a damaged one"):
+    with pytest.raises(InputError, match="not a gzip file, or is damaged"):
         read_bytes(file)
 
 

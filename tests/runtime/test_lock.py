@@ -1,4 +1,4 @@
-"""One writer a folder: refused while the owner lives, taken over when it is gone, and who lost it ends."""
+"""One writer per folder: others are refused while the owner lives and take over when it is dead; a loser exits."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ with Lock(Path(sys.argv[1]), 10, beat=0.1) as lock:
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds `tmp_path`."""
+    """Another process that holds the lock on `tmp_path`."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -56,14 +56,14 @@ def test_a_second_process_is_refused_while_the_first_lives_and_takes_over_once_i
     with pytest.raises(InputError, match=f"process {holder.pid} is writing this run"), Lock(tmp_path, 10) as lock:
         lock.acquire()
     assert (tmp_path / LOCK).read_bytes() == before and holder.poll() is None
-    holder.send_signal(signal.SIGKILL)  # not waited for: a process that has ended is there until it is
+    holder.send_signal(signal.SIGKILL)  # not waited for: an ended process stays in the table until then
     while holder.pid and is_alive(this_process()._replace(pid=holder.pid, started=json.loads(before)["started"])):
         time.sleep(0.01)
     with Lock(tmp_path, 10, **QUICK, lost=refuse_to_lose) as lock:
         lock.acquire()
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
-    told = f"{tmp_path}: taken over from process {holder.pid}, which is no longer there"
-    assert capsys.readouterr().err.splitlines() == [told]
+    message = f"{tmp_path}: taken over from process {holder.pid}, which is no longer there"
+    assert capsys.readouterr().err.splitlines() == [message]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,7 +139,7 @@ def test_an_owner_that_wakes_up_after_a_takeover_exits_with_76_and_one_line(tmp_
     _, error = holder.communicate(timeout=30)
     assert holder.returncode == LOST
     assert "process 12 on node-7 has taken over this run; this process exits, and writes nothing more" in error
-    assert json.loads((tmp_path / LOCK).read_text()) == other._asdict()  # nor is it removed
+    assert json.loads((tmp_path / LOCK).read_text()) == other._asdict()  # it is not removed
 
 
 def test_a_removed_lock_is_written_again(tmp_path):

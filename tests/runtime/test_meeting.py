@@ -1,4 +1,4 @@
-"""How the hosts of a job meet, and how each learns that another is lost: on loopback, without JAX."""
+"""The rendezvous of a job's hosts, and how each learns that another is lost; on loopback, without JAX."""
 
 import signal
 import subprocess
@@ -55,7 +55,7 @@ def finish(process):
 
 
 def failures(meetings, seconds):
-    """What waiting for all hosts raises, in each of these meetings, at the same time."""
+    """Errors of waiting for all hosts, in each of these meetings at the same time."""
     with ThreadPoolExecutor(len(meetings)) as pool:
         waiting = [pool.submit(meeting.wait_for_all, seconds) for meeting in meetings]
         return [each.exception(timeout=60) for each in waiting]
@@ -130,7 +130,7 @@ def test_a_host_that_dies_ends_all_others_with_one_line(start, victim):
 
 
 def test_a_slow_host_does_not_count_as_lost(start):
-    """It is stopped, for longer than a machine may be silent: the kernel answers for it."""
+    """It is stopped for longer than a machine may be silent, as the kernel answers for it."""
     hosts = [start(0, 2, 0), start(1, 2, 1)]
     assert hosts[1].stdout.readline() + hosts[1].stdout.readline() == "started\njoined\n"
     hosts[1].send_signal(signal.SIGSTOP)

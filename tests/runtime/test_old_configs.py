@@ -1,4 +1,4 @@
-"""Configs of earlier revisions become today's, for all who read a work directory."""
+"""Configs of earlier revisions are upgraded for every reader of a work directory."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ REAL = json.loads(json.dumps(dyncot.get_config("model=qwen2_5_vl_3b").to_dict())
 
 
 def as_of_old(config, *, lacking=()):
-    """As a revision wrote it that had a row's slots and limits of images as fields of their own."""
+    """A config of a revision with separate fields for a row's slots and image limits."""
     old = copy.deepcopy(config)
     old["row"] |= old["row"].pop("images")
     old["data"] |= old["data"].pop("images")

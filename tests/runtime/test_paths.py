@@ -1,4 +1,4 @@
-"""A bucket or a URL where a local path belongs is refused by every command, and nothing is made."""
+"""A bucket or a URL where a local path belongs is refused by every command, and nothing is written."""
 
 import importlib
 import os
@@ -50,6 +50,6 @@ def test_every_command_refuses_a_scheme_and_writes_nothing(command, flag, tmp_pa
     monkeypatch.chdir(tmp_path)
 
     assert importlib.import_module(f"mmkp_jax.{command}").main([flag.format("gs://bkt/x")]) == 2
-    told = capsys.readouterr().err
-    assert "gs://" in told and told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "gs://" in message and message.count("\n") == 1
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Settings that have no effect in a run are said; those that have one are not."""
+"""Settings without effect in a run are reported; others are not."""
 
 import pytest
 

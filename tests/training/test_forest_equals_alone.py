@@ -1,4 +1,4 @@
-"""One pass over packed rows gives every example's losses and gradients as if it stood alone.
+"""One pass over packed rows gives every example the losses and gradients that it has alone.
 
 float32; bound 1e-5 of the value (losses) or of the gradient's norm, parameter by parameter: packing only changes the
 order of sums, and random tiny models show about 1e-6.
@@ -57,7 +57,7 @@ EACH = [(b, s, target) for b, row in enumerate(ROWS) for s in range(len(row)) fo
 
 @pytest.fixture(scope="module")
 def packed_gradient():
-    """(params, row, slot, which target) -> that one loss and its gradient, out of the packed batch."""
+    """A function `(params, row, slot, target) -> that loss and its gradient`, from the packed batch."""
 
     @jax.jit
     def one(params, b, s, on_cot):
@@ -85,7 +85,7 @@ def test_packed_loss_and_gradient_equal_alone(packed_gradient, b, s, target):
 
 @pytest.mark.parametrize("choices", ["all SFT", "all CoT", "mixed"])
 def test_dynamic_cot_equals_the_literal_two_passes(choices):
-    """Same choices, same losses, same gradients, whatever γ picks."""
+    """Choices, losses and gradients are the same for every γ."""
     losses = jax.jit(losses_of)(PARAMS, FOREST)
     with_cot = np.asarray(losses.sft_BS)[np.asarray(losses.has_cot_BS)]
     gamma = {"all SFT": 0.0, "all CoT": with_cot.max() + 1, "mixed": np.median(with_cot)}[choices]
@@ -109,7 +109,7 @@ def test_dynamic_cot_equals_the_literal_two_passes(choices):
 
 
 def other_tokens(forest: Forest, row: int, segment: int, branch: int | None) -> Forest:
-    """The forest with other tokens, labels and (for a whole post) pixels in one branch or one post."""
+    """A forest with other tokens, labels and (for a whole post) pixels in one branch or one post."""
     here_T = forest.segment_BT[row] == segment
     if branch is not None:
         here_T &= forest.branch_BT[row] == branch

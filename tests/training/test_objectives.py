@@ -50,7 +50,7 @@ def test_the_weight_of_multitask_is_that_of_the_keyphrases():
 
 
 def run(schedule, steps):
-    """γ before each step and after the last; a step is the SFT losses of its posts."""
+    """γ before each step and after the last; each step is a list of its posts' SFT losses."""
     state, seen = init_gamma(schedule), []
     for losses in steps:
         seen.append(float(state["gamma"]))
@@ -100,7 +100,7 @@ def test_mean_gamma_keeps_its_precision_over_a_million_posts():
         return update_gamma(schedule, state, losses.sum(), jnp.float32(len(losses))), None
 
     state, _ = jax.lax.scan(step, init_gamma(schedule), jnp.asarray(values))
-    np.testing.assert_allclose(state["gamma"], values.mean(dtype=np.float64), rtol=1e-5)  # 2,000 roundings
+    np.testing.assert_allclose(state["gamma"], values.mean(dtype=np.float64), rtol=1e-5)  # the error of 2,000 roundings
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The optimizer against its equations, and every setting of the config against the step it is for."""
+"""The optimizer against its equations, and every setting of the config against the step."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def test_adamw_equals_its_equations_with_clipping_decay_of_matrices_and_the_sche
 
 
 def test_moments_in_bfloat16_take_half_the_memory_and_steps_stay_close():
-    """Twenty steps down one quadratic bowl: within a percent of what float32 moments come to."""
+    """Twenty steps on a quadratic: within a percent of the result with float32 moments."""
 
     def descend(dtype):
         target, params = jnp.linspace(-1, 1, 64), {"layer": {"weight": jnp.zeros(64), "bias": jnp.zeros(64)}}
@@ -69,7 +69,7 @@ def test_moments_in_bfloat16_take_half_the_memory_and_steps_stay_close():
         return params["layer"]["weight"], sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
     (wide, wide_bytes), (narrow, narrow_bytes) = descend(jnp.float32), descend(jnp.bfloat16)
-    assert narrow_bytes - 8 == (wide_bytes - 8) / 2  # but for two counters
+    assert narrow_bytes - 8 == (wide_bytes - 8) / 2  # except for two counters
     assert 0 < np.abs(wide - narrow).max() < 0.01 * np.abs(wide).max()
 
 

@@ -1,4 +1,4 @@
-"""From a config and a model folder to steps; and every setting that cannot be used, in one line."""
+"""Setup from a config and a model folder; every unusable setting is one line."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("mode", ["fixed", "mean", "ema"])
 def test_bf16_dynamic_cot_overfits_both_targets(folder, mode):
-    """Eight posts over and over: keyphrases first, then, where their loss is below γ, the chains of thought."""
+    """Overfits eight posts: keyphrases first, then, where their loss is below γ, the chains of thought."""
     plan = plan_training(experiment(gamma_mode=mode, gamma=0.4), folder.config, devices=jax.devices()[:1])
     state = load_state(plan, folder)
     assert {leaf.dtype for leaf in flatten(state["trainable"]).values()} == {jnp.dtype("float32")}
@@ -51,7 +51,7 @@ def test_bf16_dynamic_cot_overfits_both_targets(folder, mode):
     assert seen[0]["cot_share"] == 0 and seen[0]["posts"] == 8
     assert max(step["cot_share"] for step in seen) > 0.5
     assert seen[-1]["loss_cot"] < 0.3 * seen[0]["loss_cot"]
-    if mode == "fixed":  # the SFT loss falls to γ, and stays there while the chains are learnt
+    if mode == "fixed":  # the SFT loss falls to γ, and stays there while the chains are learned
         assert 0.3 < seen[-1]["loss_sft"] < 0.45 and seen[10]["loss_cot"] > 0.9 * seen[0]["loss_cot"]
     assert int(state["step"]) == 40 and int(state["gamma"]["posts"]) == 320
     if mode != "fixed":

@@ -47,8 +47,8 @@ def run(forest: Forest, micro: int, strategy="dyncot", gamma=6.2, optimizer=None
     "strategy", [*(pytest.param(name, marks=pytest.mark.nightly) for name in ("sft", "cot", "multitask")), "dyncot"]
 )
 def test_micro_batches_with_unequal_posts_equal_one_big_batch(strategy):
-    """Plain SGD, so that an error of the gradient is one of the update. 1e-5 of a parameter's change, beside the
-    1e-6 by which a parameter is rounded."""
+    """Plain SGD, so that an error of the gradient is one of the update. The bound is 1e-5 of a parameter's change, plus
+    1e-6 for the rounding of the parameter."""
     whole, whole_metrics = run(FOREST, 1, strategy)
     split, split_metrics = run(FOREST, 4, strategy)  # of 1, 2, 2 and 0 posts
     start = flatten(PARAMS)
@@ -142,7 +142,7 @@ def test_a_warm_up_as_long_as_the_run_is_shortened_to_a_tenth_of_it(warmup_steps
 
 
 def test_a_mean_over_no_posts_is_nan_and_the_step_trains():
-    """Dynamic CoT on posts without a chain of thought: there is no CoT loss, and what it trains is SFT's."""
+    """Dynamic CoT on posts without a chain of thought has no CoT loss, and trains as SFT."""
     forest = forest_of([[random_tree(i, CONFIG, grids=[(4, 4)], cot=0)] for i in range(2)], CONFIG)
     state, metrics = run(forest, 1, "dyncot", gamma=1e9)
     plain, plain_metrics = run(forest, 1, "sft", gamma=1e9)

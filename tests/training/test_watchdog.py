@@ -1,4 +1,4 @@
-"""What ends a run in time: steps that are not finite, a step that does not end, a machine that is taken away."""
+"""Ends of a run: steps that are not finite, a hanging step, a preempted machine."""
 
 import http.server
 import json
@@ -32,7 +32,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 4, 5, 6]
     assert lines[0] == {"step": 1, "loss": "nan", "grad_norm": "inf", "posts": ["post-1"]}
-    SkippedSteps(tmp_path, most=3, step=4)  # gone on from there
+    SkippedSteps(tmp_path, most=3, step=4)  # resumed from there
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 3
 
 
@@ -71,7 +71,7 @@ def test_a_batch_that_is_not_finite_is_skipped_and_listed_and_several_end_the_ru
     poisoned.clear()
     batches.clear()
     monkeypatch.setattr(Feed, "load", load)
-    assert main(other) == 0  # the posts were mended
+    assert main(other) == 0  # the posts were fixed
     assert [line["step"] for line in metrics(tmp_path / "other")] == list(range(1, 13))
 
 
@@ -89,7 +89,7 @@ def what_hangs():
     time.sleep(60)
 
 with Watchdog(Path(sys.argv[1]), 0.5) as dog, dog.counting("step"):
-    time.sleep(1)  # the first step may take its time
+    time.sleep(1)  # the first step may take long
     dog.beat()
     with dog.pausing():
         time.sleep(1)
@@ -133,7 +133,7 @@ def test_a_hanging_worker_ends_the_run_which_then_resumes(tmp_path):
     for child in children:
         subprocess.run(["kill", "-STOP", child])
     process.wait(timeout=120)
-    for child in children:  # which hold its stderr open
+    for child in children:  # as they hold its stderr open
         subprocess.run(["kill", "-KILL", child], capture_output=True)
     _, error = process.communicate()
     assert process.returncode == LOST and "no step ended for 5 s" in error
@@ -143,7 +143,7 @@ def test_a_hanging_worker_ends_the_run_which_then_resumes(tmp_path):
 
 
 class Announcing(http.server.BaseHTTPRequestHandler):
-    """A metadata server that announces maintenance from the fifth question on."""
+    """A metadata server that announces maintenance from the fifth request on."""
 
     asked: ClassVar[list[str]] = []
 

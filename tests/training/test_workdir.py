@@ -1,4 +1,4 @@
-"""A run's work directory: taken up by its own run alone, wherever its data are now; damage in its files is one line."""
+"""A run's work directory: only its own run resumes in it, wherever its data are; damage in its files is one line."""
 
 import functools
 import json
@@ -29,7 +29,7 @@ def named(pocket, *, data=None, model=None, **fields):
 
 
 def claimed(workdir, config):
-    """As the main command claims it."""
+    """Claims a work directory as the main command does."""
     contents = contents_of(config, open_folder(config.model.path))
     resumed = claim(workdir, config.to_dict(), same=functools.partial(same_content, workdir, contents))
     write_contents(workdir, contents)
@@ -43,8 +43,8 @@ def test_a_run_resumes_under_other_paths_of_the_same_data_and_model(pocket, tmp_
     assert claimed(workdir, named(pocket)) and (workdir / "config.json").read_bytes() == before
     monkeypatch.chdir(pocket)
     assert claimed(workdir, named(pocket, data="dataset", model="./model"))
-    told = json.loads((workdir / "config.json").read_text())
-    assert (told["data"]["path"], told["model"]["path"]) == ("dataset", "./model")  # where report and predict look
+    saved = json.loads((workdir / "config.json").read_text())
+    assert (saved["data"]["path"], saved["model"]["path"]) == ("dataset", "./model")  # where report and predict look
     moved = shutil.copytree(pocket / "dataset", tmp_path / "moved")
     model = shutil.copytree(pocket / "model", tmp_path / "model")
     assert claimed(workdir, named(pocket, data=moved, model=model))
@@ -121,7 +121,7 @@ def test_lines_of_later_steps_and_one_that_a_kill_cut_off_are_removed(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("damaged", "told"),
+    ("damaged", "message"),
     [
         ("nonsense", "is not JSON"),
         ("[1]", "is a list, not a JSON object"),
@@ -132,12 +132,12 @@ def test_lines_of_later_steps_and_one_that_a_kill_cut_off_are_removed(tmp_path, 
         ("\udcff", "is not UTF-8"),
     ],
 )
-def test_any_other_damaged_line_stops_the_run_in_one_line_and_is_kept(tmp_path, damaged, told):
+def test_any_other_damaged_line_stops_the_run_in_one_line_and_is_kept(tmp_path, damaged, message):
     file = tmp_path / "metrics.jsonl"
     for lines in ([LINES[0], damaged, LINES[2]], [LINES[0], damaged]):
         file.write_text("\n".join(lines) + "\n", errors="surrogateescape")
         before = file.read_bytes()
         with pytest.raises(InputError) as caught:
             cut_back(file, 2)
-        assert str(caught.value).startswith(f"{file}:2: {told}"), caught.value
+        assert str(caught.value).startswith(f"{file}:2: {message}"), caught.value
         assert file.read_bytes() == before
