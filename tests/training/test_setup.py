@@ -73,7 +73,7 @@ def test_bf16_dynamic_cot_overfits_both_targets(folder, mode):
         (
             {"freeze": ("vision",)},
             "config.freeze: 'vision' matches no parameter (known: decoder, visual); "
-            "give parameter paths or their beginnings",
+            "give parameter paths or their prefixes",
         ),
         (
             {"mesh": {"data": 2, "fsdp": 1}},

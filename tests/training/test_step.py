@@ -102,7 +102,7 @@ def test_the_whole_tower_trains_when_nothing_is_frozen():
         (
             ["visual.blcks"],
             "config.freeze: 'visual.blcks' matches no parameter (did you mean 'visual.blocks'?); "
-            "give parameter paths or their beginnings",
+            "give parameter paths or their prefixes",
         ),
         (["visual", "decoder"], "config.freeze: every parameter is frozen; leave something to train"),
         (["*"], "config.freeze: every parameter is frozen; leave something to train"),
