@@ -17,7 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.sharding import MEMORIES
-from mmkp_jax.runtime.atomic import set_aside
+from mmkp_jax.runtime.atomic import rename_damaged
 from mmkp_jax.runtime.checksums import CHECKSUMS_FILE, find_damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.hosts import everywhere, is_writer, several, wait_for_all
@@ -148,18 +148,18 @@ class Checkpoints:
                 print(for_terminal(str(error)), file=sys.stderr)
             if everywhere(restored is not None):
                 damaged = [each for each in self._manager.all_steps() if each > step]
-                self.put_aside(damaged, f"going back to step {step:,}")
+                self.set_aside(damaged, f"going back to step {step:,}")
                 return restored
         if steps:
             hint = "fix the cause, or start in another --workdir"
             raise failed or InputError("another host can read none of the checkpoints", str(self._folder), hint)
         return None
 
-    def put_aside(self, steps: Sequence[int], instead: str) -> None:
+    def set_aside(self, steps: Sequence[int], instead: str) -> None:
         """Renames damaged checkpoints, so that their steps can be saved again, and prints what is done instead."""
         for step in steps:
             if is_writer():
-                set_aside(self._folder / str(step))
+                rename_damaged(self._folder / str(step))
                 print(for_terminal(f"{instead}; that of step {step:,} is put aside"), file=sys.stderr)
         wait_for_all("damaged checkpoints")
         self._manager.reload()
@@ -246,7 +246,7 @@ class Best:
             print(for_terminal(str(error)), file=sys.stderr)
         if everywhere(restored is not None):
             return restored
-        self._kept.put_aside([step], "there is no longer a best step")
+        self._kept.set_aside([step], "there is no longer a best step")
         return None
 
     def _score(self) -> float:
@@ -262,7 +262,7 @@ class Best:
             print(for_terminal(str(error)), file=sys.stderr)
         if everywhere(isinstance(score, int | float)):
             return float(score)
-        self._kept.put_aside([step], "the best step is chosen from later steps")
+        self._kept.set_aside([step], "the best step is chosen from later steps")
         return -math.inf
 
 

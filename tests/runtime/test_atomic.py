@@ -11,9 +11,9 @@ from mmkp_jax.runtime.atomic import (
     _is_special,
     making_folder,
     part_of,
+    rename_damaged,
     replacing,
     replacing_folder,
-    set_aside,
     write_json,
     write_text,
 )
@@ -112,5 +112,5 @@ def test_concurrent_writers_of_one_file_do_not_mix(tmp_path):
 
 def test_a_path_set_aside_keeps_its_name_as_a_prefix(tmp_path):
     (tmp_path / "7").mkdir()
-    aside = set_aside(tmp_path / "7")
+    aside = rename_damaged(tmp_path / "7")
     assert aside.is_dir() and aside.name.startswith("7.damaged-") and list(tmp_path.iterdir()) == [aside]

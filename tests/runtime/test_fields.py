@@ -14,7 +14,7 @@ from mmkp_jax.runtime import field_text
 from mmkp_jax.runtime.config import default_config, override, parse_overrides, read_config
 from mmkp_jax.runtime.field_checks import check_settings, fault_of, faults_of
 from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, REQUIRED, SAME, Field
-from mmkp_jax.runtime.fields import DTYPES, FIELDS, field_named, leaves, may_differ
+from mmkp_jax.runtime.fields import DTYPE_NAMES, FIELDS, field_named, leaves, may_differ
 from mmkp_jax.training import gamma, objectives, setup
 from tests.support.paths import ROOT
 
@@ -59,7 +59,7 @@ def test_choices_equal_what_is_implemented():
     assert choices["gamma_mode"] == gamma.MODES
     assert choices["attention"] == ("auto", *BACKENDS)
     assert choices["moments_memory"] == tuple(MEMORIES)
-    assert tuple(setup.DTYPES) == DTYPES
+    assert tuple(setup.DTYPES) == DTYPE_NAMES
     assert set(field_named("freeze").default) <= set(PARTS)
 
 

@@ -11,7 +11,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.training.contents import contents_of, same_content, write_contents
-from mmkp_jax.training.workdir import check_claim, claim, cut_back
+from mmkp_jax.training.workdir import check_claim, claim, truncate_log
 from tests.support.small_pocket import small_pocket
 
 
@@ -114,9 +114,9 @@ LINES = ['{"step": 1, "loss": 2.5}', '{"step": 2, "loss": null}', '{"step": 3, "
 def test_lines_of_later_steps_and_one_that_a_kill_cut_off_are_removed(tmp_path, torn):
     file = tmp_path / "metrics.jsonl"
     file.write_text("\n".join(LINES) + "\n" + torn)
-    cut_back(file, 2)
+    truncate_log(file, 2)
     assert file.read_text() == "\n".join(LINES[:2]) + "\n"
-    cut_back(tmp_path / "absent", 2)
+    truncate_log(tmp_path / "absent", 2)
     assert not (tmp_path / "absent").exists()
 
 
@@ -138,6 +138,6 @@ def test_any_other_damaged_line_stops_the_run_in_one_line_and_is_kept(tmp_path, 
         file.write_text("\n".join(lines) + "\n", errors="surrogateescape")
         before = file.read_bytes()
         with pytest.raises(InputError) as caught:
-            cut_back(file, 2)
+            truncate_log(file, 2)
         assert str(caught.value).startswith(f"{file}:2: {message}"), caught.value
         assert file.read_bytes() == before
