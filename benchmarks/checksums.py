@@ -1,4 +1,4 @@
-"""What checksums cost: hashing against Orbax's own writing and reading of the same checkpoint.
+"""Cost of checksums: hashing against Orbax's own writing and reading of the same checkpoint.
 
     python -m benchmarks.checksums [--gigabytes=2] [--rounds=3] [--folder=DIR]
 

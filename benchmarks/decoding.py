@@ -1,4 +1,4 @@
-"""What decoding is worth: posts a second against transformers' `generate`, and against whole batches.
+"""Speed of decoding: posts a second against transformers' `generate`, and against whole batches.
 
     python -m benchmarks.decoding [--posts=N] [--rounds=N] [--slots=N] [--max_tokens=N] [--transformers=32,64,...]
 

@@ -1,4 +1,4 @@
-"""What `prepare` does with bad images among real posts: `python -m benchmarks.faults --raw=DIR --images=DIR`.
+"""Rejects of `prepare` for bad images among real posts: `python -m benchmarks.faults --raw=DIR --images=DIR`.
 
 The folder of images has a `faults.tsv` next to them: `split, line, image, kind` of each that is bad on purpose.
 """

@@ -53,7 +53,7 @@ CONFIG = Qwen2_5_VLConfig(
         full_attention_layers=(7,),
     ),
 )
-"""Like the 3B in its proportions (one layer of eight of the tower with full attention), at 18M parameters."""
+"""A model with the 3B's proportions (one layer of eight of the tower with full attention), at 18M parameters."""
 
 PROCESSOR = processor_of(CONFIG, {})
 GRIDS = ((48, 48), (36, 64), (54, 42), (24, 42))

@@ -31,7 +31,7 @@ FLAGS = ("--config.global_batch_size=2", "--config.mesh.fsdp=2", "--config.answe
 
 
 class Ending(NamedTuple):
-    """How the host that was not killed ended."""
+    """The end of the host that was not killed."""
 
     seconds: float
     status: int

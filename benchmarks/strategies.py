@@ -85,7 +85,7 @@ class Job(NamedTuple):
 
 
 def jobs_of(seeds: int, runs: Path) -> list[Job]:
-    """All runs in their order; zero-shot, which no order of posts changes, once."""
+    """All runs in order; zero-shot, which does not depend on the order of posts, once."""
     return [
         Job(system, seed, runs / f"{system}-seed{seed}")
         for systems in (BY_STRATEGY, set(BY_GAMMA) - {OURS})

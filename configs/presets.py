@@ -81,12 +81,12 @@ def h100_1(c: ConfigDict) -> None:
 
 
 def packed_batch(c: ConfigDict) -> None:
-    """As many posts a step as its rows hold."""
+    """Packs as many posts into a step as its rows hold."""
     c.posts_per_step = 0
 
 
 def paper_batch(c: ConfigDict) -> None:
-    """One post a step, as the paper's batch size of 1 may mean, on as few rows as the mesh allows.
+    """Packs one post into a step, as the paper's batch size of 1 may mean, on as few rows as the mesh allows.
 
     On several devices all rows but one are empty. Where the mesh leaves its size to the machine (-1), also give
     config.global_batch_size: a row a device.

@@ -320,7 +320,7 @@ def test_a_second_run_on_a_work_directory_is_refused_and_the_first_unharmed(pock
 
 
 def test_a_run_that_another_host_writes_ends_with_75(pocket, unbroken, tmp_path):
-    """Its heartbeat may still come: it would take fifteen seconds without one to take it over."""
+    """A takeover would need fifteen seconds without a heartbeat."""
     workdir = shutil.copytree(unbroken[0], tmp_path / "run")
     owner = this_process()._replace(host="another", name="node-7", pid=12)
     (workdir / LOCK).write_text(json.dumps(owner._asdict()))

@@ -28,7 +28,7 @@ class Dataset(NamedTuple):
 
     path: str
     weight: float = 1.0
-    """How many times an epoch holds each of its posts."""
+    """Number of times that an epoch holds each of its posts."""
 
 
 class TrainingData(NamedTuple):
@@ -93,7 +93,7 @@ def _dataset(named: str) -> Dataset:
 
 
 def recipe_of(config: ConfigDict, definition: Definition, tokenizer: PreTrainedTokenizerBase) -> Recipe:
-    """How posts are fed to the model, in training and evaluation.
+    """The recipe of a config: how posts are fed to the model, in training and evaluation.
 
     Raises:
         InputError: a setting of images or texts cannot be used, or the tokenizer does not suit the model.
@@ -223,7 +223,7 @@ def _left_out(parts: Sequence[_Part], starts: Sequence[int]) -> list[LeftOut]:
 
 
 def _known(parts: Sequence[_Part], recipe: Recipe, workers: int) -> int:
-    """How many test posts of the first dataset have the text of a post that is trained on."""
+    """Number of test posts of the first dataset with the same text as a post that is trained on."""
     path = parts[0].dataset.path
     if "test" not in split_names(path):
         return 0

@@ -1,4 +1,4 @@
-"""What a run reports: a progress bar, metrics and seconds of each step, every post's loss, and goodput."""
+"""Reports of a run: a progress bar, metrics and seconds of each step, every post's loss, and goodput."""
 
 import contextlib
 import queue
@@ -33,7 +33,7 @@ class Goodput:
         self._spent: dict[str, float] = dict.fromkeys(get_args(Kind), 0.0)
         self._began = time.perf_counter()
         self.idle_until = self._began
-        """When work other than a step or its wait for data last ended."""
+        """Time at which work other than a step or its wait for data last ended."""
 
     @contextlib.contextmanager
     def spending(self, kind: Kind) -> Iterator[None]:
