@@ -23,9 +23,9 @@ from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.field_checks import check_settings
 from mmkp_jax.runtime.hosts import (
     check_agreement,
-    everywhere,
     is_writer,
     on_writer,
+    true_on_all_hosts,
 )
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.training.batches import complete_config, plan_posts, recipe_of, training_summary
@@ -168,8 +168,8 @@ def _acquire(lock: Lock) -> None:
             lock.acquire()
         except (InputError, BusyError) as error:
             refused = error
-    if everywhere(refused is None):
+    if true_on_all_hosts(refused is None):
         return
-    busy = not everywhere(not isinstance(refused, BusyError))
+    busy = not true_on_all_hosts(not isinstance(refused, BusyError))
     what = "the first host of the job cannot lock the work directory"
     raise refused or (BusyError(what) if busy else InputError(what, "this host", "see the message of the first host"))

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from mmkp_jax.runtime.hosts import is_writer, merged
+from mmkp_jax.runtime.hosts import is_writer, merge_over_hosts
 from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.objectives import Losses
 from mmkp_jax.training.optimizer import learning_rate
@@ -203,7 +203,7 @@ class Meter(contextlib.AbstractContextManager):
     def flush(self) -> None:
         """Writes everything, the posts' losses too, so that a run can resume here; on all hosts at the same step."""
         self.write()
-        self._losses.merge(merged)
+        self._losses.merge(merge_over_hosts)
         if self._writes:
             self._losses.write()
 

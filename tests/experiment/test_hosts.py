@@ -143,7 +143,7 @@ def test_a_host_that_dies_while_the_test_split_is_decoded_ends_the_job_within_a_
 JOB = """
 import sys, time
 import numpy as np
-from mmkp_jax.runtime.hosts import ending_together, everywhere, join, wait_for_all
+from mmkp_jax.runtime.hosts import ending_together, true_on_all_hosts, join, wait_for_all
 from mmkp_jax.runtime import meeting
 meeting.GRACE_SECONDS = 0.5
 where, host, what = sys.argv[1:]
@@ -154,7 +154,7 @@ with ending_together():
     if what == "idle":  # as while a host compiles or loads, without messages from the others
         time.sleep(60)
     while what == "busy":
-        assert everywhere(True)
+        assert true_on_all_hosts(True)
     time.sleep(3 * int(host))
 print("left", flush=True)
 """
@@ -211,11 +211,11 @@ def test_hosts_that_disagree_end_with_a_line_that_names_the_difference(pocket):
 
 
 MEET = """
-from mmkp_jax.runtime.hosts import ending_together, is_writer, join, several
+from mmkp_jax.runtime.hosts import ending_together, is_writer, join, is_multi_host
 join()
 import jax, sys
 with ending_together():
-    print(is_writer(), several(), jax.process_count())
+    print(is_writer(), is_multi_host(), jax.process_count())
     print(is_writer(), file=sys.stderr)
 """
 
