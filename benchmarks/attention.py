@@ -1,4 +1,4 @@
-"""Dense attention: the plain statement of it, ours, and PyTorch's, and what a step of pocket costs with each of ours.
+"""Dense attention: the plain definition, ours and PyTorch's; and a train step of pocket with the plain one and ours.
 
     python -m benchmarks.attention [--rounds=N] [--steps=N]
 
@@ -59,7 +59,7 @@ POCKET = Qwen2_5_VLConfig(
 
 
 def plain_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, causal: bool = False) -> jax.Array:
-    """Attention as it is defined, every score of the row a query a head, its gradient left to JAX."""
+    """Attention by its definition, with every score of the row, and JAX's own gradient."""
     B, T, N, H = q_BTNH.shape
     q_BTKGH = q_BTNH.reshape(B, T, k_BSKH.shape[2], -1, H)
     scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH) * H**-0.5
@@ -68,7 +68,7 @@ def plain_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, causal: bool = False) -
 
 
 def in_jax(attend: Callable, args: list[np.ndarray], mask: np.ndarray) -> Callable[[], list]:
-    """() -> the output and the three gradients."""
+    """A function `() -> the output and the three gradients`."""
 
     @jax.jit
     def run(q, k, v, g, mask):
@@ -80,7 +80,7 @@ def in_jax(attend: Callable, args: list[np.ndarray], mask: np.ndarray) -> Callab
 
 
 def in_torch(args: list[np.ndarray], mask: np.ndarray) -> Callable[[], list] | None:
-    """The same by `scaled_dot_product_attention`; None where PyTorch is not installed."""
+    """PyTorch's `scaled_dot_product_attention`; None where PyTorch is not installed."""
     try:
         import torch
     except ImportError:
@@ -104,13 +104,13 @@ def check(name: str, ours: list, reference: list, bound: float) -> None:
         float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max())
         for a, b in zip(ours, reference, strict=True)
     )
-    print(f"  {name} against the plain statement: {error:.1e} of the largest value")
+    print(f"  {name} against the plain definition: {error:.1e} of the largest value")
     if not error <= bound:
         raise SystemExit("they are not equal: no timing would mean anything")
 
 
 def timed(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in each round."""
+    """Seconds of each side in each round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     rng = np.random.default_rng(0)
     for _ in range(rounds):
@@ -122,7 +122,7 @@ def timed(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list
 
 
 def report(title: str, seconds: dict[str, list[float]]) -> None:
-    """Medians, least and most, and each as a multiple of ours in the same round."""
+    """Prints medians, least and most, and each side as a multiple of ours in the same round."""
     print(f"{title:44} {'ms, median':>10} {'least':>8} {'most':>8} {'times ours':>11}")
     for name, taken in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(taken, seconds["ours"], strict=True))
@@ -131,7 +131,7 @@ def report(title: str, seconds: dict[str, list[float]]) -> None:
 
 
 def alone(rounds: int) -> None:
-    """Attention by itself."""
+    """Times attention alone."""
     rng = np.random.default_rng(0)
     heads = (HEADS, KV_HEADS, KV_HEADS, HEADS)
     args = [rng.standard_normal((1, T, n, WIDTH), np.float32) for n in heads]
@@ -176,7 +176,7 @@ def pocket_row() -> tuple[Forest, RowSize]:
 
 
 def steps(rounds: int) -> None:
-    """Whole train steps of pocket; everything trains."""
+    """Times whole train steps of pocket; everything trains."""
     batch, size = pocket_row()
     definition = define_from(FAMILY, POCKET, attention=backend_name("dense", jax.default_backend()))
     optimizer = adamw(optax.constant_schedule(6e-4), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
@@ -210,7 +210,7 @@ def steps(rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30, help="of attention alone")
+    parser.add_argument("--rounds", type=int, default=30, help="rounds of attention alone")
     parser.add_argument("--steps", type=int, default=40, help="train steps of each")
     args = parser.parse_args()
     print(describe_machine())

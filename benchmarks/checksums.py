@@ -1,4 +1,4 @@
-"""What checksums cost: hashing against Orbax's own writing and reading of the same checkpoint.
+"""Cost of checksums: hashing against Orbax's own writing and reading of the same checkpoint.
 
     python -m benchmarks.checksums [--gigabytes=2] [--rounds=3] [--folder=DIR]
 
@@ -25,7 +25,7 @@ from mmkp_jax.training import sealing
 from mmkp_jax.training.checkpoint import Checkpoints
 
 LARGE = 40
-"""Gigabytes that the figures are carried over to: a 3B model's state as float32 with both moments."""
+"""Gigabytes that the figures are scaled to: a 3B model's state as float32 with both moments."""
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="on the disk to be measured; the system's own by default")
+    parser.add_argument("--folder", type=Path, help="a folder on the disk to measure; by default the system's")
     args = parser.parse_args()
     arrays = 16
     shape = (int(args.gigabytes * 1e9 / 4 / arrays / 1024), 1024)
@@ -50,11 +50,11 @@ def main() -> None:
     structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         for number in range(args.rounds):
-            for told, write in (("written with checksums", write_checksums), ("written without", lambda _: None)):
+            for label, write in (("written with checksums", write_checksums), ("written without", lambda _: None)):
                 sealing.write_checksums = write
                 step = number + 1
-                with Checkpoints(Path(name) / told, keep=1) as checkpoints:
-                    measure(told, lambda to=checkpoints, step=step: (to.save(step, state, {}), to.wait()))
+                with Checkpoints(Path(name) / label, keep=1) as checkpoints:
+                    measure(label, lambda to=checkpoints, step=step: (to.save(step, state, {}), to.wait()))
             with Checkpoints(Path(name) / "written with checksums", keep=1) as checkpoints:
                 step = checkpoints.latest()
                 folder = Path(name) / "written with checksums" / str(step)
@@ -76,7 +76,7 @@ def _check(folder: Path) -> None:
 
 
 def _drop(folder: Path) -> None:
-    """Asks the system to forget what it holds of the files in memory."""
+    """Drops the files from the page cache."""
     for file in folder.rglob("*"):
         if file.is_file():
             opened = os.open(file, os.O_RDONLY)

@@ -1,18 +1,18 @@
-"""What decoding is worth: posts a second beside transformers' `generate`, and beside whole batches.
+"""Speed of decoding: posts a second against transformers' `generate`, and against whole batches.
 
     python -m benchmarks.decoding [--posts=N] [--rounds=N] [--slots=N] [--max_tokens=N] [--transformers=32,64,...]
 
-All decode the same posts of pocket (text and picture), greedily, with pocket's untrained model in float32. As that
-model ends no answer, each post is told how many tokens its answer has, the same on every side: as in the paper's
+All decode the same posts of pocket (text and image), greedily, with pocket's untrained model in float32. As that
+model ends no answer, each post is given the number of tokens of its answer, the same on every side: as in the paper's
 Dynamic CoT, whose Table 7 has 96.82 words a post, between 1.89 without reasoning and 157.37 with it, so that 61%
 reason. The paper does not say how much lengths vary: once they have a standard deviation of a quarter, and once all
 that reason are equally long.
 
-Slots lie on as many CPU devices as there are cores. Whole batches are the same program, given as many posts at a time
+Slots are on as many CPU devices as there are cores. Whole batches are the same program, given as many posts at a time
 as it has slots: each waits for its longest answer. transformers is given its batches ready (left padding, posts sorted
 by length of prompt), and decodes in one process with a thread for each core, and in a process for each core with a
 thread each and every other batch; of these and of the batch sizes in --transformers, the fastest. No side reads
-pictures' files. Answers are compared token by token first. Every side has run before it is timed; rounds are
+image files. Answers are compared token by token first. Every side has run before it is timed; rounds are
 interleaved. The time to the first token of every post is that of a run that decodes no other. Processor seconds say how
 much work it was, whatever else the machine did meanwhile.
 """
@@ -47,14 +47,14 @@ from mmkp_jax.pocket.make import make_pocket
 POCKET = Path("runs/pocket")
 Answers = dict[int, list[int]]
 Side = Callable[[int], tuple[Answers, float]]
-"""Decodes all posts up to so many tokens each; tells the processor seconds, too, where other processes take them."""
+"""Decodes all posts up to so many tokens each; returns the processor seconds of other processes too."""
 
 REASONED = (96.82 - 1.89) / (157.37 - 1.89)
-"""The share of posts that reason."""
+"""Share of posts that reason."""
 WORDS = 157.37
-"""Of an answer with reasoning."""
+"""Mean number of tokens of an answer with reasoning."""
 DIRECT = range(1, 5)
-"""Tokens of an answer without reasoning: the mean of their number is that of 1.89 words."""
+"""Tokens of an answer without reasoning: as many as 1.89 words have on average."""
 TOKENS_A_WORD = 4 / 3
 MIXES = {"lengths vary by a quarter": 0.25, "all that reason are equally long": 0.0}
 """Standard deviations as a share of the mean."""
@@ -78,8 +78,8 @@ def main() -> None:
     for name, spread in MIXES.items():
         lengths = draw_lengths(len(trees), spread, args.max_tokens)
         direct, cut = sum(length in DIRECT for length in lengths), lengths.count(args.max_tokens)
-        told = f"{direct} without reasoning, {cut} cut at {args.max_tokens}, the longest {max(lengths)}"
-        print(f"\n{name}: {len(lengths)} posts, {np.mean(lengths):.1f} tokens each; {told}", flush=True)
+        summary = f"{direct} without reasoning, {cut} cut at {args.max_tokens}, the longest {max(lengths)}"
+        print(f"\n{name}: {len(lengths)} posts, {np.mean(lengths):.1f} tokens each; {summary}", flush=True)
         sides = ours(loaded, trees, lengths, args.slots, args.max_tokens)
         expected, _ = sides["refilled"](args.max_tokens)
         if args.transformers:
@@ -99,7 +99,7 @@ def draw_lengths(posts: int, spread: float, max_tokens: int) -> list[int]:
 
 
 def check_equal(sides: dict[str, Side], expected: Answers, max_tokens: int) -> None:
-    """Stops unless the answers are equal, but for one in a hundred, where tokens may be as likely up to rounding."""
+    """Stops unless the answers are equal, except for one in a hundred, whose tokens may tie up to rounding."""
     for name, side in sides.items():
         found, _ = side(max_tokens)
         other = [number for number, tokens in expected.items() if found[number] != tokens]
@@ -107,13 +107,13 @@ def check_equal(sides: dict[str, Side], expected: Answers, max_tokens: int) -> N
         if len(other) > len(expected) / 100:
             raise SystemExit("they are not equal: no timing would mean anything")
         side(max_tokens)
-        side(1)  # so that what it compiles for that is there, too
+        side(1)  # compiles what this call needs
 
 
 def ours(
     loaded: LoadedModel, trees: Sequence[Tree], lengths: Sequence[int], slots: int, max_tokens: int
 ) -> dict[str, Side]:
-    """Decoding with slots that are refilled, and in whole batches."""
+    """Our decoding, with refilled slots and in whole batches."""
     mesh = make_mesh({"data": -1})
     params = jax.device_put(loaded.params, NamedSharding(mesh, PartitionSpec()))
 
@@ -146,7 +146,7 @@ def ours(
 
 
 class Theirs:
-    """transformers' `generate`, in one process, with a batch size.
+    """transformers' `generate` in one process, with a batch size.
 
     Args:
         which: of the batches, those that are decoded here.
@@ -203,7 +203,7 @@ class Theirs:
 
 
 class Processes:
-    """`Theirs` with a thread in each of some processes, every so manyth batch in each; to be closed."""
+    """`Theirs` with a thread in each of some processes, the batches shared out in turn; has to be closed."""
 
     def __init__(self, trees: Sequence[Tree], lengths: Sequence[int], size: int, processes: int):
         context = multiprocessing.get_context("spawn")
@@ -218,9 +218,9 @@ class Processes:
     def __call__(self, most: int) -> tuple[Answers, float]:
         for pipe in self._pipes:
             pipe.send(most)
-        told = [pipe.recv() for pipe in self._pipes]
-        found = {number: tokens for answers, _ in told for number, tokens in answers.items()}
-        return found, sum(busy for _, busy in told)
+        received = [pipe.recv() for pipe in self._pipes]
+        found = {number: tokens for answers, _ in received for number, tokens in answers.items()}
+        return found, sum(busy for _, busy in received)
 
     def close(self) -> None:
         for pipe in self._pipes:
@@ -231,13 +231,13 @@ class Processes:
 
 def _serve(pipe: Connection, trees: Sequence[Tree], lengths: Sequence[int], size: int, which: slice) -> None:
     side = Theirs(trees, lengths, size, 1, which)
-    with contextlib.suppress(EOFError):  # the other end was not closed: it is gone
+    with contextlib.suppress(EOFError):  # the other end is gone
         while (most := pipe.recv()) is not None:
             pipe.send(side(most))
 
 
 def fastest(trees: Sequence[Tree], lengths: Sequence[int], sizes: Sequence[int], max_tokens: int) -> Side:
-    """Of transformers' batch sizes, and of one process and several, what takes the fewest seconds."""
+    """The fastest of transformers' batch sizes, with one process and with several."""
     cores = os.cpu_count()
     ways: dict[str, Callable[[int], Side]] = {
         f"1 process, {cores} threads": lambda size: Theirs(trees, lengths, size, cores),
@@ -258,7 +258,7 @@ def fastest(trees: Sequence[Tree], lengths: Sequence[int], sizes: Sequence[int],
 
 
 class Taken(NamedTuple):
-    """Seconds."""
+    """Seconds that a side took."""
 
     wall: float
     processor: float
@@ -272,7 +272,7 @@ def timed(side: Side, most: int) -> Taken:
 
 
 def interleaved(sides: dict[str, Side], rounds: int, max_tokens: int) -> dict[str, list[tuple[Taken, Taken]]]:
-    """Of each side in each round: up to the first tokens, and in all; the order changes from round to round."""
+    """Seconds of each side in each round, up to the first tokens and in all; the order changes every round."""
     taken: dict[str, list[tuple[Taken, Taken]]] = {name: [] for name in sides}
     rng = np.random.default_rng(0)
     for _ in range(rounds):
@@ -282,19 +282,19 @@ def interleaved(sides: dict[str, Side], rounds: int, max_tokens: int) -> dict[st
 
 
 def report(taken: dict[str, list[tuple[Taken, Taken]]], posts: int, args: argparse.Namespace) -> None:
-    """The table: medians over the rounds, and how often ours fits into each side's time, of the same round."""
+    """Prints the table: medians over the rounds, and each side as a multiple of ours in the same round."""
     print(f"{args.slots} slots, {args.rounds} rounds; {describe_machine()}")
     head = f"{'':14} {'posts/s':>8} {'first token':>12} {'the rest':>9} {'processor':>10}"
     print(f"{head}  as a multiple of refilled's (least-most)")
     for name, found in taken.items():
         first, whole = np.array(found).transpose(1, 2, 0)
         ratio = whole / np.array(taken["refilled"]).transpose(1, 2, 0)[1]
-        told = (f"{np.median(each):.2f} ({each.min():.2f}-{each.max():.2f})" for each in ratio)
+        ratios = (f"{np.median(each):.2f} ({each.min():.2f}-{each.max():.2f})" for each in ratio)
         wall, busy = np.median(whole, axis=1)
         begun = np.median(first[0])
         print(
             f"{name:14} {posts / wall:8.1f} {begun:10.1f} s {wall - begun:7.1f} s {busy:8.1f} s"
-            f"  {next(told)}; of processor {next(told)}"
+            f"  {next(ratios)}; of processor {next(ratios)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""A run exported and held against transformers: logits and answers, and the code in the card as a user would run it.
+"""Parity of an exported run with transformers: logits, answers, and the model card's code as a user would run it.
 
     JAX_PLATFORMS=cpu python -m benchmarks.export_parity --workdir=RUN --posts=FILE.jsonl --images=DIR --limit=100
 
@@ -29,9 +29,9 @@ from mmkp_jax.inference.predictor import load_predictor
 
 
 def main() -> int:
-    """1 where logits, answers or keyphrases differ."""
+    """The exit status: 1 where logits, answers or keyphrases differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True, help="of a trained run")
+    parser.add_argument("--workdir", type=Path, required=True, help="work directory of a trained run")
     parser.add_argument("--posts", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=100)
@@ -50,14 +50,14 @@ def main() -> int:
 
 
 def compare_keyphrases(model: Path, file: Path, images: Path, limit: int) -> bool:
-    """Prints the posts whose keyphrases differ; whether there are none."""
+    """Prints the posts whose keyphrases differ; True where there are none."""
     posts = list(islice((post for post in read_jsonl(file) if isinstance(post, Post)), limit))
     texts = [post.text for post in posts]
-    pictures = [images / post.image if post.image else None for post in posts]
+    opened = [images / post.image if post.image else None for post in posts]
     card = (model / CARD).read_text(encoding="utf-8")
     answer_tokens = int(re.search(r"max_new_tokens=(\d+)", card)[1])
     start = time.perf_counter()
-    ours = [each.predicted for each in load_predictor(model, answer_tokens=answer_tokens)(texts, pictures)]
+    ours = [each.predicted for each in load_predictor(model, answer_tokens=answer_tokens)(texts, opened)]
     print(f"our predict: {time.perf_counter() - start:.1f} s for {len(posts)} posts, loading and compiling included")
 
     start = time.perf_counter()
@@ -65,7 +65,7 @@ def compare_keyphrases(model: Path, file: Path, images: Path, limit: int) -> boo
     names: dict = {}
     with contextlib.chdir(model), contextlib.redirect_stdout(io.StringIO()):
         exec(compile(snippet, CARD, "exec"), names)
-        theirs = [names["keyphrases"](text, picture) for text, picture in zip(texts, pictures, strict=True)]
+        theirs = [names["keyphrases"](text, image) for text, image in zip(texts, opened, strict=True)]
     print(f"the card's code, post by post: {time.perf_counter() - start:.1f} s, loading included")
 
     others = [number for number in range(len(posts)) if ours[number] != theirs[number]]

@@ -1,6 +1,6 @@
-"""What `prepare` does with bad images among real posts: `python -m benchmarks.faults --raw=DIR --images=DIR`.
+"""Rejects of `prepare` for bad images among real posts: `python -m benchmarks.faults --raw=DIR --images=DIR`.
 
-The folder of images has a `faults.tsv` beside them: `split, line, image, kind` of each that is bad on purpose.
+The folder of images has a `faults.tsv` next to them: `split, line, image, kind` of each that is bad on purpose.
 """
 
 import argparse
@@ -26,7 +26,7 @@ KINDS = {
     "huge": "12,000 x 9,000 pixels",
     "one_pixel": None,
 }
-"""Each kind of fault, and the pattern of its reject's reason; None for what can be fed, and is no reject."""
+"""Pattern of the reject's reason for each kind of fault; None for images that can be fed."""
 
 
 def read_faults(images: Path) -> dict[str, str]:
@@ -41,14 +41,14 @@ def read_rejects(out: Path) -> dict[str, str]:
     return {row["id"]: row["reason"] for row in rows}
 
 
-def as_they_must_be(faults: dict[str, str], rejects: dict[str, str]) -> bool:
-    """Whether exactly the posts with a fault that cannot be fed are rejects, each with its kind's reason."""
+def are_as_expected(faults: dict[str, str], rejects: dict[str, str]) -> bool:
+    """Whether the rejects are exactly the posts with an unusable image, each with its kind's reason."""
     wanted = {post: reason for post, kind in faults.items() if (reason := KINDS[kind])}
     return rejects.keys() == wanted.keys() and all(re.search(reason, rejects[post]) for post, reason in wanted.items())
 
 
 def main() -> None:
-    """Prepares once, and prints what was found."""
+    """Prepares once, and prints the rejects by kind."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--raw", type=Path, required=True, help="a folder in CMKP's layout")
     flags.add_argument("--images", type=Path, required=True, help="its images, and faults.tsv")
@@ -68,7 +68,7 @@ def main() -> None:
     for kind, total in sorted(Counter(faults.values()).items()):
         print(f"{kind:<10} {total:>6} {sum(faults.get(post) == kind for post in rejects):>9}")
     print(f"{'none':<10} {posts - len(faults):>6} {sum(post not in faults for post in rejects):>9}")
-    print(f"rejects are those that must be: {as_they_must_be(faults, rejects)}")
+    print(f"rejects are as expected: {are_as_expected(faults, rejects)}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{seconds:.1f} s, {posts / seconds:.0f} posts/s, {size / 1e9:.2f} GB written, peak memory {peak:.2f} GB")
 

@@ -1,4 +1,4 @@
-"""What Dynamic CoT costs: by the forest, by two passes, and plain Fine-tune-CoT on the same posts.
+"""Cost of Dynamic CoT with the forest and with two passes, against Fine-tune-CoT on the same posts.
 
     python -m benchmarks.forest [--rounds=N] [--posts=N] [--rows=N]
 
@@ -53,16 +53,16 @@ CONFIG = Qwen2_5_VLConfig(
         full_attention_layers=(7,),
     ),
 )
-"""Like the 3B in its proportions (one layer of eight of the tower with full attention), at 18M parameters."""
+"""A model with the 3B's proportions (one layer of eight of the tower with full attention), at 18M parameters."""
 
 PROCESSOR = processor_of(CONFIG, {})
 GRIDS = ((48, 48), (36, 64), (54, 42), (24, 42))
-"""Patches of 680 x 680, 1200 x 675, 900 x 1200 and 500 x 281 pixels, at most 451,584 of them."""
+"""Patch counts of 680 x 680, 1200 x 675, 900 x 1200 and 500 x 281 pixels, at most 451,584 of them."""
 
 
 def random_posts(n: int, seed: int) -> list[Tree]:
     """Posts of MMKP's lengths in random tokens: the CoT target has about 205 tokens (157 words in the paper's Table 7),
-    the SFT target 6 (1.89 words and the end), the text about 30 beside 45 of prompt, a picture 252 to 576."""
+    the SFT target 6 (1.89 words and the end), the text about 30 and the prompt 45, an image 252 to 576."""
     rng = np.random.default_rng(seed)
 
     def draw(n: float) -> np.ndarray:
@@ -124,7 +124,7 @@ def main() -> None:
     pair = pack_pair(rows, short, longer, PROCESSOR)
 
     losses = jax.jit(lambda p: forest_losses(definition, p, forest, examples=both.examples, dtype=dtype))(params)
-    gamma = float(np.median(losses.sft_BS))  # half of the posts on either target
+    gamma = float(np.median(losses.sft_BS))  # half of the posts train on each target
     check_equal(definition, params, forest, pair, gamma, dtype)
 
     def forest_step(objective: Objective, examples: int):
@@ -142,7 +142,7 @@ def main() -> None:
 
 
 def with_steps(forest: Forest) -> Forest:
-    """The batch as one micro-batch."""
+    """A batch with one micro-batch."""
     return jax.tree.map(lambda a: a[None], forest)
 
 
@@ -167,7 +167,7 @@ def two_pass_step(definition, optimizer, gamma: float, dtype, *, share: bool):
 
 
 def check_equal(definition, params, forest: Forest, pair: Pair, gamma: float, dtype) -> None:
-    """Stops unless the forest chooses, loses and learns as the two passes do (1e-5; in bf16 5e-2)."""
+    """Stops unless the forest has the choices, losses and gradient of the two passes (1e-5; in bf16 5e-2)."""
     choose = objective("dyncot")
 
     def by_forest(params):
@@ -192,7 +192,7 @@ def check_equal(definition, params, forest: Forest, pair: Pair, gamma: float, dt
 
 
 def time_interleaved(steps: dict, params, optimizer, gamma: float, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, processor seconds) of each step in each round; the order changes from round to round."""
+    """Seconds and processor seconds of each step in each round; the order changes every round."""
     running = {}
     for name, (step, batch) in steps.items():
         trainable, frozen = split_params(jax.tree.map(jnp.array, params), FAMILY.paths(["tower"]))
@@ -213,7 +213,7 @@ def time_interleaved(steps: dict, params, optimizer, gamma: float, rounds: int) 
 
 
 def report(seconds: dict, sizes: dict, short: RowSize, longer: RowSize, posts: int, args) -> None:
-    """The table: seconds a step, posts a second, and each as a multiple of Fine-tune-CoT in the same round."""
+    """Prints the table: seconds a step, posts a second, and each as a multiple of Fine-tune-CoT in the same round."""
     print(f"{posts} posts a step in {args.rows} rows, {args.rounds} rounds; {describe_machine()}")
     print(f"{'':26} {'tokens a row':>14} {'s/step':>8} {'posts/s':>8} {'of Fine-tune-CoT':>17} {'(quartiles)':>15}")
     clock = 1 if jax.default_backend() == "cpu" else 0

@@ -28,9 +28,9 @@ LARGEST = 9459
 """Pixels a side of the largest square that is below the limit of pixels."""
 PROCESSOR = Qwen2_5_VLProcessor(image_token=0, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
 READERS = 8
-"""Most threads that `predict` reads posts in."""
+"""Largest number of threads in which `predict` reads posts."""
 ROUNDS = 3
-"""How often each image comes."""
+"""Number of times that each image is read."""
 
 
 def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -50,7 +50,7 @@ IMAGES: dict[str, Callable[[int], bytes]] = {
     "clear.png": lambda side: _saved(Image.new("RGBA", (side, side)), "PNG"),
     "clear.webp": lambda side: _saved(Image.new("RGBA", (side // 2, side // 2)), "WEBP", lossless=True, method=0),
 }
-"""How each image is made, by its file's name."""
+"""Function that makes each image, by its file's name."""
 
 
 def _turned() -> Image.Exif:
@@ -68,7 +68,7 @@ def make(folder: Path, side: int, names: list[str]) -> None:
 
 
 def prepare(folder: Path, names: list[str], out: Path) -> dict[str, str]:
-    """Prepares a dataset of the images, and tells what became of each."""
+    """Prepares a dataset of the images; the outcome of each."""
     from mmkp_jax.data.posts import Post
     from mmkp_jax.data.records import write_dataset
 
@@ -79,7 +79,7 @@ def prepare(folder: Path, names: list[str], out: Path) -> dict[str, str]:
 
 
 def feed(folder: Path, names: list[str], threads: int) -> dict[str, str]:
-    """Reads the images as `predict` does, and cuts those that can be used into patches, in threads."""
+    """Reads the images as `predict` does, in threads, and cuts the usable ones into patches."""
     from mmkp_jax.data.posts import Post, Record
     from mmkp_jax.data.shards import record_of
 
@@ -98,8 +98,8 @@ def feed(folder: Path, names: list[str], threads: int) -> dict[str, str]:
 
 
 def measure(way: str, folder: Path, names: list[str], threads: int, rounds: int) -> None:
-    """Prints, as JSON, the bytes beyond those after a small image, and what became of each image."""
-    os.cpu_count = lambda: threads  # of prepare
+    """Prints, as JSON, the bytes beyond those after a small image, and the outcome of each image."""
+    os.cpu_count = lambda: threads  # used by prepare
 
     def run(names: list[str], out: Path) -> dict[str, str]:
         return prepare(folder, names, out) if way == "prepare" else feed(folder, names, threads)
@@ -113,14 +113,14 @@ def measure(way: str, folder: Path, names: list[str], threads: int, rounds: int)
 
 
 def peak_of(way: str, folder: Path, names: list[str], threads: int, rounds: int = ROUNDS) -> tuple[int, dict[str, str]]:
-    """`measure` in a process of its own: bytes, and what became of each image."""
+    """`measure` in a process of its own: bytes, and the outcome of each image."""
     call = f"measure({way!r}, Path({str(folder)!r}), {names!r}, {threads}, {rounds})"
     code = f"from benchmarks.image_memory import *; {call}"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if ran.returncode:
         raise RuntimeError(ran.stderr)
-    told = json.loads(ran.stdout.splitlines()[-1])
-    return told["bytes"], told["found"]
+    result = json.loads(ran.stdout.splitlines()[-1])
+    return result["bytes"], result["found"]
 
 
 def _status(name: str) -> int:
@@ -130,11 +130,13 @@ def _status(name: str) -> int:
 
 def main() -> None:
     """Makes the images, and measures each way of reading them."""
-    from benchmarks.machine import describe_machine  # here, as it imports JAX, which the measured processes need not
+    from benchmarks.machine import (
+        describe_machine,
+    )  # imported here, as it imports JAX, which the measured processes do not need
 
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--threads", type=int, default=16)
-    flags.add_argument("--side", type=int, default=LARGEST, help="pixels")
+    flags.add_argument("--side", type=int, default=LARGEST, help="pixels a side")
     given = flags.parse_args()
     print(describe_machine())
     with tempfile.TemporaryDirectory() as folder:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.loader --raw=DIR --images=DIR --ranks=FILE [--posts=N] [--workers=0,1,2] [--rounds=N]
 
-Ours: a record is read, its picture decoded, resized and cut into uint8 patches, prompt and targets become tokens, and
+Ours: a record is read, its image decoded, resized and cut into uint8 patches, prompt and targets become tokens, and
 posts are packed into planned rows. Theirs: of the same records, `Qwen2VLImageProcessorPil` and the tokenizer make
 normalised float32 patches and padded token numbers. Both are loaded by Grain in the same numbers of worker processes,
-and each is given its best. Every run is a process of its own, whose peak memory is told with its workers'. Before,
+and each is given its best. Every run is a process of its own, whose peak memory is printed with its workers'. Before,
 grids, pixels and tokens of both sides are checked to be equal. Posts are in CMKP's layout (see `benchmarks.packing`).
 """
 
@@ -45,14 +45,14 @@ from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 CONFIG = get_config()
 SIZE = row_size(CONFIG.row, Qwen2_5_VLProcessor(image_token=0))
 ROWS = 2
-"""Packed rows of our batches: some ten posts."""
+"""Packed rows of our batches, about ten posts."""
 
 POSTS = 10
-"""Posts of their batches."""
+"""Posts of a batch of transformers."""
 
 
 def recipe_of(tokenizer: PreTrainedTokenizerFast) -> Recipe:
-    """As the 3B is fed."""
+    """The recipe of the 3B."""
     image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     processor = Qwen2_5_VLProcessor(image_token)
     return Recipe(processor.template(tokenizer), processor, CONFIG.data.max_text_tokens)
@@ -67,7 +67,7 @@ class Theirs:
     tokenizer: PreTrainedTokenizerFast
 
     def load(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
-        """Patches, grids and token numbers of a batch."""
+        """Patches, grids and token ids of a batch."""
         records = [self.records[number] for number in numbers]
         images = [ImageOps.exif_transpose(Image.open(io.BytesIO(record.image))) for record in records]
         processor = self.recipe.processor
@@ -79,7 +79,7 @@ class Theirs:
         return made | {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
     def text(self, record: Record, image_tokens: int) -> str:
-        """A post's prompt and its CoT target, with the picture's token repeated."""
+        """A post's prompt and its CoT target, with the image's token repeated."""
         text = trimmed(record.text, self.recipe.template, max_text_tokens=self.recipe.max_text_tokens)
         content = [{"type": "image"}, {"type": "text", "text": user_text(text)}]
         turn = [{"role": "user", "content": content}]
@@ -89,7 +89,7 @@ class Theirs:
 
 
 def ours_running(records: Split, recipe: Recipe, workers: int, index_folder: Path) -> Iterator[int]:
-    """Loads our batches for ever; yields the posts of each."""
+    """Loads our batches forever; yields the posts of each."""
     lengths = index(records, recipe, index_folder)
     posts, _ = select_posts(lengths, SIZE, BOTH)
     sizes = sizes_of(lengths, BOTH)
@@ -99,7 +99,7 @@ def ours_running(records: Split, recipe: Recipe, workers: int, index_folder: Pat
 
 
 def theirs_running(theirs: Theirs, workers: int) -> Iterator[int]:
-    """Loads their batches for ever, through Grain as ours; yields the posts of each."""
+    """Loads batches by transformers forever, through Grain like ours; yields the posts of each."""
     import grain
     from absl import flags
 
@@ -117,7 +117,7 @@ def theirs_running(theirs: Theirs, workers: int) -> Iterator[int]:
     finally:
         iterator.close()
         del iterator
-        gc.collect()  # as in `batches`: else Grain's last batches end as leaks of shared memory
+        gc.collect()  # as in `batches`: otherwise Grain's last batches leak shared memory
 
 
 def check_equal(records: Split, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -149,7 +149,7 @@ def measured(args: argparse.Namespace, dataset: Path) -> dict[str, float]:
         running = ours_running(records, recipe, workers, dataset / "index")
     else:
         running = theirs_running(Theirs(records, recipe, tokenizer), workers)
-    for _ in range(2 * max(workers, 1) * BUFFERED):  # whatever was loaded while the workers began
+    for _ in range(2 * max(workers, 1) * BUFFERED):  # batches loaded while the workers started
         next(running)
     posts, begun = 0, time.perf_counter()
     while posts < args.posts:
@@ -161,7 +161,7 @@ def measured(args: argparse.Namespace, dataset: Path) -> dict[str, float]:
 
 
 def run_apart(args: argparse.Namespace, side: str, workers: str, dataset: Path) -> dict[str, float]:
-    """The same in a process of its own."""
+    """`measured` in a process of its own."""
     flags = [f"--{name}={getattr(args, name)}" for name in ("raw", "images", "ranks", "posts")]
     command = [sys.executable, "-m", "benchmarks.loader", *flags, f"--workers={workers}", f"--side={side}"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -170,7 +170,7 @@ def run_apart(args: argparse.Namespace, side: str, workers: str, dataset: Path) 
 
 
 def prepare(args: argparse.Namespace, out: Path) -> Split:
-    """A dataset of `--posts` posts whose pictures are there, each with a stand-in for a chain of thought."""
+    """A dataset of `--posts` posts whose images are available, each with a stand-in for a chain of thought."""
     posts = (post for split in ("valid", "test") for post in read_cmkp(args.raw, split) if isinstance(post, Post))
     there = (post for post in posts if (args.images / post.image).is_file())
     chosen = [dataclasses.replace(post, cot=why(post, 110)) for post, _ in zip(there, range(args.posts), strict=False)]
@@ -193,7 +193,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--posts", type=int, default=400)
     parser.add_argument("--workers", default=",".join(map(str, range(len(os.sched_getaffinity(0)) + 1))))
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is taken")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is printed")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--dataset", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,10 +1,10 @@
-"""How full the planned rows are: real posts, the published vocabulary, and the rows of a config.
+"""Fill of the planned rows, for real posts, the published vocabulary and the rows of a config.
 
     python -m benchmarks.packing --raw=DIR --ranks=FILE [--images=DIR] [--words=N] [--tokens=T ...]
 
 `--raw` is a folder in CMKP's layout; the posts of all its splits are packed. `--ranks` is Qwen's vocabulary as ranks of
 byte strings (`qwen.tiktoken`), to which Qwen2.5's pattern, special tokens and chat template are added. Of `--images`
-only the headers are read; without it, sizes that are usual on social media are drawn by the pictures' names. Real posts
+only the headers are read; without it, sizes that are usual on social media are drawn by the images' names. Real posts
 have no chain of thought: one of about `--words` words is put in its place.
 """
 
@@ -43,7 +43,7 @@ SIZES = (
     (1536, 2048),
     (320, 568),
 )
-"""Width and height of pictures as social media hand them out."""
+"""Width and height of images as social media serve them."""
 
 SPLITS = ("train", "valid", "test")
 
@@ -55,11 +55,11 @@ WHY = (
     "local people find it. Words in the image repeat the theme, which makes it likely that the author picked tags for "
     "the event itself, the person at its centre, and the feeling that the photograph carries. "
 )
-"""The words of a stand-in for a chain of thought."""
+"""Words of a stand-in for a chain of thought."""
 
 
 class QwenVocabulary(TikTokenConverter):
-    """Reads a file of ranks by itself, as the package tiktoken would."""
+    """Reads a file of ranks, as the package tiktoken would."""
 
     @staticmethod
     def load_tiktoken_bpe(file: str) -> dict[bytes, int]:
@@ -95,7 +95,7 @@ class Posts:
 
 
 def read_records(raw: Path, images: Path | None, words: int) -> Iterator[Record]:
-    """The posts of all splits in `raw`, each with the size of its picture and a stand-in for its chain of thought."""
+    """The posts of all splits in `raw`, each with the size of its image and a stand-in for its chain of thought."""
     for split in SPLITS:
         if (raw / f"{split}_src.txt").is_file():
             for post in read_cmkp(raw, split):
@@ -105,7 +105,7 @@ def read_records(raw: Path, images: Path | None, words: int) -> Iterator[Record]
 
 
 def picture_size(post: Post, images: Path | None) -> tuple[int, int]:
-    """Width and height in pixels, as the picture stands upright."""
+    """Width and height in pixels, of the upright image."""
     if images is None or not (images / post.image).is_file():
         return seeded(post.image).choice(SIZES)
     with Image.open(images / post.image) as image:
@@ -114,14 +114,14 @@ def picture_size(post: Post, images: Path | None) -> tuple[int, int]:
 
 
 def why(post: Post, words: int) -> str:
-    """About `words` words, of the post and of `WHY`."""
+    """A text of about `words` words, from the post and `WHY`."""
     count = max(20, round(seeded(post.id).gauss(words, words / 5)))
     listed = f"{post.text} suggests {' and '.join(post.keyphrases)}. {WHY * (count // 90 + 1)}".split()
     return " ".join(listed[:count])
 
 
 def seeded(name: str) -> random.Random:
-    """The same numbers for the same name."""
+    """A random generator seeded by a name."""
     return random.Random(hashlib.sha256(name.encode()).digest())
 
 
@@ -167,7 +167,7 @@ def main() -> None:
     print(describe_machine())
     print(f"{len(tokenizer):,} tokens in the vocabulary, <|image_pad|> is {image_token:,}")
     words = np.mean([len(record.cot.split()) for record in records.records])
-    drawn = "picture sizes from the files" if args.images else "picture sizes drawn, as no --images are given"
+    drawn = "image sizes from the files" if args.images else "image sizes drawn, as no --images are given"
     print(f"{len(records):,} posts of {args.raw.name}, {drawn}; {words:.0f} words of thought each")
     print("a row:", ", ".join(f"{slots:,} {name}" for name, slots in size.slots().items()))
     report(records, recipe, size, rows=config.global_batch_size)

@@ -1,4 +1,4 @@
-"""The real models on machines that are not here: a line for each, and how costs grow with the chips.
+"""Plans of the real models on unavailable machines, a line for each, and how costs grow with the chips.
 
     python -m benchmarks.scale [--only=scale|growth]
 

@@ -1,4 +1,4 @@
-"""How long the metric takes: 50,000 posts, counts by group and intervals, beside plain loops that give the same scores.
+"""Time of the metric: 50,000 posts, counts by group and intervals, against plain loops with the same scores.
 
     python -m benchmarks.score [--posts=N]
 
@@ -23,7 +23,7 @@ from tests.support.shared_folder import TextPost
 
 
 class Case(NamedTuple):
-    """Posts and what was predicted for them."""
+    """Posts and their predictions."""
 
     posts: list[TextPost]
     lines: list[str]
@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
 
 def made_up(n: int) -> Case:
-    """The same posts each time."""
+    """Generated posts, the same each time."""
     rng = np.random.default_rng(0)
     endings = ["", "s", "ing", "ed", "ly", "ation", "ness", "er"]
     words = [f"{rng.choice(list('bcdfglmnprst'))}{number:x}{endings[number % 8]}" for number in range(20_000)]

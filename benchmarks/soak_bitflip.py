@@ -1,4 +1,4 @@
-"""Whether a damaged checkpoint is noticed: one bit flipped at random places of a real one, each restored.
+"""Whether a damaged checkpoint is detected: single bits flipped at random positions of a real one.
 
     python -m benchmarks.soak_bitflip [--flips=200] [--seed=0]
 
@@ -37,7 +37,7 @@ class Flip(NamedTuple):
     """A flipped bit."""
 
     file: str
-    """Below the checkpoint's folder."""
+    """Path below the checkpoint's folder."""
     bit: int
     noticed: bool
 
@@ -74,10 +74,10 @@ def _state_of(workdir: Path) -> State:
 
 
 def main() -> int:
-    """The exit status: 0 where every flip was noticed."""
+    """The exit status: 0 where every flip was detected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flips", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0, help="of the places")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the positions")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         workdir = Path(name) / "run"
@@ -105,7 +105,7 @@ def main() -> int:
 
 
 def _kind(file: str) -> str:
-    """The folder of data files, whose own names say nothing; the name of any other."""
+    """The folder's name for data files, the file's own name for others."""
     return f"{file.rpartition('/')[0]}/*" if "/d/" in file else file
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak_data [--posts=36000,360000] [--workers=N] [--keep=DIR]
 
-Posts of MMKP-360k's shape (4.48 keyphrases, a text, a chain of thought) on a few hundred distinct pictures of 56 x 56.
+Posts of MMKP-360k's shape (4.48 keyphrases, a text, a chain of thought) on a few hundred distinct images of 56 x 56.
 Each stage runs in a process of its own: the commands `prepare` and, with a config and a page, `describe`; and what
 training begins with. Printed are its seconds, the peak of its resident memory and of its largest worker's, and what a
 post more adds to it.
@@ -39,7 +39,7 @@ from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import plan_posts, recipe_of
 
 CONFIG = "configs/dyncot.py:model=qwen2_5_vl_3b"
-"""But for its model's folder: a small one here, with a tokenizer of the posts' words."""
+"""Config, except for the model folder: a small one, with a tokenizer of the posts' words."""
 
 PICTURES = 300
 WORDS = tuple(f"{start}{middle}{end}" for start in ("ba", "ke", "lo", "mi") for middle in "drst" for end in ("n", "ly"))
@@ -47,7 +47,7 @@ STAGES = ("prepare", "index", "plan", "describe")
 
 
 def make_rows(count: int) -> Iterator[dict[str, Any]]:
-    """`count` posts, one at a time."""
+    """Yields `count` posts."""
     for number in range(count):
         rng = random.Random(number)
         text, cot = (" ".join(rng.choices(WORDS, k=words)) for words in (25, 110))
@@ -56,8 +56,8 @@ def make_rows(count: int) -> Iterator[dict[str, Any]]:
         yield {"id": f"train-{number + 1}", "text": text, "image": image, "keyphrases": keyphrases, "cot": cot}
 
 
-def make_pictures(folder: Path) -> None:
-    """The distinct pictures."""
+def make_images(folder: Path) -> None:
+    """The distinct images."""
     folder.mkdir(exist_ok=True)
     for number in range(PICTURES):
         small = np.random.default_rng(number).integers(0, 256, (4, 4, 3), np.uint8)
@@ -93,16 +93,16 @@ def run_stage(stage: str, folder: Path, count: int, workers: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """What a stage took."""
+    """Time and memory of a stage."""
 
     seconds: float
     own_mb: float
     worker_mb: float
-    """Of the largest process that it started."""
+    """Peak memory of the largest process that it started."""
 
 
 def measured(stage: str, folder: Path, count: int, workers: int) -> Usage:
-    """The stage in a process of its own."""
+    """Runs the stage in a process of its own."""
     flags = [f"--stage={stage}", f"--keep={folder}", f"--posts={count}", f"--workers={workers}"]
     command = [sys.executable, "-m", "benchmarks.soak_data", *flags]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -135,7 +135,7 @@ def main() -> None:
 def soak(folder: Path, counts: list[int], workers: int) -> None:
     """Runs and prints every stage at each number of posts."""
     folder.mkdir(parents=True, exist_ok=True)
-    make_pictures(folder / "images")
+    make_images(folder / "images")
     shutil.rmtree(folder / "model", ignore_errors=True)
     write_model(train_tokenizer(WORDS), 0, folder / "model")
     for count in counts:

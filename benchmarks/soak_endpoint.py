@@ -1,8 +1,8 @@
-"""`teach` on an endpoint that does everything that an endpoint can do, killed with SIGKILL at random moments.
+"""`teach` on an endpoint with every kind of fault, killed with SIGKILL at random moments.
 
     python -m benchmarks.soak_endpoint [--posts=600] [--kills=10]
 
-Each post meets one kind of `tests.support.teacher_posts.HOSTILE`, in turn. It prints what became of the posts, how
+Each post meets one kind of `tests.support.teacher_posts.HOSTILE`, in turn. It prints the outcome of the posts, how
 often one was asked after its answer was on the disk, and what was counted as spent against the server's own count;
 the exit status is 1 where a post came out otherwise than it must, one was asked again, or less was counted than was
 charged.
@@ -49,7 +49,7 @@ def serve(pipe: Connection) -> None:
 
 
 def soak(posts: int, kills: int, folder: Path) -> bool:
-    """Whether everything came out as it must."""
+    """Whether everything came out as expected."""
     file, store = folder / "posts.jsonl", folder / "cot.answers.jsonl"
     rows = [{"id": f"p{n}", "text": f"text {n}", "image": None, "keyphrases": ["snow"]} for n in range(posts)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -105,7 +105,7 @@ def soak(posts: int, kills: int, folder: Path) -> bool:
 def report(
     posts: int, kills: int, file: Path, made: list[tuple], statuses: list[int], again: int, seconds: float
 ) -> bool:
-    """Prints how it went; whether it went as it must."""
+    """Prints the outcome; True where it is as expected."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     found = {row["id"]: row["status"] for row in rows if "key" in row}
     wrong = [n for n in range(posts) if found.get(f"p{n}") != HOSTILE[hostile_kind(n)]]

@@ -20,7 +20,7 @@ from tests.fuzz.harness import SECONDS, fuzz, peak_memory
 from tests.fuzz.targets import TARGETS
 
 ROUND = 20_000
-"""Inputs of one process for a target of share 1: a crash loses no more, and memory that leaks is seen."""
+"""Inputs of one process for a target of share 1: bounds the loss by a crash, and shows leaks."""
 
 
 def feed(number: int, first: int, count: int, seed: int, failures: Path) -> None:
@@ -53,7 +53,7 @@ def run_round(job: tuple[int, int, int], seed: int, failures: Path) -> tuple[int
 
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    flags.add_argument("--inputs", type=int, default=1_000_000, help="in all, shared out by the targets' shares")
+    flags.add_argument("--inputs", type=int, default=1_000_000, help="inputs in all, divided by the targets' shares")
     flags.add_argument("--seed", type=int, default=1)
     flags.add_argument("--failures", type=Path, default=Path("runs/fuzz"))
     flags.add_argument("--feed", help=argparse.SUPPRESS)
@@ -66,7 +66,7 @@ def main() -> int:
     for number, target in enumerate(TARGETS):
         count, most = -(-each * target.share // 1), max(1, int(ROUND * min(target.share, 10)))
         jobs += [(number, first, int(min(most, count - first))) for first in range(0, int(count), most)]
-    jobs.sort(key=lambda job: job[1])  # every target early on
+    jobs.sort(key=lambda job: job[1])  # so that every target is tried early
     started, totals = time.perf_counter(), [[0.0] * 5 for _ in TARGETS]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, found in pool.map(lambda job: run_round(job, given.seed, given.failures), jobs):

@@ -1,4 +1,4 @@
-"""What a job of two hosts does when one of them is lost: kill -9 at each moment, and how the other then ends.
+"""Loss of a host in a job of two: kill -9 at each moment, and how the other then ends.
 
     python -m benchmarks.soak_hosts [--moments=NAME,…] [--victims=0,1] [--slow_seconds=180] [--keep=DIR]
 
@@ -27,11 +27,11 @@ from tests.support.small_pocket import command, environment, small_pocket
 JOIN_SECONDS, WITHIN_SECONDS = 20, 60
 
 FLAGS = ("--config.global_batch_size=2", "--config.mesh.fsdp=2", "--config.answer_tokens=2", "--config.eval_every=4")
-"""Of every run: eight steps, two evaluations on valid, and the test at the end."""
+"""Flags of every run: eight steps, two evaluations on valid, and the test at the end."""
 
 
 class Ending(NamedTuple):
-    """How the host that was not killed ended."""
+    """The end of the host that was not killed."""
 
     seconds: float
     status: int
@@ -72,7 +72,7 @@ class Host:
         return status
 
     def last_line(self) -> str:
-        """What was said last."""
+        """The last line that it printed."""
         return next((line.strip() for line in reversed(self.said) if line.strip()), "")
 
 
@@ -101,7 +101,7 @@ MOMENTS: dict[str, Callable[[list[Host], Path], bool]] = {
     "saving": _has_file("checkpoints/*tmp*"),
     "exporting": _has_file("export/*"),
 }
-"""When a moment has come, by its name."""
+"""Condition of each moment, by its name."""
 
 NEVER, HALF, SLOW = "never joins", "dies before all joined", "slow"
 
@@ -114,7 +114,7 @@ def end_of_other(moment: str, victim: int, pocket: Path, workdir: Path) -> Endin
         other = Host(1 - victim, pocket, workdir, port, 2)
         status = other.wait(JOIN_SECONDS + 2 * WITHIN_SECONDS)
         return Ending(time.monotonic() - began, status, other.last_line())
-    if moment == HALF:  # of three, of which the third never comes
+    if moment == HALF:  # of three hosts, of which the third never joins
         hosts = [Host(number, pocket, workdir, port, 3) for number in (0, 1)]
         time.sleep(12)
     else:

@@ -25,11 +25,11 @@ import orbax.checkpoint as ocp
 from benchmarks.machine import describe_machine
 
 TIMES = ("seconds", "data_wait_share", "posts_per_second", "tokens_per_second")
-"""Metrics that no two runs share."""
+"""Metrics that differ between any two runs."""
 
 
 def killed_run(command: Sequence[str], workdir: Path, kills: int, rng: random.Random) -> list[int]:
-    """Runs `command`, killed and begun again `kills` times, to its end; returns the steps logged at each kill."""
+    """Runs `command` to its end, killed and restarted `kills` times; returns the steps logged at each kill."""
     seen = []
     for number in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -51,7 +51,7 @@ def killed_run(command: Sequence[str], workdir: Path, kills: int, rng: random.Ra
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What two finished runs' work directories do not have in common, bit by bit."""
+    """Differences between the work directories of two finished runs, bit by bit."""
     curves = enumerate(zip(_curve(one), _curve(other), strict=True), 1)
     found = [f"metrics of step {step}" for step, (ours, theirs) in curves if ours != theirs]
     with np.load(one / "losses.npz") as ours, np.load(other / "losses.npz") as theirs:
@@ -86,8 +86,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--keep", type=Path, help="a folder for both runs, which are else removed")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--keep", type=Path, help="a folder for both runs, which are otherwise removed")
     args = parser.parse_args()
     fields = {"total_steps": args.steps, "num_epochs": 0, "checkpoint_every": 2, "eval_posts": 16, "ablations": False}
     command = [sys.executable, "-m", "mmkp_jax.main", "--config=configs/dyncot.py"]

@@ -1,4 +1,4 @@
-"""Processor seconds of each command's `--help`, and of mistakes: what a person waits for before anything is done.
+"""Processor seconds of each command's `--help`, and of mistakes.
 
     python -m benchmarks.startup [--rounds=5]
 

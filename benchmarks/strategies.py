@@ -4,7 +4,7 @@
 
 Runs of `mmkp_jax.main`, `--jobs` at a time, each on cores of its own: the strategies seed by seed, then the other γ. A
 seed is that of the order of posts; the weights that runs begin with are the same, as a published checkpoint's are. A
-run that is complete is kept and one that was stopped goes on, so this can be cut off and called again; a table is of
+run that is complete is kept and a stopped one resumes, so this can be interrupted and called again; a table is of
 the seeds under which each of its systems is complete (where there is none, of what is complete under the first), and
 `--jobs=0` prints them alone.
 """
@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 POCKET = ROOT / "runs" / "pocket"
 
 OURS = "dyncot-0.4"
-"""The system that stands for Dynamic CoT, as in the paper, and that the others are compared with."""
+"""The system that represents Dynamic CoT, as in the paper; the others are compared with it."""
 
 OVERRIDES: Mapping[str, Sequence[str]] = {
     "zeroshot": (),
@@ -53,7 +53,7 @@ OVERRIDES: Mapping[str, Sequence[str]] = {
     "dyncot-avg": ("--config.gamma_mode=mean",),
     "dyncot-ema": ("--config.gamma_mode=ema",),
 }
-"""Of each system; its name begins with its strategy's."""
+"""Flags of each system, whose name begins with its strategy's."""
 
 BY_STRATEGY = ("zeroshot", "sft", "cot", "multitask", OURS)
 BY_GAMMA = ("dyncot-avg", "dyncot-ema", "dyncot-0.3", OURS, "dyncot-0.5", "dyncot-0.6")
@@ -71,11 +71,11 @@ class Job(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """It was trained to its end and evaluated."""
+        """Whether it was trained to its end and evaluated."""
         return (self.workdir / "results.json").exists()
 
     def command(self) -> list[str]:
-        """That begins it, or goes on with it."""
+        """The command that starts or resumes it."""
         config = f"--config=configs/{self.system.partition('-')[0]}.py"
         shared = ("--config.pack_for=both", "--config.ablations=False", f"--config.seed={self.seed}")
         return [
@@ -85,7 +85,7 @@ class Job(NamedTuple):
 
 
 def jobs_of(seeds: int, runs: Path) -> list[Job]:
-    """All runs in their order; zero-shot, which no order of posts changes, once."""
+    """All runs in order; zero-shot, which does not depend on the order of posts, once."""
     return [
         Job(system, seed, runs / f"{system}-seed{seed}")
         for systems in (BY_STRATEGY, set(BY_GAMMA) - {OURS})
@@ -96,7 +96,7 @@ def jobs_of(seeds: int, runs: Path) -> list[Job]:
 
 
 def run_all(jobs: Sequence[Job], at_a_time: int) -> None:
-    """Runs those that are not complete; Ctrl-C and SIGTERM stop them where they can go on.
+    """Runs those that are not complete; Ctrl-C and SIGTERM stop them so that they can resume.
 
     Raises:
         KeyboardInterrupt: by those, when all have stopped.
@@ -108,10 +108,10 @@ def run_all(jobs: Sequence[Job], at_a_time: int) -> None:
 
     def run(job: Job) -> str:
         own, start = cores.get(), time.perf_counter()
-        os.sched_setaffinity(0, own)  # of this thread, and so of the process that it starts
+        os.sched_setaffinity(0, own)  # of this thread, and so of the process it starts
         job.workdir.parent.mkdir(parents=True, exist_ok=True)
         with Path(f"{job.workdir}.log").open("ab") as log:
-            # a session of its own, so that Ctrl-C comes to it from here alone: a second one would cut off its saving
+            # a session of its own, so that Ctrl-C reaches it only from here: a second one would interrupt its saving
             child = subprocess.Popen(job.command(), cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
             children.append(child)
             status = child.wait()
@@ -144,21 +144,21 @@ class Result(NamedTuple):
     scored: System
     intervals: Intervals
     ours_minus_this: Differences
-    """Empty for `OURS` itself."""
+    """Differences from `OURS`; empty for `OURS` itself."""
 
     @property
     def strategy(self) -> str:
-        """One of `paper.NAMES`."""
+        """The strategy's name, one of `paper.NAMES`."""
         return self.runs[0].strategy
 
     @property
     def gamma(self) -> str:
-        """As in `paper.BY_GAMMA`; says nothing of strategies other than Dynamic CoT."""
+        """The γ mode, as in `paper.BY_GAMMA`; only for Dynamic CoT."""
         return self.runs[0].gamma
 
     @property
     def name(self) -> str:
-        """With γ, where there is one."""
+        """The name with γ, where there is one."""
         return paper.NAMES[self.strategy] + f", γ {self.gamma}" * (self.strategy == "dyncot")
 
     def f1(self, group: str) -> dict[int, float]:
@@ -167,13 +167,13 @@ class Result(NamedTuple):
 
 
 def comparable(jobs: Sequence[Job]) -> list[Job]:
-    """Those of the seeds under which every run is complete; where there is none, what is complete of the first."""
+    """Runs of the seeds under which every run is complete; if there is none, the complete runs of the first."""
     broken = {job.seed for job in jobs if not job.complete}
     return [job for job in jobs if job.seed not in broken] or [job for job in jobs if job.complete and job.seed == 0]
 
 
 def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Result]:
-    """Of those systems, in their order; p of the differences is adjusted for all groups and systems.
+    """Results of those systems, in their order; p of the differences is adjusted for all groups and systems.
 
     Empty as long as `OURS` is not complete.
     """
@@ -203,14 +203,14 @@ def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Resul
 
 
 def strategies_table(results: Mapping[str, Result]) -> Table:
-    """Table 4."""
+    """The paper's Table 4."""
     v2 = paper.STRATEGY_SETTINGS.index("3B, MMKP-V2")
     rows = [(result, paper.BY_STRATEGY[result.strategy][v2]) for result in results.values()]
     return _scores_table("By strategy (Table 4)", paper.STRATEGY_GROUPS, rows)
 
 
 def gammas_table(results: Mapping[str, Result]) -> Table:
-    """Table 5."""
+    """The paper's Table 5."""
     rows = [(result, paper.BY_GAMMA.get(result.gamma, ())) for result in results.values()]
     return _scores_table("Dynamic CoT by γ (Table 5)", paper.GAMMA_GROUPS, rows)
 
@@ -257,7 +257,7 @@ def _facts(result: Result) -> list[str]:
 
 
 def differences_table(results: Mapping[str, Result]) -> Table:
-    """`OURS` minus each of the others."""
+    """Differences of `OURS` from each of the others."""
     ours, rows = results[OURS], []
     for result in results.values():
         for group, by_metric in result.ours_minus_this.items():
@@ -281,7 +281,7 @@ def differences_table(results: Mapping[str, Result]) -> Table:
 
 
 def words_table(results: Mapping[str, Result]) -> Table:
-    """Table 7, with the forms of the outputs."""
+    """The paper's Table 7, with the forms of the outputs."""
     words = {
         system: [mean_words([answer.output for answer in run.answers]) for run in result.runs]
         for system, result in results.items()
@@ -321,10 +321,10 @@ def show(jobs: Sequence[Job]) -> None:
 
 
 def run(arguments: Sequence[str] | None) -> int:
-    """Runs and prints; 1 where a run is missing at the end."""
+    """The exit status of running and printing: 1 where a run is missing at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=Path("runs/strategies"), help="where the runs lie")
+    parser.add_argument("--runs", type=Path, default=Path("runs/strategies"), help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time; 0 for none")
     args = parser.parse_args(arguments)
     jobs = jobs_of(args.seeds, args.runs.resolve())

@@ -22,11 +22,11 @@ from mmkp_jax.hf.names import compact
 MODELS = "vllm/model_executor/models"
 OUTER, TOWER, DECODER = "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VisionTransformer", "Qwen2Model"
 MODULES = {"visual.": TOWER, "language_model.model.": DECODER, "language_model.lm_head.": ""}
-"""Where vLLM's weights lie, and the class that loads them there; the head is loaded as it is."""
+"""Places of vLLM's weights, and the class that loads each; the head is loaded as it is."""
 
 
 class Mapper(NamedTuple):
-    """One `WeightsMapper` of vLLM's source."""
+    """A `WeightsMapper` of vLLM's source."""
 
     prefixes: dict[str, str]
     stacked: dict[str, tuple[str, str | int]]
@@ -48,7 +48,7 @@ class Mapper(NamedTuple):
 
 
 def read_mappers(source: str) -> dict[str, Mapper]:
-    """The mapper of each class that gives one in so many words."""
+    """The mapper of each class that defines one literally."""
     found = {}
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.ClassDef):
@@ -57,16 +57,16 @@ def read_mappers(source: str) -> dict[str, Mapper]:
             if not (isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "hf_to_vllm_mapper"):
                 continue
             if isinstance(each.value, ast.Call):
-                told = {keyword.arg: ast.literal_eval(keyword.value) for keyword in each.value.keywords}
-                prefixes, stacked = told.pop("orig_to_new_prefix", {}), told.pop("orig_to_new_stacked", {})
-                if told:
-                    raise SystemExit(f"{node.name} maps by {', '.join(told)} too, which this script does not know")
+                given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in each.value.keywords}
+                prefixes, stacked = given.pop("orig_to_new_prefix", {}), given.pop("orig_to_new_stacked", {})
+                if given:
+                    raise SystemExit(f"{node.name} maps by {', '.join(given)} too, which this script does not know")
                 found[node.name] = Mapper(prefixes, stacked)
     return found
 
 
 def main() -> int:
-    """1 where a weight has no place, or a stacked parameter not all its parts."""
+    """The exit status: 1 where a weight has no place, or a stacked parameter lacks a part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", type=Path, required=True, help="a wheel, as pip downloads it")
     parser.add_argument("--model", required=True, help="an exported folder")

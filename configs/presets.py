@@ -10,14 +10,14 @@ Preset = Callable[[ConfigDict], None]
 
 
 def pocket_model(c: ConfigDict) -> None:
-    """A few million random parameters: everything trains, in float32."""
+    """The pocket model: a few million random parameters, all of which train, in float32."""
     c.model.path = "runs/pocket/model"
     c.make = "mmkp_jax.pocket.make"
     c.freeze = ()
     c.compute_dtype = c.frozen_dtype = "float32"
     c.remat = False
     c.learning_rate, c.warmup_steps, c.num_epochs = 6e-4, 50, 4
-    c.global_batch_size = 1  # many small steps teach it more than few large ones
+    c.global_batch_size = 1  # it learns more from many small steps than from few large ones
     c.row.update(tokens=384, labels=224, examples=8, images={"patches": 208, "windows": 6})
     c.data.update(images={"min_pixels": 3_136, "max_pixels": 12_544}, max_text_tokens=96)
     c.eval_batch_size, c.answer_tokens, c.ablations = 64, 96, True
@@ -26,19 +26,19 @@ def pocket_model(c: ConfigDict) -> None:
 
 
 def pocket_data(c: ConfigDict) -> None:
-    """Two thousand posts made by code."""
+    """The pocket dataset: two thousand generated posts."""
     c.data.path = "runs/pocket/dataset"
     c.data.kinds = "runs/pocket/needs.jsonl"
-    c.data.workers = 0  # two cores: the model needs both
+    c.data.workers = 0  # leaves both of two cores to the model
 
 
 def qwen2_5_vl_3b(c: ConfigDict) -> None:
-    """As the paper trains it."""
+    """Qwen2.5-VL-3B, as the paper trains it."""
     c.model.path = "Qwen/Qwen2.5-VL-3B-Instruct"
 
 
 def qwen2_5_vl_7b(c: ConfigDict) -> None:
-    """As the paper trains it."""
+    """Qwen2.5-VL-7B, as the paper trains it."""
     c.model.path = "Qwen/Qwen2.5-VL-7B-Instruct"
     c.num_epochs = 3
 
@@ -54,17 +54,17 @@ def mmkp_v2(c: ConfigDict) -> None:
 
 
 def one_device(c: ConfigDict) -> None:
-    """All on the first, whatever others there are."""
+    """Everything on the first device."""
     c.mesh.update(data=1, fsdp=1, tensor=1)
 
 
 def all_fsdp(c: ConfigDict) -> None:
-    """Parameters and rows over all devices."""
+    """Parameters and rows sharded over all devices."""
     c.mesh.update(data=1, fsdp=-1, tensor=1)
 
 
 def fsdp_on(chips: int, *, slices: int = 1) -> Preset:
-    """Parameters over the chips of a slice, a row a chip; of several slices, each holds all parameters."""
+    """Parameters sharded over the chips of a slice, a row a chip; each of several slices holds all parameters."""
 
     def preset(c: ConfigDict) -> None:
         c.mesh.update(data=slices, fsdp=chips, tensor=1)
@@ -81,12 +81,12 @@ def h100_1(c: ConfigDict) -> None:
 
 
 def packed_batch(c: ConfigDict) -> None:
-    """As many posts a step as its rows hold."""
+    """Packs as many posts into a step as its rows hold."""
     c.posts_per_step = 0
 
 
 def paper_batch(c: ConfigDict) -> None:
-    """One post a step, as the paper's batch size of 1 may mean, on as few rows as the mesh allows.
+    """Packs one post into a step, as the paper's batch size of 1 may mean, on as few rows as the mesh allows.
 
     On several devices all rows but one are empty. Where the mesh leaves its size to the machine (-1), also give
     config.global_batch_size: a row a device.
@@ -108,7 +108,7 @@ MESHES = {
     "v6e_256": fsdp_on(256),
     "v5p_64": fsdp_on(64),
 }
-"""By chips; `plan` tells what each takes, with which model."""
+"""Mesh presets by chips; `plan` computes what each needs, with which model."""
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "model": {"pocket": pocket_model, "qwen2_5_vl_3b": qwen2_5_vl_3b, "qwen2_5_vl_7b": qwen2_5_vl_7b},
@@ -116,7 +116,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "mesh": MESHES,
     "batch": {"packed": packed_batch, "paper": paper_batch},
 }
-"""In the order in which they are applied."""
+"""Presets by kind, in the order in which they are applied."""
 
 
 def apply(c: ConfigDict, presets: str) -> None:
@@ -135,7 +135,7 @@ def apply(c: ConfigDict, presets: str) -> None:
         close = nearest(given, PRESETS.get(name, PRESETS))
         errors.append(InputError(f"unknown preset {each!r}{close}", "--config", f"use {', '.join(known)}"))
     if errors:
-        raise all_of(errors, "name presets that there are")
+        raise all_of(errors, "name known presets")
     if chosen["model"] == "pocket":
         chosen = {"model": "pocket", "data": "pocket"} | chosen
     for name in filter(chosen.get, PRESETS):

@@ -3,7 +3,7 @@
 
 ((BASH_VERSINFO[0] >= 5)) || { echo "${0##*/}: bash 5 or newer is needed (brew install bash)" >&2; exit 2; }
 
-AGAIN=75 # the program's exit status when it was asked to stop, and is saved: it will go on when it is started again
+AGAIN=75 # the program's exit status when it was asked to stop, and is saved: it resumes when it is started again
 LOST=76  # when it lost a host, a worker or a step; 134 where a library aborted it
 dry_run=false
 program=() # the flags of mmkp_jax.main

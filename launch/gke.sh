@@ -21,7 +21,7 @@
 #   --dry_run             print every command, run none
 #
 # Each restart counts, also that of a run that was asked to stop and has saved (status 75): JobSet cannot see how long a
-# start lasted. A mistake in the flags (status 2) ends the run. Ctrl-C leaves the run alone. --workdir, and the data, lie under /mnt/shared.
+# start lasted. A mistake in the flags (status 2) ends the run. Ctrl-C leaves the run alone. --workdir and the data are under /mnt/shared.
 #
 # The slices are node pools of the cluster, one each; for two of v5litepod-16, say:
 #   gcloud container node-pools create mmkp-0 --cluster=CLUSTER --location=ZONE --node-locations=ZONE \
@@ -104,7 +104,7 @@ if [[ $command != delete ]]; then
   [[ $(flag_of_program --workdir) == /mnt/shared/* ]] || fail "--workdir is not under /mnt/shared, and would be lost"
 fi
 [[ $command == manifest ]] || need_command kubectl
-trap 'say "left; the run goes on until launch/gke.sh delete" && exit 130' INT
+trap 'say "left; the run continues until launch/gke.sh delete" && exit 130' INT
 
 case $command in
   manifest) manifest ;;

@@ -16,9 +16,9 @@
 # Any other option of sbatch is an environment variable: SBATCH_QOS=high, SBATCH_RESERVATION=…
 #
 # Run it with the environment activated that has mmkp_jax: jobs inherit it. A job that was stopped by a preemption or at
-# its time limit, and has saved, queues again and goes on; so does one that lost a node, by Slurm itself. Any other status
+# its time limit, and has saved, queues again and resumes; so does one that lost a node, by Slurm itself. Any other status
 # ends it, and scancel ends it for good. The job is launch/slurm.sbatch.
-# --workdir, the data and this folder lie on a file system that all nodes share.
+# --workdir, the data and this folder are on a file system that all nodes share.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on Cloud TPU: asks for slices in the queue, installs, runs on all hosts, and goes on after preemptions.
+# Trains on Cloud TPU: asks for slices in the queue, installs, runs on all hosts, and resumes after preemptions.
 #
 #   launch/tpu.sh COMMAND --name=NAME --zone=ZONE [flags] [-- flags of mmkp_jax.main]
 #
@@ -31,7 +31,7 @@
 # babysit ends with the run's status (of several hosts, the first's that failed): 0 when it is done. On 75, when the run
 # was asked to stop, 76, when it lost a host or a step, and 134, when a library aborted it, it starts it again. Where it
 # failed because slices were lost, it asks for them again first. Ctrl-C leaves the run alone: the same command joins it.
-# --workdir and the data lie on a path that every host sees: a Filestore share, or a bucket with a hierarchical
+# --workdir and the data are on a path that every host sees: a Filestore share, or a bucket with a hierarchical
 # namespace under GCS FUSE. gs:// itself is not understood.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
@@ -57,15 +57,15 @@ describe() { tpus queued-resources describe "$name" '--format=value(state.state)
 
 give_back() { tpus queued-resources delete "$name" --force --quiet; }
 
-# The queued resource's state; ABSENT where there is none, UNKNOWN where gcloud could not tell.
+# The queued resource's state; ABSENT where there is none, UNKNOWN where gcloud failed.
 state() {
-  local told
-  if told=$(describe 2>&1); then
-    tail -n 1 <<<"$told"
-  elif [[ $told == *NOT_FOUND* ]]; then
+  local answer
+  if answer=$(describe 2>&1); then
+    tail -n 1 <<<"$answer"
+  elif [[ $answer == *NOT_FOUND* ]]; then
     echo ABSENT
   else
-    say "$told"
+    say "$answer"
     echo UNKNOWN
   fi
 }
@@ -123,7 +123,7 @@ install() {
 && $(show git checkout --quiet "$revision") && $packages"
 }
 
-# Leaves a host that is installed as it is: a run may be going on there.
+# Leaves a host that is installed as it is: a run may be active there.
 install_where_missing() { install 'test -e mmkp_jax/.venv/installed && exit; '; }
 
 start() {
@@ -186,7 +186,7 @@ case $command in babysit | run)
   ;;
 esac
 need_command gcloud
-trap 'say "left; a run that was started goes on: run joins it, stop and delete end it" && exit 130' INT
+trap 'say "left; a started run continues: run joins it, stop and delete end it" && exit 130' INT
 
 case $command in
   create)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkp_jax.errors import InputError, nearest
-from mmkp_jax.runtime.cli import status_of, summary
+from mmkp_jax.runtime.cli import command_summary, status_of
 from mmkp_jax.runtime.interrupts import RESUMED_COMMAND, end_at_signals
 from mmkp_jax.runtime.program import PACKAGE, command_line
 
@@ -20,7 +20,7 @@ def commands() -> dict[str, str]:
     """One line on each command, by its name, read from the files without importing them."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     docs = {each.stem: ast.parse(each.read_bytes()) for each in files if each.stem not in NOT_COMMANDS}
-    return {name: summary(ast.get_docstring(tree) or "") for name, tree in docs.items()}
+    return {name: command_summary(ast.get_docstring(tree) or "") for name, tree in docs.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -84,24 +84,24 @@ def _run_checked(flags: argparse.Namespace, config: ConfigDict, workdir: Path, p
         resume: the flags that resume it.
     """
     with while_loading():  # takes seconds, which a mistake in the flags does not cost
-        from mmkp_jax.experiment.run import run, stop
-        from mmkp_jax.runtime.hosts import ending_together, join, several
+        from mmkp_jax.experiment.run import raise_stopped, run_experiment
+        from mmkp_jax.runtime.hosts import ending_together, is_multi_host, join
         from mmkp_jax.runtime.maintenance import watch_maintenance
         from mmkp_jax.training.loop import Stopped
 
     join(flags.coordinator, flags.num_processes, flags.process_id, flags.join_seconds)
-    if not several():  # with several hosts, JAX handles the signal, and the loop sees it
-        signal.signal(signal.SIGTERM, stop)
+    if not is_multi_host():  # with several hosts, JAX handles the signal, and the loop sees it
+        signal.signal(signal.SIGTERM, raise_stopped)
     lock = Lock(workdir, flags.lock_seconds)
     with ending_together(), disk_errors_in_one_line(workdir), watch_maintenance(), lock:
-        if several() and not flags.workdir:
+        if is_multi_host() and not flags.workdir:
             what = "several hosts need the same --workdir"
             raise InputError(what, command_line("main"), "give a folder that all of them share")
         try:
-            run(config, workdir, lock, extend=flags.extend, profiled=profiled)
+            run_experiment(config, workdir, lock, extend=flags.extend, profiled=profiled)
         except BusyError as busy:
             print(for_terminal(str(busy)), file=sys.stderr, flush=True)
-            if several():
+            if is_multi_host():
                 os._exit(AGAIN)
             return AGAIN
         except (KeyboardInterrupt, Stopped) as stopped:
@@ -113,7 +113,7 @@ def _run_checked(flags: argparse.Namespace, config: ConfigDict, workdir: Path, p
             )
             print(for_terminal(f"stopped{saved}; {next_step}"), flush=True)
             status = INTERRUPTED if by_user else AGAIN
-            if several() and not step:
+            if is_multi_host() and not step:
                 os._exit(status)  # an orderly exit would wait minutes for the others
             return status
     return 0

@@ -40,7 +40,7 @@ print(json.dumps([(each, call(*each), [name for name in heavy if name in sys.mod
 
 @pytest.fixture
 def signals():
-    """Leaves the handlers of signals as they were."""
+    """Restores the signal handlers."""
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
     for each, handler in before.items():
@@ -64,7 +64,7 @@ def test_an_unknown_command_is_one_line_with_the_nearest(command, nearest, capsy
     assert line.startswith(f"python -m mmkp_jax: unknown command {command!r} (") and nearest in line
 
 
-def test_a_command_gets_its_flags_and_gives_its_exit_status(capsys):
+def test_a_command_gets_its_flags_and_returns_its_exit_status(capsys):
     assert main(["report", "--out=page.html"]) == 2
     assert "report: no RUN is given" in capsys.readouterr().err
 
@@ -85,14 +85,14 @@ def test_messages_name_a_command_as_it_was_called(argv, orig_argv, expected, mon
     assert command_line("main") == expected
 
 
-def test_the_script_ends_at_once_at_a_signal_that_comes_while_a_command_is_loaded(signals, monkeypatch, capsys):
+def test_a_signal_while_a_command_is_loaded_ends_the_script_at_once(signals, monkeypatch, capsys):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["mmkp", "report", "--out=page.html"])
     assert main() == 2
     assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # nobody starts a report again
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # launchers do not restart a report
     monkeypatch.setattr(sys, "argv", ["mmkp", RESUMED_COMMAND])
     assert main() == 2
     assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
@@ -126,7 +126,7 @@ def test_a_copy_of_an_experiment_works_anywhere_and_a_file_wins_over_a_name(tmp_
     assert read_config("mine.py") == read_config("dyncot") == read_config("sft")
 
 
-def test_an_unknown_name_lists_those_that_are_known(tmp_path, monkeypatch):
+def test_an_unknown_name_lists_the_known_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     known = "cot, dyncot, multitask, sft, zeroshot"
     with pytest.raises(InputError, match=rf"no config 'dincot' \(did you mean 'dyncot'\?\); give a file, .* {known}"):

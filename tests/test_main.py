@@ -1,4 +1,4 @@
-"""The main command: from a config to scores; stopped, killed and gone on; and what it cannot use, in one line."""
+"""The main command: from a config to scores; stopped, killed and resumed; and unusable input in one line."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def pocket(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unbroken(pocket):
-    """(work directory, finished process) of a run that nothing disturbed."""
+    """Work directory and finished process of an undisturbed run."""
     workdir = pocket.parent / "unbroken"
     done = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -54,7 +54,7 @@ def curve(workdir):
     return [{name: line[name] for name in ("step", *COMPUTED)} for line in metrics(workdir)]
 
 
-def test_a_run_leaves_what_it_says(unbroken):
+def test_a_run_writes_its_documented_files(unbroken):
     workdir, done = unbroken
     assert [line["step"] for line in metrics(workdir)] == list(range(1, 13))
     assert {"config.json", "environment.json", "metrics.jsonl", "results.json", "losses.npz", "hidden.npz"} <= {
@@ -76,13 +76,13 @@ def test_a_run_leaves_what_it_says(unbroken):
     shares = {line["cot_share"] for line in metrics(workdir)}
     assert 0.0 in shares and max(shares) > 0
     first, *others = metrics(workdir)
-    assert first["seconds"] is first["posts_per_second"] is None  # its call compiled
+    assert first["seconds"] is first["posts_per_second"] is None  # its call compiles
     assert all(line["seconds"] > 0 and line["posts_per_second"] == line["posts"] / line["seconds"] for line in others)
     assert "12 updates of" in done.stdout and "with a chain of thought: " in done.stdout
 
 
 def kill_after(process, workdir, steps, kind):
-    """Sends a signal when so many steps are in the metrics file."""
+    """Sends a signal once so many steps are in the metrics file."""
     file = workdir / "metrics.jsonl"
     for _ in range(2000):
         if file.exists() and len(file.read_text().splitlines()) >= steps:
@@ -99,21 +99,21 @@ def started(pocket, *flags):
     )
 
 
-def test_the_best_step_on_valid_is_the_one_that_is_tested(pocket, unbroken):
+def test_the_best_step_on_valid_is_tested(pocket, unbroken):
     workdir = pocket.parent / "validated"
     flags = ("--config.eval_every=5", "--config.best_metric=valid/words", "--config.keep_checkpoints=1")
     done = run_here(pocket, f"--workdir={workdir}", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     words = {line["step"]: line["valid/words"] for line in metrics(workdir) if "valid/words" in line}
     assert list(words) == [5, 10, 12]
-    best = max(words, key=words.get)  # of equals, the first
+    best = max(words, key=words.get)  # the first of equals
     assert f"best on valid: step {best}, valid/words {words[best]:.4f}" in done.stdout
     assert f"dyncot, step {best}" in done.stdout and (workdir / f"predictions/test-{best}.jsonl").exists()
     assert [each.name for each in (workdir / "best").iterdir()] == [str(best)]
-    assert curve(workdir) == curve(unbroken[0])  # training does not notice
+    assert curve(workdir) == curve(unbroken[0])  # training is unaffected
 
 
-def test_killed_and_gone_on_is_bit_identical_to_unbroken(pocket, unbroken):
+def test_a_killed_and_resumed_run_is_bit_identical_to_an_unbroken_one(pocket, unbroken):
     workdir = pocket.parent / "killed"
     kill_after(started(pocket, f"--workdir={workdir}"), workdir, 6, signal.SIGKILL)  # of 12
     assert not (workdir / "checkpoints/12").exists()
@@ -137,7 +137,7 @@ def nearly_equal(workdir, whole):
         np.testing.assert_allclose(ours[path], leaf, rtol=0, atol=bound, err_msg=path)
 
 
-def test_going_on_with_a_worker_and_heads_on_two_devices_is_equal_to_1e_5(pocket, unbroken, tmp_path):
+def test_resuming_with_a_worker_and_heads_on_two_devices_is_equal_to_1e_5(pocket, unbroken, tmp_path):
     workdir = shutil.copytree(unbroken[0], tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints/12")
     on_two = ("--config.mesh.tensor=2", "--config.data.workers=1")
@@ -147,7 +147,7 @@ def test_going_on_with_a_worker_and_heads_on_two_devices_is_equal_to_1e_5(pocket
 
 
 @pytest.mark.nightly
-def test_going_on_with_workers_on_another_mesh_is_equal_to_1e_5(pocket):
+def test_resuming_with_workers_on_another_mesh_is_equal_to_1e_5(pocket):
     workdir, whole = pocket.parent / "mesh", pocket.parent / "mesh-whole"
     two_rows = "--config.global_batch_size=2"
     assert run(pocket, two_rows, f"--workdir={whole}").returncode == 0
@@ -158,7 +158,7 @@ def test_going_on_with_workers_on_another_mesh_is_equal_to_1e_5(pocket):
     nearly_equal(workdir, whole)
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on(pocket, unbroken):
+def test_a_run_stopped_by_ctrl_c_resumes(pocket, unbroken):
     workdir = pocket.parent / "interrupted"
     flags = f"--workdir={workdir}"
     process = started(pocket, flags)
@@ -170,13 +170,13 @@ def test_ctrl_c_leaves_a_run_that_goes_on(pocket, unbroken):
 
 
 @pytest.mark.nightly
-def test_of_two_runs_at_once_the_second_is_refused_and_the_first_comes_to_every_number(pocket, unbroken):
+def test_of_two_concurrent_runs_the_second_is_refused_and_the_first_is_unharmed(pocket, unbroken):
     workdir = pocket.parent / "at-once"
     first = started(pocket, f"--workdir={workdir}", "--config.ablations=True")
     while not (workdir / "metrics.jsonl").exists():
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
-    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second looks
+    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second checks
     second = run(pocket, f"--workdir={workdir}", "--config.ablations=True")
     first.send_signal(signal.SIGCONT)
     assert second.returncode == 2 and f"process {first.pid} is writing this run" in second.stderr.splitlines()[-1]
@@ -219,13 +219,13 @@ def test_the_other_strategies_run(pocket, strategy):
 @pytest.mark.parametrize("limit", [500, 100_000], ids=["config", "checkpoint"])
 def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
     done = run(pocket, f"--workdir={tmp_path / 'run'}", file_bytes=limit)
-    told = [line for line in done.stderr.split("\n") if line.strip() and "step" not in line.split("|")[-1]]
+    message = [line for line in done.stderr.split("\n") if line.strip() and "step" not in line.split("|")[-1]]
     assert done.returncode == 2, done.stderr[-3000:]
-    assert len(told) == 1 and "cannot be written (File too large); check free space" in told[0], told
+    assert len(message) == 1 and "cannot be written (File too large); check free space" in message[0], message
 
 
 @pytest.mark.parametrize(
-    "flags, told",
+    "flags, message",
     [
         (["--config.gama=0.3"], "unknown key 'gama' (did you mean 'gamma'?)"),
         (["--config=configs/base.py"], "configs/base.py: it does not return a config"),
@@ -255,26 +255,26 @@ def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
         (["and", "more"], "and"),
     ],
 )
-def test_what_cannot_be_used_is_one_line_and_exit_2(pocket, tmp_path, flags, told):
+def test_unusable_input_is_one_line_and_exit_2(pocket, tmp_path, flags, message):
     done = run_here(pocket, f"--workdir={tmp_path / 'run'}", *flags)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2 and told in lines[-1] and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert done.returncode == 2 and message in lines[-1] and "Traceback" not in done.stderr, done.stderr[-3000:]
     assert len(lines) == 1, lines
-    assert not (tmp_path / "run").exists()  # nothing is claimed before all is checked
+    assert not (tmp_path / "run").exists()  # nothing is claimed before all checks
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(pocket, tmp_path):
     named = (("half", '{"strategy": "dyn', "is not JSON"), ("model", '{"model_type": "qwen2_5_vl"}', "no 'strategy'"))
-    for name, content, told in named:
+    for name, content, message in named:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
         done = run_here(pocket, f"--workdir={tmp_path / name}")
         assert done.returncode == 2 and "this is not the config of a run" in done.stderr.splitlines()[-1]
-        assert f"{tmp_path / name / 'config.json'}: " in done.stderr and told in done.stderr
+        assert f"{tmp_path / name / 'config.json'}: " in done.stderr and message in done.stderr
         assert [file.name for file in (tmp_path / name).iterdir()] == ["config.json"]
 
 
-def test_a_run_does_not_go_on_with_other_data(pocket, unbroken, tmp_path):
+def test_a_run_does_not_resume_with_other_data(pocket, unbroken, tmp_path):
     other = tmp_path / "other"
     splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}
     splits["train"] = [post for post in splits["train"] if post.id != "train-7"]
@@ -296,7 +296,7 @@ def test_a_work_directory_of_another_config_names_the_keys(pocket, unbroken):
     assert "gamma (was 6.5, now 0.3)" in done.stderr and "log_every" not in done.stderr
 
 
-def test_weights_that_are_not_the_models_are_refused_before_the_work_directory_is_made(pocket, tmp_path):
+def test_weights_of_another_model_are_refused_before_the_work_directory_is_created(pocket, tmp_path):
     model = shutil.copytree(pocket / "model", tmp_path / "model")
     tensors = load_file(model / "model.safetensors")
     del tensors["model.norm.weight"]
@@ -319,8 +319,8 @@ def test_a_second_run_on_a_work_directory_is_refused_and_the_first_unharmed(pock
     assert not (workdir / LOCK).exists() and not (unbroken[0] / LOCK).exists()
 
 
-def test_a_run_that_another_host_writes_is_to_be_tried_again(pocket, unbroken, tmp_path):
-    """Its heartbeat may still come: it would take fifteen seconds without one to take it over."""
+def test_a_run_that_another_host_writes_ends_with_75(pocket, unbroken, tmp_path):
+    """A takeover would need fifteen seconds without a heartbeat."""
     workdir = shutil.copytree(unbroken[0], tmp_path / "run")
     owner = this_process()._replace(host="another", name="node-7", pid=12)
     (workdir / LOCK).write_text(json.dumps(owner._asdict()))
@@ -331,15 +331,15 @@ def test_a_run_that_another_host_writes_is_to_be_tried_again(pocket, unbroken, t
 
 @pytest.mark.parametrize("kind, status", [(signal.SIGINT, 130), (signal.SIGTERM, AGAIN)])
 @pytest.mark.parametrize("seconds", [0, 1.0], ids=["package", "libraries"])
-def test_stopped_while_it_is_imported_it_ends_in_a_line(pocket, tmp_path, kind, status, seconds):
+def test_a_signal_during_imports_ends_it_with_one_line(pocket, tmp_path, kind, status, seconds):
     process = started(pocket, f"--workdir={tmp_path / 'run'}")
-    while not _catches(process.pid, signal.SIGTERM):  # the package's first lines see to that
+    while not _catches(process.pid, signal.SIGTERM):  # set by the package's first lines
         time.sleep(0.01)
     time.sleep(seconds)
     process.send_signal(kind)
-    told = "".join(process.communicate(timeout=60)).strip()
-    assert process.returncode == status and len(told.splitlines()) == 1, told
-    assert "to resume" not in told and not (tmp_path / "run").exists()
+    message = "".join(process.communicate(timeout=60)).strip()
+    assert process.returncode == status and len(message.splitlines()) == 1, message
+    assert "to resume" not in message and not (tmp_path / "run").exists()
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:
@@ -353,8 +353,8 @@ def test_help_exits_0():
 
 
 @pytest.mark.nightly
-def test_killed_at_random_moments_a_run_comes_to_every_number_of_an_unbroken_one(pocket, unbroken, monkeypatch):
-    """`benchmarks/soak_kill.py` does it twenty times, on pocket as it is."""
+def test_a_run_killed_at_random_moments_equals_an_unbroken_one(pocket, unbroken, monkeypatch):
+    """A reduced form of `benchmarks/soak_kill.py`, which kills the whole pocket run twenty times."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     workdir = pocket.parent / "soaked"
@@ -363,7 +363,7 @@ def test_killed_at_random_moments_a_run_comes_to_every_number_of_an_unbroken_one
     assert differences(workdir, unbroken[0]) == []
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(pocket, unbroken, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_restored(pocket, unbroken, tmp_path):
     workdir = tmp_path / "damaged"
     shutil.copytree(unbroken[0], workdir)
     for file in (workdir / "checkpoints/12/state").rglob("*"):
@@ -378,7 +378,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(pocket, un
 
 
 @pytest.mark.parametrize("starts_again", [False, pytest.param(True, marks=pytest.mark.nightly)])
-def test_a_killed_worker_ends_the_run_which_then_goes_on(pocket, unbroken, starts_again):
+def test_a_killed_worker_ends_the_run_which_then_resumes(pocket, unbroken, starts_again):
     workdir = pocket.parent / f"worker-{starts_again}"
     flags = (f"--workdir={workdir}", "--config.data.workers=1", "--config.ablations=True")
     process = started(pocket, *flags)
@@ -395,21 +395,21 @@ def test_a_killed_worker_ends_the_run_which_then_goes_on(pocket, unbroken, start
         assert differences(workdir, unbroken[0]) == []
 
 
-def test_sigterm_before_the_loop_is_to_be_started_again(pocket):
+def test_sigterm_before_the_loop_ends_with_75(pocket):
     workdir = pocket.parent / "early"
     process = started(pocket, f"--workdir={workdir}")
     while not (workdir / "config.json").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    told, error = process.communicate(timeout=120)
-    assert process.returncode == AGAIN and "to resume: python -m mmkp_jax.main --config=configs/dyncot.py" in told, (
+    message, error = process.communicate(timeout=120)
+    assert process.returncode == AGAIN and "to resume: python -m mmkp_jax.main --config=configs/dyncot.py" in message, (
         error
     )
     assert "Traceback" not in error
 
 
-def test_a_run_becomes_longer_and_some_steps_are_traced(pocket, unbroken, tmp_path):
+def test_a_run_is_extended_and_some_steps_are_traced(pocket, unbroken, tmp_path):
     workdir = tmp_path / "longer"
     shutil.copytree(unbroken[0], workdir)
     longer = (f"--workdir={workdir}", "--config.total_steps=14", "--config.ablations=True", "--profile_steps=13:13")

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mmkp_jax.runtime.json_files import shown
+from mmkp_jax.runtime.json_files import abbreviated
 
 if TYPE_CHECKING:
     from mmkp_jax.data.posts import Post
@@ -31,7 +31,7 @@ def field(row: dict[str, Any], name: str, post_id: str | None, *kinds: type) -> 
     if name not in row:
         raise BadLine(f"the post has no {name!r}", f"add it: {what}", post_id)
     if not isinstance(row[name], kinds):
-        raise BadLine(f"{name!r} is {shown(row[name])}", f"write it as {what}", post_id)
+        raise BadLine(f"{name!r} is {abbreviated(row[name])}", f"write it as {what}", post_id)
     return row[name]
 
 
@@ -40,7 +40,7 @@ def id_text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise BadLine(f"'id' is {shown(value)}", "write it as text or a whole number")
+        raise BadLine(f"'id' is {abbreviated(value)}", "write it as text or a whole number")
     if not value:
         raise BadLine("the id is empty", "give every post its own id")
     return value

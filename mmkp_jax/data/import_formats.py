@@ -16,7 +16,7 @@ from mmkp_jax.data.chains import parse_answer
 from mmkp_jax.data.fields import BadLine
 from mmkp_jax.data.posts import Post, own_post, post_id_of, tidied, with_chain
 from mmkp_jax.data.tidying import Notes
-from mmkp_jax.runtime.json_files import shown
+from mmkp_jax.runtime.json_files import abbreviated
 
 PLACEHOLDER = "<image>"
 """Placeholder of the image in the question, in LLaVA and sharegpt rows that name one."""
@@ -81,7 +81,7 @@ def _turns(row: dict[str, Any], post_id: str) -> tuple[Any, Any]:
     for turn in turns:
         role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if not isinstance(role, str) or role not in ROLES:
-            raise BadLine(f"a turn is by {shown(role)}", "leave the row out", post_id)
+            raise BadLine(f"a turn is by {abbreviated(role)}", "leave the row out", post_id)
         if ROLES[role] != "system":
             said.append((ROLES[role], content))
     if [role for role, _ in said] != ["user", "assistant"]:

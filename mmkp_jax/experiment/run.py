@@ -23,12 +23,12 @@ from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.field_checks import check_settings
 from mmkp_jax.runtime.hosts import (
     check_agreement,
-    everywhere,
     is_writer,
     on_writer,
+    true_on_all_hosts,
 )
 from mmkp_jax.runtime.lock import Lock
-from mmkp_jax.training.batches import complete, plan_posts, recipe_of, training_summary
+from mmkp_jax.training.batches import complete_config, plan_posts, recipe_of, training_summary
 from mmkp_jax.training.contents import contents_of, same_content, write_contents
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.loop import Stopped, train
@@ -37,7 +37,9 @@ from mmkp_jax.training.watchdog import Watchdog
 from mmkp_jax.training.workdir import check_claim, claim, revision, write_environment, write_left_out
 
 
-def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, profiled: range = range(0)) -> None:
+def run_experiment(
+    config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, profiled: range = range(0)
+) -> None:
     """Runs an experiment, on each of the job's hosts.
 
     Everything that can be checked without the work directory is checked before it is claimed.
@@ -66,7 +68,7 @@ def _run_watched(
     folder = open_folder(config.model.path)
     tokenizer, where = load_tokenizer(folder), folder.config_file
     definition = define(folder.config, where)
-    config = complete(config, definition)
+    config = complete_config(config, definition)
     recipe = recipe_of(config, definition, tokenizer)
     stops = stop_tokens(folder, recipe.template.end_token)
     if otherwise := text_limit_warning(folder.path, recipe.max_text_tokens):
@@ -104,7 +106,7 @@ def _run_watched(
         print(training_summary(training))
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
         step, params = train(config, plan, folder, training, workdir, validate, export, watchdog, profiled)
-    signal.signal(signal.SIGTERM, stop)  # everything is saved, and the loop no longer checks for signals
+    signal.signal(signal.SIGTERM, raise_stopped)  # everything is saved, and the loop no longer checks for signals
     tested = evaluation.test(predictor_of(params, definition), workdir, step)
     on_writer(lambda: write_report([workdir], workdir / "report.html"))
     if config.strategy != "zeroshot" and config.eval_every:  # after the test, whose scores its card reports
@@ -113,7 +115,7 @@ def _run_watched(
         print(f"{tested}\n\nreport: {for_terminal(str(workdir / 'report.html'))}")
 
 
-def stop(*_: object) -> None:
+def raise_stopped(*_: object) -> None:
     """Signal handler that stops a run with nothing to save."""
     raise Stopped(None, by_user=False)
 
@@ -166,8 +168,8 @@ def _acquire(lock: Lock) -> None:
             lock.acquire()
         except (InputError, BusyError) as error:
             refused = error
-    if everywhere(refused is None):
+    if true_on_all_hosts(refused is None):
         return
-    busy = not everywhere(not isinstance(refused, BusyError))
+    busy = not true_on_all_hosts(not isinstance(refused, BusyError))
     what = "the first host of the job cannot lock the work directory"
     raise refused or (BusyError(what) if busy else InputError(what, "this host", "see the message of the first host"))

@@ -8,7 +8,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import CONFIG
 from mmkp_jax.runtime.field_checks import Fault, faults_of
 from mmkp_jax.runtime.field_types import REQUIRED
-from mmkp_jax.runtime.json_files import read_object, shown
+from mmkp_jax.runtime.json_files import abbreviated, read_object
 from mmkp_jax.runtime.old_configs import upgrade
 
 _HINT = "restore it: it is the config that the run was started with"
@@ -46,4 +46,4 @@ def holds_run(workdir: Path) -> bool:
 def _described(fault: Fault) -> str:
     if fault.value is REQUIRED:
         return f"has no {fault.name!r}"
-    return f"{fault.name!r} is {shown(fault.value)}, not {fault.expected}"
+    return f"{fault.name!r} is {abbreviated(fault.value)}, not {fault.expected}"

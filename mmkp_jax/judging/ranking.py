@@ -16,7 +16,7 @@ import numpy as np
 
 from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Record
-from mmkp_jax.runtime.json_files import read_rows, shown
+from mmkp_jax.runtime.json_files import abbreviated, read_rows
 from mmkp_jax.teacher.answers import content_of, row_verdict
 from mmkp_jax.teacher.bodies import NotJson, read_body
 from mmkp_jax.teacher.chains import after_thought
@@ -164,7 +164,7 @@ def read_ranks(answer: str, systems: int) -> np.ndarray:
         for column, label in enumerate(labels):
             rank = ranks[label]
             if isinstance(rank, bool) or not isinstance(rank, int | float) or not 1 <= rank <= systems:
-                raise Unreadable(f"the {criterion} of {label} is {shown(rank)}, not a rank from 1 to {systems}")
+                raise Unreadable(f"the {criterion} of {label} is {abbreviated(rank)}, not a rank from 1 to {systems}")
             ranks_CN[row, column] = rank
     return ranks_CN
 
@@ -177,7 +177,7 @@ def read_better(answer: str) -> int | None:
     """
     better = _object(answer).get("better")
     if better not in ("A", "B", "tie"):
-        raise Unreadable(f"the better one is {shown(better)}, neither A, B nor tie")
+        raise Unreadable(f"the better one is {abbreviated(better)}, neither A, B nor tie")
     return {"A": 0, "B": 1}.get(better)
 
 

@@ -20,7 +20,7 @@ from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder, read_config
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.models.family import Work
 from mmkp_jax.models.flops import tree_pairs
-from mmkp_jax.training.batches import branches_of, complete, datasets_of, plan_posts, processor_of, recipe_of
+from mmkp_jax.training.batches import branches_of, complete_config, datasets_of, image_processor, plan_posts, recipe_of
 
 TYPICAL_FILL = 0.96
 """Share of the limiting slots that typical posts fill (`benchmarks/packing.py`)."""
@@ -72,7 +72,7 @@ class Workload(NamedTuple):
     @property
     def prompt(self) -> RowSize:
         """The row of the longest prompt."""
-        processor = processor_of(self.config, self.definition)
+        processor = image_processor(self.config, self.definition)
         image = processor.largest()
         return RowSize(
             tokens=_round_up(self.config.data.max_text_tokens + image.tokens + TEMPLATE_TOKENS, 8),
@@ -92,7 +92,7 @@ def workload_of(config: ConfigDict) -> Workload:
         importlib.import_module(config.make).make()
     published, where = published_config(config.model.path)
     definition = define(published, where)
-    config = complete(config, definition)
+    config = complete_config(config, definition)
     return Workload(config, published, where, definition, load_of(config, definition))
 
 

@@ -1,1 +1,1 @@
-"""What every command needs of its machine and terminal: hosts, files, locks, limits, flags, configs."""
+"""Services for every command: hosts, files, locks, limits, flags, configs."""

@@ -120,7 +120,7 @@ def making_folder(out: Path, is_made: Callable[[], bool]) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def set_aside(path: Path) -> Path:
+def rename_damaged(path: Path) -> Path:
     """Renames a damaged file or folder, so that its name is free; returns the new path.
 
     Raises:

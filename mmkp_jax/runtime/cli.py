@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, about: str, **options: str):
-        super().__init__(command_line(command), description=f"{summary(about)}.", allow_abbrev=False, **options)
+        super().__init__(command_line(command), description=f"{command_summary(about)}.", allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message, self.prog, "see --help")
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unknown flag {flag}{nearest(flag.partition('=')[0], known)}")
 
 
-def summary(about: str) -> str:
+def command_summary(about: str) -> str:
     """What a command does: the first line of its docstring, without the usage and the full stop."""
     return about.strip().split("\n", 1)[0].split(": `")[0].rstrip(".")
 

@@ -35,7 +35,7 @@ DEFAULT_RULES: Mapping[str, str | None] = {
 }
 """Mesh axes by parameter axes."""
 
-DTYPES = ("float32", "bfloat16")
+DTYPE_NAMES = ("float32", "bfloat16")
 
 TRAINS = Need("strategy", "strategy {} trains nothing", never=("zeroshot",))
 DYNAMIC = Need("strategy", "strategy {} has no γ", only=("dyncot",))
@@ -225,13 +225,13 @@ PRECISION = (
         "compute_dtype",
         "bfloat16",
         "dtype of activations and matrix products; softmax and losses are float32",
-        choices=DTYPES,
+        choices=DTYPE_NAMES,
     ),
-    Field("frozen_dtype", "bfloat16", "dtype of frozen parameters; trained ones are float32", choices=DTYPES),
+    Field("frozen_dtype", "bfloat16", "dtype of frozen parameters; trained ones are float32", choices=DTYPE_NAMES),
     Field(
         *("moments_dtype", "float32"),
         "storage dtype of AdamW's two moments; bfloat16 halves them",
-        choices=DTYPES,
+        choices=DTYPE_NAMES,
         before="float32",
     ),
     Field(

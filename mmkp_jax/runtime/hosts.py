@@ -104,27 +104,27 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-def several() -> bool:
+def is_multi_host() -> bool:
     """Whether the job has more than one host."""
     return jax.process_count() > 1
 
 
 def wait_for_all(where: str) -> None:
     """Blocks until every host has reached `where`."""
-    if several():
+    if is_multi_host():
         multihost_utils.sync_global_devices(where)
 
 
-def everywhere(here: bool) -> bool:
+def true_on_all_hosts(here: bool) -> bool:
     """Whether `here` is true on every host."""
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(here)))) if several() else here
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(here)))) if is_multi_host() else here
 
 
-def merged(known: np.ndarray) -> np.ndarray:
+def merge_over_hosts(values: np.ndarray) -> np.ndarray:
     """An array merged over hosts, each of which has NaN for the values of the others."""
-    if not several():
-        return known
-    first, *others = multihost_utils.process_allgather(known)
+    if not is_multi_host():
+        return values
+    first, *others = multihost_utils.process_allgather(values)
     return functools.reduce(lambda found, other: np.where(np.isnan(found), other, found), others, first)
 
 
@@ -140,9 +140,9 @@ def on_writer(work: Callable[[], object]) -> None:
             work()
         except InputError as raised:
             error = raised
-    if error and not several():
+    if error and not is_multi_host():
         raise error
-    if not everywhere(error is None):
+    if not true_on_all_hosts(error is None):
         raise error or InputError(
             "the first host of the job could not continue", "this host", "see the message of the first host"
         )
@@ -154,7 +154,7 @@ def check_agreement(facts: Mapping[str, str]) -> None:
     Raises:
         InputError: a host's fact differs from the first host's; on every host, so that all of them end.
     """
-    if not several():
+    if not is_multi_host():
         return
     digests = [hashlib.sha256(fact.encode()).digest() for fact in facts.values()]
     found_HF = np.asarray(multihost_utils.process_allgather(np.frombuffer(b"".join(digests), np.uint8)))
@@ -169,7 +169,7 @@ def check_agreement(facts: Mapping[str, str]) -> None:
 
 def stop_requested(step: int) -> bool:
     """Whether a host was sent SIGTERM; true on all hosts at the same step, which each has to call it for."""
-    return several() and multihost_utils.reached_preemption_sync_point(step)
+    return is_multi_host() and multihost_utils.reached_preemption_sync_point(step)
 
 
 LOST_HOST = re.compile(
@@ -187,7 +187,7 @@ def ending_together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not several():
+        if not is_multi_host():
             raise
         is_complete = isinstance(error, InputError | LostError) and not LOST_HOST.search(_words(error))
         if not is_complete and (loss := _loss(error)):

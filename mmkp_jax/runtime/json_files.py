@@ -72,7 +72,7 @@ class Fields(NamedTuple):
         called = called if len(called) <= 80 else called[:79] + "…"
         if name not in self.content:
             raise InputError(f"has no {called!r}", self.where, self.hint)
-        raise InputError(f"{called!r} is {shown(self.content[name])}, not {expected}", self.where, self.hint)
+        raise InputError(f"{called!r} is {abbreviated(self.content[name])}, not {expected}", self.where, self.hint)
 
     def _inside(self, name: str, content: Mapping[str, Any]) -> "Fields":
         return self._replace(content=content, path=f"{self.path}.{name}" if self.path else name)
@@ -107,7 +107,7 @@ def is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-def shown(value: Any) -> str:
+def abbreviated(value: Any) -> str:
     """A short text for a JSON value, for messages."""
     if isinstance(value, dict | list):
         return _NAMES[type(value)]
@@ -158,7 +158,7 @@ def parse_object(text: str | bytes, where: str, hint: str = HINT) -> Fields:
     """The object that a JSON text holds; raises as `parse`, and where it is something else."""
     content = parse(text, where, hint)
     if not is_object(content):
-        raise InputError(f"is {shown(content)}, not a JSON object", where, hint)
+        raise InputError(f"is {abbreviated(content)}, not a JSON object", where, hint)
     return Fields(content, where, hint)
 
 

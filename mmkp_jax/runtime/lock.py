@@ -23,7 +23,7 @@ from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.json_files import read_object
 
 LOCK, BEAT = "run.lock", "run.beat"
-FILES = frozenset({LOCK, BEAT, part_of(Path(LOCK)).name, part_of(Path(BEAT)).name})
+LOCK_FILES = frozenset({LOCK, BEAT, part_of(Path(LOCK)).name, part_of(Path(BEAT)).name})
 
 BEAT_SECONDS = 5.0
 LEAST_BEATS = 3

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mmkp_jax.runtime.escape import for_terminal, for_utf8
-from mmkp_jax.runtime.json_files import shown
+from mmkp_jax.runtime.json_files import abbreviated
 from mmkp_jax.teacher.cost import Prices, Usage, plausible_usage, usage_of
 from mmkp_jax.teacher.questions import Request
 
@@ -87,7 +87,10 @@ def verdict(body: Mapping[str, Any]) -> tuple[str, str]:
     if error := choice.get("error"):
         return "unfinished", f"the answer holds an error ({message_of(error)})"
     if refusal := message.get("refusal"):
-        return "declined", f"the model declined: {one_line(refusal if isinstance(refusal, str) else shown(refusal))}"
+        return (
+            "declined",
+            f"the model declined: {one_line(refusal if isinstance(refusal, str) else abbreviated(refusal))}",
+        )
     if not isinstance(message.get("content"), str) or not message["content"].strip():
         return "empty", "the answer holds no text"
     return "answered", ""
@@ -130,7 +133,7 @@ def is_implausible(row: Mapping[str, Any]) -> bool:
 def finish_of(body: Mapping[str, Any]) -> str:
     """An answer's finish reason, for a message; `null` where there is none."""
     finish = _choice(body).get("finish_reason")
-    return one_line(repr(finish) if isinstance(finish, str) else shown(finish))[:60]
+    return one_line(repr(finish) if isinstance(finish, str) else abbreviated(finish))[:60]
 
 
 def code_of(error: object) -> int | None:
@@ -144,7 +147,7 @@ def code_of(error: object) -> int | None:
 def message_of(error: object) -> str:
     """The message of an endpoint's error, in any of the usual forms, as one line."""
     text = (error.get("message") or error.get("detail") or "") if isinstance(error, dict) else error or ""
-    return one_line(text if isinstance(text, str) else shown(text))
+    return one_line(text if isinstance(text, str) else abbreviated(text))
 
 
 def one_line(text: str) -> str:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.escape import for_terminal
-from mmkp_jax.runtime.json_files import is_integer, shown
+from mmkp_jax.runtime.json_files import abbreviated, is_integer
 
 BATCH_SIZE = 50_000
 """Most requests in one batch, as OpenAI limits it."""
@@ -50,7 +50,7 @@ class Endpoint:
             raise InputError(what, "--extra_body", "leave it out: one complete answer is read for each post")
         for name in LENGTHS:
             if name in self.parameters and not (is_integer(self.parameters[name]) and self.parameters[name] > 0):
-                what = f"the field {name!r} of a request is {shown(self.parameters[name])}"
+                what = f"the field {name!r} of a request is {abbreviated(self.parameters[name])}"
                 raise InputError(what, "--extra_body", "give a whole number from 1: it bounds what an answer costs")
         for name, value in self.headers.items():
             if not (name.isascii() and value.isascii() and (name + value).isprintable() and name and " " not in name):

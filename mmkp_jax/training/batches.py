@@ -28,7 +28,7 @@ class Dataset(NamedTuple):
 
     path: str
     weight: float = 1.0
-    """How many times an epoch holds each of its posts."""
+    """Number of times that an epoch holds each of its posts."""
 
 
 class TrainingData(NamedTuple):
@@ -93,13 +93,13 @@ def _dataset(named: str) -> Dataset:
 
 
 def recipe_of(config: ConfigDict, definition: Definition, tokenizer: PreTrainedTokenizerBase) -> Recipe:
-    """How posts are fed to the model, in training and evaluation.
+    """The recipe of a config: how posts are fed to the model, in training and evaluation.
 
     Raises:
         InputError: a setting of images or texts cannot be used, or the tokenizer does not suit the model.
     """
     data, tokens = config.data, config.row.tokens
-    processor = processor_of(config, definition)
+    processor = image_processor(config, definition)
     if data.max_text_tokens > tokens:
         what = f"a text may have {data.max_text_tokens:,} tokens, a row {tokens:,}"
         raise InputError(what, "config.data.max_text_tokens", "give fewer, or longer rows (config.row.tokens)")
@@ -111,7 +111,7 @@ def recipe_of(config: ConfigDict, definition: Definition, tokenizer: PreTrainedT
     )
 
 
-def processor_of(config: ConfigDict, definition: Definition) -> Processor:
+def image_processor(config: ConfigDict, definition: Definition) -> Processor:
     """The image processor of the model's family, under the config's settings.
 
     Raises:
@@ -120,13 +120,13 @@ def processor_of(config: ConfigDict, definition: Definition) -> Processor:
     return definition.family.processor(definition.config, config.data.images.to_dict())
 
 
-def complete(config: ConfigDict, definition: Definition) -> ConfigDict:
+def complete_config(config: ConfigDict, definition: Definition) -> ConfigDict:
     """The config with every setting and slot of the family's images written out.
 
     Raises:
         InputError: one of them cannot be used.
     """
-    processor, completed = processor_of(config, definition), ConfigDict(config.to_dict())
+    processor, completed = image_processor(config, definition), ConfigDict(config.to_dict())
     completed.data.images = processor.settings
     completed.row.images = row_size(config.row, processor).images
     return completed
@@ -223,7 +223,7 @@ def _left_out(parts: Sequence[_Part], starts: Sequence[int]) -> list[LeftOut]:
 
 
 def _known(parts: Sequence[_Part], recipe: Recipe, workers: int) -> int:
-    """How many test posts of the first dataset have the text of a post that is trained on."""
+    """Number of test posts of the first dataset with the same text as a post that is trained on."""
     path = parts[0].dataset.path
     if "test" not in split_names(path):
         return 0

@@ -17,10 +17,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.sharding import MEMORIES
-from mmkp_jax.runtime.atomic import set_aside
+from mmkp_jax.runtime.atomic import rename_damaged
 from mmkp_jax.runtime.checksums import CHECKSUMS_FILE, find_damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
-from mmkp_jax.runtime.hosts import everywhere, is_writer, several, wait_for_all
+from mmkp_jax.runtime.hosts import is_multi_host, is_writer, true_on_all_hosts, wait_for_all
 from mmkp_jax.training.sealing import ChecksummedPath
 from mmkp_jax.training.step import State
 
@@ -110,16 +110,16 @@ class Checkpoints:
             InputError: they differ; on every host.
         """
         folder = self._folder / str(step)
-        if not everywhere(has_checksums(folder)):
+        if not true_on_all_hosts(has_checksums(folder)):
             if is_writer():
                 print(for_terminal(no_checksums_message(folder)), file=sys.stderr)
             return
         found = find_damage(folder, jax.process_index(), jax.process_count())
-        if not everywhere(found is None):
+        if not true_on_all_hosts(found is None):
             raise InputError(f"it is damaged ({found or 'another host says where'})", str(folder), RESUME_HINT)
 
     def _read(self, step: int, args: ocp.args.Composite) -> Any:
-        if not several():
+        if not is_multi_host():
             return self._manager.restore(step, args=args)
         here = jax.process_index()  # each host reads by itself: if one fails, the others do not wait for it
         alone = ocp.options.MultiprocessingOptions(
@@ -146,20 +146,20 @@ class Checkpoints:
             except InputError as error:
                 failed = error
                 print(for_terminal(str(error)), file=sys.stderr)
-            if everywhere(restored is not None):
+            if true_on_all_hosts(restored is not None):
                 damaged = [each for each in self._manager.all_steps() if each > step]
-                self.put_aside(damaged, f"going back to step {step:,}")
+                self.set_aside(damaged, f"going back to step {step:,}")
                 return restored
         if steps:
             hint = "fix the cause, or start in another --workdir"
             raise failed or InputError("another host can read none of the checkpoints", str(self._folder), hint)
         return None
 
-    def put_aside(self, steps: Sequence[int], instead: str) -> None:
+    def set_aside(self, steps: Sequence[int], instead: str) -> None:
         """Renames damaged checkpoints, so that their steps can be saved again, and prints what is done instead."""
         for step in steps:
             if is_writer():
-                set_aside(self._folder / str(step))
+                rename_damaged(self._folder / str(step))
                 print(for_terminal(f"{instead}; that of step {step:,} is put aside"), file=sys.stderr)
         wait_for_all("damaged checkpoints")
         self._manager.reload()
@@ -244,9 +244,9 @@ class Best:
             restored = self._kept.restore(step, {part: state[part] for part in self.PARTS})
         except InputError as error:
             print(for_terminal(str(error)), file=sys.stderr)
-        if everywhere(restored is not None):
+        if true_on_all_hosts(restored is not None):
             return restored
-        self._kept.put_aside([step], "there is no longer a best step")
+        self._kept.set_aside([step], "there is no longer a best step")
         return None
 
     def _score(self) -> float:
@@ -260,9 +260,9 @@ class Best:
             score = self._kept.metadata(step).get("score")
         except InputError as error:
             print(for_terminal(str(error)), file=sys.stderr)
-        if everywhere(isinstance(score, int | float)):
+        if true_on_all_hosts(isinstance(score, int | float)):
             return float(score)
-        self._kept.put_aside([step], "the best step is chosen from later steps")
+        self._kept.set_aside([step], "the best step is chosen from later steps")
         return -math.inf
 
 

@@ -21,7 +21,7 @@ from mmkp_jax.hf.folder import Folder
 from mmkp_jax.models.definition import Params
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.models.sharding import place_batch, planned_rows
-from mmkp_jax.runtime.hosts import several, stop_requested
+from mmkp_jax.runtime.hosts import is_multi_host, stop_requested
 from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
 from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.checkpoint import Best, Checkpoints
@@ -173,10 +173,10 @@ class _StopSignals(contextlib.AbstractContextManager):
 
     def __init__(self) -> None:
         self.stop = self.by_user = False
-        self._several = several()
+        self._multi_host = is_multi_host()
 
     def __enter__(self) -> "_StopSignals":
-        kinds = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
+        kinds = (signal.SIGINT,) if self._multi_host else (signal.SIGINT, signal.SIGTERM)
         self._before = {each: signal.signal(each, self._on_signal) for each in kinds}
         return self
 
@@ -189,7 +189,7 @@ class _StopSignals(contextlib.AbstractContextManager):
             end_at_once("stopped at once; started again, the run resumes from its last checkpoint", INTERRUPTED)
         self.by_user = kind == signal.SIGINT and not self.stop
         print("\nstopping after this step; once more to stop at once", file=sys.stderr)
-        if self._several:
+        if self._multi_host:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.stop = True

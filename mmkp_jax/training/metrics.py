@@ -1,4 +1,4 @@
-"""What a run reports: a progress bar, metrics and seconds of each step, every post's loss, and goodput."""
+"""Reports of a run: a progress bar, metrics and seconds of each step, every post's loss, and goodput."""
 
 import contextlib
 import queue
@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from mmkp_jax.runtime.hosts import is_writer, merged
+from mmkp_jax.runtime.hosts import is_writer, merge_over_hosts
 from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.objectives import Losses
 from mmkp_jax.training.optimizer import learning_rate
@@ -33,7 +33,7 @@ class Goodput:
         self._spent: dict[str, float] = dict.fromkeys(get_args(Kind), 0.0)
         self._began = time.perf_counter()
         self.idle_until = self._began
-        """When work other than a step or its wait for data last ended."""
+        """Time at which work other than a step or its wait for data last ended."""
 
     @contextlib.contextmanager
     def spending(self, kind: Kind) -> Iterator[None]:
@@ -203,7 +203,7 @@ class Meter(contextlib.AbstractContextManager):
     def flush(self) -> None:
         """Writes everything, the posts' losses too, so that a run can resume here; on all hosts at the same step."""
         self.write()
-        self._losses.merge(merged)
+        self._losses.merge(merge_over_hosts)
         if self._writes:
             self._losses.write()
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmkp_jax.data.plan import EpochPlan
 from mmkp_jax.runtime import limits
-from mmkp_jax.runtime.atomic import replacing, set_aside
+from mmkp_jax.runtime.atomic import rename_damaged, replacing
 from mmkp_jax.runtime.hosts import is_writer
 
 LOSSES_FILE = "losses.npz"
@@ -86,7 +86,7 @@ class PostLosses:
         except Exception as error:  # a damaged archive raises any kind
             reason = " ".join(str(error).split()) or type(error).__name__
             if is_writer():
-                aside = set_aside(self._file)
+                aside = rename_damaged(self._file)
                 what = "losses before this step are unknown, and those of later steps are saved"
                 print(f"{self._file}: cannot be read ({reason}); put aside as {aside.name}: {what}", file=sys.stderr)
             return np.empty(0, np.float32)

@@ -14,7 +14,7 @@ from pathlib import Path
 from mmkp_jax.errors import LOST, InputError
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.hosts import is_writer
-from mmkp_jax.training.workdir import cut_back
+from mmkp_jax.training.workdir import truncate_log
 
 
 class SkippedSteps:
@@ -28,7 +28,7 @@ class SkippedSteps:
     def __init__(self, workdir: Path, *, most: int, step: int):
         self._file, self._most, self._in_a_row = workdir / "skipped.jsonl", most, 0
         if is_writer():
-            cut_back(self._file, step)
+            truncate_log(self._file, step)
         self.steps = len(self._file.read_text(encoding="utf-8").splitlines()) if self._file.exists() else 0
         """Number of skipped steps over all starts of the run."""
 

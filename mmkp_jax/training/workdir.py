@@ -43,7 +43,7 @@ def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = Fals
     """
     file = workdir / CONFIG
     if not file.exists():
-        ours = {*lock.FILES, part_of(file).name, "config.part"}
+        ours = {*lock.LOCK_FILES, part_of(file).name, "config.part"}
         if workdir.exists() and any(each.name not in ours for each in workdir.iterdir()):
             raise InputError(
                 "this folder holds something other than a run", str(workdir), "give a new folder, or a run's own"
@@ -124,7 +124,7 @@ def write_left_out(workdir: Path, left_out: Sequence[LeftOut]) -> None:
     write_text(workdir / "rejects.jsonl", "".join(lines))
 
 
-def cut_back(file: Path, step: int) -> None:
+def truncate_log(file: Path, step: int) -> None:
     """Removes the lines of later steps from JSON Lines, and a last one that a kill cut off; a missing file is left so.
 
     Raises:
@@ -155,7 +155,7 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, step: int):
         self._file = workdir / "metrics.jsonl"
-        cut_back(self._file, step)
+        truncate_log(self._file, step)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import KINDS, as_they_must_be, read_faults, read_rejects
+from benchmarks.faults import KINDS, are_as_expected, read_faults, read_rejects
 from mmkp_jax import prepare
 from tests.support.paths import SHARED
 from tests.support.shared_folder import cmkp
@@ -36,7 +36,7 @@ def test_rejects_are_the_faults_that_cannot_be_fed(raw, tmp_path):
     counts = prepare.run(flags(raw, tmp_path / "out"))
     faults = read_faults(raw / "images")
     assert sum(map(bool, map(KINDS.get, faults.values()))) == sum(count.rejects for count in counts.values()) > 0
-    assert as_they_must_be(faults, read_rejects(tmp_path / "out"))
+    assert are_as_expected(faults, read_rejects(tmp_path / "out"))
     assert {split: count.posts for split, count in counts.items()} == {"valid": POSTS, "test": POSTS}
     assert all(count.records + count.rejects == count.posts for count in counts.values())
 

@@ -30,7 +30,7 @@ def pocket(tmp_path_factory):
 
 
 def start(pocket, workdir, *flags, of_second=()):
-    """The processes of two hosts."""
+    """Starts the processes of two hosts."""
     port = free_port()
     job = (f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}", "--num_processes=2", *FIELDS, *flags)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment()}
@@ -41,9 +41,9 @@ def start(pocket, workdir, *flags, of_second=()):
 
 
 def finish(processes, seconds=400):
-    """Each one's (status, stdout, stderr)."""
+    """Status, stdout and stderr of each process."""
     ended = [process.communicate(timeout=seconds) for process in processes]
-    return [(process.returncode, *told) for process, told in zip(processes, ended, strict=True)]
+    return [(process.returncode, *streams) for process, streams in zip(processes, ended, strict=True)]
 
 
 def at_step(processes, workdir, step):
@@ -54,13 +54,13 @@ def at_step(processes, workdir, step):
 
 @pytest.fixture(scope="module")
 def unbroken(pocket):
-    """(work directory, each host's end) of a job of two hosts that nothing disturbed."""
+    """Work directory and outcome of each host of an undisturbed job of two hosts."""
     workdir = pocket.parent / "unbroken"
     return workdir, finish(start(pocket, workdir))
 
 
 def nearly_equal(one, other):
-    """The same curves, losses and state to 1e-5, of each array's largest number."""
+    """Asserts the same curves, losses and state to 1e-5 of each array's largest number."""
     for ours, theirs in zip(curve(one), curve(other), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
     with np.load(one / "losses.npz") as ours, np.load(other / "losses.npz") as theirs:
@@ -71,10 +71,10 @@ def nearly_equal(one, other):
         np.testing.assert_allclose(ours[path], leaf, rtol=0, atol=1e-5 * max(1e-3, np.abs(leaf).max()), err_msg=path)
 
 
-def test_two_hosts_compute_what_one_does_and_the_first_alone_tells(pocket, unbroken):
-    workdir, ((status, told, _), (status_of_second, told_by_second, _)) = unbroken
+def test_two_hosts_compute_what_one_does_and_only_the_first_prints(pocket, unbroken):
+    workdir, ((status, output, _), (status_of_second, output_of_second, _)) = unbroken
     assert status == status_of_second == 0
-    assert "report: " in told and "report: " not in told_by_second and "posts an epoch" not in told_by_second
+    assert "report: " in output and "report: " not in output_of_second and "posts an epoch" not in output_of_second
     alone = pocket.parent / "alone"
     done = run(pocket, f"--workdir={alone}", *FIELDS, devices=2)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -102,12 +102,12 @@ def test_sigterm_on_one_host_saves_on_both_and_a_restart_is_bit_identical(pocket
 
 
 def damage(workdir):
-    """A bit of what one of two hosts alone reads at a restart."""
+    """Flips a bit that only one of two hosts reads at a restart."""
     flip_bit(max((workdir / f"checkpoints/{STEPS}/state/ocdbt.process_1/d").iterdir()), 100)
 
 
 def survivor(processes, victim):
-    """Kills one, and has the other end as it should: in time, with its status and one line."""
+    """Kills one host, and asserts that the other ends in time, with its status and one line."""
     processes[victim].kill()
     status, _, error = finish(processes, seconds=60)[1 - victim]
     line = f"another host of this job is lost (host {victim} of 2)"
@@ -119,7 +119,7 @@ def survivor(processes, victim):
 def test_a_host_that_dies_ends_the_job_within_a_minute_and_one_host_continues(pocket, unbroken, victim):
     workdir = pocket.parent / f"killed-{victim}"
     processes = start(pocket, workdir)
-    at_step(processes, workdir, 4)  # the checkpoint of step 3 is written, or will not count
+    at_step(processes, workdir, 4)  # the checkpoint of step 3 is complete, or will not count
     survivor(processes, victim)
     if victim:
         done = run(pocket, f"--workdir={workdir}", *FIELDS, devices=2)
@@ -143,7 +143,7 @@ def test_a_host_that_dies_while_the_test_split_is_decoded_ends_the_job_within_a_
 JOB = """
 import sys, time
 import numpy as np
-from mmkp_jax.runtime.hosts import ending_together, everywhere, join, wait_for_all
+from mmkp_jax.runtime.hosts import ending_together, true_on_all_hosts, join, wait_for_all
 from mmkp_jax.runtime import meeting
 meeting.GRACE_SECONDS = 0.5
 where, host, what = sys.argv[1:]
@@ -151,10 +151,10 @@ join(where, 2, int(host), 60)
 with ending_together():
     wait_for_all("begun")
     print("begun", flush=True)
-    if what == "idle":  # as where the host compiles or loads, and learns of the others by no message of theirs
+    if what == "idle":  # as while a host compiles or loads, without messages from the others
         time.sleep(60)
     while what == "busy":
-        assert everywhere(True)
+        assert true_on_all_hosts(True)
     time.sleep(3 * int(host))
 print("left", flush=True)
 """
@@ -189,20 +189,20 @@ def test_a_host_that_never_joins_ends_the_others_with_one_line(tmp_path):
 
 
 @pytest.mark.nightly
-def test_damage_that_one_host_alone_sees_takes_both_to_the_checkpoint_before(pocket, unbroken):
+def test_damage_seen_by_one_host_makes_both_restore_the_previous_checkpoint(pocket, unbroken):
     workdir = pocket.parent / "damaged"
     shutil.copytree(unbroken[0], workdir)
     damage(workdir)
     ended = finish(start(pocket, workdir))
     assert [status for status, *_ in ended] == [0, 0], ended
     assert "resuming from step 6" in ended[0][1]
-    told = [error for *_, error in ended]
-    assert ["another host says where" in each for each in told].count(True) == 1, told
-    assert all(f"checkpoints/{STEPS}: it is damaged (" in each for each in told), told
+    errors = [error for *_, error in ended]
+    assert ["another host says where" in each for each in errors].count(True) == 1, errors
+    assert all(f"checkpoints/{STEPS}: it is damaged (" in each for each in errors), errors
     assert curve(workdir) == curve(unbroken[0])
 
 
-def test_hosts_that_disagree_end_with_a_line_that_says_in_what(pocket):
+def test_hosts_that_disagree_end_with_a_line_that_names_the_difference(pocket):
     workdir = pocket.parent / "disagree"
     ended = finish(start(pocket, workdir, of_second=("--config.learning_rate=1e-5",)))
     for status, _, error in ended:
@@ -211,18 +211,18 @@ def test_hosts_that_disagree_end_with_a_line_that_says_in_what(pocket):
 
 
 MEET = """
-from mmkp_jax.runtime.hosts import ending_together, is_writer, join, several
+from mmkp_jax.runtime.hosts import ending_together, is_writer, join, is_multi_host
 join()
 import jax, sys
 with ending_together():
-    print(is_writer(), several(), jax.process_count())
+    print(is_writer(), is_multi_host(), jax.process_count())
     print(is_writer(), file=sys.stderr)
 """
 
 
 @pytest.mark.parametrize("cluster", ["slurm", "open mpi"])
-def test_hosts_meet_by_what_their_cluster_tells_them(cluster):
-    job = random.randrange(4096)  # of which the coordinator's port is made
+def test_hosts_join_by_the_variables_of_their_cluster(cluster):
+    job = random.randrange(4096)  # determines the coordinator's port
     processes = []
     for host in map(str, range(2)):
         variables = {
@@ -243,17 +243,17 @@ def test_hosts_meet_by_what_their_cluster_tells_them(cluster):
         }[cluster]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
         processes.append(subprocess.Popen([sys.executable, "-c", MEET], env=environment() | variables, **pipes))
-    (status, told, _), (status_of_second, told_by_second, error) = finish(processes)
+    (status, output, _), (status_of_second, output_of_second, error) = finish(processes)
     assert status == status_of_second == 0, error
-    assert told.endswith("True True 2\n") and "True" not in told_by_second and "False" in error
+    assert output.endswith("True True 2\n") and "True" not in output_of_second and "False" in error
 
 
-def test_a_job_names_all_of_its_flags_and_a_shared_folder():
+def test_a_job_needs_all_of_its_flags_and_a_shared_folder():
     with pytest.raises(InputError, match="--num_processes"):
         join("127.0.0.1:1", None, 0)
 
 
 @pytest.mark.parametrize("where, process", [("127.0.0.1", 0), (":1234", 0), ("127.0.0.1:99999", 1), ("127.0.0.1:1", 2)])
-def test_a_place_where_no_host_can_meet_the_others_is_a_mistake(where, process):
+def test_an_invalid_coordinator_or_process_is_refused(where, process):
     with pytest.raises(InputError, match="give HOST:PORT, and each of N processes a number below N"):
         join(where, 2, process)

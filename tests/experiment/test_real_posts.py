@@ -44,12 +44,12 @@ def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
     if strategy != "zeroshot":
         assert "200 posts an epoch" in out
         lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-        assert sum(line["posts"] for line in lines) == 200  # each of them once
+        assert sum(line["posts"] for line in lines) == 200  # each post once
         assert lines[-1]["loss"] < lines[0]["loss"] and "valid/all/f1@1" in lines[-1]
 
 
 @pytest.mark.nightly
-def test_seen_goes_by_the_list_that_is_named(tmp_path):
+def test_seen_keyphrases_are_those_of_the_given_list(tmp_path):
     keyphrases = cmkp("tw_mm_s1/train_keyphrases.txt")
     draw_standins(keyphrases.parent, tmp_path / "images", 40)
     splits = {"train": ("valid", 40), "test": ("test", 40)}

@@ -12,7 +12,7 @@ from mmkp_jax.runtime.field_checks import check_settings
 from mmkp_jax.runtime.json_files import Fields, read_object
 from mmkp_jax.runtime.old_configs import upgrade
 from mmkp_jax.training.contents import same_content
-from mmkp_jax.training.workdir import cut_back
+from mmkp_jax.training.workdir import truncate_log
 from tests.fuzz.harness import Target
 from tests.fuzz.targets_posts import lines_of
 
@@ -29,7 +29,7 @@ def _as_json(content: dict) -> bytes:
 
 def _cut_back(data: bytes, root: Path) -> None:
     (root / "metrics.jsonl").write_bytes(data)
-    cut_back(root / "metrics.jsonl", 3)
+    truncate_log(root / "metrics.jsonl", 3)
     for line in (root / "metrics.jsonl").read_bytes().split(b"\n")[:-1]:
         assert Fields(json.loads(line), "metrics.jsonl").number("step") <= 3
 

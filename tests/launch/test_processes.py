@@ -57,7 +57,7 @@ def pocket(tmp_path_factory):
 
 
 @pytest.mark.parametrize("launcher", [pytest.param("slurm.sh", marks=pytest.mark.nightly), "local.sh"])
-def test_two_processes_train_and_go_on_after_one_was_told_to_stop(slurm, pocket, tmp_path, launcher):
+def test_two_processes_train_and_resume_after_one_was_asked_to_stop(slurm, pocket, tmp_path, launcher):
     slurm.make(
         "python",
         "if '-m' in words:\n    print(os.getpid(), file=open(folder / 'pids', 'a'))\n"

@@ -27,7 +27,7 @@ elif "ssh" in words and "host.sh run" in words[-2]:
     sys.exit(answer("statuses"))
 """
 HERE = """
-if "ssh" in words:  # what the hosts are told, done here
+if "ssh" in words:  # runs the hosts' commands here
     sys.exit(subprocess.run(["bash", "-c", words[-2].removeprefix("--command=")]).returncode)
 """
 
@@ -44,7 +44,7 @@ def gcloud(fakes):
     return answers
 
 
-def told(fakes) -> list[str]:
+def host_commands(fakes) -> list[str]:
     """Each call in a word; looks at the state are left out."""
     words = []
     for call in fakes.calls():
@@ -85,7 +85,7 @@ def test_a_preemption_in_the_middle_asks_for_the_slices_again(gcloud, lost, stat
     fakes = gcloud(states, [status, 0])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == 0, done.stderr
-    assert told(fakes) == ["create", "install", "run", "delete", "create", "install", "run"]
+    assert host_commands(fakes) == ["create", "install", "run", "delete", "create", "install", "run"]
     assert "the slices were lost; again, restart 1 of 10 in a row" in done.stderr
 
 
@@ -93,7 +93,7 @@ def test_slices_that_are_lost_too_often_end_it(gcloud):
     fakes = gcloud(["ABSENT", "ACTIVE", *["SUSPENDED", "SUSPENDED", "ABSENT", "ACTIVE"] * 3], [134])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--restarts=2", "--delete", "--", *PROGRAM)
     assert done.returncode == 1
-    assert told(fakes).count("create") == 3 and told(fakes)[-1] == "delete"
+    assert host_commands(fakes).count("create") == 3 and host_commands(fakes)[-1] == "delete"
     assert "the slices were lost; that was restart 2 of 2 in a row, the last" in done.stderr
 
 
@@ -101,7 +101,7 @@ def test_a_run_that_was_stopped_or_lost_a_host_is_started_again(gcloud):
     fakes = gcloud(["ACTIVE"], [75, 76, 134, 0])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == 0
-    assert told(fakes) == ["install", "run"] * 4
+    assert host_commands(fakes) == ["install", "run"] * 4
     ids = {call[-2].split()[5] for call in fakes.calls() if "host.sh run" in call[-2]}
     assert len(ids) == 4  # a host takes the same one for the same run
 
@@ -110,7 +110,7 @@ def test_a_run_that_hangs_every_time_does_not_cost_money_for_ever(gcloud):
     fakes = gcloud(["ACTIVE"], [75])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--restarts=2", "--delete", "--", *PROGRAM)
     assert done.returncode == 75
-    assert told(fakes) == [*["install", "run"] * 3, "delete"]
+    assert host_commands(fakes) == [*["install", "run"] * 3, "delete"]
     assert "the run ended with 75; that was restart 2 of 2 in a row, the last" in done.stderr
 
 
@@ -118,7 +118,7 @@ def test_a_run_that_saved_before_its_slices_went_finds_new_ones(gcloud):
     fakes = gcloud(["ABSENT", "ACTIVE", "SUSPENDING", "SUSPENDING", "ABSENT", "ACTIVE"], [75, 0])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == 0
-    assert told(fakes) == ["create", "install", "run", "delete", "create", "install", "run"]
+    assert host_commands(fakes) == ["create", "install", "run", "delete", "create", "install", "run"]
 
 
 @pytest.mark.parametrize("status", [1, 2, 130, 137])
@@ -126,13 +126,13 @@ def test_any_other_status_ends_it_and_the_slices_are_given_back_where_asked(gclo
     fakes = gcloud(["ACTIVE"], [status])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--delete", "--", *PROGRAM)
     assert done.returncode == status
-    assert told(fakes) == ["install", "run", "delete"]
+    assert host_commands(fakes) == ["install", "run", "delete"]
 
 
 def test_a_lost_connection_joins_the_run_again(gcloud):
     fakes = gcloud(["ACTIVE"], [255, 0])
     assert fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM).returncode == 0
-    assert told(fakes) == ["install", "run"] * 2
+    assert host_commands(fakes) == ["install", "run"] * 2
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_slices_that_someone_deleted_are_not_paid_for_again(gcloud, states, done
     fakes = gcloud(states, [255])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == 1 and "was deleted by someone" in done.stderr
-    assert told(fakes) == done_so_far
+    assert host_commands(fakes) == done_so_far
 
 
 @pytest.mark.parametrize("states, status", [(["UNKNOWN"], 1), (["ACTIVE", "UNKNOWN", "ACTIVE"], 0)])
@@ -155,19 +155,19 @@ def test_a_gcloud_that_cannot_tell_ends_it_at_once_and_not_later(gcloud, states,
     fakes = gcloud(states, [75, 0])
     done = fakes.run("tpu.sh", "babysit", *ASKED, "--", *PROGRAM)
     assert done.returncode == status and "not logged in" in done.stderr
-    assert ("run" in told(fakes)) == (status == 0) and "create" not in told(fakes)
+    assert ("run" in host_commands(fakes)) == (status == 0) and "create" not in host_commands(fakes)
 
 
 def test_ctrl_c_leaves_the_run_and_the_slices(fakes):
     fakes.make("gcloud", GCLOUD.replace('sys.exit(answer("statuses"))', "import time; time.sleep(60)"))
     fakes.answers("states", "ACTIVE")
     launched = fakes.popen("tpu.sh", "babysit", *ASKED, "--delete", "--", *PROGRAM)
-    while "run" not in told(fakes):
+    while "run" not in host_commands(fakes):
         time.sleep(0.05)
     os.killpg(launched.pid, signal.SIGINT)
     _, errors = launched.communicate(timeout=30)
-    assert launched.returncode == 130 and "a run that was started goes on" in errors
-    assert "delete" not in told(fakes)
+    assert launched.returncode == 130 and "a started run continues" in errors
+    assert "delete" not in host_commands(fakes)
 
 
 def test_several_slices_are_one_request_and_one_command(gcloud):

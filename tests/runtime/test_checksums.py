@@ -1,4 +1,5 @@
-"""Checksums of a folder: every flipped bit, cut, missing and added file is noticed, alone or by several readers."""
+"""Checksums of a folder: every flipped bit and every truncated, missing or added file is detected, by one or more
+verifiers."""
 
 import random
 
@@ -18,12 +19,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_as_it_was_written_is_whole(folder):
+def test_an_unchanged_folder_has_no_damage(folder):
     assert has_checksums(folder) and find_damage(folder) is None
     assert [find_damage(folder, share, 3) for share in range(3)] == [None] * 3
 
 
-def test_each_flipped_bit_of_the_checksums_themselves_is_noticed(folder):
+def test_each_flipped_bit_of_the_checksums_file_is_detected(folder):
     content = (folder / CHECKSUMS_FILE).read_bytes()
     for bit in range(8 * len(content)):
         flipped = bytearray(content)
@@ -32,7 +33,7 @@ def test_each_flipped_bit_of_the_checksums_themselves_is_noticed(folder):
         assert find_damage(folder), f"bit {bit}"
 
 
-def test_flipped_bits_of_any_file_are_noticed_by_the_reader_whose_share_it_is(folder):
+def test_flipped_bits_of_any_file_are_detected_by_the_verifier_of_its_share(folder):
     for name in ("a", "state/d/b", 'state/"c" é'):
         content = (folder / name).read_bytes()
         for bit in range(0, 8 * len(content), max(1, len(content) // 7)):
@@ -45,13 +46,13 @@ def test_flipped_bits_of_any_file_are_noticed_by_the_reader_whose_share_it_is(fo
     assert find_damage(folder) is None
 
 
-def test_hidden_files_that_a_file_system_or_a_copy_made_are_passed_over(folder):
+def test_unlisted_hidden_files_are_ignored(folder):
     (folder / ".nfs0001").write_bytes(b"")
     (folder / "state" / ".DS_Store").write_bytes(b"x")
     assert find_damage(folder) is None
 
 
-def test_what_is_cut_missing_or_added_is_named_by_every_reader(folder):
+def test_truncated_missing_or_added_files_are_named_by_every_verifier(folder):
     (folder / "new").write_bytes(b"")
     assert find_damage(folder) == find_damage(folder, 1, 2) == "new is not written with it"
     (folder / "new").unlink()
@@ -64,7 +65,7 @@ def test_what_is_cut_missing_or_added_is_named_by_every_reader(folder):
     assert find_damage(folder) == f"{CHECKSUMS_FILE} cannot be read"
 
 
-def test_shares_hold_each_file_once_and_about_as_many_bytes():
+def test_shares_hold_each_file_once_and_are_about_equal_in_bytes():
     sizes = {f"file-{n}": size for n, size in enumerate([900, 800, 100, 50, 50, 0, 0])}
     shares = _shares(sizes, 2)
     assert sorted(name for share in shares for name in share) == sorted(sizes)

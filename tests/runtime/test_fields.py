@@ -1,4 +1,4 @@
-"""One table of fields: what comes from it, and that its plain data are what the code implements."""
+"""The table of fields: what is generated from it, and that its data match what the code implements."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from mmkp_jax.runtime import field_text
 from mmkp_jax.runtime.config import default_config, override, parse_overrides, read_config
 from mmkp_jax.runtime.field_checks import check_settings, fault_of, faults_of
 from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, REQUIRED, SAME, Field
-from mmkp_jax.runtime.fields import DTYPES, FIELDS, field_named, leaves, may_differ
+from mmkp_jax.runtime.fields import DTYPE_NAMES, FIELDS, field_named, leaves, may_differ
 from mmkp_jax.training import gamma, objectives, setup
 from tests.support.paths import ROOT
 
@@ -35,7 +35,7 @@ TABLE = (
     Field("row.tokens", 4, "slots", low=1),
     Field("row.images", {}, "slots by kind", low=0),
 )
-"""A small one, with an open mapping."""
+"""A small table with a mapping."""
 
 
 def test_every_default_is_in_its_own_range_and_named_once():
@@ -47,30 +47,30 @@ def test_the_base_config_is_the_table():
     assert dict(leaves(base.get_config().to_dict())) == {field.name: field.default for field in FIELDS}
 
 
-def test_every_preset_gives_a_config_without_a_fault():
+def test_every_preset_gives_a_valid_config():
     chosen = [f"{kind}={name}" for kind, names in presets.PRESETS.items() for name in names]
     for each in chosen:
         check_settings(dyncot.get_config(each))
 
 
-def test_choices_are_what_is_implemented():
+def test_choices_equal_what_is_implemented():
     choices = {field.name: field.choices for field in FIELDS}
     assert choices["strategy"] == objectives.STRATEGIES
     assert choices["gamma_mode"] == gamma.MODES
     assert choices["attention"] == ("auto", *BACKENDS)
     assert choices["moments_memory"] == tuple(MEMORIES)
-    assert tuple(setup.DTYPES) == DTYPES
+    assert tuple(setup.DTYPES) == DTYPE_NAMES
     assert set(field_named("freeze").default) <= set(PARTS)
 
 
-def test_settings_that_fields_need_are_fields_and_their_values_ones_that_these_take():
+def test_needed_settings_are_fields_with_valid_values():
     for field in FIELDS:
         for need in field.needs:
             for value in (*need.only, *need.never):
                 assert fault_of(field_named(need.setting), need.setting, value) is None
 
 
-def test_docs_config_md_is_what_the_table_says():
+def test_docs_config_md_is_generated_from_the_table():
     page = (ROOT / "docs/config.md").read_text(encoding="utf-8")
     assert page == field_text.markdown(), "write it again: python -m mmkp_jax.runtime.fields > docs/config.md"
 
@@ -82,7 +82,7 @@ def test_help_has_every_field_in_80_columns():
     assert {field.name for field in FIELDS} <= listed
 
 
-def test_what_may_differ_on_resume():
+def test_fields_that_may_differ_on_resume():
     assert may_differ("mesh.fsdp") and may_differ("sharding_rules.embed") and may_differ("log_every")
     assert not may_differ("gamma") and not may_differ("data.path") and not may_differ("no.such.field")
     assert not may_differ("total_steps") and may_differ("total_steps", extend=True)
@@ -121,7 +121,7 @@ def test_what_may_differ_on_resume():
         ("num_epochs=0", "config.num_epochs: num_epochs is 0 and total_steps is 0; give one of them"),
     ],
 )
-def test_a_field_that_cannot_be_used_is_one_line(flag, line):
+def test_an_invalid_field_is_one_line(flag, line):
     with pytest.raises(InputError) as caught:
         read_config(CONFIG, [f"--config.{flag}"])
     assert str(caught.value).startswith(line)
@@ -144,24 +144,24 @@ def test_a_field_that_cannot_be_used_is_one_line(flag, line):
         ("row.images.tiles=7", 7),
     ],
 )
-def test_a_flag_is_read_as_its_field_s_type(flag, value):
+def test_a_flag_is_read_as_its_fields_type(flag, value):
     config = read_config(CONFIG, ["--config.gamma=0.1", "--config.remat=False", f"--config.{flag}"])
     found = dict(leaves(config.to_dict()))[flag.partition("=")[0]]
     assert (found, type(found)) == (value, type(value))
 
 
-def test_all_mistakes_are_said_at_once():
+def test_all_mistakes_are_reported_at_once():
     flags = ["gama=3", "gamma=high", "log_every=0", "strategy=dynct", "row.images.a=x"]
     with pytest.raises(InputError) as caught:
         read_config(f"{CONFIG}:modell=x,data=foo", [f"--config.{flag}" for flag in flags])
     line = str(caught.value)
     assert line.startswith("7 mistakes: --config: unknown preset 'modell=x' (did you mean 'model'?) (use model=…, ")
-    for told in ("'modell=x'", "'data=foo'", "'gama'", "'high'", "log_every: 0", "'dynct'", "'x' is not a whole"):
-        assert told in line
+    for message in ("'modell=x'", "'data=foo'", "'gama'", "'high'", "log_every: 0", "'dynct'", "'x' is not a whole"):
+        assert message in line
     assert "\n" not in line
 
 
-def test_a_config_file_s_own_faults_are_said_too_unless_a_flag_replaces_them(tmp_path):
+def test_faults_of_a_config_file_are_reported_too_unless_a_flag_replaces_them(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         "from configs import base\n\n"
@@ -179,7 +179,7 @@ def test_a_config_file_s_own_faults_are_said_too_unless_a_flag_replaces_them(tmp
     assert "unknown key 'own'" in line and "log_every" not in line and line.startswith("3 mistakes: ")
 
 
-def test_an_open_mapping_takes_any_name_by_presets_and_flags_and_only_there():
+def test_a_mapping_takes_any_name_from_presets_and_flags():
     config = default_config(TABLE)
     config.row.images.patches = 4096  # as a preset does
     config.row.update(images={"windows": 8})

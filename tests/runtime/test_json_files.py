@@ -1,4 +1,4 @@
-"""JSON of unknown origin: every fault is one line with file, place and field."""
+"""Untrusted JSON: every fault is one line with file, place and field."""
 
 import json
 
@@ -20,14 +20,14 @@ DEEP = "[" * 100_000
         (b"\xff\xfe\xfd", "is not UTF-8"),
     ],
 )
-def test_what_is_no_json_is_one_line(text, reason):
+def test_invalid_json_is_one_line(text, reason):
     with pytest.raises(InputError, match=reason) as raised:
         parse(text, "f.json")
     assert str(raised.value).startswith("f.json: ") and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["[]", "1", "null", '"x"'])
-def test_another_value_is_no_object(text):
+def test_a_value_that_is_not_an_object_is_refused(text):
     with pytest.raises(InputError, match="not a JSON object"):
         parse_object(text, "f.json")
 
@@ -49,7 +49,7 @@ OTHER = [None, True, "x", 1.5, -1, [], {}, ["a", 1], [1, "a"], [{}, 1], 10**400,
         (Fields.object, lambda v: v == {}),
     ],
 )
-def test_a_field_of_another_type_is_named_with_its_place(take, holds, value):
+def test_a_field_of_a_wrong_type_is_named_with_its_place(take, holds, value):
     fields = Fields({"a": value}, "f.json:3", path="data")
     if holds(value):
         take(fields, "a")
@@ -58,14 +58,14 @@ def test_a_field_of_another_type_is_named_with_its_place(take, holds, value):
         take(fields, "a")
 
 
-def test_an_absent_field_gives_its_default_or_is_named():
+def test_an_absent_field_gives_its_default_or_an_error():
     fields = Fields({}, "f.json")
     assert fields.text("a", "x") == "x" and fields.texts("a", []) == []
     with pytest.raises(InputError, match="has no 'a'"):
         fields.text("a")
 
 
-def test_fields_inside_say_the_whole_path():
+def test_nested_fields_are_named_by_their_full_path():
     fields = Fields({"rows": [{"a": {"b": 1}}]}, "f.json")
     with pytest.raises(InputError, match=r"'rows\[0\]\.a\.b' is 1, not text"):
         fields.rows("rows")[0].object("a").text("b")
@@ -77,13 +77,13 @@ def test_json_lines_are_read_with_their_places(tmp_path):
     assert [(row.where, row.integer("a")) for row in read_rows(file)] == [(f"{file}:1", 1), (f"{file}:3", 2)]
 
 
-def test_a_line_that_a_kill_cut_off_is_passed_over_only_at_the_end_and_only_if_asked(tmp_path):
+def test_a_line_cut_off_by_a_kill_is_ignored_only_at_the_end_and_on_request(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"a": 1}\n{"a": ')
     assert [row.integer("a") for row in read_rows(file, cut_off=True)] == [1]
     with pytest.raises(InputError, match=f"{file}:2: is not JSON"):
         list(read_rows(file))
-    file.write_text('{"a": 1}\n{"a": \n')  # a line that was written to its end is damaged, not cut off
+    file.write_text('{"a": 1}\n{"a": \n')  # a line with its line feed is damaged, not cut off
     with pytest.raises(InputError, match=f"{file}:2: is not JSON"):
         list(read_rows(file, cut_off=True))
     file.write_text('{"a": \n{"a": 1}\n')
@@ -91,7 +91,7 @@ def test_a_line_that_a_kill_cut_off_is_passed_over_only_at_the_end_and_only_if_a
         list(read_rows(file, cut_off=True))
 
 
-def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
+def test_a_file_over_the_limit_is_refused(tmp_path, monkeypatch):
     file = tmp_path / "a.json"
     file.write_text(json.dumps({"a": "x" * 100}))
     monkeypatch.setenv("MMKP_MAX_FILE_BYTES", "50")

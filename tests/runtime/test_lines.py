@@ -17,7 +17,7 @@ def test_lines_end_at_line_feeds_alone(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_line_beyond_the_limit_is_passed_over_and_the_next_one_read(tmp_path, monkeypatch, packed):
+def test_a_line_over_the_limit_is_skipped_and_the_next_one_read(tmp_path, monkeypatch, packed):
     monkeypatch.setenv("MMKP_MAX_LINE_BYTES", "10")
     file = tmp_path / ("a.gz" if packed else "a")
     content = b"0123456789\n" + b"x" * 1000 + b"\nlast"
@@ -25,7 +25,7 @@ def test_a_line_beyond_the_limit_is_passed_over_and_the_next_one_read(tmp_path, 
     assert list(lines_of(file)) == [(1, b"0123456789", False), (2, b"", True), (3, b"last", False)]
 
 
-def test_memory_does_not_grow_with_a_packed_line(tmp_path, monkeypatch):
+def test_memory_does_not_grow_with_a_compressed_line(tmp_path, monkeypatch):
     monkeypatch.setenv("MMKP_MAX_LINE_BYTES", "100000")
     file = tmp_path / "a.gz"
     with gzip.open(file, "wb", 1) as out:
@@ -44,13 +44,13 @@ def test_damaged_compression_is_one_line(tmp_path, content):
     if not content:
         assert list(lines_of(file)) == []
         return
-    with pytest.raises(InputError, match="no gzip file, or a damaged one"):
+    with pytest.raises(InputError, match="not a gzip file, or is damaged"):
         list(lines_of(file))
-    with pytest.raises(InputError, match="no gzip file, or a damaged one"):
+    with pytest.raises(InputError, match="not a gzip file, or is damaged"):
         read_bytes(file)
 
 
-def test_what_is_not_utf_8_is_named_by_its_line(tmp_path):
+def test_text_that_is_not_utf_8_is_reported_with_its_line(tmp_path):
     file = tmp_path / "a.txt"
     file.write_bytes(b"a\nb\xff\n")
     with pytest.raises(InputError, match=f"{file}:2: is not UTF-8"):

@@ -1,4 +1,4 @@
-"""One writer a folder: refused while the owner lives, taken over when it is gone, and who lost it ends."""
+"""One writer per folder: others are refused while the owner lives and take over when it is dead; a loser exits."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ with Lock(Path(sys.argv[1]), 10, beat=0.1) as lock:
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds `tmp_path`."""
+    """Another process that holds the lock on `tmp_path`."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -56,14 +56,14 @@ def test_a_second_process_is_refused_while_the_first_lives_and_takes_over_once_i
     with pytest.raises(InputError, match=f"process {holder.pid} is writing this run"), Lock(tmp_path, 10) as lock:
         lock.acquire()
     assert (tmp_path / LOCK).read_bytes() == before and holder.poll() is None
-    holder.send_signal(signal.SIGKILL)  # not waited for: a process that has ended is there until it is
+    holder.send_signal(signal.SIGKILL)  # not waited for: an ended process stays in the table until then
     while holder.pid and is_alive(this_process()._replace(pid=holder.pid, started=json.loads(before)["started"])):
         time.sleep(0.01)
     with Lock(tmp_path, 10, **QUICK, lost=refuse_to_lose) as lock:
         lock.acquire()
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
-    told = f"{tmp_path}: taken over from process {holder.pid}, which is no longer there"
-    assert capsys.readouterr().err.splitlines() == [told]
+    message = f"{tmp_path}: taken over from process {holder.pid}, which is no longer there"
+    assert capsys.readouterr().err.splitlines() == [message]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -77,14 +77,14 @@ def test_within_one_process_a_folder_is_held_once_and_is_free_again_afterwards(t
         lock.acquire()
 
 
-def test_a_process_id_that_was_given_out_again_is_another_process():
+def test_a_reused_process_id_is_another_process():
     ours = this_process()
     assert is_alive(ours)
     assert not is_alive(ours._replace(started="1"))
     assert not is_alive(ours._replace(pid=2**40))
 
 
-def test_an_owner_on_another_host_whose_heartbeat_stands_still_is_taken_over(tmp_path, capsys):
+def test_a_lock_of_another_host_without_heartbeat_is_taken_over(tmp_path, capsys):
     on_another_host(tmp_path)
     (tmp_path / BEAT).write_text("of a clock an hour ahead")
     os.utime(tmp_path / BEAT, (time.time() + 3600,) * 2)
@@ -96,7 +96,7 @@ def test_an_owner_on_another_host_whose_heartbeat_stands_still_is_taken_over(tmp
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
-def test_an_owner_on_another_host_whose_heartbeat_changes_is_waited_for_and_then_left_alone(tmp_path):
+def test_a_lock_of_another_host_with_a_heartbeat_is_waited_for_and_respected(tmp_path):
     on_another_host(tmp_path)
     before, over = (tmp_path / LOCK).read_bytes(), threading.Event()
 
@@ -117,7 +117,7 @@ def test_an_owner_on_another_host_whose_heartbeat_changes_is_waited_for_and_then
     assert (tmp_path / LOCK).read_bytes() == before
 
 
-def test_a_lock_that_is_given_back_while_it_is_waited_for_is_taken_at_once(tmp_path):
+def test_a_lock_released_during_the_wait_is_acquired_at_once(tmp_path):
     on_another_host(tmp_path)
     threading.Timer(0.2, (tmp_path / LOCK).unlink).start()
     with Lock(tmp_path, 60, **QUICK, lost=refuse_to_lose) as lock:
@@ -126,23 +126,23 @@ def test_a_lock_that_is_given_back_while_it_is_waited_for_is_taken_at_once(tmp_p
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"pid": "x"}', "\0" * 50, "[" * 100_000])
-def test_a_lock_file_that_cannot_be_read_is_taken_over_when_nothing_changes(tmp_path, content):
+def test_an_unreadable_lock_file_is_taken_over_when_nothing_changes(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
     with Lock(tmp_path, 0.2, **QUICK, lost=refuse_to_lose) as lock:
         lock.acquire()
 
 
-def test_an_owner_that_wakes_up_after_it_was_taken_over_says_so_and_ends_with_76(tmp_path, holder):
+def test_an_owner_that_wakes_up_after_a_takeover_exits_with_76_and_one_line(tmp_path, holder):
     holder.send_signal(signal.SIGSTOP)
     other = on_another_host(tmp_path)
     holder.send_signal(signal.SIGCONT)
     _, error = holder.communicate(timeout=30)
     assert holder.returncode == LOST
     assert "process 12 on node-7 has taken over this run; this process exits, and writes nothing more" in error
-    assert json.loads((tmp_path / LOCK).read_text()) == other._asdict()  # nor is it removed
+    assert json.loads((tmp_path / LOCK).read_text()) == other._asdict()  # it is not removed
 
 
-def test_a_lock_that_somebody_removed_is_written_again(tmp_path):
+def test_a_removed_lock_is_written_again(tmp_path):
     with Lock(tmp_path, 10, **QUICK, lost=refuse_to_lose) as lock:
         lock.acquire()
         (tmp_path / LOCK).unlink()
@@ -152,7 +152,7 @@ def test_a_lock_that_somebody_removed_is_written_again(tmp_path):
             time.sleep(0.01)
 
 
-def test_a_process_that_is_hidden_from_us_but_refuses_our_signal_is_alive(monkeypatch):
+def test_a_hidden_process_that_refuses_a_signal_is_alive(monkeypatch):
     def refused(pid: int, number: int) -> None:
         raise PermissionError
 
@@ -161,7 +161,7 @@ def test_a_process_that_is_hidden_from_us_but_refuses_our_signal_is_alive(monkey
     assert lock.is_alive(lock.this_process()._replace(started="123"))
 
 
-def test_a_name_in_a_lock_moves_no_cursor(tmp_path, capsys):
+def test_control_characters_of_a_name_in_a_lock_are_escaped(tmp_path, capsys):
     owner = this_process()._replace(host="another", name="node\x1b[2J\n7")
     (tmp_path / LOCK).write_text(json.dumps(owner._asdict()))
     with Lock(tmp_path, 0.1, **QUICK, lost=refuse_to_lose) as held, contextlib.suppress(BusyError):

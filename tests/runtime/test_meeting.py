@@ -1,4 +1,4 @@
-"""How the hosts of a job meet, and how each learns that another is lost: on loopback, without JAX."""
+"""The rendezvous of a job's hosts, and how each learns that another is lost; on loopback, without JAX."""
 
 import signal
 import subprocess
@@ -55,7 +55,7 @@ def finish(process):
 
 
 def failures(meetings, seconds):
-    """What waiting for all hosts raises, in each of these meetings, at the same time."""
+    """Errors of waiting for all hosts, in each of these meetings at the same time."""
     with ThreadPoolExecutor(len(meetings)) as pool:
         waiting = [pool.submit(meeting.wait_for_all, seconds) for meeting in meetings]
         return [each.exception(timeout=60) for each in waiting]
@@ -67,7 +67,7 @@ def test_hosts_that_joined_name_those_that_did_not_in_time(where):
         assert "of 4 hosts, 1, 3 did not join within 2 s (--join_seconds)" in str(error)
 
 
-def test_without_the_first_host_the_others_give_up_in_time(where):
+def test_without_the_first_host_the_others_time_out(where):
     (error,) = failures([OtherHost(where, 1, 2)], 0.5)
     assert isinstance(error, LostError) and "the first host does not answer, within 0.5 s" in str(error)
 
@@ -95,13 +95,13 @@ def test_the_first_host_that_dies_before_all_have_joined_ends_the_others_at_once
         assert isinstance(error := waiting.exception(timeout=60), LostError) and "first host" in str(error)
 
 
-def test_hosts_that_count_another_number_of_hosts_are_a_mistake_of_both(where):
+def test_hosts_with_different_numbers_of_hosts_are_refused_on_both_sides(where):
     for error in failures([FirstHost(int(where.split(":")[1]), 2, 1), OtherHost(where, 1, 3)], 60):
         assert isinstance(error, InputError)
         assert error.what == "host 1 counts 3 hosts in this job, and the first counts 2"
 
 
-def test_a_stray_host_of_another_job_is_turned_away_and_the_job_continues(where):
+def test_a_host_of_another_job_is_rejected_and_the_job_continues(where):
     job = [FirstHost(int(where.split(":")[1]), 2, 1), OtherHost(where, 1, 2)]
     assert failures(job, 60) == [None, None]
     (error,) = failures([OtherHost(where, 1, 3)], 5)
@@ -110,7 +110,7 @@ def test_a_stray_host_of_another_job_is_turned_away_and_the_job_continues(where)
     assert job[0].loss is None and job[1].loss is None
 
 
-def test_a_port_that_is_in_use_is_a_mistake(where):
+def test_a_port_in_use_is_refused(where):
     port = int(where.split(":")[1])
     FirstHost(port, 2, 1)
     with pytest.raises(InputError, match=f"port {port}: the hosts cannot meet there"):
@@ -129,8 +129,8 @@ def test_a_host_that_dies_ends_all_others_with_one_line(start, victim):
         assert f"another host of this job is lost (host {victim} of 3)" in error
 
 
-def test_a_host_that_is_slow_is_waited_for_and_not_taken_for_lost(start):
-    """It is stopped, for longer than a machine may be silent: the kernel answers for it."""
+def test_a_slow_host_does_not_count_as_lost(start):
+    """It is stopped for longer than a machine may be silent, as the kernel answers for it."""
     hosts = [start(0, 2, 0), start(1, 2, 1)]
     assert hosts[1].stdout.readline() + hosts[1].stdout.readline() == "started\njoined\n"
     hosts[1].send_signal(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Configs of earlier revisions become today's, for all who read a work directory."""
+"""Configs of earlier revisions are upgraded for every reader of a work directory."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ REAL = json.loads(json.dumps(dyncot.get_config("model=qwen2_5_vl_3b").to_dict())
 
 
 def as_of_old(config, *, lacking=()):
-    """As a revision wrote it that had a row's slots and limits of images as fields of their own."""
+    """A config of a revision with separate fields for a row's slots and image limits."""
     old = copy.deepcopy(config)
     old["row"] |= old["row"].pop("images")
     old["data"] |= old["data"].pop("images")
@@ -31,17 +31,17 @@ def as_of_old(config, *, lacking=()):
 OLD = as_of_old(TODAY, lacking=("posts_per_step", "moments_dtype", "moments_memory", "hang_seconds", "valid_posts"))
 
 
-def test_todays_config_stays_as_it_is():
+def test_a_current_config_is_unchanged():
     assert upgrade(TODAY) == TODAY and upgrade(REAL) == REAL
 
 
-def test_moved_fields_move_and_those_that_it_lacks_have_the_values_that_it_ran_under():
+def test_moved_fields_are_renamed_and_missing_ones_get_the_values_of_the_run():
     before = copy.deepcopy(OLD)
     assert upgrade(OLD) == TODAY
     assert before == OLD
 
 
-def test_parts_that_are_frozen_have_today_s_name():
+def test_frozen_parts_get_their_current_name():
     assert upgrade(REAL | {"freeze": ["visual.patch_embed", "visual.blocks"]}) == REAL
     other = REAL | {"freeze": ["visual.blocks"]}
     assert upgrade(other) == other
@@ -57,13 +57,13 @@ def test_parts_that_are_frozen_have_today_s_name():
         ({"gamma": "high", "seed": -1}, "'seed' is -1, not a whole number from 0; 'gamma' is \"high\", not a number"),
     ],
 )
-def test_damage_stays_for_the_checks_that_name_it(damage, what, tmp_path):
+def test_damage_is_kept_for_the_checks_that_report_it(damage, what, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(OLD | damage))
     with pytest.raises(InputError, match=re.escape(what)):
         run_config(tmp_path)
 
 
-def test_every_reader_of_a_work_directory_takes_it(tmp_path):
+def test_every_reader_of_a_work_directory_reads_an_old_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(OLD))
     assert json.loads(json.dumps(run_config(tmp_path).to_dict())) == TODAY
     assert read_config_file(tmp_path / "config.json") == TODAY
@@ -71,7 +71,7 @@ def test_every_reader_of_a_work_directory_takes_it(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == TODAY
 
 
-def test_another_value_than_it_ran_under_is_another_config(tmp_path):
+def test_a_value_that_differs_from_the_runs_is_another_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(OLD))
     with pytest.raises(InputError, match=r"another config: posts_per_step \(was 0, now 2\)"):
         claim(tmp_path, TODAY | {"posts_per_step": 2})

@@ -1,4 +1,4 @@
-"""A bucket or a URL where a local path belongs is refused by every command, and nothing is made."""
+"""A bucket or a URL where a local path belongs is refused by every command, and nothing is written."""
 
 import importlib
 import os
@@ -22,13 +22,13 @@ SCHEMES = [
 
 @pytest.mark.parametrize("path", SCHEMES)
 @pytest.mark.parametrize("made", [str, Path])
-def test_a_scheme_is_refused_however_the_path_is_held(path, made):
+def test_a_scheme_is_refused_for_every_type_of_path(path, made):
     with pytest.raises(InputError, match=r"^--out: \w+:// is not a local path"):
         check_local(made(path), "--out")
 
 
 @pytest.mark.parametrize("path", ["data", "/data/x", "C:/data", "a:b", "s3:test", "data/mine:1", "./gs:/x", "x/y://z"])
-def test_other_paths_pass(path):
+def test_local_paths_pass(path):
     assert scheme_of(path) is None
 
 
@@ -46,10 +46,10 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command,flag", [(name, flag) for name, flags in COMMANDS.items() for flag in flags])
-def test_every_command_refuses_a_scheme_and_makes_nothing(command, flag, tmp_path, monkeypatch, capsys):
+def test_every_command_refuses_a_scheme_and_writes_nothing(command, flag, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     assert importlib.import_module(f"mmkp_jax.{command}").main([flag.format("gs://bkt/x")]) == 2
-    told = capsys.readouterr().err
-    assert "gs://" in told and told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "gs://" in message and message.count("\n") == 1
     assert os.listdir(tmp_path) == []

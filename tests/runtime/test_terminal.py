@@ -1,4 +1,4 @@
-"""A command prints on any terminal, ends quietly where nobody reads, and at any Ctrl-C with 130 and one line."""
+"""A command prints on any terminal, ends quietly on a closed pipe, and at any Ctrl-C with 130 and one line."""
 
 import json
 import os
@@ -32,10 +32,12 @@ def test_a_terminal_of_another_encoding_gets_escapes(score, encoding):
     done = subprocess.run(score, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
     assert ("± ".encode("latin-1") if encoding == "latin-1" else rb"\xb1 ") in done.stdout
-    assert rb"p\x1b[2J.txt" in done.stdout and b"\x1b" not in done.stdout  # a file's name moves no cursor
+    assert (
+        rb"p\x1b[2J.txt" in done.stdout and b"\x1b" not in done.stdout
+    )  # control characters of a file name are escaped
 
 
-def test_output_that_nobody_reads_is_dropped_when_the_files_are_written(score, tmp_path):
+def test_unread_output_is_dropped_and_the_files_are_written(score, tmp_path):
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(score, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE)
@@ -43,7 +45,7 @@ def test_output_that_nobody_reads_is_dropped_when_the_files_are_written(score, t
     assert (done.returncode, done.stderr) == (UNREAD, b"") and json.loads((tmp_path / "o").read_text())["all"]
 
 
-def test_a_broken_pipe_of_something_else_is_no_unread_output():
+def test_another_broken_pipe_does_not_count_as_unread_output():
     def run(_):
         raise BrokenPipeError("of a worker")
 
@@ -51,7 +53,7 @@ def test_a_broken_pipe_of_something_else_is_no_unread_output():
         status_of(run)
 
 
-def test_a_message_moves_no_cursor(capsys):
+def test_control_characters_of_a_message_are_escaped(capsys):
     def run(_):
         raise InputError("the id '\x1b[2J\u202e' is there twice", "posts.jsonl", "keep one")
 
@@ -67,7 +69,7 @@ SLOW = "import os, time; open(os.environ['BEGUN'], 'w').close(); time.sleep(60)\
     [("main --config=dyncot", "jax"), ("report run --out=page.html", "jinja2"), ("score --help", "numpy")],
 )
 def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path, command, imported):
-    """A package of that name which takes a minute is in front of the real one."""
+    """A slow package of that name shadows the real one."""
     (tmp_path / imported).mkdir()
     (tmp_path / imported / "__init__.py").write_text(SLOW)
     path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -78,7 +80,7 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path, command, import
 
 RUNNING = """
 import sys, time
-sys.argv[0] = "-m"  # as while a module is looked for
+sys.argv[0] = "-m"  # as while Python looks for the module
 import mmkp_jax
 from mmkp_jax.runtime.cli import status_of
 def run(_):
@@ -104,7 +106,7 @@ def test_a_second_ctrl_c_ends_a_command_at_once(tmp_path):
 
 
 def interrupted(command, *moments, environment=None):
-    """Status and stderr of a command that gets SIGINT at each of these moments, when its file is there."""
+    """Status and stderr of a command that gets SIGINT when each of these files appears."""
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             for file in moments:

@@ -32,9 +32,9 @@ def gather_five_times(x: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    told = {
+    report = {
         "gathered": sent(gather_five_times, PartitionSpec(BOTH), (128, 128)),
         "summed": sent(functools.partial(jax.lax.psum, axis_name=BOTH), PartitionSpec(), (128, 128)),
         "within": sent(functools.partial(jax.lax.psum, axis_name="b"), PartitionSpec(), (128, 128)),
     }
-    print(json.dumps(told))
+    print(json.dumps(report))

@@ -1,4 +1,4 @@
-"""Checkpoints: damage is noticed and passed over; and what a failed read or write leaves on the terminal."""
+"""Checkpoints: damage is detected and skipped; and what a failed read or write prints."""
 
 import errno
 import gc
@@ -29,9 +29,13 @@ async def read():
 """
 
 
-@pytest.mark.parametrize(("file", "told"), [("/lib/orbax/checkpoint/read.py", False), ("/lib/other/read.py", True)])
-def test_what_orbax_abandons_tells_nothing_and_what_others_do_is_told(tmp_path, monkeypatch, capsys, file, told):
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # so that it is set back afterwards
+@pytest.mark.parametrize(
+    ("file", "is_printed"), [("/lib/orbax/checkpoint/read.py", False), ("/lib/other/read.py", True)]
+)
+def test_errors_of_orbax_coroutines_are_silenced_and_those_of_others_printed(
+    tmp_path, monkeypatch, capsys, file, is_printed
+):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored after the test
     found = {}
     exec(compile(ABANDONED, file, "exec"), found)
     with Checkpoints(tmp_path):
@@ -39,18 +43,18 @@ def test_what_orbax_abandons_tells_nothing_and_what_others_do_is_told(tmp_path, 
         reading.send(None)
         del reading
         gc.collect()
-    assert ("a part could not be read" in capsys.readouterr().err) == told
+    assert ("a part could not be read" in capsys.readouterr().err) == is_printed
 
 
 @pytest.mark.parametrize(
-    "told",
+    "message",
     [
         "DATA_LOSS: writing d/0: File too large [os_error_code='27'] [source locations='a.cc:1']",
         "writing d/0: File too large [source='a: {1}'] [os_error_code='27']",
     ],
 )
-def test_what_the_system_says_is_told_whatever_stands_around_it(told):
-    assert _reason(ValueError(told)) == "File too large"
+def test_the_message_of_the_operating_system_is_found_in_any_text(message):
+    assert _reason(ValueError(message)) == "File too large"
     assert _reason(ValueError("no\n such thing")) == "no such thing"
 
 
@@ -81,8 +85,8 @@ def restored(folder):
         return checkpoints.restore_latest(small_state()[1])
 
 
-def test_every_flipped_bit_of_a_checkpoint_is_noticed(folder):
-    """`benchmarks/soak_bitflip.py` flips 200 of a whole run's."""
+def test_every_flipped_bit_of_a_checkpoint_is_detected(folder):
+    """A reduced form of `benchmarks/soak_bitflip.py`, which flips 200 bits of a whole run's checkpoint."""
     with Checkpoints(folder) as checkpoints:
         layout = small_state()[1]
         found = list(flips(folder / "6", 24, random.Random(0), lambda: checkpoints.restore(6, layout)))
@@ -100,7 +104,7 @@ def largest(step):
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
         (lambda step: os.truncate(largest(step), 1000), "has 1,000 bytes instead of"),
         (lambda step: largest(step).unlink(), "is missing"),
@@ -110,17 +114,17 @@ def largest(step):
     ],
     ids=["cut", "file gone", "file added", "checksums", "folder gone"],
 )
-def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_is_taken(folder, capsys, harm, told):
+def test_a_damaged_checkpoint_is_set_aside_and_the_previous_one_is_restored(folder, capsys, harm, message):
     harm(folder / "6")
     found = restored(folder)
     assert found.step == 3 and np.array_equal(found.state["w0"], small_state(3)[0]["w0"])
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and lines[0].startswith(f"{folder}/6: it is damaged (") and told in lines[0]
+    assert len(lines) == 2 and lines[0].startswith(f"{folder}/6: it is damaged (") and message in lines[0]
     assert lines[1] == "going back to step 3; that of step 6 is put aside"
     assert sorted(each.name.split("-")[0] for each in folder.iterdir()) == ["3", "6.damaged"]
 
 
-def test_where_every_checkpoint_is_damaged_none_is_taken_or_put_aside(folder):
+def test_when_every_checkpoint_is_damaged_none_is_restored_or_set_aside(folder):
     for step in ("3", "6"):
         os.truncate(largest(folder / step), 10)
     with pytest.raises(InputError, match="3: it is damaged"):
@@ -128,7 +132,7 @@ def test_where_every_checkpoint_is_damaged_none_is_taken_or_put_aside(folder):
     assert sorted(each.name for each in folder.iterdir()) == ["3", "6"]
 
 
-def test_a_checkpoint_of_before_checksums_is_restored_and_said_to_be_unverified(folder, capsys):
+def test_a_checkpoint_without_checksums_is_restored_with_a_warning(folder, capsys):
     (folder / "6/checksums.json").unlink()
     assert restored(folder).step == 6
     (line,) = capsys.readouterr().err.splitlines()
@@ -136,7 +140,7 @@ def test_a_checkpoint_of_before_checksums_is_restored_and_said_to_be_unverified(
 
 
 def test_a_checkpoint_that_was_cut_off_before_its_checksums_does_not_count(saved, tmp_path, monkeypatch):
-    """What is written last is the checksums, then the folder's name: a kill leaves no checkpoint without them."""
+    """Checksums are written last, before the folder gets its name: a kill leaves no checkpoint without them."""
 
     def killed(folder):
         raise OSError(errno.EIO, "killed here")
@@ -151,7 +155,7 @@ def test_a_checkpoint_that_was_cut_off_before_its_checksums_does_not_count(saved
     assert sorted(each.name for each in folder.iterdir()) == ["3", "6"]
 
 
-def test_a_damaged_best_step_is_put_aside_and_others_are_offered_again(tmp_path, capsys):
+def test_a_damaged_best_step_is_set_aside_and_later_steps_are_offered(tmp_path, capsys):
     state = {"trainable": small_state()[0], "frozen": {}}
     layout = {"trainable": small_state()[1], "frozen": {}}
     for harmed_at_start in (True, False):

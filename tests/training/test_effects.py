@@ -1,4 +1,4 @@
-"""Settings that have no effect in a run are said; those that have one are not."""
+"""Settings without effect in a run are reported; others are not."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def config_of(module=dyncot, **fields):
     return config
 
 
-def test_a_run_whose_settings_all_count_says_nothing():
+def test_no_note_is_printed_when_every_setting_has_an_effect():
     assert lines_without_effect(config_of(), 5_000) == ""
     full = {"eval_every": 1_000, "export_every": 2, "valid_posts": 10, "gamma_mode": "ema", "gamma_ema_decay": 0.9}
     assert without_effect(config_of(**full), 5_000, profiled=range(10, 12)) == []
@@ -44,19 +44,19 @@ def test_a_run_whose_settings_all_count_says_nothing():
         ({"gamma_mode": "mean", "gamma": 0.3}, "gamma=0.3 has no effect: gamma_mode=mean"),
     ],
 )
-def test_what_has_no_effect_is_said(fields, line):
+def test_a_setting_without_effect_is_reported(fields, line):
     quiet = {"warmup_steps": 2, "checkpoint_every": 10}
     assert without_effect(config_of(**quiet | fields), 30) == [line]
 
 
-def test_a_strategy_without_gamma_says_so():
+def test_settings_of_gamma_are_reported_for_a_strategy_without_it():
     assert without_effect(config_of(sft, gamma=0.3, gamma_mode="mean"), 5_000) == [
         "gamma_mode=mean has no effect: strategy sft has no γ",
         "gamma=0.3 has no effect: strategy sft has no γ",
     ]
 
 
-def test_zero_shot_says_all_that_is_about_training():
+def test_zero_shot_reports_every_training_setting():
     assert without_effect(config_of(zeroshot, eval_every=10), 0) == [
         "total_steps=5000 has no effect: strategy zeroshot trains nothing",
         "eval_every=10 has no effect: strategy zeroshot trains nothing",
@@ -71,6 +71,6 @@ def test_zero_shot_says_all_that_is_about_training():
         (range(8, 41), 9, "--profile_steps=8:40 is cut to the steps that are run: 9:30"),
     ],
 )
-def test_steps_that_cannot_be_traced_are_said(profiled, first, line):
+def test_steps_that_cannot_be_traced_are_reported(profiled, first, line):
     quiet = config_of(warmup_steps=2, checkpoint_every=10)
     assert without_effect(quiet, 30, first=first, profiled=profiled) == [line]

@@ -1,4 +1,4 @@
-"""One pass over packed rows gives every example's losses and gradients as if it stood alone.
+"""One pass over packed rows gives every example the losses and gradients that it has alone.
 
 float32; bound 1e-5 of the value (losses) or of the gradient's norm, parameter by parameter: packing only changes the
 order of sums, and random tiny models show about 1e-6.
@@ -57,7 +57,7 @@ EACH = [(b, s, target) for b, row in enumerate(ROWS) for s in range(len(row)) fo
 
 @pytest.fixture(scope="module")
 def packed_gradient():
-    """(params, row, slot, which target) -> that one loss and its gradient, out of the packed batch."""
+    """A function `(params, row, slot, target) -> that loss and its gradient`, from the packed batch."""
 
     @jax.jit
     def one(params, b, s, on_cot):
@@ -85,7 +85,7 @@ def test_packed_loss_and_gradient_equal_alone(packed_gradient, b, s, target):
 
 @pytest.mark.parametrize("choices", ["all SFT", "all CoT", "mixed"])
 def test_dynamic_cot_equals_the_literal_two_passes(choices):
-    """Same choices, same losses, same gradients, whatever γ picks."""
+    """Choices, losses and gradients are the same for every γ."""
     losses = jax.jit(losses_of)(PARAMS, FOREST)
     with_cot = np.asarray(losses.sft_BS)[np.asarray(losses.has_cot_BS)]
     gamma = {"all SFT": 0.0, "all CoT": with_cot.max() + 1, "mixed": np.median(with_cot)}[choices]
@@ -109,7 +109,7 @@ def test_dynamic_cot_equals_the_literal_two_passes(choices):
 
 
 def other_tokens(forest: Forest, row: int, segment: int, branch: int | None) -> Forest:
-    """The forest with other tokens, labels and (for a whole post) pixels in one branch or one post."""
+    """A forest with other tokens, labels and (for a whole post) pixels in one branch or one post."""
     here_T = forest.segment_BT[row] == segment
     if branch is not None:
         here_T &= forest.branch_BT[row] == branch
@@ -124,7 +124,7 @@ def other_tokens(forest: Forest, row: int, segment: int, branch: int | None) -> 
 
 
 @pytest.mark.parametrize("row, segment, branch", [(0, 1, 1), (0, 1, 2), (0, 1, None), (0, 2, None), (1, 2, 2)])
-def test_other_losses_stay_to_the_last_bit_when_a_branch_or_post_changes(row, segment, branch):
+def test_other_losses_are_bit_identical_when_a_branch_or_post_changes(row, segment, branch):
     run = jax.jit(losses_of)
     before, after = run(PARAMS, FOREST), run(PARAMS, other_tokens(FOREST, row, segment, branch))
     for name, own in (("sft_BS", 1), ("cot_BS", 2)):
@@ -147,7 +147,7 @@ def test_posts_without_cot_empty_slots_and_padding_rows_have_finite_loss_and_gra
         assert all(np.isfinite(leaf).all() for leaf in flatten(gradient).values())
 
 
-def test_a_batch_of_nothing_but_padding_has_loss_and_gradient_zero():
+def test_a_batch_of_padding_alone_has_zero_loss_and_gradient():
     forest = forest_of([[], []], CONFIG, spare=4)
     value, gradient = jax.value_and_grad(lambda p: sum(losses_of(p, forest)[:2]).sum())(PARAMS)
     assert value == 0 and all(np.all(leaf == 0) for leaf in flatten(gradient).values())

@@ -1,4 +1,4 @@
-"""Where a run's time goes; a step's seconds are of when it ended, whenever its figures are fetched."""
+"""Goodput of a run, and seconds of a step, which depend on when it ended and not on when its metrics are fetched."""
 
 import math
 import threading
@@ -15,20 +15,20 @@ from mmkp_jax.training.metrics import Goodput, StepTimes, step_seconds
     [
         (10.0, 2.0, 11.5, 1.5),  # steps follow each other
         (10.0, 14.0, 15.5, 1.5),  # a checkpoint was written between them
-        (10.0, 9.0, 11.5, 1.5),  # it was written while the step before was still under way
+        (10.0, 9.0, 11.5, 1.5),  # it was written while the step before was still running
         (None, 9.0, 11.5, math.nan),  # the call of the first step compiles
     ],
 )
-def test_a_step_begins_when_the_one_before_it_and_what_is_no_steps_have_ended(before, idle_until, ended, seconds):
+def test_a_step_starts_when_the_previous_step_and_other_work_have_ended(before, idle_until, ended, seconds):
     assert step_seconds(before, idle_until, ended) == pytest.approx(seconds, nan_ok=True)
 
 
-def test_two_steps_fetched_one_right_after_the_other_have_the_seconds_in_which_they_ended():
-    """The last line of a run: it is written right after the line before it."""
+def test_two_steps_fetched_together_have_their_own_seconds():
+    """The last line of a run is written right after the one before it."""
     released, times = threading.Event(), StepTimes(Goodput())
 
     class Late:
-        """A step's figure on a device that is at work for another 0.05 s."""
+        """A metric on a device that is busy for another 0.05 s."""
 
         def block_until_ready(self):
             released.wait()
@@ -42,10 +42,10 @@ def test_two_steps_fetched_one_right_after_the_other_have_the_seconds_in_which_t
     times.called(3, Late())
     second, last = times.wait_for(2), times.wait_for(3)
     assert math.isnan(first["seconds"]) and second["seconds"] > 0
-    assert last["seconds"] >= 0.05  # though both are asked for at once
+    assert last["seconds"] >= 0.05  # although both are fetched at once
 
 
-def test_what_is_no_steps_does_not_count_and_the_wait_for_data_does():
+def test_other_work_is_excluded_from_a_steps_seconds_and_waiting_for_data_is_included():
     goodput = Goodput()
     before = goodput.idle_until
     with goodput.spending("data"):
@@ -56,7 +56,7 @@ def test_what_is_no_steps_does_not_count_and_the_wait_for_data_does():
     assert goodput.idle_until > before
 
 
-def test_where_the_time_goes(monkeypatch):
+def test_goodput_reports_the_share_of_each_kind(monkeypatch):
     clock = iter([0.0, 10.0, 60.0, 60.0, 80.0, 100.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     goodput = Goodput()

@@ -38,7 +38,7 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parity_error(pair):
-    """() -> the error of our logits against transformers', for the first tree's SFT target."""
+    """A function that returns the error of our logits against transformers', for the first tree's SFT target."""
     theirs, definition, params = pair
     expected = their_logits(theirs, TREES[0], TREES[0].sft, CONFIG)
 
@@ -50,7 +50,7 @@ def parity_error(pair):
 
 @pytest.fixture(scope="module")
 def alone_error(ours):
-    """(forest) -> the largest relative error of the packed losses against each target alone."""
+    """A function of a forest: the largest relative error of the packed losses against each target alone."""
     definition, params = ours
     alone = [
         [alone_loss(definition, params, tree, getattr(tree, target)) for target in ("sft", "cot")] for tree in TREES
@@ -65,7 +65,7 @@ def alone_error(ours):
     return error
 
 
-def test_without_a_mistake_both_checks_hold(parity_error, alone_error):
+def test_both_checks_pass_without_a_mutation(parity_error, alone_error):
     assert parity_error() <= BOUND
     assert alone_error() <= BOUND
 

@@ -50,7 +50,7 @@ def test_the_weight_of_multitask_is_that_of_the_keyphrases():
 
 
 def run(schedule, steps):
-    """γ before each step and after the last; a step is the SFT losses of its posts."""
+    """γ before each step and after the last; each step is a list of its posts' SFT losses."""
     state, seen = init_gamma(schedule), []
     for losses in steps:
         seen.append(float(state["gamma"]))
@@ -61,7 +61,7 @@ def run(schedule, steps):
 STEPS = [[1.0, 3.0], [6.0], [], [2.0, 2.0, 1.0]]
 
 
-def test_fixed_gamma_stays():
+def test_fixed_gamma_is_constant():
     gammas, posts = run(gamma_schedule("fixed", 0.4), STEPS)
     np.testing.assert_allclose(gammas, [0.4] * 5)
     assert posts == 6
@@ -73,13 +73,13 @@ def test_mean_gamma_is_the_mean_over_all_posts_of_earlier_steps():
     assert posts == 6
 
 
-def test_ema_gamma_begins_with_the_first_step_and_moves_by_step_means():
+def test_ema_gamma_starts_at_the_first_step_and_follows_step_means():
     gammas, _ = run(gamma_schedule("ema", ema_decay=0.75), STEPS)
     np.testing.assert_allclose(gammas, [0, 2, 3, 3, 0.75 * 3 + 0.25 * 5 / 3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["mean", "ema"])
-def test_a_step_whose_loss_is_not_finite_does_not_move_gamma(mode):
+def test_a_step_with_a_loss_that_is_not_finite_does_not_change_gamma(mode):
     good, posts = run(gamma_schedule(mode), STEPS)
     with_bad, bad_posts = run(gamma_schedule(mode), [*STEPS[:2], [float("nan"), 1.0], *STEPS[2:]])
     assert (with_bad[-1], bad_posts) == (good[-1], posts) and with_bad[2] == with_bad[3]
@@ -100,7 +100,7 @@ def test_mean_gamma_keeps_its_precision_over_a_million_posts():
         return update_gamma(schedule, state, losses.sum(), jnp.float32(len(losses))), None
 
     state, _ = jax.lax.scan(step, init_gamma(schedule), jnp.asarray(values))
-    np.testing.assert_allclose(state["gamma"], values.mean(dtype=np.float64), rtol=1e-5)  # 2,000 roundings
+    np.testing.assert_allclose(state["gamma"], values.mean(dtype=np.float64), rtol=1e-5)  # the error of 2,000 roundings
 
 
 @pytest.mark.parametrize(

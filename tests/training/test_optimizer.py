@@ -1,4 +1,4 @@
-"""The optimizer against its equations, and every setting of the config against the step it is for."""
+"""The optimizer against its equations, and every setting of the config against the step."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from tests.support.trees import forest_of
 from tests.training.test_setup import CONFIG, ROWS, experiment
 
 
-def test_adamw_is_its_equations_with_clipping_decay_of_matrices_and_the_schedule():
+def test_adamw_equals_its_equations_with_clipping_decay_of_matrices_and_the_schedule():
     """Two steps by hand: clip to the global norm, moments, bias correction, decoupled decay times the rate."""
     params = {"layer": {"weight": jnp.array([2.0, -1.0]), "bias": jnp.array([3.0]), "scale": jnp.array([1.5])}}
     rates, b1, b2, eps, decay, clip = [0.1, 0.05], 0.9, 0.95, 1e-8, 0.3, 1.0
@@ -47,8 +47,8 @@ def test_adamw_is_its_equations_with_clipping_decay_of_matrices_and_the_schedule
         np.testing.assert_allclose(leaf, flat[path], rtol=1e-5, err_msg=path)
 
 
-def test_moments_in_bfloat16_take_half_the_room_and_steps_stay_close():
-    """Twenty steps down one quadratic bowl: within a percent of what float32 moments come to."""
+def test_moments_in_bfloat16_take_half_the_memory_and_steps_stay_close():
+    """Twenty steps on a quadratic: within a percent of the result with float32 moments."""
 
     def descend(dtype):
         target, params = jnp.linspace(-1, 1, 64), {"layer": {"weight": jnp.zeros(64), "bias": jnp.zeros(64)}}
@@ -69,7 +69,7 @@ def test_moments_in_bfloat16_take_half_the_room_and_steps_stay_close():
         return params["layer"]["weight"], sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
     (wide, wide_bytes), (narrow, narrow_bytes) = descend(jnp.float32), descend(jnp.bfloat16)
-    assert narrow_bytes - 8 == (wide_bytes - 8) / 2  # but for two counters
+    assert narrow_bytes - 8 == (wide_bytes - 8) / 2  # except for two counters
     assert 0 < np.abs(wide - narrow).max() < 0.01 * np.abs(wide).max()
 
 
@@ -140,13 +140,13 @@ def test_the_weight_of_multitask_reaches_the_parameters(folder):
 
 
 @pytest.mark.parametrize("named", ["float32", "bfloat16"])
-def test_moments_are_kept_in_the_dtype_that_is_named(folder, named):
+def test_moments_are_stored_in_the_given_dtype(folder, named):
     plan = plan_training(experiment(moments_dtype=named), folder.config, devices=jax.devices()[:1])
     moments = [leaf.dtype.name for leaf in jax.tree.leaves(plan.state["optimizer"]) if leaf.shape]
     assert set(moments) == {named} and len(moments) == 2 * len(jax.tree.leaves(plan.state["trainable"]))
 
 
-def test_moments_in_the_hosts_memory_change_no_number_and_stay_there(folder, usual, tmp_path):
+def test_moments_in_host_memory_stay_there_and_do_not_change_any_number(folder, usual, tmp_path):
     changed, _ = outcome(folder, moments_memory="host")
     for path, leaf in usual[0].items():
         np.testing.assert_array_equal(changed[path], leaf, err_msg=path)
@@ -169,7 +169,7 @@ def test_moments_in_the_hosts_memory_change_no_number_and_stay_there(folder, usu
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_each_setting_of_gamma_reaches_its_rule(folder):
+def test_each_setting_of_gamma_reaches_its_schedule(folder):
     def schedule(**fields):
         return plan_training(experiment(**fields), folder.config, devices=jax.devices()[:1]).gamma_schedule
 
@@ -184,7 +184,7 @@ def test_each_setting_of_gamma_reaches_gamma(folder):
     assert outcome(folder, gamma=0.1)[1]["gamma"] == pytest.approx(0.1)
 
 
-def test_the_step_moves_by_the_rate_times_the_gradient_of_the_mean_loss():
+def test_a_step_is_the_learning_rate_times_the_gradient_of_the_mean_loss():
     """Plain SGD against jax.grad of the mean of the posts' losses: the sum over posts is divided once, by all posts."""
     from mmkp_jax.training.step import forest_losses
     from tests.training.test_step import DEFINITION, EXAMPLES, FOREST, PARAMS, plain_sgd, run

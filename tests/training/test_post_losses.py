@@ -1,4 +1,4 @@
-"""Every post's loss, kept in the order of the plan, over kills and over hosts."""
+"""Every post's loss is saved in the order of the plan, over kills and over hosts."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def plans():
 
 
 def losses(plans, step):
-    """Of the batch that led to `step`: a post's is its number and its step; what is no post's is infinite."""
+    """Losses of the batch of `step`: a post's number and its step; infinite in empty slots."""
     batches = [batch for plan in plans for batch in plan]
     nll_RS = np.full((ROWS, S), np.inf)
     for row, posts in enumerate(batches[step - 1]):
@@ -30,7 +30,7 @@ def losses(plans, step):
 
 
 def of_plan(plans, steps):
-    """(epoch, post, step) of every post of the first steps."""
+    """Epoch, post and step of every post of the first steps."""
     batches = [(epoch, batch) for epoch, plan in enumerate(plans) for batch in plan]
     return [(e, post, step) for step, (e, rows) in enumerate(batches[:steps], 1) for row in rows for post in row]
 
@@ -40,8 +40,8 @@ def kept(workdir):
         return file["epoch_N"], file["post_N"], file["nll_sft_N"]
 
 
-def test_each_post_of_each_epoch_is_kept_once_in_the_plans_order(plans, tmp_path):
-    steps = sum(map(len, plans)) - 2  # the last epoch is left early
+def test_each_post_of_each_epoch_is_saved_once_in_the_plans_order(plans, tmp_path):
+    steps = sum(map(len, plans)) - 2  # the last epoch is cut short
     kept_losses = PostLosses(tmp_path, plans, HAS_COT, steps=steps, step=0)
     for step in range(1, steps + 1):
         kept_losses.record(step, losses(plans, step))
@@ -56,7 +56,7 @@ def test_each_post_of_each_epoch_is_kept_once_in_the_plans_order(plans, tmp_path
     assert kept_losses.posts(2).tolist() == [post for _, post, step in expected if step == 2]
 
 
-def test_a_run_that_goes_on_drops_what_lies_after_its_step(plans, tmp_path):
+def test_a_resumed_run_drops_losses_after_its_step(plans, tmp_path):
     first = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
     for step in range(1, 6):
         first.record(step, losses(plans, step))
@@ -70,19 +70,19 @@ def test_a_run_that_goes_on_drops_what_lies_after_its_step(plans, tmp_path):
     np.testing.assert_allclose(kept(tmp_path)[2], [p + s / 100 for _, p, s in of_plan(plans, STEPS)], rtol=1e-6)
 
 
-def test_what_is_not_known_is_nan_and_a_run_without_sft_targets_keeps_no_file(plans, tmp_path):
+def test_unknown_losses_are_nan_and_a_run_without_sft_targets_writes_no_file(plans, tmp_path):
     nothing = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
     nothing.record(1, np.full((ROWS, S), np.nan))
     nothing.write()
     assert not (tmp_path / "losses.npz").exists()
-    late = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=2)  # begun by a program that kept none
+    late = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=2)  # started by a version that saved none
     late.record(3, losses(plans, 3))
     late.write()
     before = len(of_plan(plans, 2))
     assert np.isnan(kept(tmp_path)[2][:before]).all() and np.isfinite(kept(tmp_path)[2][before:]).all()
 
 
-def test_hosts_put_together_what_each_knows(plans, tmp_path):
+def test_hosts_merge_their_losses(plans, tmp_path):
     hosts = [PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0) for _ in range(2)]
     for step in range(1, 4):
         for host, each in enumerate(hosts):
@@ -95,7 +95,7 @@ def test_hosts_put_together_what_each_knows(plans, tmp_path):
     hosts[0].write()
     np.testing.assert_allclose(kept(tmp_path)[2], [p + s / 100 for _, p, s in of_plan(plans, 3)], rtol=1e-6)
     hosts[0].merge(lambda part: parts.append(part) or part)
-    assert not len(parts[-1])  # nothing new
+    assert not len(parts[-1])  # nothing to merge
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_hosts_put_together_what_each_knows(plans, tmp_path):
     ],
     ids=["cut", "empty", "text", "absent", "objects", "words", "other posts", "scalars", "bit"],
 )
-def test_a_damaged_file_is_put_aside_in_one_line_and_never_stops_a_run(plans, tmp_path, capsys, damaged):
+def test_a_damaged_file_is_set_aside_with_one_line_and_never_stops_a_run(plans, tmp_path, capsys, damaged):
     first = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
     for step in range(1, 4):
         first.record(step, losses(plans, step))

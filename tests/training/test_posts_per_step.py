@@ -1,4 +1,4 @@
-"""Steps of a number of posts: a plain loop over single posts, steps made by hand, and what does not fit the rows."""
+"""Steps of a number of posts: a plain loop over single posts, a manual resume, and steps that do not fit the rows."""
 
 import functools
 
@@ -32,7 +32,7 @@ FROZEN = FAMILY.paths(["tower"])
 DEFINITION = define_from(FAMILY, CONFIG)
 POSTS, GAMMA = 7, 6.0
 B1, B2, EPS, DECAY, CLIP, PEAK, WARMUP = 0.9, 0.95, 1e-3, 0.1, 1.0, 3e-3, 2
-"""AdamW's; at a smaller eps it makes whole steps out of the rounding of a gradient that is nearly 0."""
+"""AdamW's eps; with a smaller one it turns rounding errors of a gradient near 0 into whole steps."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def planned(folder, recipe, **fields):
 
 @functools.cache
 def plan_of(rows, micro, total_steps):
-    """The run put together as `main` does it."""
+    """The run, set up as `main` does it."""
     config = dyncot.get_config("model=qwen2_5_vl_3b")
     config.row.update(SIZE.__dict__)
     config.update(global_batch_size=rows, accumulation_steps=micro, remat=False, gamma=GAMMA)
@@ -87,7 +87,7 @@ def trained(training, rows, micro=1, steps=None, saved=None):
 
 
 def literal_loop(training, groups):
-    """Gradient descent as a book has it: each post alone, without forest, rows or optax; a step is a group's mean."""
+    """Textbook gradient descent: each post alone, without forest, rows or optax; a step is a group's mean."""
     trainable, frozen = split_params(random_params(DEFINITION, 0, spread=0.1), FROZEN)
     params = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(trainable).items()}
     first, second = ({path: np.zeros_like(leaf) for path, leaf in params.items()} for _ in range(2))
@@ -126,7 +126,7 @@ def posts_of(training):
 
 @pytest.mark.parametrize("posts_per_step, rows, micro", [pytest.param(1, 1, 1, marks=pytest.mark.nightly), (3, 4, 2)])
 def test_steps_of_n_posts_equal_a_plain_loop(folder, recipe, posts_per_step, rows, micro):
-    """Losses and parameters to 1e-5; with micro-batches that are empty, and a last step that holds the rest."""
+    """Losses and parameters agree to 1e-5, with empty micro-batches, and a last step that holds the rest."""
     training = planned(folder, recipe, posts_per_step=posts_per_step, global_batch_size=rows, num_epochs=1)
     groups = posts_of(training)
     assert [len(group) for group in groups] == {1: [1] * POSTS, 3: [3, 3, 1]}[posts_per_step]
@@ -169,7 +169,7 @@ def test_two_hosts_load_the_posts_of_a_step_between_them(folder, recipe):
         assert int(first.segment_BT.max(axis=1).sum() + second.segment_BT.max(axis=1).sum()) == len(group)
 
 
-def test_rows_that_cannot_hold_the_posts_of_a_step_are_refused_with_the_number_that_can(folder, recipe):
+def test_too_few_rows_for_the_posts_of_a_step_are_refused_with_the_number_needed(folder, recipe):
     with pytest.raises(
         InputError, match=r"posts_per_step: 7 posts of a step take up to (\d) rows, and a step has 1"
     ) as e:

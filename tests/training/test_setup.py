@@ -1,4 +1,4 @@
-"""From a config and a model folder to steps; and every setting that cannot be used, in one line."""
+"""Setup from a config and a model folder; every unusable setting is one line."""
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mode", ["fixed", "mean", "ema"])
-def test_bf16_dynamic_cot_learns_both_targets_by_heart(folder, mode):
-    """Eight posts over and over: keyphrases first, then, where their loss is below γ, the chains of thought."""
+def test_bf16_dynamic_cot_overfits_both_targets(folder, mode):
+    """Overfits eight posts: keyphrases first, then, where their loss is below γ, the chains of thought."""
     plan = plan_training(experiment(gamma_mode=mode, gamma=0.4), folder.config, devices=jax.devices()[:1])
     state = load_state(plan, folder)
     assert {leaf.dtype for leaf in flatten(state["trainable"]).values()} == {jnp.dtype("float32")}
@@ -51,7 +51,7 @@ def test_bf16_dynamic_cot_learns_both_targets_by_heart(folder, mode):
     assert seen[0]["cot_share"] == 0 and seen[0]["posts"] == 8
     assert max(step["cot_share"] for step in seen) > 0.5
     assert seen[-1]["loss_cot"] < 0.3 * seen[0]["loss_cot"]
-    if mode == "fixed":  # the SFT loss falls to γ, and stays there while the chains are learnt
+    if mode == "fixed":  # the SFT loss falls to γ, and stays there while the chains are learned
         assert 0.3 < seen[-1]["loss_sft"] < 0.45 and seen[10]["loss_cot"] > 0.9 * seen[0]["loss_cot"]
     assert int(state["step"]) == 40 and int(state["gamma"]["posts"]) == 320
     if mode != "fixed":
@@ -73,7 +73,7 @@ def test_bf16_dynamic_cot_learns_both_targets_by_heart(folder, mode):
         (
             {"freeze": ("vision",)},
             "config.freeze: 'vision' matches no parameter (known: decoder, visual); "
-            "give parameter paths or their beginnings",
+            "give parameter paths or their prefixes",
         ),
         (
             {"mesh": {"data": 2, "fsdp": 1}},
@@ -130,13 +130,13 @@ def test_another_architecture_is_one_line():
         ({"rope_scaling": {"type": "mrope"}}, "mrope_section [16, 24, 24] is not three numbers"),
     ],
 )
-def test_a_config_that_asks_for_more_than_is_implemented_is_one_line(change, message):
+def test_an_unimplemented_config_is_one_line(change, message):
     with pytest.raises(InputError) as error:
         plan_training(experiment(), {**hf_config_dict(CONFIG), **change}, "ckpt/config.json", devices=jax.devices()[:1])
     assert str(error.value).startswith(f"ckpt/config.json: {message}") and "\n" not in str(error.value)
 
 
-def test_the_state_that_is_loaded_is_the_folders(folder):
+def test_the_loaded_state_has_the_folders_weights(folder):
     plan = plan_training(experiment(frozen_dtype="float32"), folder.config, devices=jax.devices()[:1])
     state = load_state(plan, folder)
     theirs = load_file(folder.path / "model.safetensors")

@@ -47,8 +47,8 @@ def run(forest: Forest, micro: int, strategy="dyncot", gamma=6.2, optimizer=None
     "strategy", [*(pytest.param(name, marks=pytest.mark.nightly) for name in ("sft", "cot", "multitask")), "dyncot"]
 )
 def test_micro_batches_with_unequal_posts_equal_one_big_batch(strategy):
-    """Plain SGD, so that an error of the gradient is one of the update. 1e-5 of a parameter's change, beside the
-    1e-6 by which a parameter is rounded."""
+    """Plain SGD, so that an error of the gradient is one of the update. The bound is 1e-5 of a parameter's change, plus
+    1e-6 for the rounding of the parameter."""
     whole, whole_metrics = run(FOREST, 1, strategy)
     split, split_metrics = run(FOREST, 4, strategy)  # of 1, 2, 2 and 0 posts
     start = flatten(PARAMS)
@@ -74,7 +74,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_posts():
     assert metrics["loss"] == pytest.approx(np.mean(singles), rel=1e-5)
 
 
-def test_frozen_parameters_stay_in_bf16_without_optimizer_state_and_do_not_move():
+def test_frozen_parameters_stay_in_bf16_without_optimizer_state_and_do_not_change():
     optimizer = adamw(optax.constant_schedule(1e-2), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
     state, _ = run(FOREST, 1, optimizer=optimizer, steps=2)
     frozen, start = flatten(state["frozen"]), flatten(PARAMS)
@@ -102,7 +102,7 @@ def test_the_whole_tower_trains_when_nothing_is_frozen():
         (
             ["visual.blcks"],
             "config.freeze: 'visual.blcks' matches no parameter (did you mean 'visual.blocks'?); "
-            "give parameter paths or their beginnings",
+            "give parameter paths or their prefixes",
         ),
         (["visual", "decoder"], "config.freeze: every parameter is frozen; leave something to train"),
         (["*"], "config.freeze: every parameter is frozen; leave something to train"),
@@ -114,7 +114,7 @@ def test_a_bad_trainable_set_is_one_line(freeze, line):
     assert str(error.value) == line
 
 
-def test_patterns_freeze_beginnings_and_stars():
+def test_patterns_freeze_prefixes_and_wildcards():
     trainable, frozen = split_params(PARAMS, ["decoder.layers.*.bias", "visual.merger"])
     assert "decoder.layers.q.bias" in flatten(frozen) and "decoder.layers.q.weight" in flatten(trainable)
     assert "visual.merger.norm.scale" in flatten(frozen)
@@ -141,8 +141,8 @@ def test_a_warm_up_as_long_as_the_run_is_shortened_to_a_tenth_of_it(warmup_steps
     np.testing.assert_allclose([rate(taken), rate(total_steps)], [1.0, 0.0], atol=1e-7)
 
 
-def test_a_mean_over_no_posts_is_not_a_number_and_the_step_trains():
-    """Dynamic CoT on posts without a chain of thought: there is no CoT loss, and what it trains is SFT's."""
+def test_a_mean_over_no_posts_is_nan_and_the_step_trains():
+    """Dynamic CoT on posts without a chain of thought has no CoT loss, and trains as SFT."""
     forest = forest_of([[random_tree(i, CONFIG, grids=[(4, 4)], cot=0)] for i in range(2)], CONFIG)
     state, metrics = run(forest, 1, "dyncot", gamma=1e9)
     plain, plain_metrics = run(forest, 1, "sft", gamma=1e9)
@@ -153,7 +153,7 @@ def test_a_mean_over_no_posts_is_not_a_number_and_the_step_trains():
         np.testing.assert_allclose(flatten(state["trainable"])[path], leaf, rtol=1e-6, atol=1e-7)
 
 
-def test_the_gradient_is_clipped_to_the_global_norm_and_reported_before():
+def test_the_gradient_norm_is_reported_before_clipping():
     clipped = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
     state, metrics = run(FOREST, 1, "sft", optimizer=clipped)
     start = flatten(PARAMS)

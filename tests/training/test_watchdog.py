@@ -1,4 +1,4 @@
-"""What ends a run in time: steps that are not finite, a step that does not end, a machine that is taken away."""
+"""Ends of a run: steps that are not finite, a hanging step, a preempted machine."""
 
 import http.server
 import json
@@ -23,7 +23,7 @@ FINITE = {"skipped": 0.0, "loss": 1.0, "grad_norm": 1.0}
 NOT_FINITE = {"skipped": 1.0, "loss": float("nan"), "grad_norm": float("inf")}
 
 
-def test_only_so_many_steps_in_a_row_may_be_skipped(tmp_path):
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path):
     skipped = SkippedSteps(tmp_path, most=3, step=0)
     for step, seen in enumerate([NOT_FINITE, NOT_FINITE, FINITE, NOT_FINITE, NOT_FINITE], 1):
         skipped.record(step, seen, lambda step=step: [f"post-{step}"])
@@ -32,11 +32,11 @@ def test_only_so_many_steps_in_a_row_may_be_skipped(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 4, 5, 6]
     assert lines[0] == {"step": 1, "loss": "nan", "grad_norm": "inf", "posts": ["post-1"]}
-    SkippedSteps(tmp_path, most=3, step=4)  # gone on from there
+    SkippedSteps(tmp_path, most=3, step=4)  # resumed from there
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_batch_that_is_not_finite_is_skipped_and_named_and_several_end_the_run(tmp_path, monkeypatch, capsys):
+def test_a_batch_that_is_not_finite_is_skipped_and_listed_and_several_end_the_run(tmp_path, monkeypatch, capsys):
     """A label of infinite weight makes its post's loss NaN. Steps are loaded in order, by one thread."""
     pocket, workdir = small_pocket(tmp_path), tmp_path / "run"
     arguments = command(pocket, f"--workdir={workdir}", "--config.max_nonfinite=2", "--config.checkpoint_every=1")[3:]
@@ -71,7 +71,7 @@ def test_a_batch_that_is_not_finite_is_skipped_and_named_and_several_end_the_run
     poisoned.clear()
     batches.clear()
     monkeypatch.setattr(Feed, "load", load)
-    assert main(other) == 0  # the posts were mended
+    assert main(other) == 0  # the posts were fixed
     assert [line["step"] for line in metrics(tmp_path / "other")] == list(range(1, 13))
 
 
@@ -89,7 +89,7 @@ def what_hangs():
     time.sleep(60)
 
 with Watchdog(Path(sys.argv[1]), 0.5) as dog, dog.counting("step"):
-    time.sleep(1)  # the first step may take its time
+    time.sleep(1)  # the first step may take long
     dog.beat()
     with dog.pausing():
         time.sleep(1)
@@ -106,7 +106,7 @@ with Watchdog(Path(sys.argv[1]), 0.5) as dog, dog.counting("step"):
 
 
 @pytest.mark.parametrize("what", ["step", "answer"])
-def test_a_step_or_answer_that_does_not_end_leaves_all_stacks_and_ends_the_run(tmp_path, what):
+def test_a_hanging_step_or_answer_dumps_all_stacks_and_ends_the_run(tmp_path, what):
     line = [sys.executable, "-c", WATCHED, str(tmp_path), what]
     done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == LOST and "alive" in done.stdout
@@ -115,7 +115,7 @@ def test_a_step_or_answer_that_does_not_end_leaves_all_stacks_and_ends_the_run(t
 
 
 @pytest.mark.nightly
-def test_a_hung_worker_ends_the_run_which_then_goes_on(tmp_path):
+def test_a_hanging_worker_ends_the_run_which_then_resumes(tmp_path):
     pocket, workdir = small_pocket(tmp_path), tmp_path / "run"
     flags = (f"--workdir={workdir}", "--config.data.workers=1", "--config.hang_seconds=5", "--config.total_steps=40")
     process = subprocess.Popen(
@@ -133,7 +133,7 @@ def test_a_hung_worker_ends_the_run_which_then_goes_on(tmp_path):
     for child in children:
         subprocess.run(["kill", "-STOP", child])
     process.wait(timeout=120)
-    for child in children:  # which hold its stderr open
+    for child in children:  # as they hold its stderr open
         subprocess.run(["kill", "-KILL", child], capture_output=True)
     _, error = process.communicate()
     assert process.returncode == LOST and "no step ended for 5 s" in error
@@ -143,7 +143,7 @@ def test_a_hung_worker_ends_the_run_which_then_goes_on(tmp_path):
 
 
 class Announcing(http.server.BaseHTTPRequestHandler):
-    """A metadata server that announces maintenance from the fifth question on."""
+    """A metadata server that announces maintenance from the fifth request on."""
 
     asked: ClassVar[list[str]] = []
 
@@ -159,7 +159,7 @@ class Announcing(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_maintenance_event_is_a_sigterm(monkeypatch):
+def test_a_maintenance_event_sends_sigterm(monkeypatch):
     received = []
     before = signal.signal(signal.SIGTERM, lambda *_: received.append(len(Announcing.asked)))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Announcing) as server:

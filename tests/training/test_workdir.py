@@ -1,4 +1,4 @@
-"""A run's work directory: taken up by its own run alone, wherever its data are now; damage in its files is one line."""
+"""A run's work directory: only its own run resumes in it, wherever its data are; damage in its files is one line."""
 
 import functools
 import json
@@ -11,7 +11,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.training.contents import contents_of, same_content, write_contents
-from mmkp_jax.training.workdir import check_claim, claim, cut_back
+from mmkp_jax.training.workdir import check_claim, claim, truncate_log
 from tests.support.small_pocket import small_pocket
 
 
@@ -29,22 +29,22 @@ def named(pocket, *, data=None, model=None, **fields):
 
 
 def claimed(workdir, config):
-    """As the main command claims it."""
+    """Claims a work directory as the main command does."""
     contents = contents_of(config, open_folder(config.model.path))
     resumed = claim(workdir, config.to_dict(), same=functools.partial(same_content, workdir, contents))
     write_contents(workdir, contents)
     return resumed
 
 
-def test_a_run_is_taken_up_under_other_names_of_the_same_data_and_model(pocket, tmp_path, monkeypatch):
+def test_a_run_resumes_under_other_paths_of_the_same_data_and_model(pocket, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     assert not claimed(workdir, named(pocket))
     before = (workdir / "config.json").read_bytes()
     assert claimed(workdir, named(pocket)) and (workdir / "config.json").read_bytes() == before
     monkeypatch.chdir(pocket)
     assert claimed(workdir, named(pocket, data="dataset", model="./model"))
-    told = json.loads((workdir / "config.json").read_text())
-    assert (told["data"]["path"], told["model"]["path"]) == ("dataset", "./model")  # where report and predict look
+    saved = json.loads((workdir / "config.json").read_text())
+    assert (saved["data"]["path"], saved["model"]["path"]) == ("dataset", "./model")  # where report and predict look
     moved = shutil.copytree(pocket / "dataset", tmp_path / "moved")
     model = shutil.copytree(pocket / "model", tmp_path / "model")
     assert claimed(workdir, named(pocket, data=moved, model=model))
@@ -66,7 +66,7 @@ def test_other_data_another_weight_or_another_model_of_the_same_shapes_is_anothe
         claimed(workdir, named(pocket, gamma=0.3))
 
 
-def test_without_a_record_of_its_content_the_same_folder_is_the_same_data(pocket, tmp_path, monkeypatch):
+def test_without_saved_digests_the_same_folder_counts_as_the_same_data(pocket, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     claimed(workdir, named(pocket))
     (workdir / "contents.json").unlink()
@@ -77,7 +77,7 @@ def test_without_a_record_of_its_content_the_same_folder_is_the_same_data(pocket
         claimed(workdir, named(pocket, data=shutil.copytree(pocket / "dataset", tmp_path / "moved")))
 
 
-def test_a_run_of_an_earlier_version_is_taken_up_where_a_new_field_is_as_it_was(pocket, tmp_path):
+def test_a_run_of_an_earlier_version_resumes_where_a_new_field_has_its_old_value(pocket, tmp_path):
     workdir = tmp_path / "run"
     claimed(workdir, named(pocket))
     older = json.loads((workdir / "config.json").read_text())
@@ -98,7 +98,7 @@ def test_a_damaged_config_is_one_line_that_names_the_file(tmp_path, content):
     assert [each.name for each in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_a_lock_makes_a_folder_no_other_thing_than_a_run(tmp_path):
+def test_a_folder_with_only_a_lock_may_be_claimed(tmp_path):
     with Lock(tmp_path, 1) as lock:
         lock.acquire()
         assert not check_claim(tmp_path, {})
@@ -111,17 +111,17 @@ LINES = ['{"step": 1, "loss": 2.5}', '{"step": 2, "loss": null}', '{"step": 3, "
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 4, "lo'])
-def test_lines_of_later_steps_and_one_that_a_kill_cut_off_are_taken_out(tmp_path, torn):
+def test_lines_of_later_steps_and_one_that_a_kill_cut_off_are_removed(tmp_path, torn):
     file = tmp_path / "metrics.jsonl"
     file.write_text("\n".join(LINES) + "\n" + torn)
-    cut_back(file, 2)
+    truncate_log(file, 2)
     assert file.read_text() == "\n".join(LINES[:2]) + "\n"
-    cut_back(tmp_path / "absent", 2)
+    truncate_log(tmp_path / "absent", 2)
     assert not (tmp_path / "absent").exists()
 
 
 @pytest.mark.parametrize(
-    ("damaged", "told"),
+    ("damaged", "message"),
     [
         ("nonsense", "is not JSON"),
         ("[1]", "is a list, not a JSON object"),
@@ -132,12 +132,12 @@ def test_lines_of_later_steps_and_one_that_a_kill_cut_off_are_taken_out(tmp_path
         ("\udcff", "is not UTF-8"),
     ],
 )
-def test_another_damaged_line_stops_the_run_in_one_line_and_stays(tmp_path, damaged, told):
+def test_any_other_damaged_line_stops_the_run_in_one_line_and_is_kept(tmp_path, damaged, message):
     file = tmp_path / "metrics.jsonl"
     for lines in ([LINES[0], damaged, LINES[2]], [LINES[0], damaged]):
         file.write_text("\n".join(lines) + "\n", errors="surrogateescape")
         before = file.read_bytes()
         with pytest.raises(InputError) as caught:
-            cut_back(file, 2)
-        assert str(caught.value).startswith(f"{file}:2: {told}"), caught.value
+            truncate_log(file, 2)
+        assert str(caught.value).startswith(f"{file}:2: {message}"), caught.value
         assert file.read_bytes() == before
