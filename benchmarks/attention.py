@@ -30,7 +30,7 @@ from mmkp_jax.models.freezing import split_params
 from mmkp_jax.ops import attention
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.pocket.model import DECODER, TOWER
-from mmkp_jax.training.gamma import gamma_rule
+from mmkp_jax.training.gamma import gamma_schedule
 from mmkp_jax.training.objectives import objective
 from mmkp_jax.training.optimizer import adamw
 from mmkp_jax.training.step import init_state, make_train_step
@@ -180,7 +180,7 @@ def steps(rounds: int) -> None:
     batch, size = pocket_row()
     definition = define_from(FAMILY, POCKET, attention=backend_name("dense", jax.default_backend()))
     optimizer = adamw(optax.constant_schedule(6e-4), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
-    rule = gamma_rule("fixed", 6.5)
+    schedule = gamma_schedule("fixed", 6.5)
     params = random_params(definition, 0, spread=0.05)
     print(f"  a row: {np.count_nonzero(batch.segment_BT)} of {size.tokens} tokens, 4 posts")
     running, sides, first = {}, {}, {}
@@ -190,10 +190,10 @@ def steps(rounds: int) -> None:
             mock.patch.object(model, "dense_attention", attend),
         ):
             step = make_train_step(
-                definition, optimizer, objective("dyncot"), rule, examples=size.examples, dtype=jnp.float32
+                definition, optimizer, objective("dyncot"), schedule, examples=size.examples, dtype=jnp.float32
             )
             trainable, frozen = split_params(jax.tree.map(jnp.array, params), ())
-            state = init_state(trainable, frozen, optimizer, rule)
+            state = init_state(trainable, frozen, optimizer, schedule)
             compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
         print(f"  {name}: {compiled.memory_analysis().temp_size_in_bytes / 1e6:.1f} MB of temporaries")
         state, metrics, *_ = compiled(state, batch)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from benchmarks.machine import describe_machine
-from mmkp_jax.runtime.checksums import damage, write_checksums
+from mmkp_jax.runtime.checksums import find_damage, write_checksums
 from mmkp_jax.training import sealing
 from mmkp_jax.training.checkpoint import Checkpoints
 
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _check(folder: Path) -> None:
-    found = damage(folder)
+    found = find_damage(folder)
     assert found is None, found
 
 

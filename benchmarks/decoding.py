@@ -38,7 +38,7 @@ from mmkp_jax.data.forest import Tree
 from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.shards import record_of
 from mmkp_jax.decoding.generate import Generator
-from mmkp_jax.decoding.prompts import measure
+from mmkp_jax.decoding.prompts import prompt_of
 from mmkp_jax.families.qwen2_5_vl.processor import CLIP_MEAN, CLIP_STD
 from mmkp_jax.inference.load_model import LoadedModel, load_model
 from mmkp_jax.models.sharding import make_mesh
@@ -120,11 +120,11 @@ def ours(
     settings = dict(slots=slots, stop_tokens=(), dtype=loaded.dtype)
     generators = {
         max_tokens: Generator(loaded.definition, mesh, answer_tokens=max_tokens, **settings),
-        1: Generator(loaded.definition, mesh, answer_tokens=1, look_every=1, **settings),
+        1: Generator(loaded.definition, mesh, answer_tokens=1, sync_every=1, **settings),
     }
     processor = loaded.recipe.processor
     prompts = [
-        measure(str(number), tree, processor)._replace(most_tokens=length)
+        prompt_of(str(number), tree, processor)._replace(most_tokens=length)
         for number, (tree, length) in enumerate(zip(trees, lengths, strict=True))
     ]
 

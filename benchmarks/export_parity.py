@@ -22,7 +22,7 @@ import transformers
 
 from benchmarks.machine import describe_machine
 from mmkp_jax.data.posts import Post, read_jsonl
-from mmkp_jax.export import difference, told
+from mmkp_jax.export import difference, verification_text
 from mmkp_jax.hf.card import CARD
 from mmkp_jax.inference.export_run import export, facts_of, open_step, verify
 from mmkp_jax.inference.predictor import load_predictor
@@ -42,7 +42,7 @@ def main() -> int:
         step, opened = open_step(args.workdir, "latest")
         export(step, facts_of(step), out)
         verdict = verify(step, opened, out, args.limit)
-        print(told(verdict))
+        print(verification_text(verdict))
         if what := difference(verdict):
             print(what)
         same = compare_keyphrases(out, args.posts, args.images.absolute(), args.limit)

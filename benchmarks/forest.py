@@ -28,7 +28,7 @@ from mmkp_jax.families.qwen2_5_vl.processor import processor_of
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.ops.backends import backend_name
-from mmkp_jax.training.gamma import gamma_rule
+from mmkp_jax.training.gamma import gamma_schedule
 from mmkp_jax.training.objectives import Objective, objective
 from mmkp_jax.training.optimizer import adamw
 from mmkp_jax.training.step import forest_losses, init_state, make_train_step
@@ -128,8 +128,8 @@ def main() -> None:
     check_equal(definition, params, forest, pair, gamma, dtype)
 
     def forest_step(objective: Objective, examples: int):
-        rule = gamma_rule("fixed", gamma)
-        return make_train_step(definition, optimizer, objective, rule, examples=examples, dtype=dtype)
+        schedule = gamma_schedule("fixed", gamma)
+        return make_train_step(definition, optimizer, objective, schedule, examples=examples, dtype=dtype)
 
     steps = {
         "Fine-tune-CoT": (forest_step(objective("cot"), own.examples), with_steps(cot_only)),
@@ -196,7 +196,7 @@ def time_interleaved(steps: dict, params, optimizer, gamma: float, rounds: int) 
     running = {}
     for name, (step, batch) in steps.items():
         trainable, frozen = split_params(jax.tree.map(jnp.array, params), FAMILY.paths(["tower"]))
-        state = init_state(trainable, frozen, optimizer, gamma_rule("fixed", gamma))
+        state = init_state(trainable, frozen, optimizer, gamma_schedule("fixed", gamma))
         compiled = jax.jit(step, donate_argnums=0)
         state, *_ = jax.block_until_ready(compiled(state, batch))
         running[name] = [compiled, state, jax.device_put(batch)]

@@ -39,7 +39,7 @@ from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.data.posts import Post, Record, read_cmkp
 from mmkp_jax.data.prompts import trimmed, user_text
 from mmkp_jax.data.records import Split, open_split, write_dataset
-from mmkp_jax.data.size_index import choose, index, sizes_of
+from mmkp_jax.data.size_index import index, select_posts, sizes_of
 from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 
 CONFIG = get_config()
@@ -91,7 +91,7 @@ class Theirs:
 def ours_running(records: Split, recipe: Recipe, workers: int, index_folder: Path) -> Iterator[int]:
     """Loads our batches for ever; yields the posts of each."""
     lengths = index(records, recipe, index_folder)
-    posts, _ = choose(lengths, SIZE, BOTH)
+    posts, _ = select_posts(lengths, SIZE, BOTH)
     sizes = sizes_of(lengths, BOTH)
     plans = [plan_epoch(sizes, SIZE, seed=0, epoch=epoch, batch_rows=ROWS, posts=posts) for epoch in range(100)]
     for _, forest in batches(Feed(records, recipe, SIZE), plans, workers=workers):

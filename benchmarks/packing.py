@@ -28,7 +28,7 @@ from mmkp_jax.data.examples import BOTH, Branch, Recipe
 from mmkp_jax.data.forest import RowSize, row_size
 from mmkp_jax.data.plan import fill, plan_epoch
 from mmkp_jax.data.posts import Post, Record, Reject, read_cmkp
-from mmkp_jax.data.size_index import choose, measure, sizes_of
+from mmkp_jax.data.size_index import measure_posts, select_posts, sizes_of
 from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 from mmkp_jax.pocket.tokenizer import CHAT_TEMPLATE, QWEN_WORDS, SPECIAL_TOKENS
 
@@ -127,7 +127,7 @@ def seeded(name: str) -> random.Random:
 
 def report(records: Posts, recipe: Recipe, size: RowSize, *, rows: int) -> None:
     """Prints a line a way of packing: posts, rows, and the share of each kind of slot that is filled."""
-    lengths = measure(records, recipe)
+    lengths = measure_posts(records, recipe)
     names = list(size.slots())
     mean = sizes_of(lengths, BOTH).mean(axis=0)
     print("a post on average, with both targets:", ", ".join(f"{m:,.1f} {n}" for n, m in zip(names, mean, strict=True)))
@@ -136,7 +136,7 @@ def report(records: Posts, recipe: Recipe, size: RowSize, *, rows: int) -> None:
     )
     packings: dict[str, Sequence[Branch]] = {"sft alone": ("sft",), "cot alone": ("cot",), "both": BOTH}
     for name, branches in packings.items():
-        posts, left_out = choose(lengths, size, branches)
+        posts, left_out = select_posts(lengths, size, branches)
         sizes = sizes_of(lengths, branches)
         plan = plan_epoch(sizes, size, seed=0, epoch=0, batch_rows=rows, posts=posts)
         filled = fill(plan, sizes, size)

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
-from tests.support.real_posts import ROOT, SAID, command, draw_standins, environment, make_real
+from tests.support.paths import ROOT
+from tests.support.real_posts import SAID, command, draw_standins, environment, make_real
 
 SPLITS = {"train": ("valid", None), "test": ("test", 500)}
 

@@ -35,7 +35,7 @@ TRIES = 20
 
 
 def serve(pipe: Connection) -> None:
-    """The endpoint, in a process of its own; sends (number of the post, tokens or None, whether they were told) of
+    """The endpoint, in a process of its own; sends (number of the post, tokens or None, whether they were reported) of
     every call that there was when it is sent anything.
     """
     with FakeEndpoint(fault=hostile, delay=0.1) as endpoint:
@@ -109,20 +109,20 @@ def report(
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     found = {row["id"]: row["status"] for row in rows if "key" in row}
     wrong = [n for n in range(posts) if found.get(f"p{n}") != HOSTILE[hostile_kind(n)]]
-    told = Counter(number for number, tokens, told in made if tokens and told)
+    reported = Counter(number for number, tokens, reported in made if tokens and reported)
     known = Counter(int(row["id"][1:]) for row in rows if row.get("usage"))
-    unread = sum((told - known).values())
+    unread = sum((reported - known).values())
 
     def money(chosen: list[tuple]) -> float:
         return sum(PRICES.cost(Usage(*tokens)) for _, tokens, _ in chosen if tokens)
 
     charged, one = money(made), {number: PRICES.cost(Usage(*tokens)) for number, tokens, _ in made if tokens}
-    missing = sum(one[number] * count for number, count in (told - known).items())
+    missing = sum(one[number] * count for number, count in (reported - known).items())
     with Store(file) as store:
         spent, most = store.spent, PRICES.cost(store.unpriced_tokens)
         killed, implausible = store.killed, store.implausible
     exact = abs(spent + missing - money([each for each in made if each[2]])) < 1e-9
-    good = not (wrong or again or known - told) and exact and unread <= killed and spent + most >= charged
+    good = not (wrong or again or known - reported) and exact and unread <= killed and spent + most >= charged
     good &= statuses[-1] == 0
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
     print(
@@ -131,10 +131,10 @@ def report(
         f"outcomes  {dict(Counter(found.values()).most_common())}; otherwise than it must: {len(wrong)} {wrong[:5]}\n"
         f"again     {again} calls for posts whose answer was on the disk\n"
         f"money     the server charged {charged:.6f} in all, of which {money([e for e in made if e[2]]):.6f} with a "
-        f"usage that can be true\n"
-        f"          counted {spent:.6f} as told + at most {most:.6f} for {killed} calls out at kills, {implausible} "
-        f"answers with a usage that cannot be true, and broken calls\n"
-        f"          as told and not on the disk: {missing:.6f} of {unread} answers sent to the killed; the rest is "
+        f"plausible usage\n"
+        f"          counted {spent:.6f} as reported + at most {most:.6f} for {killed} calls in flight at kills, "
+        f"{implausible} answers with an implausible usage, and failed calls\n"
+        f"          reported and not on the disk: {missing:.6f} of {unread} answers sent to the killed; the rest is "
         f"{'EQUAL' if exact else 'NOT EQUAL'} to the server's count; in all "
         f"{'never below' if spent + most >= charged else 'BELOW'} it"
     )

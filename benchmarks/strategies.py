@@ -29,7 +29,7 @@ from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
 from mmkp_jax.evaluation.significance import RESAMPLES, Differences, Intervals
 from mmkp_jax.evaluation.systems import System, compare_systems, read_system
 from mmkp_jax.pages.report import paper
-from mmkp_jax.pages.report.runs import Run, read_runs
+from mmkp_jax.pages.report.runs import ReportRun, read_runs
 from mmkp_jax.pages.tables import Table, as_text, count, share
 from mmkp_jax.pocket.make import make
 from mmkp_jax.runtime.cli import status_of
@@ -140,7 +140,7 @@ class Result(NamedTuple):
     """The complete runs of one system."""
 
     seeds: list[int]
-    runs: list[Run]
+    runs: list[ReportRun]
     scored: System
     intervals: Intervals
     ours_minus_this: Differences

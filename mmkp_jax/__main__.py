@@ -9,15 +9,15 @@ from pathlib import Path
 
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.runtime.cli import status_of, summary
-from mmkp_jax.runtime.interrupts import RESUMED, end_at_signals
+from mmkp_jax.runtime.interrupts import RESUMED_COMMAND, end_at_signals
 from mmkp_jax.runtime.program import PACKAGE, command_line
 
 NOT_COMMANDS = ("__init__", "__main__", "errors")
-"""Files of the package's root."""
+"""Files of the package's root that are not commands."""
 
 
 def commands() -> dict[str, str]:
-    """What each command does, by its name, read from the files without importing them."""
+    """One line on each command, by its name, read from the files without importing them."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     docs = {each.stem: ast.parse(each.read_bytes()) for each in files if each.stem not in NOT_COMMANDS}
     return {name: summary(ast.get_docstring(tree) or "") for name, tree in docs.items()}
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     command, *flags = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if arguments is None:
-        end_at_signals(is_resumed=command == RESUMED)
-        if os.getcwd() not in sys.path:  # the script's lacks it: a config's own modules are found as with `python -m`
+        end_at_signals(is_resumed=command == RESUMED_COMMAND)
+        if os.getcwd() not in sys.path:  # as `python -m` does, so that a config's own modules are found
             sys.path.append(os.getcwd())
     if command.isidentifier() and command in commands():
         return importlib.import_module(f"{PACKAGE}.{command}").main(flags)

@@ -1,8 +1,8 @@
 """Systems' predictions ranked by a model or by people: `python -m mmkp_jax.judge --posts=FILE --predictions=A,B …`.
 
-The judge is any OpenAI-compatible endpoint; every answer is on disk, in --store, before anything is made of it, and the
-same command goes on where a stopped one stood; one that --max_cost stops ends with the exit status 3, one without any
-readable answer with 4. With --people, it writes pages for human raters instead; with --collect, it reads what they
+The judge is any OpenAI-compatible endpoint; every answer is written to --store before it is used, and the same
+command resumes after a stop; the exit status is 3 where --max_cost stopped the command, and 4 without any readable
+answer. With --people, it writes pages for human raters instead; with --collect, it reads what they
 saved, and compares it with the model's ranks in --out.
 """
 
@@ -37,11 +37,11 @@ from mmkp_jax.teacher.templates import field_list
 MAX_TOKENS = 512
 PAIRS = 100
 RATERS = 4
-"""As in the paper."""
+"""Defaults as in the paper."""
 
 PEOPLE_FLAGS = ("data", "split", "posts", "images", "predictions", "out", "people", "raters", "image_edge")
 COLLECT_FLAGS = ("out", "collect")
-"""The flags that mean something with --people, and with --collect."""
+"""Flags that are valid with --people, and with --collect."""
 
 
 def parser() -> Parser:
@@ -49,23 +49,32 @@ def parser() -> Parser:
     flags = Parser("judge", __doc__)
     add_post_flags(flags)
     add = flags.add_argument
-    add("--predictions", type=file_list, metavar="A,B,…", help="of the systems, over these posts")
-    add("--out", type=Path, metavar="DIR", help="required: where ranks, results and answers are written")
-    add("--orders", type=int, default=2, metavar="N", help="balanced ones, in which each post is judged (%(default)s)")
-    add("--pairs", type=int, default=PAIRS, metavar="N", help="of lists compared alone, in both orders (%(default)s)")
-    about = f"a prompt: system line, a line ---, user's turn; its fields: {field_list(FIELDS)}"
-    add("--template", type=Path, metavar="FILE", help=about)
-    add("--people", type=int, metavar="N", help="write pages with N posts for people, and ask no model")
-    add("--raters", type=int, default=RATERS, metavar="N", help="of --people: pages, one a rater (%(default)s)")
+    add("--predictions", type=file_list, metavar="A,B,…", help="predictions of the systems for these posts")
+    add("--out", type=Path, metavar="DIR", help="required: folder for ranks, results and answers")
+    add("--orders", type=int, default=2, metavar="N", help="balanced orders in which each post is judged (%(default)s)")
     add(
-        "--collect", type=file_list, metavar="A,B,…", help="what raters' pages saved: compare it with the model's ranks"
+        "--pairs",
+        type=int,
+        default=PAIRS,
+        metavar="N",
+        help="pairs of lists compared alone, in both orders (%(default)s)",
+    )
+    about = f"a prompt: system message, a line ---, user message; its fields: {field_list(FIELDS)}"
+    add("--template", type=Path, metavar="FILE", help=about)
+    add("--people", type=int, metavar="N", help="write pages with N posts for people instead of asking a model")
+    add("--raters", type=int, default=RATERS, metavar="N", help="pages of --people, one per rater (%(default)s)")
+    add(
+        "--collect",
+        type=file_list,
+        metavar="A,B,…",
+        help="files that raters' pages saved: compare them with the model's ranks",
     )
     add_endpoint_flags(flags, MAX_TOKENS)
     return flags
 
 
 def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
-    """Judges as the flags say, printed and written; what `results.json` holds, or None where nothing was judged."""
+    """Runs the command; returns the content of `results.json`, or None where nothing was judged."""
     flags = _parse(arguments)
     if flags.collect:
         return compare_with_people(flags)
@@ -85,8 +94,8 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 4 after a line on why no
-    answer can be read; 130 when interrupted, after a line on how to continue.
+    """Returns the exit status: 0; 2 after one line on an error; 3 when --max_cost stopped the run; 4 after a line on
+    why no answer can be read; 130 when interrupted, after a line on how to continue.
     """
 
     def status(arguments: Sequence[str] | None) -> int:
@@ -99,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return NOTHING
         return 0
 
-    return status_of(status, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
+    return status_of(
+        status, arguments, interrupted="stopped; every answer is in --store, and the same command continues"
+    )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

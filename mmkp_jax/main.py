@@ -1,4 +1,4 @@
-"""Trains, evaluates, and leaves a work directory: `python -m mmkp_jax.main --config=configs/dyncot.py`."""
+"""Trains, evaluates, and writes a work directory: `python -m mmkp_jax.main --config=configs/dyncot.py`."""
 
 import argparse
 import os
@@ -32,14 +32,22 @@ def parser() -> Parser:
         metavar="FILE|NAME[:preset,…]",
         help="required: an experiment; --config.key=value overrides a field, of those below",
     )
-    add("--workdir", type=Path, metavar="DIR", help="the run's folder; an unfinished run there goes on")
-    add("--extend", action="store_true", help="let the run there become longer, on the schedule of its new length")
+    add("--workdir", type=Path, metavar="DIR", help="the run's folder; an unfinished run there resumes")
+    add(
+        "--extend",
+        action="store_true",
+        help="let the run there become longer, on the learning-rate schedule of its new length",
+    )
     add("--profile_steps", metavar="FIRST:LAST", help="trace these steps into the run's folder, for TensorBoard")
-    add("--coordinator", metavar="HOST:PORT", help="of a job's first process; TPU slices, Slurm and Open MPI tell it")
+    add(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="a job's first process; found by itself on TPU slices, Slurm and Open MPI",
+    )
     add("--num_processes", type=int, metavar="N", help="with --coordinator: how many processes the job has")
-    add("--process_id", type=int, metavar="N", help="with --coordinator: which of them this is, from 0")
-    add("--lock_seconds", type=float, default=120, metavar="S", help="wait so long for a run on another host to end")
-    wait = "how long hosts wait for each other; then those that have joined end, with 76 (default: %(default)g)"
+    add("--process_id", type=int, metavar="N", help="with --coordinator: the number of this process, from 0")
+    add("--lock_seconds", type=float, default=120, metavar="S", help="seconds to wait for a run on another host to end")
+    wait = "seconds that hosts wait for each other; then those that joined exit with 76 (default: %(default)g)"
     add("--join_seconds", type=float, default=JOIN_SECONDS, metavar="N", help=wait)
     return flags
 
@@ -47,7 +55,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0; 2 after one line on what was wrong; 75 when the machine was taken away or another host holds
     the work directory, 76 when a host, a worker, a step or that directory was lost, 130 when interrupted; a line then
-    tells how to go on, and after 75 and 76 launchers do.
+    says how to resume, which launchers do after 75 and 76.
     """
     return status_of(_run, arguments)
 
@@ -58,9 +66,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     if not parsed.config:
         raise InputError("--config is not given", flags.prog, "give --config=dyncot, for one")
     if not 0 <= parsed.lock_seconds < float("inf"):
-        flags.error(f"--lock_seconds={parsed.lock_seconds} is no number of seconds")
+        flags.error(f"--lock_seconds={parsed.lock_seconds} is not a number of seconds")
     if not 0 < parsed.join_seconds < float("inf"):
-        flags.error(f"--join_seconds={parsed.join_seconds:g} is no number of seconds above 0")
+        flags.error(f"--join_seconds={parsed.join_seconds:g} is not a number of seconds above 0")
     profiled = _steps(parsed.profile_steps, flags)
     config = read_config(parsed.config, overrides)
     name = Path(parsed.config.partition(":")[0]).stem
@@ -70,19 +78,19 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _run_checked(flags: argparse.Namespace, config: ConfigDict, workdir: Path, profiled: range, resume: str) -> int:
-    """The exit status of an experiment whose flags and config are in order.
+    """The exit status of an experiment whose flags and config are valid.
 
     Args:
         resume: the flags that resume it.
     """
-    with while_loading():  # of seconds, which a mistake in the flags does not cost
+    with while_loading():  # takes seconds, which a mistake in the flags does not cost
         from mmkp_jax.experiment.run import run, stop
         from mmkp_jax.runtime.hosts import ending_together, join, several
         from mmkp_jax.runtime.maintenance import watch_maintenance
         from mmkp_jax.training.loop import Stopped
 
     join(flags.coordinator, flags.num_processes, flags.process_id, flags.join_seconds)
-    if not several():  # of several hosts, JAX takes the signal, and the loop sees it
+    if not several():  # with several hosts, JAX handles the signal, and the loop sees it
         signal.signal(signal.SIGTERM, stop)
     lock = Lock(workdir, flags.lock_seconds)
     with ending_together(), disk_errors_in_one_line(workdir), watch_maintenance(), lock:
@@ -99,18 +107,20 @@ def _run_checked(flags: argparse.Namespace, config: ConfigDict, workdir: Path, p
         except (KeyboardInterrupt, Stopped) as stopped:
             step, by_user = (stopped.step, stopped.by_user) if isinstance(stopped, Stopped) else (None, True)
             saved = f", and saved, at step {step:,}" if step else ""
-            begun = (workdir / "config.json").exists()
-            to_go_on = f"to go on: {command_line('main')} {resume}" if begun else "nothing was begun: start it again"
-            print(for_terminal(f"stopped{saved}; {to_go_on}"), flush=True)
+            started = (workdir / "config.json").exists()
+            next_step = (
+                f"to resume: {command_line('main')} {resume}" if started else "nothing was started: start it again"
+            )
+            print(for_terminal(f"stopped{saved}; {next_step}"), flush=True)
             status = INTERRUPTED if by_user else AGAIN
             if several() and not step:
-                os._exit(status)  # an orderly end would wait for the others, for minutes
+                os._exit(status)  # an orderly exit would wait minutes for the others
             return status
     return 0
 
 
 def _steps(named: str | None, flags: Parser) -> range:
-    """`FIRST:LAST`, both included."""
+    """The steps of `FIRST:LAST`, both included."""
     if named is None:
         return range(0)
     first, _, last = named.partition(":")

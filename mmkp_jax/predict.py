@@ -67,7 +67,7 @@ def parser() -> Parser:
     add("--n", type=int, default=1, metavar="N", help="samples a post; keyphrases of more samples come first (1)")
     add("--max_tokens", type=int, metavar="N", help="most tokens of an answer (default: the run's, or 384)")
     add("--batch_size", type=int, metavar="N", help="answers decoded at a time (default: the run's, or 32)")
-    add_endpoint_flags(flags, MAX_TOKENS, but=SHARED)
+    add_endpoint_flags(flags, MAX_TOKENS, skip=SHARED)
     return flags
 
 
@@ -122,7 +122,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if parsed.n > 1 and not parsed.temperature:
         flags.error("--n above 1 needs --temperature above 0, else all samples are the same")
     if parsed.base_url is None:
-        refuse_endpoint_flags(parsed, flags, but=SHARED)
+        refuse_endpoint_flags(parsed, flags, allowed=SHARED)
         return parsed
     if parsed.text is not None:
         flags.error("--base_url takes --data or --posts, not --text")

@@ -1,7 +1,7 @@
 """Raw posts and images → a dataset to train on: `python -m mmkp_jax.prepare --dataset=mmkp --raw=DIR --images=DIR …`.
 
-The dataset appears in `--out` whole or not at all. The same command goes on where a killed one stood, and leaves a
-dataset of the same posts and images as it is, if it is undamaged.
+The dataset appears in `--out` atomically. The same command resumes a killed one, and leaves an undamaged dataset of the
+same posts and images unchanged.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.interrupts import while_loading
 
 if TYPE_CHECKING:
-    from mmkp_jax.data.records import Counts
+    from mmkp_jax.data.records import SplitCounts
 
 DATASETS = {
     "mmkp": "the CMKP release, {train,valid,test}_src.txt",
@@ -40,26 +40,26 @@ def parser() -> Parser:
         "--on_bad_row",
         choices=("drop", "error"),
         default="drop",
-        help="drop: list it and go on; error: stop at the first, lines before images",
+        help="drop: list it and continue; error: stop at the first, lines before images",
     )
-    add("--seed", type=int, metavar="N", help="mmkp_v2: of the resampling (0)")
+    add("--seed", type=int, metavar="N", help="mmkp_v2: seed of the resampling (0)")
     add("--target_overlap", type=float, metavar="F", help="mmkp_v2: share of test keyphrases known from train (0.4528)")
     add("--beam", metavar="OPTIONS", help="let Apache Beam write it, with these of its options, in one string")
     return flags
 
 
-def run(arguments: Sequence[str] | None = None) -> "dict[str, Counts]":
-    """What became of the posts of each split, printed."""
+def run(arguments: Sequence[str] | None = None) -> "dict[str, SplitCounts]":
+    """Runs the command, and returns what became of the posts of each split."""
     flags = _parse(arguments)
-    with while_loading():  # of tensorflow_datasets, which a mistake in the flags does not cost
+    with while_loading():  # tensorflow_datasets, imported only once the flags are checked
         from mmkp_jax.data.prepare import prepare
 
     return prepare(flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to go on."""
-    return status_of(run, arguments, interrupted="stopped; the same command goes on")
+    """The exit status: 0; 2 after one line on what was wrong; 130 when interrupted, after a line on how to resume."""
+    return status_of(run, arguments, interrupted="stopped; the same command resumes")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -74,7 +74,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if getattr(parsed, name) is not None and parsed.dataset != "mmkp_v2":
             flags.error(f"--{name} is for mmkp_v2 alone")
     if parsed.out.resolve() == parsed.raw.resolve():
-        flags.error("--out is the folder of --raw: give another, as files in it would be taken for posts")
+        flags.error("--out is the folder of --raw: give another, files in it would be read as posts")
     return parsed
 
 

@@ -1,7 +1,7 @@
-"""Posts → chains of thought by a teacher: `python -m mmkp_jax.teach --data=DIR --split=NAME --base_url=URL …`.
+"""Chains of thought for posts, by a teacher: `python -m mmkp_jax.teach --data=DIR --split=NAME --base_url=URL …`.
 
-The teacher is any OpenAI-compatible endpoint. Every answer is on disk, in --store, before anything is made of it: the
-same command goes on where a stopped or killed one stood, and pays for no answer twice. The chains in --out are ready
+The teacher is any OpenAI-compatible endpoint. Every answer is written to --store before it is used: the same
+command resumes after a stop or a kill, and pays for no answer twice. The chains in --out are ready
 for `prepare --cot` once the exit status is 0; it is 3 where --max_cost stopped the command, and --out is not complete,
 and 4 where nothing was kept. With --task=keyphrases, raw hashtags become keyphrases instead, and --out holds posts.
 """
@@ -26,10 +26,10 @@ from mmkp_jax.teacher.teaching import FIELDS, TeachingOutcome
 from mmkp_jax.teacher.templates import field_list
 
 CHAIN_FLAGS = ("min_words", "max_words", "mentions", "match", "allow_split")
-"""Flags of --task=chains alone."""
+"""Flags that only --task=chains has."""
 
 MAX_TOKENS = 512
-"""Of an answer: the paper's models write 157 words."""
+"""Default of --max_tokens; the paper's models write 157 words."""
 
 
 def parser() -> Parser:
@@ -37,30 +37,42 @@ def parser() -> Parser:
     flags = Parser("teach", __doc__)
     add_post_flags(flags)
     add = flags.add_argument
-    add("--out", type=Path, metavar="FILE", help="required: JSON Lines; beside it come its rejects and its data card")
-    add("--allow_split", metavar="NAME", help="a test split, by its name: chains for it leak its answers into training")
-    add("--task", choices=("chains", "keyphrases"), default="chains", help="what is asked for (chains)")
-    about = f"a prompt: system line, a line ---, user's turn; its fields: {field_list(FIELDS)}"
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="required: JSON Lines; its rejects and its data card are written next to it",
+    )
+    add("--allow_split", metavar="NAME", help="name of a test split to allow: its chains leak answers into training")
+    add("--task", choices=("chains", "keyphrases"), default="chains", help="what to ask for (chains)")
+    about = f"a prompt: system message, a line ---, user message; its fields: {field_list(FIELDS)}"
     add("--template", type=Path, metavar="FILE", help=about)
     add("--answer_hidden", action="store_true", help="do not show the keyphrases; keep chains whose answer matches")
-    add("--match", choices=("exact", "all", "any"), default="exact", help="how it must match the keyphrases (exact)")
-    add("--min_words", type=int, default=1, metavar="N", help="of a chain (1)")
-    add("--max_words", type=int, metavar="N", help="of a chain")
+    add(
+        "--match",
+        choices=("exact", "all", "any"),
+        default="exact",
+        help="how the answer must match the keyphrases (exact)",
+    )
+    add("--min_words", type=int, default=1, metavar="N", help="fewest words of a chain (1)")
+    add("--max_words", type=int, metavar="N", help="most words of a chain")
     add("--mentions", choices=("any", "all"), help="keep chains that name any, or all, of the keyphrases")
-    add("--batch", action="store_true", help="by the Batch API: within a day, at its own prices")
-    add("--batch_size", type=int, default=BATCH_SIZE, metavar="N", help="of --batch: most calls in one (%(default)s)")
+    add("--batch", action="store_true", help="use the Batch API: answers within a day, at its own prices")
+    add(
+        "--batch_size", type=int, default=BATCH_SIZE, metavar="N", help="most calls in a batch of --batch (%(default)s)"
+    )
     add_endpoint_flags(flags, MAX_TOKENS)
     return flags
 
 
 def run(arguments: Sequence[str] | None = None) -> TeachingOutcome | None:
-    """What became of the posts, printed and written; None where nothing was asked for."""
+    """Runs the command; returns the outcome, or None for a dry run."""
     return teach(_parse(arguments))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 2 after one line on what was wrong; 3 when --max_cost came first; 4 after a line on why
-    nothing was kept; 130 when interrupted, after a line on how to continue.
+    """Returns the exit status: 0; 2 after one line on an error; 3 when --max_cost stopped the run; 4 after a line on
+    why nothing was kept; 130 when interrupted, after a line on how to continue.
     """
 
     def status(arguments: Sequence[str] | None) -> int:
@@ -72,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return NOTHING
         return 0
 
-    return status_of(status, arguments, interrupted="stopped; every answer is in --store, and the same command goes on")
+    return status_of(
+        status, arguments, interrupted="stopped; every answer is in --store, and the same command continues"
+    )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""One compilation cache for a whole test run; and the order of the tests, the longest files first."""
+"""One compilation cache and one small pocket for a test run; and the order of the tests, the longest files first."""
 
 import os
 import shutil
@@ -6,6 +6,8 @@ import signal
 import tempfile
 
 import pytest
+
+from tests.support.paths import ONCE
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 _made: list[str] = []
@@ -18,10 +20,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # tests compile more than they compute
+    if ONCE not in os.environ:  # workers have it from the run that starts them
+        _made.append(tempfile.mkdtemp(prefix="mmkp_jax-tests-"))
+        os.environ[ONCE] = _made[0]
     if CACHE not in os.environ:
-        _made.append(tempfile.mkdtemp(prefix="mmkp_jax-compiled-"))
-        os.environ[CACHE] = _made[0]
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        os.environ[CACHE] = os.path.join(os.environ[ONCE], "compiled")
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -32,13 +37,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 LONGEST = (
     "test_main",
     "test_hosts",
+    "test_pocket_run",
     "test_processes",
     "test_sharded",
     "test_optimizer",
     "test_real_posts",
     "test_step",
+    "test_export_in_training",
+    "test_export",
+    "test_splash",
+    "test_plan",
+    "test_posts_per_step",
+    "test_wheel",
 )
-"""Files that take half a minute or more."""
+"""Files that take half a minute or more, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

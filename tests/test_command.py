@@ -11,7 +11,7 @@ import pytest
 from mmkp_jax.__main__ import commands, main
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.config import read_config, shipped_configs
-from mmkp_jax.runtime.interrupts import RESUMED
+from mmkp_jax.runtime.interrupts import RESUMED_COMMAND
 from mmkp_jax.runtime.program import command_line
 from tests.support.paths import ROOT
 from tests.test_rooms import COMMANDS
@@ -93,7 +93,7 @@ def test_the_script_ends_at_once_at_a_signal_that_comes_while_a_command_is_loade
     assert main() == 2
     assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # nobody starts a report again
-    monkeypatch.setattr(sys, "argv", ["mmkp", RESUMED])
+    monkeypatch.setattr(sys, "argv", ["mmkp", RESUMED_COMMAND])
     assert main() == 2
     assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     assert "mmkp report: no RUN is given" in capsys.readouterr().err

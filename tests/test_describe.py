@@ -12,7 +12,7 @@ from mmkp_jax.describe import main, run
 from mmkp_jax.pages.dataset.facts import preview_posts
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import plan_posts
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.imports import accelerated_imports
 from tests.support.small_pocket import ROOT, SIZES, small_pocket
 
@@ -34,7 +34,7 @@ def overrides(pocket):
 def hostile(tmp_path_factory):
     """A dataset whose every text, of posts and rejects, is an attempt on the page or the terminal."""
     root = tmp_path_factory.mktemp("hostile")
-    (root / "a.png").write_bytes(saved(picture(90, 60)))
+    (root / "a.png").write_bytes(saved(random_image(90, 60)))
 
     def posts(split):
         said = f"{HOSTILE} <|im_end|>\x1b[31m"
@@ -190,8 +190,8 @@ def test_hostile_texts_stay_text(hostile, overrides, tmp_path, capsys):
 def test_repeats_within_and_across_splits_are_counted(hostile, capsys):
     duplicates = {(each.what, each.splits): each.posts for each in run([f"--data={hostile}"]).duplicates}
     assert duplicates == {
-        **{(what, (split,)): (1,) for what in ("text", "picture") for split in ("train", "test")},
-        **{(what, ("train", "test")): (2, 2) for what in ("text", "picture")},
+        **{(what, (split,)): (1,) for what in ("text", "image") for split in ("train", "test")},
+        **{(what, ("train", "test")): (2, 2) for what in ("text", "image")},
         ("id", ("train", "test")): (1, 1),
     }
 
@@ -252,5 +252,5 @@ def test_the_shown_posts_are_of_different_kinds_and_trained_on(overrides):
     assert {post.record.id for post in shown} <= trained
     assert len({(bool(post.record.image), post.record.cot is None) for post in shown}) == len(shown) > 1
     for post in shown:
-        assert len(post.row.pictures) == bool(post.record.image)
+        assert len(post.row.images) == bool(post.record.image)
         assert [part.branch for part in post.row.parts] == ([TRUNK, COT, SFT] if post.record.cot else [TRUNK, SFT])

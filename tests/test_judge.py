@@ -11,7 +11,7 @@ from mmkp_jax.data.records import write_dataset
 from mmkp_jax.judging.people import read_people
 from mmkp_jax.judging.rank_summary import summarize_ranks
 from mmkp_jax.judging.ranking import CRITERIA
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.fake_endpoint import MODEL, FakeEndpoint, request_text
 
 POSTS = 12
@@ -28,18 +28,18 @@ def key(monkeypatch):
 @pytest.fixture
 def files(tmp_path):
     """Posts, one of them with an image, and three systems' predictions in two layouts."""
-    (tmp_path / "0.png").write_bytes(saved(picture(40, 30, seed=0)))
+    (tmp_path / "0.png").write_bytes(saved(random_image(40, 30, seed=0)))
     rows = [{"id": f"p{n}", "text": f"text {n}", "image": None, "keyphrases": ["snow"]} for n in range(POSTS)]
     rows[0]["image"] = "0.png"
     (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in QUALITY:
-        told = [
+        rows = [
             {"id": row["id"], "predicted": [f"{name} {row['id']}"], "output": "<think>long</think>"} for row in rows
         ]
         if name == "fair":
-            (tmp_path / "fair.txt").write_text("".join(";".join(each["predicted"]) + "\n" for each in told))
+            (tmp_path / "fair.txt").write_text("".join(";".join(each["predicted"]) + "\n" for each in rows))
         else:
-            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in told))
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     return tmp_path
 
 
@@ -75,30 +75,30 @@ def results(files):
     return json.loads((files / "out" / "results.json").read_text())
 
 
-def test_a_fair_judge_puts_systems_where_they_belong(files, capsys):
+def test_a_fair_judge_ranks_systems_by_their_quality(files, capsys):
     with FakeEndpoint(fair_judge) as server:
         assert judge.main(flags(files, server=server)) == 0
         assert len(server.calls) == POSTS * 2 + POSTS * 2  # two orders, and each pair in both
         calls = len(server.calls)
         assert judge.main(flags(files, server=server)) == 0 and len(server.calls) == calls
-    told = results(files)
-    assert {name: each["all"]["value"] for name, each in told["standing"]["means"].items()} == {
+    found = results(files)
+    assert {name: each["all"]["value"] for name, each in found["standing"]["means"].items()} == {
         "good": 1, "fair": 2, "poor": 3
     }  # fmt: skip
-    assert told["standing"]["w"] == 1 and set(told["standing"]["alpha"].values()) == {1}
-    assert (told["position_consistent"], told["failures"]) == (1, 0)
+    assert found["standing"]["w"] == 1 and set(found["standing"]["alpha"].values()) == {1}
+    assert (found["position_consistent"], found["failures"]) == (1, 0)
     rows = [json.loads(line) for line in (files / "out" / "rankings.jsonl").read_text().splitlines()]
     assert len(rows) == POSTS * 2 and rows[5]["ranks"]["fair"] == dict.fromkeys(CRITERIA, 2)
     printed = capsys.readouterr().out
     assert "Kendall's W 1.00" in printed and "100.00% of 12" in printed
 
 
-def test_a_judge_that_looks_at_places_is_found_out(files):
+def test_a_judge_with_position_bias_is_detected(files):
     with FakeEndpoint(first_is_best) as server:
         assert judge.main(flags(files, server=server)) == 0
-    told = results(files)
-    assert all(abs(each["all"]["value"] - 2) < 1e-9 for each in told["standing"]["means"].values())  # balanced orders
-    assert told["position_consistent"] == 0 and told["standing"]["alpha"]["relevance"] < 0
+    found = results(files)
+    assert all(abs(each["all"]["value"] - 2) < 1e-9 for each in found["standing"]["means"].values())  # balanced orders
+    assert found["position_consistent"] == 0 and found["standing"]["alpha"]["relevance"] < 0
 
 
 def test_unreadable_answers_are_counted_and_their_posts_left_out(files, capsys):
@@ -107,14 +107,14 @@ def test_unreadable_answers_are_counted_and_their_posts_left_out(files, capsys):
 
     with FakeEndpoint(answer) as server:
         assert judge.main(flags(files, "--pairs=0", server=server)) == 0
-    told = results(files)
-    assert (told["failures"], told["standing"]["posts"]) == (2, POSTS - 1)
+    printed = results(files)
+    assert (printed["failures"], printed["standing"]["posts"]) == (2, POSTS - 1)
     failures = [json.loads(line) for line in (files / "out" / "failures.jsonl").read_text().splitlines()]
     assert failures[0] == {"id": "p3", "reason": "the answer holds no JSON object", "answer": "I like A"}
     assert "answers without readable ranks: 2 of 24" in capsys.readouterr().out
 
 
-def test_a_judge_that_cannot_be_read_ends_with_a_status_of_its_own(files, capsys):
+def test_a_judge_without_readable_answers_has_its_own_exit_status(files, capsys):
     with FakeEndpoint(lambda body: '{"better": [[[10]]], "correctness": {"A": 1e999}}') as server:
         assert judge.main(flags(files, "--give_up_after=0", server=server)) == 4
     assert "none of 48 answers can be read, most often: no correctness for each of" in capsys.readouterr().err
@@ -141,7 +141,7 @@ def fill_in(files, sheet, rank_of):
     return file
 
 
-def test_people_get_pages_and_are_compared_with_the_model(files, capsys):
+def test_people_get_pages_and_their_ranks_are_compared_with_the_models(files, capsys):
     assert judge.main(flags(files, f"--people={POSTS}", "--raters=2")) == 0
     page = (files / "out" / "people" / "sheet-1.html").read_text()
     assert page.count("<article>") == POSTS and page.count("data:image/jpeg;base64,") == 1
@@ -155,11 +155,11 @@ def test_people_get_pages_and_are_compared_with_the_model(files, capsys):
     with FakeEndpoint(fair_judge) as server:
         assert judge.main(flags(files, server=server)) == 0
     assert judge.main(collect) == 0
-    told = json.loads((files / "out" / "people" / "results.json").read_text())
-    assert told["tau_b"] == dict.fromkeys([*CRITERIA, "systems"], 1) and told["posts_of_both"] == POSTS
-    means = {name: each["all"]["value"] for name, each in told["people"]["means"].items()}
+    found = json.loads((files / "out" / "people" / "results.json").read_text())
+    assert found["tau_b"] == dict.fromkeys([*CRITERIA, "systems"], 1) and found["posts_of_both"] == POSTS
+    means = {name: each["all"]["value"] for name, each in found["people"]["means"].items()}
     assert means == {"good": 1.5, "fair": 2, "poor": 2.5}  # the second rater ties all
-    assert told["people"]["written"] == {"good": 1, "fair": 1.5, "poor": 2}
+    assert found["people"]["written"] == {"good": 1, "fair": 1.5, "poor": 2}
 
 
 def test_a_page_that_is_not_filled_in_is_refused(files, capsys):
@@ -203,10 +203,10 @@ def test_a_damaged_file_of_a_study_is_one_line(files, capsys, which, damage):
     file.write_text(damaged, encoding="latin-1")
     capsys.readouterr()
     status = judge.main(collect)
-    told = capsys.readouterr().err.splitlines()
-    assert (status, len(told)) == ((0, 0) if damaged == text else (2, 1)) or (status, told) == (0, [])
+    printed = capsys.readouterr().err.splitlines()
+    assert (status, len(printed)) == ((0, 0) if damaged == text else (2, 1)) or (status, printed) == (0, [])
     if damage in ("cut", "nested", "latin"):
-        assert status == 2 and file.name in told[0]
+        assert status == 2 and file.name in printed[0]
 
 
 def test_ranks_are_not_credited_to_another_studys_systems(files, capsys):
@@ -218,25 +218,25 @@ def test_ranks_are_not_credited_to_another_studys_systems(files, capsys):
     systems = ",".join(str(files / name) for name in ("poor.jsonl", "fair.txt", "good.jsonl"))
     capsys.readouterr()
     assert judge.main([*again, f"--predictions={systems}"]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1 and "another study's pages" in told[0]
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1 and "the key of another study" in printed[0]
     assert (files / "out" / "people" / "key.json").read_bytes() == key
     assert judge.main([*again, f"--predictions={systems}", f"--out={files / 'other'}"]) == 0
     assert judge.main([f"--out={files / 'other'}", f"--collect={file}"]) == 2
-    assert "it is not of these sheets" in capsys.readouterr().err
+    assert "it is not from these sheets" in capsys.readouterr().err
     (files / "good.jsonl").write_text((files / "good.jsonl").read_text().replace("good p", "fine p"))
     assert judge.main(again) == 2  # other lists under the same names
 
 
-def test_pairs_are_of_lists_that_differ(files, capsys):
+def test_pairs_have_lists_that_differ(files, capsys):
     same = [{"id": f"p{n}", "predicted": [f"good p{n}"] if n < 9 else ["fair x"]} for n in range(POSTS)]
     (files / "copy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in same))
     systems = f"--predictions={files / 'good.jsonl'},{files / 'copy.jsonl'}"
     with FakeEndpoint(fair_judge) as server:
         assert judge.main(flags(files, systems, "--give_up_after=0", server=server)) == 0
         assert len(server.calls) < POSTS * 2 + 2 * 3 + 1  # two of identical lists are one question
-    told = capsys.readouterr().out
-    assert "pairs: 3 of 100, as there are no more" in told and "100.00% of 3" in told
+    printed = capsys.readouterr().out
+    assert "pairs: 3 of 100, as there are no more" in printed and "100.00% of 3" in printed
     pairs = [json.loads(line) for line in (files / "out" / "pairs.jsonl").read_text().splitlines()]
     assert {pair["id"] for pair in pairs} == {"p9", "p10", "p11"}
     assert pairs[0]["systems"] == ["copy", "good"] and pairs[0]["better"] == ["good", "good"]
@@ -244,7 +244,7 @@ def test_pairs_are_of_lists_that_differ(files, capsys):
     assert results(files)["wins"] == [won]
 
 
-def test_max_cost_ends_with_a_status_of_its_own(files, capsys):
+def test_max_cost_has_its_own_exit_status(files, capsys):
     with FakeEndpoint(fair_judge) as server:
         assert judge.main(flags(files, "--price_in=1", "--price_out=1", "--max_cost=0.005", server=server)) == 3
     assert "stopped: --max_cost is reached" in capsys.readouterr().out and results(files)["stopped"]
@@ -264,11 +264,11 @@ def test_max_cost_ends_with_a_status_of_its_own(files, capsys):
 )
 def test_flags_that_do_not_go_together_are_refused(files, capsys, wrong, what):
     assert judge.main(flags(files, *wrong)) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1 and what in told[0]
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1 and what in printed[0]
 
 
-def test_mistakes_are_one_line(files, capsys):
+def test_wrong_input_is_one_line(files, capsys):
     with FakeEndpoint() as server:
         for wrong, what in [
             (["--orders=0"], "--orders=0"),
@@ -279,8 +279,8 @@ def test_mistakes_are_one_line(files, capsys):
             (["--model=other"], "no model 'other'"),
         ]:
             assert judge.main(flags(files, *wrong, server=server)) == 2
-            told = capsys.readouterr().err.splitlines()
-            assert len(told) == 1 and what in told[0]
+            printed = capsys.readouterr().err.splitlines()
+            assert len(printed) == 1 and what in printed[0]
         assert not server.answered
 
 
@@ -298,7 +298,7 @@ def test_a_datasets_posts_are_judged_with_their_images(files, capsys):
     assert "1 of 12 posts could not be used when the dataset was prepared" in capsys.readouterr().out
 
 
-def test_a_standing_is_of_posts_with_all_their_ranks():
+def test_a_summary_covers_posts_with_all_their_ranks():
     written = np.ones((2, 1, 3, 2))
     written[:, :, :, 1] = 2
     written[1, 0, 0, 0] = np.nan

@@ -74,13 +74,13 @@ def test_an_interrupted_file_resumes_and_ends_in_order(pocket, tmp_path, capsys)
     assert [json.loads(line)["id"] for line in expected] == [f"test-{i + 1}" for i in range(SIZES["test"])]
     out.write_text(expected[4] + expected[1].replace('"tokens"', '"outputs": ["kept"], "tokens"') + expected[3][:20])
     assert main(of_posts(pocket, out)) == 0
-    assert "2 of 6 posts are predicted" in capsys.readouterr().out
+    assert "2 of 6 posts are already predicted" in capsys.readouterr().out
     assert lines(out)[1].pop("outputs") == ["kept"]  # what was there is kept, not predicted again
     assert [line for i, line in enumerate(out.read_text().splitlines(keepends=True)) if i != 1] == [
         line for i, line in enumerate(expected) if i != 1
     ]
     assert main(of_posts(pocket, whole)) == 0 and whole.read_text() == "".join(expected)
-    assert "6 of 6 posts are predicted" in capsys.readouterr().out
+    assert "6 of 6 posts are already predicted" in capsys.readouterr().out
 
 
 def test_any_other_ending_is_cmkps_form(pocket, tmp_path):

@@ -12,7 +12,7 @@ from mmkp_jax import teach
 from mmkp_jax.data.chain_files import Chains
 from mmkp_jax.runtime.escape import for_markdown
 from mmkp_jax.teacher.store import Store
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.fake_endpoint import MODEL, RETURNED, FakeEndpoint
 from tests.support.paths import ROOT
 from tests.support.posts_on_disk import write_posts
@@ -32,7 +32,7 @@ def write_file(folder, count=6, images=()):
     for n in range(count):
         name = f"{n}.png" if n in images else None
         if name:
-            (folder / name).write_bytes(saved(picture(40, 30, seed=n)))
+            (folder / name).write_bytes(saved(random_image(40, 30, seed=n)))
         rows.append({"id": f"p{n}", "text": f"text {n}", "image": name, "keyphrases": ["snow", f"#Key{n}"]})
     file = folder / "train.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -50,9 +50,9 @@ def lines(file):
 def refused(capsys, arguments):
     """The one line that a mistake gives."""
     assert teach.main(arguments) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1, told
-    return told[0]
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1, printed
+    return printed[0]
 
 
 def test_a_dataset_becomes_chains_that_prepare_takes(tmp_path, capsys):
@@ -78,18 +78,18 @@ def test_a_dataset_becomes_chains_that_prepare_takes(tmp_path, capsys):
         assert SECRET not in file.read_text() and "base64" not in file.read_text()
 
 
-def test_dry_run_tells_the_bill_and_calls_nobody(tmp_path, capsys, monkeypatch):
+def test_dry_run_prints_the_forecast_and_sends_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     file = write_file(tmp_path, images=(0,))
     with FakeEndpoint(lambda body: "because " * 150) as server:
         arguments = flags(server, file, tmp_path / "cot.jsonl", f"--images={tmp_path}", "--dry_run")
         assert teach.main(arguments) == 0
-        told = capsys.readouterr().out
-        assert "calls: 6 for 6 questions;" in told and "price: unknown" in told
-        assert told.count("Post text: text") == 3 and "(image, " in told and "base64" not in told
+        printed = capsys.readouterr().out
+        assert "calls: 6 for 6 questions;" in printed and "price: unknown" in printed
+        assert printed.count("Post text: text") == 3 and "(image, " in printed and "base64" not in printed
         assert teach.main([*arguments, "--price_in=1", "--price_out=2"]) == 0
-        told = capsys.readouterr().out
-        low, high = (float(each) for each in told.split("price: ")[1].split("\n")[0].split(" to "))
+        printed = capsys.readouterr().out
+        low, high = (float(each) for each in printed.split("price: ")[1].split("\n")[0].split(" to "))
         assert 0 < low < high
         monkeypatch.setenv("OPENAI_API_KEY", SECRET)
         assert not server.calls and [each.name for each in tmp_path.glob("cot*")] == []
@@ -111,10 +111,10 @@ def test_gates_leave_out_and_list(tmp_path, capsys):
         assert teach.main(arguments) == 0
     assert lines(tmp_path / "cot.jsonl") == [{"id": "p0", "cot": "It shows snow."}]
     assert [row["gate"] for row in lines(tmp_path / "cot.rejects.jsonl")] == ["mentions", "length"]
-    assert "kept of 3 whole answers: 33.33%" in capsys.readouterr().out
+    assert "kept of 3 complete answers: 33.33%" in capsys.readouterr().out
 
 
-def test_a_teacher_that_does_not_see_the_keyphrases(tmp_path, capsys):
+def test_a_teacher_that_does_not_see_the_keyphrases_must_match_them(tmp_path, capsys):
     def answer(body):
         assert "snow" not in str(body["messages"])
         right = "text 1" in str(body["messages"])
@@ -123,7 +123,7 @@ def test_a_teacher_that_does_not_see_the_keyphrases(tmp_path, capsys):
     with FakeEndpoint(answer) as server:
         assert teach.main(flags(server, write_file(tmp_path), tmp_path / "cot.jsonl", "--answer_hidden")) == 0
     assert lines(tmp_path / "cot.jsonl") == [{"id": "p1", "cot": "It is cold."}]
-    assert "kept of 6 whole answers: 16.67%" in capsys.readouterr().out
+    assert "kept of 6 complete answers: 16.67%" in capsys.readouterr().out
 
 
 def test_hashtags_become_keyphrases_of_posts(tmp_path):
@@ -136,7 +136,7 @@ def test_hashtags_become_keyphrases_of_posts(tmp_path):
     assert [row["id"] for row in lines(tmp_path / "clean.rejects.jsonl")] == ["p2"]
 
 
-def test_strange_answers_become_files_that_everybody_can_read(tmp_path, capsys):
+def test_unusual_answers_become_valid_files(tmp_path, capsys):
     kinds = ["half a character", "model", "terminal", "think", "unopened think", "finish \x1b[2J\n|", "choice error"]
     file = write_file(tmp_path, len(kinds) + 1)
 
@@ -160,11 +160,11 @@ def test_strange_answers_become_files_that_everybody_can_read(tmp_path, capsys):
     assert "\x1b" not in shown.out.replace("\x1b[A", "") and "unfinished 2" in shown.out
 
 
-def test_nothing_kept_ends_with_a_status_of_its_own_and_the_commonest_reason(tmp_path, capsys):
+def test_a_run_that_keeps_nothing_has_its_own_exit_status_and_the_commonest_reason(tmp_path, capsys):
     with FakeEndpoint(fault=lambda said, attempt: "filtered" if "Key1" in said else "finish abort") as server:
         assert teach.main(flags(server, write_file(tmp_path), tmp_path / "cot.jsonl")) == 4
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "nothing was kept of 6 posts, most often for unfinished (5: " in told and "'abort'" in told
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert "nothing was kept of 6 posts, most often for unfinished (5: " in printed and "'abort'" in printed
     assert (tmp_path / "cot.jsonl").read_text() == "" and len(lines(tmp_path / "cot.rejects.jsonl")) == 6
     with FakeEndpoint(fault=lambda said, attempt: "500") as server:
         arguments = flags(server, tmp_path / "train.jsonl", tmp_path / "other.jsonl", "--attempts=1")
@@ -172,13 +172,13 @@ def test_nothing_kept_ends_with_a_status_of_its_own_and_the_commonest_reason(tmp
     assert "most often for unanswered (6: 500: trouble 500)" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_run_whose_first_answers_are_all_of_no_use_stops(tmp_path, capsys):
+def test_a_run_whose_first_answers_are_all_rejected_stops(tmp_path, capsys):
     file = write_file(tmp_path, 60)
     with FakeEndpoint(lambda body: "I <answer>cannot</answer> say.") as server:
         arguments = flags(server, file, tmp_path / "cot.jsonl", "--concurrency=2")
         assert teach.main(arguments) == 2
-        told = capsys.readouterr().err.splitlines()[-1]
-        assert "the first 20 answers are all of no use, most often for tags (20: " in told
+        printed = capsys.readouterr().err.splitlines()[-1]
+        assert "the first 20 answers are all rejected, most often for tags (20: " in printed
         calls = len(server.calls)
         assert 20 <= calls <= 22
         assert teach.main(arguments) == 2 and len(server.calls) <= calls + 2  # what is there counts
@@ -197,7 +197,7 @@ def test_a_damaged_store_is_repaired_without_a_call(tmp_path, capsys):
         store.write_bytes(b"".join([*rows[:3], b'{"id": "p9", "key": 5}\n', *rows[3:]]))
         capsys.readouterr()
         line = refused(capsys, arguments)
-        assert "cot.answers.jsonl:4: this line is no answer" in line and "--repair" in line and "remove" not in line
+        assert "cot.answers.jsonl:4: this line is not an answer" in line and "--repair" in line and "remove" not in line
         assert teach.main([*arguments, "--repair"]) == 0 and len(server.calls) == 6
         assert "1 damaged lines" in capsys.readouterr().out
     assert (tmp_path / "cot.answers.jsonl.damaged").read_bytes() == b'{"id": "p9", "key": 5}\n'
@@ -212,7 +212,7 @@ def test_a_test_split_is_refused_unless_it_is_named(tmp_path, capsys):
         assert teach.main([*arguments, "--allow_split=test"]) == 0
 
 
-def test_a_test_split_is_known_by_its_folder_and_its_ids_too(tmp_path, capsys):
+def test_a_test_split_is_recognized_by_its_folder_and_its_ids_too(tmp_path, capsys):
     folder = tmp_path / "cmkp-test"
     folder.mkdir()
     file = write_file(folder)
@@ -229,7 +229,7 @@ def test_a_test_split_is_known_by_its_folder_and_its_ids_too(tmp_path, capsys):
         assert teach.main([*arguments, "--allow_split=test"]) == 0
 
 
-def test_max_cost_ends_with_a_status_of_its_own(tmp_path, capsys):
+def test_max_cost_has_its_own_exit_status(tmp_path, capsys):
     file = write_file(tmp_path)
     with FakeEndpoint() as server:
         prices = ["--price_in=1", "--price_out=1", "--max_tokens=20"]
@@ -240,7 +240,7 @@ def test_max_cost_ends_with_a_status_of_its_own(tmp_path, capsys):
         assert teach.main([*arguments, "--max_cost=1"]) == 0 and len(lines(tmp_path / "cot.jsonl")) == 6
 
 
-def test_the_bill_warns_of_another_max_tokens(tmp_path, capsys):
+def test_the_forecast_warns_of_another_max_tokens(tmp_path, capsys):
     file = write_file(tmp_path)
     with FakeEndpoint() as server:
         arguments = flags(server, file, tmp_path / "cot.jsonl")
@@ -248,8 +248,8 @@ def test_the_bill_warns_of_another_max_tokens(tmp_path, capsys):
         assert teach.main([*arguments, "--max_tokens=20", "--dry_run"]) == 0
         assert "asks every post again" not in capsys.readouterr().out
         assert teach.main([*arguments, "--max_tokens=30", "--dry_run"]) == 0
-    told = capsys.readouterr().out
-    assert "answers of at most 20 tokens" in told and "asks every post again" in told
+    printed = capsys.readouterr().out
+    assert "answers of at most 20 tokens" in printed and "asks every post again" in printed
     assert str(tmp_path) not in (tmp_path / "cot.card.md").read_text()
 
 
@@ -262,21 +262,21 @@ def test_batches_give_the_same_file(tmp_path):
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
-def test_mistakes_are_one_line_and_nothing_is_sent(tmp_path, capsys, monkeypatch):
+def test_wrong_flags_are_one_line_and_nothing_is_sent(tmp_path, capsys, monkeypatch):
     file = write_file(tmp_path, images=(1,))
     with FakeEndpoint() as server:
         out = tmp_path / "cot.jsonl"
         good = flags(server, file, out, f"--images={tmp_path}")
         for wrong, what in [
             (["--modell=x"], "did you mean '--model'"),
-            (["--base_url=localhost:1"], "it is no address"),
+            (["--base_url=localhost:1"], "it is not a URL"),
             (["--data=x", "--split=y"], "one of --data and --posts"),
-            ([f"--posts={tmp_path}"], "a dataset goes with --data"),  # or its test split would leak
+            ([f"--posts={tmp_path}"], "give a dataset as --data"),  # or its test split would leak
             (["--batch", "--retry_refused"], "--retry_refused asks one by one"),
             (["--max_cost=3"], "needs --price_in"),
             (["--price_in=3"], "go together"),
             (["--concurrency=0"], "--concurrency=0"),
-            (["--extra_body=5"], "no JSON object"),
+            (["--extra_body=5"], "not a JSON object"),
             (["--extra_body={\"stream\": true}"], "'stream' of a request cannot be set"),
             (["--extra_headers={\"X\": \"$NOT_THERE\"}"], "NOT_THERE: the environment holds no value"),
             (["--template=none.txt"], "none.txt: the template cannot be read"),

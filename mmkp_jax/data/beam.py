@@ -1,4 +1,4 @@
-"""The blocks of a dataset written by Apache Beam, on as many processes and machines as its runner has.
+"""Writes the blocks of a dataset with Apache Beam, on as many processes and machines as its runner has.
 
 Every worker must see the same folders: the raw posts' images, and the dataset's.
 """
@@ -21,7 +21,7 @@ def read_options(line: str) -> "PipelineOptions":
     """Apache Beam's options, as on its command line: `--runner=… --direct_num_workers=8`.
 
     Raises:
-        InputError: Apache Beam is not installed, or refuses them.
+        InputError: Apache Beam is not installed, or refuses the options.
     """
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
@@ -36,7 +36,7 @@ def read_options(line: str) -> "PipelineOptions":
 
 
 def write_blocks(blocks: Iterable[Path], images: Path, options: "PipelineOptions") -> None:
-    """Writes the blocks, each into its own files; what a worker finds bad is in its block's result."""
+    """Writes the blocks, each into its own files; rejects are in each block's result."""
     import apache_beam
 
     write = functools.partial(_write, images=os.path.abspath(images))

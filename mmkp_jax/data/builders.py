@@ -16,27 +16,27 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from mmkp_jax.data.posts import REJECTS
-from mmkp_jax.data.shards import OnBadRow, Result, features, write_block
+from mmkp_jax.data.shards import BlockResult, OnBadRow, features, write_block
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.program import command_line
 
 RESAMPLED_OVERLAP = 0.4528
-"""Share of MMKP-V2's different test keyphrases that training has, at most: the 360k set's."""
+"""Most of MMKP-V2's distinct test keyphrases that training may have, as a share: that of the 360k set."""
 
 
 def input_of(stamps: Iterable[str]) -> str:
-    """Names what a split is made from, by the stamps of its blocks."""
+    """Hash of what a split is made from, by the stamps of its blocks."""
     return hashlib.sha256("".join(stamps).encode()).hexdigest()
 
 
 class PostsBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
-    """Makes a dataset of staged blocks of posts, in their order.
+    """Makes a dataset from staged blocks of posts, in order.
 
     Under `DownloadConfig(beam_options=…)` the blocks are written by Apache Beam.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    # TFDS would look beside the code for checksums of downloads, by a package that it does not require.
+    # TFDS would look next to the code for checksums of downloads, with a package that it does not require.
     code_path = None
 
     def __init__(
@@ -45,24 +45,24 @@ class PostsBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         blocks: Mapping[str, Sequence[Path]] | None = None,
         images: str | Path = "",
         on_bad_row: OnBadRow = "drop",
-        beside: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+        extra_files: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
         progress: bool = False,
         **options: Any,
     ):
-        """Takes what is to be prepared; a dataset that is there already needs none of it.
+        """Takes what is to be prepared; an existing dataset needs none of it.
 
         Args:
-            blocks: of each split, from `shards.stage`.
+            blocks: the blocks of each split, from `shards.stage`.
             images: the folder that posts' images are relative to.
-            beside: rows of JSON Lines files, by name, that are written beside `rejects.jsonl` before the dataset is.
-            progress: show a bar.
+            extra_files: rows of JSON Lines files, by name; written next to `rejects.jsonl`, before the dataset.
+            progress: show a progress bar.
         """
         tfds.disable_progress_bar()
         self._blocks, self._images, self._progress = dict(blocks or {}), Path(images), progress
         self._on_bad_row: OnBadRow = on_bad_row
-        self._beside = dict(beside or {})
-        self.results: dict[str, list[Result]] = {}
-        """What became of the blocks that are done, for each split."""
+        self._extra_files = dict(extra_files or {})
+        self.results: dict[str, list[BlockResult]] = {}
+        """Results of the finished blocks, by split."""
         super().__init__(file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -87,7 +87,7 @@ class PostsBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             for split, blocks in self._blocks.items():
                 self._write(split, blocks)
         finally:
-            self._write_beside()
+            self._write_extra_files()
         self.info.set_splits(tfds.core.splits.SplitDict([self._gather(split) for split in self._blocks]))
 
     def _write(self, split: str, blocks: Sequence[Path]) -> None:
@@ -100,21 +100,21 @@ class PostsBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         if not any(result.records for result in results):
             where = str(Path(self._data_dir_root) / REJECTS)
             what = f"the split {split!r} has {total:,} posts, none of them usable"
-            raise InputError(what, where, "see there for the reasons")
+            raise InputError(what, where, "see this file for the reasons")
 
-    def _write_beside(self) -> None:
+    def _write_extra_files(self) -> None:
         rejects = (
             {"split": split} | row
             for split, results in self.results.items()
             for result in results
             for row in result.rejects
         )
-        for name, rows in {REJECTS: rejects, **self._beside}.items():
+        for name, rows in {REJECTS: rejects, **self._extra_files}.items():
             with (Path(self._data_dir_root) / name).open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def _gather(self, split: str) -> tfds.core.SplitInfo:
-        """Moves the records of a split's blocks to where TFDS looks for its shards, and notes their checksums."""
+        """Moves the records of a split's blocks to where TFDS looks for shards, and records their checksums."""
         results = self.results[split]
         filled = [pair for pair in zip(self._blocks[split], results, strict=True) if pair[1].records]
         name = tfds.core.ShardedFileTemplate(
@@ -161,7 +161,7 @@ class MmkpV2(PostsBuilder):
     BUILDER_CONFIGS: ClassVar = [MmkpV2Config()]
 
     def __init__(self, *, config: MmkpV2Config | str | None = None, **options: Any):
-        known = next((each for each in self.BUILDER_CONFIGS if each == config), config)  # TFDS wants its own object
+        known = next((each for each in self.BUILDER_CONFIGS if each == config), config)  # TFDS requires its own object
         super().__init__(config=known, **options)
 
 

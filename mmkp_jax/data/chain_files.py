@@ -17,7 +17,7 @@ from mmkp_jax.errors import InputError
 OnBadRow = Literal["drop", "error"]
 
 COT_REJECTS = "cot_rejects.jsonl"
-"""Of chains of thought from a file: its lines that gave no post its chain, each with the reason."""
+"""File next to the dataset: lines of the file of chains that were joined to no post, each with its reason."""
 
 
 class Chains:
@@ -33,13 +33,13 @@ class Chains:
             raise InputError("there is no such file of chains of thought", str(file), "give JSON Lines of id and cot")
         self.file = str(file)
         self.rejects: list[Reject] = []
-        """Lines that hold no chain, or one for an id that has one already (the first counts), or none for its post."""
+        """Lines without a chain, with a further one for an id, or with one that contradicts its post's keyphrases."""
         self.replaced = 0
-        """Posts that had another chain before."""
+        """Number of posts whose own chain was replaced."""
         self.unmatched = 0
-        """Chains whose id no post has that could be read."""
+        """Number of chains whose id belongs to no readable post."""
         self.without: Counter[str] = Counter()
-        """Posts that have no chain, of each split; as read, before any is rejected for its image."""
+        """Posts without a chain by split, as read, before any is rejected for its image."""
         self._chain: dict[str, tuple[str, int]] = {}
         self._posts: set[str] = set()
         self._rejected: set[str | None] = set()
@@ -64,13 +64,13 @@ class Chains:
         if not chain_of(cot, None, post_id):
             raise BadLine("the chain of thought is empty", "write it, or leave the line out", post_id)
         if (first := self._chain.setdefault(post_id, (cot, number))[1]) != number:
-            raise BadLine(f"the id {post_id!r} stands in line {first} too", "keep one chain for each post", post_id)
+            raise BadLine(f"the id {post_id!r} is in line {first} too", "keep one chain for each post", post_id)
 
     def join(self, source: Source, *, on_bad_row: OnBadRow = "drop") -> Source:
-        """The source with its posts' chains from the file, which take the place of those that posts have already.
+        """The source with its posts' chains from the file, which replace those that posts have already.
 
-        A chain whose `<answer>` is not its post's keyphrases is not taken. `COT_REJECTS`, beside the dataset, lists the
-        lines of the file that gave no post its chain.
+        A chain whose `<answer>` is not its post's keyphrases is rejected. `COT_REJECTS`, next to the dataset, lists the
+        lines of the file that were joined to no post.
 
         Args:
             on_bad_row: `error` raises an InputError for the first line that is rejected.
@@ -78,7 +78,7 @@ class Chains:
         if self.rejects and on_bad_row == "error":
             raise self.rejects[0].as_error()
         splits = {split: self._join(split, rows, on_bad_row) for split, rows in source.splits.items()}
-        return replace(source, splits=splits, beside=source.beside | {COT_REJECTS: self._unused()})
+        return replace(source, splits=splits, extra_files=source.extra_files | {COT_REJECTS: self._unused()})
 
     def _join(self, split: str, rows: Iterable[Post | Reject], on_bad_row: OnBadRow) -> Iterator[Post | Reject]:
         for row in rows:
@@ -117,15 +117,15 @@ class Chains:
 
     @property
     def joined(self) -> int:
-        """Posts that got a chain from the file; complete when the posts were gone through."""
+        """Number of posts with a chain from the file; final once all posts were read."""
         return len(self._posts)
 
     def summary(self) -> str:
-        """One line on what became of the chains; complete when posts and `beside` were gone through."""
+        """One line on what became of the chains; final once posts and `extra_files` were read."""
         lines = len(self._posts) + self.unmatched + len(self.rejects)
         without = ", ".join(f"{split} {count:,}" for split, count in self.without.items()) or "none"
         return (
             f"{self.file}: {lines:,} lines = {len(self._posts):,} joined to posts as read "
-            f"({self.replaced:,} in the place of another) + {self.unmatched:,} without a post + "
-            f"{len(self.rejects):,} bad or double; see {COT_REJECTS}; posts read without a chain: {without}"
+            f"({self.replaced:,} replaced another) + {self.unmatched:,} without a post + "
+            f"{len(self.rejects):,} bad or duplicate; see {COT_REJECTS}; posts read without a chain: {without}"
         )

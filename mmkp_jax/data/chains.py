@@ -1,7 +1,7 @@
-"""Chains of thought as files and models write them: one judgement of what may become a CoT target.
+"""Chains of thought as files and models write them: one check of what may become a CoT target.
 
 A target puts `<think>` and `<answer>` around a chain, so neither the chain nor a keyphrase may hold a tag of its own:
-text that comes with the tags is taken apart, and what cannot be is refused. Nothing nested is trained.
+text that comes with the tags is parsed, and what cannot be parsed is refused. Nothing nested is trained on.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from mmkp_jax.data.fields import BadLine, keyphrases_of, quoted
 
 TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
-"""Of a target, in any case: a model that is taught one in capitals beside it learns two forms."""
+"""Tags of a target, in any case: with a capitalised one next to it, a model would learn two forms."""
 
 _FLAGS = re.DOTALL | re.IGNORECASE
 _INSIDE = r"((?:(?!</?(?:think|answer)>).)*)"
@@ -26,13 +26,13 @@ def chain_of(text: str, keyphrases: Sequence[str] | None, post_id: str | None = 
 
     Args:
         keyphrases: the post's own, which an `<answer>` after the reasoning must repeat, in any order and case; None
-            where it is not to be compared.
+            to skip the comparison.
 
     Returns:
-        the chain; empty where there is nothing in it.
+        The chain; may be empty.
 
     Raises:
-        BadLine: it has a tag inside, an incomplete or nested one, or another answer.
+        BadLine: it has a stray, incomplete or nested tag, or an answer other than the post's keyphrases.
     """
     if not TAG.search(text):
         return text.strip()

@@ -1,4 +1,4 @@
-"""The files that describe a prepared dataset, checked before anything is read by them; each fault names its file."""
+"""The files that describe a prepared dataset, checked before use; each error names its file."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ ANEW = "delete the dataset and prepare it again"
 COPY = f"copy the dataset again, or {ANEW}"
 
 HALF = "incomplete."
-"""How TFDS names the folder of a dataset that it is not done with."""
+"""Prefix of the folder of a dataset that TFDS has not finished."""
 
 READ_ON_OPENING = 1 << 28
-"""Bytes: the files of a split are held against their checksums when they have no more than this in all."""
+"""Most bytes of a split whose files are checked against their checksums when it is opened."""
 
 
 def dataset_folders(out: Path) -> list[Path]:
@@ -33,7 +33,7 @@ def builder_in(folder: Path) -> Any:
     """The TFDS builder of the dataset in a folder.
 
     Raises:
-        InputError: a file that describes it is damaged, or is of other records.
+        InputError: a file that describes it is damaged, or describes other records.
     """
     import tensorflow_datasets as tfds
 
@@ -45,7 +45,7 @@ def builder_in(folder: Path) -> Any:
     try:
         builder = tfds.builder_from_directory(str(folder))
         list(builder.info.splits)
-    except Exception as error:  # protobuf's, JSON's and TFDS's own
+    except Exception as error:  # errors of protobuf, JSON and TFDS
         _check_features(folder, _outline(features()))
         raise no_dataset(folder, error) from None
     _check_features(folder, _outline(features()))
@@ -61,8 +61,8 @@ def _check_features(folder: Path, ours: Any) -> None:
     read_object(folder / FEATURES, COPY)
     try:
         there = _outline(tfds.features.FeatureConnector.from_config(str(folder)))
-        wrong = "" if there == ours else "others"
-    except Exception as error:  # protobuf's and TFDS's own
+        wrong = "" if there == ours else "they differ"
+    except Exception as error:  # errors of protobuf and TFDS
         wrong = for_terminal(" ".join(str(error).split())[:100]) or type(error).__name__
     if wrong:
         raise InputError(f"its features are not those of posts ({wrong})", str(folder / FEATURES), COPY)
@@ -74,54 +74,54 @@ def _outline(features: Any) -> dict[str, tuple[str, tuple[int | None, ...], str]
 
 
 def no_dataset(folder: Path, error: Exception) -> InputError:
-    """What is wrong where TFDS cannot follow the files of a dataset."""
+    """The error where TFDS cannot read the files of a dataset."""
     what = for_terminal(" ".join(str(error).split())[:100]) or type(error).__name__
-    hint = f"take it away if it is another program's; else {ANEW}"
+    hint = f"move it away if it belongs to another program; else {ANEW}"
     return InputError(f"this describes no dataset ({what})", str(folder / INFO), hint)
 
 
 def metadata_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """What `prepare` noted of each split: its posts, records, input, fingerprint, and its files with their checksums.
+    """What `prepare` recorded of each split: posts, records, input, fingerprint, and files with their checksums.
 
     Raises:
         InputError: the file is damaged, or of an older version.
     """
-    told = read_object(folder / METADATA, COPY)
-    return {split: _split(told.object(split)) for split in told.content}
+    recorded = read_object(folder / METADATA, COPY)
+    return {split: _split(recorded.object(split)) for split in recorded.content}
 
 
-def _split(told: Fields) -> dict[str, Any]:
-    if "files" not in told.content:
-        raise InputError("the dataset was prepared by an older version", told.where, ANEW)
-    files = told.object("files")
+def _split(recorded: Fields) -> dict[str, Any]:
+    if "files" not in recorded.content:
+        raise InputError("the dataset was prepared by an older version", recorded.where, ANEW)
+    files = recorded.object("files")
     each = {name: files.object(name) for name in files.content}
     return {
-        "posts": told.integer("posts"),
-        "records": told.integer("records"),
-        "input": told.text("input"),
-        "fingerprint": told.text("fingerprint"),
+        "posts": recorded.integer("posts"),
+        "records": recorded.integer("records"),
+        "input": recorded.text("input"),
+        "fingerprint": recorded.text("fingerprint"),
         "files": {name: {"bytes": file.integer("bytes"), "sha256": file.text("sha256")} for name, file in each.items()},
     }
 
 
 def check_files(folder: Path, split: Mapping[str, Any], *, read: bool = False) -> None:
-    """Holds a split's files against their sizes, and small ones, or all with `read`, against their checksums.
+    """Checks the sizes of a split's files, and the checksums of a small split's, or of all with `read`.
 
     Raises:
-        InputError: one is not what was written.
+        InputError: a file is not what was written.
     """
-    read = read or sum(told["bytes"] for told in split["files"].values()) <= READ_ON_OPENING
-    for name, told in split["files"].items():
+    read = read or sum(recorded["bytes"] for recorded in split["files"].values()) <= READ_ON_OPENING
+    for name, recorded in split["files"].items():
         try:
             size = (folder / name).stat().st_size
-            if size != told["bytes"]:
-                wrong = f"it has {size:,} bytes, not {told['bytes']:,}"
-            elif read and _sha256(folder / name) != told["sha256"]:
-                wrong = "its checksum is another"
+            if size != recorded["bytes"]:
+                wrong = f"it has {size:,} bytes, not {recorded['bytes']:,}"
+            elif read and _sha256(folder / name) != recorded["sha256"]:
+                wrong = "its checksum differs"
             else:
                 continue
         except (OSError, ValueError) as error:
-            wrong = f"it cannot be read: {getattr(error, 'strerror', None) or 'its name is none'}"
+            wrong = f"it cannot be read: {getattr(error, 'strerror', None) or 'its name is not valid'}"
         what = f"the dataset is damaged in this file ({wrong})"
         raise InputError(what, for_terminal(str(folder / name)), COPY)
 

@@ -1,4 +1,4 @@
-"""From a record to the tree that is packed, and to its size, which needs no picture decoded."""
+"""From a record to the tree that is packed, and to its size, for which no image is decoded."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -18,33 +18,33 @@ BOTH: tuple[Branch, ...] = ("sft", "cot")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a post is fed to the model: the same in training, evaluation and prediction."""
+    """How a post becomes model input: the same in training, evaluation and prediction."""
 
     template: Template
     processor: Processor
     max_text_tokens: int
-    """The end of a longer text is left out."""
+    """Most tokens of a text; the end of a longer one is left out."""
     zero_shot: bool = False
-    """Whether the prompt tells the output's format."""
+    """Whether the prompt describes the output's format."""
 
 
 class Size(NamedTuple):
     """The slots that one post's parts take in a row."""
 
     trunk: int
-    """Tokens of the prompt but its last."""
+    """Tokens of the prompt except its last."""
     sft: int
     """Tokens, and as many labels, of the SFT target."""
     cot: int
-    """Likewise of the CoT target; 0 for a post without one."""
+    """Tokens, and as many labels, of the CoT target; 0 for a post without one."""
     image: int
     """Image tokens of the prompt."""
     slots: tuple[int, ...]
-    """Of each of the family's kinds (`Processor.slots`)."""
+    """Slots of each of the family's kinds (`Processor.slots`)."""
 
 
 def layouts_of(record: Record, recipe: Recipe) -> tuple[Layout, ...]:
-    """The layout of the record's image, or none, from its width and height; a family without images has none.
+    """The layout of the record's image, from its width and height; empty without an image, or for a family without.
 
     Raises:
         ImageError: the image's shape cannot be used.
@@ -55,7 +55,7 @@ def layouts_of(record: Record, recipe: Recipe) -> tuple[Layout, ...]:
 
 
 def _prompt(record: Record, layouts: tuple[Layout, ...], recipe: Recipe) -> np.ndarray:
-    """The record's prompt, int32 [T]; nothing of the targets is in it."""
+    """The record's prompt, int32 [T]; it depends on nothing of the targets."""
     return prompt_tokens(
         record.text,
         recipe.processor.placeholder(layouts[0]) if layouts else None,
@@ -78,7 +78,7 @@ def size_of(record: Record, recipe: Recipe) -> Size:
 
 
 def tree_of(record: Record, recipe: Recipe, branches: tuple[Branch, ...] = BOTH) -> Tree:
-    """The record as a tree with the targets in `branches`; without any, what is predicted from.
+    """The record as a tree with the targets in `branches`; without any, the input of prediction.
 
     Raises:
         ImageError: its image cannot be decoded.
@@ -88,16 +88,18 @@ def tree_of(record: Record, recipe: Recipe, branches: tuple[Branch, ...] = BOTH)
         return tree
     (layout,) = tree.layouts
 
-    def made_ready(image: Image.Image) -> np.ndarray:
+    def preprocessed(image: Image.Image) -> np.ndarray:
         if recipe.processor.layout(image.height, image.width) != layout:
-            raise ValueError(f"record {record.id!r} tells of {record.width} x {record.height} pixels, not {image.size}")
+            raise ValueError(
+                f"record {record.id!r} has an image of {image.size}, not {record.width} x {record.height} pixels"
+            )
         return recipe.processor.pixels(image, layout)
 
-    return dataclasses.replace(tree, pixels=(with_image(record.image, made_ready),))
+    return dataclasses.replace(tree, pixels=(with_image(record.image, preprocessed),))
 
 
 def measured_tree(record: Record, recipe: Recipe, branches: tuple[Branch, ...] = ()) -> Tree:
-    """The same without pixels: no image is decoded."""
+    """The record as a tree without pixels: no image is decoded."""
     nothing = np.zeros(0, np.int32)
     with_cot = "cot" in branches and record.cot is not None
     layouts = layouts_of(record, recipe)

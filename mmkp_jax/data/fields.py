@@ -1,4 +1,4 @@
-"""What the fields of a post may hold, whatever form its row has; `BadLine` says why one cannot be taken."""
+"""What the fields of a post may hold, in any format of its row; `BadLine` says why one is refused."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from mmkp_jax.data.posts import Post
 
 LONGEST_ID = 256
-"""Characters: the index of lengths takes as much for every post as for the longest id."""
+"""Characters of an id at most: the index of sizes stores every id at the length of the longest."""
 
 LONGEST_PATH = 4096
-"""Characters of an image's path: as many as the system takes."""
+"""Characters of an image's path at most: the limit of Linux."""
 
 _KINDS = {str: "text", int: "a whole number", list: "a list", type(None): "null"}
 
@@ -47,7 +47,7 @@ def id_text(value: Any) -> str:
 
 
 def check_id(post_id: str) -> None:
-    """Refuses, with `BadLine`, an id that an array of ids could not hold as it is, or not cheaply."""
+    """Refuses, with `BadLine`, an id that an array of ids cannot hold, or only at great cost."""
     if len(post_id) > LONGEST_ID:
         reason = f"the id has {len(post_id):,} characters, more than {LONGEST_ID}"
         raise BadLine(reason, "give the post a shorter one")
@@ -56,7 +56,7 @@ def check_id(post_id: str) -> None:
 
 
 def check_image(image: str | None, post_id: str) -> None:
-    """Refuses, with `BadLine`, a path that no file system takes."""
+    """Refuses, with `BadLine`, a path that no file system accepts."""
     if image and len(image) > LONGEST_PATH:
         reason = f"the image's path has {len(image):,} characters, more than {LONGEST_PATH:,}"
         raise BadLine(reason, "name the image's file", post_id)

@@ -4,7 +4,7 @@ B rows, T token slots, A position axes, M label slots, S examples.
 
 A tree is laid out trunk, CoT branch, SFT branch. The trunk is the prompt without its last token; a branch begins with
 its own copy of that token, so each label has exactly one token that predicts it, and ends before its last label, which
-predicts nothing. A branch's positions go on from the trunk's, as if it stood there alone.
+predicts nothing. A branch's positions continue the trunk's, as if it were the only branch.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class RowSize:
     labels: int
     examples: int
     images: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Of each of the family's kinds (`Processor.slots`)."""
+    """Slots of each of the family's kinds (`Processor.slots`)."""
 
     def slots(self) -> dict[str, int]:
         """All kinds by name, in the order in which tables have them."""
@@ -85,7 +85,7 @@ class Forest(NamedTuple):
 
 
 def map_arrays(function: Callable[[np.ndarray], Any], forest: Forest, *others: Forest) -> Forest:
-    """A forest of what `function` makes of each array, and of its like in `others`."""
+    """A forest of the results of `function` on each array and the same array of `others`."""
     parts = [function(*arrays) for arrays in zip(forest[:-1], *(other[:-1] for other in others), strict=True)]
     images = [function(*arrays) for arrays in zip(forest.images, *(other.images for other in others), strict=True)]
     return Forest(*parts, type(forest.images)(*images) if images else ())
@@ -95,9 +95,9 @@ def map_arrays(function: Callable[[np.ndarray], Any], forest: Forest, *others: F
 class Tree:
     """One example: a prompt and its targets, as token numbers.
 
-    `prompt` ends with a text token; an image in it is a run of image tokens, as many as its layout has. `pixels` holds
+    `prompt` ends with a text token; an image in it is a run of as many image tokens as its layout has. `pixels` holds
     the images' values, uint8; without any, the tree can be measured, not packed. A target is what the model is to
-    write, its end token included; an absent one is empty. Token numbers may be given as lists.
+    write, including its end token; an absent one is empty. Token numbers may be given as lists.
 
     Raises:
         ValueError: the prompt is empty, token numbers are none, or pixels are not uint8 of each layout.
@@ -118,7 +118,7 @@ class Tree:
             raise ValueError(f"there are pixels of {len(pixels)} images and layouts of {len(layouts)}")
         for number, values in enumerate(pixels, start=1):
             if values.dtype != np.uint8:
-                raise ValueError(f"image {number} is {described(values)}, not uint8")
+                raise ValueError(f"image {number} is {dtype_and_shape(values)}, not uint8")
         for name, value in {**tokens, "layouts": layouts, "pixels": pixels}.items():
             object.__setattr__(self, name, value)
 
@@ -128,11 +128,11 @@ def _token_numbers(name: str, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
     if array.shape == (0,):
         return np.zeros(0, np.int32)
     if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > np.iinfo(np.int32).max:
-        raise ValueError(f"{name} is {described(array)}, not a list of token numbers from 0 on")
+        raise ValueError(f"{name} is {dtype_and_shape(array)}, not a list of token numbers from 0 on")
     return array.astype(np.int32, copy=False)
 
 
-def described(array: np.ndarray) -> str:
+def dtype_and_shape(array: np.ndarray) -> str:
     """Dtype and shape, for messages."""
     return f"{array.dtype} {list(array.shape)}"
 
@@ -154,10 +154,10 @@ def slots_of(layouts: Sequence[Layout], processor: Processor) -> tuple[int, ...]
 
 
 def empty_rows(rows: int, size: RowSize, processor: Processor) -> Forest:
-    """A batch of `rows` rows of nothing but padding.
+    """A batch of `rows` rows of padding only.
 
     Raises:
-        ValueError: the family's images cannot be laid into such rows.
+        ValueError: the family's images cannot be written into such rows.
     """
     T, M = size.tokens, size.labels
     return Forest(
@@ -176,8 +176,8 @@ def pack_rows(rows: Sequence[Sequence[Tree]], size: RowSize, processor: Processo
     """Lays out each row's trees, in order, in a batch of static `size`.
 
     Raises:
-        ValueError: the trees of a row do not fit, the family's images cannot be laid into such rows, or a tree's
-            prompt, layouts and pixels do not belong together.
+        ValueError: the trees of a row do not fit, the family's images cannot be written into such rows, or a tree's
+            prompt, layouts and pixels do not match.
     """
     forest = empty_rows(len(rows), size, processor)
     for b, trees in enumerate(rows):
@@ -187,7 +187,7 @@ def pack_rows(rows: Sequence[Sequence[Tree]], size: RowSize, processor: Processo
         starts = (0,) * len(processor.slots)
         for segment, tree in enumerate(trees, start=1):
             try:
-                if len(tree.pixels) != len(tree.layouts):  # none at all, or the tree would have refused them
+                if len(tree.pixels) != len(tree.layouts):  # there are none: the tree refuses other numbers
                     raise ValueError(f"there are {len(tree.layouts)} layouts and no pixels; give those of each image")
                 first, (slot, label) = slot, _lay_tokens(row, tree, segment, slot, label, processor)
                 for layout, values, at in zip(tree.layouts, tree.pixels, _image_starts(tree, processor), strict=True):
@@ -208,7 +208,7 @@ def _check_fit(b: int, trees: Sequence[Tree], size: RowSize, processor: Processo
 
 
 def _lay_tokens(row: Forest, tree: Tree, segment: int, slot: int, label: int, processor: Processor) -> tuple[int, int]:
-    """Writes one tree from token `slot` and `label` slot on; returns the next free ones."""
+    """Writes one tree, beginning at token `slot` and label slot `label`; returns the next free ones."""
     if tree.prompt[-1] == processor.image_token:
         raise ValueError("a prompt must end with a text token: the first label is predicted from it")
     position_TA = processor.positions(tree.prompt, tree.layouts)

@@ -1,4 +1,4 @@
-"""Files of images: found by the path that a post gives, read within limits, and named where they are something else."""
+"""Image files: found by the path that a post gives, read within limits, and identified if they are no images."""
 
 import base64
 import functools
@@ -30,8 +30,8 @@ class ImageError(ValueError):
 def image_path(root: str | Path, named: str) -> Path:
     """The image's file, which must be inside the folder `root`.
 
-    The path may be absolute or a `file://` address: it is resolved first, then judged. A file whose name is written in
-    another normal form of Unicode (macOS takes accents apart) is found too.
+    The path may be absolute or a `file://` address: it is resolved first, then checked. A file whose name is in another
+    normal form of Unicode (macOS decomposes accents) is found too.
 
     Raises:
         ImageError: the path leads out of the folder, by `..` or by a link, say; or there is no such file.
@@ -44,8 +44,8 @@ def image_path(root: str | Path, named: str) -> Path:
         resolved = [file.resolve() for file in sorted(files, key=lambda file: file != folder / relative)]
         inside = [file for file in resolved if file.is_relative_to(folder)]
         found = next((file for file in inside if file.is_file()), None)
-    except (OSError, ValueError, RuntimeError) as error:  # links in a circle; a name too long, or that is no name
-        reason = getattr(error, "strerror", None) or "it is no path, or a circle of links"
+    except (OSError, ValueError, RuntimeError) as error:  # a cycle of links; a name that is too long or invalid
+        reason = getattr(error, "strerror", None) or "it is no valid path, or a cycle of links"
         raise ImageError(f"the image {quoted(named)} cannot be found ({reason})") from None
     if found:
         return found
@@ -71,7 +71,7 @@ def read_image(file: Path) -> bytes:
 
 
 def kind_of(data: bytes) -> str:
-    """What bytes are that no image reader takes, in words (`an HTML page`); empty where it is not known."""
+    """Name of the format of bytes that no image reader accepts (`an HTML page`); empty where unknown."""
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, which `git lfs pull` replaces by the image"

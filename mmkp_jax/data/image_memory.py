@@ -1,6 +1,6 @@
-"""Memory that decoding an image takes, known from its header; and no more at a time than `limits.IMAGE` in a process.
+"""Memory that decoding an image takes, known from its header; at most `limits.IMAGE` at a time in a process.
 
-Bytes are per pixel and as measured with Pillow 12 and 13 (`benchmarks/image_memory.py`); unknown formats count high.
+Bytes per pixel are measured with Pillow 12 and 13 (`benchmarks/image_memory.py`); unknown formats count high.
 """
 
 import contextlib
@@ -21,23 +21,23 @@ _RGB_BYTES = 4
 _BY_ROWS = {"PNG", "GIF", "BMP", "DIB", "PPM", "PCX", "TGA", "IM", "JPEG", "MPO", "TIFF", "MSP", "XBM", "SPIDER"}
 """Formats that are decoded straight into the image."""
 _CODEC_BYTES = {"WEBP": 16, "AVIF": 16, "JPEG2000": 20}
-"""Of formats that a library decodes as a whole; the image is among them."""
+"""Bytes per pixel, image included, of formats that a library decodes as a whole."""
 
 _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_HEIGHT = 278, 322, 323  # TIFF
 
 
 def held_bytes(image: Image.Image) -> int:
-    """Bytes that Pillow holds the image in."""
+    """Size in bytes of the image in Pillow's memory."""
     width, height = image.size
     pixel = 1 if image.mode in _ONE_BYTE else 2 if image.mode.startswith("I;16") else 4
     return width * height * pixel
 
 
 def decoding_bytes(image: Image.Image, *, turned: bool = False) -> int:
-    """Most bytes taken at a time from an opened image, not loaded yet, to RGB.
+    """Peak memory in bytes from an opened image, not loaded yet, to RGB.
 
     Args:
-        turned: it is turned upright, which takes a copy.
+        turned: whether it is turned upright, which takes a copy.
     """
     pixels, held = image.width * image.height, held_bytes(image)
     loading, kept = _loading_bytes(image, held), _CODEC_BYTES.get(image.format or "", 0) * pixels or held
@@ -64,7 +64,7 @@ def _loading_bytes(image: Image.Image, held: int) -> int:
 
 
 def _jpeg_samples(image: Image.Image) -> int:
-    """Samples of all channels: a progressive file's are in memory, two bytes each, until its last scan."""
+    """Samples of all channels: those of a progressive file are in memory, two bytes each, until its last scan."""
     channels = [(across, down) for _, across, down, _ in getattr(image, "layer", ())] or [(1, 1)] * len(
         image.getbands()
     )
@@ -78,14 +78,14 @@ def _number(tags: object, tag: int) -> int:
 
 
 LARGE = 64 << 20
-"""Bytes of an image from which on freed memory is to go back to the system at once."""
+"""Bytes of an image above which freed memory is returned to the system at once."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @functools.cache
 def _give_back_at_once() -> None:
-    """Has the C library return pieces from 4 MB on when they are freed: else glibc keeps tens of MB for each thread."""
+    """Has the C library return pieces from 4 MB on when freed: otherwise glibc keeps tens of MB for each thread."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, 4 << 20)
@@ -93,14 +93,14 @@ def _give_back_at_once() -> None:
 
 
 class Budget:
-    """Bytes that the threads of a process take together."""
+    """A limit on the bytes that the threads of a process take together."""
 
     def __init__(self):
         self._taken, self._changed = 0, threading.Condition()
 
     @contextlib.contextmanager
     def holding(self, amount: int) -> Iterator[None]:
-        """Takes `amount` while the block runs, once `limits.IMAGE` has room for it or nobody else takes any.
+        """Takes `amount` while the block runs, once `limits.IMAGE` has room for it or no other thread takes any.
 
         Blocks of one thread are not nested: the inner one could wait for the outer one.
         """
@@ -118,4 +118,4 @@ class Budget:
 
 
 BUDGET = Budget()
-"""Of all images that this process decodes."""
+"""The memory budget of all images that this process decodes."""

@@ -1,4 +1,4 @@
-"""Images: from a file's bytes to upright RGB. What a family makes of them is its processor's."""
+"""Images: from a file's bytes to upright RGB. A family's processor does the rest."""
 
 import contextlib
 import io
@@ -14,19 +14,19 @@ from mmkp_jax.data.image_memory import BUDGET, decoding_bytes
 from mmkp_jax.runtime.limits import IMAGE
 
 MAX_DECODED_PIXELS = 89_478_485
-"""A larger picture is not decoded: it may be a decompression bomb. (Pillow's own limit for a warning.)"""
+"""A larger image is not decoded: it may be a decompression bomb. (Pillow warns at the same limit.)"""
 
 MAX_ASPECT = 200
 
 _ELSEWHERE = {"EPS", "WMF", "FITS", "BUFR", "GRIB", "HDF5", "MPEG", "FPX", "MIC"}
-"""What Pillow hands to other programs or libraries, or cannot decode; and FITS, which holds measurements."""
+"""Formats that Pillow passes to other programs or libraries, or cannot decode; and FITS, which holds measurements."""
 
 _WITHOUT_MARK = {"IM", "IMT", "IPTC", "PCD", "SPIDER", "TGA"}
-"""Files that begin with no mark of their kind, so that a reader may take others for them: they are tried last."""
+"""Formats without a signature, whose readers may accept other files: they are tried last."""
 
 Image.init()
 FORMATS = tuple(sorted(Image.OPEN.keys() - _ELSEWHERE, key=lambda name: (name in _WITHOUT_MARK, name)))
-"""What is decoded: all that Pillow reads itself."""
+"""The formats that are decoded: all that Pillow reads itself."""
 
 _ORIENTATION = 0x0112  # EXIF
 _UPRIGHT = {
@@ -39,33 +39,33 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ASIDE = {5, 6, 7, 8}
-"""Of them, those that exchange width and height."""
+"""Orientations that exchange width and height."""
 
 _Out = TypeVar("_Out")
 
 _BAND = 1 << 16
 """Pixels that are converted at a time."""
 
-# Said better by our own ImageError.
+# Our own ImageError reports it better.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged EXIF beside a whole image
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # for damaged EXIF in an intact image
 
 
 def check_aspect(height: int, width: int) -> None:
-    """Refuses, with `ImageError`, a picture that is longer than 200 times its breadth."""
+    """Refuses, with `ImageError`, an image of an aspect above 200:1."""
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ImageError(f"the image is {width} x {height} pixels, more than {MAX_ASPECT}:1")
 
 
 def decode(data: bytes, *, edge: int | None = None) -> Image.Image:
-    """The image in a file's bytes, in RGB: upright (EXIF), on white where it lets through, the first frame.
+    """The image in a file's bytes, in RGB: upright (EXIF), on white where transparent, the first frame.
 
     Args:
-        edge: pixels; a larger image is made so small that neither side is longer.
+        edge: pixels; a larger image is shrunk until neither side is longer.
 
     Raises:
-        ImageError: no image, a damaged one, one of more than `MAX_DECODED_PIXELS`, or one whose decoding takes more
-            memory than `limits.IMAGE`.
+        ImageError: it is no image, is damaged, has more than `MAX_DECODED_PIXELS`, or its decoding takes more memory
+            than `limits.IMAGE`.
     """
 
     def shrunk(loaded: list[Image.Image]) -> Image.Image:
@@ -78,7 +78,7 @@ def decode(data: bytes, *, edge: int | None = None) -> Image.Image:
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
-    """The (width, height) in pixels of `decode(data)`, which is not made: the pixels are read and let go.
+    """The (width, height) in pixels of `decode(data)`, without making it: the pixels are read and dropped.
 
     Raises:
         ImageError: as `decode`.
@@ -87,7 +87,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
 
 
 def with_image(data: bytes, use: Callable[[Image.Image], _Out]) -> _Out:
-    """What `use` makes of `decode(data)`; what it takes to decode it is free again at the end.
+    """The result of `use` on `decode(data)`; the memory of decoding is free again afterwards.
 
     Raises:
         ImageError: as `decode`.
@@ -96,13 +96,13 @@ def with_image(data: bytes, use: Callable[[Image.Image], _Out]) -> _Out:
 
 
 def _with_loaded(data: bytes, use: Callable[[list[Image.Image]], _Out]) -> _Out:
-    """What `use` makes of the image as its file has it, which it takes out of a list.
+    """The result of `use` on the image as stored in its file, which it takes out of a list.
 
-    Waits until the process has memory for it. A function, not a block: its images are gone when the memory counts as
-    free.
+    Waits until the process has memory for it. A function, not a context manager: its images are freed before the memory
+    counts as free.
     """
     image = _opened(data)
-    turned = image.format != "PNG" and _orientation(image) in _UPRIGHT  # a PNG may tell it behind its pixels
+    turned = image.format != "PNG" and _orientation(image) in _UPRIGHT  # a PNG may have its EXIF after its pixels
     _check_memory(len(data) + decoding_bytes(image, turned=turned))
     needed = len(data) + decoding_bytes(image, turned=turned or image.format == "PNG")
     loaded = [image]
@@ -116,7 +116,7 @@ def _with_loaded(data: bytes, use: Callable[[list[Image.Image]], _Out]) -> _Out:
 
 def _rgb(loaded: list[Image.Image]) -> Image.Image:
     image = loaded.pop()
-    image = _upright(image)  # each time the image before is let go: never more than two are held
+    image = _upright(image)  # each step drops the image before it: never more than two are held
     image = _in_bytes(image)
     return _to_rgb(image)
 
@@ -136,7 +136,7 @@ def _opened(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageError(f"the image has more than {MAX_DECODED_PIXELS:,} pixels") from None
-    except Exception:  # Pillow's readers raise what they please on hostile bytes
+    except Exception:  # Pillow's readers raise any error on hostile bytes
         kind = kind_of(data)
         raise ImageError("the file is no image of a known kind" + f", but {kind}" * bool(kind)) from None
     width, height = image.size
@@ -164,12 +164,12 @@ def _damage_in_one_line() -> Iterator[None]:
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged EXIF beside a whole image
+    except Exception:  # damaged EXIF in an intact image
         return None
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # After load(): Pillow turns a TIFF itself as it loads it, and takes the mark away.
+    # After load(): Pillow turns a TIFF itself as it loads it, and removes the tag.
     orientation = _orientation(image)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
@@ -185,7 +185,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _in_bytes(image: Image.Image) -> Image.Image:
-    """An image of 16 or 32 bits a value in 8 bits, scaled where Pillow would clip at 255; others as they are."""
+    """An image of 16 or 32 bits a value in 8 bits, scaled where Pillow would clip at 255; others unchanged."""
     if image.mode[0] not in "IF":
         return image
     most = max(float(_values(image, box).max()) for box in _bands(image))
@@ -205,7 +205,7 @@ def _values(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes of whole rows that make up the image: what is worked out for each is small."""
+    """Boxes of whole rows that cover the image, so that intermediate arrays are small."""
     width, height = image.size
     rows = max(1, _BAND // width)
     return ((0, top, width, min(top + rows, height)) for top in range(0, height, rows))

@@ -5,7 +5,7 @@
 - OpenAI: `{"messages": [{"role": "user", "content": [{"type": "text", …}, {"type": "image_url", …}]}, …]}`
 - TRL: `{"messages" (or "prompt" and "completion"): [… [{"type": "image"}, {"type": "text", …}] …], "images": [path]}`
 
-The whole question is the post's text, an instruction in it included: rows do not tell which part is which.
+The whole question, including any instruction in it, is the post's text: rows do not separate the two.
 """
 
 import re
@@ -19,26 +19,26 @@ from mmkp_jax.data.tidying import Notes
 from mmkp_jax.runtime.json_files import shown
 
 PLACEHOLDER = "<image>"
-"""Where the question shows the image; of LLaVA and sharegpt, when the row names one."""
+"""Placeholder of the image in the question, in LLaVA and sharegpt rows that name one."""
 
 ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
-"""Who speaks, by each trainer's name for it."""
+"""The speaker of a turn, by each trainer's name for it."""
 
-_PLACE = re.compile(rf"{PLACEHOLDER}\n?|\n{PLACEHOLDER}\Z")
+_PLACEHOLDERS = re.compile(rf"{PLACEHOLDER}\n?|\n{PLACEHOLDER}\Z")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 
 
 def post_of(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
-    """The post of a row in any known form: this project's own or, where it holds turns of a conversation, another's.
+    """The post of a row in any known format: this project's own or, where it holds turns of a conversation, another's.
 
-    A row without an id is named after its file and line. What the system says is passed over.
+    A row without an id is named after its file and line. System turns are ignored.
 
     Args:
-        notes: counts what is taken as meant; see `own_post`.
+        notes: counts what was accepted with a correction; see `own_post`.
 
     Raises:
         BadLine: the row cannot be mapped to one post.
@@ -48,18 +48,20 @@ def post_of(row: dict[str, Any], file: str, number: int, notes: Notes | None = N
     notes = notes or Notes()
     post_id = post_id_of(row, file, number, notes)
     question, answer = _turns(row, post_id)
-    text, shown, places = _content(question, post_id)
+    text, shown, placeholders = _content(question, post_id)
     named = [*_listed(row, "image", post_id), *_listed(row, "images", post_id)]
     if row.get("videos") or row.get("audios"):
         raise BadLine("the row has a video or sound", "leave it out", post_id)
     if len(named + shown) > 1:
         raise BadLine(f"the row has {len(named + shown)} images", "give each post one image, or none", post_id)
-    if places > len(named):
-        raise BadLine(f"the question shows {places} images that the row does not name", "name it in 'images'", post_id)
-    if named and not places:
-        text = _PLACE.sub("", text, count=1)  # once: another one is the user's own text
-    target, shown_back, places = _content(answer, post_id)
-    if shown_back or places:
+    if placeholders > len(named):
+        raise BadLine(
+            f"the question shows {placeholders} images that the row does not name", "name it in 'images'", post_id
+        )
+    if named and not placeholders:
+        text = _PLACEHOLDERS.sub("", text, count=1)  # one only: another one is the user's own text
+    target, shown_back, placeholders = _content(answer, post_id)
+    if shown_back or placeholders:
         raise BadLine("the answer has an image", "answer with keyphrases", post_id)
     keyphrases, cot = parse_answer(target, post_id)
     post = Post(post_id, text, next(iter(named + shown), None), keyphrases, None, file, number)
@@ -67,7 +69,7 @@ def post_of(row: dict[str, Any], file: str, number: int, notes: Notes | None = N
 
 
 def _turns(row: dict[str, Any], post_id: str) -> tuple[Any, Any]:
-    """What is asked and what is answered."""
+    """The contents of the question and of the answer."""
     turns = row.get("conversations", row.get("messages"))
     if turns is None and isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list):
         turns = row["prompt"] + row["completion"]
@@ -75,24 +77,24 @@ def _turns(row: dict[str, Any], post_id: str) -> tuple[Any, Any]:
         raise BadLine(
             "the conversation is no list of turns", 'write [{"from": "human", …}, {"from": "gpt", …}]', post_id
         )
-    told = []
+    said = []
     for turn in turns:
         role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if not isinstance(role, str) or role not in ROLES:
             raise BadLine(f"a turn is by {shown(role)}", "leave the row out", post_id)
         if ROLES[role] != "system":
-            told.append((ROLES[role], content))
-    if [role for role, _ in told] != ["user", "assistant"]:
-        what = f"{len(told)} turn{'s' * (len(told) != 1)} ({', '.join(role for role, _ in told)})"
+            said.append((ROLES[role], content))
+    if [role for role, _ in said] != ["user", "assistant"]:
+        what = f"{len(said)} turn{'s' * (len(said) != 1)} ({', '.join(role for role, _ in said)})"
         raise BadLine(f"the conversation has {what}", "give one question and one answer", post_id)
-    return told[0][1], told[1][1]
+    return said[0][1], said[1][1]
 
 
 def _content(content: Any, post_id: str) -> tuple[str, list[str], int]:
-    """The text of a turn, the images that it names, and how many it shows that the row is to name."""
+    """The text of a turn, the images that it names, and its number of placeholders for images that the row names."""
     if isinstance(content, str):
         return content, [], 0
-    texts, images, places = [], [], 0
+    texts, images, placeholders = [], [], 0
     for part in content if isinstance(content, list) else [content]:
         match part:
             case {"type": "text", "text": str(text)}:
@@ -102,10 +104,10 @@ def _content(content: Any, post_id: str) -> tuple[str, list[str], int]:
             case {"type": "image", "image": str(path)} | {"type": "image", "path": str(path)}:
                 images.append(_local(path, post_id))
             case {"type": "image", **rest} if not any(rest.values()):
-                places += 1
+                placeholders += 1
             case _:
                 raise BadLine("a turn holds neither text nor a named image", "leave the row out", post_id)
-    return "\n".join(texts), images, places
+    return "\n".join(texts), images, placeholders
 
 
 def _listed(row: dict[str, Any], name: str, post_id: str) -> Iterator[str]:

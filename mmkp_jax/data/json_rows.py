@@ -1,4 +1,4 @@
-"""The JSON objects of a file that people wrote: one a line, or all in one array; a `BadLine` for what is none."""
+"""The JSON objects of a file: one a line, or all in one array; a `BadLine` for what is not one."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ def objects_of(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | BadLine
     A name that ends in `.gz` is unpacked as it is read; in a file `.json`, one array may hold all the objects.
 
     Raises:
-        InputError: the file cannot be read, or is an array that is damaged somewhere: what follows cannot be told.
+        InputError: the file cannot be read, or is a damaged array, which cannot be read beyond the damage.
     """
     file = Path(file)
     if file.name.removesuffix(".gz").endswith(".json") and _begins(file) == b"[":
@@ -68,7 +68,7 @@ def _begins(file: Path) -> bytes:
             while piece := opened.read(1 << 16):
                 if found := piece.removeprefix(BOM).lstrip()[:1]:
                     return found
-    except (OSError, EOFError, zlib.error):  # whoever reads it all reports it
+    except (OSError, EOFError, zlib.error):  # reported when the whole file is read
         pass
     return b""
 

@@ -1,4 +1,4 @@
-"""Several datasets as one: their posts numbered through, and how often each comes in an epoch."""
+"""Several datasets as one: their posts numbered consecutively, and how often each comes in an epoch."""
 
 import bisect
 import hashlib
@@ -10,7 +10,7 @@ from mmkp_jax.data.posts import Record
 from mmkp_jax.data.size_index import Records
 
 
-class Joined:
+class JoinedRecords:
     """The records of several datasets, one dataset after the other."""
 
     def __init__(self, parts: Sequence[Records]):
@@ -28,11 +28,11 @@ class Joined:
 
 
 def posts_of_epoch(posts: np.ndarray, weight: float, *, seed: int, epoch: int) -> np.ndarray:
-    """The posts of a dataset that `epoch` trains on, in rising order: each `weight` times, over the epochs.
+    """The posts of a dataset that `epoch` trains on, ascending; over the epochs, each comes `weight` times an epoch.
 
-    An epoch takes the next `weight * len(posts)` of one seeded order that goes round and round. So at weight 2 each
+    An epoch takes the next `weight * len(posts)` of one seeded order, which repeats. So at weight 2 each
     post comes twice an epoch, at 0.5 two epochs together take each once, and at 1 an epoch is `posts` itself.
     """
-    order = np.random.default_rng([seed, 0, 1]).permutation(posts)  # apart from the epochs' own, [seed, epoch]
+    order = np.random.default_rng([seed, 0, 1]).permutation(posts)  # another seed than the epochs' own, [seed, epoch]
     start, end = (round(weight * each * len(posts)) for each in (epoch, epoch + 1))
     return np.sort(order[np.arange(start, end) % len(posts)])

@@ -1,4 +1,4 @@
-"""Posts by number, read when they are asked for, so that no split's images are in memory together."""
+"""Posts by number, read on demand, so that a split's images are never in memory all at once."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Numbered(Protocol[T_co]):
 
 @dataclass(frozen=True)
 class OnDemand(Sequence[T]):
-    """As many posts as `size` says, each read by its number; a slice reads nothing either."""
+    """A lazy sequence of `size` posts, each read when it is indexed; slices are lazy too."""
 
     size: int
     read: Callable[[int], T]
@@ -39,13 +39,13 @@ class OnDemand(Sequence[T]):
 
     def __getitem__(self, number: "int | slice") -> "T | OnDemand[T]":
         if isinstance(number, slice):
-            return self.some(range(self.size)[number])
+            return self.select(range(self.size)[number])
         if not 0 <= number < self.size:
             raise IndexError(number)
         return self.read(number)
 
-    def some(self, numbers: Sequence[int]) -> "OnDemand[T]":
-        """The posts of these numbers alone, in this order."""
+    def select(self, numbers: Sequence[int]) -> "OnDemand[T]":
+        """The posts of these numbers, in this order, read on demand."""
         return OnDemand(len(numbers), lambda index: self.read(numbers[index]))
 
 
@@ -76,7 +76,9 @@ def records_of(posts: Sequence[Post], images: Path | None) -> OnDemand[Record]:
         try:
             image = file.read_bytes() if file else b""
         except OSError as error:
-            raise InputError(f"the image cannot be read ({error.strerror})", str(file), "see to it") from None
+            raise InputError(
+                f"the image cannot be read ({error.strerror})", str(file), "check the file and its permissions"
+            ) from None
         return Record(post.id, post.text, image, 0, 0, post.keyphrases, post.cot)
 
     return OnDemand(len(posts), read)

@@ -1,7 +1,7 @@
 """The pipeline: planned batches, loaded by Grain in threads or worker processes, as packed arrays.
 
-The position in the data is (epoch, batch), whatever the number of workers and hosts: the batches are planned, so going
-on from a position is a slice, and the workers share out whole batches.
+The position in the data is (epoch, batch), for any number of workers and hosts: the batches are planned, so resuming
+at a position is a slice, and the workers divide whole batches among themselves.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     import grain
 
 BUFFERED = 2
-"""Batches that each thread or worker has ready beforehand."""
+"""Batches that each thread or worker prefetches."""
 
 
 class Position(NamedTuple):
-    """A batch of a run, both from 0."""
+    """The position of a batch in a run; epoch and batch count from 0."""
 
     epoch: int
     batch: int
@@ -42,7 +42,7 @@ BEGINNING = Position(0, 0)
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """All that it takes to load the posts of a plan."""
+    """Everything needed to load the posts of a plan."""
 
     records: Records
     recipe: Recipe
@@ -69,7 +69,7 @@ def step_of(plans: Sequence[EpochPlan], position: Position) -> int:
 
 
 def position_of(plans: Sequence[EpochPlan], step: int) -> Position:
-    """The position after `step` batches; after the last one, the beginning of the epoch behind the plans.
+    """The position after `step` batches; after the last one, the beginning of the epoch after the plans.
 
     Raises:
         ValueError: the plans have fewer batches.
@@ -96,12 +96,12 @@ def batches(
     """Loads the batches of all epochs in `plans` from `start` on; close the iterator to stop its workers.
 
     Args:
-        host: whose rows of each batch to load, from 0.
-        hosts: among how many the rows are parted.
+        host: the host whose rows of each batch are loaded, from 0.
+        hosts: number of hosts that the rows are divided among.
         workers: processes that load; 0 loads in threads of this process.
 
     Raises:
-        ValueError: `start` is not in the plans, or the rows cannot be parted equally among the hosts.
+        ValueError: `start` is not in the plans, or the rows do not divide equally among the hosts.
         LostError: a worker was killed.
 
     Yields:
@@ -111,7 +111,7 @@ def batches(
     left = _HostBatches(tuple(plans), host, hosts, first)
     if not len(left):
         return
-    left[0]  # a wrong number of hosts is told here, not in a worker
+    left[0]  # raises for a wrong number of hosts here, not in a worker
     iterator = iter(_loading(left, feed, workers))
     try:
         for step, forest in enumerate(iterator, start=first):
@@ -119,12 +119,12 @@ def batches(
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
-        told = "a process that loads posts was killed, for lack of memory, say; started again, the run goes on"
-        raise LostError(told) from error
+        message = "a process that loads posts was killed, perhaps for lack of memory; start the command again to resume"
+        raise LostError(message) from error
     finally:
         iterator.close()
         del iterator
-        gc.collect()  # Grain keeps its last batches in a circle, which would end as leaks of shared memory
+        gc.collect()  # Grain's reference cycles hold its last batches, which would leak shared memory
 
 
 def _loading(source: "_HostBatches", feed: Feed, workers: int) -> "grain.IterDataset[Forest]":
@@ -158,12 +158,12 @@ class _HostBatches(Sequence[Rows]):
 
 
 def _out_of_shared_memory(forest: Forest) -> Forest:
-    """A copy of its own: a batch kept to the end of the run would else end as a leak of shared memory, on stderr."""
+    """A copy: a batch kept to the end of the run would be reported on stderr as a leak of shared memory."""
     return map_arrays(np.array, forest)
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """Keeps a worker off the accelerator, and has it end with the run, however the run ends."""
+    """Keeps a worker off the accelerator, and ends it with the run, however that ends."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     if jax := sys.modules.get("jax"):  # Grain imports it before this; no device is opened yet
         jax.config.update("jax_platforms", "cpu")
@@ -175,4 +175,4 @@ def _end_with_the_run() -> None:
     run = multiprocessing.parent_process()
     if run is not None:
         run.join()
-        os._exit(1)  # it was killed: nobody will take another batch
+        os._exit(1)  # the run was killed: nobody takes another batch

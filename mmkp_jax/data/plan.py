@@ -9,7 +9,7 @@ import numpy as np
 from mmkp_jax.data.forest import RowSize
 
 OPEN_ROWS = 64
-"""Rows that are filled at a time; when a post fits none of them, the fullest is closed."""
+"""Rows that are open at a time; when a post fits none of them, the fullest is closed."""
 
 Rows = list[tuple[int, ...]]
 """The numbers of the posts in each row, in order."""
@@ -24,11 +24,11 @@ class EpochPlan(Sequence[Rows]):
     bound_R1: np.ndarray
     """int64: row r holds the posts from `bound_R1[r]` to before `bound_R1[r + 1]`."""
     batch_rows: int
-    """Rows of a batch: those asked for, or more where the posts of a step need them."""
+    """Rows of a batch: those requested, or more where the posts of a step need them."""
 
     @property
     def rows(self) -> int:
-        """R."""
+        """Number of rows, R."""
         return len(self.bound_R1) - 1
 
     def __len__(self) -> int:
@@ -53,27 +53,27 @@ def plan_epoch(
 ) -> EpochPlan:
     """Packs the posts, shuffled by (seed, epoch), into rows of `size`, and the rows into batches.
 
-    With `posts_per_step`, a batch takes the next so many of the shuffled posts, the last one of the epoch the rest, and
-    its rows are as empty as those leave them. Without it, the rows are shuffled too.
+    With `posts_per_step`, a batch takes that many of the shuffled posts (the epoch's last one the rest), however
+    empty its rows. Without it, the rows are shuffled too.
 
     Args:
-        size_NX: what each post takes of a row (`size_index.sizes_of`), in the order of `RowSize.slots`.
+        size_NX: slots that each post takes in a row (`size_index.sizes_of`), in the order of `RowSize.slots`.
         batch_rows: rows of a global batch.
-        posts: the numbers of the posts to plan, each as often as it is to come; without it, all of them once.
+        posts: the numbers of the posts to plan, each as often as it is to occur; by default all of them once.
         posts_per_step: posts of a batch, over all hosts; 0: as many as its rows hold.
 
     Returns:
-        the plan, with more rows a batch than `batch_rows` where `posts_per_step` posts need them; check this.
+        The plan, with more rows a batch than `batch_rows` where `posts_per_step` posts need them; check this.
 
     Raises:
-        ValueError: a post does not fit a row, or there is none.
+        ValueError: a post does not fit a row, or there are no posts.
     """
     posts = np.arange(len(size_NX)) if posts is None else np.asarray(posts)
     limit_X = np.asarray(list(size.slots().values()))
     if not len(posts):
         raise ValueError("there are no posts to plan")
     if (size_NX[posts] > limit_X).any():
-        raise ValueError("a post does not fit a row; plan those that `size_index.choose` returns")
+        raise ValueError("a post does not fit a row; plan those that `size_index.select_posts` returns")
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(posts)
     if posts_per_step:
@@ -92,7 +92,7 @@ def _epoch_plan(rows: Sequence[Sequence[int]], batch_rows: int) -> EpochPlan:
 
 
 def _pack(post_N: np.ndarray, size_NX: np.ndarray, limit_X: np.ndarray) -> list[list[int]]:
-    """First fit, in the order of `post_N`, among the last rows begun."""
+    """First fit, in the order of `post_N`, among the open rows."""
     left_RX = np.repeat(limit_X[None], OPEN_ROWS, axis=0)
     open_rows: list[list[int]] = [[] for _ in range(OPEN_ROWS)]
     closed = []
@@ -113,10 +113,10 @@ def host_rows(batch: Rows, host: int, hosts: int) -> Rows:
     """The rows of a global batch that `host`, from 0, of `hosts` loads: an equal, contiguous part.
 
     Raises:
-        ValueError: the rows cannot be parted equally.
+        ValueError: the rows do not divide equally.
     """
     if len(batch) % hosts:
-        raise ValueError(f"a batch of {len(batch)} rows cannot be parted equally among {hosts} hosts")
+        raise ValueError(f"a batch of {len(batch)} rows cannot be divided equally among {hosts} hosts")
     part = len(batch) // hosts
     return batch[host * part : (host + 1) * part]
 

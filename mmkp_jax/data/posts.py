@@ -17,7 +17,7 @@ from mmkp_jax.runtime.lines import lines_of
 SEPARATOR = "<sep>"
 
 REJECTS = "rejects.jsonl"
-"""In a dataset's folder: the rows that are no record, each with its reason."""
+"""File in a dataset's folder: the rows that became no record, each with its reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Post:
     id: str
     text: str
     image: str | None
-    """The picture's path, relative to the folder of pictures; None for a post without one."""
+    """The image's path, relative to the folder of images; None for a post without one."""
     keyphrases: tuple[str, ...]
     cot: str | None = None
     """The chain of thought that leads to the keyphrases; None for a post without one."""
     file: str = ""
     line: int = 0
-    """From 1."""
+    """Line number in the file, from 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +43,19 @@ class Reject:
     id: str | None
     file: str
     line: int
-    """From 1."""
+    """Line number in the file, from 1."""
     reason: str
     mend: str
     post: Post | None = None
-    """The post itself, where the line could be read and something else stands against it."""
+    """The post itself, where the line could be read and was rejected for another reason."""
 
     def as_error(self) -> InputError:
         """The reject as the one line that a user reads."""
         return InputError(self.reason, f"{self.file}:{self.line}", self.mend)
 
 
-def restored(row: Fields) -> Post:
-    """The post that `dataclasses.asdict` and JSON made this object of; InputError where they did not."""
+def post_from(row: Fields) -> Post:
+    """The post that `dataclasses.asdict` wrote as this object; InputError where it is none."""
     return Post(
         id=row.text("id"),
         text=row.text("text"),
@@ -67,15 +67,15 @@ def restored(row: Fields) -> Post:
     )
 
 
-def restored_reject(row: Fields) -> Reject:
-    """The reject that `dataclasses.asdict` and JSON made this object of; InputError where they did not."""
+def reject_from(row: Fields) -> Reject:
+    """The reject that `dataclasses.asdict` wrote as this object; InputError where it is none."""
     return Reject(
         id=_or_null(row, "id"),
         file=row.text("file"),
         line=row.integer("line"),
         reason=row.text("reason"),
         mend=row.text("mend"),
-        post=restored(row.object("post")) if row.content.get("post") is not None else None,
+        post=post_from(row.object("post")) if row.content.get("post") is not None else None,
     )
 
 
@@ -90,35 +90,35 @@ class Record:
     id: str
     text: str
     image: bytes
-    """The picture's file as it was found; empty for a post without one."""
+    """Bytes of the image file, unchanged; empty for a post without one."""
     width: int
-    """Pixels of the upright picture; 0 without one."""
+    """Pixels of the upright image; 0 without one."""
     height: int
     keyphrases: tuple[str, ...]
     cot: str | None
 
 
-class Words(NamedTuple):
-    """A post without its image: what it takes to score it."""
+class PostText(NamedTuple):
+    """A post without its image: enough to score it."""
 
     id: str
     text: str
     keyphrases: tuple[str, ...]
 
 
-def words_of(post: Post | Record) -> Words:
-    """The words of a post, to keep without its image."""
-    return Words(post.id, post.text, post.keyphrases)
+def text_of(post: Post | Record) -> PostText:
+    """The post without its image."""
+    return PostText(post.id, post.text, post.keyphrases)
 
 
 PostOf = Callable[[dict[str, Any], str, int, Notes | None], Post]
-"""Makes the post of an object in a file's line, counting in the notes what is taken as meant, or raises `BadLine`."""
+"""Makes a post of the object in a line, counting in the notes what was tidied, or raises `BadLine`."""
 
 
 def read_cmkp(folder: str | Path, split: str) -> Iterator[Post | Reject]:
     """Reads `{split}_src.txt`, whose lines are `text<sep>kp;kp<sep>https://.../NAME.jpg`.
 
-    A post's id is `{split}-{line, from 1}`, its picture the last part of the URL.
+    A post's id is `{split}-{line, from 1}`, its image the last part of the URL.
 
     Raises:
         InputError: the file cannot be read.
@@ -139,13 +139,13 @@ def read_jsonl(
 ) -> Iterator[Post | Reject]:
     """Reads JSON Lines of `{"id", "text", "image": path or null, "keyphrases": [...], "cot": text or null}`.
 
-    Other fields and blank lines are passed over. A name that ends in `.gz` is unpacked as it is read; in a file
-    `.json`, one array may hold all the objects.
+    Other fields and blank lines are ignored. A file whose name ends in `.gz` is unpacked as it is read; in a `.json`
+    file, one array may hold all the objects.
 
     Args:
-        files: the file, or the shards that make up a split: an id may stand in them once.
+        files: the file, or the shards that make up a split: an id may occur in them once.
         post_of: makes a post of an object; without it, `own_post`.
-        notes: counts what is taken although it is not as it should be; see `own_post`.
+        notes: counts what was accepted with a correction; see `own_post`.
 
     Raises:
         InputError: a file cannot be read.
@@ -160,7 +160,7 @@ def read_jsonl(
                 check_id(post.id)
                 if (first := ids.first_place(post.id, file, number)) != (file, number):
                     place = f"line {first[1]}" if first[0] == file else f"{first[0]}:{first[1]}"
-                    raise BadLine(f"the id {post.id!r} stands in {place} too", "give every post its own id", post.id)
+                    raise BadLine(f"the id {post.id!r} is in {place} too", "give every post its own id", post.id)
             except BadLine as bad:
                 yield Reject(bad.id, file, number, bad.reason, bad.hint, bad.post)
             else:
@@ -168,19 +168,19 @@ def read_jsonl(
 
 
 class _Ids:
-    """The ids of a split with their first places, on disk where they are many: memory does not grow with the posts."""
+    """The ids of a split and where each occurred first, on disk if many, so that memory does not grow."""
 
     def __init__(self):
         self._database = sqlite3.connect("", check_same_thread=False)  # a temporary file, gone with the connection
         self._database.execute("CREATE TABLE ids (id TEXT PRIMARY KEY, file TEXT, line INTEGER) WITHOUT ROWID")
 
     def first_place(self, post_id: str, file: str, line: int) -> tuple[str, int]:
-        """The file and line where the id stood first: these, if it is new."""
+        """The file and line where the id occurred first: these, if it is new."""
         try:
             added = self._database.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", (post_id, file, line))
         except sqlite3.Error as error:
             what = f"the ids cannot be kept in the folder of temporary files ({error})"
-            raise InputError(what, file, "see to space there, or name another in TMPDIR") from None
+            raise InputError(what, file, "free space there, or set TMPDIR to another folder") from None
         if added.rowcount:
             return file, line
         return self._database.execute("SELECT file, line FROM ids WHERE id = ?", (post_id,)).fetchone()
@@ -201,10 +201,10 @@ def _cmkp_fields(line: str) -> tuple[str, tuple[str, ...], str]:
 
 
 def own_post(row: dict[str, Any], file: str, number: int, notes: Notes | None = None) -> Post:
-    """The post of an object in this project's own form; `BadLine` where it is none.
+    """The post of an object in this project's own format; `BadLine` where it is none.
 
-    Taken as meant, and counted in `notes`: an id that is a number, or none, which becomes the file's stem and the line;
-    no image; keyphrases in one text, split at `;`; blanks in keyphrases beyond one, and repeats.
+    Accepted, and counted in `notes`: an id that is a number, or none, which becomes the file's stem and the line;
+    no image; keyphrases in one text, split at `;`; repeated blanks in keyphrases, and repeated keyphrases.
     """
     notes = notes or Notes()
     post_id = post_id_of(row, file, number, notes)
@@ -219,8 +219,8 @@ def own_post(row: dict[str, Any], file: str, number: int, notes: Notes | None = 
         listed = listed.split(";")
     if not all(isinstance(keyphrase, str) for keyphrase in listed):
         raise BadLine("keyphrases holds something that is not text", 'write it as ["kp", "kp"]', post_id)
-    if parted := [keyphrase for keyphrase in listed if ";" in keyphrase]:
-        reason = f"the keyphrase {quoted(parted[0])} has a ';', which parts keyphrases"
+    if joined := [keyphrase for keyphrase in listed if ";" in keyphrase]:
+        reason = f"the keyphrase {quoted(joined[0])} has a ';', which separates keyphrases"
         raise BadLine(reason, 'write it as two: ["kp", "kp"]', post_id)
     post = Post(post_id, text, image, keyphrases_of(listed, post_id), None, file, number)
     return with_chain(tidied(post, notes), cot)
@@ -238,7 +238,7 @@ def post_id_of(row: dict[str, Any], file: str, number: int, notes: Notes) -> str
 
 
 def tidied(post: Post, notes: Notes) -> Post:
-    """The post with its keyphrases tidy (`tidying.tidy`); `BadLine` where a field holds what no field may."""
+    """The post with tidied keyphrases (`tidying.tidy`); `BadLine` where a field holds what is not allowed."""
     check_image(post.image, post.id)
     check_characters(post.id, post.text, post.image or "", *post.keyphrases)
     check_keyphrases(post.keyphrases, post.id)
@@ -251,7 +251,7 @@ def tidied(post: Post, notes: Notes) -> Post:
 
 
 def with_chain(post: Post, cot: str | None) -> Post:
-    """The post with its chain of thought, taken out of its tags; `BadLine`, which keeps the post, where it is none."""
+    """The post with its chain of thought, without tags; `BadLine`, which keeps the post, where it is malformed."""
     if cot is None:
         return post
     try:

@@ -8,19 +8,19 @@ from pathlib import Path
 from mmkp_jax.data.builders import MmkpV2Config
 from mmkp_jax.data.chain_files import COT_REJECTS, Chains
 from mmkp_jax.data.posts import REJECTS
-from mmkp_jax.data.records import Counts, dataset_folders, write_dataset
+from mmkp_jax.data.records import SplitCounts, dataset_folders, write_dataset
 from mmkp_jax.data.resample import RESAMPLING
 from mmkp_jax.data.sources import keyphrase_posts, mmkp, mmkp_v2
-from mmkp_jax.data.statistics import rejected
+from mmkp_jax.data.statistics import reject_reasons
 from mmkp_jax.runtime.escape import for_terminal
 
 MANY = 0.02
-"""Share of a split's posts above which its rejects are warned of."""
+"""Share of a split's posts above which its rejects cause a warning."""
 WIDEST = 300
-"""Characters of a line that may quote a post."""
+"""Longest printed line that may quote a post, in characters."""
 
 
-def prepare(flags: argparse.Namespace) -> dict[str, Counts]:
+def prepare(flags: argparse.Namespace) -> dict[str, SplitCounts]:
     """Prepares as the flags say, and prints what became of every post."""
     source = {"keyphrase_posts": keyphrase_posts}.get(flags.dataset, mmkp)(flags.raw)
     chains = Chains(flags.cot) if flags.cot else None
@@ -39,7 +39,7 @@ def prepare(flags: argparse.Namespace) -> dict[str, Counts]:
         on_bad_row=flags.on_bad_row,
         name=flags.dataset,
         config=config,
-        beside=source.beside,
+        extra_files=source.extra_files,
         beam=flags.beam,
         progress=True,
     )
@@ -49,7 +49,7 @@ def prepare(flags: argparse.Namespace) -> dict[str, Counts]:
         print(f"{split}: {count.posts:,} posts = {count.records:,} records + {count.rejects:,} rejects")
     _print_reasons(flags.out, counts)
     if there:
-        print("it is there already, from the same posts and images, and left as it is")
+        print("the dataset exists already, from the same posts and images, and is left unchanged")
     elif chains:
         print(for_terminal(chains.summary()))
         if unused := chains.unmatched + len(chains.rejects):
@@ -58,11 +58,11 @@ def prepare(flags: argparse.Namespace) -> dict[str, Counts]:
     return counts
 
 
-def _print_reasons(out: Path, counts: Mapping[str, Counts]) -> None:
-    """Prints why rows are rejects, the commonest reason first, and a warning where they are many."""
+def _print_reasons(out: Path, counts: Mapping[str, SplitCounts]) -> None:
+    """Prints why rows were rejected, the commonest reason first, and a warning where many were."""
     if not any(count.rejects for count in counts.values()):
         return
-    for (split, reason), kind in sorted(rejected(out).items(), key=lambda each: -each[1].count):
+    for (split, reason), kind in sorted(reject_reasons(out).items(), key=lambda each: -each[1].count):
         print(for_terminal(f"  {split}: {kind.count:,} rejected: {reason}; for example {kind.examples[0]}"[:WIDEST]))
     for split, count in counts.items():
         if count.rejects > MANY * count.posts:
@@ -71,7 +71,7 @@ def _print_reasons(out: Path, counts: Mapping[str, Counts]) -> None:
 
 
 def _warn_of_chains(out: Path, joined: int, unused: int) -> None:
-    """Prints a warning where many lines of chains of thought gave no post its chain."""
+    """Prints a warning where many chains of thought are joined to no post."""
     if unused > MANY * (joined + unused):
         share = f"{unused:,} of {joined + unused:,} chains of thought"
         line = f"warning: {share} ({unused / (joined + unused):.0%}) are joined to no post: see {out / COT_REJECTS}"

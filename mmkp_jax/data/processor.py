@@ -1,7 +1,7 @@
-"""The seam between rows of tokens and a family's images: what packing asks of a model family.
+"""The interface between rows of tokens and a family's images: what packing needs from a model family.
 
 B rows, T token slots, A position axes, S images' slots by kind. Packing, objectives and sharding never look inside an
-image: they know the tokens and the slots that it takes, and carry the family's own arrays along.
+image: they know the tokens and the slots that it takes, and pass the family's own arrays through.
 """
 
 import dataclasses
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class Layout(NamedTuple):
-    """What an image becomes, known from its height and width before it is decoded, and handed along from there."""
+    """What an image becomes: computed once from its height and width, before it is decoded."""
 
     tokens: int
     """Image tokens of the prompt."""
     slots: tuple[int, ...]
-    """Slots of a row that it takes, in the order of `Processor.slots`."""
+    """Slots that the image takes in a row, in the order of `Processor.slots`."""
     shape: tuple[int, ...]
-    """The family's own: a grid of patches, say."""
+    """The family's own description, such as a grid of patches."""
 
 
 class Processor(Protocol):
-    """How a family's images are made ready; numpy and Pillow only, immutable and picklable.
+    """Preprocessing of a family's images; numpy and Pillow only, immutable and picklable.
 
     It is built from a model folder's own files, so that sizes, means and limits cannot disagree.
     """
@@ -43,17 +43,17 @@ class Processor(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names all that layouts and pixels depend on, except the images."""
+        """Hash of everything that layouts and pixels depend on, except the images."""
         ...
 
     @property
     def settings(self) -> dict[str, int]:
-        """Those of `config.data.images`, with their values."""
+        """The settings of `config.data.images`, with their values."""
         ...
 
     @property
     def pixel_limit(self) -> tuple[str, int] | None:
-        """The setting, and its pixels, above which an image is made smaller; None where there is none."""
+        """The setting that limits an image's pixels, and its value; None without a limit."""
         ...
 
     def default_slots(self, tokens: int) -> dict[str, int]:
@@ -61,10 +61,10 @@ class Processor(Protocol):
         ...
 
     def template(self, tokenizer: "PreTrainedTokenizerBase") -> Template:
-        """The chat template as this family's models are fed it.
+        """The chat template in the form that this family's models take.
 
         Raises:
-            InputError: the tokenizer is unfit.
+            InputError: the tokenizer cannot be used.
         """
         ...
 
@@ -77,7 +77,7 @@ class Processor(Protocol):
         ...
 
     def largest(self) -> Layout:
-        """A layout that takes at least what any image may take."""
+        """A layout that takes at least as many tokens and slots as any image."""
         ...
 
     def placeholder(self, layout: Layout) -> np.ndarray:
@@ -85,14 +85,14 @@ class Processor(Protocol):
         ...
 
     def pixels(self, image: "Image.Image", layout: Layout) -> np.ndarray:
-        """The values that the model takes of an upright RGB image, uint8."""
+        """An upright RGB image as the values that the model takes, uint8."""
         ...
 
     def positions(self, prompt_T: np.ndarray, layouts: Sequence[Layout]) -> np.ndarray:
-        """Positions of a prompt's tokens, int32 [T, A]; those of what follows count on from the last.
+        """Positions of a prompt's tokens, int32 [T, A]; those of later tokens count on from the last.
 
         Raises:
-            ValueError: the image tokens are not those of `layouts`.
+            ValueError: the image tokens do not match `layouts`.
         """
         ...
 
@@ -100,7 +100,7 @@ class Processor(Protocol):
         """The family's NamedTuple of [B, …] arrays without any image; `()` in a family without images.
 
         Raises:
-            ValueError: an image cannot be laid into such slots.
+            ValueError: an image cannot be written into such slots.
         """
         ...
 
@@ -115,7 +115,7 @@ class Processor(Protocol):
             starts: the first free slot of each kind.
 
         Raises:
-            ValueError: the pixels are not those of the layout.
+            ValueError: the pixels do not match the layout.
         """
         ...
 
@@ -124,26 +124,26 @@ class Processor(Protocol):
         ...
 
     def work(self, images: Any) -> dict[str, float]:
-        """What FLOPs count of packed images, with any axes in front; by the family's own names."""
+        """Quantities of packed images that FLOPs depend on, by the family's own names; any leading axes."""
         ...
 
     def work_of_posts(self, slots_NX: np.ndarray) -> dict[str, float]:
-        """The same, summed over posts with at most one image each, from the slots that each takes."""
+        """The quantities of `work`, summed over posts of at most one image each, from the slots that each takes."""
         ...
 
     def work_of_slots(self, slots: Mapping[str, int]) -> dict[str, float]:
-        """The same of a program that looks at every slot of a row, filled or not."""
+        """The quantities of `work` for a program that computes every slot of a row, filled or not."""
         ...
 
 
 def filled(images: Any) -> dict[str, Any]:
-    """Which slots of each kind hold something, as bool arrays; nothing in a family without images."""
+    """Which slots of each kind are filled, as bool arrays; empty in a family without images."""
     return images.filled() if images else {}
 
 
 @dataclasses.dataclass(frozen=True)
 class TextProcessor:
-    """The processor of a family without images: posts are fed without theirs."""
+    """The processor of a family without images: those of posts are ignored."""
 
     slots: ClassVar[tuple[str, ...]] = ()
     axes: ClassVar[int] = 1
@@ -153,23 +153,23 @@ class TextProcessor:
     pixel_limit: ClassVar[None] = None
 
     def default_slots(self, tokens: int) -> dict[str, int]:
-        """None."""
+        """No slots."""
         return {}
 
     def template(self, tokenizer: "PreTrainedTokenizerBase") -> Template:
-        """The tokenizer's chat template, given the user's text as it is.
+        """The tokenizer's chat template, rendered with the user's text as one string.
 
         Raises:
-            InputError: the tokenizer is unfit.
+            InputError: the tokenizer cannot be used.
         """
         return read_template(tokenizer, image_token=None)
 
     def largest(self) -> Layout:
-        """Nothing."""
+        """An empty layout."""
         return Layout(0, (), ())
 
     def positions(self, prompt_T: np.ndarray, layouts: Sequence[Layout]) -> np.ndarray:
-        """Tokens counted from 0: int32 [T, 1]."""
+        """Token indices from 0, int32 [T, 1]."""
         return np.arange(len(prompt_T), dtype=np.int32)[:, None]
 
     def empty(self, rows: int, tokens: int, slots: Mapping[str, int]) -> tuple[()]:
@@ -177,17 +177,17 @@ class TextProcessor:
         return ()
 
     def rgb(self, row: Any) -> list[np.ndarray]:
-        """None."""
+        """No images."""
         return []
 
     def work(self, images: Any) -> dict[str, float]:
-        """None."""
+        """No work."""
         return {}
 
     def work_of_posts(self, slots_NX: np.ndarray) -> dict[str, float]:
-        """None."""
+        """No work."""
         return {}
 
     def work_of_slots(self, slots: Mapping[str, int]) -> dict[str, float]:
-        """None."""
+        """No work."""
         return {}

@@ -1,6 +1,6 @@
 """Prompts and targets as token numbers. A post's text is data: nothing in it ever becomes a special token.
 
-One prompt for both forms of target, for training and inference (MMKP.md §2): the picture, `"Post text": …`, and one
+One prompt for both forms of target, for training and inference (MMKP.md §2): the image, `"Post text": …`, and one
 sentence that asks for the keyphrases, within the chat template of the model's own tokenizer.
 """
 
@@ -23,7 +23,7 @@ ZERO_SHOT = "Answer with the keyphrases only, like this: first keyphrase; second
 """The output format, for a model that has not been trained on the targets."""
 
 PROMPT_VERSION = 1
-"""Counts the wordings of prompt and targets; exported folders carry it. To be raised with any change of them."""
+"""Version of the wording of prompt and targets, stored in exported folders. Raise it with any change of either."""
 
 _HERE = "[[post]]"
 
@@ -33,34 +33,34 @@ class Template:
     """A tokenizer's chat template, rendered and cut at the user's text; immutable, and picklable for workers."""
 
     plain: "Tokenizer"
-    """The tokenizer without its added tokens: it cannot but read text as text."""
+    """The tokenizer without its added tokens: it reads everything as plain text."""
     before: np.ndarray
     """int32 [T]: system line and opening of the user's turn."""
     before_image: np.ndarray
-    """int32 [T]: the same with a picture, its one image token not yet repeated."""
+    """int32 [T]: the same with an image, its one image token not yet repeated."""
     after: np.ndarray
     """int32 [T]: end of the user's turn and opening of the assistant's."""
     image_token: int | None
-    """None for a model that is fed no images."""
+    """Number of the image token; None for a model that takes no images."""
     end_token: int
-    """What ends the assistant's turn: `<|im_end|>`."""
+    """The token that ends the assistant's turn: `<|im_end|>`."""
     fingerprint: str
-    """Names all that the token numbers of prompts and targets depend on, but the posts."""
+    """Hash of everything that the tokens of prompts and targets depend on, except the posts."""
 
 
 def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int | None) -> Template:
-    """Renders the tokenizer's chat template once, with and without a picture.
+    """Renders the tokenizer's chat template once, with and without an image.
 
     Args:
         tokenizer: a fast one, with a chat template and an end-of-turn token as `eos_token`.
-        image_token: the number of the token that stands for an image; None for a model that is fed none, whose template
-            is given the user's text as it is, not as a list of parts.
+        image_token: number of the image token; None for a model that takes no images, whose template gets the user's
+            text as a string, not as a list of parts.
 
     Raises:
-        InputError: the tokenizer has no chat template or end token, or the template is not of that form.
+        InputError: the tokenizer has no chat template or end token, or the template has another form.
     """
     if not tokenizer.is_fast or tokenizer.chat_template is None or tokenizer.eos_token_id is None:
-        raise _unfit(tokenizer, "it is no fast tokenizer with a chat template and an eos_token")
+        raise _unfit(tokenizer, "it is not a fast tokenizer with a chat template and an eos_token")
     contents = [_HERE] * 2
     if image_token is not None:
         text = {"type": "text", "text": _HERE}
@@ -68,13 +68,13 @@ def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int | No
     pieces = [_rendered(tokenizer, content) for content in contents]
     (before, after), (before_image, after_image) = pieces
     if after != after_image:
-        raise _unfit(tokenizer, "its chat template writes a picture behind the user's text")
+        raise _unfit(tokenizer, "its chat template writes an image after the user's text")
     before, before_image, after = (
         np.asarray(tokenizer(piece, add_special_tokens=False).input_ids, np.int32)
         for piece in (before, before_image, after)
     )
     if image_token is not None and ((before_image == image_token).sum() != 1 or image_token in before):
-        raise _unfit(tokenizer, f"its chat template does not write the image token {image_token} once a picture")
+        raise _unfit(tokenizer, f"its chat template does not write the image token {image_token} once per image")
     everything = tokenizer.backend_tokenizer.to_str()
     parts = [everything, *map(str, pieces), ASK, ZERO_SHOT, image_token, tokenizer.eos_token_id]
     return Template(
@@ -92,7 +92,7 @@ def _rendered(tokenizer: "PreTrainedTokenizerBase", content: str | list[dict[str
     turn = [{"role": "user", "content": content}]
     try:
         parts = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False).split(_HERE)
-    except Exception as error:  # Jinja's, and whatever an expression in the template raises
+    except Exception as error:  # Jinja's errors, and any that an expression in the template raises
         raise _unfit(tokenizer, f"its chat template cannot be rendered ({type(error).__name__}: {error})") from None
     if len(parts) != 2:
         raise _unfit(tokenizer, "its chat template does not write the user's text once")
@@ -113,7 +113,7 @@ def _without_added_tokens(tokenizer_json: str) -> "Tokenizer":
 
 
 def user_text(text: str, *, zero_shot: bool = False) -> str:
-    """What the user says beside the picture."""
+    """The user's text, next to the image."""
     return f'"Post text": {text}\n{ASK}' + f" {ZERO_SHOT}" * zero_shot
 
 
@@ -121,9 +121,9 @@ def trimmed(text: str, template: Template, *, max_text_tokens: int) -> str:
     """The text without surrounding space, and without its end if it has more than `max_text_tokens` tokens."""
     text = text.strip()
     if text.isascii() and len(text) < max_text_tokens:
-        return text  # each of its tokens holds a character or more
+        return text  # each of its tokens has at least one character
     while len(found := template.plain.encode(text, add_special_tokens=False).offsets) > max_text_tokens:
-        text = text[: found[max_text_tokens][0]].rstrip()  # a character that is cut through goes too
+        text = text[: found[max_text_tokens][0]].rstrip()  # a character that is cut in two is dropped too
     return text
 
 
@@ -134,7 +134,7 @@ def prompt_tokens(
 
     Args:
         text: the post's text; its end is left out where it has more than `max_text_tokens` tokens.
-        image: the tokens that take the place of the template's image token; None for a post without an image.
+        image: the tokens that replace the template's image token; None for a post without an image.
         zero_shot: whether to add the sentence on the output's format.
     """
     said = user_text(trimmed(text, template, max_text_tokens=max_text_tokens), zero_shot=zero_shot)

@@ -23,7 +23,7 @@ from mmkp_jax.data.dataset_files import (
     metadata_of,
     no_dataset,
 )
-from mmkp_jax.data.posts import REJECTS, Post, Record, Reject, restored_reject
+from mmkp_jax.data.posts import REJECTS, Post, Record, Reject, reject_from
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.runtime.json_files import Fields, parse_object
 from mmkp_jax.runtime.lines import read_lines
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from tensorflow_datasets.core import BuilderConfig
 
 UNFINISHED = "unfinished"
-"""In the dataset's folder while it is prepared: what is done so far."""
+"""Folder inside the dataset's, with what is done so far; removed when the dataset is complete."""
 
 
 @dataclasses.dataclass
-class Counts:
+class SplitCounts:
     """What became of a split's posts: records + rejects = posts."""
 
     posts: int = 0
@@ -52,25 +52,25 @@ def write_dataset(
     on_bad_row: Literal["drop", "error"] = "drop",
     name: str = "keyphrase_posts",
     config: "BuilderConfig | None" = None,
-    beside: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+    extra_files: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
     beam: str | None = None,
     progress: bool = False,
-) -> dict[str, Counts]:
+) -> dict[str, SplitCounts]:
     """Writes a dataset into the folder `out`: the records of each split, and `rejects.jsonl` for all other rows.
 
-    It appears whole or not at all. What a killed run has done is kept, and not done again, as far as it would be made
-    from the same posts and images; so is a whole dataset of these that is there already, and undamaged. An image whose
-    size or time of change is another counts as another image.
+    The dataset appears atomically. What a killed run has finished is kept and not done again, if it was made from the
+    same posts and images; so is a complete, undamaged dataset of these. An image counts as changed
+    when its size or modification time differs.
 
     Args:
         splits: the posts and rejects of each split, as the readers of `posts` give them.
-        image_root: the folder that the posts' pictures are relative to.
-        on_bad_row: `drop` counts a bad row and goes on; `error` stops at the first, lines before images.
-        name: of the TFDS builder, in `builders.BUILDERS`.
-        config: of the builder, where it has any.
-        beside: rows of other JSON Lines files that are written into the folder, by name.
-        beam: Apache Beam's options, as on its command line; None works in this process, on its cores.
-        progress: show a bar.
+        image_root: the folder that the posts' image paths are relative to.
+        on_bad_row: `drop` counts a bad row and continues; `error` stops at the first, lines before images.
+        name: name of the TFDS builder, in `builders.BUILDERS`.
+        config: the builder's config, where it has one.
+        extra_files: rows of other JSON Lines files that are written into the folder, by name.
+        beam: options of Apache Beam, as on its command line; None runs in this process, on all cores.
+        progress: show a progress bar.
 
     Returns:
         What became of the posts of each split.
@@ -97,28 +97,32 @@ def write_dataset(
             if dataset_folders(out):
                 stamps = {split: [stamp_of(block, image_root) for block in each] for split, each in blocks.items()}
                 shutil.rmtree(unfinished)
-                told = _whole(out, name, {split: input_of(each) for split, each in stamps.items()}, beside or {})
-                _check_rejects(out, told, on_bad_row)
+                recorded = _existing(
+                    out, name, {split: input_of(each) for split, each in stamps.items()}, extra_files or {}
+                )
+                _check_rejects(out, recorded, on_bad_row)
             else:
                 builder = BUILDERS[name](
                     blocks=blocks,
                     images=image_root,
                     on_bad_row=on_bad_row,
-                    beside=beside,
+                    extra_files=extra_files,
                     progress=progress,
                     config=config,
                     data_dir=out,
                 )
-                for half in out.glob(f"{name}/**/{HALF}*"):  # TFDS's, of a killed run
+                for half in out.glob(f"{name}/**/{HALF}*"):  # left by TFDS in a killed run
                     shutil.rmtree(half)
-                with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download that there is not
+                with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download, and there is none
                     builder.download_and_prepare(download_dir=unfinished, download_config=download_config(beam))
                 shutil.rmtree(unfinished)
-                told = builder.info.metadata
+                recorded = builder.info.metadata
     except (OSError, RuntimeError) as error:  # the last from ArrayRecord's writer, on a full disk
         what = " ".join(str(error).split())
-        raise InputError(f"the dataset cannot be written ({what})", str(out), "see to space and permissions") from None
-    return {split: Counts(each["posts"], each["records"], _rejects(each)) for split, each in told.items()}
+        raise InputError(
+            f"the dataset cannot be written ({what})", str(out), "check free space and permissions"
+        ) from None
+    return {split: SplitCounts(each["posts"], each["records"], _rejects(each)) for split, each in recorded.items()}
 
 
 @contextlib.contextmanager
@@ -130,43 +134,43 @@ def _alone_in(out: Path) -> Iterator[None]:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                what = "another process prepares a dataset there"
+                what = "another process is preparing a dataset there"
                 raise InputError(what, str(out), "wait for it, or give another folder") from None
         yield
     finally:
         os.close(folder)
 
 
-def _rejects(told: Mapping[str, Any]) -> int:
-    return told["posts"] - told["records"]
+def _rejects(recorded: Mapping[str, Any]) -> int:
+    return recorded["posts"] - recorded["records"]
 
 
-def _whole(out: Path, name: str, inputs: Mapping[str, str], beside: Iterable[str]) -> dict[str, Any]:
-    """What the dataset that is there tells of its splits; an error if it is another one, or damaged."""
+def _existing(out: Path, name: str, inputs: Mapping[str, str], extra_files: Iterable[str]) -> dict[str, Any]:
+    """What the existing dataset records of its splits; an error if it is another dataset, or damaged."""
     (folder, *_) = dataset_folders(out)
-    there, told = builder_in(folder), metadata_of(folder)
-    if (there.name, {split: each["input"] for split, each in told.items()}) != (name, inputs):
-        what = "the folder holds a dataset already, of other posts or images (by their sizes and times)"
+    there, recorded = builder_in(folder), metadata_of(folder)
+    if (there.name, {split: each["input"] for split, each in recorded.items()}) != (name, inputs):
+        what = "the folder already holds a dataset of other posts or images (by their sizes and times)"
         raise InputError(what, str(out), "give another folder, or delete this one")
-    for each in told.values():
+    for each in recorded.values():
         check_files(folder, each, read=True)
-    for each in beside:
+    for each in extra_files:
         if not (out / each).is_file():
-            raise InputError("this file of the dataset is gone", str(out / each), ANEW)
-    return told
+            raise InputError("this file of the dataset is missing", str(out / each), ANEW)
+    return recorded
 
 
-def _check_rejects(out: Path, told: Mapping[str, Any], on_bad_row: str) -> None:
-    """Holds the list of rejects against their number; the first is an error where there may be none."""
+def _check_rejects(out: Path, recorded: Mapping[str, Any], on_bad_row: str) -> None:
+    """Checks the number of listed rejects; raises the first one where none is allowed."""
     rows = _listed(out)
-    if len(rows) != (total := sum(map(_rejects, told.values()))):
+    if len(rows) != (total := sum(map(_rejects, recorded.values()))):
         raise InputError(f"it lists {len(rows):,} rejects, not {total:,}", str(out / REJECTS), ANEW)
     if rows and on_bad_row == "error":
         raise rows[0][1].as_error()
 
 
 def rejected_posts(out: str | Path, split: str) -> list[Post]:
-    """The posts of a split that could be read, but not used: evaluation counts them, with nothing predicted.
+    """The posts of a split that could be read but not used: evaluation counts them, with no predictions.
 
     Raises:
         InputError: the dataset's list of rejects cannot be read.
@@ -176,26 +180,26 @@ def rejected_posts(out: str | Path, split: str) -> list[Post]:
 
 def _listed(out: Path) -> list[tuple[str, Reject]]:
     """The rejects of the dataset, each with its split."""
-    return [(row.text("split"), restored_reject(row)) for row in reject_rows(out)]
+    return [(row.text("split"), reject_from(row)) for row in reject_rows(out)]
 
 
 def reject_rows(out: Path) -> Iterator[Fields]:
     """The rows of the dataset's list of rejects.
 
     Raises:
-        InputError: for the first that cannot be read.
+        InputError: a row cannot be read.
     """
     for number, line in enumerate(read_lines(out / REJECTS, ANEW), 1):
         yield parse_object(line, f"{out / REJECTS}:{number}", ANEW)
 
 
 class Split:
-    """The records of one split by number; opened where it is used, so that it can be sent to a worker."""
+    """The records of one split by number; opened on first use, so that it can be sent to a worker."""
 
     def __init__(self, source: Any, fingerprint: str, folder: str):
         self._source, self._folder = source, folder
         self.fingerprint = fingerprint
-        """Names the content: another post, order or picture gives another one."""
+        """Hash of the content: another post, order or image gives another one."""
 
     def __len__(self) -> int:
         return len(self._source)
@@ -220,8 +224,8 @@ class Split:
 def open_split(out: str | Path, split: str) -> Split:
     """Opens a split of the dataset in the folder `out`.
 
-    The files' sizes are held against those that were written, and those of a small split read through for their
-    checksums too; a record that is damaged is told when it is read.
+    The files' sizes are checked, and those of a small split against their checksums too; a damaged record is reported
+    when it is read.
 
     Raises:
         InputError: the folder does not hold one dataset, the dataset has no such split, or a file is damaged.
@@ -229,19 +233,19 @@ def open_split(out: str | Path, split: str) -> Split:
     folder, builder = _open(Path(out))
     metadata, splits = metadata_of(folder), builder.info.splits
     if split not in splits and split not in metadata:
-        raise InputError(f"there is no split {split!r}{nearest(split, splits)}", str(out), "name another")
+        raise InputError(f"there is no split {split!r}{nearest(split, splits)}", str(out), "give another split")
     if split not in splits or split not in metadata:
         raise InputError(f"has no {split!r}", str(folder / (METADATA if split in splits else INFO)), COPY)
-    told = metadata[split]
-    check_files(folder, told)
+    recorded = metadata[split]
+    check_files(folder, recorded)
     try:
         source = builder.as_data_source(split)
         records = len(source)
-    except Exception as error:  # TFDS's own, of a name or a number in its files that leads nowhere
+    except Exception as error:  # TFDS's own errors, for wrong names or numbers in its files
         raise no_dataset(folder, error) from None
-    if records != told["records"]:
-        raise InputError(f"{split!r} has {records:,} records, not {told['records']:,}", str(folder / INFO), COPY)
-    return Split(source, told["fingerprint"], str(folder))
+    if records != recorded["records"]:
+        raise InputError(f"{split!r} has {records:,} records, not {recorded['records']:,}", str(folder / INFO), COPY)
+    return Split(source, recorded["fingerprint"], str(folder))
 
 
 def split_names(out: str | Path) -> list[str]:

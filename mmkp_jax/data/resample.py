@@ -1,7 +1,7 @@
 """MMKP-V2's split: training posts with keyphrases of their own become test posts, so that more of test is unseen.
 
 The paper's two rules, read literally, leave no overlap, while it reports one of 44.92%. So the second is inferred:
-shared keyphrases are dropped from test, one after the other in an order drawn by a seed, until few enough are left.
+shared keyphrases are dropped from test, one after the other in a seeded random order, until few enough are left.
 """
 
 import random
@@ -16,11 +16,11 @@ RESAMPLING = ("seed", "target_overlap")
 """The settings of a resampled split: fields of its builder's config, and flags of `prepare`."""
 
 Origin = Literal["train", "test"]
-"""The split that a post lay in before."""
+"""The split that a post was in before."""
 
 
 class Dropped(NamedTuple):
-    """A post that is in neither split any more."""
+    """A post that is no longer in either split."""
 
     post: Post
     origin: Origin
@@ -29,12 +29,12 @@ class Dropped(NamedTuple):
 
 
 class Provenance(NamedTuple):
-    """Where the test posts came from, and which posts are gone; all others are training posts as before."""
+    """Where the test posts came from, and which posts were dropped; all others remain training posts."""
 
     test: list[Origin]
     """The origin of each new test post, in their order."""
     dropped: list[Dropped]
-    """In the order in which they were dropped."""
+    """The dropped posts, in the order in which they were dropped."""
 
 
 def resample(
@@ -52,12 +52,12 @@ def resample(
     3. The new training keyphrases, sorted and shuffled by `seed`, are gone through. Each drops the test posts that
        carry it, until the overlap is at most `target_overlap`, or test has at most `target_posts` posts.
 
-    Keyphrases are compared in lower case, as where seen is told from unseen. Posts are not changed.
+    Keyphrases are compared in lower case, as for the groups seen and unseen. Posts are not changed.
 
     Args:
         target_overlap: share of the different test keyphrases that a training post carries, 0–1; 0.4528 in the paper.
-        seed: of Python's `random.Random`.
-        target_posts: 0 asks for no number of posts.
+        seed: seed of Python's `random.Random`.
+        target_posts: number of test posts at which dropping stops; 0 for no such limit.
 
     Returns:
         The new training posts, the new test posts, and where these came from.

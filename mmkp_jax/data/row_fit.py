@@ -8,39 +8,39 @@ import numpy as np
 from mmkp_jax.data.examples import Branch
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.plan import fill, plan_epoch
-from mmkp_jax.data.size_index import LeftOut, Lengths, choose, sizes_of
+from mmkp_jax.data.size_index import LeftOut, Lengths, select_posts, sizes_of
 
 
-class Slots(NamedTuple):
-    """One kind of slot of a row: tokens, say."""
+class SlotUse(NamedTuple):
+    """Use of one kind of slot, such as tokens."""
 
     row: int
-    """How many a row has."""
+    """Slots that a row has."""
     most: int
-    """What the largest post takes."""
+    """Slots that the largest post takes."""
     fill: float
-    """Share of all rows' slots that hold something in an epoch, 0–1."""
+    """Share of all rows' slots that are filled in an epoch, 0–1."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fit:
+class RowFit:
     """A split's posts in rows of one size."""
 
     posts: np.ndarray
     """int64: the numbers of the posts that are trained on."""
     left_out: list[LeftOut]
     rows: int
-    """Of an epoch, those included that only fill up its last batch."""
+    """Rows of an epoch, including empty ones that complete its last batch."""
     batches: int
     batch_rows: int
-    """Rows of a batch; more than were asked for where the posts of a step need them."""
-    slots: dict[str, Slots]
-    """By the names of `RowSize.slots`."""
+    """Rows of a batch; more than requested where the posts of a step need them."""
+    slots: dict[str, SlotUse]
+    """Use of each kind of slot, by the names of `RowSize.slots`."""
     tokens_N: np.ndarray
     """int64: the token slots that each post takes."""
 
 
-def fit(
+def fit_rows(
     lengths: Lengths,
     size: RowSize,
     branches: tuple[Branch, ...],
@@ -48,18 +48,18 @@ def fit(
     batch_rows: int,
     seed: int,
     posts_per_step: int = 0,
-) -> Fit:
-    """Plans the first epoch as training does, and tells what becomes of the posts in it."""
-    posts, left_out = choose(lengths, size, branches)
+) -> RowFit:
+    """Plans the first epoch as training does, and reports what becomes of its posts."""
+    posts, left_out = select_posts(lengths, size, branches)
     size_NX = sizes_of(lengths, branches)
     planned = {"seed": seed, "epoch": 0, "batch_rows": batch_rows, "posts_per_step": posts_per_step}
     plan = plan_epoch(size_NX, size, posts=posts, **planned) if len(posts) else None
     used = fill(plan, size_NX, size) if plan else dict.fromkeys(size.slots(), 0.0)
     most_X = size_NX.max(axis=0, initial=0).tolist()
     slots = {
-        name: Slots(limit, most, used[name]) for (name, limit), most in zip(size.slots().items(), most_X, strict=True)
+        name: SlotUse(limit, most, used[name]) for (name, limit), most in zip(size.slots().items(), most_X, strict=True)
     }
-    return Fit(
+    return RowFit(
         posts=posts,
         left_out=left_out,
         rows=plan.rows if plan else 0,
@@ -73,7 +73,7 @@ def fit(
 def one_of_each_kind(lengths: Lengths, trimmed_N: np.ndarray, posts: np.ndarray, most: int = 4) -> list[int]:
     """The numbers of a few of `posts`: the first of each kind, the commonest kinds first.
 
-    Kinds are told apart by whether there is a picture and a chain of thought, and whether the text is trimmed.
+    A kind is given by whether there is an image, whether there is a chain of thought, and whether the text is trimmed.
     """
     kind_N3 = np.stack([lengths.image_N > 0, lengths.cot_N > 0, trimmed_N], axis=-1)[posts]
     _, first, count = np.unique(kind_N3, axis=0, return_index=True, return_counts=True)

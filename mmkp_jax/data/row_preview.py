@@ -1,6 +1,6 @@
-"""A packed row for people: its pictures put together again, its tokens as text, and which of them carry loss.
+"""A packed row for people: its images reassembled, its tokens as text, and which of them carry loss.
 
-All of it is read off the arrays that the step takes; nothing is worked out a second time.
+Everything is read from the arrays that the step takes; nothing is computed a second time.
 """
 
 import itertools
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHARACTER_TOKENS = 4
-"""Most tokens that may share one character: its bytes in UTF-8."""
+"""Most tokens that one character may span: its bytes in UTF-8."""
 
 
 class Piece(NamedTuple):
@@ -24,10 +24,10 @@ class Piece(NamedTuple):
     text: str
     tokens: int
     special: bool
-    """Whether the tokenizer made it of no text."""
+    """Whether it is a special token, which no text becomes."""
 
 
-class Part(NamedTuple):
+class RowSpan(NamedTuple):
     """The slots of one tree that have the same branch: its trunk or a target."""
 
     segment: int
@@ -41,15 +41,15 @@ class Part(NamedTuple):
     """The tokens that are predicted from them and carry loss, in the order of the slots."""
 
 
-class RowView(NamedTuple):
+class RowPreview(NamedTuple):
     """One row of a batch."""
 
-    pictures: list[np.ndarray]
+    images: list[np.ndarray]
     """uint8 [height, width, 3] each: RGB, as resized."""
-    parts: list[Part]
+    parts: list[RowSpan]
 
 
-def view_row(forest: Forest, row: int, processor: Processor, tokenizer: "PreTrainedTokenizerBase") -> RowView:
+def preview_row(forest: Forest, row: int, processor: Processor, tokenizer: "PreTrainedTokenizerBase") -> RowPreview:
     """What row `row` of a batch holds."""
     arrays = map_arrays(lambda array: array[row], forest)
     counts_M = arrays.weight_BM > 0
@@ -60,12 +60,12 @@ def view_row(forest: Forest, row: int, processor: Processor, tokenizer: "PreTrai
         fed_T, labels_T = arrays.token_BT[start:end], label_T[start:end]
         pieces = [pieces_of(tokens, tokenizer, processor.image_token) for tokens in (fed_T, labels_T[labels_T >= 0])]
         segment, branch = int(arrays.segment_BT[start]), int(arrays.branch_BT[start])
-        parts.append(Part(segment, branch, range(start, end), *pieces))
-    return RowView(processor.rgb(arrays.images), parts)
+        parts.append(RowSpan(segment, branch, range(start, end), *pieces))
+    return RowPreview(processor.rgb(arrays.images), parts)
 
 
 def _runs(arrays: Forest) -> list[tuple[int, int]]:
-    """The slots, from and to before, of each tree's trunk and branches; padding is left out."""
+    """(start, end) slots of each tree's trunk and branches; padding is left out."""
     kind_T2 = np.stack([arrays.segment_BT, arrays.branch_BT], axis=-1)
     begins = np.flatnonzero((kind_T2[1:] != kind_T2[:-1]).any(axis=1)) + 1
     bounds = [0, *begins.tolist(), len(kind_T2)]
@@ -73,7 +73,7 @@ def _runs(arrays: Forest) -> list[tuple[int, int]]:
 
 
 def pieces_of(token_T: np.ndarray, tokenizer: "PreTrainedTokenizerBase", image_token: int | None) -> list[Piece]:
-    """The tokens as text, one piece each; image tokens side by side, and those that share a character, are one."""
+    """The tokens as text, one piece each; a run of image tokens, or the tokens of one character, is one piece."""
     special = tokenizer.added_tokens_decoder
     tokens, pieces, at = token_T.tolist(), [], 0
     while at < len(tokens):
@@ -91,7 +91,7 @@ def pieces_of(token_T: np.ndarray, tokenizer: "PreTrainedTokenizerBase", image_t
 
 
 def _whole_character(tokens: list[int], tokenizer: "PreTrainedTokenizerBase") -> int:
-    """How many of the first tokens it takes to make text; 1 where none do."""
+    """Number of leading tokens that make up a whole character; 1 where none do."""
     runs = range(1, len(tokens) + 1)
     return next((run for run in runs if "\ufffd" not in _text(tokens[:run], tokenizer)), 1)
 

@@ -1,4 +1,4 @@
-"""What a run makes of its posts, in lines for people: updates beside the paper's, and who has a chain of thought."""
+"""Lines on what a run makes of its posts: updates compared with the paper's, and posts with a chain of thought."""
 
 PAPER_POSTS, PAPER_EPOCHS = 34_515, 5
 """Training posts of MMKP-V2, and the epochs of the 2B and 3B models (arXiv 2510.09358); the batch size is 1."""
@@ -7,11 +7,11 @@ USES_COT = ("cot", "multitask", "dyncot")
 """Strategies that learn from chains of thought."""
 
 FEW = 0.5
-"""A smaller share of posts with a chain of thought than this is said loudly."""
+"""Share of posts with a chain of thought below which a warning is printed."""
 
 
 def updates_line(steps: float, posts_per_step: float) -> str:
-    """The updates of a run and the posts of each, beside the paper's."""
+    """The updates of a run and the posts of each, next to the paper's."""
     paper = f"{PAPER_EPOCHS * PAPER_POSTS:,} updates of 1 post ({PAPER_EPOCHS} epochs of MMKP-V2 at batch size 1)"
     posts = f"{posts_per_step:,.1f}".removesuffix(".0")
     each = "post" if posts == "1" else "posts"
@@ -19,7 +19,7 @@ def updates_line(steps: float, posts_per_step: float) -> str:
 
 
 def chains_line(strategy: str, posts: int, with_cot: int) -> str:
-    """How many of the training posts have a chain of thought, loudly where few have; empty where nothing needs one."""
+    """How many training posts have a chain of thought, as a warning where few have; empty where none is needed."""
     if strategy not in USES_COT or not posts:
         return ""
     some = f"{with_cot:,} of {posts:,} training posts ({with_cot / posts:.1%})"

@@ -1,8 +1,8 @@
-"""A split as blocks of posts. Each is checked and written on its own, by any process, and kept once it is whole.
+"""A split as blocks of posts. Each is checked and written on its own, by any process, and kept once it is complete.
 
-A block is some files of one name in a folder: `.posts`, its rows as JSON Lines; then `.array_record`, its records; last
-`.result`, which says that it is done, and with what. So a killed run goes on where it stood, and the same code runs in
-this process or under Beam.
+A block is a few files of one name in a folder: `.posts`, its rows as JSON Lines; then `.array_record`, its records;
+last `.result`, which says that it is done, and what came of it. So a killed run resumes, and the same code runs in this
+process or under Beam.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from mmkp_jax.data.fields import quoted
 from mmkp_jax.data.image_files import ImageError, image_path, read_image
 from mmkp_jax.data.images import check_aspect, upright_size
-from mmkp_jax.data.posts import Post, Record, Reject, restored, restored_reject
+from mmkp_jax.data.posts import Post, Record, Reject, post_from, reject_from
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.json_files import parse_object, read_object
 
 POSTS_A_BLOCK = 1024
-"""And so a shard, but for rejects: about 200 MB of photographs."""
+"""Posts of a block, and so, less its rejects, of a shard: about 200 MB of photographs."""
 
 WRITER_OPTIONS = "group_size:1,uncompressed"
 """Random access to each record; images are compressed already."""
 
 WAITING_BYTES = 32 << 20
-"""Of the files of images that wait to be written."""
+"""Bytes of image files that may wait to be written."""
 
 RESTAGE = "start the command again, which writes the file anew"
 
@@ -46,16 +46,16 @@ _In, _Out = TypeVar("_In"), TypeVar("_Out")
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class BlockResult:
     """What became of a block."""
 
     stamp: str
     records: int
     bytes: int
     sha256: str
-    """Of the file of records, as `bytes` is."""
+    """Checksum of the file of records; `bytes` is its size."""
     fingerprint: str
-    """Of the records alone, without what the file adds."""
+    """Hash of the records alone, without what the file adds."""
     rejects: list[dict[str, Any]]
 
     @property
@@ -65,7 +65,7 @@ class Result:
 
 @functools.cache
 def features() -> tfds.features.FeaturesDict:
-    """How a record lies in a file."""
+    """Features of a stored record."""
     return tfds.features.FeaturesDict(
         {
             "id": tfds.features.Text(),
@@ -84,7 +84,7 @@ def stage(rows: Iterable[Post | Reject], folder: Path, split: str, on_bad_row: O
     """Writes the rows of a split into blocks, and returns these, in their order.
 
     Raises:
-        InputError: a row is a reject where none may be, or all of them are.
+        InputError: a row is a reject where none is allowed, or all of them are.
     """
     blocks, rows, usable, bad = [], iter(rows), 0, None
     while some := list(itertools.islice(rows, POSTS_A_BLOCK)):
@@ -103,7 +103,7 @@ def stage(rows: Iterable[Post | Reject], folder: Path, split: str, on_bad_row: O
 
 
 def stamp_of(block: Path, image_root: Path) -> str:
-    """Names what a block is made from: its rows, wherever they were read, and the sizes and times of their images."""
+    """Hash of what a block is made from: its rows, wherever they were read, and their images' sizes and times."""
     digest = hashlib.sha256()
     for row in _staged(block):
         image = None
@@ -115,20 +115,20 @@ def stamp_of(block: Path, image_root: Path) -> str:
     return digest.hexdigest()
 
 
-def result_of(block: Path, stamp: str) -> Result | None:
-    """What became of a block that was done from the same posts and images; None for another or a damaged one."""
+def result_of(block: Path, stamp: str) -> BlockResult | None:
+    """The result of a block made from the same posts and images; None for another or a damaged one."""
     try:
-        told = read_object(block.with_suffix(".result"))
-        result = Result(
-            stamp=told.text("stamp"),
-            records=told.integer("records"),
-            bytes=told.integer("bytes"),
-            sha256=told.text("sha256"),
-            fingerprint=told.text("fingerprint"),
-            rejects=[row.content for row in told.rows("rejects")],
+        saved = read_object(block.with_suffix(".result"))
+        result = BlockResult(
+            stamp=saved.text("stamp"),
+            records=saved.integer("records"),
+            bytes=saved.integer("bytes"),
+            sha256=saved.text("sha256"),
+            fingerprint=saved.text("fingerprint"),
+            rejects=[row.content for row in saved.rows("rejects")],
         )
-        for each in told.rows("rejects"):
-            restored_reject(each)
+        for each in saved.rows("rejects"):
+            reject_from(each)
         whole = not result.records or block.with_suffix(".array_record").stat().st_size == result.bytes
     except (OSError, InputError):
         return None
@@ -142,16 +142,16 @@ def write_block(
     on_bad_row: OnBadRow = "drop",
     threads: int = 1,
     progress: Callable[[int], object] = lambda posts: None,
-) -> Result:
-    """Makes records of a block's posts, unless that was done before.
+) -> BlockResult:
+    """Makes records of a block's posts, unless they were made before.
 
     Args:
         threads: images decoded at a time, as far as `limits.IMAGE` has room; at most twice as many files, and
             `WAITING_BYTES` of more than one, are in memory.
-        progress: called with the number of posts that were done since.
+        progress: called with the number of posts done since the last call.
 
     Raises:
-        InputError: a row is bad where none may be.
+        InputError: a row is bad where none is allowed.
     """
     stamp = stamp_of(block, image_root)
     if result := result_of(block, stamp):
@@ -178,17 +178,17 @@ def write_block(
     writer.close()
     with file.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    result = Result(stamp, records, file.stat().st_size, sha256, fingerprint.hexdigest(), rejects)
+    result = BlockResult(stamp, records, file.stat().st_size, sha256, fingerprint.hexdigest(), rejects)
     write_json(block.with_suffix(".result"), dataclasses.asdict(result), indent=None)
     return result
 
 
 def record_of(post: Post | Reject, image_root: str | Path) -> Record | Reject:
-    """The post with its image, which is decoded once to see that it can be used.
+    """The post with its image, which is decoded once to check that it can be used.
 
-    Left out is an image that is missing, empty, no image of a known kind, truncated, or damaged; one of more than
-    `MAX_DECODED_PIXELS`, which may be a decompression bomb; and one of more than 200:1, which the model's own processor
-    refuses. An image of one pixel can be fed, and stays.
+    Rejected are images that are missing, empty, of no known format, truncated or damaged; of more than
+    `MAX_DECODED_PIXELS`, which may be decompression bombs; and of an aspect above 200:1, which the model's own
+    processor refuses. An image of one pixel is accepted.
     """
     if isinstance(post, Reject):
         return post
@@ -228,7 +228,7 @@ def _staged(block: Path) -> Iterator[Post | Reject]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             row = parse_object(line, f"{file}:{number}", RESTAGE)
-            yield restored(row.object("Post")) if "Post" in row.content else restored_reject(row.object("Reject"))
+            yield post_from(row.object("Post")) if "Post" in row.content else reject_from(row.object("Reject"))
 
 
 def _in_order(
@@ -238,7 +238,7 @@ def _in_order(
     ahead: int,
     weight: Callable[[_In], int],
 ) -> Iterator[_Out]:
-    """`map` by the pool's workers, at most `ahead` results, or `WAITING_BYTES`, before the one that is taken."""
+    """`map` by the pool's workers, at most `ahead` results or `WAITING_BYTES` ahead of the consumer."""
     waiting: deque[tuple[Future[_Out], int]] = deque()
     held = 0
     try:

@@ -1,4 +1,4 @@
-"""The index: each post's sizes, known before any picture is decoded, computed once and kept."""
+"""The index: each post's sizes, known before any image is decoded, computed once and cached."""
 
 import functools
 import hashlib
@@ -19,17 +19,17 @@ from mmkp_jax.data.posts import Record
 from mmkp_jax.runtime.atomic import replacing
 
 FEW = 5_000
-"""So many posts are measured before another process has begun."""
+"""Posts that one process measures in the time that it takes to start another."""
 
 
 class Records(Numbered[Record], Protocol):
-    """Records by number, and a name for their content: `records.Split`."""
+    """Records by number, with a fingerprint of their content: `records.Split`."""
 
     fingerprint: str
 
 
 class Lengths(NamedTuple):
-    """The sizes of N posts (`examples.Size`), int32, and what else is asked of a post without reading it.
+    """The sizes of N posts (`examples.Size`), int32, and what else is needed of a post without reading it.
 
     X counts the family's kinds of slots.
     """
@@ -40,13 +40,13 @@ class Lengths(NamedTuple):
     image_N: np.ndarray
     slot_NX: np.ndarray
     text_N: np.ndarray
-    """uint64: equal where the posts' texts are, but for blanks around them; 0 for a post without text."""
+    """uint64: equal where the stripped texts are equal; 0 for a post without text."""
     id_N: np.ndarray
     """The posts' ids, as text."""
 
 
 _KINDS = "iiiiiuU"
-"""Of the arrays of `Lengths`, in numpy's letters."""
+"""Dtype kinds of the arrays of `Lengths`, in numpy's letters."""
 
 
 class LeftOut(NamedTuple):
@@ -57,10 +57,10 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-def measure(records: Records, recipe: Recipe, *, workers: int = 0) -> Lengths:
-    """Goes through all records and computes their sizes, shared out among `workers` processes, or in this one.
+def measure_posts(records: Records, recipe: Recipe, *, workers: int = 0) -> Lengths:
+    """Computes the sizes of all records, divided among `workers` processes, or in this one.
 
-    Threads would not help: the tokenizer keeps Python's lock.
+    Threads would not help: the tokenizer holds Python's lock.
     """
     if workers and len(records) > FEW:
         bounds = [len(records) * worker // workers for worker in range(workers + 1)]
@@ -85,15 +85,15 @@ def _measure(records: Records, recipe: Recipe, numbers: range) -> Lengths:
 
 
 def digest(data: bytes) -> int:
-    """64 bits that tell data apart; 0 for no data."""
+    """A 64-bit hash of the data; 0 for no data."""
     return (int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") or 1) if data else 0
 
 
 def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int = 0) -> Lengths:
-    """The sizes of the posts, out of the folder `cache` if they are there, else measured and put there.
+    """The sizes of the posts, from the folder `cache` if they are there, else measured and stored there.
 
-    What is kept goes by content, tokenizer, prompt and image processor; the sizes of other data are never taken. Where
-    the folder cannot be written, a warning says so, and nothing is kept.
+    The key covers content, tokenizer, prompt and image processor, so sizes of other data are never used. Where the
+    folder cannot be written, a warning says so, and nothing is stored.
     """
     file = Path(cache) / f"lengths-{_key(records, recipe)}.npz"
     try:
@@ -103,15 +103,15 @@ def index(records: Records, recipe: Recipe, cache: str | Path, *, workers: int =
         expected["slot_NX"] = (len(records), len(recipe.processor.slots)), "i"
         if {name: (array.shape, array.dtype.kind) for name, array in lengths._asdict().items()} == expected:
             return lengths
-    except Exception:  # not there yet, or damaged, of which zip, zlib and numpy raise what they please: measured anew
+    except Exception:  # absent, or damaged, for which zip, zlib and numpy raise any error: measured again
         pass
-    lengths = measure(records, recipe, workers=workers)
+    lengths = measure_posts(records, recipe, workers=workers)
     try:
         with replacing(file, unique=True) as out:  # every host writes it
             np.savez(out, **lengths._asdict())
     except OSError as error:
-        told = "%s: the index of lengths cannot be kept there (%s), and is measured anew each time"
-        logging.getLogger(__name__).warning(told, cache, error.strerror or error)
+        message = "%s: the index of lengths cannot be stored there (%s), and is measured again each time"
+        logging.getLogger(__name__).warning(message, cache, error.strerror or error)
     return lengths
 
 
@@ -122,16 +122,16 @@ def _key(records: Records, recipe: Recipe) -> str:
 
 
 def sizes_of(lengths: Lengths, branches: Sequence[Branch]) -> np.ndarray:
-    """What each post takes of a row with the targets in `branches`: int64 [N, X], columns as `RowSize.slots`."""
+    """Slots that each post takes in a row with the targets in `branches`: int64 [N, X], columns as `RowSize.slots`."""
     label_N = sum((getattr(lengths, f"{branch}_N") for branch in branches), np.zeros(len(lengths.trunk_N), np.int64))
     columns = [lengths.trunk_N + label_N, *lengths.slot_NX.T, label_N, np.ones_like(label_N)]
     return np.stack(columns, axis=-1).astype(np.int64)
 
 
-def choose(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) -> tuple[np.ndarray, list[LeftOut]]:
-    """Parts the posts into those that can be trained on, int64 [N] of their numbers, and those left out.
+def select_posts(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) -> tuple[np.ndarray, list[LeftOut]]:
+    """Splits the posts into those that can be trained on (their numbers, int64 [N]) and those left out.
 
-    Left out is a post that has no target in `branches`, or takes more than a whole row.
+    A post is left out if it has no target in `branches`, or does not fit a row.
     """
     size_NX, limits = sizes_of(lengths, branches), size.slots()
     without_N = size_NX[:, list(limits).index("labels")] == 0

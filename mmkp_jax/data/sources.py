@@ -1,4 +1,4 @@
-"""From folders of raw posts to the posts of each split: what `prepare` and the TFDS builders are given."""
+"""From folders of raw posts to the posts of each split: the input of `prepare` and the TFDS builders."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,46 +15,46 @@ from mmkp_jax.errors import InputError
 SPLITS = ("train", "valid", "test")
 
 PROVENANCE = "provenance.jsonl"
-"""Of MMKP-V2: a line for each post of the new test split, in its order, then one for each post that was dropped.
+"""File of MMKP-V2: a line for each post of the new test split, in order, then one for each dropped post.
 
-Images are read later: a post whose image turns out bad is in here too, and a reject.
+Images are read later: a post whose image is rejected is listed here too.
 """
 
 REPEATS = "repeats.jsonl"
-"""Of MMKP-V2: the valid posts whose text a training or test post has too, with their ids."""
+"""File of MMKP-V2: the valid posts whose text a training or test post has too, with their ids."""
 
 _FILE = re.compile(r"(?P<split>\w+?)(-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?\.jsonl?(\.gz)?")
 
 
 @dataclass
 class Source:
-    """The rows of each split, which are read as they are gone through, once."""
+    """The rows of each split, read lazily, once."""
 
     splits: dict[str, Iterable[Post | Reject]]
     notes: list[str] = field(default_factory=list)
-    """What a user should know, a line each."""
-    beside: dict[str, Iterable[dict[str, Any]]] = field(default_factory=dict)
-    """Rows of JSON Lines files that belong beside the dataset, by name; gone through after the posts."""
+    """Lines for the user."""
+    extra_files: dict[str, Iterable[dict[str, Any]]] = field(default_factory=dict)
+    """Rows of JSON Lines files to write next to the dataset, by name; read after the posts."""
     taken: Notes = field(default_factory=Notes)
-    """What was taken as meant; complete when the posts were gone through."""
+    """What was accepted with a correction; final once all posts were read."""
 
 
 def mmkp(raw: str | Path) -> Source:
-    """The CMKP release as downloaded: `{train,valid,test}_src.txt`, as many of them as are there.
+    """The CMKP release as downloaded: those of `{train,valid,test}_src.txt` that exist.
 
     Raises:
-        InputError: none is there.
+        InputError: there is none.
     """
     found = [split for split in SPLITS if (Path(raw) / f"{split}_src.txt").is_file()]
     if not found:
         raise InputError("the folder holds no posts", str(raw), "give the folder with train_src.txt and its like")
     missing = [f"{split}_src.txt" for split in SPLITS if split not in found]
-    notes = [f"not there, and so no split of the dataset: {', '.join(missing)}"] if missing else []
+    notes = [f"missing, so not in the dataset: {', '.join(missing)}"] if missing else []
     return Source({split: read_cmkp(raw, split) for split in found}, notes)
 
 
 def mmkp_v2(source: Source, target_overlap: float, seed: int) -> Source:
-    """MMKP resampled by `resample`; valid stays as it is. Ids stay too, and tell where a post lay.
+    """MMKP resampled by `resample`; valid is unchanged. Ids are unchanged too, and show where a post was.
 
     Raises:
         InputError: there are no training or test posts, or `resample` refuses them.
@@ -72,22 +72,22 @@ def mmkp_v2(source: Source, target_overlap: float, seed: int) -> Source:
         f"train: of {len(good['train']):,} posts {len(train):,} stay and {moved:,} go to test",
         f"test: of {len(good['test']):,} posts and {moved:,} from train {len(test):,} stay and "
         f"{len(provenance.dropped):,} are dropped; overlap {overlap(train, test):.2%}",
-        f"these figures and {PROVENANCE} are of posts: those whose image turns out bad are rejects after this",
+        f"these figures and {PROVENANCE} count posts as read: those with a bad image are rejected later",
     ]
-    told = [
+    origins = [
         {"id": post.id, "split": "test", "origin": origin} for post, origin in zip(test, provenance.test, strict=True)
     ]
-    told += [
+    origins += [
         {"id": each.post.id, "split": None, "origin": each.origin, "keyphrase": each.keyphrase}
         for each in provenance.dropped
     ]
-    beside: dict[str, Iterable[dict[str, Any]]] = source.beside | {PROVENANCE: told}
+    extra_files: dict[str, Iterable[dict[str, Any]]] = source.extra_files | {PROVENANCE: origins}
     splits: dict[str, Iterable[Post | Reject]] = {"train": [*train, *bad["train"]]}
     if "valid" in rows:
         splits["valid"] = rows["valid"]
-        beside[REPEATS] = repeats = _repeats(good["valid"], {"train": train, "test": test})
+        extra_files[REPEATS] = repeats = _repeats(good["valid"], {"train": train, "test": test})
         notes.append(f"valid: the text of {len(repeats):,} posts is in train or test too; see {REPEATS}")
-    return Source(splits | {"test": [*test, *bad["test"]]}, notes, beside, source.taken)
+    return Source(splits | {"test": [*test, *bad["test"]]}, notes, extra_files, source.taken)
 
 
 def _repeats(valid: Sequence[Post], others: Mapping[str, Sequence[Post]]) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def keyphrase_posts(raw: str | Path) -> Source:
     Rows are in this project's own form, or in one of those of `import_formats`.
 
     Raises:
-        InputError: there is no such file, a shard is missing, or a name tells no split.
+        InputError: there is no such file, a shard is missing, or a name gives no split.
     """
     files = sorted(file for file in Path(raw).glob("*.json*") if file.is_file())
     shards: dict[str, list[tuple[Path, re.Match[str]]]] = {}
@@ -115,7 +115,7 @@ def keyphrase_posts(raw: str | Path) -> Source:
         name = _FILE.fullmatch(file.name)
         if not name or name["split"] == "all":  # TFDS's name for all splits together
             hint = "name it train.jsonl or train-00000-of-00004.jsonl, or take it out of the folder"
-            raise InputError("its name tells no split", str(file), hint)
+            raise InputError("its name gives no split", str(file), hint)
         shards.setdefault(name["split"], []).append((file, name))
     if not shards:
         raise InputError("the folder holds no posts", str(raw), "give the folder with train.jsonl and its like")
@@ -136,7 +136,7 @@ def _check_shards(split: str, named: list[tuple[Path, re.Match[str]]], raw: str 
     if len(totals) > 1 or None in totals or len(set(numbers)) < len(numbers):
         files = ", ".join(file.name for file, _ in named)
         raise InputError(
-            f"the split {split!r} is there twice: {files}", str(raw), "leave one file, or one set of shards"
+            f"the split {split!r} is given twice: {files}", str(raw), "leave one file, or one set of shards"
         )
     wanted = range(int(totals.pop()))
     if missing := sorted(set(wanted) - set(numbers)):

@@ -1,4 +1,4 @@
-"""What a dataset holds, in numbers: one pass over each split, which keeps counts and a few integers a post.
+"""Statistics of a dataset: one pass over each split, which keeps counts and a few integers a post.
 
 N is the posts of a split.
 """
@@ -14,27 +14,27 @@ import numpy as np
 
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.data.images import MAX_ASPECT
-from mmkp_jax.data.posts import Post, Record, restored_reject
+from mmkp_jax.data.posts import Post, Record, reject_from
 from mmkp_jax.data.records import reject_rows
 from mmkp_jax.data.size_index import Records, digest
 
 LISTED = 3
-"""Examples that are kept of each kind of duplicate or reject."""
+"""Examples listed of each kind of duplicate or reject."""
 
 FAR_OFF = 1.5
-"""Times the 99.5th percentile: from there on a histogram does not show where the largest value lies."""
+"""Multiple of the 99.5th percentile beyond which a histogram does not reach to the largest value."""
 
-COMPARED = ("text", "picture", "id")
+COMPARED = ("text", "image", "id")
 """What two posts may have in common."""
 
 
 class Group(NamedTuple):
-    """The keyphrases of one kind: present, say."""
+    """Counts of one group of keyphrases, such as present ones."""
 
     keyphrases: int
-    """Each as often as posts carry it."""
+    """Keyphrases, each counted as often as posts carry it."""
     posts: int
-    """Posts that carry one."""
+    """Posts that carry at least one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,24 +43,24 @@ class SplitStatistics:
 
     posts: int
     without_text: int
-    without_picture: int
+    without_image: int
     with_cot: int
     hidden: int
-    """Keyphrases that count as absent only since punctuation is on the words of the text."""
+    """Keyphrases that count as absent only because punctuation is attached to words of the text."""
     groups: dict[str, Group | None]
-    """By the metric's names: all, present, absent, seen, unseen; the last two are None without training posts."""
+    """Groups by the metric's names: all, present, absent, seen, unseen; the last two None without training posts."""
     unique: Counter[str]
-    """How often each keyphrase is carried, lower-cased as where seen is told from unseen."""
+    """Count of each keyphrase, lower-cased as for the groups seen and unseen."""
     width_N: np.ndarray
-    """int32: pixels of the upright picture; 0 without one."""
+    """int32: pixels of the upright image; 0 without one."""
     height_N: np.ndarray
     text_tokens_N: np.ndarray | None
     """int32: tokens of the whole text, before any is trimmed; None where no tokenizer was given."""
     digest_N: dict[str, np.ndarray]
-    """uint64, for each of `COMPARED`: equal where these are; 0 where there is none."""
+    """uint64 for each of `COMPARED`: hashes; 0 where there is nothing."""
 
 
-def gather(
+def gather_statistics(
     records: Records,
     stem_words: Callable[[Iterable[str]], str],
     *,
@@ -69,14 +69,14 @@ def gather(
     recipe: Recipe | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> SplitStatistics:
-    """Goes through a split once.
+    """The statistics of a split, in one pass.
 
     Args:
         stem_words: stems words and joins them by spaces (`evaluation.stemming.stem_words`).
         hidden_in: gives the keyphrases that punctuation hides (`evaluation.tokenised.hidden_in`).
         train: the training keyphrases, lower-cased.
-        recipe: by whose tokenizer to count the tokens of each text.
-        progress: is given the numbers of the posts to go through, and tells how far they are.
+        recipe: its tokenizer counts the tokens of each text.
+        progress: wraps the numbers of the posts, to show progress.
     """
     seen, carried, carriers = Counter(), Counter(), Counter()
     unique: Counter[str] = Counter()
@@ -85,10 +85,10 @@ def gather(
     for number in progress(range(len(records))):
         record = records[number]
         text = record.text.strip()
-        seen.update(text=bool(text), picture=bool(record.image), cot=record.cot is not None)
+        seen.update(text=bool(text), image=bool(record.image), cot=record.cot is not None)
         tokens = len(recipe.template.plain.encode(text, add_special_tokens=False)) if recipe else 0
         sizes_N3[number] = record.width, record.height, tokens
-        for what, data in (("text", text.encode()), ("picture", record.image), ("id", record.id.encode())):
+        for what, data in (("text", text.encode()), ("image", record.image), ("id", record.id.encode())):
             digest_N[what][number] = digest(data)
         groups = Counter(_groups(record, stem_words, train))
         carried.update(groups)
@@ -100,7 +100,7 @@ def gather(
     return SplitStatistics(
         posts=len(records),
         without_text=len(records) - seen["text"],
-        without_picture=len(records) - seen["picture"],
+        without_image=len(records) - seen["image"],
         with_cot=seen["cot"],
         hidden=seen["hidden"],
         groups={"seen": None, "unseen": None} | {name: Group(carried[name], carriers[name]) for name in names},
@@ -126,41 +126,41 @@ def _groups(record: Record, stem_words: Callable[[Iterable[str]], str], train: C
             yield "seen" if keyphrase in train else "unseen"
 
 
-def overlap(statistics: SplitStatistics, train: Collection[str]) -> float:
+def train_overlap(statistics: SplitStatistics, train: Collection[str]) -> float:
     """The share of a split's different keyphrases that are among the training keyphrases, 0–1 (the paper's Table 2)."""
     return sum(keyphrase in train for keyphrase in statistics.unique) / max(len(statistics.unique), 1)
 
 
-class Common(NamedTuple):
+class SharedPosts(NamedTuple):
     """The posts of two splits that have something in common."""
 
     first: int
-    """Posts of the first split that have it in common with one of the second."""
+    """Posts of the first split that share it with one of the second."""
     second: int
     pairs: list[tuple[int, int]]
-    """The first few: the number of a post in either split."""
+    """The first few pairs: the numbers of the two posts."""
 
 
-def common(first_N: np.ndarray, second_N: np.ndarray) -> Common:
-    """What the digests of two splits tell that they share."""
+def find_shared(first_N: np.ndarray, second_N: np.ndarray) -> SharedPosts:
+    """The posts that two splits share, by their digests."""
     shared = np.intersect1d(first_N, second_N)
     in_first, in_second = (np.flatnonzero(np.isin(each, shared[shared > 0])) for each in (first_N, second_N))
     pairs = [(int((first_N == second_N[number]).argmax()), number) for number in in_second[:LISTED].tolist()]
-    return Common(len(in_first), len(in_second), pairs)
+    return SharedPosts(len(in_first), len(in_second), pairs)
 
 
-def repeats(digest_N: np.ndarray) -> Common:
+def repeats(digest_N: np.ndarray) -> SharedPosts:
     """The posts of one split that repeat an earlier one of it; `first` counts the earlier ones."""
     _, first_U, count_U = np.unique(digest_N, return_index=True, return_counts=True)
     is_later_N = digest_N > 0
     is_later_N[first_U] = False
     later = np.flatnonzero(is_later_N)
     pairs = [(int((digest_N == digest_N[number]).argmax()), number) for number in later[:LISTED].tolist()]
-    return Common(int((count_U[digest_N[first_U] > 0] > 1).sum()), len(later), pairs)
+    return SharedPosts(int((count_U[digest_N[first_U] > 0] > 1).sum()), len(later), pairs)
 
 
-class Spread(NamedTuple):
-    """Where some integers lie."""
+class Distribution(NamedTuple):
+    """Mean and quantiles of some integers."""
 
     count: int
     mean: float
@@ -170,12 +170,12 @@ class Spread(NamedTuple):
     most: int
 
 
-def spread(values: np.ndarray) -> Spread | None:
-    """The spread of the values; None for none."""
+def distribution(values: np.ndarray) -> Distribution | None:
+    """The distribution of the values; None for no values."""
     if not len(values):
         return None
     median, p95, p99 = np.percentile(values, (50, 95, 99), method="inverted_cdf").tolist()
-    return Spread(len(values), float(values.mean()), median, p95, p99, int(values.max()))
+    return Distribution(len(values), float(values.mean()), median, p95, p99, int(values.max()))
 
 
 class Histogram(NamedTuple):
@@ -190,7 +190,7 @@ class Histogram(NamedTuple):
 def histogram(values: np.ndarray, bins: int = 40) -> Histogram:
     """Bins from 0 on, at most `bins`, a bin's width being 1, 2 or 5 times 10^k.
 
-    They hold all values, or where the largest is far off, 99.5% of them.
+    They hold all values or, where the largest is far off, 99.5% of them.
     """
     end = int(np.percentile(values, 99.5, method="inverted_cdf")) + 1 if len(values) else 1
     end = int(values.max()) + 1 if len(values) and values.max() < FAR_OFF * end else end
@@ -207,18 +207,18 @@ _HELD = re.compile(r"^('\w+' is) .*", re.DOTALL)
 _NUMBER = re.compile(rf"\b{_ASPECT}\b|(?<![\w-])\d[\d,.]*")
 
 
-class Rejected(NamedTuple):
-    """The rows that were left out of a dataset for one kind of reason."""
+class RejectReason(NamedTuple):
+    """The rows rejected from a dataset for one kind of reason."""
 
     count: int
     examples: list[str]
-    """The first few, `where: reason`."""
+    """The first few, as `where: reason`."""
 
 
-def rejected(out: str | Path) -> dict[tuple[str, str], Rejected]:
-    """The rejects of the dataset in the folder `out`, by (split, kind of reason), as the file has them.
+def reject_reasons(out: str | Path) -> dict[tuple[str, str], RejectReason]:
+    """The rejects of the dataset in the folder `out`, by (split, kind of reason), in the file's order.
 
-    Reasons that differ only in names and numbers are of one kind.
+    Reasons that differ only in names and numbers count as one kind.
 
     Raises:
         InputError: the list cannot be read.
@@ -226,16 +226,16 @@ def rejected(out: str | Path) -> dict[tuple[str, str], Rejected]:
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], list[str]] = {}
     for row in reject_rows(Path(out)):
-        reject = restored_reject(row)
+        reject = reject_from(row)
         image = reject.post and reject.post.image
         kind = row.text("split"), _kind(reject.reason.removesuffix(f": {image}"))
         counts[kind] += 1
         if len(kept := examples.setdefault(kind, [])) < LISTED:
             kept.append(f"{reject.id or f'{reject.file}:{reject.line}'}: {reject.reason}")
-    return {kind: Rejected(count, examples[kind]) for kind, count in counts.items()}
+    return {kind: RejectReason(count, examples[kind]) for kind, count in counts.items()}
 
 
 def _kind(reason: str) -> str:
-    """The reason without what is particular: quoted names, but for fields', what a field holds, and numbers."""
+    """The reason without its particulars: quoted names except fields', values of fields, and numbers."""
     unnamed = _QUOTED.sub(lambda quoted: quoted[0] if quoted[0][1:-1] in _FIELDS else "…", reason)
     return _NUMBER.sub(lambda number: number[0] if number[0] == _ASPECT else "N", _HELD.sub(r"\1 …", unnamed))

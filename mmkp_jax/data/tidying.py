@@ -1,4 +1,4 @@
-"""What is taken from a row although it is not as it should be, counted: one note a file says so."""
+"""What is accepted from a row with a correction, counted: one note a file reports it."""
 
 import unicodedata
 from collections import Counter
@@ -10,14 +10,14 @@ NOTES = {
     "imageless": "{n} rows without 'image', taken as posts without one",
     "string": "{n} rows with keyphrases in one text, split at ';'",
     "blanks": "{n} rows with line breaks or more than one blank in a keyphrase, made one blank",
-    "invisible": "{n} rows with a keyphrase of characters that are not seen, left out",
-    "repeats": "{n} rows with a keyphrase twice (whatever its case), kept once",
+    "invisible": "{n} rows with a keyphrase of invisible characters, left out",
+    "repeats": "{n} rows with a keyphrase twice (in any case), kept once",
 }
-"""What a note says, by what was found."""
+"""Wording of a note, by what was found."""
 
 
 class Notes:
-    """How many rows of each file were not quite as they should be."""
+    """How many rows of each file were corrected, and how."""
 
     def __init__(self):
         self._found: dict[str, Counter[str]] = {}
@@ -27,7 +27,7 @@ class Notes:
         self._found.setdefault(file, Counter())[what] += 1
 
     def lines(self) -> list[str]:
-        """One line for each file that has any."""
+        """One line for each file with corrected rows."""
         return [
             f"{file}: taken as meant: " + "; ".join(NOTES[what].format(n=f"{n:,}") for what, n in found.items())
             for file, found in self._found.items()
@@ -35,7 +35,7 @@ class Notes:
 
 
 def tidy(keyphrases: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Keyphrases with each run of blanks as one, each once, whatever its case; and which of `NOTES` that changed."""
+    """Keyphrases with runs of blanks made one and repeats (in any case) removed; and which of `NOTES` apply."""
     visible = [each for each in keyphrases if not is_invisible(each)]
     joined = [" ".join(each.split()) for each in visible]
     once: dict[str, str] = {}
@@ -47,5 +47,5 @@ def tidy(keyphrases: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
 
 
 def is_invisible(text: str) -> bool:
-    """Whether a text has no character that is seen: blanks, controls and format characters alone."""
+    """Whether a text has no visible character: only blanks, controls and format characters."""
     return all(each.isspace() or unicodedata.category(each) in ("Cc", "Cf") for each in text)

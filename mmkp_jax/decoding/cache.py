@@ -1,14 +1,14 @@
 """The key-value cache in pages: filled with trunks, and extended by a token a slot.
 
-B slots, C pages, P places of a page, J pages of a slot's longest text, S shards, R rows of a prefill, T token places of
-a row, M moves, N query heads, K key-value heads, G = N / K, H head width, D model width, V vocabulary, X any axes.
+B slots, C pages, P positions of a page, J pages of a slot's longest text, S shards, R rows of a prefill, T tokens
+of a row, M moves, N query heads, K key-value heads, G = N / K, H head width, D model width, V vocabulary, X any axes.
 
-A slot's text is a prompt's trunk and what follows it; place p of it is place p % P of the slot's page p // P, whatever
-page of the cache that is (Kwon et al., 2023, PagedAttention). All pages are read for every token, so there are few more
-than the texts have needed at one time, not as many as they might become. Attention is computed page by page where the
-pages lie, and put together for each slot. What a free page holds is of an earlier text, or nothing; no query sees it.
+A slot's text is a prompt's trunk and what follows it; position p of it is position p % P of the slot's page p // P,
+whatever page of the cache that is (Kwon et al., 2023, PagedAttention). All pages are read for every token, so there are
+few more than the texts have needed at one time, not as many as they might need. Attention is computed page by page, in
+place, and combined for each slot. A free page holds data of an earlier text, or none; no query sees it.
 
-Over a mesh pages and slots are divided alike, each shard numbers its own, and a slot's pages lie in its shard.
+Over a mesh pages and slots are divided alike, each shard numbers its own, and a slot's pages are in its shard.
 """
 
 import functools
@@ -32,31 +32,31 @@ from mmkp_jax.ops.layout import ROW_AXES, over_rows
 from mmkp_jax.ops.splash import HEAD_AXIS
 
 
-class Layer(NamedTuple):
+class LayerCache(NamedTuple):
     """Rotated keys, and values, of one layer.
 
-    They are laid out so that neither product of attention has to transpose them.
+    Their layout saves both products of attention a transpose.
     """
 
     key_CKHP: jax.Array
     value_CKPH: jax.Array
 
 
-Cache = tuple[Layer, ...]
-"""Of every layer. Each has arrays of its own: out of one for all, a layer would be copied before it is read."""
+Cache = tuple[LayerCache, ...]
+"""The caches of all layers, in arrays of their own: out of one array for all, each would be copied to be read."""
 
 
 def empty_cache(definition: Definition, pages: int, width: int, dtype: jnp.dtype) -> Cache:
-    """Pages of `width` places that hold nothing yet; `pages` in all."""
+    """`pages` empty pages of `width` positions."""
 
-    def empty(K: int, H: int) -> Layer:
-        return _laid_out(Layer(jnp.zeros((pages, K, H, width), dtype), jnp.zeros((pages, K, width, H), dtype)))
+    def empty(K: int, H: int) -> LayerCache:
+        return _laid_out(LayerCache(jnp.zeros((pages, K, H, width), dtype), jnp.zeros((pages, K, width, H), dtype)))
 
     return tuple(empty(each.kv_heads, each.head_dim) for each in definition.layers)
 
 
 def grown(cache: Cache, pages: int) -> Cache:
-    """The cache with `pages` pages in all; those there are stay in their shards and keep their numbers."""
+    """The cache enlarged to `pages` pages; existing ones stay in their shards and keep their numbers."""
 
     def padded(array: jax.Array) -> jax.Array:
         parts = _by_shard(array)
@@ -67,41 +67,41 @@ def grown(cache: Cache, pages: int) -> Cache:
 
 
 def prefill(model: Model, trunks: Forest, width: int, dtype: jnp.dtype) -> Cache:
-    """Keys and values of a trunk a row: what training computes of it, the vision tower included.
+    """Keys and values of one trunk per row, computed as in training, vision tower included.
 
     Returns:
-        Each row's pages of `width` places, [R, J] in front instead of [C]; behind the trunk the last is of no use.
+        Each row's pages of `width` positions, with axes [R, J] instead of [C]; the rest of the last page is unused.
     """
     attend = BACKENDS[model.attention].forest(trunks.segment_BT, trunks.branch_BT)
     rotation = model.rotation(trunks.position_BTA)
     R, T = trunks.segment_BT.shape
     J = -(-T // width)
 
-    def paged(k_RTKH: jax.Array, v_RTKH: jax.Array) -> Layer:
+    def paged(k_RTKH: jax.Array, v_RTKH: jax.Array) -> LayerCache:
         whole = (0, 0), (0, J * width - T), (0, 0), (0, 0)
         k_RJPKH, v_RJPKH = (jnp.pad(a, whole).reshape(R, J, width, *a.shape[2:]) for a in (k_RTKH, v_RTKH))
-        return _laid_out(Layer(jnp.moveaxis(k_RJPKH, 2, 4), jnp.moveaxis(v_RJPKH, 2, 3)))
+        return _laid_out(LayerCache(jnp.moveaxis(k_RJPKH, 2, 4), jnp.moveaxis(v_RJPKH, 2, 3)))
 
-    def layer(stack: nnx.Module, x_RTD: jax.Array, number: int | jax.Array) -> tuple[jax.Array, Layer]:
-        kept: list[Layer] = []
+    def layer(stack: nnx.Module, x_RTD: jax.Array, number: int | jax.Array) -> tuple[jax.Array, LayerCache]:
+        stored: list[LayerCache] = []
         graph, stacked = nnx.split(stack)
 
         def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            kept.append(paged(k, v))
+            stored.append(paged(k, v))
             return attend(q, k, v)
 
         state = jax.tree.map(operator.itemgetter(number), stacked)
         x_RTD = nnx.merge(graph, state)(x_RTD, rotation, attend_and_keep)
-        return over_rows(x_RTD), *kept
+        return over_rows(x_RTD), *stored
 
     x_RTD = model.embed(trunks, model.encode(trunks.images, dtype), dtype)
     *layers, last = model.layers()
-    cache: list[Layer] = []
-    for name, alike in itertools.groupby(layers, operator.attrgetter("stack")):  # layers of a stack that follow
+    cache: list[LayerCache] = []
+    for name, alike in itertools.groupby(layers, operator.attrgetter("stack")):  # consecutive layers of a stack
         numbers = [each.index for each in alike]
         x_RTD, pages = jax.lax.scan(functools.partial(layer, model.stack(name)), x_RTD, jnp.asarray(numbers))
         cache += [jax.tree.map(operator.itemgetter(i), pages) for i in range(len(numbers))]
-    _, of_last = layer(model.stack(last.stack), x_RTD, last.index)  # of which only keys and values are computed
+    _, of_last = layer(model.stack(last.stack), x_RTD, last.index)  # only its keys and values are computed
     return *cache, of_last
 
 
@@ -111,7 +111,7 @@ def insert(cache: Cache, trunks: Cache, row_M: jax.Array, page_MJ: jax.Array) ->
     Args:
         trunks: from `prefill`.
         row_M: the row of each move.
-        page_MJ: the pages of all shards that it goes to; what goes to a page that there is not is dropped.
+        page_MJ: the pages, numbered over all shards, that it goes to; writes to a page that does not exist are dropped.
     """
     page_MJ = page_MJ[:, : trunks[0].key_CKHP.shape[1]]
 
@@ -122,15 +122,15 @@ def insert(cache: Cache, trunks: Cache, row_M: jax.Array, page_MJ: jax.Array) ->
 
 
 class Weights(NamedTuple):
-    """The decoder's weights as every token needs them, in the dtype of the computation: made once for all tokens."""
+    """The decoder's weights in the dtype of the computation: cast once for all tokens."""
 
     layers: list[nnx.State]
-    """One by one: sliced out of their stack, each would be copied for every token, in the parameters' own dtype."""
+    """Weights of each layer: sliced out of their stack, each would be copied for every token, in its own dtype."""
     head_VD: jax.Array
 
 
 def weights_of(model: Model, dtype: jnp.dtype) -> Weights:
-    """Copies of the weights, laid out over a mesh as they are."""
+    """Copies of the weights, with the same sharding."""
     names = dict.fromkeys(each.stack for each in model.layers())
     stacks = {name: jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(model.stack(name))) for name in names}
     layers = [jax.tree.map(operator.itemgetter(each.index), stacks[each.stack]) for each in model.layers()]
@@ -143,18 +143,18 @@ def extend(
     cache: Cache,
     pages: Pages,
     token_B: jax.Array,
-    place_B: jax.Array,
+    cache_position_B: jax.Array,
     rotation: Rotation,
     dtype: jnp.dtype,
 ) -> tuple[Cache, jax.Array]:
-    """A token more in every slot.
+    """Adds a token to every slot.
 
     Args:
         weights: the model's.
-        pages: where the slots' texts are, this token's place included; a place without a page goes nowhere.
+        pages: the pages of the slots' texts, with room for this token; without a page, its keys and values are dropped.
         token_B: text tokens.
-        place_B: their places.
-        rotation: of a row a slot.
+        cache_position_B: their positions in the texts.
+        rotation: their rotation, with a row for each slot.
 
     Returns:
         The cache with these tokens in it, and their hidden states after the last norm, [B, D].
@@ -162,28 +162,34 @@ def extend(
     P = cache[0].key_CKHP.shape[-1]
     x_B1D = model.embed_text(token_B[:, None], dtype)
     graphs = {each.stack: nnx.graphdef(model.stack(each.stack)) for each in model.layers()}
-    ours, place_SB = jax.tree.map(_by_shard, pages), _by_shard(place_B)
+    ours, cache_position_SB = jax.tree.map(_by_shard, pages), _by_shard(cache_position_B)
 
-    @jax.vmap  # over shards, so that the compiler knows that no token goes to another's pages
-    def put(before: Layer, new: Layer, pages: Pages, place_B: jax.Array) -> Layer:
-        page_B1 = jnp.take_along_axis(pages.page_BJ, place_B[:, None] // P, axis=1, mode="fill", fill_value=NOWHERE)
-        page_B, place_B = page_B1[:, 0], place_B % P
-        return Layer(
-            before.key_CKHP.at[page_B, :, :, place_B].set(new.key_CKHP, mode="drop"),
-            before.value_CKPH.at[page_B, :, place_B].set(new.value_CKPH, mode="drop"),
+    @jax.vmap  # over shards, so that the compiler knows that no token goes to another shard's pages
+    def put(before: LayerCache, new: LayerCache, pages: Pages, cache_position_B: jax.Array) -> LayerCache:
+        page_B1 = jnp.take_along_axis(
+            pages.page_BJ, cache_position_B[:, None] // P, axis=1, mode="fill", fill_value=NOWHERE
+        )
+        page_B, cache_position_B = page_B1[:, 0], cache_position_B % P
+        return LayerCache(
+            before.key_CKHP.at[page_B, :, :, cache_position_B].set(new.key_CKHP, mode="drop"),
+            before.value_CKPH.at[page_B, :, cache_position_B].set(new.value_CKPH, mode="drop"),
         )
 
-    def layer(graph: nnx.GraphDef, x_B1D: jax.Array, state: nnx.State, before: Layer) -> tuple[jax.Array, Layer]:
-        kept: list[Layer] = []
+    def layer(
+        graph: nnx.GraphDef, x_B1D: jax.Array, state: nnx.State, before: LayerCache
+    ) -> tuple[jax.Array, LayerCache]:
+        stored: list[LayerCache] = []
 
         def attend(q_B1NH: jax.Array, k_B1KH: jax.Array, v_B1KH: jax.Array) -> jax.Array:
-            new = Layer(_by_shard(k_B1KH[:, 0]), _by_shard(v_B1KH[:, 0]))
-            after = put(jax.tree.map(_by_shard, before), new, ours, place_SB)
-            kept.append(_laid_out(jax.tree.map(_together, after)))
-            return _together(jax.vmap(_attend)(_by_shard(q_B1NH[:, 0]), after, ours, place_SB))[:, None]
+            new = LayerCache(_by_shard(k_B1KH[:, 0]), _by_shard(v_B1KH[:, 0]))
+            after = put(jax.tree.map(_by_shard, before), new, ours, cache_position_SB)
+            stored.append(_laid_out(jax.tree.map(_together, after)))
+            return _together(jax.vmap(_attend)(_by_shard(q_B1NH[:, 0]), after, ours, cache_position_SB))[:, None]
 
-        state, x_B1D = jax.lax.optimization_barrier((state, x_B1D))  # else all layers' weights are gathered at once
-        return over_rows(nnx.merge(graph, state)(x_B1D, rotation, attend)), *kept
+        state, x_B1D = jax.lax.optimization_barrier(
+            (state, x_B1D)
+        )  # otherwise all layers' weights are gathered at once
+        return over_rows(nnx.merge(graph, state)(x_B1D, rotation, attend)), *stored
 
     extended = []
     for each, state, before in zip(model.layers(), weights.layers, cache, strict=True):
@@ -192,8 +198,8 @@ def extend(
     return tuple(extended), model.finish(x_B1D)[:, 0]
 
 
-def _attend(q_BNH: jax.Array, layer: Layer, pages: Pages, place_B: jax.Array) -> jax.Array:
-    """`ops.attention.dense_attention` of a query a slot, on one shard; [B, N, H].
+def _attend(q_BNH: jax.Array, layer: LayerCache, pages: Pages, cache_position_B: jax.Array) -> jax.Array:
+    """`ops.attention.dense_attention` of one query per slot, on one shard; [B, N, H].
 
     A page's weights are relative to the largest score of its slot, so sums over pages are those over the text.
     """
@@ -205,7 +211,7 @@ def _attend(q_BNH: jax.Array, layer: Layer, pages: Pages, place_B: jax.Array) ->
         return array_CX.at[pages.page_BJ].get(mode="fill", fill_value=otherwise)
 
     q_CKGH = q_BNH.reshape(B, K, N // K, H)[pages.slot_C]
-    seen_CP = pages.first_C[:, None] + jnp.arange(P) <= place_B[pages.slot_C][:, None]
+    seen_CP = pages.first_C[:, None] + jnp.arange(P) <= cache_position_B[pages.slot_C][:, None]
     scores_CKGP = jnp.einsum("ckgh,ckhp->ckgp", q_CKGH, layer.key_CKHP, preferred_element_type=wide) * H**-0.5
     scores_CKGP = jnp.where(seen_CP[:, None, None], scores_CKGP, least)
     top_BKG = of_slots(scores_CKGP.max(axis=-1), least).max(axis=1)
@@ -219,25 +225,25 @@ def _attend(q_BNH: jax.Array, layer: Layer, pages: Pages, place_B: jax.Array) ->
 
 
 def _by_shard(array: jax.Array) -> jax.Array:
-    """Its leading axis as (shards, what each has of it)."""
+    """The array with its leading axis split into (shards, part of each shard)."""
     mesh = jax.sharding.get_abstract_mesh()
     shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
     return _over_shards(array.reshape(shards, -1, *array.shape[1:]))
 
 
 def _together(array: jax.Array) -> jax.Array:
-    """`_by_shard` undone."""
+    """The inverse of `_by_shard`."""
     return _over_shards(array.reshape(-1, *array.shape[2:]))
 
 
 def _over_shards(array: jax.Array) -> jax.Array:
-    """Its leading axis over the batch axes; heads stay where they are."""
+    """The array with its leading axis over the batch axes; other axes keep their sharding."""
     free = (PartitionSpec.UNCONSTRAINED,) * (array.ndim - 1)
     return jax.lax.with_sharding_constraint(array, PartitionSpec(ROW_AXES, *free))
 
 
-def _laid_out(layer: Layer) -> Layer:
-    """Pages, or rows, over the batch axes; heads over the tensor axis where it divides them."""
+def _laid_out(layer: LayerCache) -> LayerCache:
+    """The cache with pages or rows over the batch axes, and heads over the tensor axis where it divides them."""
     mesh = jax.sharding.get_abstract_mesh()
     *front, K, _, _ = layer.key_CKHP.shape
     heads = HEAD_AXIS if K % mesh.shape[HEAD_AXIS] == 0 else None

@@ -1,7 +1,7 @@
-"""Which pages of the cache hold which slot's text: kept on the host, in plain numpy.
+"""The assignment of cache pages to slots: on the host, in plain numpy.
 
-B slots, J pages of a slot's longest text, C pages in all. A mesh divides slots and pages alike: a slot's pages lie in
-its shard, which numbers both by itself.
+B slots, J pages of a slot's longest text, C pages in all. A mesh divides slots and pages alike: a slot's pages are in
+its shard, and both are numbered within the shard.
 """
 
 from typing import NamedTuple
@@ -9,30 +9,30 @@ from typing import NamedTuple
 import numpy as np
 
 NOWHERE = np.int32(2**30)
-"""Beyond every page and place: what is put there is dropped, and no query sees it."""
+"""An index beyond every page and position: writes there are dropped, and no query sees it."""
 
 
 SHORT_TEXT = 512
-"""Where no text has more places, pages are smaller: half of a text's last page is empty on average."""
+"""Longest text in positions for which pages are small: half of a text's last page is empty on average."""
 
 
 class Pages(NamedTuple):
-    """Where every place of every slot is, and what every page is of."""
+    """The pages of every slot, and the slot of every page."""
 
     page_BJ: np.ndarray
-    """int32: a slot's pages in the order of its text; NOWHERE for those it has not come to."""
+    """int32: a slot's pages in the order of its text; NOWHERE for those not assigned yet."""
     slot_C: np.ndarray
-    """int32: whose page it is; any for a free one."""
+    """int32: the slot of each page; any for a free one."""
     first_C: np.ndarray
-    """int32: the number in the text of the page's first place; NOWHERE for a free one."""
+    """int32: the position in the text at which the page begins; NOWHERE for a free one."""
 
 
 class PageTable:
-    """Gives pages to slots as their texts grow, and takes them back; has none at first.
+    """Assigns pages to slots as their texts grow, and frees them; has none at first.
 
     Args:
-        slots: in all; the shards divide them.
-        longest: places of the longest text there may be.
+        slots: number of slots; the shards divide them.
+        longest: positions of the longest possible text.
     """
 
     def __init__(self, shards: int, slots: int, longest: int):
@@ -42,8 +42,8 @@ class PageTable:
         """Pages of a shard."""
         self._slots = slots // shards
         self.most = self._slots * -(-longest // self.width)
-        """Pages of a shard that are enough whatever the texts come to."""
-        self._step = -(-self.most // 8)  # decoding is compiled for each count there is: eight times at most
+        """Pages of a shard that are enough for texts of any allowed length."""
+        self._step = -(-self.most // 8)  # decoding is compiled for each count: at most eight times
         nothing = np.zeros(0, np.int32)
         self.pages = Pages(np.full((slots, self.most // self._slots), NOWHERE), nothing, nothing)
         self._has = [0] * slots
@@ -56,27 +56,27 @@ class PageTable:
 
     @property
     def before_last(self) -> int:
-        """The largest count but the most."""
+        """The largest count below the most."""
         return (self.most - 1) // self._step * self._step
 
-    def of(self, slot_M: np.ndarray) -> np.ndarray:
-        """[M, J]: the slots' pages as `cache.insert` numbers them; a slot that there is not has none."""
+    def numbers_of(self, slot_M: np.ndarray) -> np.ndarray:
+        """The slots' pages, numbered over all shards as for `cache.insert`, [M, J]; a slot out of range has none."""
         there_M = slot_M < len(self._has)
         page_MJ = self.pages.page_BJ[np.where(there_M, slot_M, 0)]
         first_M1 = (slot_M // self._slots * self.count)[:, None]
         return np.where(there_M[:, None] & (page_MJ != NOWHERE), page_MJ + first_M1, NOWHERE).astype(np.int32)
 
-    def needed(self, places: dict[int, int]) -> int:
-        """Pages that a shard must have: those that are taken, and those these slots lack for so many places each."""
+    def needed(self, positions: dict[int, int]) -> int:
+        """Pages that a shard must have: those taken, and those that these slots lack for their numbers of positions."""
         taken = [self.count - len(free) for free in self._free]
-        for slot, wanted in places.items():
+        for slot, wanted in positions.items():
             taken[slot // self._slots] += max(0, -(-wanted // self.width) - self._has[slot])
         return max(taken)
 
-    def take(self, slot: int, places: int) -> None:
-        """Gives a slot the pages for so many places; there must be as many."""
+    def take(self, slot: int, positions: int) -> None:
+        """Assigns a slot the pages for `positions` positions; enough must be free."""
         shard = slot // self._slots
-        while self._has[slot] * self.width < places:
+        while self._has[slot] * self.width < positions:
             self._put(slot, self._has[slot], self._free[shard].pop())
             self._has[slot] += 1
 
@@ -89,7 +89,7 @@ class PageTable:
         self.pages.page_BJ[slot], self._has[slot] = NOWHERE, 0
 
     def grow(self, needed: int) -> None:
-        """To so many pages a shard, rounded up to whole eighths of the most; those there are keep their numbers."""
+        """Grows to at least `needed` pages a shard, in eighths of the most; existing pages keep their numbers."""
         count = min(self.most, -(-needed // self._step) * self._step)
         shards, more = len(self._free), count - self.count
         slot_C, first_C = (

@@ -1,6 +1,6 @@
 """Prompts in rows of a few static sizes, for prefill.
 
-What is prefilled of a prompt is its trunk: all but its last token, with which decoding begins.
+A prompt's trunk is prefilled: all but its last token, with which decoding begins.
 """
 
 import dataclasses
@@ -13,32 +13,32 @@ from mmkp_jax.data.forest import Forest, RowSize, Tree, pack_rows, tree_size
 from mmkp_jax.data.processor import Processor
 
 SHORT = 256
-"""Trunks of up to so many tokens share a size: to compile for another costs more than their padding."""
+"""Trunks of up to this many tokens share a size: compiling for another costs more than their padding."""
 
 
 class Prompt(NamedTuple):
-    """What is known of a prompt before its pictures are decoded."""
+    """What is known of a prompt before its images are decoded."""
 
     name: str
-    """Draws depend on it; no two prompts should share one."""
+    """Name that random sampling depends on; no two prompts should share one."""
     size: RowSize
     """The slots that its trunk takes in a row."""
     last_token: int
     last_position: int
     """The last token's position, the same on all axes."""
     most_tokens: int | None = None
-    """Of an answer, where that is fewer than the generator allows."""
+    """Most tokens of a completion, if fewer than the generator allows."""
 
 
 class Batch(NamedTuple):
-    """The prompts of one prefill, a row each, by their numbers; rows behind them stay empty."""
+    """The prompts of one prefill, a row each, by number; rows after them stay empty."""
 
     numbers: list[int]
     size: RowSize
 
 
-def measure(name: str, tree: Tree, processor: Processor) -> Prompt:
-    """The prompt of a tree, whose targets and patches are not looked at.
+def prompt_of(name: str, tree: Tree, processor: Processor) -> Prompt:
+    """The prompt of a tree; its targets and pixels are not used.
 
     Raises:
         ValueError: the prompt has no token but its last, or does not end with a text token.
@@ -56,23 +56,23 @@ def trunk_of(tree: Tree) -> Tree:
 
 
 def plan_batches(prompts: Sequence[Prompt], rows: int) -> list[Batch]:
-    """Batches of at most `rows` prompts of like length, the longest first; each prompt stands in one.
+    """Batches of at most `rows` prompts of similar length, the longest first; each prompt is in one.
 
-    Lengths are alike up to `SHORT` tokens, and from one power of two to the next. Rows of them are as large as the
-    largest needs, rounded up: so there are few sizes to compile for, and other posts come to the same ones.
+    Lengths are similar up to `SHORT` tokens, and from one power of two to the next. Rows are as large as the largest
+    prompt needs, rounded up: so there are few sizes to compile for, and other posts share them.
     """
     alike: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
         alike.setdefault((max(prompt.size.tokens, SHORT) - 1).bit_length(), []).append(number)
     batches = []
     for _, numbers in sorted(alike.items(), reverse=True):
-        size = row_size([prompts[number].size for number in numbers])
+        size = padded_size([prompts[number].size for number in numbers])
         batches += [Batch(numbers[i : i + rows], size) for i in range(0, len(numbers), rows)]
     return batches
 
 
-def row_size(sizes: Sequence[RowSize]) -> RowSize:
-    """A row that holds any of these trunks, rounded up: few sizes are to be compiled for."""
+def padded_size(sizes: Sequence[RowSize]) -> RowSize:
+    """A row size that holds any of these trunks, rounded up so that there are few sizes to compile for."""
     return RowSize(
         tokens=_round_up(max(each.tokens for each in sizes), 8),
         labels=0,
@@ -82,7 +82,7 @@ def row_size(sizes: Sequence[RowSize]) -> RowSize:
 
 
 def pack_trunks(trees: Sequence[Tree | None], size: RowSize, processor: Processor) -> Forest:
-    """A trunk a row; a row without a tree is empty."""
+    """Packs one trunk per row; a row without a tree is empty."""
     return pack_rows([[] if tree is None else [trunk_of(tree)] for tree in trees], size, processor)
 
 

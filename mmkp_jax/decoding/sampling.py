@@ -1,4 +1,4 @@
-"""The next token from the logits: the most probable one, or a draw.
+"""The next token from the logits: the most probable one, or a random sample.
 
 B slots, V vocabulary, X blocks of it, Y tokens of a block.
 """
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 
 class Sampling(NamedTuple):
-    """How tokens are drawn."""
+    """How tokens are sampled."""
 
     temperature: float = 0.0
     """Logits are divided by it; 0 takes the most probable token (greedy)."""
     top_p: float = 1.0
-    """Draws only from the fewest most probable tokens that together have this probability; in (0, 1]."""
+    """Only the fewest most probable tokens with this total probability are sampled; in (0, 1]."""
     seed: int = 0
 
 
@@ -25,39 +25,39 @@ GREEDY = Sampling()
 
 
 def name_number(name: str) -> int:
-    """A prompt's name as the 32 bits that its draws depend on."""
+    """A prompt's name as the 32 bits that its samples depend on."""
     return zlib.crc32(name.encode())
 
 
-def choose(
-    logits_BV: jax.Array, sampling: Sampling, name_B: jax.Array, draw_B: jax.Array, index_B: jax.Array
+def sample_tokens(
+    logits_BV: jax.Array, sampling: Sampling, name_B: jax.Array, sample_B: jax.Array, index_B: jax.Array
 ) -> jax.Array:
-    """A token a slot, int32 [B]: a function of the slot's own logits and of (seed, name, draw, index).
+    """A token for each slot, int32 [B]: a function of the slot's own logits and of (seed, name, sample, index).
 
     Args:
         logits_BV: float32, no NaN.
         name_B: `name_number` of the slot's prompt, uint32.
-        draw_B: which of the prompt's answers this is.
-        index_B: which token of the answer.
+        sample_B: number of the sample for the slot's prompt.
+        index_B: index of the token in the completion.
     """
     if sampling.temperature == 0:
         return most_probable(logits_BV)
 
-    def noise(name: jax.Array, draw: jax.Array, index: jax.Array) -> jax.Array:
+    def noise(name: jax.Array, sample: jax.Array, index: jax.Array) -> jax.Array:
         key = jax.random.key(sampling.seed)
-        for number in (name, draw, index):
+        for number in (name, sample, index):
             key = jax.random.fold_in(key, number)
         return jax.random.gumbel(key, logits_BV.shape[1:], logits_BV.dtype)
 
     logits_BV = nucleus(logits_BV / sampling.temperature, sampling.top_p)
-    return most_probable(logits_BV + jax.vmap(noise)(name_B, draw_B, index_B))
+    return most_probable(logits_BV + jax.vmap(noise)(name_B, sample_B, index_B))
 
 
 def most_probable(logits_BV: jax.Array) -> jax.Array:
-    """The number of the largest logit, int32 [B]: the first of equal ones, as `argmax` on the last axis tells.
+    """The index of the largest logit, int32 [B]: the first of equal ones, as `argmax` over the last axis.
 
-    The largest of each of up to 64 blocks is found first, and `argmax` goes on in one: XLA's own loop over numbers
-    that carry their place is not vectorised on CPUs.
+    The largest of each of up to 64 blocks is found first, then `argmax` within one: XLA's own loop over (value, index)
+    pairs is not vectorised on CPUs.
     """
     B, V = logits_BV.shape
     blocks_BXY = logits_BV.reshape(B, math.gcd(V, 64), -1)

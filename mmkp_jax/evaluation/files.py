@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from mmkp_jax.data.numbered import each_of
-from mmkp_jax.data.posts import SEPARATOR, Post, Reject, Words, read_cmkp, read_jsonl
+from mmkp_jax.data.posts import SEPARATOR, Post, PostText, Reject, read_cmkp, read_jsonl
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import FORMS, Reading, merge_outputs, split_keyphrases
 from mmkp_jax.runtime import lines
@@ -79,7 +79,7 @@ def read_train_keyphrases(path: Path) -> set[str]:
     return keyphrases
 
 
-def seen_keyphrases(file: str, train: Iterable[Words]) -> set[str]:
+def seen_keyphrases(file: str, train: Iterable[PostText]) -> set[str]:
     """Keyphrases that count as seen: those of a file (`config.data.train_keyphrases`), else those of `train`."""
     return read_train_keyphrases(Path(file)) if file else {phrase for post in train for phrase in post.keyphrases}
 

@@ -1,4 +1,4 @@
-"""The whole of an experiment: data, training, evaluation and report, on each of the job's hosts."""
+"""A whole experiment: data, training, evaluation and report, on each of the job's hosts."""
 
 import importlib
 import signal
@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 import mmkp_jax
 from mmkp_jax.errors import BusyError, InputError
 from mmkp_jax.families.registry import define
-from mmkp_jax.hf.feeding import fed_otherwise
-from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
+from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import check_tensors, load_params
+from mmkp_jax.hf.prompt_limits import text_limit_warning
 from mmkp_jax.inference.evaluate import Evaluation
 from mmkp_jax.inference.export_run import RunStep, check_exports, export_into_run, record_base
 from mmkp_jax.inference.predictor import Predictor
@@ -28,7 +28,7 @@ from mmkp_jax.runtime.hosts import (
     on_writer,
 )
 from mmkp_jax.runtime.lock import Lock
-from mmkp_jax.training.batches import complete, describe, plan_posts, recipe_of
+from mmkp_jax.training.batches import complete, plan_posts, recipe_of, training_summary
 from mmkp_jax.training.contents import contents_of, same_content, write_contents
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.loop import Stopped, train
@@ -38,18 +38,18 @@ from mmkp_jax.training.workdir import check_claim, claim, revision, write_enviro
 
 
 def run(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False, profiled: range = range(0)) -> None:
-    """The whole of it, on each of the job's hosts.
+    """Runs an experiment, on each of the job's hosts.
 
-    All that can be checked without the work directory is checked before it is claimed.
+    Everything that can be checked without the work directory is checked before it is claimed.
 
     Args:
-        lock: of the work directory; it is left to the caller to give it back.
+        lock: the work directory's lock; the caller releases it.
         extend: a run in the work directory may have been shorter.
-        profiled: the steps to trace.
+        profiled: steps to trace.
 
     Raises:
         InputError: something that the user gave cannot be used.
-        BusyError: another host writes this run.
+        BusyError: another host is writing this run.
         Stopped: the run was asked to stop, and is saved.
     """
     check_settings(config)
@@ -64,12 +64,12 @@ def _run_watched(
     if config.make:
         on_writer(lambda: _make(config.make))
     folder = open_folder(config.model.path)
-    tokenizer, where = load_tokenizer(folder), str(folder.path / CONFIG)
+    tokenizer, where = load_tokenizer(folder), folder.config_file
     definition = define(folder.config, where)
     config = complete(config, definition)
     recipe = recipe_of(config, definition, tokenizer)
     stops = stop_tokens(folder, recipe.template.end_token)
-    if otherwise := fed_otherwise(folder.path, recipe.max_text_tokens):
+    if otherwise := text_limit_warning(folder.path, recipe.max_text_tokens):
         print(otherwise)
     dtype = dtype_of(config, "compute_dtype")
     predictor = None
@@ -101,19 +101,20 @@ def _run_watched(
         check_agreement({"dataset": training.feed.records.fingerprint})
         _claim(config, workdir, extend, folder, lock)
         on_writer(lambda: (record_base(workdir, folder), write_left_out(workdir, training.left_out)))
-        print(describe(training))
+        print(training_summary(training))
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
         step, params = train(config, plan, folder, training, workdir, validate, export, watchdog, profiled)
-    signal.signal(signal.SIGTERM, stop)  # all is saved, and the loop looks for no wish to stop any more
+    signal.signal(signal.SIGTERM, stop)  # everything is saved, and the loop no longer checks for signals
     tested = evaluation.test(predictor_of(params, definition), workdir, step)
     on_writer(lambda: write_report([workdir], workdir / "report.html"))
-    if config.strategy != "zeroshot" and config.eval_every:  # after the test, of which its card tells
+    if config.strategy != "zeroshot" and config.eval_every:  # after the test, whose scores its card reports
         export(step, params)
-    if is_writer():  # when all files are written: a terminal that ends cannot take them along
+    if is_writer():  # after all files are written: a terminal that closes cannot interrupt them
         print(f"{tested}\n\nreport: {for_terminal(str(workdir / 'report.html'))}")
 
 
 def stop(*_: object) -> None:
+    """Signal handler that stops a run with nothing to save."""
     raise Stopped(None, by_user=False)
 
 
@@ -121,14 +122,14 @@ def _make(module: str) -> None:
     try:
         make = importlib.import_module(module).make
     except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
-        raise InputError(f"this is no module with a make() ({error})", f"config.make={module}", "name one") from None
+        raise InputError(f"this is not a module with a make() ({error})", f"config.make={module}", "name one") from None
     make()
 
 
 def _check_hosts(config: ConfigDict, workdir: Path) -> None:
     code = f"{mmkp_jax.__version__} {revision()}"
-    told = config.to_json_best_effort(sort_keys=True)
-    check_agreement({"config": told, "code version": code, "work directory": str(workdir)})
+    fields = config.to_json_best_effort(sort_keys=True)
+    check_agreement({"config": fields, "code version": code, "work directory": str(workdir)})
 
 
 def _claim(config: ConfigDict, workdir: Path, extend: bool, base: Folder, lock: Lock) -> None:
@@ -138,25 +139,27 @@ def _claim(config: ConfigDict, workdir: Path, extend: bool, base: Folder, lock: 
     def same(field: str, before: object, named: object) -> bool:
         return same_content(workdir, now, field, before, named)
 
-    def begin() -> None:
+    def start() -> None:
         resumed = claim(workdir, fields, extend=extend, same=same)
         write_contents(workdir, now)
         write_environment(workdir)
-        print(for_terminal(f"{'going on in' if resumed else 'work directory:'} {workdir}"))
+        print(for_terminal(f"{'resuming in' if resumed else 'work directory:'} {workdir}"))
 
-    on_writer(lambda: check_claim(workdir, fields, extend=extend, same=same))  # what is another's gets no lock either
+    on_writer(
+        lambda: check_claim(workdir, fields, extend=extend, same=same)
+    )  # no lock in a folder that holds something else
     _acquire(lock)
-    on_writer(begin)
-    if not jax.config.jax_compilation_cache_dir:  # the environment may name one for many runs
+    on_writer(start)
+    if not jax.config.jax_compilation_cache_dir:  # the environment may name a cache shared by runs
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # then it is compiled
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it is compiled instead
     if not (workdir / "config.json").exists():
         what = "this host does not see the work directory that the first host made"
         raise InputError(what, str(workdir), "give a folder that all hosts share")
 
 
 def _acquire(lock: Lock) -> None:
-    """The first host holds the work directory for all."""
+    """Acquires the lock on the first host, for all of them."""
     refused: InputError | BusyError | None = None
     if is_writer():
         try:
@@ -166,5 +169,5 @@ def _acquire(lock: Lock) -> None:
     if everywhere(refused is None):
         return
     busy = not everywhere(not isinstance(refused, BusyError))
-    what = "the first host of the job cannot have the work directory"
-    raise refused or (BusyError(what) if busy else InputError(what, "this host", "see what that one says"))
+    what = "the first host of the job cannot lock the work directory"
+    raise refused or (BusyError(what) if busy else InputError(what, "this host", "see the message of the first host"))

@@ -1,1 +1,1 @@
-"""The model families: a registry, and a folder each."""
+"""The model families: a registry, and a folder for each."""

@@ -1,4 +1,4 @@
-"""Model families by the `model_type` of their Hugging Face config; each is imported when it is asked for."""
+"""Model families by the `model_type` of their Hugging Face config; each is imported on demand."""
 
 import importlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from mmkp_jax.models.definition import Definition, define_from
 from mmkp_jax.models.family import Family
 
 FAMILIES = {"qwen2_5_vl": "mmkp_jax.families.qwen2_5_vl.family"}
-"""The module of each, which holds it as `FAMILY`."""
+"""Module of each family, by `model_type`; the module's `FAMILY` is the family."""
 
 
 def family_of(published: Mapping[str, Any], where: str) -> Family:
@@ -29,7 +29,7 @@ def family_of(published: Mapping[str, Any], where: str) -> Family:
 
 
 def define(published: Mapping[str, Any], where: str = "config.json", **options: Any) -> Definition:
-    """The model that a Hugging Face `config.json` (read at `where`) describes; `options` as its module takes them.
+    """The model that a Hugging Face `config.json` (read at `where`) describes; `options` go to its module.
 
     Raises:
         InputError: the architecture or one of its settings is not implemented, or a field is missing.
@@ -39,7 +39,7 @@ def define(published: Mapping[str, Any], where: str = "config.json", **options: 
 
 
 def known_config(hub_id: str) -> Mapping[str, Any] | None:
-    """The `config.json` of a published model that is known without asking the hub; None of another."""
+    """The `config.json` of a published model that is known without network access; None for any other."""
     for module in FAMILIES.values():
         if found := importlib.import_module(module).FAMILY.published.get(hub_id):
             return found

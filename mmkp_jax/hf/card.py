@@ -1,4 +1,4 @@
-"""The model card of an exported folder: a README that the hub can read, with code that runs as it stands there."""
+"""The model card of an exported folder: a README for the hub, with code that runs unchanged."""
 
 import json
 import re
@@ -32,10 +32,10 @@ CARD = "README.md"
 HEADLINES = ("f1@1", "f1@M")
 
 FINGERPRINT = 16
-"""Digits that tell one dataset from another."""
+"""Digits of a dataset's fingerprint in the card."""
 
 _LINK = re.compile(r"https?://[\w.~%/?=&#:@+-]+|[\w.-]+")
-"""An address, or a file of the folder; anything else in a base's metadata is not linked to."""
+"""A URL, or a file of the folder; anything else in a base's metadata is not linked."""
 
 SOFTWARE = ("jax", "flax", "transformers", "pillow")
 
@@ -48,7 +48,7 @@ STRATEGIES = {
 
 
 class Licence(NamedTuple):
-    """As the hub's metadata name one."""
+    """A licence, as in the hub's metadata."""
 
     id: str
     name: str | None = None
@@ -59,21 +59,21 @@ class Licence(NamedTuple):
 
 
 class Base(NamedTuple):
-    """The model that a run began with."""
+    """The model that a run started from."""
 
     name: str
-    """Its hub id, or its folder's name."""
+    """Hub id, or name of the folder."""
     on_hub: bool
     licence: Licence
 
 
-class Data(NamedTuple):
+class DatasetFacts(NamedTuple):
     """A dataset that a run read."""
 
     name: str
     weight: float
     posts: Mapping[str, int]
-    """By split."""
+    """Number of posts by split."""
     fingerprints: Mapping[str, str]
 
 
@@ -82,50 +82,52 @@ class Results(NamedTuple):
 
     scores: Mapping[str, Mapping[str, float] | None]
     intervals: Mapping[str, Mapping[str, tuple[float, float]] | None]
-    """95%; empty where they cannot be told."""
+    """95% intervals; empty where there are none."""
     resamples: int
 
 
 class Environment(NamedTuple):
-    """Where a run was trained."""
+    """Software and device of a training run."""
 
     packages: Mapping[str, str] = MappingProxyType({})
-    """Versions, by name."""
+    """Versions by package name."""
     device: str = ""
 
 
-class Facts(NamedTuple):
-    """All that the card says."""
+class CardFacts(NamedTuple):
+    """Everything that the card reports."""
 
     repo: str
-    """The hub's name for the folder; empty for a local one."""
+    """The folder's hub id; empty for a local one."""
     family: Family
     base: Base
     config: Mapping[str, Any]
-    """The run's, as its work directory holds it."""
+    """The run's config, from its work directory."""
     step: int
     dtypes: Sequence[str]
-    """Of the exported tensors."""
-    data: Sequence[Data]
+    """Dtypes of the exported tensors."""
+    data: Sequence[DatasetFacts]
     left_out: int
-    """Posts that no step saw, of those that the dataset holds for training."""
+    """Number of the dataset's training posts that no step used."""
     results: Results | None
     no_data: str
-    """Why nothing is known of data and scores, where that is so."""
+    """Why data and scores are unknown, where they are."""
     environment: Environment
 
 
 def licence_of(folder: Path) -> Licence:
-    """The licence that a model folder tells of, in its card's metadata or its LICENSE file; else `unknown`."""
+    """A model folder's licence, from its card's metadata or its LICENSE file; else `unknown`."""
     card, texts = folder / CARD, sorted(file for file in folder.glob("LICENSE*") if file.is_file())
     if card.is_file():
         try:
-            told = ModelCard.load(card, ignore_metadata_errors=True).data
-        except Exception:  # metadata that are no YAML, or no mapping: their errors have no class in common
-            told = ModelCardData()
-        if isinstance(told.license, str) and told.license:
-            name, link = (each if isinstance(each, str) else None for each in (told.license_name, told.license_link))
-            return Licence(told.license, name, link)
+            metadata = ModelCard.load(card, ignore_metadata_errors=True).data
+        except Exception:  # metadata that is no YAML or no mapping: its errors have no common class
+            metadata = ModelCardData()
+        if isinstance(metadata.license, str) and metadata.license:
+            name, link = (
+                each if isinstance(each, str) else None for each in (metadata.license_name, metadata.license_link)
+            )
+            return Licence(metadata.license, name, link)
     if not texts:
         return Licence("unknown")
     with texts[0].open("rb") as opened:
@@ -135,8 +137,8 @@ def licence_of(folder: Path) -> Licence:
     return Licence("other", "qwen-research" if "qwen research" in title else None, texts[0].name)
 
 
-def card_of(facts: Facts) -> str:
-    """The card, metadata first."""
+def card_of(facts: CardFacts) -> str:
+    """The text of the card, metadata first."""
     title = facts.repo.rpartition("/")[2] or f"{facts.base.name.rpartition('/')[2]}-{facts.config['strategy']}"
     base = facts.base.name
     parts = {
@@ -159,7 +161,7 @@ def card_of(facts: Facts) -> str:
     return f"---\n{_metadata(facts, title).to_yaml()}\n---\n\n{BODY.substitute(parts)}"
 
 
-def _metadata(facts: Facts, title: str) -> ModelCardData:
+def _metadata(facts: CardFacts, title: str) -> ModelCardData:
     licence = facts.base.licence
     return ModelCardData(
         base_model=facts.base.name if facts.base.on_hub else None,
@@ -174,7 +176,7 @@ def _metadata(facts: Facts, title: str) -> ModelCardData:
     )
 
 
-def _eval_results(facts: Facts) -> list[EvalResult]:
+def _eval_results(facts: CardFacts) -> list[EvalResult]:
     if facts.results is None:
         return []
     name = facts.data[0].name if facts.data else "test posts"
@@ -195,26 +197,26 @@ def _eval_results(facts: Facts) -> list[EvalResult]:
     ]
 
 
-def _results(facts: Facts) -> str:
+def _results(facts: CardFacts) -> str:
     if facts.results is None:
-        return "No scores: this step was not evaluated, or its dataset was not at hand."
+        return "No scores: this step was not evaluated, or its dataset was not available."
     scores, intervals, resamples = facts.results
     lines = [("group", "n", *map(str.upper, HEADLINES))]
     for group, found in scores.items():
         if found is not None:
             cells = (_cell(found[metric], (intervals.get(group) or {}).get(metric)) for metric in HEADLINES)
             lines.append((group, f"{found['n']:,}", *cells))
-    told = "In percent, on the test split, by the protocol of CMKP (Wang et al., EMNLP 2020)"
-    told += f"; in brackets 95% intervals over {resamples:,} resamples of the posts." if intervals else "."
+    note = "In percent, on the test split, by the protocol of CMKP (Wang et al., EMNLP 2020)"
+    note += f"; in brackets 95% intervals over {resamples:,} resamples of the posts." if intervals else "."
     without = [group for group, found in scores.items() if found is None]
-    return f"{told}\n\n{_rows(lines)}" + (f"\n\nNo such posts: {', '.join(without)}." if without else "")
+    return f"{note}\n\n{_rows(lines)}" + (f"\n\nNo such posts: {', '.join(without)}." if without else "")
 
 
 def _cell(value: float, interval: tuple[float, float] | None) -> str:
     return f"{100 * value:.2f}" + (f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if interval else "")
 
 
-def _training(facts: Facts) -> list[tuple[str, str]]:
+def _training(facts: CardFacts) -> list[tuple[str, str]]:
     c = facts.config
     gamma = f"{c['gamma']:g} nats a label" if c["gamma_mode"] == "fixed" else f"{c['gamma_mode']} of earlier SFT losses"
     length = f"{c['total_steps']:,} steps" if c["total_steps"] else f"{c['num_epochs']:g} epochs"
@@ -237,9 +239,9 @@ def _training(facts: Facts) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows.items() if value]
 
 
-def _data(facts: Facts) -> str:
+def _data(facts: CardFacts) -> str:
     if not facts.data:
-        return "The dataset was not at hand when this card was written."
+        return "The dataset was not available when this card was written."
     lines = [("dataset", "split", "posts", "fingerprint")]
     for each in facts.data:
         name = _plain(each.name) if each.weight == 1 else f"{_plain(each.name)}, × {each.weight:g}"
@@ -253,13 +255,13 @@ def _data(facts: Facts) -> str:
 
 def _licence(licence: Licence) -> str:
     if licence.id == "unknown":
-        return "The base's files tell of no licence. Look it up before you use or share these weights."
+        return "The base's files name no licence. Look it up before you use or share these weights."
     where = f" ([text]({licence.link}))" if licence.link and _LINK.fullmatch(licence.link) else ""
     return f"These weights derive from the base's, and its licence holds for them: {_plain(str(licence))}{where}."
 
 
 def _plain(text: str) -> str:
-    """Text of unknown origin as Markdown; a name with nothing but letters, digits and inner marks stays as it is."""
+    """Text of unknown origin as Markdown; a name of only letters, digits and inner punctuation is unchanged."""
     return text if re.fullmatch(r"\w([\w ./-]*\w)?", text) and not text.startswith("_") else for_markdown(text)
 
 
@@ -268,7 +270,7 @@ def _code(text: str) -> str:
     return f"`{for_terminal(text).replace('`', '')}`"
 
 
-def _settings(facts: Facts) -> dict[str, str]:
+def _settings(facts: CardFacts) -> dict[str, str]:
     post = {"prompt": repr(user_text("{}")), "text_tokens": str(facts.config["data"]["max_text_tokens"])}
     reference = facts.family.reference
     return {

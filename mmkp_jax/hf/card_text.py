@@ -1,4 +1,4 @@
-"""The words of the model card, with places for what differs from run to run."""
+"""Text of the model card, with placeholders for what differs between runs."""
 
 from string import Template
 
@@ -8,7 +8,7 @@ TEXT_TOKENS = $text_tokens
 
 
 def cut(text):
-    """The text without what lies behind its first TEXT_TOKENS tokens."""
+    """The text without what comes after its first TEXT_TOKENS tokens."""
     text = text.strip()
     while len(spans := tokenizer(text, return_offsets_mapping=True)["offset_mapping"]) > TEXT_TOKENS:
         text = text[: spans[TEXT_TOKENS][0]].rstrip()
@@ -16,21 +16,21 @@ def cut(text):
 
 
 def read(file):
-    """The picture upright, in 8 bits, on white where it lets through."""
-    picture = ImageOps.exif_transpose(Image.open(file))
-    if picture.mode[0] in "IF":  # more bits than 8, which convert() would clip
-        values = np.nan_to_num(np.asarray(picture, float))
-        if picture.mode.startswith("I;16") or values.max() > 255:
+    """The image upright, in 8 bits, on white where transparent."""
+    image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode[0] in "IF":  # more bits than 8, which convert() would clip
+        values = np.nan_to_num(np.asarray(image, float))
+        if image.mode.startswith("I;16") or values.max() > 255:
             values = values // 256
-        elif picture.mode == "F" and values.max() <= 1:
+        elif image.mode == "F" and values.max() <= 1:
             values = values * 255
-        picture = Image.fromarray(values.clip(0, 255).astype("uint8"))
-    elif picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+        image = Image.fromarray(values.clip(0, 255).astype("uint8"))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 ''')
-"""How a post's text and picture are read, as `data.prompts.trimmed` and `data.images.decode` do."""
+"""Code that reads a post's text and image as `data.prompts.trimmed` and `data.images.decode` do."""
 
 TRANSFORMERS = Template('''\
 import re
@@ -74,7 +74,7 @@ print(keyphrases("the eras tour was everything"))$example
 PROCESSOR = "processor = {}.from_pretrained(FOLDER)  # resizes with Pillow, as training did\n"
 
 PARTS = '[{"type": "text", "text": PROMPT.format(cut(text))}]'
-"""The user's turn of a model that is fed images; of another it is the text itself."""
+"""The user's turn for a model that takes images; for other models it is the text itself."""
 
 SEE = """\
     if image is not None:
@@ -91,7 +91,7 @@ VLLM_PARTS = """\
 ]"""
 
 VLLM_OPTIONS = ', limit_mm_per_prompt={"image": 1}'
-"""vLLM resizes images as the folder says."""
+"""Options of vLLM for models with images; it resizes them as the folder says."""
 
 VLLM = Template("""\
 import numpy as np
@@ -110,7 +110,7 @@ print(llm.chat([{"role": "user", "content": content}], greedy)[0].outputs[0].tex
 BODY = Template("""\
 # $title
 
-Writes the keyphrases (hashtags) of a social-media post, from its text and its picture. It is $base, trained by
+Writes the keyphrases (hashtags) of a social-media post, from its text and its image. It is $base, trained by
 [mmkp_jax](#citation) $version.
 
 $strategy.
@@ -132,19 +132,19 @@ $transformers```
 $vllm```
 
 `vllm serve` takes a repetition penalty from `generation_config.json`: start it with `--generation-config vllm`. The
-answer holds keyphrases parted by `;`, or `<think>…</think><answer>…</answer>` with them in the last `<answer>`.
+answer holds keyphrases separated by `;`, or `<think>…</think><answer>…</answer>` with them in the last `<answer>`.
 
-## Prompt and pictures
+## Prompt and images
 
-The picture comes first, then, in one user's turn:
+The image comes first, then, in one user's turn:
 
 ```
 $prompt
 ```
 
-$images; what
-shows through is laid on white. A text was cut off after $text_tokens tokens. In training, a post's text was never read
-as special tokens: where you do not trust it, take marks such as `<|im_end|>` out.
+$images;
+transparent parts become white. A text was cut off after $text_tokens tokens. In training, a post's text was never read
+as special tokens: remove tokens such as `<|im_end|>` from text that you do not trust.
 
 ## Training
 

@@ -1,7 +1,7 @@
-"""A run's parameters as a Hugging Face folder that others load as if it were the base that the run began with.
+"""A run's parameters as a Hugging Face folder that loads like the base that the run started from.
 
-A file of tensors keeps the base's header, and so names, shapes, dtypes, order and shards. In it, what trained is
-written anew, rounded to the file's dtype; all else is copied byte for byte, as is `config.json`: no key of it changes.
+A file of tensors keeps the base's header, and so names, shapes, dtypes, order and shards. What trained is written
+anew, rounded to the file's dtype; everything else, `config.json` included, is copied byte for byte.
 """
 
 import contextlib
@@ -18,13 +18,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.card import CARD
-from mmkp_jax.hf.feeding import FEEDING, Fed
 from mmkp_jax.hf.folder import CONFIG, FETCHED, Folder
 from mmkp_jax.hf.load import find_tensors
 from mmkp_jax.hf.names import Published, compact, published_name, published_tensors
 from mmkp_jax.hf.preprocessor import with_settings
+from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, read, reason_of
 from mmkp_jax.models.definition import Params, flatten
 from mmkp_jax.runtime.atomic import replacing_folder
@@ -33,8 +32,8 @@ from mmkp_jax.runtime.hosts import is_writer
 Make = Callable[[], np.ndarray]
 
 
-class Counts(NamedTuple):
-    """Tensors of an exported folder."""
+class TensorCounts(NamedTuple):
+    """Numbers of tensors in an exported folder."""
 
     trained: int
     copied: int
@@ -47,33 +46,31 @@ def export_folder(
     out: Path,
     *,
     images: Mapping[str, int],
-    fed: Fed,
+    limits: PromptLimits,
     card: str,
     replace: bool = False,
-) -> Counts:
-    """Writes the folder tensor by tensor; it appears whole or not at all.
+) -> TensorCounts:
+    """Writes the folder tensor by tensor; it appears atomically.
 
-    Of several hosts all call this; one writes.
+    In a run of several hosts, all call this; one writes.
 
     Args:
         trained: JAX arrays, sharded or not.
-        frozen: the other parameters, only to see that the base is still what it was. Its files are what is copied.
-        base: the folder that the run began with.
-        out: a folder that is not there yet, or is empty, unless it is to be replaced.
-        images: settings of images (`config.data.images`), as the run was fed.
-        fed: what else the run was fed by; it takes the place of the base's, where the base is an export too.
-        card: the text of the model card, which takes the place of the base's.
-        replace: whether the folder may be there; it gives way when the new one is whole.
+        frozen: the other parameters, only to check that the base is unchanged: its files are copied.
+        base: the folder that the run started from.
+        out: a folder that does not exist, or is empty, unless it is to be replaced.
+        images: the run's settings of images (`config.data.images`).
+        limits: the run's limits of prompts and completions, in the place of the base's, where it is an export.
+        card: the text of the model card, which replaces the base's.
+        replace: whether the folder may exist; it is replaced once the new one is complete.
 
     Raises:
-        InputError: `out` is not empty or cannot be written, or the base is not, or no longer, what the run began with.
+        InputError: `out` is not empty or cannot be written, or the base is not what the run started from.
     """
-    settings = with_settings(base.path, family_of(base.config, str(base.path / CONFIG)), images) | {
-        FEEDING: fed._asdict()
-    }
+    settings = with_settings(base.path, base.family, images) | {PROMPT_LIMITS: limits._asdict()}
     made = _made_anew(trained, frozen, base)
     weights = sorted({tensor.file for tensor in base.tensors.values()})
-    counts = Counts(len(made), len(base.tensors) - len(made))
+    counts = TensorCounts(len(made), len(base.tensors) - len(made))
     if not is_writer():
         for file in weights:
             rewrite(file, Path(os.devnull), made)  # takes part in fetching each tensor
@@ -91,18 +88,18 @@ def export_folder(
         (unfinished / CARD).write_text(card, encoding="utf-8")
         for file in weights:
             rewrite(file, unfinished / file.name, made)
-        shutil.copyfile(base.path / CONFIG, unfinished / CONFIG)  # last: a folder with it is whole
+        shutil.copyfile(base.path / CONFIG, unfinished / CONFIG)  # last: a folder with it is complete
     return counts
 
 
 def check_out(out: Path) -> None:
-    """Refuses, with `InputError`, what is there already and no empty folder."""
+    """Refuses, with `InputError`, an output path that exists and is not an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("this is there already, and no empty folder", str(out), "give another --out, or remove it")
+        raise InputError("this exists, and is not an empty folder", str(out), "give another --out, or remove it")
 
 
 def rewrite(source: Path, target: Path, made: Mapping[str, Make]) -> None:
-    """Copies a file of tensors, with the bytes of those in `made` replaced; one of them is in memory at a time."""
+    """Copies a file of tensors, and replaces those in `made`, of which one is in memory at a time."""
     with source.open("rb") as old, target.open("wb") as new:
         length = old.read(8)
         header = old.read(int.from_bytes(length, "little"))
@@ -118,8 +115,8 @@ def rewrite(source: Path, target: Path, made: Mapping[str, Make]) -> None:
 
 
 def _made_anew(trained: Params, frozen: Params, base: Folder) -> dict[str, Make]:
-    """How to make each tensor that trained, by its name in the base's files."""
-    names = family_of(base.config, str(base.path / CONFIG)).names
+    """A function that makes each trained tensor, by its name in the base's files."""
+    names = base.family.names
     arrays = flatten(trained) | flatten(frozen)
     parts = published_tensors({path: array.shape for path, array in arrays.items()}, names)
     found = find_tensors(base, parts, names)
@@ -148,41 +145,41 @@ def _check_frozen(
                 changed.append(tensor.name)
     if changed:
         raise InputError(
-            f"tensors that did not train are not those that the run began with: {compact(changed)}",
+            f"tensors that did not train are not those that the run started from: {compact(changed)}",
             str(base.path),
-            "bring back the base of the run (config.model.path)",
+            "restore the base of the run (config.model.path)",
         )
 
 
 def _fetch(array: jax.Array, layer: int | None, dtype: np.dtype) -> np.ndarray:
     part = _part(array, layer, dtype)
-    if not part.is_fully_addressable:  # other processes hold some of it, and fetch it too
+    if not part.is_fully_addressable:  # other processes hold parts of it, and fetch it too
         part = multihost_utils.process_allgather(part, tiled=True)
     return np.ascontiguousarray(part)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _part(array: jax.Array, layer: int | None, dtype: np.dtype) -> jax.Array:
-    """One layer of a stack, or the whole of what is none, rounded where it lies."""
+    """One layer of a stack, or all of an unstacked array, rounded on its devices."""
     if layer is not None:
         array = jax.lax.dynamic_index_in_dim(array, layer, keepdims=False)
     return array.astype(dtype)
 
 
 def _is_copied(file: Path) -> bool:
-    """Whether a file of the base's stays as it is: all but the weights, their index, the card and the config."""
+    """Whether a file of the base is copied unchanged: all but the weights, their index, the card and the config."""
     if not any(file.match(pattern) for pattern in FETCHED) or not file.is_file():
         return False
     return file.suffix != ".safetensors" and not file.name.endswith(".index.json") and file.name not in (CARD, CONFIG)
 
 
 def push(folder: Path, repo: str) -> str:
-    """Uploads an exported folder to the hub, into a private repository that is made where there is none; its address.
+    """Uploads an exported folder to the hub, into a private repository, created if needed; returns its URL.
 
     The token is the one that huggingface_hub finds (`hf auth login`, or HF_TOKEN).
 
     Raises:
-        InputError: the hub refuses, or cannot be reached.
+        InputError: the hub refuses it, or cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -190,18 +187,18 @@ def push(folder: Path, repo: str) -> str:
     try:
         hub.create_repo(repo, private=True, exist_ok=True)
         return str(hub.upload_folder(folder_path=folder, repo_id=repo, commit_message="Export of mmkp_jax").repo_url)
-    except Exception as error:  # the network's, the hub's and the token's failures have no class in common
-        what = f"the hub does not take it ({reason_of(error)})"
+    except Exception as error:  # the network's, the hub's and the token's failures have no common class
+        what = f"the hub does not accept it ({reason_of(error)})"
         hint = f"check the name, the network and the token (hf auth login); then: hf upload --private {repo} {folder}"
         raise InputError(what, repo, hint) from None
 
 
 @contextlib.contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `out` in the end; nothing is left of a failure."""
+    """A folder to write into, which replaces `out` at the end; a failure leaves nothing."""
     try:
         with replacing_folder(out) as unfinished:
             yield unfinished
     except OSError as error:
         what = f"the export cannot be written ({error.strerror or error})"
-        raise InputError(what, str(out.absolute()), "see to space and permissions") from None
+        raise InputError(what, str(out.absolute()), "check free space and permissions") from None

@@ -1,6 +1,7 @@
-"""A Hugging Face model folder: its config, its tokenizer, and where each tensor lies. Never a pickle."""
+"""A Hugging Face model folder: its config, its tokenizer, and the location of each tensor. Never a pickle."""
 
 import dataclasses
+import functools
 import hashlib
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.names import published_name
 from mmkp_jax.hf.preprocessor import check_preprocessor
 from mmkp_jax.hf.tensors import AGAIN, DTYPES, Tensor, find_files, header_of, is_there, reason_of, same_numbers
+from mmkp_jax.models.family import Family
 from mmkp_jax.runtime.json_files import Fields, is_integer, read_object
 from mmkp_jax.runtime.lines import read_bytes
 
@@ -22,7 +24,7 @@ GENERATION = "generation_config.json"
 ADAPTER = "adapter_config.json"
 
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "README.md", "LICENSE*")
-"""Files that are taken from the hub."""
+"""Files that are downloaded from the hub."""
 
 _VOCABULARY = ("vocab.json", "merges.txt")
 
@@ -31,24 +33,39 @@ _TOKENIZER_AGAIN = "copy the tokenizer's files from the base checkpoint"
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A folder with a readable config, a tokenizer and whole safetensors files."""
+    """A folder with a readable config, a tokenizer and complete safetensors files."""
 
     path: Path
     config: dict[str, Any]
-    """The `config.json` as it stands."""
+    """Content of the `config.json`, unchanged."""
     tensors: dict[str, Tensor]
-    """By the name in the file."""
+    """Tensors by their name in the file."""
+
+    @property
+    def config_file(self) -> str:
+        """The `config.json`, for messages."""
+        return str(self.path / CONFIG)
+
+    @functools.cached_property
+    def family(self) -> Family:
+        """The family of the model."""
+        return family_of(self.config, self.config_file)
+
+    @functools.cached_property
+    def model_config(self) -> Any:
+        """The family's config of the model."""
+        return self.family.read_config(self.config, self.config_file)
 
 
 def open_folder(path: str) -> Folder:
     """Opens a local folder or, where there is none, fetches the hub's `owner/name`.
 
-    Headers alone are read, and two tensors where `tie_word_embeddings` says that they are one. Every command opens a
-    model's folder here, so that what its files ask for and this code does not do is refused everywhere alike.
+    Only headers are read, and two tensors where `tie_word_embeddings` says that they are one. Every command opens a
+    model's folder here, so that all commands refuse the same things that are not implemented.
 
     Raises:
-        InputError: the folder is not available; something in it is missing, damaged, at odds with another thing in it,
-            or asks for what is not implemented.
+        InputError: the folder is not available; something in it is missing, damaged, contradictory, or asks for what is
+            not implemented.
     """
     local = _locate(path)
     if not is_there(local / CONFIG):
@@ -58,7 +75,7 @@ def open_folder(path: str) -> Folder:
         raise InputError(what, str(local / ADAPTER), "merge it into the weights first, or remove its files")
     config = read_config(local / CONFIG)
     if is_there(local / GENERATION):
-        read_object(local / GENERATION, AGAIN)  # others read it, of an export too
+        read_object(local / GENERATION, AGAIN)  # other programs read it, in an export too
     if not is_there(local / "tokenizer.json") and not all(is_there(local / name) for name in _VOCABULARY):
         raise InputError(
             "the folder has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt",
@@ -85,24 +102,22 @@ def read_config(file: Path) -> dict[str, Any]:
 def _check_tied(folder: Folder) -> None:
     """Refuses a head in the files that is not the embedding, where the config says that they are one.
 
-    transformers takes such a head, with a warning; vLLM leaves it out.
+    transformers uses such a head, with a warning; vLLM ignores it.
     """
-    where = str(folder.path / CONFIG)
-    family = family_of(folder.config, where)
-    if not family.read_config(folder.config, where).tie_embeddings:
+    if not folder.model_config.tie_embeddings:
         return
-    names = family.names
+    names = folder.family.names
     found = {published_name(name, names): tensor for name, tensor in folder.tensors.items()}
     theirs = {path: name for name, path in names.ours.items()}
     for path, repeated in names.tied.items():
         head, embedding = found.get(theirs[path]), found.get(theirs[repeated])
-        if head is None or embedding is None or embedding.dtype not in DTYPES:  # the last two: told of when loaded
+        if head is None or embedding is None or embedding.dtype not in DTYPES:  # reported on loading
             continue
         if head.dtype not in DTYPES or not same_numbers(head, embedding):
             raise InputError(
                 f"{CONFIG} says tie_word_embeddings, and {head.name} is not {embedding.name}",
                 str(head.file),
-                f"set tie_word_embeddings to false in {CONFIG} if the model is to use it, else take it out of the file",
+                f"set tie_word_embeddings to false in {CONFIG} if the model is to use it, else remove it from the file",
             )
 
 
@@ -113,7 +128,7 @@ def stop_tokens(folder: Folder, end_token: int) -> frozenset[int]:
         InputError: the file cannot be read, or names something that is no token.
     """
     found: Any = None
-    fields = Fields(folder.config, str(folder.path / CONFIG), AGAIN)
+    fields = Fields(folder.config, folder.config_file, AGAIN)
     parts = [fields, fields.object("text_config", {})]
     if is_there(folder.path / GENERATION):
         parts.insert(0, read_object(folder.path / GENERATION, AGAIN))
@@ -129,7 +144,7 @@ def stop_tokens(folder: Folder, end_token: int) -> frozenset[int]:
 
 
 def digests(folder: Folder) -> dict[str, str]:
-    """SHA-256 of each file that decides what the model is, by name; of a file of tensors only of its header.
+    """SHA-256 of each file that determines the model, by name; for a file of tensors, of its header only.
 
     Raises:
         InputError: one of them cannot be read.
@@ -149,16 +164,16 @@ def _deciding(file: Path) -> bytes:
 
 
 def load_tokenizer(folder: Folder) -> "PreTrainedTokenizerBase":
-    """The folder's tokenizer, as transformers reads it; no code of the folder's own is run.
+    """The folder's tokenizer, as transformers reads it; no code from the folder is run.
 
     Raises:
-        InputError: transformers cannot read it, or it has tokens that the model has no embedding for.
+        InputError: transformers cannot read it, or it has tokens without an embedding in the model.
     """
     from transformers import AutoTokenizer  # here, as it takes a second to import
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
-        tokenizer("a")  # some values of another type fail only here
+        tokenizer("a")  # values of a wrong type may fail only here
         last = max(tokenizer.get_vocab().values(), default=0)
     except BaseException as error:  # tokenizers raises a bare Exception for a damaged file, or panics
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -166,8 +181,7 @@ def load_tokenizer(folder: Folder) -> "PreTrainedTokenizerBase":
         raise InputError(
             f"transformers cannot read the tokenizer ({reason_of(error)})", str(folder.path), _TOKENIZER_AGAIN
         ) from None
-    where = str(folder.path / CONFIG)
-    rows = family_of(folder.config, where).read_config(folder.config, where).vocab_size
+    rows = folder.model_config.vocab_size
     if last >= rows:
         what = f"the tokenizer has a token {last:,}, and vocab_size is {rows:,}"
         raise InputError(what, str(folder.path), "take tokenizer and config.json from one checkpoint")
@@ -190,9 +204,9 @@ def _locate(path: str) -> Path:
 
     try:
         return Path(snapshot_download(path, allow_patterns=list(FETCHED)))
-    except Exception as error:  # the network's, the hub's and the disk's failures have no class in common
+    except Exception as error:  # the network's, the hub's and the disk's failures have no common class
         raise InputError(
-            f"there is no such folder, and the hub does not give it ({reason_of(error)})",
+            f"there is no such folder, and the hub does not provide it ({reason_of(error)})",
             path,
             "check the name, the network and, for a gated model, HF_TOKEN; or give a local folder",
         ) from None

@@ -1,4 +1,4 @@
-"""A folder's tensors into parameters on devices, tensor by tensor; a process reads the shards it holds."""
+"""A folder's tensors into parameters on devices, tensor by tensor; each process reads its own shards."""
 
 import math
 from collections.abc import Mapping
@@ -9,8 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.registry import family_of
-from mmkp_jax.hf.folder import CONFIG, Folder
+from mmkp_jax.hf.folder import Folder
 from mmkp_jax.hf.names import Published, compact, published_name, published_tensors
 from mmkp_jax.hf.tensors import DTYPES, Index, Tensor, read
 from mmkp_jax.models.definition import Params, flatten, unflatten
@@ -20,22 +19,22 @@ from mmkp_jax.models.family import Names
 def load_params(folder: Folder, target: Params) -> Params:
     """Loads the parameters that `target` describes.
 
-    Host memory holds one published tensor at a time. In a run of many processes all of them call
-    this with the same target.
+    Host memory holds one published tensor at a time. In a run of many processes, all call this
+    with the same target.
 
     Args:
-        folder: where the tensors lie.
-        target: `jax.ShapeDtypeStruct`s. An array gets the dtype and the sharding of its struct; where it has
-            no sharding, it lies on the first local device.
+        folder: the folder of the tensors.
+        target: `jax.ShapeDtypeStruct`s. An array gets the dtype and the sharding of its struct; without a
+            sharding, it is on the first local device.
 
     Raises:
-        InputError: tensors are missing, unexpected, of another shape, or no floats; one error names all.
+        InputError: tensors are missing, unexpected, of another shape, or no floats; one error lists all.
         ValueError: a sharding splits the layers of a stack.
     """
     structs = flatten(target)
     wanted, found = check_tensors(folder, target)
 
-    # The largest first: what a tensor needs on its way is then smallest when the devices are fullest.
+    # The largest first: temporary memory is then smallest when the devices are fullest.
     order = sorted(wanted, key=lambda path: math.prod(wanted[path][0].shape), reverse=True)
     loaded = {}
     for path in order:
@@ -46,15 +45,15 @@ def load_params(folder: Folder, target: Params) -> Params:
 
 
 def check_tensors(folder: Folder, target: Params) -> tuple[dict[str, list[Published]], dict[str, Tensor]]:
-    """Holds the names, shapes and dtypes in the headers of a folder's files against the parameters of `target`.
+    """Checks names, shapes and dtypes in the headers of a folder's files against the parameters of `target`.
 
     Returns:
-        the published tensors that each parameter is made of, by its path, and where each of them is, by its name.
+        The published tensors of each parameter by its path, and the location of each tensor by its name.
 
     Raises:
         InputError: as `load_params`.
     """
-    names = family_of(folder.config, str(folder.path / CONFIG)).names
+    names = folder.family.names
     wanted = published_tensors({path: struct.shape for path, struct in flatten(target).items()}, names)
     return wanted, find_tensors(folder, wanted, names)
 
@@ -63,7 +62,7 @@ def find_tensors(folder: Folder, wanted: Mapping[str, list[Published]], names: N
     """The folder's tensors by published name.
 
     Raises:
-        InputError: they are not just the wanted ones; one error names all.
+        InputError: they are not exactly the wanted ones; one error lists all.
     """
     expected = {part.name: part.shape for parts in wanted.values() for part in parts}
     spare = {name for name, path in names.ours.items() if path in names.tied and path not in wanted}
@@ -113,12 +112,12 @@ def _load_stack(tensors: list[Tensor], struct: jax.ShapeDtypeStruct) -> jax.Arra
     stack = jax.jit(_zeros, static_argnums=(0, 1), out_shardings=sharding)(struct.shape, struct.dtype)
     for i, tensor in enumerate(tensors):
         stack = set_layer(stack, _put(tensor, of_layer), i)
-        stack.block_until_ready()  # else the host reads ahead, and holds every layer that waits
+        stack.block_until_ready()  # otherwise the host reads ahead, and holds every waiting layer
     return stack
 
 
 def _put(tensor: Tensor, sharding: Sharding) -> jax.Array:
-    """The tensor in the file's dtype; a part that lies on several devices of this process is read once."""
+    """The tensor in the file's dtype; a part that several devices of this process hold is read once."""
     parts: dict[tuple[range, ...], np.ndarray] = {}  # a slice cannot be a key before Python 3.12
 
     def part(index: Index) -> np.ndarray:
@@ -147,7 +146,7 @@ def _default_sharding() -> Sharding:
 
 
 def _layer_sharding(sharding: Sharding) -> Sharding:
-    """How one layer lies, for a stack whose layers each device has its part of."""
+    """The sharding of one layer of a stack; the axis of layers must not be divided."""
     if isinstance(sharding, SingleDeviceSharding):
         return sharding
     if not isinstance(sharding, NamedSharding):

@@ -9,7 +9,7 @@ from mmkp_jax.models.family import Names
 
 
 class Published(NamedTuple):
-    """A published tensor: the whole of one of our parameters, or one layer of a stacked one."""
+    """A published tensor: one of our parameters, or one layer of a stacked one."""
 
     name: str
     layer: int | None
@@ -17,7 +17,7 @@ class Published(NamedTuple):
 
 
 def published_name(name: str, names: Names) -> str:
-    """The name under which a tensor is published, for one found in a file."""
+    """The published name of a tensor, from its name in a file."""
     for alias, prefix in names.aliases:
         if name.startswith(alias):
             return prefix + name.removeprefix(alias)
@@ -41,7 +41,7 @@ def published_tensors(shapes: Mapping[str, tuple[int, ...]], names: Names) -> di
 
 
 def compact(names: Iterable[str]) -> str:
-    """Names for a message; those that differ in the layer only are one: `layers.{0..35}.q.bias`."""
+    """Names for a message; those that differ only in the layer are joined: `layers.{0..35}.q.bias`."""
     layers: dict[str, list[int]] = {}
     for name in names:
         number = re.search(r"(?<=\.)\d+(?=\.)", name)
@@ -51,7 +51,7 @@ def compact(names: Iterable[str]) -> str:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """`3` or `{0,2..5}`."""
+    """Numbers as ranges: `3` or `{0,2..5}`."""
     runs = []
     for _, run in itertools.groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
         members = [number for _, number in run]

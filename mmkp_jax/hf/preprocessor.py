@@ -1,4 +1,4 @@
-"""A model folder's image preprocessor: its settings, read and set; all else must be what the family implements."""
+"""A model folder's image preprocessor: its settings, read and set; the rest must be as the family implements it."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,12 +13,12 @@ from mmkp_jax.runtime.json_files import Fields, is_number, read_object
 PREPROCESSOR = "preprocessor_config.json"
 
 FILES = {"processor_config.json": "image_processor", PREPROCESSOR: None}
-"""The files that may describe it, and under which key; transformers, and so vLLM, take the first that does."""
+"""Files that may describe it, and under which key; transformers, and so vLLM, use the first that does."""
 
 _HINT = "copy it from the base checkpoint"
 
 _NEAR = 1e-6
-"""How far apart, as a share, numbers may be that are the same: a float32 written as decimals."""
+"""Relative tolerance of equal numbers: a float32 may be written as decimals."""
 
 
 class _Description(NamedTuple):
@@ -27,14 +27,14 @@ class _Description(NamedTuple):
     file: Path
     content: dict[str, Any]
     fields: Fields
-    """The part of it that does."""
+    """The part of the file that describes it."""
 
 
 def check_preprocessor(folder: Path, family: Family, config: Any) -> None:
-    """Refuses a preprocessor that makes something else of an image than the family's processor and model do.
+    """Refuses a preprocessor that treats images differently from the family's processor and model.
 
     Args:
-        config: the model's.
+        config: the model's config.
 
     Raises:
         InputError: a field asks for something else, or the file that describes it cannot be read.
@@ -48,7 +48,7 @@ def check_preprocessor(folder: Path, family: Family, config: Any) -> None:
         for name, supported in known.supported(config).items():
             if not _same(fields.content.get(name, supported), supported):
                 shown = list(supported) if isinstance(supported, tuple) else supported
-                fields.refuse(name, f"{shown}, which is what images are made ready with here")
+                fields.refuse(name, f"{shown}, which is what is implemented")
         _settings(fields, known)
 
 
@@ -56,10 +56,10 @@ def read_settings(folder: Path, family: Family, config: Any) -> dict[str, int]:
     """The settings of images (`config.data.images`) that the folder gives.
 
     Args:
-        config: the model's.
+        config: the model's config.
 
     Raises:
-        InputError: the file that gives them cannot be read, or they do not go together.
+        InputError: the file that gives them cannot be read, or they contradict each other.
     """
     for file, _, fields in _descriptions(folder) if family.preprocessor else ():
         settings = _settings(fields, family.preprocessor)
@@ -72,7 +72,7 @@ def read_settings(folder: Path, family: Family, config: Any) -> dict[str, int]:
 
 
 def with_settings(folder: Path, family: Family, settings: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """The files that give settings, by name, with other settings under the names that each uses.
+    """The files that give settings, by name, with `settings` under the names that each uses.
 
     Raises:
         InputError: there is none, or it cannot be read.

@@ -1,4 +1,4 @@
-"""Parameters into a Hugging Face folder: `load.py` backwards, over the same table."""
+"""Parameters into a Hugging Face folder: the inverse of `load.py`, with the same table of names."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ MAX_SHARD_BYTES = 2 * 10**9
 
 
 class Pending(NamedTuple):
-    """A tensor that is made when its turn comes."""
+    """A tensor that is made when it is written."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,7 +30,7 @@ class Pending(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Size of its numbers."""
+        """Size of the tensor in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -41,14 +41,14 @@ def save_params(
     dtype: np.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes `config.json` and the parameters under their published names, holding one file's in memory.
+    """Writes `config.json` and the parameters under their published names, with one file's tensors in memory.
 
     Args:
-        params: numpy arrays, or JAX arrays that this process can read whole.
-        config_json: written as it is given; its `model_type` chooses the names.
-        path: the folder, made where there is none.
-        dtype: of every tensor in the files; None keeps each one's own.
-        max_shard_bytes: of numbers in a file. A larger tensor has a file to itself.
+        params: numpy arrays, or JAX arrays that are fully addressable here.
+        config_json: written unchanged; its `model_type` selects the names.
+        path: the folder, created if needed.
+        dtype: dtype of all tensors in the files; None keeps each one's own.
+        max_shard_bytes: most bytes of tensors in a file. A larger tensor has a file to itself.
 
     Raises:
         InputError: the architecture is not implemented, or the folder holds weights already.
@@ -77,7 +77,7 @@ def save_tensors(
 ) -> None:
     """Writes tensors in as few files as `max_shard_bytes` allows, then their index, and `config.json` last.
 
-    Each file appears whole or not at all, so a folder with a `config.json` is complete.
+    Each file appears atomically, so a folder with a `config.json` is complete.
 
     Raises:
         InputError: the folder holds weights already.
@@ -118,4 +118,4 @@ def _index(files: Sequence[str], shards: Sequence[Sequence[Pending]]) -> dict[st
 def _save_shard(shard: Sequence[Pending], file: Path) -> None:
     arrays = {tensor.name: np.ascontiguousarray(tensor.make(), tensor.dtype) for tensor in shard}
     with renaming(file) as part:
-        save_file(arrays, part, {"format": "pt"})  # which transformers asks for
+        save_file(arrays, part, {"format": "pt"})  # which transformers requires

@@ -1,4 +1,4 @@
-"""Tensors in a folder's safetensors files: where each is, by name, and its numbers. Never a pickle."""
+"""Tensors in a folder's safetensors files: location by name, and values. Never a pickle."""
 
 import math
 import os
@@ -30,21 +30,21 @@ Index = tuple[slice, ...]
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies, under which name, and what its file's header says of it."""
+    """A tensor's file and name, and its shape and dtype from the file's header."""
 
     file: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
-    """As safetensors calls it: `BF16`, `F32`, ..."""
+    """Dtype by safetensors' name: `BF16`, `F32`, ..."""
 
 
 def is_there(file: Path) -> bool:
     """Whether there is such a file.
 
     Raises:
-        InputError: there is a link, and no file where it points, as after a hub's cache was moved or cleaned; or no
-            file can have that name.
+        InputError: there is a link to a missing file, as after a hub's cache was moved or cleaned; or no file can
+            have that name.
     """
     try:
         found = file.is_file()
@@ -61,12 +61,12 @@ def is_there(file: Path) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error of another library in a line: its class, and the first line of what it says."""
+    """An error of another library in one line: its class, and the first line of its message."""
     return " ".join([type(error).__name__ + ":", *str(error).splitlines()[:1]])
 
 
 def find_files(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder, by the name in their file; only headers are read.
+    """The tensors of a folder by their name in the file; only headers are read.
 
     Raises:
         InputError: the folder has no safetensors files, or one of them, or their index, is damaged.
@@ -138,7 +138,7 @@ def _read_indexed(folder: Path) -> dict[str, Tensor]:
 def _read_header(file: Path) -> dict[str, Tensor]:
     try:
         declared = _declared_bytes(file)
-    except OSError as error:  # asked first, as safetensors takes any failure to open for an absent file
+    except OSError as error:  # checked first, as safetensors reports any failure to open as an absent file
         raise InputError(
             f"the file cannot be read ({reason_of(error)})", str(file), "check its permissions and its disk"
         ) from None

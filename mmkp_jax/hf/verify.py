@@ -1,4 +1,4 @@
-"""An exported folder held against our model: logits and answers of transformers, in float32. Needs PyTorch."""
+"""An exported folder compared with our model: logits and completions of transformers in float32. Needs PyTorch."""
 
 import contextlib
 import importlib.util
@@ -18,26 +18,26 @@ from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.family import Family
 
 BOUND = 1e-5
-"""Of the largest logit: how far apart float32 may put the two. A layer adds a few 1e-7."""
+"""Largest difference of logits, as a share of the largest logit. In float32 a layer adds a few 1e-7."""
 
 
-class Theirs(NamedTuple):
-    """What transformers makes of a post."""
+class ReferenceOutput(NamedTuple):
+    """The output of transformers for a post."""
 
     logits_MV: np.ndarray
-    """float32: where each token of its target is predicted."""
-    answer: str
+    """float32: logits that predict each token of the target."""
+    completion: str
     tokens: int
-    """Of the answer, without the one that ends it."""
+    """Tokens of the completion, without its stop token."""
 
 
 def has_torch() -> bool:
-    """Whether transformers can load a model here."""
+    """Whether PyTorch is installed, so that transformers can load a model."""
     return importlib.util.find_spec("torch") is not None
 
 
 def our_logits(definition: Definition, params: Params, trees: Sequence[Tree]) -> Iterator[np.ndarray]:
-    """float32 [M, V] of each tree: where each token of its SFT target is predicted."""
+    """Logits of each tree that predict the tokens of its SFT target, float32 [M, V]."""
     sizes = [tree_size(tree, definition.processor).slots() for tree in trees]
     size = RowSize.from_slots({name: max(each[name] for each in sizes) for name in sizes[0]})
 
@@ -48,20 +48,20 @@ def our_logits(definition: Definition, params: Params, trees: Sequence[Tree]) ->
         hidden_BMD = jnp.take_along_axis(hidden_BTD, forest.label_slot_BM[..., None], axis=1)
         return jnp.einsum("bmd,vd->bmv", hidden_BMD, model.head.astype(jnp.float32))
 
-    with jax.default_matmul_precision("highest"):  # else a TPU multiplies in bf16
+    with jax.default_matmul_precision("highest"):  # otherwise a TPU multiplies in bf16
         for tree in trees:
             forest = pack_rows([[tree]], size, definition.processor)
             yield np.asarray(run(params, forest)[0, : len(tree.sft)])
 
 
-def their_answers(
+def reference_outputs(
     family: Family, folder: Path, trees: Sequence[Tree], images: Sequence[bytes], answer_tokens: int
-) -> Iterator[Theirs]:
-    """Loads the folder in transformers, on the CPU, and feeds it the prompts and SFT targets of `trees`.
+) -> Iterator[ReferenceOutput]:
+    """Loads the folder in transformers, on the CPU, and runs it on the prompts and SFT targets of `trees`.
 
     Args:
         images: the file of each tree's image, empty without one: the folder's own image processor reads it.
-        answer_tokens: most tokens of an answer, which is greedy.
+        answer_tokens: most tokens of a greedy completion.
 
     Raises:
         InputError: transformers cannot load the folder.
@@ -79,9 +79,9 @@ def their_answers(
             model = getattr(transformers, reference.model).from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True
             )
-    except Exception as error:  # of values in the base's files that only it reads
+    except Exception as error:  # from values in the base's files that only transformers reads
         what = f"transformers cannot load the export ({reason_of(error)})"
-        raise InputError(what, str(folder), "see to the base's generation_config.json and config.json") from None
+        raise InputError(what, str(folder), "check the base's generation_config.json and config.json") from None
     model.eval()
     greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
     for tree, image in zip(trees, images, strict=True):
@@ -98,13 +98,13 @@ def their_answers(
             written = model.generate(**inputs(prompt), **greedy)[0, len(prompt) :].tolist()
         named = model.generation_config.eos_token_id
         ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
-        answer = next((written[:i] for i, token in enumerate(written) if token in ends), written)
-        yield Theirs(logits.numpy(), tokenizer.decode(answer, skip_special_tokens=False), len(answer))
+        completion = next((written[:i] for i, token in enumerate(written) if token in ends), written)
+        yield ReferenceOutput(logits.numpy(), tokenizer.decode(completion, skip_special_tokens=False), len(completion))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars."""
+    """Turns off transformers' progress bars."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

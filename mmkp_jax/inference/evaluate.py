@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from mmkp_jax.data.numbered import OnDemand, each_of
-from mmkp_jax.data.posts import Record, Words, words_of
+from mmkp_jax.data.posts import PostText, Record, text_of
 from mmkp_jax.data.records import Split, open_split, rejected_posts
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.evaluation.baselines import most_frequent, nearest_neighbour
@@ -53,7 +53,7 @@ class Evaluation:
     def __init__(self, config: ConfigDict, watchdog: Watchdog | None = None):
         self._config, self._watchdog = config, watchdog or Watchdog(Path(), 0)
         splits = (open_split(each.path, "train") for each in datasets_of(config))
-        train = [words_of(record) for split in splits for record in each_of(split)]
+        train = [text_of(record) for split in splits for record in each_of(split)]
         self._seen = seen_keyphrases(config.data.train_keyphrases, train)
         self._test = SplitPosts(config, TEST, config.eval_posts)
         self._kinds = kinds_of(config.data.kinds, self._test.words) if config.data.kinds else {}
@@ -149,7 +149,7 @@ class SplitPosts:
         rejected = [] if most else rejected_posts(path, split)
         self.skipped = [Prediction(post.id, list(post.keyphrases), [], "", "broken", 0) for post in rejected]
         """Empty predictions of the rejected posts."""
-        self.words = [*map(words_of, self.usable), *map(words_of, rejected)]
+        self.words = [*map(text_of, self.usable), *map(text_of, rejected)]
         """The words of all posts: usable ones, then rejected ones."""
 
 
@@ -188,7 +188,7 @@ def blank_texts(records: Sequence[Record]) -> OnDemand[Record]:
     return OnDemand(len(records), lambda number: dataclasses.replace(records[number], text=""))
 
 
-def kinds_of(file: str, posts: Sequence[Words]) -> dict[str, str]:
+def kinds_of(file: str, posts: Sequence[PostText]) -> dict[str, str]:
     """`read_kinds` if the file is about these posts; else empty, and a note is printed.
 
     The file is about other posts if a row with the id of one of these names a keyphrase that the post does not have, or
@@ -240,7 +240,7 @@ def _write_hidden(file: Path, state_of: Mapping[str, np.ndarray]) -> None:
         np.savez(out, id_N=np.array(list(state_of), str), hidden_ND=np.array(list(state_of.values()), np.float16))
 
 
-def _samples(posts: Sequence[Words], predictions: Sequence[Prediction]) -> list[str]:
+def _samples(posts: Sequence[PostText], predictions: Sequence[Prediction]) -> list[str]:
     """The first posts with their predictions, escaped so that texts cannot move the cursor."""
     lines = []
     for post, prediction in list(zip(posts, predictions, strict=False))[:SHOWN]:

@@ -14,27 +14,26 @@ from mmkp_jax.data.examples import Recipe, tree_of
 from mmkp_jax.data.forest import Tree
 from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.numbered import each_of
-from mmkp_jax.data.posts import Record, words_of
+from mmkp_jax.data.posts import Record, text_of
 from mmkp_jax.data.records import Split, dataset_folders, open_split, rejected_posts
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.evaluation.significance import RESAMPLES, intervals
 from mmkp_jax.evaluation.systems import read_system
-from mmkp_jax.families.registry import define, family_of
-from mmkp_jax.hf.card import Base, Data, Environment, Facts, Results, card_of, licence_of
-from mmkp_jax.hf.export import Counts, export_folder
-from mmkp_jax.hf.feeding import Fed
+from mmkp_jax.families.registry import define
+from mmkp_jax.hf.card import Base, CardFacts, DatasetFacts, Environment, Results, card_of, licence_of
+from mmkp_jax.hf.export import TensorCounts, export_folder
 from mmkp_jax.hf.folder import CONFIG, Folder, digests, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import compact
 from mmkp_jax.hf.preprocessor import with_settings
-from mmkp_jax.hf.verify import our_logits, their_answers
+from mmkp_jax.hf.prompt_limits import PromptLimits
+from mmkp_jax.hf.verify import our_logits, reference_outputs
 from mmkp_jax.inference.evaluate import TEST
 from mmkp_jax.inference.load_model import LoadedModel, checkpoint_of, load_model, open_base, verify_checkpoint
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.models.definition import Params, flatten
-from mmkp_jax.models.family import Family
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.hosts import is_writer
@@ -104,7 +103,7 @@ def check_exports(config: ConfigDict, base: Folder) -> None:
         what = f"every {config.export_every} evaluations are exported, but eval_every is 0"
         raise InputError(what, "config.export_every", "give config.eval_every, or 0 here")
     if config.eval_every:
-        with_settings(base.path, _family(base), config.data.images.to_dict())
+        with_settings(base.path, base.family, config.data.images.to_dict())
 
 
 def record_base(workdir: Path, base: Folder) -> None:
@@ -163,7 +162,7 @@ def export_into_run(step: RunStep) -> None:
     print(f"exported: {out}")
 
 
-def export(step: RunStep, facts: Facts, out: Path) -> Counts:
+def export(step: RunStep, facts: CardFacts, out: Path) -> TensorCounts:
     """Writes the folder, with a card of the facts.
 
     Raises:
@@ -172,14 +171,14 @@ def export(step: RunStep, facts: Facts, out: Path) -> Counts:
     return _export(step, card_of(facts), out)
 
 
-def _export(step: RunStep, card: str, out: Path, **options: bool) -> Counts:
+def _export(step: RunStep, card: str, out: Path, **options: bool) -> TensorCounts:
     images = step.config.data.images.to_dict()
-    trained, frozen = split_params(step.params, _family(step.base).paths(step.config.freeze))
-    fed = Fed(step.config.data.max_text_tokens, step.config.answer_tokens)
-    return export_folder(trained, frozen, step.base, out, images=images, fed=fed, card=card, **options)
+    trained, frozen = split_params(step.params, step.base.family.paths(step.config.freeze))
+    limits = PromptLimits(step.config.data.max_text_tokens, step.config.answer_tokens)
+    return export_folder(trained, frozen, step.base, out, images=images, limits=limits, card=card, **options)
 
 
-def facts_of(step: RunStep, repo: str = "") -> Facts:
+def facts_of(step: RunStep, repo: str = "") -> CardFacts:
     """The card's facts about a step (`repo` on the hub); without the dataset, it has no data and scores."""
     data, results, no_data = [], None, ""
     try:
@@ -190,9 +189,9 @@ def facts_of(step: RunStep, repo: str = "") -> Facts:
         data, no_data = [], str(error)
     path, rejects = step.config.model.path, step.workdir / "rejects.jsonl"
     local = Path(path).is_dir()
-    return Facts(
+    return CardFacts(
         repo=repo,
-        family=_family(step.base),
+        family=step.base.family,
         base=Base(Path(path).resolve().name if local else path, not local, licence_of(step.base.path)),
         config=step.config.to_dict(),
         step=step.number,
@@ -205,10 +204,6 @@ def facts_of(step: RunStep, repo: str = "") -> Facts:
     )
 
 
-def _family(base: Folder) -> Family:
-    return family_of(base.config, str(base.path / CONFIG))
-
-
 def _environment(file: Path) -> Environment:
     """The card's facts about the run's environment; empty if that was not recorded."""
     if not file.is_file():
@@ -218,13 +213,13 @@ def _environment(file: Path) -> Environment:
     return Environment({name: packages.text(name) for name in packages.content}, fields.text("device_kind", ""))
 
 
-def _data(dataset: Dataset) -> Data:
+def _data(dataset: Dataset) -> DatasetFacts:
     splits = {"train": open_split(dataset.path, "train")}
     for name in ("valid", TEST):
         with contextlib.suppress(InputError):  # not every dataset has them
             splits[name] = open_split(dataset.path, name)
     folder = dataset_folders(Path(dataset.path))[0]  # as TFDS has it: name, config if any, version
-    return Data(
+    return DatasetFacts(
         folder.relative_to(dataset.path).parent.as_posix(),
         dataset.weight,
         {name: len(split) for name, split in splits.items()},
@@ -238,10 +233,10 @@ def _results(step: RunStep, data: str) -> Results | None:
     if not file.is_file():
         return None
     predicted = {row.text("id") for row in read_rows(file)}
-    posts = [*map(words_of, each_of(open_split(data, TEST))), *rejected_posts(data, TEST)]
+    posts = [*map(text_of, each_of(open_split(data, TEST))), *rejected_posts(data, TEST)]
     test = [post for post in posts if post.id in predicted]
     splits = (open_split(dataset.path, "train") for dataset in datasets_of(step.config))
-    train = (words_of(record) for split in splits for record in each_of(split))
+    train = (text_of(record) for split in splits for record in each_of(split))
     system = read_system([file], test, seen_keyphrases(step.config.data.train_keyphrases, train), None)
     return Results(system.mean, intervals(system.runs), RESAMPLES)
 
@@ -271,7 +266,7 @@ def verify(step: RunStep, loaded: LoadedModel, out: Path, posts: int = VERIFIED)
         answers = dict(predictor.predict(records))
     live = our_logits(loaded.definition, loaded.params, trees)
     ours = our_logits(loaded.definition, params, trees)
-    theirs = their_answers(
+    theirs = reference_outputs(
         loaded.definition.family, out, trees, [record.image for record in records], loaded.answer_tokens
     )
     logits = rounding = largest = 0.0
@@ -281,7 +276,7 @@ def verify(step: RunStep, loaded: LoadedModel, out: Path, posts: int = VERIFIED)
         logits = np.maximum(logits, np.abs(our_MV - their.logits_MV).max())
         rounding = np.maximum(rounding, np.abs(our_MV - live_MV).max())
         largest = np.maximum(largest, np.abs(their.logits_MV).max())
-        if (answers[number].output, answers[number].tokens) != (their.answer, their.tokens):
+        if (answers[number].output, answers[number].tokens) != (their.completion, their.tokens):
             others.append(records[number].id)
     return Verification(len(records), float(logits / largest), others, float(rounding), float(largest))
 

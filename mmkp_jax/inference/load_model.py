@@ -12,23 +12,23 @@ from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.errors import InputError
-from mmkp_jax.hf.feeding import Fed, read_feeding
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.preprocessor import read_settings
+from mmkp_jax.hf.prompt_limits import PromptLimits, read_prompt_limits
 from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_structs
-from mmkp_jax.runtime.checksums import damage, has_checksums
+from mmkp_jax.runtime.checksums import find_damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
-from mmkp_jax.runtime.fields import named
+from mmkp_jax.runtime.fields import field_named
 from mmkp_jax.training.batches import recipe_of
-from mmkp_jax.training.checkpoint import unverified
+from mmkp_jax.training.checkpoint import no_checksums_message
 from mmkp_jax.training.setup import DTYPES, define_on
 
 MAX_TEXT_TOKENS, BATCH_SIZE, ANSWER_TOKENS = (
-    named(field).default for field in ("data.max_text_tokens", "eval_batch_size", "answer_tokens")
+    field_named(field).default for field in ("data.max_text_tokens", "eval_batch_size", "answer_tokens")
 )
 """Defaults for a model folder that does not name them."""
 
@@ -57,8 +57,8 @@ def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
     """Loads a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
 
     A run's model takes its inputs, and computes, as its config says. A folder's pixel limits are those that
-    transformers reads, and an exported folder has the limits of its run's inputs (`hf.feeding`); other values are those
-    of docs/config.md. A folder's model computes in its own dtype.
+    transformers reads, and an exported folder has the limits of its run's inputs (`hf.prompt_limits`); other values are
+    those of docs/config.md. A folder's model computes in its own dtype.
 
     Args:
         zero_shot: whether the prompt describes the output's format; a zero-shot run's prompt always does.
@@ -78,22 +78,22 @@ def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
 def _open_folder(folder: Folder, zero_shot: bool) -> LoadedModel:
     dtype = _dtype_of(folder)
     mesh = make_mesh(MESH)
-    definition = define_on(mesh, folder.config, str(folder.path / CONFIG))
+    definition = define_on(mesh, folder.config, folder.config_file)
     structs = param_structs(definition, mesh, DEFAULT_RULES, dtype)
     tokenizer = load_tokenizer(folder)
     processor = definition.family.processor(
         definition.config, read_settings(folder.path, definition.family, definition.config)
     )
-    fed = read_feeding(folder.path) or Fed(MAX_TEXT_TOKENS, ANSWER_TOKENS)
+    limits = read_prompt_limits(folder.path) or PromptLimits(MAX_TEXT_TOKENS, ANSWER_TOKENS)
     recipe = Recipe(
         template=processor.template(tokenizer),
         processor=processor,
-        max_text_tokens=fed.max_text_tokens,
+        max_text_tokens=limits.max_text_tokens,
         zero_shot=zero_shot,
     )
     stops = stop_tokens(folder, recipe.template.end_token)
     return LoadedModel(
-        definition, load_params(folder, structs), recipe, tokenizer, stops, dtype, BATCH_SIZE, fed.answer_tokens
+        definition, load_params(folder, structs), recipe, tokenizer, stops, dtype, BATCH_SIZE, limits.answer_tokens
     )
 
 
@@ -110,7 +110,7 @@ def _dtype_of(folder: Folder) -> jnp.dtype:
         return jnp.bfloat16
     if name not in DTYPES:
         what = f"its dtype {for_terminal(name[:40])!r} is not one of {', '.join(DTYPES)}, float16"
-        raise InputError(what, str(folder.path / CONFIG), "use the config.json published with the weights")
+        raise InputError(what, folder.config_file, "use the config.json published with the weights")
     return DTYPES[name]
 
 
@@ -124,7 +124,7 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other devices
         mesh = make_mesh(MESH)
-    definition = define_on(mesh, folder.config, str(folder.path / CONFIG))
+    definition = define_on(mesh, folder.config, folder.config_file)
     structs = param_structs(definition, mesh, config.sharding_rules, jnp.float32)
     trainable, frozen = split_params(structs, definition.family.paths(config.freeze))
     frozen = jax.tree.map(lambda leaf: leaf.update(dtype=DTYPES[config.frozen_dtype]), frozen)
@@ -186,8 +186,8 @@ def verify_checkpoint(checkpoint: Path) -> None:
         InputError: they differ.
     """
     if not has_checksums(checkpoint):
-        print(unverified(checkpoint), file=sys.stderr)
-    elif found := damage(checkpoint):
+        print(no_checksums_message(checkpoint), file=sys.stderr)
+    elif found := find_damage(checkpoint):
         raise InputError(f"the checkpoint is damaged ({found})", str(checkpoint), "give another step")
 
 

@@ -68,7 +68,7 @@ def _predicted(
         sampling=Sampling(flags.temperature, flags.top_p, flags.seed),
         num_samples=flags.n,
     )
-    for number, prediction in predictor.predict(posts.some(left), skipped.append):
+    for number, prediction in predictor.predict(posts.select(left), skipped.append):
         yield left[number], prediction
 
 

@@ -30,7 +30,7 @@ from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Post, Record, Reject
 from mmkp_jax.data.shards import record_of
 from mmkp_jax.decoding.generate import Generator
-from mmkp_jax.decoding.prompts import Prompt, measure
+from mmkp_jax.decoding.prompts import Prompt, prompt_of
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import merge_outputs
@@ -128,7 +128,7 @@ class Predictor:
         """
         with ThreadPoolExecutor(READERS) as pool:
             posts = list(pool.map(lambda number: self._pending_post(rows[number]), range(len(rows))))
-        fed = [number for number, post in enumerate(posts) if post.prompt is not None]
+        usable = [number for number, post in enumerate(posts) if post.prompt is not None]
         lost = {number: post.reason for number, post in enumerate(posts) if post.prompt is None}
 
         def without_answer(number: int) -> tuple[int, Prediction]:
@@ -137,20 +137,20 @@ class Predictor:
             return number, Prediction(post.id, list(post.keyphrases), [], "", "broken", 0)
 
         def load(which: int) -> Tree | None:
-            row = rows[fed[which]]
+            row = rows[usable[which]]
             try:
                 if isinstance(row, Record):
                     return tree_of(row, self._recipe, ())
-                lost[fed[which]] = row.reason
+                lost[usable[which]] = row.reason
             except ImageError as error:
-                lost[fed[which]] = error.reason
+                lost[usable[which]] = error.reason
             return None
 
         yield from map(without_answer, list(lost))
         answers: dict[int, dict[int, list[int]]] = collections.defaultdict(dict)
-        for each in self._generator(self._params, [posts[n].prompt for n in fed], load, self._num_samples):
-            number = fed[each.prompt]
-            answers[number][each.draw] = each.tokens
+        for each in self._generator(self._params, [posts[n].prompt for n in usable], load, self._num_samples):
+            number = usable[each.prompt]
+            answers[number][each.sample] = each.tokens
             if len(answers[number]) == self._num_samples:
                 drawn = [tokens for _, tokens in sorted(answers.pop(number).items())]
                 if each.tokens is None:
@@ -163,7 +163,7 @@ class Predictor:
         if isinstance(row, Reject):
             return _PendingPost(row.id, row.post.keyphrases if row.post else (), None, row.reason)
         tree = measured_tree(row, self._recipe)
-        return _PendingPost(row.id, row.keyphrases, measure(row.id, tree, self._recipe.processor))
+        return _PendingPost(row.id, row.keyphrases, prompt_of(row.id, tree, self._recipe.processor))
 
     def _prediction(self, post: _PendingPost, drawn: Sequence[Sequence[int]]) -> Prediction:
         outputs = [self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in drawn]

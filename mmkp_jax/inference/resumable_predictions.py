@@ -68,5 +68,5 @@ class ResumablePredictions:
             if self._file != self._out:
                 self._file.unlink()
         except OSError as error:
-            hint = "check disk space and permissions; the same command resumes from there"
+            hint = "check free space and permissions; the same command resumes from there"
             raise InputError(f"this cannot be written ({error.strerror})", str(self._file), hint) from error

@@ -1,4 +1,4 @@
-"""How much raters agree, and how sure mean ranks are.
+"""Agreement of raters, and confidence intervals of mean ranks.
 
 Legend: `R` raters, `U` units (what is rated), `V` distinct values, `P` posts, `K` columns, `B` resamples.
 """
@@ -13,7 +13,7 @@ CHUNK_SIZE = 1 << 22  # drawn numbers held at a time, 8 bytes each
 
 
 class Mean(NamedTuple):
-    """A mean over posts, and where the middle 95% of its resamples lie."""
+    """A mean over posts, with the bounds of the middle 95% of its bootstrap resamples."""
 
     value: float
     low: float
@@ -21,7 +21,7 @@ class Mean(NamedTuple):
 
 
 def bootstrap_means(values_PK: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> list[Mean]:
-    """The mean of each column, with its interval: posts are drawn anew with replacement, whole rows of them."""
+    """The mean of each column with its bootstrap interval; posts, as whole rows, are resampled with replacement."""
     rng, posts = np.random.default_rng(seed), len(values_PK)
     at_a_time = max(1, CHUNK_SIZE // posts)
     means_BK = np.concatenate(
@@ -35,7 +35,7 @@ def bootstrap_means(values_PK: np.ndarray, resamples: int = RESAMPLES, seed: int
 
 
 def kendall_w(ranks_RU: np.ndarray) -> float:
-    """Kendall's W of raters who ranked the same units, with his correction for ties: 1 is full agreement, 0 is none.
+    """Kendall's W of raters who ranked the same units, corrected for ties: 1 is full agreement, 0 is none.
 
     NaN where every rater ties all units.
     """
@@ -49,7 +49,7 @@ def kendall_w(ranks_RU: np.ndarray) -> float:
 
 
 def krippendorff_alpha(ratings_RU: np.ndarray) -> float:
-    """Krippendorff's alpha for ordinal ratings; NaN stands for a rating that is not there.
+    """Krippendorff's alpha for ordinal ratings; NaN marks a missing rating.
 
     1 is full agreement, 0 what chance gives; NaN where all ratings are the same. Computed from coincidences
     (Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011).

@@ -1,4 +1,4 @@
-"""The body of `judge`: systems ranked by a model, and its ranks compared with those of people."""
+"""The body of `judge`: a model ranks systems, and its ranks are compared with people's."""
 
 import argparse
 import json
@@ -43,13 +43,13 @@ ANSWERS, RANKINGS, PAIRED, RESULTS, FAILURES, PEOPLE = (
     "failures.jsonl",
     "people",
 )
-"""In --out."""
+"""Names of files in --out."""
 
 
 def judge(
     flags: argparse.Namespace, records: Numbered[Record], systems: dict[str, list[list[str]]]
 ) -> dict[str, Any] | None:
-    """Has the endpoint rank the systems; what `results.json` holds, or None where nothing was judged."""
+    """Has the endpoint rank the systems; returns the content of `results.json`, or None for a dry run."""
     study = Study(
         records,
         systems,
@@ -63,7 +63,7 @@ def judge(
     if flags.dry_run:
         print_forecast(flags, *questions)
         return None
-    study.endpoint.key()  # before anything is made
+    study.endpoint.key()  # before anything is written
     flags.out.mkdir(parents=True, exist_ok=True)
     with ask_questions(flags, *questions, reject=ranking_rejector(study), unit="question") as (done, store):
         rankings = collect_rankings(study, done, store)
@@ -71,7 +71,7 @@ def judge(
 
 
 def systems_of(files: Sequence[Path], posts: Sequence[Post]) -> dict[str, list[list[str]]]:
-    """Keyphrases of each system, by a short name; whatever else it wrote, a chain of thought, is left out."""
+    """Keyphrases of each system by its short name, without chains of thought."""
     short = [file.stem for file in files]
     names = short if len(set(short)) == len(short) else list(map(str, files))
     predicted = (read_predictions(file, posts).predictions for file in files)
@@ -90,9 +90,9 @@ def _template(file: Path | None) -> Template:
 
 
 def _finish(flags: argparse.Namespace, study: Study, done: AskState, rankings: Rankings) -> dict[str, Any]:
-    """Writes and prints what the judge said."""
-    whole, wins = len(rankings.complete_pairs), rankings.wins()
-    consistent = 1 - sum(each["turned"] for each in wins) / whole if whole else None
+    """Writes and prints the judge's results."""
+    pairs, wins = len(rankings.complete_pairs), rankings.wins()
+    consistent = 1 - sum(each["turned"] for each in wins) / pairs if pairs else None
     summary = summarize_ranks(rankings.systems, rankings.written_POCN)
     reasons = Counter(each["reason"] for each in rankings.failures).most_common(1)
     results = {
@@ -103,7 +103,7 @@ def _finish(flags: argparse.Namespace, study: Study, done: AskState, rankings: R
         "failures": len(rankings.failures),
         "commonest_failure": reasons[0][0] if reasons else None,
         "stopped": done.stopped,
-        "pairs": whole,
+        "pairs": pairs,
         "position_consistent": consistent,
         "wins": wins,
         "standing": summary and summary.as_json(),
@@ -116,7 +116,7 @@ def _finish(flags: argparse.Namespace, study: Study, done: AskState, rankings: R
     if len(study.compared) < flags.pairs:
         print(f"pairs: {len(study.compared):,} of {flags.pairs:,}, as there are no more posts with differing lists")
     if consistent is not None:
-        print(f"pairs in both orders: {consistent:.2%} of {whole:,} got the same answer")
+        print(f"pairs in both orders: {consistent:.2%} of {pairs:,} got the same answer")
     for each in wins:
         (a, won), (b, lost) = each["wins"].items()
         print_names(f"  {a} {won:,} – {b} {lost:,}; {each['ties']:,} ties, {each['turned']:,} turned with the order")
@@ -127,7 +127,7 @@ def _finish(flags: argparse.Namespace, study: Study, done: AskState, rankings: R
 
 
 def compare_with_people(flags: argparse.Namespace) -> dict[str, Any]:
-    """Writes and prints what people said, and how far the model agrees with them."""
+    """Writes and prints people's ranks, and the model's agreement with them."""
     systems, ids, written_POCN = read_people(flags.out / PEOPLE, flags.collect)
     people = summarize_ranks(systems, written_POCN)
     model = read_rankings(flags.out / RANKINGS, systems)
@@ -138,10 +138,10 @@ def compare_with_people(flags: argparse.Namespace) -> dict[str, Any]:
         model_PCN = np.stack([model[ids[place]] for place in both])
         taus = tau_b(average_ties(written_POCN[both]).mean(axis=1), model_PCN)
         results["tau_b"] = {name: None if np.isnan(value) else value for name, value in taus.items()}
-        told = ", ".join(f"{name} {'–' if np.isnan(value) else format(value, '.2f')}" for name, value in taus.items())
-        print_names(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {told}")
+        values = ", ".join(f"{name} {'–' if np.isnan(value) else format(value, '.2f')}" for name, value in taus.items())
+        print_names(f"Kendall's tau-b with the model on {len(both):,} of {len(ids):,} posts: {values}")
     else:
-        print("no ranks of a model to compare with: give the same --out to a judge")
+        print("no ranks of a model to compare with: run `judge` with the same --out")
     write_json(flags.out / PEOPLE / RESULTS, results)
     print_names(f"written: {flags.out / PEOPLE / RESULTS}")
     return results
@@ -152,5 +152,5 @@ def _lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_names(text: str) -> None:
-    """Prints what holds names of systems, which are of files."""
+    """Prints text with names of systems, which are names of files, safely for a terminal."""
     print(for_terminal(text, lines=True))

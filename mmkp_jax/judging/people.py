@@ -1,4 +1,4 @@
-"""The same ranking by people: which posts they are asked about, and what comes back from their pages."""
+"""Ranking by people: the posts that they rank, and the ranks that their pages save."""
 
 import random
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from mmkp_jax.judging.ranking import CRITERIA, LABELS
 from mmkp_jax.runtime.json_files import Fields, is_integer, read_object
 
 KEY = "key.json"
-"""Which list is whose, next to the pages; not for raters."""
+"""File next to the pages that says which system each list is from; not for raters."""
 KEY_HINT = "restore it; or write the sheets first, with --people"
 
 
 def sample_posts(posts: int, count: int, seed: int = 0) -> list[int]:
-    """Numbers of posts for people, in order; the same seed chooses the same."""
+    """Samples numbers of posts for people, in order; the same seed samples the same posts."""
     return sorted(random.Random(seed).sample(range(posts), count))
 
 
 def read_people(folder: Path, files: Sequence[Path]) -> tuple[list[str], list[str], np.ndarray]:
-    """What raters saved: the systems, the posts' ids, and [P, O, C, N] ranks as they were chosen.
+    """Reads what raters saved: the systems, the posts' ids, and the ranks [P, O, C, N] as given.
 
     Raises:
-        InputError: a file is none of these pages', one that is not filled in, or of a page that another file is of.
+        InputError: a file is not from these pages, not filled in, or from the same page as another file.
     """
     key = read_object(folder / KEY, KEY_HINT)
     study, ids, systems, sheets = key.text("study"), key.texts("posts"), key.texts("systems"), key.object("sheets")
@@ -37,9 +37,9 @@ def read_people(folder: Path, files: Sequence[Path]) -> tuple[list[str], list[st
         saved = read_object(file, "give what a page saved")
         sheet, ranks = str(saved.content.get("sheet"))[:20], saved.object("ranks")
         if saved.content.get("study") != study or sheet not in sheets.content:
-            raise InputError("it is not of these sheets", str(file), "give what a page saved")
+            raise InputError("it is not from these sheets", str(file), "give what a page saved")
         if sheet in seen:
-            raise InputError(f"it is of the same sheet as {seen[sheet]}", str(file), "give each rater a sheet")
+            raise InputError(f"it is from the same sheet as {seen[sheet]}", str(file), "give each rater a sheet")
         seen[sheet] = file
         for place, post in enumerate(ids):
             order = _order(sheets.object(sheet), post, len(systems))
@@ -50,7 +50,7 @@ def read_people(folder: Path, files: Sequence[Path]) -> tuple[list[str], list[st
 
 
 def _order(sheet: Fields, post: str, systems: int) -> list[int]:
-    """The systems whose lists a sheet shows of a post, from A on."""
+    """Systems in the order of the lists that a sheet shows for a post, from A on."""
     order = sheet.content.get(post)
     if not (isinstance(order, list) and all(map(is_integer, order)) and sorted(order) == list(range(systems))):
         sheet.refuse(post, f"an order of {systems} systems")
@@ -58,7 +58,7 @@ def _order(sheet: Fields, post: str, systems: int) -> list[int]:
 
 
 def _rank(ranks: Fields, post: str, criterion: str, label: str, systems: int) -> int:
-    """The rank that a rater chose; a page saves it as text."""
+    """The rank that a rater gave; a page saves it as text."""
     rank: Any = ranks.content
     for name in (post, criterion, label):
         rank = rank.get(name) if isinstance(rank, dict) else None

@@ -1,4 +1,4 @@
-"""Where the systems stand: mean ranks with intervals, agreement, and both as tables and plain values.
+"""Summary of ranks: mean ranks with intervals and agreement of raters, as a table and as plain values.
 
 Legend: `P` posts, `O` raters of a post (orders or people), `C` criteria, `N` systems.
 """
@@ -25,21 +25,21 @@ class RankSummary:
     posts: int
     raters: int
     means: dict[str, dict[str, Mean]]
-    """By system and criterion, ties averaged."""
+    """Mean rank by system and criterion, ties averaged."""
     written: dict[str, float]
-    """By system, over all criteria: as the ranks were written, where all that tie may be first."""
+    """Mean rank by system over all criteria, as the ranks were written: systems that tie may all be first."""
     w: float
-    """Kendall's W between raters, mean over posts and criteria; NaN for one rater."""
+    """Kendall's W between raters, as a mean over posts and criteria; NaN for one rater."""
     alpha: dict[str, float]
-    """Krippendorff's, between raters, by criterion."""
+    """Krippendorff's alpha between raters, by criterion."""
 
     def as_json(self) -> dict[str, Any]:
-        """In plain values; null for what cannot be told."""
+        """The summary as plain values, with null for NaN."""
         means = {name: {c: mean._asdict() for c, mean in each.items()} for name, each in self.means.items()}
         return _plain(vars(self) | {"means": means})
 
     def lines(self) -> list[str]:
-        """A table, and what is to be said about it."""
+        """Lines of a table, with a title and the agreement."""
         width = max(map(len, self.systems))
         head = "".join(f"{name:>13}" for name in CRITERIA) + f"{ALL:>8}{'95% interval':>16}{'as written':>12}"
         rows = [
@@ -50,20 +50,20 @@ class RankSummary:
             + f"{self.written[name]:>12.2f}"
             for name in sorted(self.systems, key=lambda name: self.means[name][ALL].value)
         ]
-        alphas = ", ".join(f"{criterion} {_told(value)}" for criterion, value in self.alpha.items())
+        alphas = ", ".join(f"{criterion} {_text(value)}" for criterion, value in self.alpha.items())
         return [
             f"mean rank of {len(self.systems)} systems on {self.posts:,} posts, 1 is the best, ties averaged",
             " " * width + head,
             *rows,
-            f"agreement of {self.raters:,} ratings a post: Kendall's W {_told(self.w)}; Krippendorff's alpha: {alphas}",
+            f"agreement of {self.raters:,} ratings a post: Kendall's W {_text(self.w)}; Krippendorff's alpha: {alphas}",
         ]
 
 
 def summarize_ranks(systems: Sequence[str], written_POCN: np.ndarray) -> RankSummary | None:
-    """Of the posts that have all their ranks; None where there is none.
+    """Summarizes the ranks of the posts that have all of them; None where no post has.
 
     Args:
-        written_POCN: ranks as they were written; NaN for one that is not there.
+        written_POCN: ranks as they were written; NaN where missing.
     """
     whole_P = ~np.isnan(written_POCN).any(axis=(1, 2, 3))
     if not whole_P.any():
@@ -93,8 +93,8 @@ def summarize_ranks(systems: Sequence[str], written_POCN: np.ndarray) -> RankSum
 
 
 def tau_b(a_PCN: np.ndarray, b_PCN: np.ndarray) -> dict[str, float]:
-    """Kendall's tau-b between two judges' ranks of a post's systems, by criterion: mean over posts, and where both
-    judges' mean ranks put the systems (`systems`). NaN where one of them ties all.
+    """Kendall's tau-b between two judges' ranks of the systems: by criterion, as a mean over posts, and of their
+    overall mean ranks (`systems`). NaN where one of them ties all.
     """
     from scipy.stats import kendalltau  # takes half a second, which no list of flags needs
 
@@ -107,7 +107,7 @@ def tau_b(a_PCN: np.ndarray, b_PCN: np.ndarray) -> dict[str, float]:
     return found
 
 
-def _told(value: float) -> str:
+def _text(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 

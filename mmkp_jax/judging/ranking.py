@@ -1,4 +1,4 @@
-"""Systems ranked by a judge: anonymous lists of keyphrases in balanced orders, and what the judge answers.
+"""Ranking of systems by a judge: anonymous lists of keyphrases in balanced orders, and the judge's answers.
 
 Legend: `P` posts, `O` orders in which a post is judged, `C` criteria, `N` systems.
 """
@@ -50,15 +50,15 @@ PAIR = Template(
     RANK.user,
 )
 FIELDS = ("text", "outputs", "keyphrases", "image")
-"""Of a judge's template."""
+"""Fields of a judge's template."""
 
 
 class Unreadable(ValueError):
-    """An answer that holds no ranks."""
+    """Raised for an answer without readable ranks."""
 
 
 def balanced_orders(systems: int) -> list[list[int]]:
-    """Orders in which each system stands in each place equally often, and before and after each other one too.
+    """Orders in which each system has each position equally often, and precedes each other one equally often.
 
     A Latin square after Williams (1949): `systems` rows, or twice as many where that number is odd.
     """
@@ -68,7 +68,7 @@ def balanced_orders(systems: int) -> list[list[int]]:
 
 
 def format_keyphrases(keyphrases: Sequence[str]) -> str:
-    """What is shown of one system: its keyphrases, each once, and nothing of how it came to them."""
+    """One system's keyphrases as the judge sees them, without repeats."""
     return "; ".join(_each_once(keyphrases)) or "(none)"
 
 
@@ -78,28 +78,28 @@ def _each_once(keyphrases: Sequence[str]) -> dict[str, None]:
 
 @dataclass(frozen=True)
 class Study:
-    """What is judged, by whom, and how often."""
+    """The systems to judge, the endpoint that judges, and the orders and pairs."""
 
     records: Numbered[Record]
     systems: Mapping[str, Sequence[Sequence[str]]]
-    """Keyphrases of each system, by post."""
+    """Each system's keyphrases, by post."""
     endpoint: Endpoint
     template: Template = RANK
     orders: int = 2
-    """In which each post is judged."""
+    """Orders in which each post is judged."""
     pairs: int = 0
-    """Of systems that are compared alone, in both orders, each on another post: the most of them."""
+    """Most pairs of systems to compare alone, in both orders, each on another post."""
     image_edge: int = IMAGE_EDGE
 
     @property
     def rankings(self) -> int:
-        """Questions for ranks; those on pairs come after them."""
+        """Number of questions for ranks; those on pairs come after them."""
         return len(self.records) * self.orders
 
     @functools.cached_property
     def compared(self) -> list[tuple[int, tuple[int, int]]]:
-        """The post and the two systems of each pair, drawn in turn from the posts on which their lists differ; more
-        pairs begin with the same. Fewer than `pairs` where there are no more such posts.
+        """The post and the two systems of each pair, sampled in turn from the posts on which their lists differ; a
+        larger `pairs` begins with the same ones. Fewer than `pairs` where there are no more such posts.
         """
         posts = random.Random(0).sample(range(len(self.records)), len(self.records))
         sets = [[frozenset(_each_once(each)) for each in lists] for lists in self.systems.values()]
@@ -119,10 +119,11 @@ class Study:
 
     @property
     def questions(self) -> int:
+        """Number of all questions."""
         return self.rankings + 2 * len(self.compared)
 
     def order(self, number: int) -> tuple[int, list[int]]:
-        """The post of a question, and the systems whose lists it shows, from A on."""
+        """A question's post, and the systems in the order of the lists it shows, from A on."""
         if number < self.rankings:
             rows = balanced_orders(len(self.systems))
             return number // self.orders, rows[number % len(rows)]
@@ -131,7 +132,7 @@ class Study:
         return post, list(couple[::-1] if turned else couple)
 
     def question_of(self) -> QuestionOf:
-        """The question by number."""
+        """Returns the function that builds a question, by number."""
         systems = list(self.systems.values())
 
         def question(number: int) -> Question:
@@ -148,16 +149,16 @@ class Study:
 
 
 def read_ranks(answer: str, systems: int) -> np.ndarray:
-    """The ranks that an answer gives, [C, N] in the order of the lists, as it writes them.
+    """Reads an answer's ranks as written: [C, N], in the order of the lists.
 
     Raises:
-        Unreadable: it lacks one, or has others.
+        Unreadable: a rank is missing or invalid.
     """
-    told = _object(answer)
+    found = _object(answer)
     labels = LABELS[:systems]
     ranks_CN = np.zeros((len(CRITERIA), systems))
     for row, criterion in enumerate(CRITERIA):
-        ranks = told.get(criterion)
+        ranks = found.get(criterion)
         if not isinstance(ranks, dict) or sorted(ranks) != sorted(labels):
             raise Unreadable(f"no {criterion} for each of {', '.join(labels)}")
         for column, label in enumerate(labels):
@@ -169,55 +170,55 @@ def read_ranks(answer: str, systems: int) -> np.ndarray:
 
 
 def read_better(answer: str) -> int | None:
-    """Which of two lists an answer prefers: 0, 1, or None for neither.
+    """Reads which of two lists an answer prefers: 0, 1, or None for a tie.
 
     Raises:
         Unreadable: it does not say.
     """
-    told = _object(answer).get("better")
-    if told not in ("A", "B", "tie"):
-        raise Unreadable(f"the better one is {shown(told)}, neither A, B nor tie")
-    return {"A": 0, "B": 1}.get(told)
+    better = _object(answer).get("better")
+    if better not in ("A", "B", "tie"):
+        raise Unreadable(f"the better one is {shown(better)}, neither A, B nor tie")
+    return {"A": 0, "B": 1}.get(better)
 
 
 def average_ties(ranks_N: np.ndarray) -> np.ndarray:
-    """Ranks 1 to N over the last axis; those that tie share the mean of their places."""
+    """Ranks 1 to N over the last axis; ties share the mean of their positions."""
     from scipy.stats import rankdata  # takes half a second, which no list of flags needs
 
     return rankdata(ranks_N, method="average", axis=-1)
 
 
 class Pair(NamedTuple):
-    """Two systems compared alone on a post."""
+    """A comparison of two systems on one post."""
 
     id: str
     systems: tuple[str, str]
-    """As they stood in the first order."""
+    """The systems in the first order."""
     better: tuple[str | None, str | None] | None
-    """The one that was preferred in each of the two orders, None for a tie; None without two readable answers."""
+    """The preferred system in each of the two orders, None for a tie; None without two readable answers."""
 
 
 @dataclass
 class Rankings:
-    """What the judge answered. NaN stands for an answer that is missing or unreadable."""
+    """The judge's answers. NaN marks a missing or unreadable one."""
 
     systems: list[str]
     ids: list[str]
-    """Of the posts."""
+    """Ids of the posts."""
     written_POCN: np.ndarray
     """Ranks as they were written, by system."""
     pairs: list[Pair]
     failures: list[dict[str, Any]]
-    """Answers that are none, or hold no ranks: `id`, `reason`, `answer`."""
+    """Missing answers and those without ranks: `id`, `reason`, `answer`."""
 
     @property
     def complete_pairs(self) -> list[Pair]:
-        """Those with a readable answer in both orders."""
+        """Pairs with a readable answer in both orders."""
         return [pair for pair in self.pairs if pair.better]
 
     def wins(self) -> list[dict[str, Any]]:
-        """Of each couple of systems, over its whole pairs: `wins` of each in both orders, `ties` in both, and `turned`,
-        where the order changed the answer.
+        """For each couple of systems, over its complete pairs: `wins` of each in both orders, `ties` in both, and
+        `turned`, where the order changed the answer.
         """
         return [
             {
@@ -249,10 +250,11 @@ class Rankings:
 
 
 def read_rankings(file: Path, systems: Sequence[str]) -> dict[str, np.ndarray]:
-    """[C, N] of each post in a file of `Rankings.rows`: ties averaged, mean over orders. Empty where there is no file.
+    """Reads a file of `Rankings.rows`: ranks [C, N] of each post, ties averaged, as a mean over orders. Empty without a
+    file.
 
     Raises:
-        InputError: it holds no ranks of these systems.
+        InputError: it lacks ranks of these systems.
     """
     if not file.exists():
         return {}
@@ -265,7 +267,7 @@ def read_rankings(file: Path, systems: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def ranking_rejector(study: Study) -> Rejector:
-    """Why an answer to a question of the study is of no use."""
+    """Returns the function that gives (kind, reason) of a rejected answer of the study."""
 
     def reject(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
         status, reason = row_verdict(row)
@@ -308,13 +310,13 @@ def collect_rankings(study: Study, run: AskState, store: Store) -> Rankings:
     ids = [study.records[n].id for n in range(len(study.records))]
     pairs = []
     for n, (post, (a, b)) in enumerate(study.compared):
-        whole = 2 * n in better and 2 * n + 1 in better
-        pairs.append(Pair(ids[post], (names[a], names[b]), (better[2 * n], better[2 * n + 1]) if whole else None))
+        complete = 2 * n in better and 2 * n + 1 in better
+        pairs.append(Pair(ids[post], (names[a], names[b]), (better[2 * n], better[2 * n + 1]) if complete else None))
     return Rankings(names, ids, written_POCN, pairs, failures)
 
 
 def _object(answer: str) -> dict[str, Any]:
-    """The JSON object in an answer, whatever is around it."""
+    """The JSON object in an answer, whatever surrounds it."""
     answer = after_thought(answer)
     start, end = answer.find("{"), answer.rfind("}")
     try:

@@ -1,1 +1,1 @@
-"""What families share: layers, a model's definition, sharding rules, which parameters train, FLOPs."""
+"""What families share: layers, a model's definition, sharding rules, frozen parameters, FLOPs."""

@@ -1,6 +1,6 @@
-"""A model without its numbers: the module's structure, kept apart from a plain nested dict of parameters.
+"""A model without its numbers: the module's structure, separate from a plain nested dict of parameters.
 
-The train state is such dicts; inside `jax.jit` they are bound to the structure, which costs nothing at run time.
+The train state consists of such dicts; inside `jax.jit` they are bound to the structure, at no run-time cost.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ class Definition(NamedTuple):
     config: Any
     graph: nnx.GraphDef
     state: nnx.State
-    """Abstract: `jax.ShapeDtypeStruct`s."""
+    """The abstract parameters: `jax.ShapeDtypeStruct`s."""
     layers: tuple[Layer, ...]
-    """The decoder's, in order."""
+    """The decoder's layers, in order."""
 
     @property
     def processor(self) -> Processor:
-        """How the model's images are laid into rows, under the family's default settings."""
+        """The processor of the model's images, with the family's default settings."""
         return self.family.processor(self.config, {})
 
     def shapes(self) -> Params:
@@ -44,14 +44,14 @@ class Definition(NamedTuple):
         return unflatten({".".join(path): axes for path, axes in named})
 
     def bind(self, params: Params) -> Model:
-        """The module with `params` for its numbers."""
+        """The module with the parameters `params`."""
         state = jax.tree.map(lambda leaf: leaf, self.state)  # replaced below, so a copy
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(self.graph, state)
 
 
 def define_from(family: Family, config: Any, **options: Any) -> Definition:
-    """The family's model of `config`, with nothing allocated; `options` as its module takes them."""
+    """The family's model of `config`, with nothing allocated; `options` go to its module."""
     module = nnx.eval_shape(lambda: family.build(config, rngs=nnx.Rngs(0), **options))
     return Definition(family, config, *nnx.split(module), module.layers())
 

@@ -1,4 +1,4 @@
-"""A model family: all that the rest of the code asks of one, in one value. `families.registry` has them by name."""
+"""A model family: everything that the rest of the code needs of one. `families.registry` has them by name."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -10,94 +10,94 @@ from flax import nnx
 from mmkp_jax.data.processor import Processor
 
 PARTS = ("tower", "projector", "decoder", "head")
-"""Parts of a model by which stages are counted, and that `config.freeze` may name; a family may lack some."""
+"""Parts of a model that FLOPs are grouped by and `config.freeze` may name; a family may lack some."""
 
 
 class Names(NamedTuple):
     """Published tensor names against paths in our parameters: one table, read in both directions."""
 
     ours: Mapping[str, str]
-    """Our path by published name; `{}` in a name is the layer number there, and the front axis here."""
+    """Our path by published name; `{}` in a name is the layer number, which is the leading axis in our parameter."""
     aliases: tuple[tuple[str, str], ...] = ()
-    """Prefixes of names that other releases of transformers write, and what is published in their place."""
+    """Prefixes that other releases of transformers write, and the published prefixes that they stand for."""
     tied: Mapping[str, str] = MappingProxyType({})
-    """Our path of what a tied checkpoint lacks, or carries over again, to the path that it repeats."""
+    """Paths of parameters that a tied checkpoint lacks or repeats, to the paths of what they repeat."""
 
 
 class Stage(NamedTuple):
-    """A part of a forward pass, in its order."""
+    """A stage of a forward pass; a family lists them in order."""
 
     path: str
-    """The beginning of its parameters' paths."""
+    """Prefix of its parameters' paths."""
     part: str
-    """The part of the model that it counts to, in tables and in `config.freeze`: tower, projector, decoder or head."""
+    """The part of the model that it belongs to, in tables and in `config.freeze`: one of `PARTS`."""
     scanned: bool = False
-    """Whether its layers are computed again in the backward pass, with `config.remat`."""
+    """Whether its layers are recomputed in the backward pass with `config.remat`."""
 
 
 class Work(NamedTuple):
-    """What there is to compute of some rows; sums over all of them."""
+    """The amount of computation for some rows; sums over all of them."""
 
     tokens: float
     labels: float
     token_pairs: float
-    """(query, key) that the rule of the forest lets see each other, a token and itself among them."""
+    """(query, key) pairs that the attention rule of the forest allows, including a token with itself."""
     images: Mapping[str, float]
-    """Of images, by the family's own names (`Processor.work`)."""
+    """Quantities of images, by the family's own names (`Processor.work`)."""
 
     def times(self, factor: float) -> "Work":
-        """So many times as much."""
+        """The work multiplied by `factor`."""
         tokens, labels, pairs = (factor * each for each in self[:3])
         return Work(tokens, labels, pairs, {name: factor * each for name, each in self.images.items()})
 
 
 class Product(NamedTuple):
-    """Products of a forward pass: all layers' with one matrix, or all those of attention."""
+    """Matrix products of a forward pass: those of all layers with one matrix, or all of attention."""
 
     stage: str
     """Path of the stage."""
     matrix: str
-    """The matrix's path; "" for attention."""
+    """Path of the matrix; "" for attention."""
     flops: float
 
 
 class Preprocessor(NamedTuple):
-    """What a model folder's image preprocessor may say."""
+    """What a model folder's image preprocessor file may contain."""
 
     kinds: tuple[str, ...]
-    """transformers' names, over its releases, for the one image processor that is implemented; the first is today's."""
+    """Names, over releases of transformers, of the one implemented image processor; the current one first."""
     supported: Callable[[Any], Mapping[str, Any]]
-    """The values that are implemented, by field, for a model's config: as transformers' own defaults."""
+    """The implemented values by field, for a model's config; equal to transformers' defaults."""
     settings: Mapping[str, tuple[str, str]]
-    """Names of each setting of `config.data.images` in the file: at the top, where it counts first, and in `size`."""
+    """Names in the file of each setting of `config.data.images`: at the top, which counts first, and in `size`."""
 
 
 class Reference(NamedTuple):
-    """How transformers loads and is fed a model of the family: for `export --verify` and the model card."""
+    """How transformers loads a model of the family and takes its inputs: for `export --verify` and the model card."""
 
     model: str
-    """The class, by name."""
+    """Name of the model's class."""
     image_processor: str | None
-    """Likewise; it needs no PyTorch."""
+    """Name of the image processor's class, which needs no PyTorch."""
     inputs: Callable[[Any, Any], Mapping[str, Any]]
-    """What a prompt's token numbers (a PyTorch tensor [1, T]) need next to them, for transformers' config."""
+    """Further inputs for a prompt's token numbers (a PyTorch tensor [1, T]), given transformers' config."""
     expand: str
-    """Code of the card: makes `prompt`'s one image token those of `inputs`."""
+    """Code for the card: repeats the one image token of `prompt` as `inputs` require."""
     extra: str
-    """Code of the card: adds what `inputs` needs next to `ids`."""
+    """Code for the card: adds the further `inputs` for `ids`."""
     images: str
-    """A sentence of the card on how images are resized, with `{setting}` of `config.data.images`."""
+    """Sentence for the card on how images are resized, with `{setting}` of `config.data.images`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
-    """A model family."""
+    """Everything that defines a model family."""
 
     name: str
     """The `model_type` of its `config.json`."""
     read_config: Callable[[Mapping[str, Any], str], Any]
-    """The config in a `config.json` (read at a place, for messages). It has at least `vocab_size`, `hidden_size`,
-    `num_layers` and `tie_embeddings`.
+    """Reads the content of a `config.json` (and its path, for messages). The result has at least `vocab_size`,
+    `hidden_size`, `num_layers` and `tie_embeddings`.
 
     Raises:
         InputError: a field is missing, of another type, at odds with another, or asks for what is not implemented.
@@ -106,35 +106,35 @@ class Family:
     """The module (`models.model.Model`) of a config, with `remat`, `attention` and `rngs` by name."""
     names: Names
     processor: Callable[[Any, Mapping[str, int]], Processor]
-    """Of a config, with the settings of `config.data.images`.
+    """Makes the processor of a config, with the settings of `config.data.images`.
 
     Raises:
         InputError: a setting is unknown or out of its range.
     """
     stages: tuple[Stage, ...]
     products: Callable[[Any, Mapping[str, int], Work], list[Product]]
-    """Of a config, the parameters' sizes by path, and the work: the products of a forward pass."""
-    kept: Callable[[Any, Mapping[str, int]], Mapping[str, int]]
-    """Of a config and a row's slots: numbers in the layers' inputs, by the scanned stage's path."""
+    """(config, sizes of parameters by path, work) -> the products of a forward pass."""
+    saved_inputs: Callable[[Any, Mapping[str, int]], Mapping[str, int]]
+    """(config, slots of a row) -> numbers in the saved inputs of layers, by path of the scanned stage."""
     true_share: Callable[[Any], float] = lambda _: 1.0
-    """Of a config: the share of runs in which a conditional of the compiled program is true."""
+    """(config) -> the share of executions in which a conditional of the compiled program is true."""
     attended: tuple[str, ...] = ()
-    """The work of images that attention kernels do, which skip what no token may see."""
+    """Names in `Work.images` that attention kernels compute, which skip what is masked."""
     preprocessor: Preprocessor | None = None
-    """None in a family without images."""
+    """Supported preprocessor files; None in a family without images."""
     reference: Reference | None = None
     published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    """The `config.json` of published models that are known without asking the hub, by hub id."""
+    """The `config.json` of published models that are known without network access, by hub id."""
     typical_post: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """The mean post of CMKP under the published tokenizer, in slots: `trunk`, `sft`, `cot`, and the family's own."""
+    """Slots of CMKP's mean post under the published tokenizer: `trunk`, `sft`, `cot`, and the family's own."""
 
     def paths(self, freeze: Sequence[str]) -> tuple[str, ...]:
-        """Patterns of parameter paths, for those of a config in which parts of the model may be named."""
+        """Patterns of parameter paths for `config.freeze`, in which parts of the model may be named."""
         parts = dict.fromkeys(PARTS, ()) | self.parts()
         return tuple(path for pattern in freeze for path in parts.get(pattern, (pattern,)))
 
     def parts(self) -> dict[str, tuple[str, ...]]:
-        """Beginnings of parameter paths, by the part of the model."""
+        """Prefixes of parameter paths, by part of the model."""
         parts: dict[str, tuple[str, ...]] = {}
         for stage in self.stages:
             parts[stage.part] = (*parts.get(stage.part, ()), stage.path)

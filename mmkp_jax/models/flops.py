@@ -1,12 +1,11 @@
 """Floating-point operations of a model's matrix products, counted from its shapes and from what rows hold.
 
 A product of [m, k] and [k, n] is 2mkn. Images count as their family says, attention by the pairs of tokens that may see
-each other, padding not at all, and what is frozen forwards only: so MFU's numerator is work that had to be done.
-Norms, activations, softmax and the optimizer are left out, as is usual; they are no products.
+each other, padding not at all, and frozen parts forward only: so MFU's numerator is work that had to be done.
+Norms, activations, softmax and the optimizer are left out, as is usual: they are not matrix products.
 
-Of a gradient: each matrix that trains costs its forward product once more, and so does each product through which a
-gradient goes on to something that trains. Products that are done again in the backward pass do not count, unless asked
-for (`recomputed`).
+In the backward pass each matrix that trains costs its forward product once more, and so does each product through
+which a gradient flows to something that trains. Recomputed products do not count, unless requested (`remat`).
 """
 
 import math
@@ -27,7 +26,7 @@ LAST = "mlp.down.weight"
 
 
 class Flops(NamedTuple):
-    """Of a part of the model."""
+    """FLOPs of a part of the model."""
 
     forward: float
     backward: float
@@ -39,7 +38,7 @@ class Flops(NamedTuple):
 
 
 def work_of(forest: Forest, processor: Processor) -> Work:
-    """What packed rows hold, as numpy arrays with any axes in front of [T], [M] and the images' slots."""
+    """The work of packed rows, numpy arrays with any leading axes."""
     T = forest.segment_BT.shape[-1]
     rows = zip(forest.segment_BT.reshape(-1, T), forest.branch_BT.reshape(-1, T), strict=True)
     trees = [
@@ -56,13 +55,13 @@ def work_of(forest: Forest, processor: Processor) -> Work:
 
 
 def tree_pairs(trunk: np.ndarray, *branches: np.ndarray) -> np.ndarray:
-    """The pairs of trees whose parts have these lengths, in float64."""
+    """(query, key) pairs of trees with these lengths of trunk and branches, in float64."""
     trunk, *branches = (np.asarray(each, np.float64) for each in (trunk, *branches))
     return trunk * (trunk + 1) / 2 + sum(n * trunk + n * (n + 1) / 2 for n in branches)
 
 
 def work_of_slots(size: RowSize, rows: int, processor: Processor) -> Work:
-    """What a program computes that looks at every slot, and at the pairs of slots that dense attention looks at."""
+    """The work of a program that computes every slot, and the pairs of slots that dense attention computes."""
     return Work(
         tokens=size.tokens,
         labels=size.labels,
@@ -72,7 +71,7 @@ def work_of_slots(size: RowSize, rows: int, processor: Processor) -> Work:
 
 
 def with_matrices(sizes: Mapping[str, int], stage: str, vectors: float, within: str = "") -> list[Product]:
-    """The products of so many vectors with each matrix of a stage, whose paths begin with it or with `within`."""
+    """The products of `vectors` vectors with each matrix of a stage, or of its part `within`."""
     matrices = [path for path in sizes if _is_in(path, within or stage) and path.endswith(".weight")]
     return [Product(stage, path, 2 * vectors * sizes[path]) for path in matrices]
 
@@ -84,7 +83,7 @@ def products_of(definition: Definition, work: Work) -> list[Product]:
 
 
 def forward_flops(definition: Definition, work: Work) -> dict[str, float]:
-    """Of a forward pass over `work`, by part."""
+    """FLOPs of a forward pass over `work`, by part."""
     products = products_of(definition, work)
     parts = {stage.path: stage.part for stage in definition.family.stages}
     return {
@@ -95,13 +94,13 @@ def forward_flops(definition: Definition, work: Work) -> dict[str, float]:
 def step_flops(
     definition: Definition, freeze: Sequence[str], work: Work, *, remat: bool | None = None
 ) -> dict[str, Flops]:
-    """Of a train step over `work`, by part.
+    """FLOPs of a train step over `work`, by part.
 
     Args:
-        freeze: what does not train, as in a config.
-        remat: None counts nothing twice. Else what the backward pass computes again counts too: the head, whose logits
-            are never kept, and, where this is true, the layers except for their last product, which nothing needs;
-            where it is false, attention's scores (half of its products), which are never kept either.
+        freeze: what is frozen, as in `config.freeze`.
+        remat: None counts nothing twice. Otherwise what the backward pass recomputes counts too: the head, whose logits
+            are never saved; if true, the layers except for their last product, which nothing needs; if false,
+            attention's scores (half of its products), which are never saved either.
     """
     trained = set(flatten(split_params(definition.shapes(), definition.family.paths(freeze))[0]))
     stages, every = definition.family.stages, products_of(definition, work)
@@ -110,7 +109,7 @@ def step_flops(
     for stage in stages:
         products = [each for each in every if each.stage == stage.path]
         trains_here = any(_is_in(path, stage.path) for path in trained)
-        to_input = trains_before or (trains_here and len(products) > 1)  # one alone has nothing before it
+        to_input = trains_before or (trains_here and len(products) > 1)  # a single product has nothing before it
         forward = sum(each.flops for each in products)
         again = sum(each.flops for each in products if not each.matrix.endswith(LAST)) if to_input else 0
         again *= remat is not None and (stage.part == "head" or (remat and stage.scanned))

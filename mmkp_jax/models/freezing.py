@@ -1,4 +1,4 @@
-"""The split of parameters into those that train and those that do not."""
+"""The split of parameters into trainable and frozen ones."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from mmkp_jax.models.definition import Params, flatten, unflatten
 
 
 def split_params(params: Params, freeze: Sequence[str]) -> tuple[Params, Params]:
-    """(trainable, frozen): the leaves whose path matches none, or one, of `freeze`.
+    """(trainable, frozen): the leaves whose path matches no pattern, or a pattern, of `freeze`.
 
-    A pattern is a path or the beginning of one at a dot (`visual.blocks`), with `*` for anything.
+    A pattern is a path or a prefix of one that ends at a dot (`visual.blocks`); `*` matches anything.
 
     Raises:
         InputError: a pattern matches no parameter, or nothing is left to train.
@@ -23,7 +23,7 @@ def split_params(params: Params, freeze: Sequence[str]) -> tuple[Params, Params]
             raise InputError(
                 f"{pattern!r} matches no parameter{nearest(pattern, known)}",
                 "config.freeze",
-                "give parameter paths or their beginnings",
+                "give parameter paths or their prefixes",
             )
     frozen = {path for path in flat if any(_matches(path, pattern) for pattern in freeze)}
     if len(frozen) == len(flat):

@@ -27,7 +27,7 @@ def parameter(
     layers: int | None,
     init: Callable = NORMAL,
 ) -> nnx.Param:
-    """A float32 parameter with named axes, stacked `layers` times in front when that is given."""
+    """A float32 parameter with named axes, stacked `layers` times in front if that is given."""
     if layers is not None:
         shape, axes = (layers, *shape), ("layers", *axes)
     return nnx.Param(init(rngs.params(), shape, jnp.float32), logical_axes=axes)
@@ -94,19 +94,19 @@ def rotary_frequencies(width: int, theta: float) -> np.ndarray:
 
 
 class Rotation(NamedTuple):
-    """By how much pairs are turned: made once for all layers."""
+    """Rotary angles of pairs, as cosine and sine: computed once for all layers."""
 
     cos_BTI: jax.Array
     sin_BTI: jax.Array
 
 
 def rotation_by(angle_BTI: jax.Array) -> Rotation:
-    """Angles in radians."""
+    """The rotation by angles in radians."""
     return Rotation(jnp.cos(angle_BTI), jnp.sin(angle_BTI))
 
 
 def rotate(x_BTNH: jax.Array, by: Rotation) -> jax.Array:
-    """Turns the pairs (i, i + H/2) of each head (I = H/2), in at least float32."""
+    """Rotates the pairs (i, i + H/2) of each head (I = H/2), in at least float32."""
     wide = x_BTNH.astype(jnp.promote_types(x_BTNH.dtype, jnp.float32))
     left, right = jnp.split(wide, 2, axis=-1)
     cos, sin = by.cos_BTI[:, :, None], by.sin_BTI[:, :, None]
@@ -114,7 +114,7 @@ def rotate(x_BTNH: jax.Array, by: Rotation) -> jax.Array:
 
 
 def scan_layers(layers: nnx.Module, x: jax.Array, each: Callable, *per_layer: jax.Array, remat: bool) -> jax.Array:
-    """Runs `x = each(layer, x, *slices)` over the stacked `layers`; with `remat` only x is kept for the backward pass.
+    """Runs `x = each(layer, x, *slices)` over the stacked `layers`; with `remat` only x is saved for the backward pass.
 
     `per_layer` arrays have the layer axis in front; `each` gets their slices.
     """

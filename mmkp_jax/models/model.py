@@ -1,4 +1,4 @@
-"""What every model family's module offers to training, decoding and planning.
+"""The interface of every model family's module to training, decoding and planning.
 
 B rows, T tokens, A position axes, I pairs of a head, D model width, V vocabulary.
 """
@@ -14,12 +14,12 @@ from mmkp_jax.models.layers import Rotation
 
 
 class Layer(NamedTuple):
-    """One layer of the decoder, as the cache must know it."""
+    """What the cache needs to know of one decoder layer."""
 
     stack: str
-    """The name of the stack that it is in (`Model.stack`)."""
+    """Name of its stack (`Model.stack`)."""
     index: int
-    """Its place there."""
+    """Index in the stack."""
     kv_heads: int
     head_dim: int
 
@@ -39,23 +39,23 @@ class Model(Protocol):
         ...
 
     def embed(self, forest: Forest, features: Any, dtype: jnp.dtype) -> jax.Array:
-        """What enters the first layer, [B, T, D]: token embeddings, with features where images are."""
+        """Input of the first layer, [B, T, D]: token embeddings, with features in place of image tokens."""
         ...
 
     def embed_text(self, token_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """The same of text tokens alone."""
+        """Input of the first layer for text tokens, [B, T, D]."""
         ...
 
     def decode(self, forest: Forest, features: Any, dtype: jnp.dtype) -> jax.Array:
-        """Hidden states after the last norm, from features that are there already."""
+        """Hidden states after the last norm, from features computed by `encode`."""
         ...
 
     def rotation(self, position_BTA: jax.Array) -> Rotation:
-        """By how much positions turn queries and keys, [B, T, I]; the same for all layers."""
+        """Rotation of queries and keys by their positions, [B, T, I]; the same for all layers."""
         ...
 
     def layers(self) -> tuple[Layer, ...]:
-        """The decoder's layers in order; read off the config alone."""
+        """The decoder's layers in order, from the config alone."""
         ...
 
     def stack(self, name: str) -> nnx.Module:

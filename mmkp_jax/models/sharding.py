@@ -22,20 +22,20 @@ from mmkp_jax.ops.layout import ROW_AXES
 from mmkp_jax.runtime.fields import DEFAULT_RULES, MESH_AXES
 
 MEMORIES = {"device": "device", "host": "pinned_host"}
-"""Where arrays can be kept, and JAX's names of it."""
+"""Memories for arrays, and JAX's names for them."""
 
 Rules = Mapping[str, str | None]
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all `devices` with the axes `MESH_AXES`; one size may be -1, for what the others leave.
+    """A mesh of all `devices` with the axes `MESH_AXES`; one size may be -1, for the remaining devices.
 
     Sizes that are all 1 take the first device alone. Of several TPU slices, the axis data divides them first: only its
     gradients then cross the network between them.
 
     Raises:
         InputError: an unknown axis, a size that is not positive, sizes that do not use exactly the devices, or an axis
-            data that does not divide into the slices.
+            data that is not a multiple of the slices.
     """
     devices = jax.devices() if devices is None else devices
     where = "config.mesh"
@@ -87,7 +87,7 @@ def check_rules(rules: Rules) -> None:
 
 
 def partition(shape: Sequence[int], names: Sequence[str | None], mesh: Mesh, rules: Rules) -> PartitionSpec:
-    """How a parameter of `shape`, its axes called `names`, is divided."""
+    """The partition of a parameter of `shape` whose axes are called `names`."""
     spec: list[str | None] = []
     for size, name in zip(shape, names, strict=True):
         axis = rules.get(name) if name else None
@@ -118,7 +118,7 @@ def param_structs(definition: Definition, mesh: Mesh, rules: Rules, dtype: jnp.d
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Batches [accumulation steps, rows, ...]: rows over the batch axes."""
+    """Sharding of batches [accumulation steps, rows, ...]: rows over the batch axes."""
     return NamedSharding(mesh, PartitionSpec(None, ROW_AXES))
 
 
@@ -130,9 +130,9 @@ def place_batch(batch: Forest, mesh: Mesh) -> Forest:
 
 
 def planned_rows(mesh: Mesh, accumulation_steps: int, rows: int) -> np.ndarray:
-    """Which of the `rows` that are planned for a batch each of its rows on the mesh is: int [A, B].
+    """The planned row of each row of a batch on the mesh: int [A, B].
 
-    Each host loads an equal part of the planned rows, in its order (`data.plan.host_rows`).
+    Each host loads an equal part of the planned rows, in order (`data.plan.host_rows`).
     """
     part = rows // jax.process_count()
     own = np.arange(rows, dtype=np.int32)[jax.process_index() * part :][:part].reshape(accumulation_steps, -1)
@@ -143,12 +143,12 @@ def planned_rows(mesh: Mesh, accumulation_steps: int, rows: int) -> np.ndarray:
 def optimizer_shardings(
     optimizer: optax.GradientTransformation, trainable: Params, shardings: Params, mesh: Mesh, memory: str
 ) -> optax.OptState:
-    """Moments are divided as their parameters are; counters are everywhere.
+    """Shardings of the optimizer's state: moments as their parameters; counters replicated.
 
     Args:
         trainable: shapes of the trainable parameters.
         shardings: their shardings.
-        memory: in which moments are kept between steps, one of `MEMORIES`.
+        memory: memory of the moments between steps, one of `MEMORIES`.
     """
     return optax.tree_utils.tree_map_params(
         optimizer,
@@ -160,12 +160,12 @@ def optimizer_shardings(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Sharding of an array that is the same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def describe(definition: Definition, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> str:
-    """A line a parameter: path, shape, the mesh axis each of its axes is divided over, and its size on one device."""
+def sharding_table(definition: Definition, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> str:
+    """A table with a line a parameter: path, shape, mesh axes that its axes are divided over, shape on one device."""
     shardings = flatten(param_shardings(definition, mesh, rules))
     lines = [f"{'parameter':40} {'shape':22} {'divided over':22} on one device"]
     for path, leaf in flatten(definition.shapes()).items():

@@ -2,8 +2,8 @@
 
 B rows, T query tokens, S key tokens, N query heads, K key-value heads, G = N / K, H head width.
 
-The rule of the forest: a token attends to tokens of its own segment that do not lie later in the row and that stand
-on the trunk or on its own branch. Padding (segment 0) attends to padding, so every softmax has a finite input.
+The rule of the forest: a token attends to tokens of its own segment that are not later in the row and that are on
+the trunk or on its own branch. Padding (segment 0) attends to padding, so every softmax has a finite input.
 """
 
 import functools
@@ -23,19 +23,19 @@ BLOCK = 128
 """Queries of a block of causal attention, or a multiple of it: the keys after the block are left out."""
 
 MAX_BLOCKS = 8
-"""Blocks of a row at most: they are unrolled in the program, and with 8 no more than 1/16 of it is still in vain."""
+"""Blocks of a row at most: they are unrolled in the program; with 8, at most 1/16 of its products are masked."""
 
 MIN_SLICED = 256
 """Tokens of the shortest row that is divided into blocks."""
 
 
 class Backend(NamedTuple):
-    """A way to compute attention; what depends on the rows only is made once a step, for all layers and heads."""
+    """A way to compute attention; what depends on the rows only is computed once a step, for all layers and heads."""
 
     forest: Callable[[jax.Array, jax.Array], Attend]
     """(segment_BT, branch_BT) -> attention by the rule of the forest."""
-    pictures: Callable[[jax.Array], Attend]
-    """(image_BP) -> attention of every patch to all patches of its picture."""
+    images: Callable[[jax.Array], Attend]
+    """(image_BP) -> attention of every patch to all patches of its image."""
 
 
 def forest_mask(segment_BT: jax.Array, branch_BT: jax.Array) -> jax.Array:
@@ -59,8 +59,8 @@ def dense_attention(
     Args:
         q_BTNH, k_BSKH, v_BSKH: queries, keys and values, of one dtype; N is a multiple of K.
         mask_BTS: bool; True where the query may see the key. B and T may be 1, for all. A query that may see nothing
-            gets the mean of all values (finite, and read by nobody).
-        causal: the mask, [B, T, T], hides all that is later in the row; keys after a block of queries are left out.
+            gets the mean of all values (finite, and never used).
+        causal: the mask, [B, T, T], hides everything later in the row; keys after a block of queries are left out.
 
     Returns:
         [B, T, N, H] in that dtype.
@@ -95,12 +95,12 @@ def _attend_causally(q_BKGTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, m
 def _attend(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """Dense attention, heads first, so that no array of scores is ever transposed.
 
-    Reductions over scores are slow, on a CPU above all. Only the largest score is found by one: the weights' sum is a
+    Reductions over scores are slow, most of all on a CPU. Only the largest score is found by one: the weights' sum is a
     further column of their product with the values, and what the backward pass subtracts comes from the output. It
-    computes the scores again, so that a layer keeps none.
+    recomputes the scores, so that a layer saves none.
 
     Keys and values come in at least float32, though the products take them in the dtype of the queries: so their
-    gradients leave unrounded, to be summed over blocks.
+    gradients are unrounded when they are summed over blocks.
     """
     return _forward(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)[0]
 
@@ -117,8 +117,8 @@ def _forward(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS:
     return out_BKGTH.astype(v_BKSH.dtype), (q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1)
 
 
-def _backward(kept: tuple[jax.Array, ...], g_BKGTH: jax.Array):
-    q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1 = kept
+def _backward(saved: tuple[jax.Array, ...], g_BKGTH: jax.Array):
+    q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1 = saved
     share_BKGTS = jnp.exp(_scores(q_BKGTH, k_BKSH, mask_BTS) - top_BKGT1) * (1 / total_BKGT1)
     mean_BKGT1 = jnp.sum(g_BKGTH * out_BKGTH, axis=-1, keepdims=True)
     g_share_BKGTS = _product("bkgth,bksh->bkgts", g_BKGTH, v_BKSH)
@@ -136,7 +136,7 @@ _attend.defvjp(_forward, _backward)
 
 
 def _product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Their product, summed and given in at least float32.
+    """The product of `a` and `b`, accumulated and returned in at least float32.
 
     XLA's CPU backend has no product of bfloat16 into float32 for every layout of its operands: there they are widened
     first, which gives the same numbers.
@@ -153,7 +153,7 @@ def _product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _wide(array: jax.Array) -> jnp.dtype:
-    """Its dtype, or float32 where that is narrower."""
+    """The array's dtype, or float32 if that is wider."""
     return jnp.promote_types(array.dtype, jnp.float32)
 
 
@@ -169,9 +169,9 @@ def _dense_forest(segment_BT: jax.Array, branch_BT: jax.Array) -> Attend:
     return lambda q, k, v: dense_attention(q, k, v, mask_BTT, causal=True)
 
 
-def _dense_pictures(image_BP: jax.Array) -> Attend:
+def _dense_images(image_BP: jax.Array) -> Attend:
     mask_BPP = same_segment_mask(image_BP)
     return lambda q, k, v: dense_attention(q, k, v, mask_BPP)
 
 
-DENSE = Backend(_dense_forest, _dense_pictures)
+DENSE = Backend(_dense_forest, _dense_images)

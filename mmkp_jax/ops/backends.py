@@ -1,4 +1,4 @@
-"""The ways to compute attention, by name, and which one a platform takes."""
+"""Attention backends by name, and the one that a platform uses."""
 
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.ops.attention import DENSE, Backend

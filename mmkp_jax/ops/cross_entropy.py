@@ -97,8 +97,8 @@ def _nll_fwd(
     return nll_BM, (hidden_BMD, head_VD, label_BM, logsumexp_BM)
 
 
-def _nll_bwd(n: int, vocab_size: int, kept: tuple, g_BM: jax.Array) -> tuple[jax.Array, jax.Array, None]:
-    hidden_BMD, head_VD, label_BM, logsumexp_BM = kept
+def _nll_bwd(n: int, vocab_size: int, saved: tuple, g_BM: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+    hidden_BMD, head_VD, label_BM, logsumexp_BM = saved
     V, D = head_VD.shape
 
     def visit(carry: tuple, j: jax.Array) -> tuple[tuple, None]:

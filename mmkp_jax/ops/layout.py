@@ -20,7 +20,7 @@ def over_rows(x: jax.Array) -> jax.Array:
 
 
 def whole_vectors(table: jax.Array) -> jax.Array:
-    """A table whose rows each lie whole on a device, however the rows are divided."""
+    """A table whose rows are each whole on one device, however the rows are divided."""
     if not _mesh_axes():
         return table
     free = (PartitionSpec.UNCONSTRAINED,) * (table.ndim - 1)

@@ -1,17 +1,17 @@
-"""Attention on TPU: JAX's splash kernels, under one rule: a query sees the keys of one interval.
+"""Attention on TPU: JAX's splash kernels, by intervals: a query sees the keys of one interval.
 
-B rows, T tokens, S places of keys, N query heads, K key-value heads, H head width, n blocks.
+B rows, T tokens, S key positions, N query heads, K key-value heads, H head width, n blocks.
 
-A picture's patches stand together, so what a patch may see is an interval. In a row of trees (trunk, CoT branch, SFT
-branch, in the row's order) it is not: an SFT token skips the CoT branch between it and the trunk. But the order of the
-keys is free, since a sum has none. In the order CoT branch backwards, trunk, SFT branch, a trunk or SFT token sees
-from the trunk's first key to itself, and a CoT token from itself to the trunk's last key. So keys and values are
-reordered, queries and outputs are not, and the result is exact, gradients too, for any number of tokens on any branch.
+The patches of an image are contiguous, so what a patch may see is an interval. In a row of trees (trunk, CoT branch,
+SFT branch, in the row's order) it is not: an SFT token skips the CoT branch between it and the trunk. But the order of
+the keys is free, since a sum does not depend on it. In order CoT branch backwards, trunk, SFT branch, a trunk or SFT
+token sees from the trunk's first key to itself, and a CoT token from itself to the trunk's last key. So keys and values
+are reordered, queries and outputs are not, and the result is exact, gradients too, for any lengths of branches.
 
 The two ends of the interval reach the kernel in its `q_sequence`, which in JAX's own masks holds the query's slot, and
 a mask function reads them there (JAX documents neither; the tests run the kernels). Blocks of keys that no query of a
-block may see are skipped: a row costs what its trees cost, not what its length would. Unlike in the dense reference,
-a slot of padding sees itself only; nobody reads it.
+block may see are skipped: a row costs what its trees cost, whatever its length. Unlike in the dense reference,
+a slot of padding sees only itself; its output is never used.
 """
 
 import functools
@@ -37,35 +37,35 @@ HEAD_AXIS = "tensor"
 """The mesh axis that heads are divided over."""
 
 LONGEST = 1 << 16
-"""Places of keys in a row, at most: two of them share 32 bits."""
+"""Most key positions of a row: two of them share 32 bits."""
 
 PADDING = 1 << 30
-"""Above every segment: slot t of padding becomes segment PADDING + t, behind all others."""
+"""A number above every segment: slot t of padding becomes segment PADDING + t, after all others."""
 
 
 class Intervals(NamedTuple):
-    """What the kernels must know of the rows, all int32; made once a step, for all layers and heads."""
+    """What the kernels need of the rows, all int32; computed once a step, for all layers and heads."""
 
     ends_BT: jax.Array
-    """The first and the last place that a query sees, in the high and the low 16 bits."""
+    """The first and the last key position that a query sees, in the high and the low 16 bits."""
     seen_Bnn: jax.Array
     """1 where some query of the block sees some key of the block: query block before key block."""
     key_block_Bnn: jax.Array
-    """The block of keys to have in memory there: one that is seen, so that none is fetched in vain."""
+    """The block of keys to have in memory there: one that is seen, so that none is fetched without use."""
     query_block_Bnn: jax.Array
-    """The same of queries, for the gradient of keys and values."""
-    place_BT: jax.Array
-    """Where a token's key stands."""
+    """The block of queries to have in memory there, for the gradient of keys and values."""
+    position_BT: jax.Array
+    """The position of a token's key."""
     slot_BS: jax.Array | None
-    """The token whose key stands in a place; None where keys stand in the order of their tokens."""
+    """The token whose key is at a position; None where keys are in the order of their tokens."""
 
 
 def splash_backend(interpret: bool) -> Backend:
     """The backend for TPU; with `interpret` its kernels run anywhere, slowly.
 
-    An argument, because a program may be compiled for a TPU where there is none, so the default platform says nothing.
+    It is an argument because a program may be compiled for a TPU on a machine without one.
     """
-    return Backend(functools.partial(_forest, interpret), functools.partial(_pictures, interpret))
+    return Backend(functools.partial(_forest, interpret), functools.partial(_images, interpret))
 
 
 def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array) -> Attend:
@@ -73,23 +73,23 @@ def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array) -> Att
     slot_T = jnp.arange(segment_BT.shape[1])
     side_BT = (branch_BT == SFT).astype(jnp.int32) - (branch_BT == COT)
     slot_BS = jnp.lexsort((jnp.where(branch_BT == COT, -slot_T, slot_T), side_BT, segment_BT))
-    rule = _intervals(forest_mask(segment_BT, branch_BT), place_BT=jnp.argsort(slot_BS))
-    return functools.partial(_attend, interpret, rule._replace(slot_BS=slot_BS))
+    intervals = _intervals(forest_mask(segment_BT, branch_BT), position_BT=jnp.argsort(slot_BS))
+    return functools.partial(_attend, interpret, intervals._replace(slot_BS=slot_BS))
 
 
-def _pictures(interpret: bool, image_BP: jax.Array) -> Attend:
+def _images(interpret: bool, image_BP: jax.Array) -> Attend:
     image_BP = _own_segments(image_BP)
-    place_BP = jnp.broadcast_to(jnp.arange(image_BP.shape[1]), image_BP.shape)
-    return functools.partial(_attend, interpret, _intervals(same_segment_mask(image_BP), place_BP))
+    position_BP = jnp.broadcast_to(jnp.arange(image_BP.shape[1]), image_BP.shape)
+    return functools.partial(_attend, interpret, _intervals(same_segment_mask(image_BP), position_BP))
 
 
-def _intervals(mask_BTT: jax.Array, place_BT: jax.Array) -> Intervals:
-    """The intervals that a mask amounts to, with keys in the order of `place_BT`."""
-    B, T = place_BT.shape
+def _intervals(mask_BTT: jax.Array, position_BT: jax.Array) -> Intervals:
+    """The intervals that a mask amounts to, with keys in the order of `position_BT`."""
+    B, T = position_BT.shape
     if T > LONGEST:
         raise InputError(f"rows of {T} tokens or patches", "config.row", f"splash attention takes at most {LONGEST}")
-    first_BT = jnp.min(jnp.where(mask_BTT, place_BT[:, None], T), axis=-1)
-    last_BT = jnp.max(jnp.where(mask_BTT, place_BT[:, None], -1), axis=-1)
+    first_BT = jnp.min(jnp.where(mask_BTT, position_BT[:, None], T), axis=-1)
+    last_BT = jnp.max(jnp.where(mask_BTT, position_BT[:, None], -1), axis=-1)
     size = _block(T)
     start_n = jnp.arange(0, T, size)
     seen_BTn = (first_BT[..., None] < start_n + size) & (last_BT[..., None] >= start_n)
@@ -99,55 +99,59 @@ def _intervals(mask_BTT: jax.Array, place_BT: jax.Array) -> Intervals:
         seen_Bnn=seen_Bnn.astype(jnp.int32),
         key_block_Bnn=_nearest_seen(seen_Bnn),
         query_block_Bnn=_nearest_seen(seen_Bnn.mT).mT,
-        place_BT=place_BT,
+        position_BT=position_BT,
         slot_BS=None,
     )
 
 
 def _nearest_seen(seen_Bnn: jax.Array) -> jax.Array:
-    """Each block itself; but the first or the last one seen, where it lies before or behind these."""
+    """Each block itself, or the first or last one seen where it is before or after these."""
     n = seen_Bnn.shape[-1]
     first_Bn1 = jnp.argmax(seen_Bnn, axis=-1, keepdims=True)
     last_Bn1 = n - 1 - jnp.argmax(seen_Bnn[..., ::-1], axis=-1, keepdims=True)
     return jnp.clip(jnp.arange(n), first_Bn1, last_Bn1)
 
 
-def _attend(interpret: bool, rule: Intervals, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
+def _attend(
+    interpret: bool, intervals: Intervals, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
+) -> jax.Array:
     T, H = q_BTNH.shape[1], q_BTNH.shape[-1]
     wide = jnp.promote_types(q_BTNH.dtype, jnp.float32)
     q_BTNH = (q_BTNH.astype(wide) * H**-0.5).astype(q_BTNH.dtype)  # the kernels do not scale
     q, k, v = (_whole_blocks(x) for x in (q_BTNH, k_BTKH, v_BTKH))
     rows = jax.vmap(functools.partial(_attend_row, interpret))
-    return _on_each_device(rows, rule, q, k, v)[:, :T]
+    return _on_each_device(rows, intervals, q, k, v)[:, :T]
 
 
-def _on_each_device(rows: Callable[..., jax.Array], rule: Intervals, *qkv: jax.Array) -> jax.Array:
-    """`rows` under the ambient mesh: the compiler cannot divide a kernel, so each device calls it on its part.
+def _on_each_device(rows: Callable[..., jax.Array], intervals: Intervals, *qkv: jax.Array) -> jax.Array:
+    """`rows` under the ambient mesh: the compiler cannot partition a kernel, so each device calls it on its part.
 
-    Heads are divided where every device gets whole groups; else each computes them all.
+    Heads are divided where every device gets whole groups; otherwise each computes them all.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.axis_names:
-        return rows(rule, *qkv)
+        return rows(intervals, *qkv)
     over = tuple(axis for axis in ROW_AXES if axis in mesh.axis_names)
     divided = HEAD_AXIS in mesh.axis_names and qkv[1].shape[2] % mesh.shape[HEAD_AXIS] == 0
     spec = PartitionSpec(over, None, HEAD_AXIS if divided else None)
     specs = (PartitionSpec(over), spec, spec, spec)
-    return jax.shard_map(rows, in_specs=specs, out_specs=spec, check_vma=False)(rule, *qkv)
+    return jax.shard_map(rows, in_specs=specs, out_specs=spec, check_vma=False)(intervals, *qkv)
 
 
-def _attend_row(interpret: bool, rule: Intervals, q_TNH: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array) -> jax.Array:
-    """A row of whole blocks, q scaled; `rule` without its B."""
-    if rule.slot_BS is not None:
-        k_TKH, v_TKH = (_reorder(x, rule.slot_BS, rule.place_BT) for x in (k_TKH, v_TKH))
+def _attend_row(
+    interpret: bool, intervals: Intervals, q_TNH: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array
+) -> jax.Array:
+    """Attention of one row of whole blocks, with q scaled; `intervals` have no axis B."""
+    if intervals.slot_BS is not None:
+        k_TKH, v_TKH = (_reorder(x, intervals.slot_BS, intervals.position_BT) for x in (k_TKH, v_TKH))
     by_query = MaskInfo(
-        data_next=rule.key_block_Bnn[None],
+        data_next=intervals.key_block_Bnn[None],
         mask_next=None,
-        block_mask=rule.seen_Bnn[None],
+        block_mask=intervals.seen_Bnn[None],
         partial_mask_blocks=None,
-        q_sequence=rule.ends_BT,
+        q_sequence=intervals.ends_BT,
     )
-    by_key = by_query._replace(data_next=rule.query_block_Bnn[None])
+    by_key = by_query._replace(data_next=intervals.query_block_Bnn[None])
     parts = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     kernel = splash.SplashAttentionKernel(
         by_query,
@@ -165,28 +169,30 @@ def _attend_row(interpret: bool, rule: Intervals, q_TNH: jax.Array, k_TKH: jax.A
     return kernel(*(x.swapaxes(0, 1) for x in (q_TNH, k_TKH, v_TKH))).swapaxes(0, 1)
 
 
-def _in_interval(ends: jax.Array, place: jax.Array) -> jax.Array:
-    """Runs in the kernels, on blocks of int32."""
-    return (place >= jax.lax.shift_right_logical(ends, 16)) & (place <= (ends & 0xFFFF))
+def _in_interval(ends: jax.Array, position: jax.Array) -> jax.Array:
+    """The mask function: runs in the kernels, on blocks of int32."""
+    return (position >= jax.lax.shift_right_logical(ends, 16)) & (position <= (ends & 0xFFFF))
 
 
 @jax.custom_vjp
-def _reorder(x_TKH: jax.Array, slot_S: jax.Array, place_T: jax.Array) -> jax.Array:
-    """Keys or values in their places. `place_T` is the inverse of `slot_S`, so that the backward pass gathers too."""
+def _reorder(x_TKH: jax.Array, slot_S: jax.Array, position_T: jax.Array) -> jax.Array:
+    """Keys or values in key order. `position_T` is the inverse of `slot_S`, so that the backward pass gathers too."""
     return x_TKH[slot_S]
 
 
-_reorder.defvjp(lambda x, slot_S, place_T: (x[slot_S], place_T), lambda place_T, g: (g[place_T], None, None))
+_reorder.defvjp(
+    lambda x, slot_S, position_T: (x[slot_S], position_T), lambda position_T, g: (g[position_T], None, None)
+)
 
 
 def _own_segments(segment_BT: jax.Array) -> jax.Array:
-    """Segments in whole blocks, each slot of padding one of its own."""
+    """Segments padded to whole blocks, each slot of padding a segment of its own."""
     segment_BT = _whole_blocks(segment_BT)
     return jnp.where(segment_BT == 0, PADDING + jnp.arange(segment_BT.shape[1]), segment_BT)
 
 
 def _whole_blocks(x_BTX: jax.Array) -> jax.Array:
-    """Zeros behind T up to whole blocks."""
+    """The array padded with zeros along T to whole blocks."""
     T = x_BTX.shape[1]
     return jnp.pad(x_BTX, [(0, 0), (0, -T % _block(T))] + [(0, 0)] * (x_BTX.ndim - 2))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 class Tiles(NamedTuple):
-    """Where patches lie in the tiles and what the tiles hold."""
+    """The slots of patches in tiles, and the patches in the tiles' slots."""
 
     patch_BWZ: jax.Array
     """int32: the patch in each slot of a tile (any, where the slot is empty)."""
@@ -21,7 +21,7 @@ class Tiles(NamedTuple):
     slot_BP: jax.Array
     """int32: each patch's slot among the row's W * Z (any, for padding)."""
     real_BP: jax.Array
-    """bool: the patch lies in a window."""
+    """bool: the patch is in a window."""
 
 
 def lay_tiles(window_BW: jax.Array, patches: int, tile_size: int) -> Tiles:

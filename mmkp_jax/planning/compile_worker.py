@@ -37,7 +37,7 @@ ANY_STEPS = 1_000_000
 
 
 def run(folder: Path) -> dict[str, Any]:
-    """The content of `result.json`: `error` ([what, where, mend]), or `state`, `mesh` and `programs`."""
+    """The content of `result.json`: `error` ([what, where, hint]), or `state`, `mesh` and `programs`."""
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     config, topology = ConfigDict(request["config"]), read_topology(request["topology"])
     try:

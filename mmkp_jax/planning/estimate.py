@@ -97,7 +97,7 @@ def saved_activations(workload: Workload, outcome: CompileOutcome) -> float:
     rows = config.global_batch_size / config.accumulation_steps / outcome.mesh["data"] / outcome.mesh["fsdp"]
     each = jnp.dtype(dtype_of(config, "compute_dtype")).itemsize
     trained, _ = split_params(definition.shapes(), definition.family.paths(config.freeze))
-    kept = definition.family.kept(definition.config, workload.row.slots())
+    kept = definition.family.saved_inputs(definition.config, workload.row.slots())
     trains = {stage: any(path.startswith(f"{stage}.") for path in flatten(trained)) for stage in kept}
     return each * rows * sum(numbers for stage, numbers in kept.items() if trains[stage])
 

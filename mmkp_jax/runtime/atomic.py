@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 PART = ".part"
-"""Ending of a file that is still being written; one that a kill left behind is replaced by the next write."""
+"""Suffix of a file that is still being written; one left by a kill is replaced by the next write."""
 
 
 def part_of(file: Path) -> Path:
-    """Where `file` is until it is complete."""
+    """Temporary path of `file` until it is complete."""
     return file.with_name(file.name + PART)
 
 
 @contextlib.contextmanager
 def renaming(file: Path, *, unique: bool = False) -> Iterator[Path]:
-    """The path to write a new file to, which takes the place of `file` when the block ends, and never if it raises.
+    """A temporary path for a new file, which replaces `file` when the block ends, and never if it raises.
 
-    Folders above are made. A link stays, and the file that it leads to is replaced.
+    Parent folders are created. A link is kept, and its target is replaced.
 
     Args:
-        unique: whether several processes may write the file at the same time: each writes under a name of its own.
+        unique: each process writes under a name of its own, so that several may write the file at the same time.
     """
     file = Path(os.path.realpath(file))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +43,13 @@ def renaming(file: Path, *, unique: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing(file: Path, *, unique: bool = False) -> Iterator[BinaryIO]:
-    """A new file open for writing, which takes the place of `file` as that of `renaming` does.
+    """A new file open for writing, which replaces `file` as with `renaming`.
 
-    What was written is on the disk before the old file goes. A device or a pipe (`/dev/stdout`) is no file to replace:
-    it is written to as it is.
+    Its content is synced to disk before the old file is replaced. A device or a pipe (`/dev/stdout`) is written to in
+    place.
 
     Raises:
-        OSError: it cannot be written, or is a folder; the old file is as it was.
+        OSError: it cannot be written, or is a folder; the old file is unchanged.
     """
     if file.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
@@ -65,22 +65,22 @@ def replacing(file: Path, *, unique: bool = False) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def replacing_folder(out: Path) -> Iterator[Path]:
-    """A folder to write files into, which takes the place of `out` when the block ends; nothing is left if it raises.
+    """A temporary folder, which replaces `out` when the block ends; nothing is left of it if the block raises.
 
-    What was written is on the disk before the old folder goes. One process at a time; what a killed one left is removed
-    by the next.
+    Its files are synced to disk before the old folder is replaced. For one process at a time; what a killed process
+    left is removed by the next.
 
     Raises:
-        OSError: it cannot be written; the old folder is as it was.
+        OSError: it cannot be written; the old folder is unchanged.
     """
     out = out.absolute()
     unfinished, before = out.with_name(f".{out.name}.unfinished"), out.with_name(f".{out.name}.before")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # a killed process's
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
         unfinished.mkdir(parents=True)
         if out.exists():
-            shutil.rmtree(before, ignore_errors=True)  # killed while it was removed
-        elif before.exists():  # killed between the two renamings below
+            shutil.rmtree(before, ignore_errors=True)  # left by a process killed while removing it
+        elif before.exists():  # left by a process killed between the two renames below
             os.replace(before, out)
         yield unfinished
         for path in (*unfinished.iterdir(), unfinished):
@@ -96,20 +96,20 @@ def replacing_folder(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def making_folder(out: Path, is_made: Callable[[], bool]) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` when the block ends; nothing is left if it raises.
+    """A temporary folder, which becomes `out` when the block ends; nothing is left of it if the block raises.
 
-    Several processes may make the same: the first to end gives the folder, and the others' are dropped.
+    Several processes may make the same folder: the first one to finish provides it, and the others' are dropped.
 
     Args:
-        is_made: whether `out` is what was to be made, asked when it cannot be put there.
+        is_made: whether `out` is already what is being made; called when the rename fails.
 
     Raises:
-        OSError: it cannot be written, or something else is there.
+        OSError: it cannot be written, or `out` is something else.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent))
     try:
-        unfinished.chmod(0o755)  # mkdtemp's are for one user only
+        unfinished.chmod(0o755)  # mkdtemp makes it private to one user
         yield unfinished
         try:
             os.replace(unfinished, out)
@@ -121,7 +121,7 @@ def making_folder(out: Path, is_made: Callable[[], bool]) -> Iterator[Path]:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged file or folder, so that another can take its name; where it is now.
+    """Renames a damaged file or folder, so that its name is free; returns the new path.
 
     Raises:
         OSError: it cannot be renamed.
@@ -130,7 +130,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """Returns when a file, or a folder's list of names, is on the disk and outlasts a lost machine."""
+    """Syncs a file, or a folder's list of names, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -139,29 +139,29 @@ def _sync(path: Path) -> None:
 
 
 def _is_special(file: Path) -> bool:
-    """Whether renaming another file over this one would take away something that is no file of ours."""
-    of_the_system = os.path.abspath(file).startswith(("/dev/", "/proc/"))  # also where the output is sent to a file
+    """Whether the path is a device, a pipe or the like, which a rename must not replace."""
+    of_the_system = os.path.abspath(file).startswith(("/dev/", "/proc/"))  # also where output is redirected to a file
     return file.exists() and (of_the_system or not file.is_file())
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Writes a whole file; raises as `replacing`."""
+    """Writes a file atomically; raises as `replacing`."""
     with replacing(file) as out:
         out.write(content)
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a whole UTF-8 file; raises as `replacing`."""
+    """Writes a UTF-8 file atomically; raises as `replacing`."""
     write_bytes(file, text.encode("utf-8"))
 
 
 def write_json(file: Path, content: Any, *, indent: int | None = 2, sort_keys: bool = False) -> None:
-    """Writes a whole JSON file for people to read; raises as `replacing`.
+    """Writes a readable JSON file atomically; raises as `replacing`.
 
-    Half of a character, which UTF-8 does not have, is written as its escape (a file's name that is not UTF-8 has such).
+    Lone surrogates, as in file names that are not UTF-8, are written as escapes.
 
     Raises:
-        ValueError: a number in it is not finite, which JSON has no word for.
+        ValueError: a number in it is not finite, which JSON cannot hold.
     """
     text = json.dumps(content, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
     write_bytes(file, f"{text}\n".encode("utf-8", "backslashreplace"))

@@ -1,7 +1,7 @@
 """Checksums of the files in a folder: written once it is complete, verified before it is read.
 
-CRC-32 finds every single flipped bit and every damaged stretch of 32 bits; other damage passes once in 2^32. It guards
-against disks, networks and copies, not against people.
+CRC-32 detects every flipped bit and every damaged run of 32 bits; other damage goes undetected once in 2^32. It guards
+against faults of disks, networks and copies, not against attacks.
 """
 
 import json
@@ -16,68 +16,68 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.atomic import write_bytes
 from mmkp_jax.runtime.json_files import parse_object
 
-FILE = "checksums.json"
+CHECKSUMS_FILE = "checksums.json"
 BLOCK_BYTES = 4 << 20
 THREADS = 8
-"""Files that are read at a time: a network's file system gives one reader only a part of what it can."""
+"""Number of files read at a time: a network file system does not give one reader its full bandwidth."""
 
 
 class Checksum(NamedTuple):
-    """What a file held."""
+    """Size and CRC-32 of a file."""
 
     bytes: int
     crc32: int
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes `checksums.json` of all files in a folder and below it.
+    """Writes `checksums.json`, over all files in a folder and below it.
 
     Raises:
-        OSError: a file cannot be read, or this one not written.
+        OSError: a file cannot be read, or `checksums.json` cannot be written.
     """
-    found = _hashed(folder, [each for each in _files(folder) if each != FILE])
-    write_bytes(folder / FILE, _rendered(found))
+    found = _hashed(folder, [each for each in _files(folder) if each != CHECKSUMS_FILE])
+    write_bytes(folder / CHECKSUMS_FILE, _rendered(found))
 
 
 def has_checksums(folder: Path) -> bool:
-    """Whether a folder can be verified."""
-    return (folder / FILE).is_file()
+    """Whether a folder has checksums to verify."""
+    return (folder / CHECKSUMS_FILE).is_file()
 
 
-def damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
-    """What differs from the checksums: None where nothing does; also where a file is missing, or was added.
+def find_damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
+    """The first difference from the checksums, a missing or added file included; None where there is none.
 
-    Hidden files that are not listed are passed over: file systems make them (`.nfs…`), and what copies folders does.
+    Hidden files that are not listed are ignored: file systems (`.nfs…`) and copying tools create them.
 
     Args:
-        share: of several that verify the same folder, which this one is: it reads its part of the bytes alone.
-        shares: how many they are.
+        share: the index of this verifier, which reads only its part of the bytes.
+        shares: the number of verifiers of the same folder.
     """
     try:
-        content = (folder / FILE).read_bytes()
-        told = _parsed(content, str(folder / FILE))
+        content = (folder / CHECKSUMS_FILE).read_bytes()
+        expected = _parsed(content, str(folder / CHECKSUMS_FILE))
     except OSError:
-        return f"{FILE} cannot be read"
+        return f"{CHECKSUMS_FILE} cannot be read"
     except InputError:
-        told = None
-    if told is None:
-        return f"{FILE} is not what was written"
+        expected = None
+    if expected is None:
+        return f"{CHECKSUMS_FILE} is not what was written"
     try:
         there = _files(folder)
-        sizes = {name: (folder / name).stat().st_size for name in there if name != FILE}
+        sizes = {name: (folder / name).stat().st_size for name in there if name != CHECKSUMS_FILE}
     except OSError as error:
         return f"its files cannot be listed ({error.strerror})"
-    if missing := sorted(told.keys() - sizes.keys()):
+    if missing := sorted(expected.keys() - sizes.keys()):
         return f"{_some(missing)} missing"
-    if added := sorted(name for name in sizes.keys() - told.keys() if not Path(name).name.startswith(".")):
+    if added := sorted(name for name in sizes.keys() - expected.keys() if not Path(name).name.startswith(".")):
         return f"{_some(added)} not written with it"
-    if other := [name for name in sorted(told) if sizes[name] != told[name].bytes]:
-        return f"{other[0]} has {sizes[other[0]]:,} bytes instead of {told[other[0]].bytes:,}"
+    if other := [name for name in sorted(expected) if sizes[name] != expected[name].bytes]:
+        return f"{other[0]} has {sizes[other[0]]:,} bytes instead of {expected[other[0]].bytes:,}"
     try:
-        found = _hashed(folder, _shares({name: each.bytes for name, each in told.items()}, shares)[share])
+        found = _hashed(folder, _shares({name: each.bytes for name, each in expected.items()}, shares)[share])
     except OSError as error:
-        return f"{Path(error.filename or FILE).name} cannot be read ({error.strerror})"
-    changed = [name for name in sorted(found) if found[name] != told[name]]
+        return f"{Path(error.filename or CHECKSUMS_FILE).name} cannot be read ({error.strerror})"
+    changed = [name for name in sorted(found) if found[name] != expected[name]]
     return f"the content of {_some(changed)} not what was written" if changed else None
 
 
@@ -87,7 +87,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    """Paths below a folder, of all that is no folder, sorted."""
+    """Sorted paths of all files below a folder."""
 
     def stop(error: OSError) -> None:
         raise error
@@ -97,7 +97,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _shares(size_of: Mapping[str, int], shares: int) -> list[list[str]]:
-    """The names in so many parts of about as many bytes each, the same wherever this is computed."""
+    """The names divided into `shares` parts of about equal size, the same on every host."""
     parts: list[list[str]] = [[] for _ in range(shares)]
     taken = [0] * shares
     for name in sorted(size_of, key=lambda name: (-size_of[name], name)):
@@ -122,18 +122,18 @@ def _hash(file: Path) -> Checksum:
 
 
 def _rendered(files: Mapping[str, Checksum]) -> bytes:
-    """One file a line, and a checksum of these lines."""
-    told = {name: f"{each.crc32:08x} {each.bytes}" for name, each in sorted(files.items())}
-    own = f"{zlib.crc32(json.dumps(told).encode()):08x}"
-    return (json.dumps({"crc32": own, "files": told}, indent=0) + "\n").encode()
+    """The content of `checksums.json`: one file a line, and a checksum of these lines."""
+    listed = {name: f"{each.crc32:08x} {each.bytes}" for name, each in sorted(files.items())}
+    own = f"{zlib.crc32(json.dumps(listed).encode()):08x}"
+    return (json.dumps({"crc32": own, "files": listed}, indent=0) + "\n").encode()
 
 
 def _parsed(content: bytes, where: str) -> dict[str, Checksum] | None:
-    """The files; None where the content is not, byte for byte, what was written."""
-    told = parse_object(content, where).object("files")
+    """Checksums by file; None where the content is not, byte for byte, what was written."""
+    listed = parse_object(content, where).object("files")
     try:
-        pairs = {name: told.text(name).split(" ") for name in told.content}
+        pairs = {name: listed.text(name).split(" ") for name in listed.content}
         files = {name: Checksum(int(size), int(crc, 16)) for name, (crc, size) in pairs.items()}
-    except ValueError:  # of numbers, and the InputError of another type
+    except ValueError:  # a bad number, or an InputError for a wrong type
         return None
     return files if _rendered(files) == content else None

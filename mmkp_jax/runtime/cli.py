@@ -1,4 +1,4 @@
-"""What the commands share: flags whose mistakes are told in one line, and the exit status."""
+"""Shared parts of the commands: flags whose mistakes are reported in one line, and the exit status."""
 
 import argparse
 import contextlib
@@ -13,20 +13,20 @@ from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.interrupts import INTERRUPTED, while_running
 from mmkp_jax.runtime.paths import check_all_local, check_outputs
 from mmkp_jax.runtime.program import command_line
-from mmkp_jax.runtime.terminal import UNREAD, drop_unread_output, print_anywhere
+from mmkp_jax.runtime.terminal import UNREAD, drop_unread_output, escape_unencodable
 
 DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
-"""Of a disk that is full or closed to us, and of a path that leads nowhere or cannot be one."""
+"""Error numbers of a full or protected disk, and of a missing or invalid path."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake as an `InputError`; a flag is never abbreviated.
+    """A parser that raises mistakes as `InputError`; flags cannot be abbreviated.
 
     Args:
-        command: such as `main`.
+        command: the command's name, such as `main`.
         about: the module's docstring, whose first line says what the command does.
     """
 
@@ -37,14 +37,14 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message, self.prog, "see --help")
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """The flags; an unknown one names the nearest known."""
+        """The flags; the error on an unknown one suggests the nearest known."""
         flags, overrides = self.parse_with_overrides(arguments)
         if overrides:
             self._refuse(overrides[0], flags)
         return flags
 
     def parse_with_overrides(self, arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-        """The flags, and those of the form --config.key=value."""
+        """The flags, and separately those of the form --config.key=value."""
         flags, rest = self.parse_known_args(arguments)
         for each in rest:
             if not each.startswith("--config."):
@@ -60,12 +60,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def summary(about: str) -> str:
-    """What a command does, without a full stop: the first line of its module's docstring, up to how it is called."""
+    """What a command does: the first line of its docstring, without the usage and the full stop."""
     return about.strip().split("\n", 1)[0].split(": `")[0].rstrip(".")
 
 
 def file_list(text: str) -> list[Path]:
-    """The type of a flag that takes files, separated by commas, each named once."""
+    """The type of a flag that takes distinct files, separated by commas."""
     names = text.split(",")
     if "" in names:
         raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
@@ -79,12 +79,12 @@ def status_of(
 ) -> int:
     """The exit status: what `run` returns where that is a number, else 0; 2 after one line on what was wrong.
 
-    Where nothing reads the output any more (`… | head`), it ends without a word, in 141.
+    Where nothing reads the output any more (`… | head`), it is 141, without a message.
 
     Args:
-        interrupted: the line to leave at a Ctrl-C, which ends in 130; a second Ctrl-C ends the process at once.
+        interrupted: the line to print at a Ctrl-C, which gives 130; a second Ctrl-C ends the process at once.
     """
-    print_anywhere()
+    escape_unencodable()
     try:
         with while_running(), disk_errors_in_one_line():
             status = run(arguments)
@@ -108,11 +108,11 @@ def status_of(
 
 @contextlib.contextmanager
 def disk_errors_in_one_line(where: object = "the disk") -> Iterator[None]:
-    """Turns an OSError of a full, closed or read-only disk into an InputError; `where` stands for a file not named."""
+    """Turns an OSError of a full or protected disk into an InputError; `where` is for those without a file."""
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         file = str(error.filename or where)
-        raise InputError(f"cannot be written ({error.strerror})", file, "see to space and permissions") from error
+        raise InputError(f"cannot be written ({error.strerror})", file, "check free space and permissions") from error

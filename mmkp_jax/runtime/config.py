@@ -10,21 +10,21 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmkp_jax.errors import InputError, all_of, nearest
-from mmkp_jax.runtime.field_checks import SEE, Fault, check_settings, fault_of, faults_of, unknown
+from mmkp_jax.runtime.field_checks import SEE_HELP, Fault, check_settings, fault_of, faults_of, unknown
 from mmkp_jax.runtime.field_types import CONTENT, Field
-from mmkp_jax.runtime.fields import FIELDS, leaves, named, of_resume
+from mmkp_jax.runtime.fields import FIELDS, field_named, leaves, names_by_resume
 from mmkp_jax.runtime.paths import check_local
 
 SHIPPED = "mmkp_jax.configs"
-"""The experiments that come with the package; imported by name, as they are the user's and import this room."""
+"""Package of the shipped experiments; imported by name, as they import this room."""
 NOT_EXPERIMENTS = ("__init__", "base", "presets")
-"""Files next to them that are none."""
+"""Files next to the experiments that are not experiments."""
 
 BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
 def default_config(fields: Sequence[Field] = FIELDS) -> ConfigDict:
-    """Every field at its default; locked, apart from the mappings, which take any name."""
+    """A config with every field at its default; locked, except for the mappings, which take any name."""
     config = ConfigDict()
     for field in fields:
         part, *parents, name = config, *field.name.split(".")
@@ -41,10 +41,10 @@ def default_config(fields: Sequence[Field] = FIELDS) -> ConfigDict:
 
 
 def read_config(named_by: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config that FILE|NAME[:preset,…] gives, with its fields as the `overrides` say, checked.
+    """The config of FILE|NAME[:preset,…] with the `overrides`, checked.
 
     Raises:
-        InputError: there is no such file, preset or field, or fields take no such values: all of that in one line.
+        InputError: there is no such file, preset or field, or values are invalid; all faults are in one line.
     """
     file, presets = locate(named_by)
     values, faults = parse_overrides(overrides)
@@ -52,11 +52,11 @@ def read_config(named_by: str, overrides: Sequence[str] = ()) -> ConfigDict:
     try:
         config = _built(file, presets)
     except InputError as error:
-        raise all_of([error, *errors], SEE) from None
+        raise all_of([error, *errors], SEE_HELP) from None
     given = {name for name, _ in values} | {fault.name for fault in faults}
     errors += [fault.error() for fault in faults_of(config.to_dict()) if fault.name not in given]
     if errors:
-        raise all_of(errors, SEE)
+        raise all_of(errors, SEE_HELP)
     override(config, values)
     check_settings(config)
     _check_paths(config)
@@ -64,7 +64,7 @@ def read_config(named_by: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def locate(named_by: str) -> tuple[Path, str]:
-    """The file and the presets of FILE[:preset,…]; a NAME that is no file is that of a shipped experiment.
+    """The file and the presets of FILE[:preset,…]; a NAME that is not a file names a shipped experiment.
 
     Raises:
         InputError: there is no such file, nor an experiment of that name.
@@ -80,7 +80,7 @@ def locate(named_by: str) -> tuple[Path, str]:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The files of the experiments that come with the package, by name."""
+    """Files of the shipped experiments, by name."""
     (folder,) = importlib.import_module(SHIPPED).__path__
     files = sorted(Path(folder).glob("*.py"))
     return {file.stem: file for file in files if file.stem not in NOT_EXPERIMENTS}
@@ -89,11 +89,11 @@ def shipped_configs() -> dict[str, Path]:
 def parse_overrides(
     overrides: Sequence[str], fields: Sequence[Field] = FIELDS
 ) -> tuple[list[tuple[str, Any]], list[Fault]]:
-    """The fields that `--config.key=value` flags set, as (name, value), and what is wrong with the others."""
+    """The fields that `--config.key=value` flags set, as (name, value), and the faults of the others."""
     values, faults = [], []
     for each in overrides:
         name, given, text = each.removeprefix("--config.").partition("=")
-        field = named(name, fields)
+        field = field_named(name, fields)
         if field is None or (isinstance(field.default, dict) and (name == field.name or not _is_key(name))):
             faults.append(unknown(name, text, fields))
             continue
@@ -107,7 +107,7 @@ def parse_overrides(
 
 
 def override(config: ConfigDict, values: Sequence[tuple[str, Any]]) -> None:
-    """Sets fields of a config, each to a value of its type."""
+    """Sets fields of a config to values of their types."""
     for name, value in values:
         section, _, key = name.rpartition(".")
         _part(config, section)[key] = value
@@ -119,9 +119,11 @@ def _built(file: Path, presets: str) -> ConfigDict:
         config.to_dict()
     except InputError:
         raise
-    except Exception as error:  # whatever the code in the user's file does
+    except Exception as error:  # the code in the user's file may raise anything
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"it gives no config ({reason})", str(file), "make it as configs/dyncot.py is made") from None
+        raise InputError(
+            f"it does not return a config ({reason})", str(file), "write it like configs/dyncot.py"
+        ) from None
     return config
 
 
@@ -136,7 +138,7 @@ def _is_key(name: str) -> bool:
 
 
 def _parsed(field: Field, text: str) -> Any:
-    """A flag's text as the field's type; the text itself where it cannot be that."""
+    """A flag's text as a value of the field's type; the text itself where it cannot be converted."""
     if isinstance(field.default, bool):
         return BOOLEANS.get(text.lower(), text)
     if None in field.choices and text == "None":
@@ -152,15 +154,15 @@ def _parsed(field: Field, text: str) -> Any:
 
 
 def _texts(text: str) -> tuple[Any, ...]:
-    """A tuple as Python writes it; anything else is its only member."""
+    """A tuple in Python's syntax; anything else becomes its only member."""
     try:
         value = ast.literal_eval(text)
-    except ValueError:  # no literal: a word
+    except ValueError:  # not a literal: a plain word
         value = text
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def _check_paths(config: ConfigDict) -> None:
-    for name in of_resume(CONTENT):
+    for name in names_by_resume(CONTENT):
         for each in dict(leaves(config.to_dict()))[name].split(","):
             check_local(each.strip(), f"config.{name}")

@@ -1,4 +1,4 @@
-"""Checks of a config against the table of fields: every fault that needs neither model, data nor devices, at once."""
+"""Checks of a config against the table of fields: every fault that needs no model, data or devices, at once."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,53 +6,53 @@ from typing import Any, NamedTuple
 
 from mmkp_jax.errors import InputError, all_of, nearest
 from mmkp_jax.runtime.field_types import REQUIRED, Field
-from mmkp_jax.runtime.fields import FIELDS, leaves, named
+from mmkp_jax.runtime.fields import FIELDS, field_named, leaves
 from mmkp_jax.runtime.program import command_line
 
-SEE = f"see {command_line('main')} --help"
+SEE_HELP = f"see {command_line('main')} --help"
 
 WHOLE = 2**63
-"""Whole numbers are below it, and not below its negative."""
+"""Bound of whole numbers: below it, and not below its negative."""
 
 
 class Fault(NamedTuple):
-    """What is wrong with the value of a field."""
+    """A fault in the value of a field."""
 
     name: str
     value: Any
-    """`REQUIRED` where the config lacks the field."""
+    """The value; `REQUIRED` where the config lacks the field."""
     what: str
     expected: str
-    """What the value should be."""
+    """Description of valid values."""
     hint: str = ""
-    """How to fix it, where that is not to give what is expected."""
+    """How to fix it, where giving an expected value is not the fix."""
 
     def error(self) -> InputError:
-        """As a mistake in a config."""
+        """The InputError for this fault."""
         return InputError(self.what, f"config.{self.name}", self.hint or f"give {self.expected}")
 
 
 def check_settings(config: Any, fields: Sequence[Field] = FIELDS) -> None:
-    """Checks all that can be told from a config (a `ConfigDict`) alone.
+    """Checks everything that needs only the config (a `ConfigDict`).
 
     Raises:
-        InputError: fields are unknown, missing, of another type, out of range, or do not go together: all are named.
+        InputError: fields are unknown, missing, of a wrong type, out of range, or inconsistent; all are named.
     """
     content = config.to_dict()
     faults = list(faults_of(content, fields))
     if not faults and fields is FIELDS:
         faults = list(_together(content))
     if faults:
-        raise all_of([fault.error() for fault in faults], SEE)
+        raise all_of([fault.error() for fault in faults], SEE_HELP)
 
 
 def faults_of(
     content: Mapping[str, Any], fields: Sequence[Field] = FIELDS, *, open_ended: bool = False
 ) -> Iterator[Fault]:
-    """What is wrong with each field of a config in plain values, in the table's order.
+    """The faults of a config in plain values, in the table's order.
 
     Args:
-        open_ended: fields that the table lacks are passed over.
+        open_ended: ignore fields that the table lacks.
     """
     values = dict(leaves(content))
     lost: set[str] = set()
@@ -60,7 +60,7 @@ def faults_of(
         for above in _above(field.name):
             if above in values and above not in lost:
                 lost.add(above)
-                yield Fault(above, values[above], f"{_shown(values[above])} is no mapping of fields", "an object")
+                yield Fault(above, values[above], f"{_shown(values[above])} is not a mapping of fields", "an object")
         if not lost.intersection(_above(field.name)):
             yield from _faults_of_field(field, values)
     if not open_ended:
@@ -71,22 +71,22 @@ def faults_of(
 
 
 def unknown(name: str, value: Any, fields: Sequence[Field] = FIELDS) -> Fault:
-    """The fault of a name that is no field's."""
+    """The fault of an unknown name."""
     close = nearest(name, [field.name for field in fields])
-    what = f"unknown key {name!r}{close * ('did you mean' in close)}"  # the whole list would be of 70 names
-    return Fault(name, value, what, "a field", SEE)
+    what = f"unknown key {name!r}{close * ('did you mean' in close)}"  # without the list of all names, about 70
+    return Fault(name, value, what, "a field", SEE_HELP)
 
 
 def fault_of(field: Field, name: str, value: Any) -> Fault | None:
-    """What is wrong with a value; None where nothing is.
+    """The fault of a value; None where it is valid.
 
     Args:
-        name: the field's, or that of a number in the mapping that the field is.
+        name: the field's name, or that of a number in a mapping field.
     """
     default, expected = field.default, field.expected
     if isinstance(default, dict):
         if name == field.name:
-            return None if value == {} else Fault(name, value, f"{_shown(value)} is no mapping", expected)
+            return None if value == {} else Fault(name, value, f"{_shown(value)} is not a mapping", expected)
         default, expected = 0, field.expected.replace("mapping of names to whole numbers", "whole number")
     if field.choices:
         if value is None or isinstance(value, str):
@@ -106,16 +106,16 @@ def fault_of(field: Field, name: str, value: Any) -> Fault | None:
 def _faults_of_field(field: Field, values: Mapping[str, Any]) -> Iterator[Fault]:
     below = [field.name] if field.name in values else [name for name in values if name.startswith(f"{field.name}.")]
     if not below:
-        yield Fault(field.name, REQUIRED, "the config lacks it", field.expected, "begin with configs/base.py")
+        yield Fault(field.name, REQUIRED, "it is missing", field.expected, "begin with configs/base.py")
     for name in below:
-        if named(name, [field]) is None:
-            yield Fault(field.name, {}, f"{name!r} is no field", field.expected)
+        if field_named(name, [field]) is None:
+            yield Fault(field.name, {}, f"{name!r} is not a field", field.expected)
         elif fault := fault_of(field, name, values[name]):
             yield fault
 
 
 def _above(name: str) -> list[str]:
-    """The sections that a field is in: `a` and `a.b` for `a.b.c`."""
+    """The sections that contain a field: `a` and `a.b` for `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts))]
 
@@ -133,7 +133,7 @@ def _is_of_type(value: Any, default: Any) -> bool:
 
 
 def _is_in_range(field: Field, value: float) -> bool:
-    """Whether a number is in a field's range; NaN is in none."""
+    """Whether a number is in a field's range; NaN never is."""
     return field.low <= value <= field.high and (value < field.below or field.below == math.inf)
 
 
@@ -147,7 +147,7 @@ def _shown(value: Any) -> str:
 
 
 def _together(content: Mapping[str, Any]) -> Iterator[Fault]:
-    """Fields that are right alone, and do not go together."""
+    """Faults of fields that are valid alone but inconsistent together."""
     if content["strategy"] != "zeroshot" and not content["num_epochs"] and not content["total_steps"]:
         what = "num_epochs is 0 and total_steps is 0"
         yield Fault("num_epochs", 0, what, "", "give one of them; total_steps wins where both are given")

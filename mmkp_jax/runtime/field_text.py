@@ -1,4 +1,4 @@
-"""The table of fields for people: `main --help`, and `docs/config.md`."""
+"""The table of fields as text: `main --help` and `docs/config.md`."""
 
 import textwrap
 
@@ -6,25 +6,25 @@ from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, OURS, PAPE
 from mmkp_jax.runtime.fields import SECTIONS
 
 WIDTH = 80
-"""Columns of `--help`."""
+"""Width of `--help` in columns."""
 
 SOURCES = {PAPER: "the paper's", OURS: "ours", "": ""}
-RESUMED = {SAME: "", MAY_DIFFER: "yes", LENGTH: "with `--extend`", CONTENT: "where it holds the same"}
+RESUME_TEXT = {SAME: "", MAY_DIFFER: "yes", LENGTH: "with `--extend`", CONTENT: "with the same content"}
 
 INTRODUCTION = """\
 # Fields of an experiment
 
 Written by `python -m mmkp_jax.runtime.fields > docs/config.md` from the table in `mmkp_jax/runtime/fields.py`.
 
-`--config.gamma=0.3` sets a field, after the config's presets; `--config.row.images.patches=4096` a name of a mapping,
-and which names there are is up to the model's family. Source: printed in the paper (arXiv 2510.09358), or ours
-where it is silent; without a source, a field decides nothing of what is learnt or scored, or is the user's to give.
-On resume: whether a run that resumes may have another value than it began with.
+`--config.gamma=0.3` sets a field, after the config's presets; `--config.row.images.patches=4096` sets a name of a
+mapping, whose names depend on the model's family. Source: printed in the paper (arXiv 2510.09358), or ours where it
+is silent; a field without a source does not affect what is learnt or scored, or has to be given by the user. On
+resume: whether a resumed run may have another value than it started with.
 """
 
 
 def as_help() -> str:
-    """The fields by section, each with its default and what it is, for a terminal."""
+    """The fields by section, with default and description, for a terminal."""
     lines = ["fields of --config.key=value ([P] the paper's default, [C] ours):"]
     for section in SECTIONS:
         lines += ["", f"  {section.title}"]
@@ -48,7 +48,14 @@ def markdown() -> str:
 
 def _row(field: Field) -> str:
     about = "; ".join([field.about, *_needs(field)])
-    cells = (f"`{field.name}`", _default(field), about, field.expected, SOURCES[field.source], RESUMED[field.resume])
+    cells = (
+        f"`{field.name}`",
+        _default(field),
+        about,
+        field.expected,
+        SOURCES[field.source],
+        RESUME_TEXT[field.resume],
+    )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
@@ -59,7 +66,7 @@ def _default(field: Field) -> str:
 
 
 def _needs(field: Field) -> list[str]:
-    """The settings without which a field has no effect."""
+    """Text on the settings without which a field has no effect."""
     return [
         f"only with `{need.setting}={need.only[0]}`" if need.only else f"not with `{need.setting}={need.never[0]}`"
         for need in field.needs

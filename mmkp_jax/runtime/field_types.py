@@ -1,14 +1,14 @@
-"""A field of an experiment: what the table of `runtime/fields.py` says of each, and the settings that it depends on."""
+"""Types of the table in `runtime/fields.py`: a field of an experiment, and the settings that it depends on."""
 
 import math
 from typing import Any, NamedTuple
 
 PAPER, OURS = "P", "C"
-"""Sources of a default: printed in the paper, arXiv 2510.09358; our choice where it is silent."""
+"""Sources of a default: printed in the paper (arXiv 2510.09358), or our choice where it is silent."""
 
 SAME, MAY_DIFFER, LENGTH, CONTENT = "same", "may differ", "with --extend", "same content"
-"""What a resumed run may change: nothing; anything, as the numbers are the same up to rounding; the length of the run,
-with `--extend`; the path, where the files and folders that it names hold the same."""
+"""What a resumed run may change: nothing; anything, as the numbers are the same up to rounding; the run's length, with
+`--extend`; the path, where the content of its files and folders is the same."""
 
 REQUIRED: Any = object()
 
@@ -18,7 +18,7 @@ class Need(NamedTuple):
 
     setting: str
     reason: str
-    """Why the field has no effect where that does not hold; `{}` stands for the setting's value."""
+    """Why the field has no effect otherwise; `{}` is replaced by the setting's value."""
     only: tuple[Any, ...] = ()
     never: tuple[Any, ...] = ()
 
@@ -31,29 +31,29 @@ class Field(NamedTuple):
     """A field of an experiment.
 
     Its type is that of its default: true or false, a whole number, a number, text, a list of texts (a tuple), or a
-    mapping of names to whole numbers (a dict), whose names are open: `--config.NAME.key=1` adds one.
+    mapping of names to whole numbers (a dict), which takes new names: `--config.NAME.key=1` adds one.
     """
 
     name: str
-    """With dots, as in `--config.row.tokens=4096`."""
+    """Dotted name, as in `--config.row.tokens=4096`."""
     default: Any
     about: str
-    """What it is, with its unit."""
+    """Description, with its unit."""
     low: float = -math.inf
     high: float = math.inf
     below: float = math.inf
-    """Numbers from `low` to `high`, and below `below`."""
+    """Exclusive bound; `low` and `high` are inclusive."""
     choices: tuple[str | None, ...] = ()
     source: str = ""
-    """`PAPER`, `OURS`, or neither where it decides nothing of the numbers."""
+    """`PAPER`, `OURS`, or empty where it does not affect the numbers."""
     resume: str = SAME
     needs: tuple[Need, ...] = ()
     before: Any = REQUIRED
-    """Value of runs whose config lacks the field, as it is newer than they are."""
+    """Value for older runs, whose config lacks the field."""
 
     @property
     def expected(self) -> str:
-        """The values that it takes, in words."""
+        """Description of valid values."""
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         if isinstance(self.default, bool):

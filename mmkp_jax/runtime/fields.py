@@ -1,8 +1,8 @@
 """Every field of an experiment in one table: default, range, unit, source, and whether a resumed run may change it.
 
 `configs/base.py`, the checks of a config, what may differ on resume, the notes on settings without effect,
-`main --help` and `docs/config.md` come from it (`python -m mmkp_jax.runtime.fields > docs/config.md`). Plain data that
-imports nothing heavy; `choices` name what other modules implement, and a test compares the two.
+`main --help` and `docs/config.md` come from it (`python -m mmkp_jax.runtime.fields > docs/config.md`). Plain data with
+no heavy imports; `choices` name what other modules implement, and a test compares the two.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from mmkp_jax.runtime.field_types import (
 )
 
 MESH_AXES = ("data", "fsdp", "tensor")
-"""Copies of the model; shards of it that see different rows; shards of it that see the same rows."""
+"""Mesh axes: copies of the model; shards that see different rows; shards that see the same rows."""
 
 DEFAULT_RULES: Mapping[str, str | None] = {
     "layers": None,
@@ -30,7 +30,7 @@ DEFAULT_RULES: Mapping[str, str | None] = {
     "kv_heads": "tensor",
     "mlp": "tensor",
     "vision_embed": "fsdp",
-    "vision_heads": None,  # q, k and v are one tensor there: divided, each device would get other parts of each
+    "vision_heads": None,  # q, k and v are one tensor there: sharded, each device would get different parts of each
     "vision_mlp": "tensor",
 }
 """Mesh axes by parameter axes."""
@@ -49,12 +49,12 @@ MODEL_AND_DATA = (
     Field("model.path", "Qwen/Qwen2.5-VL-3B-Instruct", "a Hugging Face folder or hub id", resume=CONTENT),
     Field(
         *("make", ""),
-        "a module whose `make()` makes model and data where they are not there yet",
-        resume=MAY_DIFFER,  # as what it makes is judged by its content
+        "a module whose `make()` creates model and data where they do not exist yet",
+        resume=MAY_DIFFER,  # what it makes is compared by content
     ),
     Field(
         *("data.path", ""),
-        "a prepared dataset, or FOLDER:WEIGHT,… (times its posts come an epoch; the first is tested on)",
+        "a prepared dataset, or FOLDER:WEIGHT,… (how often an epoch holds its posts; the first is evaluated on)",
         resume=CONTENT,
     ),
     Field(
@@ -63,8 +63,8 @@ MODEL_AND_DATA = (
         low=0,
         source=OURS,
     ),
-    Field("data.max_text_tokens", 512, "of a post's text, whose end is cut off beyond", low=1, source=OURS),
-    Field("data.workers", 2, "processes that load; 0 loads in threads", low=0, resume=MAY_DIFFER),
+    Field("data.max_text_tokens", 512, "most tokens of a post's text; longer ones are cut off", low=1, source=OURS),
+    Field("data.workers", 2, "processes that load data; 0 loads in threads", low=0, resume=MAY_DIFFER),
     Field(
         *("data.train_keyphrases", ""),
         "a file of the keyphrases that count as seen, one a line; empty for those of the train split",
@@ -82,7 +82,7 @@ MODEL_AND_DATA = (
         "rows hold the strategy's own branches, or both (to compare strategies on the same rows)",
         choices=("own", "both"),
     ),
-    Field("seed", 0, "of the order of posts", low=0),
+    Field("seed", 0, "seed of the order of posts", low=0),
 )
 
 STRATEGY = (
@@ -105,8 +105,17 @@ STRATEGY = (
         choices=("fixed", "mean", "ema"),
         needs=(TRAINS, DYNAMIC),
     ),
-    Field("gamma", 0.4, "nats a label; for fixed", low=0, source=PAPER, needs=(TRAINS, DYNAMIC, FIXED)),
-    Field(*("gamma_ema_decay", 0.99), "a step; for ema", low=0, below=1, source=OURS, needs=(TRAINS, DYNAMIC, MOVING)),
+    Field(
+        "gamma", 0.4, "the threshold γ, nats a label; for fixed", low=0, source=PAPER, needs=(TRAINS, DYNAMIC, FIXED)
+    ),
+    Field(
+        *("gamma_ema_decay", 0.99),
+        "decay of γ a step; for ema",
+        low=0,
+        below=1,
+        source=OURS,
+        needs=(TRAINS, DYNAMIC, MOVING),
+    ),
 )
 
 OPTIMIZER = (
@@ -115,7 +124,7 @@ OPTIMIZER = (
         "parts of the model, or parameter paths, that do not train: the vision tower",
         source=PAPER,
     ),
-    Field("learning_rate", 5e-5, "peak", low=0, source=PAPER),
+    Field("learning_rate", 5e-5, "peak learning rate", low=0, source=PAPER),
     Field(
         *("warmup_steps", 100),
         "optimizer steps of linear warm-up before the cosine; a tenth of a run that is no longer",
@@ -125,16 +134,16 @@ OPTIMIZER = (
     Field("num_epochs", 5, "passes over the training posts", low=0, source=PAPER, resume=LENGTH),
     Field(
         *("total_steps", 0),
-        "optimizer steps; where it is given, num_epochs does not count",
+        "optimizer steps; replaces num_epochs where it is given",
         low=0,
         resume=LENGTH,
         needs=(TRAINS,),
     ),
-    Field("b1", 0.9, "AdamW", low=0, high=1, source=OURS),
-    Field("b2", 0.95, "AdamW", low=0, high=1, source=OURS),
-    Field("eps", 1e-8, "AdamW", low=0, source=OURS),
-    Field("weight_decay", 0.01, "a step, times the learning rate; matrices only", low=0, source=OURS),
-    Field("clip_norm", 1.0, "global norm of the gradient", low=1e-12, source=OURS),
+    Field("b1", 0.9, "AdamW's β1", low=0, high=1, source=OURS),
+    Field("b2", 0.95, "AdamW's β2", low=0, high=1, source=OURS),
+    Field("eps", 1e-8, "AdamW's ε", low=0, source=OURS),
+    Field("weight_decay", 0.01, "decay a step, times the learning rate; matrices only", low=0, source=OURS),
+    Field("clip_norm", 1.0, "largest global norm of the gradient", low=1e-12, source=OURS),
 )
 
 ROWS = (
@@ -175,14 +184,14 @@ EVALUATION = (
     ),
     Field(
         *("export_every", 0),
-        "evaluations between exports on the way, into export/; the best is exported at the end anyway",
+        "evaluations between exports into export/; the best step is exported at the end anyway",
         low=0,
         resume=MAY_DIFFER,
         needs=(TRAINS, VALIDATED),
     ),
     Field(
         *("best_metric", "valid/all/f1@1"),
-        "what the best step is best by, of the names in metrics.jsonl",
+        "metric that selects the best step, by its name in metrics.jsonl",
         needs=(TRAINS, VALIDATED),
         before="valid/all/f1@1",
     ),
@@ -195,8 +204,8 @@ EVALUATION = (
 KEEPING = (
     Field("log_every", 10, "steps between updates of the progress line", low=1, resume=MAY_DIFFER),
     Field("checkpoint_every", 500, "steps between checkpoints", low=1, resume=MAY_DIFFER),
-    Field("keep_checkpoints", 2, "how many of the last ones are kept", low=1, resume=MAY_DIFFER),
-    Field("keep_hours", 0.0, "hours; also one checkpoint of each so many; 0 for none", low=0, resume=MAY_DIFFER),
+    Field("keep_checkpoints", 2, "number of latest checkpoints kept", low=1, resume=MAY_DIFFER),
+    Field("keep_hours", 0.0, "hours between checkpoints that are kept for good; 0 for none", low=0, resume=MAY_DIFFER),
     Field(
         *("max_nonfinite", 5),
         "steps in a row whose loss or gradient is not finite, each skipped, that end the run; 0 never",
@@ -205,24 +214,29 @@ KEEPING = (
     ),
     Field(
         *("hang_seconds", 1800.0),
-        "no step or evaluated answer ends for so long: the run ends, to be started again; 0 never",
+        "seconds without a finished step or answer after which the run ends, to be started again; 0 never",
         low=0,
         resume=MAY_DIFFER,
     ),
 )
 
 PRECISION = (
-    Field("compute_dtype", "bfloat16", "of activations and products; softmax and losses are float32", choices=DTYPES),
-    Field("frozen_dtype", "bfloat16", "in which frozen parameters are kept; trained ones are float32", choices=DTYPES),
+    Field(
+        "compute_dtype",
+        "bfloat16",
+        "dtype of activations and matrix products; softmax and losses are float32",
+        choices=DTYPES,
+    ),
+    Field("frozen_dtype", "bfloat16", "dtype of frozen parameters; trained ones are float32", choices=DTYPES),
     Field(
         *("moments_dtype", "float32"),
-        "in which AdamW's two moments are kept; bfloat16 halves them",
+        "storage dtype of AdamW's two moments; bfloat16 halves them",
         choices=DTYPES,
         before="float32",
     ),
     Field(
         *("moments_memory", "device"),
-        "where they are kept between steps; host costs their way there and back each step",
+        "memory of the moments between steps; host costs two transfers a step",
         choices=("device", "host"),
         resume=MAY_DIFFER,
     ),
@@ -236,7 +250,7 @@ PRECISION = (
 )
 
 DEVICES = (
-    Field("mesh.data", 1, "copies of the model; of one axis, -1 is what is left", low=-1, resume=MAY_DIFFER),
+    Field("mesh.data", 1, "copies of the model; one axis may be -1: all remaining devices", low=-1, resume=MAY_DIFFER),
     Field("mesh.fsdp", -1, "shards of the model that see different rows", low=-1, resume=MAY_DIFFER),
     Field("mesh.tensor", 1, "shards of the model that see the same rows", low=-1, resume=MAY_DIFFER),
     *(
@@ -259,8 +273,8 @@ SECTIONS = (
 FIELDS: tuple[Field, ...] = tuple(field for section in SECTIONS for field in section.fields)
 
 
-def named(name: str, fields: Sequence[Field] = FIELDS) -> Field | None:
-    """The field of a dotted name; a name one below a mapping is the mapping's."""
+def field_named(name: str, fields: Sequence[Field] = FIELDS) -> Field | None:
+    """The field of a dotted name; a name inside a mapping gives the mapping's field."""
     above = name.rpartition(".")[0]
     for field in fields:
         if field.name == name or (field.name == above and isinstance(field.default, dict)):
@@ -269,13 +283,13 @@ def named(name: str, fields: Sequence[Field] = FIELDS) -> Field | None:
 
 
 def may_differ(name: str, *, extend: bool = False) -> bool:
-    """Whether a resumed run may have another value of a field, whatever it names."""
-    field = named(name)
+    """Whether a resumed run may have another value of a field, whatever its content."""
+    field = field_named(name)
     return field is not None and field.resume in ((MAY_DIFFER, LENGTH) if extend else (MAY_DIFFER,))
 
 
-def of_resume(kind: str) -> tuple[str, ...]:
-    """Names of the fields of which a resumed run may change the same: `CONTENT`, say."""
+def names_by_resume(kind: str) -> tuple[str, ...]:
+    """Names of the fields of one kind on resume, such as `CONTENT`."""
     return tuple(field.name for field in FIELDS if field.resume == kind)
 
 

@@ -1,6 +1,6 @@
-"""Several hosts as one job: how they meet, which of them writes, what they must agree on, and when all stop.
+"""Several hosts as one job: how they join, which of them writes, what they must agree on, and when all stop.
 
-On one host every function here does nothing, or answers for it alone.
+On a single host every function here does nothing, or returns that host's own value.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
-from jax._src.clusters import ClusterEnv  # no public name says which process of which job this is
+from jax._src.clusters import ClusterEnv  # no public name gives this process's number and job
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
@@ -24,7 +24,7 @@ from mmkp_jax.runtime.meeting import ENDING, GRACE_SECONDS, JOIN_SECONDS, Meetin
 from mmkp_jax.runtime.program import command_line
 
 FOREVER = 7 * 24 * 3600
-"""Seconds: of what JAX's own service would time out, and the meeting sees earlier."""
+"""Timeout in seconds of JAX's own service, which `Meeting` replaces."""
 
 _meeting: Meeting | None = None
 
@@ -37,12 +37,12 @@ def join(
 ) -> None:
     """Joins the other hosts: those that the arguments name, else those of a TPU slice, Slurm or Open MPI.
 
-    Hosts other than the first print nothing but errors. From here on a host that is lost ends this process (76).
+    Hosts other than the first print nothing but errors. From here on, a lost host ends this process (76).
 
     Args:
         coordinator: `HOST:PORT` of the first process.
-        processes: how many there are.
-        process: which of them this is, from 0.
+        processes: the number of processes.
+        process: the number of this one, from 0.
         seconds: how long to wait for the others.
 
     Raises:
@@ -56,12 +56,12 @@ def join(
         raise InputError(what, command_line("main"), "give all three, or none")
     where, size, host, devices = _place_in_job(*given, seconds)
     if where is None:
-        return  # no cluster: a host by itself
+        return  # no cluster: a single host
     address, _, port = where.rpartition(":")
     in_range = size is not None and host is not None and 0 <= host < size
     if not (in_range and address and port.isdecimal() and 0 < int(port) < 1 << 16):
         what = f"process {host} of {size} cannot meet the others at {where}"
-        raise InputError(what, "--coordinator", "give HOST:PORT, and of N processes each a number below N")
+        raise InputError(what, "--coordinator", "give HOST:PORT, and each of N processes a number below N")
     meeting = meet(where, host, size, seconds) if size > 1 else None
     try:
         jax.distributed.initialize(
@@ -73,13 +73,13 @@ def join(
         )
     except RuntimeError as error:
         if not meeting and "must be called before" in str(error):
-            return  # a program that has used JAX already, by itself
+            return  # a single-host program that has used JAX already
         if meeting and (loss := meeting.lost_within(GRACE_SECONDS)):
             end_as_lost(loss)
         reason = " ".join(str(error).split())
         raise InputError(f"the hosts cannot meet ({reason})", where, "start all of them again") from error
     _meeting = meeting
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # gloo mixes up the messages of two programs at once
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # gloo confuses the messages of two concurrent programs
     if not is_writer():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
         tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
@@ -88,19 +88,19 @@ def join(
 def _place_in_job(
     coordinator: str | None, processes: int | None, process: int | None, seconds: float
 ) -> tuple[str | None, int | None, int | None, Sequence[int] | None]:
-    """What `jax.distributed.initialize` would find: address of the first, number of all, own number, own devices."""
+    """What `jax.distributed.initialize` detects: coordinator address, number of processes, own number, own devices."""
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     devices = [int(each) for each in os.environ.get("JAX_LOCAL_DEVICE_IDS", "").split(",") if each] or None
     try:
         return ClusterEnv.auto_detect_unset_distributed_params(
             coordinator, processes, process, devices, None, int(seconds)
         )
-    except RuntimeError as error:  # the first host's name is not known within this time
+    except RuntimeError as error:  # the first host's name did not resolve in time
         raise LostError(f"the hosts of this job did not meet ({error}); start all of them again") from error
 
 
 def is_writer() -> bool:
-    """Whether this host writes what is written once a job."""
+    """Whether this host writes the job's files."""
     return jax.process_index() == 0
 
 
@@ -110,18 +110,18 @@ def several() -> bool:
 
 
 def wait_for_all(where: str) -> None:
-    """Until every host is at the same place."""
+    """Blocks until every host has reached `where`."""
     if several():
         multihost_utils.sync_global_devices(where)
 
 
 def everywhere(here: bool) -> bool:
-    """Whether it holds on every host."""
+    """Whether `here` is true on every host."""
     return bool(np.all(multihost_utils.process_allgather(np.asarray(here)))) if several() else here
 
 
 def merged(known: np.ndarray) -> np.ndarray:
-    """An array of which each host knows some numbers, and has NaN in place of the others."""
+    """An array merged over hosts, each of which has NaN for the values of the others."""
     if not several():
         return known
     first, *others = multihost_utils.process_allgather(known)
@@ -129,10 +129,10 @@ def merged(known: np.ndarray) -> np.ndarray:
 
 
 def on_writer(work: Callable[[], object]) -> None:
-    """Does what is done once a job; the others wait for it.
+    """Runs `work` on the first host; the others wait for it.
 
     Raises:
-        InputError: it raised one; on every host, so that all of them end.
+        InputError: `work` raised one; on every host, so that all of them end.
     """
     error = None
     if is_writer():
@@ -143,14 +143,16 @@ def on_writer(work: Callable[[], object]) -> None:
     if error and not several():
         raise error
     if not everywhere(error is None):
-        raise error or InputError("the first host of the job could not go on", "this host", "see what that one says")
+        raise error or InputError(
+            "the first host of the job could not continue", "this host", "see the message of the first host"
+        )
 
 
 def check_agreement(facts: Mapping[str, str]) -> None:
-    """What must be the same on all hosts, by its name.
+    """Checks that facts, by name, are the same on all hosts.
 
     Raises:
-        InputError: a host knows it otherwise than the first; on every host, so that all of them end.
+        InputError: a host's fact differs from the first host's; on every host, so that all of them end.
     """
     if not several():
         return
@@ -159,12 +161,14 @@ def check_agreement(facts: Mapping[str, str]) -> None:
     same_HF = (found_HF == found_HF[0]).reshape(len(found_HF), len(facts), -1).all(axis=-1)
     other = [(host, np.flatnonzero(~same_F)) for host, same_F in enumerate(same_HF) if not same_F.all()]
     if other:
-        told = "; ".join(f"host {host} has another {', '.join(list(facts)[n] for n in which)}" for host, which in other)
-        raise InputError(told, "the hosts of this job", "give all of them the same code, config and data")
+        differences = "; ".join(
+            f"host {host} has another {', '.join(list(facts)[n] for n in which)}" for host, which in other
+        )
+        raise InputError(differences, "the hosts of this job", "give all of them the same code, config and data")
 
 
-def asked_to_stop(step: int) -> bool:
-    """Whether a host was sent SIGTERM: for all of them at the same step, once each has asked at it."""
+def stop_requested(step: int) -> bool:
+    """Whether a host was sent SIGTERM; true on all hosts at the same step, which each has to call it for."""
     return several() and multihost_utils.reached_preemption_sync_point(step)
 
 
@@ -176,17 +180,17 @@ LOST_HOST = re.compile(
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Around a job of several hosts: all end it together; when this host fails it leaves at once, and the others then.
+    """Wraps a job of several hosts, so that they end together; a host that fails exits at once, and then the others.
 
-    An error that follows from the loss of another host ends in the line on that, and `LOST`.
+    An error caused by the loss of another host ends with one line on that loss, and the status `LOST`.
     """
     try:
         yield
     except Exception as error:
         if not several():
             raise
-        says_it_all = isinstance(error, InputError | LostError) and not LOST_HOST.search(_words(error))
-        if not says_it_all and (loss := _loss(error)):
+        is_complete = isinstance(error, InputError | LostError) and not LOST_HOST.search(_words(error))
+        if not is_complete and (loss := _loss(error)):
             end_as_lost(loss)
         with ENDING:
             if isinstance(error, InputError | LostError):
@@ -201,12 +205,12 @@ def ending_together() -> Iterator[None]:
 
 
 def _words(error: BaseException | None) -> str:
-    """What an error says, and those that it follows from."""
+    """The messages of an error and of its causes."""
     return f"{error} {_words(error.__cause__ or error.__context__)}" if error else ""
 
 
 def _loss(error: Exception) -> str | None:
-    """The loss of a host that the error follows from: as the meeting knows it, or else by the error's own words."""
-    if known := _meeting and _meeting.lost_within(GRACE_SECONDS):
-        return known
+    """The loss of a host that caused the error: as the meeting reports it, or else from the error's own message."""
+    if loss := _meeting and _meeting.lost_within(GRACE_SECONDS):
+        return loss
     return str(error).splitlines()[0] if LOST_HOST.search(_words(error)) else None

@@ -1,7 +1,7 @@
-"""Ctrl-C at any moment of a command: the exit status 130 and one line, while modules are imported and the second too.
+"""Ctrl-C at any moment of a command: exit status 130 and one line, also during imports.
 
-While a command imports its modules, and after its first Ctrl-C, a Ctrl-C ends the process at once. The first one while
-it runs raises KeyboardInterrupt, so that it can finish its files.
+The first Ctrl-C while a command runs raises KeyboardInterrupt, so that it can finish its files. During imports, and
+after the first one, a Ctrl-C ends the process at once.
 """
 
 import contextlib
@@ -19,24 +19,24 @@ from mmkp_jax.runtime.program import PACKAGE, started_module
 INTERRUPTED = 130
 """The exit status after Ctrl-C."""
 
-RESUMED = "main"
+RESUMED_COMMAND = "main"
 """The command that launchers start again after SIGTERM."""
 
 
 def while_importing() -> None:
-    """Lets a Ctrl-C end the process at once where the package is run as `python -m mmkp_jax.COMMAND`.
+    """Lets a Ctrl-C end the process at once where the package runs as `python -m mmkp_jax.COMMAND`.
 
-    SIGTERM ends `main` so too, with the status after which launchers start it again.
+    SIGTERM ends `main` at once too, with the status after which launchers start it again.
 
-    Called when the package is imported, before any module that takes long. Where the package is imported by something
-    else, or Ctrl-C is handled or ignored already, nothing changes.
+    Called when the package is imported, before any slow import. Nothing changes where something else imports the
+    package, or where Ctrl-C is handled or ignored already.
     """
-    if sys.argv[:1] == ["-m"]:  # what Python says until it has found the module to run
-        end_at_signals(is_resumed=started_module() == f"{PACKAGE}.{RESUMED}")
+    if sys.argv[:1] == ["-m"]:  # its value until Python has found the module to run
+        end_at_signals(is_resumed=started_module() == f"{PACKAGE}.{RESUMED_COMMAND}")
 
 
 def end_at_signals(*, is_resumed: bool) -> None:
-    """Lets a Ctrl-C that is not handled yet end the process at once; and SIGTERM, where the command is resumed."""
+    """Lets an unhandled Ctrl-C end the process at once; SIGTERM too, where launchers resume the command."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
     if is_resumed and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -44,9 +44,9 @@ def end_at_signals(*, is_resumed: bool) -> None:
 
 
 def end_at_once(message: str, status: int) -> NoReturn:
-    """Ends the process with a line, whatever its threads are at; for a signal's handler."""
+    """Ends the process with a line, whatever its threads are doing; for signal handlers."""
     with contextlib.suppress(OSError):
-        os.write(2, f"\n{message}\n".encode())  # a print may be under way in the code that the signal broke into
+        os.write(2, f"\n{message}\n".encode())  # not print: the signal may have interrupted one
     os._exit(status)
 
 
@@ -54,7 +54,7 @@ def end_at_once(message: str, status: int) -> NoReturn:
 def while_running() -> Iterator[None]:
     """The first Ctrl-C raises KeyboardInterrupt, and a second one ends the process at once.
 
-    A handler that is neither Python's nor this module's stays; so does SIGINT where it is ignored.
+    A handler that is neither Python's nor this module's is kept; so is SIGINT where it is ignored.
     """
     known = (signal.default_int_handler, _end)
     before = signal.getsignal(signal.SIGINT)
@@ -70,7 +70,7 @@ def while_running() -> Iterator[None]:
 
 @contextlib.contextmanager
 def while_loading() -> Iterator[None]:
-    """Within a command that runs, a Ctrl-C ends the process at once: for imports, which cannot be interrupted."""
+    """Lets a Ctrl-C end the process at once inside a running command; for imports, which cannot be interrupted."""
     if signal.getsignal(signal.SIGINT) is not _raise:
         yield
         return
@@ -91,4 +91,4 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _end_to_be_started_again(number: int, frame: FrameType | None) -> None:
-    end_at_once("stopped; nothing was begun: start it again", AGAIN)
+    end_at_once("stopped; nothing was started: start it again", AGAIN)

@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written: each fault is one line that names the file, the place and the field."""
+"""Untrusted JSON: each fault is one line that names the file, the place and the field."""
 
 import json
 import math
@@ -11,19 +11,19 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.limits import LINE
 from mmkp_jax.runtime.lines import lines_of, read_text
 
-HINT = "restore the file, or make it again"
+HINT = "restore the file, or create it again"
 DEPTH = 100
-"""Lists and objects in each other, at most: what is made of a value may take a call for each."""
+"""Deepest nesting of lists and objects, as code that reads a value may recurse."""
 
 _REQUIRED: Any = object()
 _NAMES = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
 
 
 class Fields(NamedTuple):
-    """A JSON object and where it is; a field is taken by the type that it must have.
+    """A JSON object and its place; each method reads a field of one type.
 
-    `where` is `FILE` or `FILE:LINE`; `path` leads from there to an object inside (`data.row`). A field that is absent
-    gives the default, or where there is none is an InputError as one of another type is.
+    `where` is `FILE` or `FILE:LINE`; `path` is the object's path inside (`data.row`). An absent field gives the
+    default; without a default, and for a wrong type, it is an InputError.
     """
 
     content: Mapping[str, Any]
@@ -36,29 +36,29 @@ class Fields(NamedTuple):
         return self._take(name, default, "text", lambda value: isinstance(value, str))
 
     def flag(self, name: str, default: Any = _REQUIRED) -> bool:
-        """True or false."""
+        """The boolean under `name`."""
         return self._take(name, default, "true or false", lambda value: isinstance(value, bool))
 
     def integer(self, name: str, default: Any = _REQUIRED, *, least: int = 0) -> int:
-        """A whole number from `least` on; at most 2^63 - 1."""
+        """The whole number under `name`, from `least` to 2^63 - 1."""
         return self._take(name, default, f"a whole number from {least}", lambda v: is_integer(v) and v >= least)
 
     def number(self, name: str, default: Any = _REQUIRED) -> float:
-        """A finite number."""
+        """The finite number under `name`."""
         return self._take(name, default, "a finite number", is_number)
 
     def texts(self, name: str, default: Any = _REQUIRED) -> list[str]:
-        """A list of strings."""
+        """The list of strings under `name`."""
         return self._take(name, default, "a list of texts", is_texts)
 
     def numbers(self, name: str, default: Any = _REQUIRED) -> list[float]:
-        """A list of finite numbers."""
+        """The list of finite numbers under `name`."""
         return self._take(
             name, default, "a list of finite numbers", lambda v: isinstance(v, list) and all(map(is_number, v))
         )
 
     def rows(self, name: str, default: Any = _REQUIRED) -> list["Fields"]:
-        """A list of objects."""
+        """The list of objects under `name`."""
         found = self._take(name, default, "a list of objects", lambda v: isinstance(v, list) and all(map(is_object, v)))
         return [self._inside(f"{name}[{n}]", each) for n, each in enumerate(found)]
 
@@ -67,7 +67,7 @@ class Fields(NamedTuple):
         return self._inside(name, self._take(name, default, "an object", is_object))
 
     def refuse(self, name: str, expected: str) -> NoReturn:
-        """Raises the InputError about a field that is not what it must be."""
+        """Raises the InputError for a missing field or a wrong type."""
         called = f"{self.path}.{name}" if self.path else name
         called = called if len(called) <= 80 else called[:79] + "…"
         if name not in self.content:
@@ -86,7 +86,7 @@ class Fields(NamedTuple):
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number (true and false are none)."""
+    """Whether a JSON value is a finite number (booleans are not)."""
     return (
         isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 and math.isfinite(value)
     )
@@ -108,7 +108,7 @@ def is_texts(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A JSON value in a few characters, for a message."""
+    """A short text for a JSON value, for messages."""
     if isinstance(value, dict | list):
         return _NAMES[type(value)]
     if isinstance(value, int) and abs(value) >= 10**18:
@@ -121,7 +121,7 @@ def parse(text: str | bytes, where: str, hint: str = HINT) -> Any:
     """The value that a JSON text holds.
 
     Raises:
-        InputError: it is no JSON, not UTF-8, or nested too deep to be read.
+        InputError: it is not JSON, not UTF-8, or nested too deep.
     """
     try:
         value = json.loads(text)
@@ -132,8 +132,8 @@ def parse(text: str | bytes, where: str, hint: str = HINT) -> Any:
     except UnicodeDecodeError as error:
         raise InputError(f"is not UTF-8 at byte {error.start}", where, hint) from None
     except ValueError as error:
-        if "int_max_str_digits" in str(error):  # Python's advice, which is none to a user
-            raise InputError("has a number of more digits than are read", where, hint) from None
+        if "int_max_str_digits" in str(error):  # Python's own message does not help a user
+            raise InputError("has a number with too many digits", where, hint) from None
         reason = str(error).splitlines()[0]
         raise InputError(f"is not JSON ({reason})", where, hint) from None
     return value
@@ -144,7 +144,7 @@ def _openings(text: str | bytes) -> int:
 
 
 def is_deep(value: Any) -> bool:
-    """Whether lists and objects are in each other more than `DEPTH` deep."""
+    """Whether lists and objects are nested deeper than `DEPTH`."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(DEPTH):
         inside = (each.values() if isinstance(each, dict) else each for each in level)
@@ -172,14 +172,13 @@ def read_object(file: Path, hint: str = HINT) -> Fields:
 
 
 def read_rows(file: Path, hint: str = HINT, *, cut_off: bool = False) -> Iterator[Fields]:
-    """Yields the objects of a JSON Lines file, blank lines passed over, unpacked where its name ends in `.gz`.
+    """Yields the objects of a JSON Lines file, without blank lines; a `.gz` file is decompressed.
 
     Args:
-        cut_off: a last line that is no JSON and has no line feed is passed over: what writes the file may have been
-            killed, which leaves no end of a line without its beginning.
+        cut_off: ignore a last line that is not JSON and has no line feed: its writer may have been killed.
 
     Raises:
-        InputError: for the first line that is no JSON object, or is longer than `limits.LINE`.
+        InputError: for the first line that is not a JSON object, or is longer than `limits.LINE`.
     """
     fault: InputError | None = None
     for line in lines_of(file, hint):
@@ -201,7 +200,7 @@ def read_rows(file: Path, hint: str = HINT, *, cut_off: bool = False) -> Iterato
 
 
 def ends_a_line(file: Path) -> bool:
-    """Whether the last byte of a file that is not packed is a line feed."""
+    """Whether the last byte of an uncompressed file is a line feed."""
     with file.open("rb") as opened:
         opened.seek(-1, os.SEEK_END)
         return opened.read(1) == b"\n"

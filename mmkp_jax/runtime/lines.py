@@ -1,4 +1,4 @@
-"""Lines of text files, of any size and whoever wrote them: split at line feeds alone, bounded in memory."""
+"""Lines of untrusted text files of any size: split at line feeds alone, in bounded memory."""
 
 import gzip
 import zlib
@@ -13,20 +13,20 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Line(NamedTuple):
-    """A line with its place."""
+    """A line of a file."""
 
     number: int
-    """From 1."""
+    """Line number, from 1."""
     content: bytes
-    """Without its line feed; empty where `too_long`."""
+    """The line without its line feed; empty where `too_long`."""
     too_long: bool = False
-    """Whether it has more bytes than `limits.LINE`: it was passed over, not kept."""
+    """Whether it has more bytes than `limits.LINE`, and was skipped."""
 
 
 def lines_of(file: Path, hint: str = "check the path") -> Iterator[Line]:
-    """Yields the lines of a file, unpacked where its name ends in `.gz`; memory does not grow with a line's length.
+    """Yields the lines of a file, decompressed if it is `.gz`; memory does not grow with a line's length.
 
-    A byte order mark, and a carriage return before a line feed, are taken off.
+    A byte order mark, and a carriage return before a line feed, are removed.
 
     Raises:
         InputError: the file cannot be read, or its compression is damaged.
@@ -43,12 +43,12 @@ def lines_of(file: Path, hint: str = "check the path") -> Iterator[Line]:
                     line = line.removeprefix(BOM)
                 yield Line(number, b"" if too_long else line.removesuffix(b"\n").removesuffix(b"\r"), too_long)
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or "it is no gzip file, or a damaged one"
+        reason = getattr(error, "strerror", None) or "it is not a gzip file, or is damaged"
         raise InputError(f"cannot be read ({reason})", str(file), hint) from None
 
 
 def read_bytes(file: Path, hint: str = "check the path") -> bytes:
-    """The content of a file, unpacked where its name ends in `.gz`.
+    """The content of a file, decompressed if it is `.gz`.
 
     Raises:
         InputError: it cannot be read, or is larger than `limits.FILE`.
@@ -58,7 +58,7 @@ def read_bytes(file: Path, hint: str = "check the path") -> bytes:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
             content = opened.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or "it is no gzip file, or a damaged one"
+        reason = getattr(error, "strerror", None) or "it is not a gzip file, or is damaged"
         raise InputError(f"cannot be read ({reason})", str(file), hint) from None
     if len(content) > most:
         raise FILE.error(str(file))

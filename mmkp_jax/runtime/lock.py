@@ -1,8 +1,8 @@
-"""One writer a folder: who holds it, and whether that process is still there; on one host or several that share it.
+"""A lock that gives a folder one writer, on one host or on several that share the folder.
 
-`run.lock` names the owner and is written once a claim; `run.beat` changes every few seconds for as long as the owner
-lives. An owner on this host is looked up among its processes; one on another host counts as gone when its `run.beat`
-has not changed for a while *as watched from here*: clocks are never compared.
+`run.lock` names the owner and is written once per claim; `run.beat` changes every few seconds while the owner lives. An
+owner on this host is looked up among its processes; one on another host counts as dead when its `run.beat` has not
+changed for a while *as watched from here*: clocks are never compared.
 """
 
 import contextlib
@@ -27,34 +27,34 @@ FILES = frozenset({LOCK, BEAT, part_of(Path(LOCK)).name, part_of(Path(BEAT)).nam
 
 BEAT_SECONDS = 5.0
 LEAST_BEATS = 3
-"""An owner that missed fewer is never taken for gone."""
+"""Number of missed beats below which an owner never counts as dead."""
 
 SETTLE_SECONDS = 1.0
-"""After a lock was taken over; of two that do so at once, the later one's name is then in the file."""
+"""Wait after taking over a lock: of two processes that do so at once, the file then names the later one."""
 
 
 class Owner(NamedTuple):
-    """A process, told apart from any other on any host at any time."""
+    """A process, with an identity that is unique over hosts and time."""
 
     token: str
-    """Of this claim alone."""
+    """Unique token of this claim."""
     host: str
-    """The machine since it was started, and its space of process ids (a container has its own)."""
+    """Identity of the machine's boot and of its process-id namespace (a container has its own)."""
     name: str
-    """The machine's name, for people."""
+    """The machine's name, for messages."""
     pid: int
     started: str
-    """When the process began, as the system counts it: ids are given out again."""
+    """Start time of the process, as process ids are reused."""
 
 
 class Lock(contextlib.AbstractContextManager):
     """Holds a folder from `acquire` until the block is left.
 
     Args:
-        seconds: how long to wait for an owner on another host, at most. It counts as gone after half of that without
-            a change, though never before it missed three beats.
-        lost: called, on a thread, when the folder turns out to belong to somebody else; by default the process says so
-            and ends with 76, and writes nothing more.
+        seconds: longest wait for an owner on another host. It counts as dead after half of that without a
+            change, though never before it missed three beats.
+        lost: called, on a thread, when another process has taken over the folder; by default this process prints that,
+            writes nothing more and exits with 76.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class Lock(contextlib.AbstractContextManager):
                 (self._folder / LOCK).unlink()
 
     def acquire(self) -> None:
-        """Takes the folder, which is made where it is not there; says in one line whom it was taken over from.
+        """Locks the folder, which is created if needed; prints a line if it is taken over from a dead owner.
 
         Raises:
             InputError: a process on this host holds it.
-            BusyError: one on another host does, and still did after `seconds`.
+            BusyError: a process on another host still holds it after `seconds`.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         while not self._create():
             owner = _try_owner(self._folder)
-            if owner is None:  # it may be in writing
+            if owner is None:  # it may be half-written
                 time.sleep(self._settle)
                 owner = _try_owner(self._folder)
             if owner is not None and owner.host == self._owner.host:
@@ -112,7 +112,7 @@ class Lock(contextlib.AbstractContextManager):
         self._thread.start()
 
     def _create(self) -> bool:
-        """Whether there was no lock, and now is this one."""
+        """Creates the lock; False where there is one already."""
         try:
             out = (self._folder / LOCK).open("x", encoding="utf-8")
         except FileExistsError:
@@ -126,10 +126,10 @@ class Lock(contextlib.AbstractContextManager):
         return True
 
     def _wait(self, owner: Owner | None) -> str | None:
-        """Watches an owner on another host: whom to take over from; None where the lock was given back meanwhile.
+        """Watches an owner on another host; returns whom to take over from, None where the lock was released meanwhile.
 
         Raises:
-            BusyError: it still lives.
+            BusyError: it is still alive.
         """
         named = f"process {owner.pid} on {owner.name}" if owner else "a process that cannot be read"
         stale = max(LEAST_BEATS * self._beat, self._seconds / 2)
@@ -150,7 +150,7 @@ class Lock(contextlib.AbstractContextManager):
                 return None
 
     def _take_over(self, gone: str, owner: Owner | None) -> bool:
-        """Whether the lock of an owner that is gone became this one's; not where another was quicker."""
+        """Takes over the lock of a dead owner; False where another process was faster."""
         if _try_owner(self._folder) != owner:
             return False
         write_json(self._folder / LOCK, self._owner._asdict())
@@ -166,7 +166,7 @@ class Lock(contextlib.AbstractContextManager):
 
     def _hold(self) -> None:
         while not self._over.wait(self._beat):
-            with contextlib.suppress(OSError):  # a shared file system that is away for a while
+            with contextlib.suppress(OSError):  # a shared file system may be unavailable for a while
                 if (self._folder / LOCK).exists() or not self._create():
                     found = _try_owner(self._folder)
                     if found is not None and found != self._owner:
@@ -176,28 +176,28 @@ class Lock(contextlib.AbstractContextManager):
 
 
 def this_process() -> Owner:
-    """An owner that is this process, with a token of its own."""
+    """This process as an owner, with a new token."""
     host = f"{_read('/proc/sys/kernel/random/boot_id')} {_pid_space()} {platform.node()}"
     return Owner(uuid.uuid4().hex, host, platform.node(), os.getpid(), _started(os.getpid()) or "")
 
 
 def is_alive(owner: Owner) -> bool:
-    """Whether a process of this host is still there, and no other that was given its id."""
+    """Whether a process of this host is still running, and its id was not reused."""
     try:
         os.kill(owner.pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's, but there; what it is may be hidden from us
+    except PermissionError:  # another user's process; its start time may be hidden
         return _started(owner.pid) in (None, "", owner.started)
     started = _started(owner.pid)
     return started is None or started == owner.started
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in ticks since the machine did; "" for one that has ended, None where it is not known."""
+    """Start time of a process, in ticks since boot; "" for one that has ended, None where it is unknown."""
     if not (stat := _read(f"/proc/{pid}/stat")):
         return None if not Path("/proc/self/stat").exists() else ""
-    state, *fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    state, *fields = stat.rpartition(")")[2].split()  # the process name before it may hold any character
     return "" if state in "ZX" else fields[18]
 
 
@@ -216,14 +216,14 @@ def _read(file: str) -> str:
 
 
 def _owner_of(folder: Path) -> Owner:
-    told = read_object(folder / LOCK)
+    saved = read_object(folder / LOCK)
     return Owner(
-        *(told.text(name) for name in ("token", "host", "name")), told.integer("pid", least=1), told.text("started")
+        *(saved.text(name) for name in ("token", "host", "name")), saved.integer("pid", least=1), saved.text("started")
     )
 
 
 def _try_owner(folder: Path) -> Owner | None:
-    """The owner; None where there is none, or its file cannot be read: it may be in writing."""
+    """The owner; None where there is none, or its file cannot be read and may be half-written."""
     try:
         return _owner_of(folder)
     except InputError:
@@ -231,7 +231,7 @@ def _try_owner(folder: Path) -> Owner | None:
 
 
 def _signs(folder: Path) -> tuple[bytes | None, bytes | None]:
-    """What changes for as long as an owner lives."""
+    """The content of both files, which changes while an owner lives."""
 
     def content(file: Path) -> bytes | None:
         try:
@@ -244,7 +244,7 @@ def _signs(folder: Path) -> tuple[bytes | None, bytes | None]:
 
 def _end(message: str) -> None:
     try:
-        line = for_terminal(f"{message}; this process ends, and writes nothing more")
+        line = for_terminal(f"{message}; this process exits, and writes nothing more")
         print(f"\n{line}", file=sys.stderr, flush=True)
     finally:
         os._exit(LOST)

@@ -1,4 +1,4 @@
-"""Google Cloud's word that this machine is about to be taken away, turned into SIGTERM."""
+"""Google Cloud's maintenance and preemption notices, turned into SIGTERM."""
 
 import contextlib
 import os
@@ -12,8 +12,8 @@ import jax
 SERVER = "GCE_METADATA_HOST"
 """The environment variable that names the metadata server, as in Google's own libraries."""
 
-NOTHING = {"instance/maintenance-event": "NONE", "instance/preempted": "FALSE"}
-"""What the server says of each while nothing is planned."""
+IDLE = {"instance/maintenance-event": "NONE", "instance/preempted": "FALSE"}
+"""The server's answer for each key while nothing is planned."""
 
 EVERY_SECONDS = 10
 
@@ -22,7 +22,7 @@ EVERY_SECONDS = 10
 def watch_maintenance(every: float = EVERY_SECONDS) -> Iterator[None]:
     """Sends this process SIGTERM, once, when a maintenance event or a preemption is announced.
 
-    Asks on TPUs, and where the environment names a metadata server.
+    It polls on TPUs, and where the environment names a metadata server.
     """
     over = threading.Event()
     if jax.default_backend() == "tpu" or SERVER in os.environ:
@@ -34,15 +34,17 @@ def watch_maintenance(every: float = EVERY_SECONDS) -> Iterator[None]:
 
 
 def _watch(over: threading.Event, every: float) -> None:
-    before = {key: _ask(key, idle) for key, idle in NOTHING.items()}  # a run begun under notice is not stopped by it
+    before = {
+        key: _ask(key, idle) for key, idle in IDLE.items()
+    }  # a notice from before the start does not stop the run
     while not over.wait(every):
-        if any(_ask(key, idle) not in ("", idle, before[key]) for key, idle in NOTHING.items()):
+        if any(_ask(key, idle) not in ("", idle, before[key]) for key, idle in IDLE.items()):
             os.kill(os.getpid(), signal.SIGTERM)
             return
 
 
 def _ask(key: str, otherwise: str) -> str:
-    """What the server says; `otherwise` where it cannot be asked."""
+    """The server's answer; `otherwise` where it cannot be reached."""
     url = f"http://{os.environ.get(SERVER, 'metadata.google.internal')}/computeMetadata/v1/{key}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     try:

@@ -1,11 +1,11 @@
-"""Where the hosts of a job meet before it begins, and how each learns at once that another is lost.
+"""The rendezvous of a job's hosts before it starts, and how each learns at once that another is lost.
 
-The first host listens on the job's port. Each other host connects, says its number, and stays connected until the job
-has ended: a connection that closes early, or whose machine answers no more, is a lost host. Liveness is the kernels'
-matter (TCP keepalive), so that a host that compiles or loads for long is never taken for lost.
+The first host listens on the job's port. Each other host connects, sends its number, and stays connected until the job
+has ended: a connection that closes early, or whose machine stops answering, means a lost host. The kernels check
+liveness (TCP keepalive), so a host that compiles or loads for long never counts as lost.
 
-What the other hosts exchange with the service of `jax.distributed` passes through here too, over the same port: JAX
-aborts a process whose connection to the service breaks, so none is seen to break.
+The other hosts' traffic with the service of `jax.distributed` is relayed over the same port: JAX aborts a process whose
+connection to the service breaks, and a relayed one does not.
 """
 
 import contextlib
@@ -25,34 +25,30 @@ from mmkp_jax.runtime.sockets import (
     free_port,
     host_and_port,
     keep_alive,
-    lines_of,
     listen,
     pump,
+    received_lines,
     send_line,
 )
 
 JOIN_SECONDS = 600.0
-"""How long hosts wait for each other, unless they are given another time: images are pulled and set up at different
-speeds."""
+"""Default of how long hosts wait for each other, as their start-up times differ."""
 
 GRACE_SECONDS = 5
-"""Between the news that a host is lost and the end: time for a host to end with a reason of its own."""
+"""Seconds between the loss of a host and the exit: time for a host to end with a reason of its own."""
 
 PORT_SECONDS = 30
-"""How long the port may be in use: by the same job's process before, which is ending."""
+"""Seconds that the port may still be in use by the job's previous process."""
 
 HELLO = "mmkp_jax"
-"""The first word of what connects."""
+"""First word of every connection."""
 
 ENDING = threading.Lock()
-"""Held by the thread that ends the process, so that one reason is printed."""
+"""Lock held by the thread that ends the process, so that only one reason is printed."""
 
 
 def end_as_lost(reason: str) -> NoReturn:
-    """Prints the line on a lost host and ends the process with `LOST`; nothing that waits for that host is waited for.
-
-    An orderly end would wait for all hosts.
-    """
+    """Prints the line on a lost host and exits with `LOST` at once: an orderly exit would wait for all hosts."""
     with ENDING:
         line = f"another host of this job is lost ({reason}); started again, the run continues from its last checkpoint"
         print(f"\n{for_terminal(line)}", file=sys.stderr, flush=True)
@@ -63,11 +59,11 @@ class Meeting:
     """A host's connections to the others of its job.
 
     Args:
-        size: how many hosts there are.
+        size: number of hosts.
     """
 
     address: str
-    """Where this host's `jax.distributed` finds its service, on the loopback interface."""
+    """Loopback address where this host's `jax.distributed` finds its service."""
 
     def __init__(self, size: int):
         self.size = size
@@ -76,30 +72,30 @@ class Meeting:
         self._began = False
 
     def lost_within(self, seconds: float) -> str | None:
-        """How a host was lost, once it is known; None if it is not in so many seconds."""
+        """How a host was lost; None if none is lost within `seconds`."""
         with self.changed:
             self.changed.wait_for(lambda: self.loss, seconds)
             return self.loss
 
     def leave(self, shut_down: Callable[[], None]) -> None:
-        """Waits until all hosts have done their work, calls `shut_down`, and says goodbye.
+        """Waits until all hosts have finished, calls `shut_down`, and disconnects.
 
-        A host that is lost meanwhile ends this process too.
+        The loss of a host meanwhile ends this process too.
         """
         raise NotImplementedError
 
     def _wait(self, condition: Callable[[], bool]) -> None:
-        """Until the condition holds; forever once a host is lost, as the thread that found it ends the process."""
+        """Blocks until the condition holds; forever once a host is lost, as another thread then ends the process."""
         with self.changed:
             self.changed.wait_for(lambda: not self.loss and condition())
 
-    def _note(self, change: Callable[[], object]) -> None:
+    def _update(self, change: Callable[[], object]) -> None:
         with self.changed:
             change()
             self.changed.notify_all()
 
     def _lose(self, reason: str) -> None:
-        """A host is lost: if the job has begun, the end of this process, after the grace."""
+        """Handles a lost host: if the job has started, ends this process after the grace period."""
         with self.changed:
             if self.loss:
                 return
@@ -111,10 +107,10 @@ class Meeting:
             end_as_lost(reason)
 
     def _pass_on(self, reason: str) -> None:
-        """Tells hosts that cannot know it."""
+        """Reports a loss to the hosts that cannot detect it."""
 
 
-class First(Meeting):
+class FirstHost(Meeting):
     """The first host's side.
 
     Raises:
@@ -133,11 +129,11 @@ class First(Meeting):
         _in_background(self._accept)
 
     def wait_for_all(self, seconds: float) -> None:
-        """Until all have joined.
+        """Blocks until all hosts have joined.
 
         Raises:
-            LostError: one has not joined in time, or was lost again.
-            InputError: one counts another number of hosts.
+            LostError: one did not join in time, or was lost again.
+            InputError: one has another number of hosts.
         """
         with self.changed:
             self.changed.wait_for(lambda: self.loss or self._mistake or len(self._joined) == self.size - 1, seconds)
@@ -148,15 +144,15 @@ class First(Meeting):
         if self._mistake:
             self._send_all(f"mistake {self._mistake.what}")
             raise self._mistake
-        told = f"of {self.size} hosts, {', '.join(missing)} did not join within {seconds:g} s (--join_seconds)"
-        self._pass_on(reason := self.loss or told)
+        absent = f"of {self.size} hosts, {', '.join(missing)} did not join within {seconds:g} s (--join_seconds)"
+        self._pass_on(reason := self.loss or absent)
         raise LostError(_did_not_begin(reason))
 
     def leave(self, shut_down: Callable[[], None]) -> None:
         self._wait(lambda: len(self._done) == self.size - 1)
         self._send_all("done")
         shut_down()
-        self._wait(lambda: len(self._gone) == self.size - 1)  # till then they need what passes through here
+        self._wait(lambda: len(self._gone) == self.size - 1)  # until then they need the relay
 
     def _accept(self) -> None:
         for connection in connections(self._server):
@@ -164,23 +160,23 @@ class First(Meeting):
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(30)
-        lines = lines_of(connection)
+        lines = received_lines(connection)
         match next(lines, "").split():
             case [name, "relay"] if name == HELLO:
                 with contextlib.suppress(OSError):
-                    service = connected(("127.0.0.1", self._service))  # it begins at about the same time
+                    service = connected(("127.0.0.1", self._service))  # it starts at about the same time
                     _in_background(pump, connection, service)
                     pump(service, connection)
             case [name, "join", host, size] if name == HELLO and host.isdecimal() and size.isdecimal():
                 self._admit(connection, lines, int(host), int(size))
             case _:
-                connection.close()  # none of ours
+                connection.close()  # not a host of ours
 
     def _admit(self, connection: socket.socket, lines: Iterator[str], host: int, size: int) -> None:
         with self.changed:
             if size != self.size:
                 what = f"host {host} counts {size} hosts in this job, and the first counts {self.size}"
-                if not self._began:  # else it is a stray of another job, and this one goes its way
+                if not self._began:  # else it belongs to another job, and this one continues
                     mistake = InputError(what, "--num_processes", "give all of them the same")
                     self._mistake = self._mistake or mistake
                     self.changed.notify_all()
@@ -195,9 +191,9 @@ class First(Meeting):
         connection.settimeout(None)
         for line in lines:
             if line == "done":
-                self._note(lambda: self._done.add(host))
+                self._update(lambda: self._done.add(host))
             elif line == "bye":
-                return self._note(lambda: self._gone.add(host))
+                return self._update(lambda: self._gone.add(host))
         if self._joined.get(host) is connection:
             self._lose(f"host {host} of {self.size}")
 
@@ -209,12 +205,13 @@ class First(Meeting):
         self._send_all(f"lost {reason}")
 
 
-class Other(Meeting):
-    """The side of a host other than the first.
+class OtherHost(Meeting):
+    """The side of every other host.
 
     Args:
-        where: HOST:PORT of the first.
-        host: this one's number.
+        where: HOST:PORT of the first host.
+        host: number of this host.
+        size: number of hosts.
     """
 
     def __init__(self, where: str, host: int, size: int):
@@ -225,22 +222,22 @@ class Other(Meeting):
         self.address = f"127.0.0.1:{self._relay.getsockname()[1]}"
 
     def wait_for_all(self, seconds: float) -> None:
-        """Until all have joined.
+        """Blocks until all hosts have joined.
 
         Raises:
-            LostError: not all have in time, or one was lost again.
-            InputError: the first host counts another number of hosts.
+            LostError: not all joined in time, or one was lost again.
+            InputError: the first host has another number of hosts.
         """
         deadline = time.monotonic() + seconds
         reason = "the first host does not answer"
         while (left := deadline - time.monotonic()) > 0:
-            with contextlib.suppress(OSError):  # its name may not be known yet, its process not be there
+            with contextlib.suppress(OSError):  # its name may not resolve yet, or its process not run
                 self._connection = socket.create_connection(self._where, timeout=min(left, 10))
                 keep_alive(self._connection)
                 send_line(self._connection, f"{HELLO} join {self._host} {self.size}")
                 self._connection.settimeout(left)
                 self.connected = True
-                lines = lines_of(self._connection)
+                lines = received_lines(self._connection)
                 line = next(lines, None)
                 if line is None and time.monotonic() < deadline:
                     raise LostError(_did_not_begin("the first host was lost again"))
@@ -275,7 +272,7 @@ class Other(Meeting):
             if word == "lost":
                 return self._lose(rest)
             if word == "done":
-                self._note(lambda: setattr(self, "_released", True))
+                self._update(lambda: setattr(self, "_released", True))
         if not self._left:
             self._lose(f"host 0 of {self.size}")
 
@@ -284,8 +281,8 @@ class Other(Meeting):
             _in_background(self._forward, connection)
 
     def _forward(self, client: socket.socket) -> None:
-        """Passes on what JAX sends and receives; that the way to the first host is broken, JAX does not learn."""
-        closed = threading.Event()  # by JAX itself
+        """Relays JAX's traffic; JAX does not notice when the connection to the first host breaks."""
+        closed = threading.Event()  # set when JAX itself closes the connection
 
         def send() -> None:
             pump(client, first)
@@ -313,14 +310,14 @@ def meet(where: str, host: int, size: int, seconds: float) -> Meeting:
 
     Args:
         where: HOST:PORT of the first host, on which it listens.
-        host: this one's number, from 0.
-        size: how many there are.
+        host: number of this host, from 0.
+        size: number of hosts.
         seconds: how long to wait.
 
     Raises:
-        LostError: not all have joined in time, or one was lost again.
-        InputError: the port is in use, or hosts differ in their number.
+        LostError: not all joined in time, or one was lost again.
+        InputError: the port is in use, or hosts disagree on their number.
     """
-    meeting = Other(where, host, size) if host else First(host_and_port(where)[1], size, seconds)
+    meeting = OtherHost(where, host, size) if host else FirstHost(host_and_port(where)[1], size, seconds)
     meeting.wait_for_all(seconds)
     return meeting

@@ -1,4 +1,4 @@
-"""The config of an earlier revision's run as today's, for every reader of a work directory's `config.json`."""
+"""Upgrades of configs from earlier revisions, for every reader of a work directory's `config.json`."""
 
 import copy
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ MOVED: Mapping[str, str] = {
     "data.min_pixels": "data.images.min_pixels",
     "data.max_pixels": "data.images.max_pixels",
 }
-"""Where the value of a field that is gone is now."""
+"""New names of fields that were moved."""
 
 RENAMED = (("freeze", ["visual.patch_embed", "visual.blocks"], ["tower"]),)
-"""Values that have another name now, with their field."""
+"""Renamed values: field, old value, new value."""
 
 
 def upgrade(content: Mapping[str, Any], moved: Mapping[str, str] = MOVED) -> dict[str, Any]:
-    """A config in plain values, with the fields that it lacks at the value that its run had, and what moved moved.
+    """A config in plain values, with moved fields renamed, and missing fields at the value that the run had.
 
-    Fields that may differ on resume take their default, as the run's numbers do not depend on them. Damage stays as it
-    is: what is checked afterwards names it.
+    Fields that may differ on resume take their default, as the run's numbers do not depend on them. Damage is
+    kept: later checks report it.
     """
     config = copy.deepcopy(dict(content))
     for name, to in moved.items():
@@ -38,7 +38,7 @@ def upgrade(content: Mapping[str, Any], moved: Mapping[str, str] = MOVED) -> dic
         before = field.default if field.resume == MAY_DIFFER else field.before
         if before is not REQUIRED:
             _put(config, field.name, before)
-        elif field.default == {}:  # an open mapping is filled by what the run's model needs
+        elif field.default == {}:  # a mapping is filled later with what the run's model needs
             _put(config, field.name, {})
     return config
 
@@ -48,7 +48,7 @@ def _plain(value: Any) -> Any:
 
 
 def _section(config: dict[str, Any], name: str) -> tuple[dict[str, Any] | None, str]:
-    """The section that holds a field, None where there is none, and the field's name in it."""
+    """The section of a field (None where it is absent), and the field's name in it."""
     *above, key = name.split(".")
     section: Any = config
     for each in above:
@@ -57,7 +57,7 @@ def _section(config: dict[str, Any], name: str) -> tuple[dict[str, Any] | None, 
 
 
 def _put(config: dict[str, Any], name: str, value: Any) -> bool:
-    """Whether a section could take a field; one that it has already stays."""
+    """Sets a field unless it is there already; False where its section is not a mapping."""
     *above, key = name.split(".")
     section: Any = config
     for each in above:

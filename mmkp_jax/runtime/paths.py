@@ -1,4 +1,4 @@
-"""Paths as people write them: local ones; a bucket or a URL is refused before anything is made."""
+"""Checks of paths from users: local ones only; a bucket or a URL is refused before anything is written."""
 
 import os
 import re
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from mmkp_jax.errors import InputError
 
-_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.\-]+):/")  # one letter is a drive; pathlib makes `gs://` into `gs:/`
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.\-]+):/")  # one letter is a drive; pathlib turns `gs://` into `gs:/`
 
 _BUCKET = re.compile(r"\s*(gs|gcs|s3|s3a|hdfs|abfss?|wasbs?|az):[^/]+/", re.IGNORECASE)
-"""A bucket whose slashes were forgotten; `s3:test` is a split of a dataset."""
+"""A bucket without its slashes; `s3:test` is a dataset's split instead."""
 
 
 def scheme_of(path: str | os.PathLike[str]) -> str | None:
-    """The scheme of what looks like a URL (`gs`, `s3`, `https`, `file`), also after pathlib took a slash away."""
+    """The scheme of a URL (`gs`, `s3`, `https`, `file`), also after pathlib removed a slash."""
     found = _SCHEME.match(os.fspath(path)) or _BUCKET.match(os.fspath(path))
     return found[1].lower() if found else None
 
@@ -23,10 +23,10 @@ def check_local(path: str | os.PathLike[str], where: str) -> None:
     """Refuses a path that names a bucket or a URL.
 
     Args:
-        where: the flag or field that gave it.
+        where: the flag or field that gave the path.
 
     Raises:
-        InputError: it does.
+        InputError: it names a bucket or a URL.
     """
     if scheme := scheme_of(path):
         hint = "give the path itself" if scheme == "file" else "give a local folder, or one where the bucket is mounted"
@@ -34,17 +34,17 @@ def check_local(path: str | os.PathLike[str], where: str) -> None:
 
 
 OUTPUTS = ("out", "json", "store")
-"""Flags that name what a command writes."""
+"""Flags that name a command's outputs."""
 
 
 def check_outputs(flags: Mapping[str, object]) -> None:
-    """Refuses an output that another flag names too, under this name or another: writing it would lose that file.
+    """Refuses an output that another flag names too, as writing it would overwrite that file.
 
     Args:
-        flags: by name.
+        flags: values by name.
 
     Raises:
-        InputError: there is one.
+        InputError: two flags name the same file.
     """
     for name in OUTPUTS:
         others = [path for other, value in flags.items() if other != name for path in _paths_in(value)]
@@ -62,7 +62,7 @@ def _paths_in(value: object) -> list[Path]:
 
 
 def check_all_local(value: object, where: str) -> None:
-    """`check_local` of a path, or of every path in a list; other values pass."""
+    """Applies `check_local` to a path, or to every path in a list; ignores other values."""
     if isinstance(value, os.PathLike):
         check_local(value, where)
     elif isinstance(value, Iterable) and not isinstance(value, str | bytes):

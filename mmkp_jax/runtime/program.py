@@ -1,4 +1,4 @@
-"""How the commands are started: `python -m mmkp_jax.COMMAND`, `python -m mmkp_jax COMMAND`, `mmkp COMMAND`."""
+"""Command lines of the package: `python -m mmkp_jax.COMMAND`, `python -m mmkp_jax COMMAND`, `mmkp COMMAND`."""
 
 import itertools
 import sys
@@ -6,14 +6,14 @@ from pathlib import Path
 
 PACKAGE = "mmkp_jax"
 SCRIPT = "mmkp"
-"""The console script; `setup.py` names it too."""
+"""Name of the console script, as in `setup.py`."""
 
 
 def command_line(command: str = "") -> str:
-    """What to type for a command, in the form in which this process was started.
+    """The command line of a command, in the form in which this process was started.
 
     Args:
-        command: such as `main`; empty for the program that lists them.
+        command: the command's name, such as `main`; empty for the program that lists them.
     """
     if Path(sys.argv[0] if sys.argv else "").stem == SCRIPT:
         return f"{SCRIPT} {command}".rstrip()
@@ -23,5 +23,5 @@ def command_line(command: str = "") -> str:
 
 
 def started_module() -> str:
-    """The module that Python was asked to run with `-m`; empty where it was a file."""
+    """The module that Python runs with `-m`; empty where it runs a file."""
     return next((after for flag, after in itertools.pairwise(sys.orig_argv) if flag == "-m"), "")

@@ -1,4 +1,4 @@
-"""Plain TCP between hosts: lines, connections that notice a lost machine, and bytes passed on from one to another."""
+"""Plain TCP between hosts: lines, connections that detect a lost machine, and relaying of bytes."""
 
 import contextlib
 import errno
@@ -9,29 +9,29 @@ from collections.abc import Iterator
 from mmkp_jax.errors import InputError
 
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
-"""Seconds without traffic, seconds between questions, and questions without answer, after which a machine is lost."""
+"""Keepalive: idle seconds before the first probe, seconds between probes, and unanswered probes until a loss."""
 
-LONGEST = 1000
-"""Bytes of a line."""
+MAX_LINE_BYTES = 1000
+"""Maximum length of a line in bytes."""
 
 
 def connections(server: socket.socket) -> Iterator[socket.socket]:
-    """What connects, without end."""
+    """Yields incoming connections, forever."""
     while True:
         try:
             connection, _ = server.accept()
             keep_alive(connection)
-        except OSError:  # it is gone again, or files are short
+        except OSError:  # it closed again, or file descriptors ran out
             time.sleep(0.1)
         else:
             yield connection
 
 
 def connected(where: tuple[str, int], seconds: float = 60) -> socket.socket:
-    """A connection to a place where something listens or is about to.
+    """A connection to an address where something listens or is about to.
 
     Raises:
-        OSError: nothing does for so many seconds.
+        OSError: nothing listens there for `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -46,7 +46,7 @@ def connected(where: tuple[str, int], seconds: float = 60) -> socket.socket:
 
 
 def pump(source: socket.socket, target: socket.socket, *, close: bool = True) -> None:
-    """Passes on what comes in until it ends; then ends the other direction too, unless `close` is False."""
+    """Copies bytes from `source` to `target` until the end, then ends the target's input, unless `close` is False."""
     source.settimeout(None)
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
@@ -57,16 +57,16 @@ def pump(source: socket.socket, target: socket.socket, *, close: bool = True) ->
 
 
 def send_line(connection: socket.socket, line: str) -> None:
-    """Sends a line, cut where it is too long."""
-    with contextlib.suppress(OSError):  # a connection that broke is noticed where it is read
-        connection.sendall(f"{line[: LONGEST - 1]}\n".encode())
+    """Sends a line, truncated if it is too long."""
+    with contextlib.suppress(OSError):  # a broken connection is noticed by its reader
+        connection.sendall(f"{line[: MAX_LINE_BYTES - 1]}\n".encode())
 
 
-def lines_of(connection: socket.socket) -> Iterator[str]:
-    """The lines that come in; no byte after a line is taken before the next is asked for."""
+def received_lines(connection: socket.socket) -> Iterator[str]:
+    """Yields received lines; reads no byte after a line before the next one is requested."""
     line = b""
     with contextlib.suppress(OSError):
-        while len(line) < LONGEST and (byte := connection.recv(1)):
+        while len(line) < MAX_LINE_BYTES and (byte := connection.recv(1)):
             line += byte
             if byte == b"\n":
                 yield line.decode(errors="replace").strip()
@@ -74,10 +74,10 @@ def lines_of(connection: socket.socket) -> Iterator[str]:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Lets the kernel end the connection when the other machine answers no more."""
+    """Lets the kernel close the connection when the other machine stops answering."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
-        if hasattr(socket, option):  # Linux; elsewhere the system's own
+        if hasattr(socket, option):  # Linux; elsewhere the system's defaults
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
@@ -88,17 +88,17 @@ def host_and_port(where: str) -> tuple[str, int]:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def listen(port: int, seconds: float) -> socket.socket:
-    """A server on all interfaces; the port may be another's for so many seconds more.
+    """A server on all interfaces; waits up to `seconds` for the port to become free.
 
     Raises:
-        InputError: it cannot be listened on.
+        InputError: the port cannot be listened on.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -1,4 +1,4 @@
-"""Output for terminals: of any encoding, with or without a reader; tables."""
+"""Terminal output: any encoding, closed pipes, and tables."""
 
 import os
 import select
@@ -9,11 +9,11 @@ from typing import TextIO
 from mmkp_jax.runtime.escape import for_terminal
 
 UNREAD = 141
-"""The exit status where nothing reads the output any more (`… | head`), as a shell has it after SIGPIPE."""
+"""Exit status where nothing reads the output any more (`… | head`), as a shell reports SIGPIPE."""
 
 
-def print_anywhere() -> None:
-    """Lets stdout and stderr print what their encoding lacks as escapes (`\\u03b3`), in place of failing."""
+def escape_unencodable() -> None:
+    """Makes stdout and stderr escape characters that their encoding lacks (`\\u03b3`), rather than fail."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -21,7 +21,7 @@ def print_anywhere() -> None:
 
 
 def drop_unread_output() -> bool:
-    """Whether a stream's reader has gone; what is still to be written to it is then dropped without an error."""
+    """Whether a stream's reader is gone; the rest of its output is then dropped without an error."""
     unread = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
     for stream in unread:
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -31,7 +31,7 @@ def drop_unread_output() -> bool:
 
 
 def aligned(rows: Sequence[Sequence[str]], is_words: Callable[[int], bool]) -> list[str]:
-    """A line a row, columns two spaces apart: those of words set to the left, the others, of numbers, to the right."""
+    """One line per row, columns two spaces apart: words are left-aligned, numbers right-aligned."""
     rows = [[for_terminal(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -44,12 +44,12 @@ def aligned(rows: Sequence[Sequence[str]], is_words: Callable[[int], bool]) -> l
 
 
 def without_repeats(rows: Sequence[Sequence[str]], columns: int = 1) -> list[list[str]]:
-    """The rows; a cell of the first `columns` is blank where it and those before it are as in the row above."""
+    """The rows, where a cell of the first `columns` is blank if it and those before it repeat the row above."""
     rows = [list(row) for row in rows]
     above = [[], *rows[:-1]]
     return [
         [*("" if row[: i + 1] == last[: i + 1] else row[i] for i in range(columns)), *row[columns:]]
-        for row, last in zip(rows, above, strict=False)  # without rows too
+        for row, last in zip(rows, above, strict=False)  # also without rows
     ]
 
 

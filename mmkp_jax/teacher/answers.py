@@ -1,7 +1,7 @@
-"""What an endpoint answered: what it is worth, and the row that the store keeps of it.
+"""Answers of an endpoint: their verdict, and the row that the store keeps of each.
 
-The row holds the body as it came. What it is worth and what it took are read from that body each time they are needed,
-by functions that take any JSON, so that nothing an endpoint or an earlier version wrote ends a run or lowers its cost.
+The row holds the body as it came. Verdict and usage are read from that body each time they are needed, by functions
+that take any JSON, so that nothing an endpoint or an earlier version wrote ends a run or lowers its cost.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from mmkp_jax.teacher.cost import Prices, Usage, plausible_usage, usage_of
 from mmkp_jax.teacher.questions import Request
 
 COMPLETE = (None, "stop")
-"""What an answer may give as its `finish_reason` to be a complete one; whatever else it says, it is not."""
+"""Values of `finish_reason` that a complete answer may have; with any other, it is incomplete."""
 MAX_MESSAGE = 300
-"""Characters that a message repeats of what an endpoint said."""
+"""Characters of an endpoint's text that a message repeats at most."""
 
 
 def answer_row(
@@ -29,15 +29,15 @@ def answer_row(
     charged: Mapping[str, Any] | None = None,
     attempt: int = 1,
 ) -> dict[str, Any]:
-    """The store's row of an answer; without a body, of a refusal.
+    """Returns the store's row of an answer; without a body, of a refusal.
 
     Args:
-        most: tokens that it may have taken; they count where the answer's own count is missing, or cannot be true.
-        charged: of a refusal, the body that says what it took.
+        most: tokens that it may have taken; they count where the answer's own count is missing or implausible.
+        charged: for a refusal, the body that reports its usage.
     """
     status, message = ("refused", reason) if body is None else verdict(body)
-    told = charged if body is None else body
-    usage = usage_of(told or {}, most)
+    source = (charged if body is None else body) or {}
+    usage = usage_of(source, most)
     row = {
         "id": request.id,
         "key": request.key,
@@ -52,26 +52,26 @@ def answer_row(
         "attempt": attempt,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
-    return row | ({"note": IMPLAUSIBLE} if usage is None and (told or {}).get("usage") is not None else {})
+    return row | ({"note": IMPLAUSIBLE} if usage is None and source.get("usage") is not None else {})
 
 
 def lost_row(
     request: Request, body: Mapping[str, Any] | None, most: Usage, prices: Prices, reason: str
 ) -> dict[str, Any]:
-    """The store's row of a call that came to nothing and was charged: what its body says, or all that it may cost."""
+    """Returns the store's row of a failed call that was charged."""
     usage = usage_of(body or {}, most)
     row = {"lost": request.key, "id": request.id, "reason": reason, "most": most._asdict()}
     return row | {"usage": usage and usage._asdict(), "cost": prices.cost(usage)}
 
 
-IMPLAUSIBLE = "the usage that the endpoint gives cannot be true; the most that the call may have taken counts"
+IMPLAUSIBLE = "the usage that the endpoint reports is implausible; the most that the call may have taken counts"
 
 
 def verdict(body: Mapping[str, Any]) -> tuple[str, str]:
-    """What an answer is worth, whatever JSON it is: `answered`, or why it is none.
+    """Returns (status, reason) of an answer, whatever JSON it is: `answered`, or why there is no complete answer.
 
-    This is the one judgement of whether an answer is complete: it is at the finish reason `stop`, or where none is
-    given, with a text and without an error or a refusal.
+    This is the one place that decides whether an answer is complete: its finish reason is `stop` or missing, it has a
+    text, and neither an error nor a refusal.
     """
     choice = _choice(body)
     message = choice.get("message")
@@ -81,7 +81,7 @@ def verdict(body: Mapping[str, Any]) -> tuple[str, str]:
     if finish == "length":
         return "cut", "the answer was cut off: it has as many tokens as --max_tokens allows"
     if finish == "content_filter":
-        return "filtered", "the endpoint's content filter held the answer back"
+        return "filtered", "the endpoint's content filter removed the answer"
     if not any(finish == each for each in COMPLETE):
         return "unfinished", f"the answer ended with the finish_reason {finish_of(body)}, not 'stop'"
     if error := choice.get("error"):
@@ -94,19 +94,19 @@ def verdict(body: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def row_verdict(row: Mapping[str, Any]) -> tuple[str, str]:
-    """What a row of the store is worth: `verdict` of its answer, or why there was none."""
+    """Returns (status, reason) of a row of the store: `verdict` of its answer, or why there was none."""
     if row["answer"] is None:
         return "refused", one_line(str(row.get("reason") or ""))
     return verdict(row["answer"])
 
 
 def content_of(row: Mapping[str, Any]) -> str:
-    """The text of an answer whose verdict is `answered`, as every file can hold it."""
+    """The text of an answer whose verdict is `answered`, as valid UTF-8."""
     return for_utf8(row["answer"]["choices"][0]["message"]["content"]).strip()
 
 
 def most_of(row: Mapping[str, Any]) -> Usage | None:
-    """Tokens that a row's call may have taken; None where the row does not say."""
+    """The most tokens that a row's call may have taken; None where the row does not say."""
     match row.get("most"):
         case {"prompt": int(prompt), "completion": int(completion)} if min(prompt, completion) >= 0:
             return Usage(prompt, completion) if max(prompt, completion) < 1 << 62 else None
@@ -114,7 +114,7 @@ def most_of(row: Mapping[str, Any]) -> Usage | None:
 
 
 def usage_in(row: Mapping[str, Any]) -> Usage | None:
-    """Tokens that a row's answer took, where it is known."""
+    """Tokens that a row's answer took; None where that is unknown."""
     usage, most = row.get("usage"), most_of(row)
     if not isinstance(usage, Mapping):
         return None
@@ -128,7 +128,7 @@ def is_implausible(row: Mapping[str, Any]) -> bool:
 
 
 def finish_of(body: Mapping[str, Any]) -> str:
-    """The word that an answer ended with, for a message; `null` where there is none."""
+    """An answer's finish reason, for a message; `null` where there is none."""
     finish = _choice(body).get("finish_reason")
     return one_line(repr(finish) if isinstance(finish, str) else shown(finish))[:60]
 
@@ -142,13 +142,13 @@ def code_of(error: object) -> int | None:
 
 
 def message_of(error: object) -> str:
-    """What an endpoint says of an error, in one of the forms that there are; in one line."""
+    """The message of an endpoint's error, in any of the usual forms, as one line."""
     text = (error.get("message") or error.get("detail") or "") if isinstance(error, dict) else error or ""
     return one_line(text if isinstance(text, str) else shown(text))
 
 
 def one_line(text: str) -> str:
-    """What an endpoint said, in one line that a terminal and a file take."""
+    """An endpoint's text as one line that is safe for a terminal and a file."""
     return for_terminal(" ".join(text[: 10 * MAX_MESSAGE].split()))[:MAX_MESSAGE]
 
 

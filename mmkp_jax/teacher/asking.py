@@ -1,4 +1,4 @@
-"""Many questions to one endpoint: none twice, none lost, and no more money than was allowed."""
+"""Asks an endpoint many questions: none twice, none lost, and within the allowed cost."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
 MAX_UNANSWERED = 10
-"""Posts in a row without an answer after which the run ends: the next ones would not fare better."""
+"""Posts in a row without an answer after which the run ends."""
 
 
 def ask_all(
@@ -35,19 +35,19 @@ def ask_all(
 ) -> AskState:
     """Asks every question whose answer is not in the store; when it returns, the store has the answers.
 
-    Ctrl-C lets the calls that are out come home, and asks no more; a second one does not wait for them.
+    Ctrl-C waits for the calls in flight and makes no new ones; a second Ctrl-C does not wait.
 
     Args:
         total: questions, numbered from 0.
-        question_of: makes one; called in threads, and may raise `Unaskable`.
-        max_cost: money that the answers in the store may cost in all, those of earlier runs with them; an answer or a
-            broken call whose cost is not known counts with the most that it may have cost.
+        question_of: makes a question by its number; called in threads, and may raise `Unaskable`.
+        max_cost: the most that all answers in the store may cost, those of earlier runs included; an answer or a
+            failed call of unknown cost counts as the most that it may have cost.
         retry_refused: ask again what the endpoint refused to answer in an earlier run.
-        patience: ends the run when the first answers are all of no use.
+        patience: ends the run when the first answers are all rejected.
         progress: called after each answer.
 
     Raises:
-        InputError: nothing can be asked, answers cannot be kept, or the first ones are of no use.
+        InputError: nothing can be asked, answers cannot be stored, or the first ones are all rejected.
         KeyboardInterrupt: after Ctrl-C.
     """
     run = AskState(total, spent=store.spent)
@@ -77,13 +77,13 @@ class _Asker:
         self._patience = patience
         self._budget, self._again = budget, again
         self._numbers: Iterator[int] = iter(range(run.total))
-        self._answers: dict[str, asyncio.Event] = {}  # that come in now, by key: two posts may ask the same
+        self._answers: dict[str, asyncio.Event] = {}  # of the calls in flight, by key: two posts may ask the same
         self._tasks: list[asyncio.Task[None]] = []
         self._error: BaseException | None = None
         self._unanswered: list[str] = []  # reasons, since the last answer
 
     async def ask(self, endpoint: Endpoint, limits: Limits) -> BaseException | None:
-        """Returns why it ended early, if it did."""
+        """Asks all questions; returns the error that ended the run early, if one did."""
         async with Client(endpoint, limits) as client:
             self._client = client
             with self._interruptible():
@@ -116,7 +116,7 @@ class _Asker:
                     loop.remove_signal_handler(each)
 
     def _stop(self, error: BaseException) -> None:
-        """Begins no more calls; those that are out go on to their end."""
+        """Begins no more calls; those in flight run to their end."""
         self._error = self._error or error
         self._client.stopped = True
         for task in self._tasks:
@@ -137,7 +137,7 @@ class _Asker:
             self._progress(self._run)
 
     async def _answer(self, number: int) -> None:
-        """Sees to it that the store has the answer to a question."""
+        """Makes sure that the store has the answer to a question."""
         run, store = self._run, self._store
         try:
             question = await asyncio.to_thread(self._question_of, number)
@@ -162,13 +162,13 @@ class _Asker:
             run.stopped = "--max_cost is reached"
 
     async def _weigh(self, number: int, key: str) -> None:
-        """Ends the run when the first answers are all of no use."""
+        """Ends the run when the first answers are all rejected."""
         row = self._store.get(key) if self._patience and not self._patience.over else None
         if row and (error := await asyncio.to_thread(self._patience.error, number, row)):
             self._stop(error)
 
     async def _ask(self, number: int, question: Question) -> None:
-        """Asks, and keeps what is answered before anything else is done with it."""
+        """Asks a question, and stores the answer before anything else uses it."""
         run, store, budget, endpoint = self._run, self._store, self._budget, self._client.endpoint
         body = endpoint.body(await asyncio.to_thread(question.messages))
         reserved: Reservation | None = await self._reserve(question)
@@ -216,13 +216,13 @@ class _Asker:
         run.spent = store.spent
 
     async def _reserve(self, question: Question) -> Reservation:
-        """Sets money aside for a call; raises `_NoMoney` where there is not enough."""
+        """Reserves money for a call; raises `_NoMoney` where there is not enough."""
         if reserved := await self._budget.reserve(question.prompt, self._client.endpoint.answer_tokens):
             return reserved
         raise _NoMoney
 
     async def _lose(self, question: Question, reserved: Reservation, last: Retryable) -> None:
-        """Counts a call that came to nothing as one that was charged: what its answer says, or all that it may cost."""
+        """Counts a failed call as charged: what its body reports, or the most that it may cost."""
         usage = usage_of(last.body or {}, reserved.most)
         await self._store.add(lost_row(question, last.body, reserved.most, self._budget.prices, str(last)))
         await self._budget.settle(reserved, usage, charged=True)
@@ -230,8 +230,8 @@ class _Asker:
     def _no_answer(self, reason: str) -> None:
         self._unanswered.append(reason)
         if len(self._unanswered) >= MAX_UNANSWERED and not self._client.stopped:
-            what = f"{MAX_UNANSWERED} posts after each other got no answer (the last: {reason})"
-            hint = "see to that; the same command continues, and asks refused posts again with --retry_refused"
+            what = f"{MAX_UNANSWERED} posts in a row got no answer (the last: {reason})"
+            hint = "fix that; the same command continues, and asks refused posts again with --retry_refused"
             self._stop(InputError(what, self._client.endpoint.base_url, hint))
 
 
@@ -241,5 +241,5 @@ def _taken(row: dict[str, Any]) -> Usage | None:
 
 def _input_error(error: OSError) -> InputError:
     return InputError(
-        str(error.strerror or error), str(error.filename or "the posts"), "see to it; the same command goes on"
+        str(error.strerror or error), str(error.filename or "the posts"), "fix that; the same command continues"
     )

@@ -1,9 +1,9 @@
-"""The same questions through the Batch API: files of requests, answered within a day, at half the price elsewhere.
+"""Asks questions through the Batch API: files of requests, answered within a day, often at half the price.
 
-What is known of a batch is in the store before and after it is made: a killed command finds its batches again, also one
-that was made in the moment of the kill, by the name that it carries. Every answer of a batch goes into the store, also
-one to a post, or a prompt, that the command is not asked about now. Under a limit of money, the first question with an
-image is asked by a call of its own, whose usage tells how the endpoint counts images.
+A batch is recorded in the store before and after it is made: a killed command finds its batches again by name, also one
+that was made just before the kill. Every answer of a batch goes into the store, also one to a post or a prompt that the
+command does not ask about now. Under --max_cost, the first question with an image is asked by a single call, whose
+usage shows how the endpoint counts images.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable
 from mmkp_jax.teacher.store import Store
 
 BATCH_BYTES = 190_000_000
-"""Of a file; OpenAI takes 200 MB."""
+"""Largest file of requests; OpenAI takes 200 MB."""
 POLL_EVERY = 60.0
-"""Seconds."""
+"""Seconds between polls of a batch's status."""
 TRANSFER = 900.0
-"""Seconds until the transfer of a file is given up."""
+"""Timeout of a file's transfer, in seconds."""
 ROWS_AT_A_TIME = 1_000
-"""Answers that go to the disk together."""
+"""Answers that are written to the disk together."""
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 METADATA = "mmkp_jax"
@@ -52,12 +52,12 @@ def ask_in_batches(
     limits: Limits = Limits(),  # noqa: B008
     poll_every: float = POLL_EVERY,
 ) -> AskState:
-    """As `asking.ask_all`, but by batches of at most `most` requests; returns when all of them have ended.
+    """Asks like `asking.ask_all`, in batches of at most `most` requests; returns when all of them have ended.
 
-    What an expired batch has answered is taken; the same command asks for the rest.
+    An expired batch's answers are stored; the same command asks for the rest.
 
     Raises:
-        InputError: nothing can be asked, a batch was not accepted, or answers cannot be kept.
+        InputError: nothing can be asked, a batch was not accepted, or answers cannot be stored.
     """
     run = AskState(total, spent=store.spent)
     asker = _Batches(run, question_of, store, prices, max_cost, progress)
@@ -78,7 +78,7 @@ class _Batches:
         self._run, self._question_of, self._store = run, question_of, store
         self._prices, self._max_cost, self._progress = prices, max_cost, progress
         self._budget = Budget(max_cost, prices)
-        self._number: dict[str, int] = {}  # of the first question with a key
+        self._number: dict[str, int] = {}  # the first question of each key
 
     async def ask(self, endpoint: Endpoint, limits: Limits, most: int, poll_every: float) -> None:
         for number in range(self._run.total):
@@ -117,7 +117,7 @@ class _Batches:
         self._progress(self._run)
 
     def _open(self) -> list[dict[str, Any]]:
-        """The batches that the endpoint has and that were not collected."""
+        """Batches that were submitted and not collected yet."""
         return [row for row in self._store.batches.values() if row["state"] == "submitted"]
 
     async def _adopt(self) -> None:
@@ -144,7 +144,7 @@ class _Batches:
             await self._store.add({"batch": name, **state})
 
     async def _first_image(self, left: list[str], held: float, limits: Limits) -> None:
-        """Asks the first question of those that are left whose price cannot be bounded yet."""
+        """Asks the first remaining question whose price cannot be bounded yet."""
         questions = (self._question_of(self._number[key]) for key in left)
         question = next((each for each in questions if not self._budget.knows(each.prompt)), None)
         most = question and self._most(question)
@@ -182,7 +182,7 @@ class _Batches:
         left.remove(question.key)
 
     async def _end(self, question: Question, most: Usage, body: Any, reason: str, *, charged: bool) -> None:
-        """Counts a call that came to nothing, if it was or may have been charged."""
+        """Counts a failed call, if it was or may have been charged."""
         if charged or (body or {}).get("usage") is not None:
             await self._store.add(lost_row(question, body, most, self._prices, reason))
         else:
@@ -192,12 +192,12 @@ class _Batches:
         return self._store.spent + self._price(self._store.unpriced_tokens)
 
     def _most(self, question: Question) -> Usage:
-        """Tokens that an answer may take."""
+        """The most tokens that a call may take."""
         return Usage(self._budget.tokens(question.prompt, 0), self._client.endpoint.answer_tokens)
 
     def _files(self, keys: Sequence[str], spent: float, most: int) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-        """(name, file, requests) of each batch to make, within what may be spent; a request is told by `id`, `asked`
-        and `most` tokens, by key. The file is there until the next one.
+        """Yields (name, file, requests) of each batch to make, within the allowed cost; `requests` holds `id`, `asked`
+        and `most` tokens by key. The file exists until the next one is made.
         """
         left = iter(keys)
         ended = False
@@ -226,7 +226,7 @@ class _Batches:
                 if taken:
                     yield name, file, taken
             except OSError as error:
-                what, hint = f"a batch cannot be written ({error.strerror})", "see to space and permissions"
+                what, hint = f"a batch cannot be written ({error.strerror})", "check free space and permissions"
                 raise InputError(what, str(file), hint) from error
             finally:
                 file.unlink(missing_ok=True)
@@ -253,12 +253,12 @@ class _Batches:
         except (Retryable, Refused, NotJson) as error:
             if isinstance(error, Refused):
                 await self._store.add({"batch": name, "state": "collected"})
-            what = f"the endpoint did not take a batch ({error})"
+            what = f"the endpoint did not accept a batch ({error})"
             raise InputError(what, self._client.endpoint.base_url, "the same command continues") from None
         await self._store.add({"batch": name, "state": "submitted", "id": made})
 
     async def _collect(self, row: dict[str, Any]) -> None:
-        """Takes the answers of a batch that has ended."""
+        """Stores the answers of a batch that has ended."""
         batch = await self._object(lambda: self._raw.batches.retrieve(row["id"]))
         if (status := batch.get("status")) not in ENDED:
             self._run.last_error = one_line(f"batch {row['id']}: {status if isinstance(status, str) else 'no status'}")
@@ -285,7 +285,7 @@ class _Batches:
             what = (
                 f"the endpoint refused a batch ({'; '.join(list(filter(None, reasons))[:3]) or 'it gives no reason'})"
             )
-            hint = "see to that, or give a smaller --batch_size; the same command continues"
+            hint = "fix that, or give a smaller --batch_size; the same command continues"
             raise InputError(what, one_line(row["id"]), hint)
 
     async def _object(self, request: Callable[[], Any]) -> dict[str, Any]:
@@ -316,7 +316,7 @@ class _Batches:
 
 
 class _Raw:
-    """The SDK's calls whose responses come back as they are."""
+    """The SDK's calls that return unparsed responses."""
 
     def __init__(self, sdk: Any):
         self.files, self.batches = sdk.files.with_raw_response, sdk.batches.with_raw_response

@@ -1,4 +1,4 @@
-"""Lines of a batch's results → rows of the store."""
+"""Converts the lines of a batch's results to rows of the store."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,14 +15,14 @@ from mmkp_jax.teacher.store import Store
 
 
 class Results:
-    """What the results of one batch give.
+    """Rows of the store from the results of one batch.
 
     Args:
         requests: `id`, `asked` and `most` tokens of each request, by key.
 
     Attributes:
-        unread: lines that cannot be read; the endpoint may have charged for what they held.
-        reasons: why there is no answer to a request, by key.
+        unread: lines that cannot be read; the endpoint may have charged for them.
+        reasons: why a request has no answer, by key.
     """
 
     def __init__(self, requests: Mapping[str, Any], store: Store, client: Client, prices: Prices):
@@ -30,7 +30,7 @@ class Results:
         self.unread, self.reasons = 0, dict[str, str]()
 
     def row(self, line: bytes) -> dict[str, Any] | None:
-        """The store's row of one line; None where the store has it, or it is none."""
+        """The store's row of one line; None where the store has it already, or the line gives no row."""
         if not line.strip():
             return None
         try:
@@ -58,7 +58,7 @@ class Results:
         return None
 
     def lost(self, store: Store) -> Iterator[dict[str, Any]]:
-        """The rows of the unread lines: of as many requests without another result, those that may cost most."""
+        """Yields a row for each unread line, charged to the most expensive requests that have no result."""
         open_ = [key for key in self._requests if key not in store and key not in self.reasons]
         open_.sort(key=lambda key: sum(self._asked(key)[1]), reverse=True)
         for key in open_[: self.unread]:
@@ -70,7 +70,7 @@ class Results:
         return Request(request["id"], request["asked"]), Usage(**request["most"])
 
     def _body(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """The body of an answer that holds a message; raises as the client does."""
+        """Returns the body of an answer that holds a message; raises as the client does."""
         response = result.get("response")
         if not isinstance(response, dict):
             raise Retryable(message_of(result.get("error")) or "no answer")

@@ -1,4 +1,4 @@
-"""The JSON of an answer: bytes → an object that can be written and read again, whatever the endpoint sent."""
+"""Parses the JSON of an answer, whatever the endpoint sent, to an object that can be written and read again."""
 
 import json
 import math
@@ -7,20 +7,20 @@ from typing import Any
 from mmkp_jax.runtime.json_files import is_deep
 
 DIGITS = 400
-"""Of a whole number that is kept as one; a longer one is kept as its text."""
+"""Most digits of an integer; a longer one is kept as text."""
 
 
 class NotJson(ValueError):
-    """Bytes that are no JSON object of a readable kind; says why."""
+    """Raised for bytes that are not a readable JSON object; the message says why."""
 
 
 def read_body(content: bytes) -> dict[str, Any]:
-    """The object in a body, in UTF-8, UTF-16 or UTF-32 and with or without a byte order mark, as JSON has it.
+    """Parses a body in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
-    What JSON has no word for, or Python no number (NaN, 1e999, a million digits), is kept as its text.
+    Numbers that JSON or Python cannot represent (NaN, 1e999, a million digits) are kept as text.
 
     Raises:
-        NotJson: it is no object, or nested deeper than `DEPTH`.
+        NotJson: it is not an object, or nested too deep.
     """
     try:
         body = json.loads(content, parse_int=_integer, parse_float=_real, parse_constant=str)

@@ -1,4 +1,4 @@
-"""A data card: what a file of answers is, where it came from and what it cost, in Markdown."""
+"""The data card of a file of answers, in Markdown: its contents, source and cost."""
 
 import json
 import re
@@ -11,13 +11,13 @@ from mmkp_jax.teacher.cost import money
 from mmkp_jax.teacher.teaching import Job, TeachingOutcome, rejects_file
 
 MAX_MODELS = 10
-"""Names of models that are listed."""
+"""Most names of models that the card lists."""
 BAR = 40
-"""Signs that the most frequent length takes."""
+"""Width of the histogram's longest bar, in characters."""
 
 
 def card_file(out: Path) -> Path:
-    """Beside the answers."""
+    """Path of the card, next to the file `out`."""
     return out.with_name(f"{out.stem}.card.md")
 
 
@@ -25,7 +25,7 @@ def write_card(out: Path, job: Job, source: str, outcome: TeachingOutcome) -> No
     """Writes the card of the file `out`.
 
     Args:
-        source: where the posts came from.
+        source: the dataset or file that the posts came from.
     """
     write_text(card_file(out), for_utf8(card_of(out, job, source, outcome)))
 
@@ -49,9 +49,9 @@ def card_of(out: Path, job: Job, source: str, outcome: TeachingOutcome) -> str:
         "parameters": for_markdown(json.dumps(dict(job.endpoint.parameters), ensure_ascii=False)),
         "images": f"at most {job.image_edge:,} pixels a side, JPEG",
         "prompt": f"{job.template.version}, below",
-        "answers": f"{outcome.answers:,} whole ones"
+        "answers": f"{outcome.answers:,} complete"
         + f", between {for_markdown(first)} and {for_markdown(last)}" * bool(first),
-        "kept": f"{outcome.kept:,}, {outcome.acceptance:.2%} of the whole answers",
+        "kept": f"{outcome.kept:,}, {outcome.acceptance:.2%} of the complete answers",
         "left out": f"{outcome.posts - outcome.kept:,}, listed in {for_markdown(rejects_file(out).name)}",
         "tokens": f"{outcome.prompt_tokens:,} of prompts, {outcome.completion_tokens:,} of answers",
         "cost": cost,

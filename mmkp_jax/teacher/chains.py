@@ -1,4 +1,4 @@
-"""Answers of a teacher → chains of thought worth training on, and a reason for every one that is not."""
+"""Chains of thought from a teacher's answers: the gates that each must pass, and the reason for every rejection."""
 
 import dataclasses
 import re
@@ -17,7 +17,7 @@ _WORD = re.compile(r"\w+")
 
 
 class Rejected(Exception):
-    """An answer that gives no chain. `gate` names what held it back."""
+    """Raised for an answer that gives no chain; `gate` names the gate that rejected it."""
 
     def __init__(self, gate: str, reason: str):
         super().__init__(reason)
@@ -25,9 +25,9 @@ class Rejected(Exception):
 
 
 def after_thought(answer: str) -> str:
-    """What a thinking model says after its thoughts: what follows the first `</think>`, whether it was opened or not.
+    """The text after the first `</think>`, whether or not it was opened.
 
-    An answer without thoughts before it, and one that is but thoughts, come back as they are.
+    An answer without thoughts, or with nothing after them, is returned unchanged.
     """
     thought = _THOUGHT.match(answer)
     return thought[3].strip() if thought and thought[3].strip() else answer
@@ -35,20 +35,20 @@ def after_thought(answer: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Gates:
-    """What a chain must pass."""
+    """Conditions that a chain must meet."""
 
     min_words: int = 1
     max_words: int | None = None
     mentions: Amount | None = None
-    """Whether it must name any, or all, of the post's keyphrases, word by word up to their endings."""
+    """Whether the chain must name any, or all, of the post's keyphrases; words are compared by their stems."""
     match: Match | None = None
-    """For a teacher that did not see the keyphrases: its answer must be these exactly, hold all, or any of them."""
+    """For a teacher that did not see the keyphrases: its answer must equal them, or hold all or any of them."""
 
     def chain(self, answer: str, record: Record) -> str:
-        """The chain of thought in an answer.
+        """Returns the chain of thought in an answer.
 
         Raises:
-            Rejected: it does not pass.
+            Rejected: it does not pass the gates.
         """
         if self.match:
             answer = self._reasoning(answer, record)
@@ -71,7 +71,7 @@ class Gates:
         return chain
 
     def _reasoning(self, answer: str, record: Record) -> str:
-        """What stands before the answer proper, if that is right."""
+        """The text before `<answer>`, if the answer matches the keyphrases."""
         found = [*ANSWER.finditer(answer)]
         if not found:
             raise Rejected("answer", "there is no complete <answer>…</answer>")
@@ -84,10 +84,10 @@ class Gates:
 
 
 def read_keyphrases(answer: str) -> list[str]:
-    """The keyphrases in an answer to `templates.CLEAN`, each once.
+    """Returns the keyphrases in an answer to `templates.CLEAN`, without repeats.
 
     Raises:
-        Rejected: there is none.
+        Rejected: it has none.
     """
     answer = after_thought(answer)
     if TAG.search(answer):
@@ -103,7 +103,7 @@ def read_keyphrases(answer: str) -> list[str]:
 
 
 def histogram(lengths: Collection[int], bins: int = 10) -> list[tuple[int, int, int]]:
-    """(from, to, how many) of lengths in words; the steps are round numbers, at most `bins` of them."""
+    """Histogram of lengths in words: (from, to, count) of at most `bins` bins, with round bounds."""
     if not lengths:
         return []
     least, most = min(lengths), max(lengths)

@@ -1,4 +1,4 @@
-"""One asynchronous client for any OpenAI-compatible endpoint: asks until there is an answer, or a reason for none."""
+"""Asynchronous client for any OpenAI-compatible endpoint: retries until there is an answer or a final error."""
 
 import asyncio
 import functools
@@ -21,7 +21,7 @@ from mmkp_jax.teacher.transport import Failed, InvalidAddress, Unusable, http_cl
 CHAT = "/chat/completions"
 MAX_BACKOFF = 60.0  # seconds
 MAX_RETRY_AFTER = 3600.0
-"""Seconds: an endpoint that asks for a longer wait (a daily quota) ends the run."""
+"""Longest wait in seconds: an endpoint that asks for a longer one (a daily quota) ends the run."""
 
 T = TypeVar("T")
 OnLost = Callable[[Retryable], Awaitable[None]]
@@ -29,27 +29,27 @@ _OVERLOADED = {408, 429, 503, 504, 529}
 _AGAIN = {408, 409, 425, 429}  # and those from 500
 _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _NOT_CONNECTED = {"ConnectError", "ConnectTimeout", "UnsupportedProtocol", "ProxyError"}
-"""Names of httpx's errors; the SDK brings httpx under one name or another."""
+"""Names of httpx's errors; the package name of httpx depends on the SDK's version."""
 MIN_SECRET = 8
-"""Characters: what is shorter is no secret, and would be found in any message."""
+"""Fewest characters of a secret; anything shorter would be found in any message."""
 _NO_MODEL = {"model_not_found", "invalid_model", "model_not_supported"}
 
 
 class Reply(NamedTuple):
-    """What the endpoint answered, as it did, and at which attempt."""
+    """The endpoint's answer, and the attempt that got it."""
 
     body: dict[str, Any]
     attempt: int
 
 
 class Client:
-    """Asks an endpoint; to be made and used within one event loop.
+    """Asks an endpoint; must be created and used within one event loop.
 
     Attributes:
-        in_flight: the tasks that have a call out, or an answer that they have not let go of by `in_flight.discard`.
-        stopped: set it to let no call be repeated.
-        lost: calls that ended without a readable answer, so that what they cost, if anything, is not known.
-        last_error: why a call was repeated, the last time.
+        in_flight: tasks with a call in flight, or with an answer that they have not released by `in_flight.discard`.
+        stopped: set to True to stop retries.
+        lost: calls that ended without a readable answer, so that their cost is unknown.
+        last_error: the reason of the latest retry.
     """
 
     def __init__(self, endpoint: Endpoint, limits: Limits):
@@ -71,7 +71,7 @@ class Client:
                 http_client=http_client(),
             )
         except InvalidAddress as error:
-            raise InputError(f"it is no address ({error})", endpoint.base_url, "check --base_url") from None
+            raise InputError(f"it is not a URL ({error})", endpoint.base_url, "check --base_url") from None
 
     async def __aenter__(self) -> "Client":
         return self
@@ -86,18 +86,18 @@ class Client:
         lost: OnLost | None = None,
         sending: Callable[[], None] | None = None,
     ) -> Reply:
-        """The endpoint's answer, which holds a message.
+        """Returns the endpoint's answer, which holds a message.
 
         Args:
-            body: of the request.
-            tokens: most that it may take: prompt and answer.
-            lost: called before a call is repeated that the endpoint may have charged for.
-            sending: called before each attempt, when its turn has come.
+            body: the request's body.
+            tokens: the most that it may take, prompt and answer together.
+            lost: called before the retry of a call that the endpoint may have charged for.
+            sending: called just before each attempt is sent.
 
         Raises:
-            Refused: the endpoint will not answer this.
-            Unavailable: it did not, at any attempt.
-            InputError: it will answer nothing: no such address, key or model, no money left.
+            Refused: the endpoint refuses this request.
+            Unavailable: no attempt got an answer.
+            InputError: no request can succeed: wrong address, key or model, or no money left.
         """
         try:
             async for attempt in self._attempts(lost):
@@ -108,10 +108,10 @@ class Client:
         raise AssertionError  # tenacity either returns or raises
 
     async def request_with_retries(self, request: Callable[[], Awaitable[T]], timeout: float) -> T:
-        """The response to a request other than a chat, which may be made several times; raises as `ask` does.
+        """Returns the response to a request other than a chat, with retries; raises as `ask` does.
 
         Args:
-            request: makes it; raises as `request_once` does.
+            request: makes one attempt.
         """
         try:
             async for attempt in self._attempts():
@@ -166,11 +166,11 @@ class Client:
             return answer
 
     async def request_once(self, request: Callable[[], Awaitable[T]], timeout: float) -> T:
-        """The response to a request, made once.
+        """Returns the response to a request, without retries.
 
         Raises:
-            Retryable: it may be answered another time.
-            Refused, InputError: as `ask`.
+            Retryable: a retry may succeed.
+            Refused, InputError: as in `ask`.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -183,7 +183,7 @@ class Client:
         return response
 
     def _fault(self, error: Exception) -> Exception:
-        """What to do about a request that came to nothing."""
+        """Returns the exception for a failed request."""
         if not isinstance(error, Failed | Unusable) and isinstance(error.__cause__, Failed | Unusable):
             error = error.__cause__
         if isinstance(error, Failed):
@@ -201,10 +201,10 @@ class Client:
     def _status_fault(self, failed: Failed) -> Exception:
         if failed.status < 400:
             target = self._clean(redirect_target(failed.headers.get("location", ""))) or "it does not say which"
-            what = f"the endpoint points to another place ({failed.status}: {target})"
+            what = f"the endpoint redirects to another address ({failed.status}: {target})"
             if self._answered:
                 return Retryable(what)
-            hint = "no key is sent there; give that place as --base_url if it is to be trusted"
+            hint = "no key is sent there; give that address as --base_url if you trust it"
             return InputError(what, self.endpoint.base_url, hint)
         try:
             body = read_body(failed.content)
@@ -214,17 +214,17 @@ class Client:
         return self.status_error(failed.status, error, failed.headers)
 
     def parse_answer(self, content: bytes) -> dict[str, Any]:
-        """The body of an answer that holds a message; raises as `request_once` does."""
+        """Parses an answer and checks that it holds a message; raises as `request_once` does."""
         try:
             return self.require_message(read_body(content))
         except NotJson as error:
             raise self._lost(str(error)) from None
 
     def require_message(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The same body, if it holds a message; raises as `request_once` does.
+        """Returns the same body if it holds a message; raises as `request_once` does.
 
-        Some endpoints give an error under the status 200, in place of the choices or in one of them. One that says
-        what it took was charged for.
+        Some endpoints return an error under the status 200, in place of the choices or in one of them. An error that
+        reports a usage was charged for.
         """
         if error := body.get("error"):
             fault = self.status_error(code_of(error) or 502, error, {})
@@ -248,16 +248,16 @@ class Client:
         return Retryable(reason, overloaded=overloaded, charged=True, **options)
 
     def status_error(self, status: int, error: Any, headers: Mapping[str, str]) -> Exception:
-        """What to do about an error that the endpoint reports."""
-        told = error if isinstance(error, dict) else {}
-        codes = {each for each in (told.get("code"), told.get("type")) if isinstance(each, str)}
+        """Returns the exception for an error that the endpoint reports."""
+        details = error if isinstance(error, dict) else {}
+        codes = {each for each in (details.get("code"), details.get("type")) if isinstance(each, str)}
         where, message = self.endpoint.base_url, f"{status}: {self._clean(message_of(error))}".removesuffix(": ")
         if status == 402 or codes & _NO_MONEY:
-            return InputError(f"the account cannot pay ({message})", where, "top it up; the same command goes on")
+            return InputError(f"the account cannot pay ({message})", where, "top it up; the same command continues")
         if status == 401 or (status == 403 and not self._answered):
             hint = f"check the key in {self.endpoint.key_env}"
-            return InputError(f"the endpoint does not let us in ({message})", where, hint)
-        if codes & _NO_MODEL or told.get("param") == "model":
+            return InputError(f"the endpoint denies access ({message})", where, hint)
+        if codes & _NO_MODEL or details.get("param") == "model":
             return InputError(f"it has no model {self.endpoint.model!r} ({message})", where, "name one that it has")
         if status in (404, 405) and not self._answered:
             what = f"it has no model {self.endpoint.model!r}, or answers no chats at {CHAT} ({message})"
@@ -266,12 +266,12 @@ class Client:
             after = retry_after(headers)
             if after is not None and after > MAX_RETRY_AFTER:
                 what = f"the endpoint asks to wait {after / 3600:.1f} hours ({message})"
-                return InputError(what, where, "give the same command then: it goes on")
+                return InputError(what, where, "give the same command then: it continues")
             return Retryable(message, overloaded=status in _OVERLOADED, after=after)
         return Refused(message)
 
     def _clean(self, message: str) -> str:
-        """A message in one line, without what must not be repeated, nor what would move a cursor."""
+        """A message as one line, without secrets and terminal control characters."""
         for secret in self._secrets:
             message = message.replace(secret, "…")
         return one_line(message)

@@ -1,4 +1,4 @@
-"""Tokens and money: what answers cost, and the most that more of them may."""
+"""Tokens and money: what answers cost, and the most that further calls may cost."""
 
 import asyncio
 import math
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 IMAGE_TOKENS = 85, 170
-"""That OpenAI counts for an image, and for each 512-pixel tile of it."""
+"""Tokens that OpenAI counts for an image, and for each 512-pixel tile of it."""
 TILE = 512
 PATCH = 28
-"""Pixels along the square that a Qwen2.5-VL counts as one token."""
+"""Side in pixels of the square that Qwen2.5-VL counts as one token."""
 MIN_PATCHES = 256
-"""Of an image, however small: else what is learnt from a small one, which others charge a fixed sum for, misleads."""
+"""Fewest patches counted for an image: some endpoints charge a fixed sum, so a small image would mislead `learn`."""
 COUNTING = "as gpt-4o (85 + 170 a tile of 512 pixels) or Qwen2.5-VL (1 for 28 x 28 pixels) do"
-"""How the tokens of images are counted, until the endpoint's own count of the first is known."""
+"""How image tokens are estimated until the endpoint has reported its count of the first image."""
 
 
 class Usage(NamedTuple):
@@ -24,25 +24,25 @@ class Usage(NamedTuple):
 
 
 class Prices(NamedTuple):
-    """Money for a million tokens; None where it is not known."""
+    """Prices of a million tokens; None where unknown."""
 
     input: float | None = None
     output: float | None = None
 
     def cost(self, usage: Usage | None) -> float | None:
-        """What so many tokens cost; None where that is not known."""
+        """Cost of these tokens; None where unknown."""
         if usage is None or self.input is None or self.output is None:
             return None
         return (usage.prompt * self.input + usage.completion * self.output) / 1e6
 
 
 MAX_OVERCOUNT = 100, 10_000
-"""What an endpoint may count is believed up to so many times the most that was expected, and so many tokens more:
-images are counted in ways that differ by a factor of 30, and some count hidden reasoning or a prompt of their own."""
+"""Factor and offset by which a reported usage may exceed the expected maximum and still be plausible: counts of images
+differ by a factor of 30, and some endpoints count hidden reasoning or a prompt of their own."""
 
 
 def usage_of(body: Mapping[str, Any], most: Usage) -> Usage | None:
-    """The tokens that an answer says it took; None where it says nothing, or nothing that can be true.
+    """Tokens that an answer reports; None where it reports none, or an implausible number.
 
     Args:
         most: tokens that it may have taken, as far as is known.
@@ -57,7 +57,7 @@ def usage_of(body: Mapping[str, Any], most: Usage) -> Usage | None:
 
 
 def _says_something(body: Mapping[str, Any]) -> bool:
-    """Whether an answer has text, which takes tokens."""
+    """Whether an answer has text, and so took tokens."""
     match body.get("choices"):
         case [{"message": {"content": str(text)}}, *_]:
             return bool(text)
@@ -65,7 +65,7 @@ def _says_something(body: Mapping[str, Any]) -> bool:
 
 
 def plausible_usage(prompt: object, completion: object, most: Usage) -> Usage | None:
-    """Tokens that somebody counted, if they can be true: whole numbers from 0 (a prompt: 1), not far above `most`."""
+    """The reported tokens if plausible, else None: integers from 0 (prompt: from 1), not far above `most`."""
     times, more = MAX_OVERCOUNT
     if not (isinstance(prompt, int) and isinstance(completion, int)) or isinstance(prompt, bool):
         return None
@@ -77,11 +77,11 @@ def plausible_usage(prompt: object, completion: object, most: Usage) -> Usage | 
 
 
 MAX_UNDERCOUNT = 100
-"""A prompt may take so many times fewer tokens than the most that was expected of it."""
+"""Factor by which a prompt may take fewer tokens than expected and still be plausible."""
 
 
 class Estimate(NamedTuple):
-    """Tokens of a prompt: between these two, where nothing is known of the model's tokenizer."""
+    """Lower and upper bound of a prompt's tokens, for an unknown tokenizer."""
 
     low: int
     high: int
@@ -91,30 +91,30 @@ class Estimate(NamedTuple):
 
 
 class ImageTokens(NamedTuple):
-    """Tokens of an image, by two ways of counting."""
+    """Tokens of an image by two ways of counting."""
 
     tiles: int
-    """OpenAI's."""
+    """Tokens as OpenAI counts them."""
     patches: int
-    """Qwen's."""
+    """Tokens as Qwen2.5-VL counts them."""
 
 
 def image_tokens(width: int, height: int) -> ImageTokens:
-    """Of an image of so many pixels."""
+    """Tokens of an image of this size in pixels."""
     base, tile = IMAGE_TOKENS
     tiles, patches = (-(-width // size) * -(-height // size) for size in (TILE, PATCH))
     return ImageTokens(base + tile * tiles, max(patches, MIN_PATCHES))
 
 
 class PromptTokens(NamedTuple):
-    """What the tokens of a prompt come from."""
+    """Estimated tokens of a prompt, by text and image."""
 
     text: Estimate
     image: ImageTokens | None = None
 
 
 def estimate(text: str, image_edge: int | None) -> Estimate:
-    """Of a text, and an image of at most `image_edge` pixels on each side: as OpenAI or Qwen count it.
+    """Estimates the tokens of a text and an image of at most `image_edge` pixels a side, as OpenAI or Qwen count it.
 
     A token holds between 2 and 5 bytes of a text in a language written with letters.
     """
@@ -126,54 +126,54 @@ def estimate(text: str, image_edge: int | None) -> Estimate:
 
 
 def money(amount: float | None) -> str:
-    """For people; the currency is that of the prices."""
+    """Formats an amount, in the currency of the prices."""
     return "unknown" if amount is None else f"{amount:,.4f}" if amount < 1 else f"{amount:,.2f}"
 
 
 class Reservation(NamedTuple):
-    """What is set aside for a call."""
+    """Tokens and money reserved for a call."""
 
     prompt: PromptTokens
     most: Usage
-    """Tokens that it may take."""
+    """The most tokens that the call may take."""
     amount: float
-    """Money for them."""
+    """Money reserved for them."""
     alone: bool
-    """Whether no other call is out meanwhile."""
+    """Whether no other call may be in flight meanwhile."""
 
 
 class Budget:
-    """What has been spent, and whether one more call may be made, however much it may cost.
+    """Money spent, and whether one more call fits into the limit at its highest cost.
 
-    Endpoints count images in ways that differ by a factor of 30: under a limit the first call with one goes alone,
-    and what it took bounds those that follow.
+    Endpoints count images in ways that differ by a factor of 30: under a limit, the first call with an image is made
+    alone, and its usage bounds the following ones.
 
     Args:
-        most: money in all; None for no limit.
-        prices: of the calls to come.
-        spent: money for what is there already, what may have been charged for included.
+        most: limit of the total cost; None for no limit.
+        prices: prices of the calls to come.
+        spent: cost of the stored answers, and of calls that may have been charged.
     """
 
     def __init__(self, most: float | None, prices: Prices, spent: float = 0.0):
         self._most, self.prices, self.spent = most, prices, spent
         self._reserved, self._calls, self._changed = 0.0, 0, asyncio.Condition()
         self._alone, self._seen_image = False, most is None
-        # By which prompts were longer than their estimates, at worst.
+        # Largest factors by which prompts exceeded their estimates.
         self._text, self._tiles, self._patches = 1.0, 1.0, 1.0
 
     def knows(self, prompt: PromptTokens) -> bool:
-        """Whether `tokens` holds for a prompt, as for any without an image."""
+        """Whether `tokens` bounds this prompt, as it does any without an image."""
         return prompt.image is None or self._seen_image
 
     def tokens(self, prompt: PromptTokens, answer: int) -> int:
-        """Most tokens of a call, as far as the answers until now tell."""
+        """The most tokens of a call, as far as the answers so far show."""
         tokens = int(prompt.text.high * self._text) + answer
         if prompt.image:
             tokens += math.ceil(max(prompt.image.tiles * self._tiles, prompt.image.patches * self._patches))
         return tokens
 
     async def reserve(self, prompt: PromptTokens, answer: int) -> Reservation | None:
-        """Sets aside the most that a call may cost, once there is enough; None when there will not be."""
+        """Reserves the most that a call may cost, waiting for money to be released; None when there is too little."""
         async with self._changed:
             while True:
                 alone = not self.knows(prompt)
@@ -190,11 +190,11 @@ class Budget:
                 await self._changed.wait()
 
     async def settle(self, reserved: Reservation, usage: Usage | None, *, charged: bool) -> None:
-        """Counts what a call did cost in the place of what was set aside for it.
+        """Replaces a reservation by what the call did cost.
 
         Args:
-            charged: whether the endpoint may have charged for the call; where it told no usage, all that was set aside
-                counts as spent.
+            charged: whether the endpoint may have charged for the call; where it reported no usage, the whole
+                reservation counts as spent.
         """
         if usage is not None:
             self.learn(reserved.prompt, usage)
@@ -206,7 +206,7 @@ class Budget:
             self._changed.notify_all()
 
     def learn(self, prompt: PromptTokens, usage: Usage) -> None:
-        """Takes the endpoint's own count of a prompt into account, one of `usage_of`."""
+        """Updates the bounds by the endpoint's own count of a prompt, as `usage_of` returns it."""
         self._seen_image |= prompt.image is not None
         if prompt.image is None:
             self._text = max(self._text, usage.prompt / prompt.text.high)

@@ -1,4 +1,4 @@
-"""How a request can fail, and what the headers of a failure say."""
+"""Exceptions for failed requests, and the headers that describe a failure."""
 
 import email.utils
 import time
@@ -7,13 +7,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PLAUSIBLE_RETRY_AFTER = 31 * 24 * 3600.0
-"""Seconds: no endpoint means a longer wait; one that asks for it is asked again as if it had asked for none."""
+"""Longest plausible wait in seconds; a longer one is ignored."""
 
 
 class Refused(Exception):
-    """The endpoint will not answer this request: asking again would give the same.
+    """The endpoint refuses this request, and would refuse it again.
 
-    `body`: what it answered, where that may say what it charged.
+    `body` is its answer, where that may report a usage.
     """
 
     def __init__(self, reason: str, *, body: dict[str, Any] | None = None):
@@ -22,14 +22,14 @@ class Refused(Exception):
 
 
 class Retryable(Exception):
-    """A request that may be answered when it is made again.
+    """A failed request that may succeed when it is repeated.
 
     Attributes:
-        overloaded: whether fewer calls at a time would help.
+        overloaded: whether fewer calls in flight would help.
         after: seconds that the endpoint asks to wait.
-        charged: whether it may have charged for the call.
-        body: what it answered, where that was JSON.
-        final: whether that is to be kept once there are no more attempts: it is an answer, but holds no message.
+        charged: whether the endpoint may have charged for the call.
+        body: the endpoint's answer, where that was JSON.
+        final: whether the body is stored after the last attempt: it is an answer, but holds no message.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Retryable(Exception):
 
 
 class Unavailable(Exception):
-    """The endpoint did not answer this request at any attempt: it may another time. `last` is the last attempt's."""
+    """No attempt at this request got an answer; a later run may get one. `last` is the last attempt's error."""
 
     def __init__(self, last: Retryable):
         super().__init__(str(last))
@@ -56,7 +56,7 @@ class Unavailable(Exception):
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a response asks to wait, as a number or a date; None where it asks nothing that can be meant."""
+    """Seconds that a response asks to wait, given as a number or a date; None where missing or implausible."""
     seconds = _asked_seconds(headers)
     return seconds if seconds is not None and 0 <= seconds <= PLAUSIBLE_RETRY_AFTER else None
 
@@ -76,9 +76,9 @@ def _asked_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def redirect_target(location: str) -> str:
-    """Where a redirect points to, without what may be secret in it: a user, a password, a query."""
+    """The address that a redirect points to, without user, password and query, which may be secret."""
     try:
         place = urlsplit(location.strip())
         return place._replace(netloc=place.netloc.rpartition("@")[2], query="", fragment="").geturl()
     except ValueError:
-        return "what is no address"
+        return "an invalid URL"

@@ -16,7 +16,7 @@ from mmkp_jax.teacher.endpoint import Endpoint, Limits
 from mmkp_jax.teacher.questions import IMAGE_EDGE
 
 GIVE_UP_AFTER = 20
-"""Answers of no use, before the first one that is of use."""
+"""Rejected answers, before the first usable one, after which the command stops."""
 _AT_LEAST = {
     "max_tokens": 1,
     "image_edge": 28,
@@ -34,16 +34,16 @@ _AT_LEAST = {
 
 
 def add_post_flags(flags: argparse.ArgumentParser) -> None:
-    """Adds those that name the posts: a dataset's split, or a file."""
+    """Adds the flags that name the posts: a dataset's split, or a file."""
     add = flags.add_argument
     add("--data", type=Path, metavar="DIR", help="a prepared dataset")
-    add("--split", metavar="NAME", help="of --data: which of its splits")
+    add("--split", metavar="NAME", help="the split of --data")
     add("--posts", type=Path, metavar="FILE", help=f"or JSON Lines (.jsonl), or CMKP ({{split}}{CMKP_ENDING})")
-    add("--images", type=Path, metavar="DIR", help="of --posts: the folder that their images are relative to")
+    add("--images", type=Path, metavar="DIR", help="the folder that image paths in --posts are relative to")
 
 
 def check_post_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> None:
-    """Refuses what cannot be meant, in `flags.error`'s way."""
+    """Refuses contradictory flags of posts, by `flags.error`."""
     if (parsed.data is None) == (parsed.posts is None):
         flags.error("give one of --data and --posts")
     if (parsed.data is None) != (parsed.split is None):
@@ -51,11 +51,11 @@ def check_post_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser)
     if parsed.images and not parsed.posts:
         flags.error("--images goes with --posts")
     if parsed.posts and not parsed.posts.name.endswith((".jsonl", CMKP_ENDING)):
-        flags.error(f"--posts={parsed.posts} is no .jsonl or {{split}}{CMKP_ENDING}; a dataset goes with --data")
+        flags.error(f"--posts={parsed.posts} is not a .jsonl or {{split}}{CMKP_ENDING} file; give a dataset as --data")
 
 
 def records_from_flags(parsed: argparse.Namespace, posts: Sequence[Post]) -> Numbered[Record]:
-    """The posts with their images: `posts`, which are those of --posts, or the split of --data.
+    """Returns the posts with their images: `posts` as read from --posts, or the split of --data.
 
     Raises:
         InputError: there is no such split, or an image is missing.
@@ -67,26 +67,26 @@ def records_from_flags(parsed: argparse.Namespace, posts: Sequence[Post]) -> Num
     return open_split(parsed.data, parsed.split)
 
 
-def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, but: Collection[str] = ()) -> None:
-    """Adds them, in a group of their own.
+def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, skip: Collection[str] = ()) -> None:
+    """Adds the flags of an endpoint, in a group of their own.
 
     Args:
-        max_tokens: of an answer, by default.
-        but: names of flags that the command has already.
+        max_tokens: default of --max_tokens.
+        skip: names of flags that the command has already.
     """
     group = flags.add_argument_group("the endpoint")
 
     def add(name: str, **options: Any) -> None:
-        if name.removeprefix("--") not in but:
+        if name.removeprefix("--") not in skip:
             group.add_argument(name, **options)
 
-    add("--base_url", metavar="URL", help="of an OpenAI-compatible endpoint; mostly ends in /v1")
-    add("--model", metavar="NAME", help="as the endpoint names it")
+    add("--base_url", metavar="URL", help="an OpenAI-compatible endpoint; usually ends in /v1")
+    add("--model", metavar="NAME", help="the model, as the endpoint names it")
     add(
         "--key_env",
         metavar="VARIABLE",
         default="OPENAI_API_KEY",
-        help="of the environment: holds the key (%(default)s)",
+        help="environment variable that holds the key (%(default)s)",
     )
     add(
         "--max_tokens",
@@ -96,7 +96,7 @@ def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, but: Col
         help="most tokens of an answer (%(default)s); for a model that wants them under the newer name: "
         "--extra_body '{\"max_completion_tokens\": 512}'",
     )
-    add("--temperature", type=float, metavar="F", help="of sampling (the endpoint's own)")
+    add("--temperature", type=float, metavar="F", help="of sampling (the endpoint's default)")
     add("--extra_body", type=_object, metavar="JSON", default={}, help="more fields of the request: '{\"top_p\": 0.9}'")
     add(
         "--extra_headers",
@@ -105,36 +105,36 @@ def add_endpoint_flags(flags: argparse.ArgumentParser, max_tokens: int, but: Col
         default={},
         help="more headers; a value $NAME is taken from the environment",
     )
-    add("--image_edge", type=int, metavar="N", default=IMAGE_EDGE, help="pixels a side, at most (%(default)s)")
-    add("--concurrency", type=int, metavar="N", default=Limits.concurrency, help="most calls at a time (%(default)s)")
-    add("--rpm", type=int, metavar="N", help="most requests in any minute")
-    add("--tpm", type=int, metavar="N", help="most tokens in any minute")
-    add("--timeout", type=float, metavar="SECONDS", default=Limits.timeout, help="of a call (%(default)g)")
-    add("--attempts", type=int, metavar="N", default=Limits.attempts, help="at a call (%(default)s)")
-    add("--price_in", type=float, metavar="F", help="of a million tokens of prompts")
-    add("--price_out", type=float, metavar="F", help="of a million tokens of answers")
+    add("--image_edge", type=int, metavar="N", default=IMAGE_EDGE, help="most pixels a side of an image (%(default)s)")
+    add("--concurrency", type=int, metavar="N", default=Limits.concurrency, help="most calls in flight (%(default)s)")
+    add("--rpm", type=int, metavar="N", help="most requests per minute")
+    add("--tpm", type=int, metavar="N", help="most tokens per minute")
+    add("--timeout", type=float, metavar="SECONDS", default=Limits.timeout, help="timeout of a call (%(default)g)")
+    add("--attempts", type=int, metavar="N", default=Limits.attempts, help="most attempts at a call (%(default)s)")
+    add("--price_in", type=float, metavar="F", help="price of a million prompt tokens")
+    add("--price_out", type=float, metavar="F", help="price of a million answer tokens")
     add(
         "--max_cost",
         type=float,
         metavar="F",
         help="stop, with exit status 3, before the answers in --store cost more than this in all; one that does not "
-        "tell its tokens counts with the most it may have",
+        "report its tokens counts with the most it may have",
     )
-    add("--store", type=Path, metavar="FILE", help="where every answer is kept, and looked for first (beside --out)")
+    add("--store", type=Path, metavar="FILE", help="file of all answers, which are reused from it (next to --out)")
     add("--retry_refused", action="store_true", help="ask again what the endpoint refused to answer")
     add(
         "--give_up_after",
         type=int,
         metavar="N",
         default=GIVE_UP_AFTER,
-        help="stop when the first N answers are all of no use; 0: never (%(default)s)",
+        help="stop when the first N answers are all rejected; 0: never (%(default)s)",
     )
     add("--repair", action="store_true", help="move damaged lines of --store to a file next to it, and keep all others")
-    add("--dry_run", action="store_true", help="tell calls, tokens and price, show three prompts, call nobody")
+    add("--dry_run", action="store_true", help="print calls, tokens, price and three prompts; send nothing")
 
 
 def check_bounds(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> None:
-    """Refuses numbers that are too small, in `flags.error`'s way."""
+    """Refuses numbers that are too small, by `flags.error`."""
     for name, least in _AT_LEAST.items():
         value = getattr(parsed, name)
         if value is not None and not least <= value < float("inf"):
@@ -142,16 +142,16 @@ def check_bounds(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> 
 
 
 def refuse_flags_except(
-    known: Collection[str], parsed: argparse.Namespace, flags: argparse.ArgumentParser, reason: str
+    allowed: Collection[str], parsed: argparse.Namespace, flags: argparse.ArgumentParser, reason: str
 ) -> None:
-    """Refuses every flag that is given and not among `known`, in `flags.error`'s way; `reason` follows its name."""
+    """Refuses every given flag that is not in `allowed`, by `flags.error`; `reason` follows its name."""
     for name, value in vars(parsed).items():
-        if name not in known and value != flags.get_default(name):
+        if name not in allowed and value != flags.get_default(name):
             flags.error(f"--{name} {reason}")
 
 
 def check_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser) -> None:
-    """Refuses what cannot be meant, in `flags.error`'s way."""
+    """Refuses missing or contradictory flags of an endpoint, by `flags.error`."""
     for name in ("base_url", "model"):
         if not getattr(parsed, name):
             flags.error(f"--{name} is not given")
@@ -162,53 +162,50 @@ def check_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentPar
         flags.error("--max_cost needs --price_in and --price_out")
 
 
-def refuse_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser, but: Collection[str]) -> None:
-    """Refuses each of them that is given without an endpoint, in `flags.error`'s way.
+def refuse_endpoint_flags(parsed: argparse.Namespace, flags: argparse.ArgumentParser, allowed: Collection[str]) -> None:
+    """Refuses flags of an endpoint where none is given, by `flags.error`.
 
     Args:
-        but: names of flags that mean something without one too.
+        allowed: names of flags that are valid without an endpoint too.
     """
     endpoints = argparse.ArgumentParser()
     add_endpoint_flags(endpoints, 0)
     others = vars(parsed).keys() - vars(endpoints.parse_args([])).keys()
-    refuse_flags_except({*others, *but}, parsed, flags, "goes with --base_url")
+    refuse_flags_except({*others, *allowed}, parsed, flags, "goes with --base_url")
 
 
 def endpoint_of(parsed: argparse.Namespace) -> Endpoint:
-    """The endpoint that the flags name.
+    """Builds the endpoint that the flags describe.
 
     Raises:
-        InputError: it is not one, or the environment lacks a header's value.
+        InputError: it is invalid, or the environment lacks a header's value.
     """
-    told: dict[str, Any] = {"max_tokens": parsed.max_tokens}
+    parameters: dict[str, Any] = {"max_tokens": parsed.max_tokens}
     if "max_completion_tokens" in parsed.extra_body:  # what newer models call it
-        told = {}
+        parameters = {}
     if parsed.temperature is not None:
-        told["temperature"] = parsed.temperature
+        parameters["temperature"] = parsed.temperature
     given = {name: str(value) for name, value in parsed.extra_headers.items()}
     headers = {name: _from_environment(name, value) for name, value in given.items()}
     secrets = [headers[name] for name, value in given.items() if value.startswith("$")]
-    return Endpoint(parsed.base_url, parsed.model, told | parsed.extra_body, headers, secrets, parsed.key_env)
+    return Endpoint(parsed.base_url, parsed.model, parameters | parsed.extra_body, headers, secrets, parsed.key_env)
 
 
 def limits_of(parsed: argparse.Namespace) -> Limits:
-    """What the endpoint is asked to bear."""
+    """Limits of the endpoint's load, from the flags."""
     return Limits(parsed.concurrency, parsed.rpm, parsed.tpm, parsed.timeout, parsed.attempts)
 
 
 def prices_of(parsed: argparse.Namespace) -> Prices:
-    """What tokens cost."""
+    """Prices of tokens, from the flags."""
     return Prices(parsed.price_in, parsed.price_out)
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        told = read_body(text.encode())
+        return read_body(text.encode())
     except (NotJson, UnicodeEncodeError):
-        told = None
-    if told is None:
-        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object, such as {{"name": "value"}}')
-    return told
+        raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"name": "value"}}') from None
 
 
 def _from_environment(header: str, value: str) -> str:

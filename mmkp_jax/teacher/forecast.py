@@ -1,4 +1,4 @@
-"""The bill before it comes: how many calls, tokens and how much money questions will take."""
+"""Forecast of the calls, tokens and money that questions will take."""
 
 import contextlib
 import itertools
@@ -12,31 +12,31 @@ from mmkp_jax.teacher.cost import COUNTING, Estimate, Prices, Usage, money
 from mmkp_jax.teacher.questions import QuestionOf, Unaskable
 
 SHORT_ANSWER = 8
-"""The cheapest case: answers of this part of the most tokens that they may have."""
+"""Divisor of the most answer tokens that gives the lower estimate."""
 MAX_PROMPTS = 3
-"""Prompts that are shown."""
+"""Most prompts that are shown."""
 
 
 @dataclass
 class Forecast:
-    """What asking would take."""
+    """Calls, tokens and money that asking would take."""
 
     questions: int
     answer_tokens: int
-    """Most of an answer."""
+    """The most tokens of an answer."""
     prices: Prices
     calls: int = 0
     unaskable: int = 0
-    """Questions that no request can be made of, whatever their image holds."""
+    """Questions that no request can be built from, images aside."""
     prompt: Estimate = field(default_factory=lambda: Estimate(0, 0))
-    """Tokens of all prompts."""
+    """Estimated tokens of all prompts."""
     other_limits: set[int] = field(default_factory=set)
-    """Most tokens of answers that are there, where they are others than those to come."""
+    """Other values of `answer_tokens` that stored answers were asked with."""
     chats: list[list[dict[str, Any]]] = field(default_factory=list)
-    """A few of them, images left out."""
+    """A few of the prompts, as chats."""
 
     def text(self) -> str:
-        """For people."""
+        """The forecast as text for the terminal."""
         low, high = (self.calls * most for most in (max(1, self.answer_tokens // SHORT_ANSWER), self.answer_tokens))
         cost = [
             money(self.prices.cost(usage)) for usage in (Usage(self.prompt.low, low), Usage(self.prompt.high, high))
@@ -75,30 +75,30 @@ def forecast(
     prices: Prices,
     limits: Collection[int] = (),
 ) -> Forecast:
-    """Counts what asking `total` questions would take, and calls nobody.
+    """Counts what asking `total` questions would take, without any call.
 
     Args:
         known: keys that have an answer.
-        answer_tokens: most of an answer.
-        limits: most tokens of the answers that are there.
+        answer_tokens: the most tokens of an answer.
+        limits: the most tokens that stored answers were asked with.
     """
-    told = Forecast(total, answer_tokens, prices, other_limits=set(limits) - {answer_tokens})
+    found = Forecast(total, answer_tokens, prices, other_limits=set(limits) - {answer_tokens})
     seen: set[str] = set()
     for number in range(total):
         try:
             question = question_of(number)
         except Unaskable:
-            told.unaskable += 1
+            found.unaskable += 1
             continue
         if question.key in known or question.key in seen:
             continue
         seen.add(question.key)
-        told.calls += 1
-        told.prompt += question.size
-        if len(told.chats) < MAX_PROMPTS:
+        found.calls += 1
+        found.prompt += question.size
+        if len(found.chats) < MAX_PROMPTS:
             with contextlib.suppress(Unaskable):
-                told.chats.append(question.messages())
-    return told
+                found.chats.append(question.messages())
+    return found
 
 
 def _shown(chat: Sequence[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""How many calls may be out at a time, and how many requests and tokens may go out in a minute."""
+"""Limits of the calls in flight, and of the requests and tokens per minute."""
 
 import asyncio
 import contextlib
@@ -11,9 +11,9 @@ MINUTE = 60.0  # seconds
 
 
 class Rate:
-    """At most `most` of something in any minute, whichever second the minute begins with.
+    """A rate limit: at most `most` units in any window of a minute.
 
-    A leaky bucket lets through what it holds and, in a minute, what has leaked out: here both together are `most`.
+    A leaky bucket lets through its capacity and, in a minute, what has leaked out: both together are `most`.
     """
 
     def __init__(self, most: float, burst: float):
@@ -21,7 +21,7 @@ class Rate:
         self._bucket = AsyncLimiter(self._burst, MINUTE * self._burst / (most - self._burst))
 
     async def take(self, amount: float) -> None:
-        """Waits until so much may go; in pieces, as a bucket cannot give more than it holds."""
+        """Waits until `amount` may pass; in pieces, as a bucket cannot give more than its capacity."""
         while amount > 0:
             piece = min(amount, self._burst)
             await self._bucket.acquire(piece)
@@ -29,16 +29,16 @@ class Rate:
 
 
 class Throttle:
-    """Lets calls through: as many at a time as the endpoint bears, within the limits of a minute.
+    """Adapts the calls in flight to the endpoint, within the limits per minute.
 
-    The first call goes alone. Each answer then lets one more go, which doubles their number with every round, until the
-    endpoint is overloaded; from there on it is halved when that happens again, and else grows by one a round (additive
-    increase, multiplicative decrease, as TCP has it).
+    The first call is made alone. Each answer allows one more, which doubles their number every round, until the
+    endpoint is overloaded; from then on the number is halved at every overload and otherwise grows by one a round
+    (additive increase, multiplicative decrease, as in TCP).
 
     Args:
-        most: calls at a time.
-        rpm: requests in any minute; None for no limit.
-        tpm: tokens in any minute, of prompts and the most that may be answered; None for no limit.
+        most: calls in flight.
+        rpm: requests per minute; None for no limit.
+        tpm: tokens per minute, of prompts and the most of their answers; None for no limit.
     """
 
     def __init__(self, most: int, rpm: float | None = None, tpm: float | None = None):
@@ -48,16 +48,16 @@ class Throttle:
         self._room, self._line = asyncio.Condition(), asyncio.Lock()
         self._requests = Rate(rpm, 1) if rpm else None
         self._tokens = Rate(tpm, tpm / 10) if tpm else None
-        self._owed = 0.0  # tokens that calls took beyond those they were let through with
+        self._owed = 0.0  # tokens that calls took beyond their estimates
 
     @property
     def width(self) -> int:
-        """Calls that may be out now."""
+        """Calls that may be in flight now."""
         return int(self._width)
 
     @contextlib.asynccontextmanager
     async def turn(self, tokens: int) -> AsyncIterator[None]:
-        """Waits for a call's turn, and holds its place while it is out."""
+        """Waits for a call's turn, and holds its slot while the call is in flight."""
         async with self._room:
             await self._room.wait_for(lambda: self._out < self.width)
             self._out += 1
@@ -77,22 +77,22 @@ class Throttle:
                 self._room.notify(max(0, self.width - self._out))
 
     def answered(self) -> None:
-        """Tells of an answer."""
+        """Records an answer."""
         self._width = min(self._most, self._width + (1 if self._starting else 1 / self._width))
 
     def overloaded(self, started: float) -> None:
-        """Tells that a call, which `started` then by the loop's clock, found the endpoint overloaded."""
+        """Records that a call, started at `started` on the loop's clock, found the endpoint overloaded."""
         self._starting = False
-        if started > self._cut:  # else it is of the same trouble that was heeded already
+        if started > self._cut:  # else this overload was handled already
             self._cut = asyncio.get_running_loop().time()
             self._width = max(1.0, self._width / 2)
 
     def pause(self, seconds: float) -> None:
-        """Lets no call go for so long."""
+        """Blocks all calls for this many seconds."""
         self._open_at = max(self._open_at, asyncio.get_running_loop().time() + seconds)
 
     def more_tokens(self, amount: int) -> None:
-        """Counts tokens that a call took beyond those it was let through with: the next one waits for them."""
+        """Counts tokens that a call took beyond its estimate: the next call waits for them."""
         self._owed += amount
 
     async def _opened(self) -> None:

@@ -1,4 +1,4 @@
-"""How far the questions are: for the code, and as a bar for people."""
+"""State of a run of questions, as data and as a progress bar."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,36 +11,36 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.teacher.cost import Prices, money
 
 Rejector = Callable[[int, Mapping[str, Any]], tuple[str, str] | None]
-"""Why a question's row of the store is of no use: a kind, and a sentence; None where it is of use."""
+"""Returns why a question's row of the store is rejected, as (kind, reason); None where it is usable."""
 
 
 @dataclass
 class AskState:
-    """How far the questions are."""
+    """State of a run of questions, and its result once the run has ended."""
 
     total: int
     keys: dict[int, str] = field(default_factory=dict)
-    """Of each question that could be made."""
+    """Key of each question that could be built, by number."""
     unaskable: dict[int, str] = field(default_factory=dict)
-    """Why there is no request, by the post's number."""
+    """Why no request could be built, by the post's number."""
     unavailable: dict[int, str] = field(default_factory=dict)
-    """Why there is no answer yet; the same command asks again."""
+    """Why there is no answer yet, by number; the same command asks again."""
     found: int = 0
-    """Answers that were in the store."""
+    """Answers that were in the store already."""
     asked: int = 0
-    """Answers that came now."""
+    """Answers of this run."""
     lost: int = 0
-    """Calls that ended without a readable answer; what the endpoint charged for them is not known."""
+    """Calls that ended without a readable answer; their cost is unknown."""
     spent: float = 0.0
-    """Money for all answers in the store, as far as it is known."""
+    """Known cost of all answers in the store."""
     unpriced: float = 0.0
-    """Money, at most, for what told no usage: answers, and calls that broke off."""
+    """Highest cost of answers and failed calls that reported no usage."""
     killed: int = 0
-    """Calls that were out when an earlier command was killed."""
+    """Calls in flight when an earlier command was killed."""
     implausible: int = 0
-    """Answers with a usage that cannot be true."""
+    """Answers with an implausible usage."""
     last_error: str = ""
-    """What the endpoint last complained of."""
+    """The endpoint's latest error."""
     stopped: str = ""
     """Why not all questions were asked, if they were not."""
 
@@ -50,31 +50,31 @@ class AskState:
         return self.found + self.asked + len(self.unaskable) + len(self.unavailable)
 
     def lines(self, prices: Prices) -> list[str]:
-        """For people, at the end."""
+        """Lines that the command prints at the end."""
         spent = money(self.spent if prices.input is not None else None)
-        told = [f"asked now: {self.asked:,}; spent in all: {spent}"]
+        lines = [f"asked now: {self.asked:,}; spent in all: {spent}"]
         if self.lost:
-            told.append(f"calls that broke off, which the endpoint may have charged too: {self.lost:,}")
+            lines.append(f"failed calls that the endpoint may have charged: {self.lost:,}")
         if self.killed:
-            told.append(f"calls that were out when a command was killed, counted at their most: {self.killed:,}")
+            lines.append(f"calls in flight when a command was killed, counted at their highest cost: {self.killed:,}")
         if self.implausible:
-            told.append(f"answers whose usage cannot be true, counted at their most: {self.implausible:,}")
+            lines.append(f"answers with an implausible usage, counted at their highest cost: {self.implausible:,}")
         if self.unpriced:
-            told.append(f"at most {money(self.unpriced)} more for answers and broken calls whose cost is not known")
+            lines.append(f"at most {money(self.unpriced)} more for answers and failed calls of unknown cost")
         if self.stopped:
-            told.append(f"stopped: {self.stopped}; the same command goes on with a higher one")
+            lines.append(f"stopped: {self.stopped}; the same command continues with a higher one")
         elif self.unavailable:
             what = f"the endpoint gave no answer to {len(self.unavailable):,} of {self.total:,} questions"
-            told.append(f"{what} ({next(iter(self.unavailable.values()))}); the same command asks again")
-        return told
+            lines.append(f"{what} ({next(iter(self.unavailable.values()))}); the same command asks again")
+        return lines
 
 
 class Patience:
-    """Ends a run whose first answers are all of no use, before more of them are paid for.
+    """Ends a run whose first answers are all rejected, before more of them are paid for.
 
     Args:
-        most: answers that may be of no use before the first one that is of use; 0 for any number.
-        reject: says why one is of no use; called in threads.
+        most: rejected answers in a row from the start after which the run ends; 0 for no limit.
+        reject: returns why an answer is rejected; called in threads.
     """
 
     def __init__(self, most: int, reject: Rejector):
@@ -83,7 +83,7 @@ class Patience:
         self.over = not most
 
     def error(self, number: int, row: Mapping[str, Any]) -> InputError | None:
-        """The end of the run, where this answer is one too many."""
+        """Returns the error that ends the run, if this rejected answer is one too many."""
         reason = self._reject(number, row)
         if reason is None or self.over:
             self.over = True
@@ -92,20 +92,20 @@ class Patience:
         if len(self._reasons) < self._most:
             return None
         self.over = True
-        what = f"the first {self._most:,} answers are all of no use, {commonest(self._reasons)}"
-        hint = "change the prompt or the flags; --give_up_after=0 asks for all of them whatever they are"
+        what = f"the first {self._most:,} answers are all rejected, {commonest(self._reasons)}"
+        hint = "change the prompt or the flags; --give_up_after=0 asks for all of them anyway"
         return InputError(what, "the endpoint", hint)
 
 
 def commonest(reasons: list[tuple[str, str]]) -> str:
-    """The most frequent kind of reason in a list of at least one, with an example."""
+    """The most frequent kind of reason in a non-empty list, with an example."""
     (kind, count), *_ = Counter(kind for kind, _ in reasons).most_common(1)
     example = next(reason for each, reason in reasons if each == kind)
     return f"most often for {kind} ({count:,}: {example})"
 
 
 class ProgressBar:
-    """A bar with rate, spend and time left, for `ask_all`; it comes with the first answer."""
+    """Progress bar with rate, cost and time left, for `ask_all`; shown from the first answer on."""
 
     def __init__(self, total: int, prices: Prices, unit: str = "post"):
         self._total, self._unit, self._priced = total, unit, prices.input is not None
@@ -113,15 +113,15 @@ class ProgressBar:
 
     def __call__(self, run: AskState) -> None:
         bar = self._bar = self._bar or tqdm(total=self._total, initial=run.found, unit=self._unit, dynamic_ncols=True)
-        found = run.found - bar.initial  # they took no time, and are left out of the rate
+        found = run.found - bar.initial  # stored answers took no time, and do not count in the rate
         bar.initial, bar.n, bar.last_print_n = run.found, bar.n + found, bar.last_print_n + found
-        told = {"spent": money(run.spent if self._priced else None)}
+        postfix = {"spent": money(run.spent if self._priced else None)}
         if run.last_error:
-            told["last error"] = run.last_error[:40]
-        bar.set_postfix(told, refresh=False)
+            postfix["last error"] = run.last_error[:40]
+        bar.set_postfix(postfix, refresh=False)
         bar.update(run.done - bar.n)
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Closes the bar, and leaves it on the screen."""
         if self._bar:
             self._bar.close()

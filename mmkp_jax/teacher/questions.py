@@ -1,4 +1,4 @@
-"""From a post to a request: its prompt, its image made small, and the key that its answer is kept under."""
+"""Builds requests from posts: the prompt, the downscaled image, and the key of the answer in the store."""
 
 import dataclasses
 import functools
@@ -18,22 +18,22 @@ from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.templates import IMAGE, Template
 
 IMAGE_EDGE = 768
-"""Pixels: what OpenAI shrinks the shorter side of an image to."""
+"""Most pixels a side; OpenAI scales the shorter side of an image to this."""
 JPEG_QUALITY = 90
 
 
 class Unaskable(Exception):
-    """A post that no request can be made of; nothing is sent."""
+    """Raised for a post that no request can be built from; nothing is sent."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What an answer is kept under."""
+    """Identity of a request, under which its answer is stored."""
 
     id: str
-    """Of the post."""
+    """The post's id."""
     content: dict[str, Any]
-    """All that the answer depends on, texts and images by their hashes."""
+    """Everything that the answer depends on, with texts and images by their hashes."""
 
     @functools.cached_property
     def key(self) -> str:
@@ -43,28 +43,28 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Question(Request):
-    """One request, and what its answer is kept under."""
+    """A request with its chat and the size of its prompt."""
 
     size: Estimate
-    """Tokens of the prompt, whatever its image's size."""
+    """Estimated tokens of the prompt, for an image of any size."""
     prompt: PromptTokens
-    """The same by parts, of an image of this size."""
+    """Estimated tokens by part, for this image's size."""
     messages: Callable[[], list[dict[str, Any]]]
-    """Makes the chat; raises `Unaskable` for an image that cannot be used."""
+    """Builds the chat; raises `Unaskable` for an image that cannot be used."""
 
 
 QuestionOf = Callable[[int], Question]
-"""Makes a question by its number; called in several threads. It may raise `Unaskable`."""
+"""Builds a question by its number; called in several threads. It may raise `Unaskable`."""
 
 
 def ask_about(
     record: Record, template: Template, values: Mapping[str, str], endpoint: Endpoint, image_edge: int = IMAGE_EDGE
 ) -> Question:
-    """The question that a template asks about a post.
+    """Builds the question that a template asks about a post.
 
     Args:
-        values: of the template's fields, but for the image.
-        image_edge: pixels; a larger image is made so small that neither side is longer.
+        values: values of the template's fields, except the image.
+        image_edge: most pixels a side; a larger image is scaled down.
     """
     image = record.image if IMAGE in template.fields else b""
     bare = template.messages(values, None)
@@ -92,25 +92,25 @@ def ask_about(
 
 
 def data_url(image: bytes, edge: int) -> str:
-    """The picture upright and in RGB, neither side above `edge` pixels, as a `data:` address of a JPEG.
+    """The image as a `data:` URL of a JPEG: upright, in RGB, at most `edge` pixels a side.
 
-    What else the file holds, such as the place where a photograph was taken, does not go with it.
+    The file's metadata, such as the place where a photograph was taken, is dropped.
 
     Raises:
         ImageError: it cannot be decoded.
     """
-    picture = decode(image, edge=edge)
-    picture.info.clear()
-    return jpeg_url(picture, quality=JPEG_QUALITY)
+    decoded = decode(image, edge=edge)
+    decoded.info.clear()
+    return jpeg_url(decoded, quality=JPEG_QUALITY)
 
 
 def _tokens_of(image: bytes, edge: int) -> ImageTokens:
-    """Of the image as `data_url` sends it."""
+    """Tokens of the image at the size that `data_url` sends."""
     try:
         with Image.open(io.BytesIO(image)) as header:
             scale = min(1.0, edge / max(header.size))
             return image_tokens(*(round(side * scale) for side in header.size))
-    except Exception:  # Pillow's readers raise what they please; `messages` tells what is wrong with it
+    except Exception:  # Pillow's readers raise anything; `messages` reports what is wrong
         return image_tokens(edge, edge)
 
 

@@ -1,4 +1,4 @@
-"""The lines of a store as they are on the disk, and how damaged ones are taken out without losing any."""
+"""Reads the lines of a store's file, and moves damaged ones out without losing any."""
 
 import fcntl
 import json
@@ -12,9 +12,9 @@ from mmkp_jax.runtime.atomic import renaming
 from mmkp_jax.runtime.limits import ANSWER
 
 BEGINNINGS = (b'{"id": "', b'{"batch": "', b'{"out": "', b'{"lost": "', b'{"uncharged": "')
-"""What the lines of a store begin with."""
+"""Prefixes of a store's lines."""
 LONGER = 8, 1 << 20
-"""A row may have so many times the bytes of an answer, as JSON's escapes take room, and so many more."""
+"""Factor and offset of a row's largest size over an answer's, as JSON's escapes take room."""
 BLOCK = 1 << 20  # bytes
 
 
@@ -22,36 +22,36 @@ class StoredLine(NamedTuple):
     """A line of a store's file."""
 
     number: int
-    """From 1."""
+    """Line number, from 1."""
     start: int
     end: int
-    """Bytes, from the file's beginning."""
+    """Byte offsets of the line's start and end in the file."""
     row: dict[str, Any] | None
-    """None where it is no JSON object."""
+    """The parsed row; None where the line is not a JSON object."""
     complete: bool = True
-    """Whether it is not a last line that a kill cut off."""
+    """False for a last line that a kill cut off."""
 
 
 class DamagedLine(Exception):
-    """A line that is no row of a store."""
+    """Raised for a line that is not a row of a store."""
 
     def __init__(self, number: int):
         super().__init__(number)
         self.number = number
 
     def error(self, file: Path) -> InputError:
-        """The one line about it."""
+        """The error that the user sees."""
         hint = f"add --repair: it moves such lines to {damaged_file(file).name}, and keeps all other answers"
-        return InputError("this line is no answer of an endpoint", f"{file}:{self.number}", hint)
+        return InputError("this line is not an answer of an endpoint", f"{file}:{self.number}", hint)
 
 
 def damaged_file(file: Path) -> Path:
-    """Where a repair puts the damaged lines of a store: next to it."""
+    """Path of a store's damaged lines, next to it."""
     return file.with_name(f"{file.name}.damaged")
 
 
 def lines_in(descriptor: int) -> Iterator[StoredLine]:
-    """Yields the lines of an open store; a complete row that lacks its line feed is given one."""
+    """Yields the lines of an open store; adds a missing line feed after a complete last row."""
     times, more = LONGER
     most, start, number = times * ANSWER.bytes() + more, 0, 0
     with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -84,24 +84,24 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def repair_file(descriptor: int, file: Path, is_row: Callable[[dict[str, Any]], bool]) -> tuple[int, int]:
-    """Takes every damaged line out of a store into `damaged_file`, then puts the rest in its place.
+    """Moves every damaged line of a store to `damaged_file`, then replaces the store by the rest.
 
     Args:
-        descriptor: of the open and locked store, which is closed.
+        descriptor: descriptor of the open and locked store; it is closed.
 
     Returns:
-        The descriptor of the new file, open and locked, and how many lines were taken out.
+        The descriptor of the new file, open and locked, and the number of lines moved.
 
     Raises:
-        InputError: no line is a row, so that the file is no store.
-        OSError: it cannot be written; the store is as it was.
+        InputError: no line is a row, so the file is not a store.
+        OSError: it cannot be written; the store is unchanged.
     """
     kept, damaged = [], []
     for line in lines_in(descriptor):
         sound = not line.complete or (line.row is not None and is_row(line.row))
         (kept if sound else damaged).append((line.start, line.end))
     if not kept:
-        raise InputError("no line of it is an answer of an endpoint", str(file), "name the --store that was meant")
+        raise InputError("no line of it is an answer of an endpoint", str(file), "check --store")
     aside = os.open(damaged_file(file), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         _copy(descriptor, aside, damaged)
@@ -120,7 +120,7 @@ def repair_file(descriptor: int, file: Path, is_row: Callable[[dict[str, Any]], 
 
 
 def _copy(source: int, target: int, spans: list[tuple[int, int]]) -> None:
-    """Appends those bytes of a file to another, on the disk."""
+    """Appends spans of bytes from one file to another, and syncs."""
     for place, end in spans:
         while place < end:
             block = os.pread(source, min(BLOCK, end - place), place)

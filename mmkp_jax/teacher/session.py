@@ -1,4 +1,4 @@
-"""What every command does with its questions: tell the bill, or have them answered."""
+"""Common steps of every command that asks an endpoint: print the forecast, or get the answers."""
 
 import argparse
 import contextlib
@@ -14,17 +14,17 @@ from mmkp_jax.teacher.repair import damaged_file
 from mmkp_jax.teacher.store import Store
 
 STOPPED = 3
-"""The exit status of a command that --max_cost stopped: what it was to write is not complete."""
+"""Exit status of a command that --max_cost stopped: its output is not complete."""
 NOTHING = 4
-"""The exit status of a command for which nothing was answered, or of whose answers none was of use."""
+"""Exit status of a command without any usable answer."""
 
 
 class NothingError(Exception):
-    """None of the posts has a usable answer, though everything was asked and written; says why."""
+    """Raised when no post has a usable answer, though everything was asked and written; says why."""
 
 
 def print_forecast(flags: argparse.Namespace, total: int, question_of: QuestionOf, endpoint: Endpoint) -> None:
-    """What asking for the answers that are not in --store would take; nobody is called, and nothing written."""
+    """Prints what asking for the answers missing from --store would take; sends and writes nothing."""
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(Store(flags.store)) if flags.store.exists() else None
         known, limits = (store, store.answer_limits) if store is not None else ((), ())
@@ -42,22 +42,22 @@ def ask_questions(
     unit: str = "post",
     batch_size: int | None = None,
 ) -> Iterator[tuple[AskState, Store]]:
-    """How it went, and --store with the answers, open until the block ends.
+    """Asks all questions; yields the run's state and the store of answers, open until the block ends.
 
     Args:
         total: questions, numbered from 0.
-        reject: why an answer is of no use; the first --give_up_after of them end the command.
-        unit: what a question is about.
-        batch_size: of the Batch API, which is used where this is given.
+        reject: returns why an answer is rejected; --give_up_after rejections at the start end the command.
+        unit: the progress bar's unit.
+        batch_size: most requests in a batch; the Batch API is used where this is given.
 
     Raises:
-        InputError: nothing can be asked, or answers cannot be kept.
+        InputError: nothing can be asked, or answers cannot be stored.
         KeyboardInterrupt: after Ctrl-C.
     """
     endpoint.key()  # before anything is opened
     for file in (flags.out, flags.store):
         if not file.parent.is_dir():
-            raise InputError("there is no such folder", str(file.parent), "make it, or name another")
+            raise InputError("there is no such folder", str(file.parent), "create it, or name another")
     try:
         from mmkp_jax.teacher.asking import ask_all  # here, as only those who ask need the extra
         from mmkp_jax.teacher.batch import ask_in_batches
@@ -67,7 +67,7 @@ def ask_questions(
     prices = prices_of(flags)
     with Store(flags.store, repair=flags.repair) as store:
         if store.repaired:
-            print(f"{store.repaired:,} damaged lines of {store.file} are in {damaged_file(store.file).name} now")
+            print(f"{store.repaired:,} damaged lines of {store.file} were moved to {damaged_file(store.file).name}")
         with contextlib.closing(ProgressBar(total, prices, unit)) as progress:
             options = {"limits": limits_of(flags), "prices": prices, "max_cost": flags.max_cost, "progress": progress}
             if batch_size:

@@ -1,4 +1,4 @@
-"""Every answer on disk before anything is made of it: one file that only grows, JSON Lines."""
+"""Store of answers: an append-only JSON Lines file, written before anything uses an answer."""
 
 import asyncio
 import fcntl
@@ -14,39 +14,39 @@ from mmkp_jax.teacher.answers import is_implausible, most_of, usage_in
 from mmkp_jax.teacher.cost import Usage
 from mmkp_jax.teacher.repair import DamagedLine, lines_in, repair_file
 
-HINT = "see to space and permissions; the same command continues"
+HINT = "check free space and permissions; the same command continues"
 
 
 def answers_file(out: Path) -> Path:
-    """Where the answers behind the file `out` are kept, unless another is named: next to it."""
+    """Default path of the answers that the file `out` is made from, next to it."""
     return out.with_name(f"{out.stem}.answers.jsonl")
 
 
 class Store:
-    """Answers by key; at a time, one process has it open.
+    """Answers by key; only one process at a time can open a store.
 
-    A row is a JSON object: `id` (of the post), `key`, `asked` (what the key is made of: model, parameters, and hashes
-    of prompt, text and image), `status` (`answered`, or why the answer is none), `reason`, `answer` (the body as it
+    A row is a JSON object: `id` (of the post), `key`, `asked` (the key's content: model, parameters, and hashes
+    of prompt, text and image), `status` (`answered`, or the kind of failure), `reason`, `answer` (the body as it
     came), `usage`, `most` (tokens that it may have taken), `cost`, `finish_reason`, `attempt`, `time` (UTC). Rows with
-    `batch` are the Batch API's. Of the others, each with a key: `out`, a call that is made; `lost`, one that broke off
-    and may have been charged; `uncharged`, one that was not. What was out at a kill counts as lost.
+    `batch` belong to the Batch API. Others hold a key: `out`, a call that was started; `lost`, one that failed and may
+    have been charged; `uncharged`, one that was not charged. Calls in flight at a kill count as lost.
 
-    In memory there is but a place in the file for each key.
+    Memory holds only a file offset for each key.
 
     Attributes:
-        spent: what the answers cost in all, as far as it was known.
-        unpriced: answers whose cost is not known.
-        unpriced_tokens: the most that those answers and the lost calls took.
-        repaired: damaged lines that were taken out now.
-        killed: calls that were out when an earlier command was killed.
-        implausible: answers with a usage that cannot be true.
-        answer_limits: the most tokens that each answer might have, of all that are there.
-        refused: keys of requests that the endpoint would not answer.
-        batches: what is known of each batch that was not collected, by name.
+        spent: known cost of all answers.
+        unpriced: answers of unknown cost.
+        unpriced_tokens: the most tokens that those answers and the lost calls took.
+        repaired: damaged lines that were moved out at opening.
+        killed: calls in flight when an earlier command was killed.
+        implausible: answers with an implausible usage.
+        answer_limits: the different values of the most answer tokens among all answers.
+        refused: keys of requests that the endpoint refused.
+        batches: state of each batch that was not collected, by name.
     """
 
     def __init__(self, file: Path, *, repair: bool = False):
-        """Opens the file, or makes it.
+        """Opens the file, or creates it.
 
         Args:
             repair: move damaged lines to a file next to it (`repair.damaged_file`), and keep all others.
@@ -64,12 +64,12 @@ class Store:
             self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 self._take_lock()
-                self._size = self._take_up(repair)
+                self._size = self._load(repair)
             except BaseException:
                 os.close(self._file)  # and with it the lock
                 raise
         except BlockingIOError:
-            raise InputError("another command uses it now", str(file), "let that one end") from None
+            raise InputError("another command uses it now", str(file), "wait for that command to end") from None
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -84,11 +84,11 @@ class Store:
 
     def _take_lock(self) -> None:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(self._file).st_ino != os.stat(self.file).st_ino:  # a repair has just put another in its place
+        if os.fstat(self._file).st_ino != os.stat(self.file).st_ino:  # a repair has just replaced the file
             raise BlockingIOError
 
-    def _take_up(self, repair: bool) -> int:
-        """Reads what is there; returns the bytes of its complete lines."""
+    def _load(self, repair: bool) -> int:
+        """Reads the file; returns the size of its complete lines in bytes."""
         try:
             size = self._read()
         except DamagedLine as damage:
@@ -111,18 +111,18 @@ class Store:
                 break
             if line.row is None or not is_row(line.row):
                 raise DamagedLine(line.number)
-            self._note(line.row, size)
+            self._record(line.row, size)
             size = line.end
         return size
 
-    def _note(self, row: dict[str, Any], place: int) -> None:
+    def _record(self, row: dict[str, Any], place: int) -> None:
         if "batch" in row:
             known = self.batches.pop(row["batch"], {}) | row
             if known["state"] != "collected":
                 self.batches[row["batch"]] = known
             return
         if (key := row.get("out")) is not None:
-            if key in self._out:  # of a command that was killed
+            if key in self._out:  # left by a killed command
                 self._owe(self._out[key])
                 self.killed += 1
             self._out[key] = most_of(row)
@@ -166,7 +166,7 @@ class Store:
         return len(self._place)
 
     def get(self, key: str | None) -> dict[str, Any] | None:
-        """The last row of a key; None where there is none."""
+        """Returns the last row of a key; None where there is none."""
         if key not in self._place:
             return None
         with self.file.open("rb") as lines:
@@ -174,7 +174,7 @@ class Store:
             return json.loads(lines.readline())
 
     async def add(self, row: dict[str, Any]) -> None:
-        """Returns when the row is on the disk. Rows that come meanwhile are written together.
+        """Writes a row, and returns when it is on the disk; concurrent rows are written together.
 
         Raises:
             InputError: it cannot be written.
@@ -191,7 +191,7 @@ class Store:
             lines = b"".join(line for line, _ in waiting)
             writing = asyncio.ensure_future(asyncio.to_thread(self._write, lines))
             cancelled: asyncio.CancelledError | None = None
-            while not writing.done():  # what is being written is written, and known, whoever gives up
+            while not writing.done():  # a write in progress ends, and is recorded, even when its caller is cancelled
                 try:
                     await asyncio.wait([writing])
                 except asyncio.CancelledError as error:
@@ -202,24 +202,24 @@ class Store:
                 self._failed = self._unwritable(error)
                 raise self._failed from error
             for line, each in waiting:
-                self._note(each, place)
+                self._record(each, place)
                 place += len(line)
             self._written += len(waiting)
             if cancelled:
                 raise cancelled
 
     def begin(self, key: str, post: str, most: Usage) -> None:
-        """Notes that a call is about to be made; until its end is added, it counts as lost after a kill."""
+        """Records the start of a call; until its end is recorded, it counts as lost after a kill."""
         if key not in self._out:
             self._mark({"out": key, "id": post, "most": most._asdict()})
 
     def release(self, key: str) -> None:
-        """Notes that the call ended, and was not charged."""
+        """Records that a call ended without being charged."""
         if key in self._out:
             self._mark({"uncharged": key})
 
     def _mark(self, row: dict[str, Any]) -> None:
-        """Writes a row that is to outlast a kill of this process, not of the machine: without waiting for the disk."""
+        """Writes a row without waiting for the disk: it survives a kill of this process, not of the machine."""
         if self._failed:
             raise self._failed
         try:
@@ -227,7 +227,7 @@ class Store:
         except OSError as error:
             self._failed = self._unwritable(error)
             raise self._failed from error
-        self._note(row, place)
+        self._record(row, place)
 
     def _write(self, lines: bytes) -> int:
         place = self._append(lines)
@@ -235,7 +235,7 @@ class Store:
         return place
 
     def _append(self, lines: bytes) -> int:
-        """Writes lines at the file's end; returns their place."""
+        """Appends lines to the file; returns their offset."""
         with self._writing:
             place, left = self._size, lines
             try:
@@ -248,7 +248,7 @@ class Store:
             return place
 
     def close(self) -> None:
-        """Lets another process have it."""
+        """Closes the file, and releases its lock."""
         os.close(self._file)
 
     def __enter__(self) -> "Store":
@@ -258,16 +258,16 @@ class Store:
         self.close()
 
     def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"answers cannot be kept here ({error.strerror})", str(self.file), HINT)
+        return InputError(f"answers cannot be stored here ({error.strerror})", str(self.file), HINT)
 
 
 def encoded(row: dict[str, Any]) -> bytes:
-    """A row's line; halves of characters in it stay what they were, as JSON's escapes."""
+    """Encodes a row as a line; lone surrogates stay as JSON escapes."""
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def is_row(row: dict[str, Any]) -> bool:
-    """Whether an object is a row of a store, in all that is read of it."""
+    """Whether an object is a valid row of a store, in every field that is read."""
     if "batch" in row:
         requests = row.get("requests", {})
         return (

@@ -1,4 +1,4 @@
-"""The body of `teach`: asks a teacher about posts, keeps its answers, and writes what they give."""
+"""The body of `teach`: asks a teacher about posts, stores its answers, and writes chains or keyphrases."""
 
 import argparse
 import re
@@ -23,13 +23,13 @@ from mmkp_jax.teacher.templates import read_template
 
 TEST = re.compile(r"(?<![a-z])test", re.IGNORECASE)
 TEST_FOLDER = re.compile(r"(?:.*[^a-z])?test(?:set)?", re.IGNORECASE)
-"""Names of splits, and of folders of posts, that no training may see."""
+"""Names of test splits, and of folders with test posts."""
 TEST_ID = "test-"
-"""What the ids of the posts of CMKP's test split begin with."""
+"""Prefix of the ids of posts in CMKP's test split."""
 
 
 def teach(flags: argparse.Namespace) -> TeachingOutcome | None:
-    """Teaches as the flags say; what became of the posts, or None where nothing was asked for."""
+    """Runs `teach` by its flags; returns the outcome, or None for a dry run."""
     job, posts = _job(flags), read_posts(flags.posts) if flags.posts else []
     records = records_from_flags(flags, posts)
     if len(records):
@@ -46,14 +46,14 @@ def teach(flags: argparse.Namespace) -> TeachingOutcome | None:
         f"{outcome.posts:,} posts = {outcome.kept:,} kept + {outcome.posts - outcome.kept:,} left out"
         + "".join(f"; {gate} {count:,}" for gate, count in outcome.left_out.most_common())
     )
-    print(f"kept of {outcome.answers:,} whole answers: {outcome.acceptance:.2%}")
+    print(f"kept of {outcome.answers:,} complete answers: {outcome.acceptance:.2%}")
     print("\n".join(run.lines(prices_of(flags))))
     print(f"written: {flags.out}, {rejects_file(flags.out).name}, {card_file(flags.out).name}")
     return outcome
 
 
 def check_split(flags: argparse.Namespace, ids: Sequence[str]) -> None:
-    """Refuses a test split that is not allowed by its name, known by that, by its folder's, or by its posts' ids."""
+    """Refuses a test split without --allow_split; recognized by its name, its folder's name, or its posts' ids."""
     folder = flags.posts.absolute().parent.name if flags.posts else ""
     split = flags.split or flags.posts.name.removesuffix(".jsonl").removesuffix(CMKP_ENDING)
     found = [split] * bool(TEST.search(split)) + [folder] * bool(TEST_FOLDER.fullmatch(folder))
@@ -71,7 +71,7 @@ def _job(flags: argparse.Namespace) -> Job:
         template.check(["text"], FIELDS, str(flags.template))
         if flags.answer_hidden and "keyphrases" in template.fields:
             what = "the template shows the keyphrases, which --answer_hidden hides"
-            raise InputError(what, str(flags.template), "take {keyphrases} out of it")
+            raise InputError(what, str(flags.template), "remove {keyphrases} from it")
         if not flags.answer_hidden:
             template.check(["keyphrases"], FIELDS, str(flags.template))
     gates = Gates(flags.min_words, flags.max_words, flags.mentions, flags.match if flags.answer_hidden else None)

@@ -1,4 +1,4 @@
-"""What a teacher is asked about posts, and what is made of its answers: chains, or keyphrases, and why not."""
+"""Jobs of a teacher: the question about each post, and the chains, keyphrases or rejects from its answers."""
 
 import contextlib
 import json
@@ -24,24 +24,24 @@ from mmkp_jax.teacher.templates import CLEAN, DEDUCE, EXPLAIN, Template
 
 Task = Literal["chains", "keyphrases"]
 MAX_NAME = 80
-"""Characters of a model's name."""
+"""Most characters of a model's name."""
 FIELDS = ("keyphrases", "text", "image")
-"""Of a teacher's template."""
+"""Fields of a teacher's template."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked about each post, and what becomes of the answer."""
+    """A teacher's task: the question about each post, and the line that its answer gives."""
 
     endpoint: Endpoint
     template: Template
     task: Task = "chains"
     gates: Gates = field(default_factory=Gates)
-    """Of chains."""
+    """Conditions of --task=chains."""
     image_edge: int = IMAGE_EDGE
 
     def question_of(self, records: Numbered[Record]) -> QuestionOf:
-        """The question about a record, by number."""
+        """Returns the function that builds the question about a record, by number."""
 
         def question(number: int) -> Question:
             record = records[number]
@@ -51,13 +51,13 @@ class Job:
         return question
 
     def output_row(self, answer: str, record: Record, image: str | None) -> dict[str, Any]:
-        """The line that an answer gives: a chain, for `prepare --cot`, or a post, for `prepare --raw`.
+        """Returns an answer's line: a chain, for `prepare --cot`, or a post, for `prepare --raw`.
 
         Args:
-            image: the path of the post's image.
+            image: path of the post's image.
 
         Raises:
-            Rejected: it gives none.
+            Rejected: the answer gives none.
         """
         if self.task == "chains":
             return {"id": record.id, "cot": self.gates.chain(answer, record)}
@@ -66,7 +66,7 @@ class Job:
 
 
 def default_template(task: Task, answer_hidden: bool) -> Template:
-    """The prompt that is used where none is given."""
+    """The prompt for a task without --template."""
     if task == "keyphrases":
         return CLEAN
     return DEDUCE if answer_hidden else EXPLAIN
@@ -74,43 +74,43 @@ def default_template(task: Task, answer_hidden: bool) -> Template:
 
 @dataclass
 class TeachingOutcome:
-    """What became of the posts: kept + left out = posts."""
+    """Counts and costs of a job: kept + left out = posts."""
 
     posts: int
     kept: int = 0
     answers: int = 0
-    """Posts that the endpoint gave a whole answer for, kept or not."""
+    """Posts with a complete answer, kept or not."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """Posts by what held them back: a gate, or the endpoint's own word."""
+    """Posts left out, by gate or by the endpoint's status."""
     words: list[int] = field(default_factory=list)
-    """Of each kept chain."""
+    """Words of each kept chain."""
     models: Counter[str] = field(default_factory=Counter)
-    """As the answers name them."""
+    """Answers by the model's name in them."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
     unpriced: int = 0
-    """Answers whose cost is not known."""
+    """Answers of unknown cost."""
     times: tuple[str, str] = ("", "")
-    """When the first and the last answer came, UTC; empty without one."""
+    """Times of the first and the last answer, UTC; empty without answers."""
     stopped: str = ""
     """Why not all questions were asked, if they were not."""
     reasons: list[tuple[str, str]] = field(default_factory=list)
-    """Of posts that were left out before any was kept: what held each back, and how it says so."""
+    """(gate, reason) of each post left out before any was kept."""
 
     def why_nothing(self) -> str:
-        """Why nothing was kept of the posts that there are; empty where something was."""
+        """The line on why no post was kept; empty if one was."""
         if self.kept or not self.reasons:
             return ""
         return f"nothing was kept of {self.posts:,} posts, {commonest(self.reasons)}"
 
     @property
     def acceptance(self) -> float:
-        """The share of whole answers that were kept."""
+        """Share of complete answers that were kept."""
         return self.kept / self.answers if self.answers else 0.0
 
     def charge(self, row: Mapping[str, Any]) -> None:
-        """Counts a row of the store."""
+        """Adds a row of the store to the counts."""
         if row["answer"] is None:
             return
         model = row["answer"].get("model")
@@ -127,7 +127,7 @@ class TeachingOutcome:
 
 
 def answer_rejector(job: Job, records: Numbered[Record]) -> Rejector:
-    """Why an answer about a record gives nothing: the gate, or the endpoint's own word, and the reason."""
+    """Returns the function that gives (gate or status, reason) of a rejected answer."""
 
     def reject(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
         try:
@@ -140,17 +140,17 @@ def answer_rejector(job: Job, records: Numbered[Record]) -> Rejector:
 
 
 def rejects_file(out: Path) -> Path:
-    """Where the posts are listed that gave nothing, each with the reason."""
+    """Path of the list of posts left out, with reasons, next to the file `out`."""
     return out.with_name(f"{out.stem}.rejects.jsonl")
 
 
 def write_results(
     out: Path, job: Job, records: Numbered[Record], run: AskState, store: Store, posts: list[Post] | None = None
 ) -> TeachingOutcome:
-    """Writes what the answers give, in the posts' order, and what is left out; both files whole or not at all.
+    """Writes the lines that the answers give, in the posts' order, and the posts left out; both files atomically.
 
     Args:
-        posts: the records' own, whose paths of images are repeated.
+        posts: the records' posts, for the paths of their images.
 
     Raises:
         InputError: a file cannot be written.
@@ -180,7 +180,7 @@ def write_results(
                         outcome.words.append(len(made["cot"].split()))
                     kept.write(_line(made))
     except OSError as error:
-        hint = "see to space and permissions; the same command continues"
+        hint = "check free space and permissions; the same command continues"
         raise InputError(f"this cannot be written ({error.strerror})", str(out), hint) from error
     return outcome
 

@@ -1,4 +1,4 @@
-"""What an endpoint is asked: a system line and a user's turn, with places for a post's fields and its image."""
+"""Prompts for an endpoint: a system message and a user message, with fields for a post's values and its image."""
 
 import hashlib
 import re
@@ -12,10 +12,10 @@ from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.runtime.escape import for_utf8
 
 SEPARATOR = "---"
-"""The line of a template file between the system line and the user's turn."""
+"""The line of a template file between the system message and the user message."""
 
 IMAGE = "image"
-"""The field in whose place the picture stands."""
+"""Name of the field that the image replaces."""
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _SPECIAL = re.compile(
@@ -25,42 +25,42 @@ _SPECIAL = re.compile(
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt with `{fields}`; other braces are text."""
+    """A prompt with `{fields}`; other braces are plain text."""
 
     system: str
     user: str
 
     @property
     def version(self) -> str:
-        """Names the prompt: another wording gives another."""
+        """Hash of the prompt; it changes with the wording."""
         return hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()[:16]
 
     @property
     def fields(self) -> set[str]:
-        """The names of the fields."""
+        """Names of the fields."""
         return set(_FIELD.findall(self.system + self.user))
 
     def check(self, needed: Sequence[str], known: Sequence[str], where: str) -> None:
-        """Refuses a template with an unknown field, or without one that is needed.
+        """Checks the fields of the template.
 
         Raises:
-            InputError: it is of that kind.
+            InputError: it has an unknown field, lacks a needed one, or has its image in the wrong place.
         """
         for name in sorted(self.fields):
             if name not in known:
                 raise InputError(f"there is no field {{{name}}} here{nearest(name, known)}", where, "name a known one")
         for name in needed:
             if name not in self.fields:
-                raise InputError(f"the template has no {{{name}}}", where, "write where it belongs")
+                raise InputError(f"the template has no {{{name}}}", where, "add it")
         if self.user.count(f"{{{IMAGE}}}") > 1 or f"{{{IMAGE}}}" in self.system:
-            raise InputError("the image belongs into the user's turn, once", where, f"write one {{{IMAGE}}} there")
+            raise InputError("the image may occur once, in the user message", where, f"keep one {{{IMAGE}}} there")
 
     def messages(self, values: Mapping[str, str], image_url: str | None) -> list[dict[str, Any]]:
-        """The chat that asks about one post.
+        """Builds the chat that asks about one post.
 
         Args:
-            values: of the fields. They are data: what a tokenizer might take for a special token is parted by a space.
-            image_url: a `data:` address of the picture; None for a post without one.
+            values: values of the fields. They are data: a space breaks up anything that looks like a special token.
+            image_url: the image as a `data:` URL; None for a post without one.
         """
         quoted = {name: escape_special(value) for name, value in values.items()}
 
@@ -70,13 +70,13 @@ class Template:
         before, placed, after = self.user.partition(f"{{{IMAGE}}}")
         if image_url is None:
             labelled = before.rstrip().endswith(":")
-            said: Any = filled(before) + "none" * labelled + filled(after)
+            content: Any = filled(before) + "none" * labelled + filled(after)
         else:
-            picture = {"type": "image_url", "image_url": {"url": image_url}}
+            image = {"type": "image_url", "image_url": {"url": image_url}}
             texts = [[{"type": "text", "text": text}] if text else [] for text in (filled(before), filled(after))]
-            said = [*texts[0], *[picture] * bool(placed), *texts[1]]
+            content = [*texts[0], *[image] * bool(placed), *texts[1]]
         system = [{"role": "system", "content": filled(self.system)}] if self.system else []
-        return [*system, {"role": "user", "content": said}]
+        return [*system, {"role": "user", "content": content}]
 
 
 def field_list(fields: Sequence[str]) -> str:
@@ -85,15 +85,15 @@ def field_list(fields: Sequence[str]) -> str:
 
 
 def escape_special(text: str) -> str:
-    """The text as a request can hold it, with a space in whatever a tokenizer might take for a special token."""
+    """The text as valid UTF-8, with a space inside anything that looks like a special token."""
     return _SPECIAL.sub("< ", for_utf8(text))
 
 
 def read_template(file: Path) -> Template:
-    """A template file: the system line, a line `---`, the user's turn; without that line all is the user's turn.
+    """Reads a template file: system message, a line `---`, user message; without that line, all is the user message.
 
     Raises:
-        InputError: it cannot be read, or holds nothing.
+        InputError: it cannot be read, or has no user message.
     """
     try:
         lines = file.read_text(encoding="utf-8").strip().split("\n")
@@ -103,7 +103,7 @@ def read_template(file: Path) -> Template:
     cut = next((n for n, line in enumerate(lines) if line.strip() == SEPARATOR), -1)
     template = Template("\n".join(lines[: max(cut, 0)]).strip(), "\n".join(lines[cut + 1 :]).strip())
     if not template.user:
-        raise InputError("the template has no user's turn", str(file), f"write it below a line {SEPARATOR}")
+        raise InputError("the template has no user message", str(file), f"write it below a line {SEPARATOR}")
     return template
 
 
@@ -114,7 +114,7 @@ EXPLAIN = Template(
     "the explanation alone, in one paragraph of at most 150 words, without lists, headings or tags.",
     "Keyphrases: {keyphrases}\nPost text: {text}\nImage: {image}",
 )
-"""After Table 1 of the paper, in our words: its system line asks the same of the same three fields."""
+"""The prompt of the paper's Table 1 in our words: it asks the same about the same three fields."""
 
 DEDUCE = Template(
     "You study why people tag posts as they do. You are given the text of a post and its image. Think step by step "
@@ -132,7 +132,7 @@ CLEAN = Template(
     "that no hashtag says. Answer with the keyphrases alone, separated by ';', or with the one word none.",
     "Hashtags: {keyphrases}\nPost text: {text}\nImage: {image}",
 )
-"""Raw hashtags → keyphrases, as MMKP-360k's were made; the wording is ours."""
+"""Cleans raw hashtags to keyphrases, as for MMKP-360k; the wording is ours."""
 
 ZERO_SHOT = Template("", f"{{{IMAGE}}}{user_text('{text}', zero_shot=True)}")
-"""The prompt that a local model gets without training, so that both rows of a table answer the same question."""
+"""The zero-shot prompt of a local model, so that both answer the same question."""

@@ -1,8 +1,8 @@
-"""What comes back over HTTP, as bytes: bounded while it is unpacked, no redirect followed, no text decoded.
+"""HTTP responses as bytes: of bounded size when decompressed, without redirects or charset decoding.
 
-The SDK would unpack an answer of any size, decode it by whatever charset its header names, follow redirects with all
-headers but one, and read the bodies of errors with a parser of its own. A hook that sees each response before its body
-is read does these things instead, and gives the SDK nothing else to do.
+The SDK would decompress an answer of any size, decode it by any charset that its header names, follow redirects with
+all headers except one, and parse the bodies of errors itself. A hook that sees each response before its body is read
+does these things instead.
 """
 
 import contextlib
@@ -15,18 +15,20 @@ import openai
 
 from mmkp_jax.runtime.limits import ANSWER, FILE, Limit
 
-PIECE = 1 << 20  # bytes that are unpacked at a time
+PIECE = 1 << 20  # bytes that are decompressed at a time
 PACKED = {"gzip": 47, "x-gzip": 47, "deflate": 47}
-"""Content encodings that are asked for, by zlib's window bits: those take either header."""
-RAW = -15  # what some servers call deflate
+"""zlib's window bits of each accepted content encoding; these values take either header."""
+RAW = -15  # raw deflate, which some servers send as "deflate"
 _CLIENT = next(each for each in openai.DefaultAsyncHttpxClient.__mro__ if each.__name__ == "AsyncClient")
-_httpx: Any = importlib.import_module(_CLIENT.__module__.partition(".")[0])  # under whichever name the SDK brings it
+_httpx: Any = importlib.import_module(
+    _CLIENT.__module__.partition(".")[0]
+)  # its package name depends on the SDK's version
 InvalidAddress: type[Exception] = _httpx.InvalidURL
-"""Raised where a client is made for what is no address."""
+"""Raised for a client with an invalid URL."""
 
 
 class Failed(Exception):
-    """A response of another status than success, or a redirect, with its whole body (empty where it is unusable)."""
+    """Raised for a response without success, or a redirect; holds its complete body (empty where it is unusable)."""
 
     def __init__(self, status: int, headers: Mapping[str, str], content: bytes):
         super().__init__(status)
@@ -34,11 +36,11 @@ class Failed(Exception):
 
 
 class Unusable(Exception):
-    """A body that is too large, or cannot be unpacked."""
+    """Raised for a body that is too large or cannot be decompressed."""
 
 
 def http_client() -> Any:
-    """The SDK's own HTTP client, with the hook."""
+    """Creates the SDK's HTTP client with the hook."""
     return openai.DefaultAsyncHttpxClient(
         follow_redirects=False,
         headers={"Accept-Encoding": "gzip, deflate"},
@@ -62,7 +64,7 @@ async def _take(response: Any) -> None:
 
 
 class _Bounded(_httpx.AsyncByteStream):
-    """A body as it is read: unpacked, and refused once it is larger than the limit."""
+    """Stream of a decompressed body; raises `Unusable` once it exceeds the limit."""
 
     def __init__(self, stream: Any, encoding: str, limit: Limit):
         self._stream, self._encoding, self._limit = stream, encoding.strip().lower(), limit
@@ -84,20 +86,20 @@ class _Bounded(_httpx.AsyncByteStream):
 
 
 class Unpacker:
-    """Unpacks gzip or deflate a piece at a time.
+    """Decompresses gzip or deflate a piece at a time.
 
     Raises:
-        Unusable: of another encoding, or when what it is given is damaged or cut off.
+        Unusable: for another encoding, and for damaged or truncated data.
     """
 
     def __init__(self, encoding: str):
         if encoding not in PACKED:
-            raise Unusable("the answer is packed in a way that was not asked for")
+            raise Unusable("the answer has a content encoding that was not accepted")
         self._bits, self._started = PACKED[encoding], False
         self._made = zlib.decompressobj(self._bits)
 
     def pieces(self, packed: bytes) -> Iterator[bytes]:
-        """Yields what the next bytes hold, at most `PIECE` bytes at a time."""
+        """Yields the decompressed bytes, at most `PIECE` at a time."""
         while packed:
             if self._made.eof:  # gzip may have several members
                 self._made = zlib.decompressobj(self._bits)
@@ -118,6 +120,6 @@ class Unpacker:
             return self._unpacked(packed)
 
     def end(self) -> None:
-        """Makes sure that nothing is missing."""
+        """Checks that the data is complete."""
         if self._started and not self._made.eof:
             raise Unusable("the answer's compression is cut off")

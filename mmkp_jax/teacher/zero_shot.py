@@ -1,4 +1,4 @@
-"""Zero-shot predictions of a model behind an endpoint, by the prompt that a local model gets."""
+"""Zero-shot predictions of a model behind an endpoint, with a local model's prompt."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ ReadPost = Callable[[int], Record | Reject]
 
 
 def zero_shot_questions(read: ReadPost, endpoint: Endpoint, image_edge: int) -> QuestionOf:
-    """The question about a post, by number."""
+    """Returns the function that builds the question about a post, by number."""
 
     def question(number: int) -> Question:
         row = read(number)
@@ -34,9 +34,9 @@ def zero_shot_questions(read: ReadPost, endpoint: Endpoint, image_edge: int) -> 
 def predictions_of(
     ids: Sequence[str], read: ReadPost, run: AskState, store: Store
 ) -> tuple[list[Prediction], list[tuple[str, str]], list[tuple[str, str]]]:
-    """The prediction for every post, in their order; and (id, reason) of those whose prediction is empty as they could
-    not be sent, and of those whose answer is none: refused, declined, filtered or cut. `tokens` are those of the answer
-    as the endpoint counts them, 0 where it does not.
+    """Returns the predictions in the posts' order, and (id, reason) of two kinds of empty ones: posts that could not be
+    sent, and posts without a complete answer (refused, declined, filtered or cut). `tokens` of a prediction are the
+    answer's as the endpoint counts them, 0 where it does not.
 
     Raises:
         InputError: some posts have no answer yet, but may get one.
@@ -44,7 +44,7 @@ def predictions_of(
     if left := len(ids) - run.found - run.asked - len(run.unaskable):
         reason = next(iter(run.unavailable.values()), "they were not asked about")
         what = f"{left:,} of {len(ids):,} posts have no answer yet ({reason})"
-        raise InputError(what, str(store.file), "the same command goes on from the answers that are there")
+        raise InputError(what, str(store.file), "the same command continues from the stored answers")
     predictions, unfed, unanswered = [], [], []
     for number, post in enumerate(ids):
         keyphrases, row = _keyphrases(read(number)), store.get(run.keys.get(number))
@@ -65,7 +65,7 @@ def predictions_of(
 
 
 def why_no_prediction(number: int, row: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Why an answer gives no prediction: a kind, and a sentence."""
+    """Returns why an answer gives no prediction, as (kind, reason); None where it gives one."""
     status, reason = row_verdict(row)
     if status != "answered":
         return status, reason

@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import BOTH, Branch, Recipe
 from mmkp_jax.data.forest import COT, SFT, RowSize, row_size
-from mmkp_jax.data.mixing import Joined, posts_of_epoch
+from mmkp_jax.data.mixing import JoinedRecords, posts_of_epoch
 from mmkp_jax.data.pipeline import Feed
 from mmkp_jax.data.plan import EpochPlan, plan_epoch
 from mmkp_jax.data.processor import Processor
 from mmkp_jax.data.records import Split, open_split, split_names
 from mmkp_jax.data.run_lines import chains_line, updates_line
-from mmkp_jax.data.size_index import LeftOut, choose, index, sizes_of
+from mmkp_jax.data.size_index import LeftOut, index, select_posts, sizes_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.training.objectives import OWN_BRANCHES, objective
@@ -28,27 +28,27 @@ class Dataset(NamedTuple):
 
     path: str
     weight: float = 1.0
-    """How often each of its posts comes in an epoch."""
+    """How many times an epoch holds each of its posts."""
 
 
-class Training(NamedTuple):
-    """What a run trains on."""
+class TrainingData(NamedTuple):
+    """The data of a run: what loads them, which posts each step takes, and what is left out."""
 
     feed: Feed
     plans: list[EpochPlan]
-    """As many epochs as the run needs; the last may be left early."""
+    """Plans of the epochs that the run needs; the last may be cut short."""
     steps: int
     """Optimizer steps of the run."""
     left_out: list[LeftOut]
     has_cot_N: np.ndarray
-    """bool: which of the feed's records have a chain of thought."""
+    """Whether each of the feed's records has a chain of thought (bool)."""
     strategy: str
     known_tests: int = 0
-    """Test posts of the first dataset whose text a training post has."""
+    """Number of test posts of the first dataset with the same text as a training post."""
 
     @property
     def posts(self) -> np.ndarray:
-        """The numbers of the posts that the run's steps train on, each once."""
+        """Numbers of the posts that the run's steps train on, each once."""
         ends = np.cumsum([0, *map(len, self.plans)])
         seen = [
             plan.post_N[: plan.bound_R1[min(len(plan), self.steps - start) * plan.batch_rows]]
@@ -75,13 +75,13 @@ def datasets_of(config: ConfigDict) -> tuple[Dataset, ...]:
 
 
 def _dataset(named: str) -> Dataset:
-    path, parted, weight = named.rpartition(":")
+    path, separator, weight = named.rpartition(":")
     dataset = Dataset(named)
-    if parted and not Path(named).is_dir():
+    if separator and not Path(named).is_dir():
         try:
             dataset = Dataset(path, float(weight))
         except ValueError:
-            what = f"the weight {weight!r} is no number, and there is no such folder"
+            what = f"the weight {weight!r} is not a number, and there is no such folder"
             raise InputError(what, f"config.data.path={named}", "write it as FOLDER:2") from None
     if not 0 < dataset.weight < math.inf:
         hint = "give one above 0, or leave the folder out"
@@ -96,7 +96,7 @@ def recipe_of(config: ConfigDict, definition: Definition, tokenizer: PreTrainedT
     """How posts are fed to the model, in training and evaluation.
 
     Raises:
-        InputError: a setting of images or texts cannot be used, or the tokenizer is unfit.
+        InputError: a setting of images or texts cannot be used, or the tokenizer does not suit the model.
     """
     data, tokens = config.data, config.row.tokens
     processor = processor_of(config, definition)
@@ -112,7 +112,7 @@ def recipe_of(config: ConfigDict, definition: Definition, tokenizer: PreTrainedT
 
 
 def processor_of(config: ConfigDict, definition: Definition) -> Processor:
-    """How the model's images are made ready, under the config's settings.
+    """The image processor of the model's family, under the config's settings.
 
     Raises:
         InputError: a setting cannot be used.
@@ -138,15 +138,15 @@ def branches_of(config: ConfigDict) -> tuple[Branch, ...]:
     Raises:
         InputError: the strategy is none that trains.
     """
-    objective(config.strategy)  # tells an unknown one
+    objective(config.strategy)  # refuses an unknown one
     names: dict[int, Branch] = {SFT: "sft", COT: "cot"}
     return BOTH if config.pack_for == "both" else tuple(names[branch] for branch in OWN_BRANCHES[config.strategy])
 
 
-def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
-    """Plans every batch of the run, over all its datasets; pictures are not decoded.
+def plan_posts(config: ConfigDict, recipe: Recipe) -> TrainingData:
+    """Plans every batch of the run, over all its datasets; no image is decoded.
 
-    A given `total_steps` decides how long the run is; `num_epochs` does where that is 0.
+    `total_steps` sets the length of the run; where it is 0, `num_epochs` does.
 
     Raises:
         InputError: a dataset is not there or has no post that fits a row, neither `num_epochs` nor `total_steps` is
@@ -157,7 +157,7 @@ def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
         raise InputError(what, "config.num_epochs", "give one of them; total_steps wins where both are given")
     size, branches = row_size(config.row, recipe.processor), branches_of(config)
     parts = [_part(each, recipe, size, branches, config.data.workers) for each in datasets_of(config)]
-    records = Joined([part.records for part in parts])
+    records = JoinedRecords([part.records for part in parts])
     sizes = np.concatenate([part.size_N5 for part in parts])
     plans: list[EpochPlan] = []
     while _is_short(plans, config):
@@ -174,7 +174,7 @@ def plan_posts(config: ConfigDict, recipe: Recipe) -> Training:
     has_cot_N = np.concatenate([part.has_cot_N for part in parts])
     _check_chains(config, parts)
     known = _known(parts, recipe, config.data.workers)
-    return Training(feed, plans, steps, left_out, has_cot_N, config.strategy, known)
+    return TrainingData(feed, plans, steps, left_out, has_cot_N, config.strategy, known)
 
 
 def _is_short(plans: Sequence[EpochPlan], config: ConfigDict) -> bool:
@@ -193,7 +193,7 @@ def _check_rows(plans: Sequence[EpochPlan], config: ConfigDict) -> None:
 
 
 def _check_chains(config: ConfigDict, parts: Sequence["_Part"]) -> None:
-    """Refuses Fine-tune-CoT on rows of both targets where no post has a chain of thought: its loss would be 0."""
+    """Refuses Fine-tune-CoT where no post has a chain of thought: its loss would be 0."""
     if config.strategy == "cot" and not any(part.has_cot_N[part.posts].any() for part in parts):
         what = chains_line("cot", sum(len(part.posts) for part in parts), 0).removeprefix("WARNING: ")
         raise InputError(what, "config.data.path", "write chains with `teach` and give them to `prepare --cot`")
@@ -212,7 +212,7 @@ class _Part(NamedTuple):
 
 
 def _left_out(parts: Sequence[_Part], starts: Sequence[int]) -> list[LeftOut]:
-    """All that is left out, numbered through; of several datasets, which may share ids, each id with its folder."""
+    """Posts left out of all datasets, numbered as in the joined records; of several datasets, with the folder."""
     if len(parts) == 1:
         return parts[0].left_out
     return [
@@ -235,7 +235,7 @@ def _known(parts: Sequence[_Part], recipe: Recipe, workers: int) -> int:
 def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branch, ...], workers: int) -> _Part:
     records = open_split(dataset.path, "train")
     lengths = index(records, recipe, Path(dataset.path) / "index", workers=workers)
-    posts, left_out = choose(lengths, size, branches)
+    posts, left_out = select_posts(lengths, size, branches)
     if not len(posts):
         raise InputError(
             f"none of {len(records)} posts can be trained on; the first: {left_out[0].reason}",
@@ -248,8 +248,8 @@ def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branc
     return _Part(dataset, records, sizes_of(lengths, branches), lengths.text_N, lengths.cot_N > 0, posts, left_out)
 
 
-def describe(training: Training) -> str:
-    """A few lines: how much is trained on and in how many steps, what is left out, updates, and chains of thought."""
+def training_summary(training: TrainingData) -> str:
+    """A few lines: posts, steps and epochs, what is left out, updates, and chains of thought."""
     posts, epochs = sum(len(plan.post_N) for plan in training.plans[:1]), len(training.plans)
     reasons: dict[str, int] = {}
     for each in training.left_out:

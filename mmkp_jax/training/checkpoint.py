@@ -1,4 +1,4 @@
-"""Checkpoints, asynchronous and atomic: the train state with the data position, and the parameters of the best step."""
+"""Asynchronous, atomic checkpoints of the train state, and of the best step's parameters."""
 
 import contextlib
 import logging
@@ -18,18 +18,18 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.sharding import MEMORIES
 from mmkp_jax.runtime.atomic import set_aside
-from mmkp_jax.runtime.checksums import FILE, damage, has_checksums
+from mmkp_jax.runtime.checksums import CHECKSUMS_FILE, find_damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.hosts import everywhere, is_writer, several, wait_for_all
-from mmkp_jax.training.sealing import Sealed
+from mmkp_jax.training.sealing import ChecksummedPath
 from mmkp_jax.training.step import State
 
-MEND = "remove its folder, to go on from an earlier one or from the beginning"
+RESUME_HINT = "remove its folder, to resume from an earlier one or from the beginning"
 
 
-def unverified(folder: Path) -> str:
-    """The line about a checkpoint that an earlier version of the program wrote."""
-    return f"{folder}: it has no checksums ({FILE}), so that damage in it would not be noticed"
+def no_checksums_message(folder: Path) -> str:
+    """The warning about a checkpoint without checksums, from an earlier version of the program."""
+    return f"{folder}: it has no checksums ({CHECKSUMS_FILE}), so that damage in it would not be noticed"
 
 
 class Restored(NamedTuple):
@@ -37,24 +37,23 @@ class Restored(NamedTuple):
 
     step: int
     state: State
-    note: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints of a work directory; one that was cut off while being written does not count.
+    """The checkpoints of a work directory; an incomplete one does not count.
 
-    Use as a context manager: leaving it waits for what is still being written. What cannot be written, then or later,
-    is an InputError.
+    Use as a context manager: leaving it waits for pending writes. A failed write, then or later, is an InputError.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, keep_hours: float = 0):
-        """Keeps the last `keep`, and, where `keep_hours` is not 0, one of each so many hours."""
+        """Keeps the last `keep` checkpoints and, where `keep_hours` is not 0, one every `keep_hours` hours."""
         kept = [policies.LatestN(keep), *([policies.EveryNSeconds(int(3600 * keep_hours))] if keep_hours else [])]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
-            temporary_path_class=Sealed,
+            temporary_path_class=ChecksummedPath,
         )
         self._folder = folder.absolute()
         _leave_failures_to_the_caller()
@@ -69,23 +68,23 @@ class Checkpoints:
             self._manager.close()
 
     def latest(self) -> int | None:
-        """The last step with a whole checkpoint."""
+        """The last step with a complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: State, note: dict[str, Any]) -> None:
-        """Starts to write; `note` is kept beside the state, as JSON.
+    def save(self, step: int, state: State, metadata: dict[str, Any]) -> None:
+        """Starts to write the state, with `metadata` as JSON.
 
-        Where a part of the state is in the host's memory it is written when this returns: Orbax may read it in place,
-        and the next step is given that place to write to.
+        Where a part of the state is in host memory, it is written before this returns: Orbax may read it in place, and
+        the next step reuses that memory.
         """
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(metadata))
         with self._writing(), jax.transfer_guard("allow"):
             self._manager.save(step, args=args, force=True)
         if any(leaf.sharding.memory_kind == MEMORIES["host"] for leaf in jax.tree.leaves(state)):
             self.wait()
 
     def delete_after(self, step: int) -> None:
-        """Removes the checkpoints of later steps, which are about to be computed again."""
+        """Removes the checkpoints of later steps, which will be computed again."""
         for later in [each for each in self._manager.all_steps() if each > step]:
             self._manager.delete(later)
 
@@ -101,11 +100,11 @@ class Checkpoints:
             restored = self._read(step, args)
         except Exception as error:  # damaged files end in any kind of it, Orbax's bare Exception too
             reason = " ".join(str(error).split()).partition(" See full TensorStore details")[0]
-            raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), MEND) from error
+            raise InputError(f"it cannot be read ({reason})", str(self._folder / str(step)), RESUME_HINT) from error
         return Restored(step, restored["state"], restored["note"])
 
     def verify(self, step: int) -> None:
-        """Holds the files of `step` against their checksums; the hosts share the work, and all of them call this.
+        """Compares the files of `step` with their checksums; the hosts share the work, and all of them call this.
 
         Raises:
             InputError: they differ; on every host.
@@ -113,16 +112,16 @@ class Checkpoints:
         folder = self._folder / str(step)
         if not everywhere(has_checksums(folder)):
             if is_writer():
-                print(for_terminal(unverified(folder)), file=sys.stderr)
+                print(for_terminal(no_checksums_message(folder)), file=sys.stderr)
             return
-        found = damage(folder, jax.process_index(), jax.process_count())
+        found = find_damage(folder, jax.process_index(), jax.process_count())
         if not everywhere(found is None):
-            raise InputError(f"it is damaged ({found or 'another host says where'})", str(folder), MEND)
+            raise InputError(f"it is damaged ({found or 'another host says where'})", str(folder), RESUME_HINT)
 
     def _read(self, step: int, args: ocp.args.Composite) -> Any:
         if not several():
             return self._manager.restore(step, args=args)
-        here = jax.process_index()  # each by itself: where the files fail one host, none waits for it
+        here = jax.process_index()  # each host reads by itself: if one fails, the others do not wait for it
         alone = ocp.options.MultiprocessingOptions(
             primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"host-{here}"
         )
@@ -131,9 +130,9 @@ class Checkpoints:
             return reader.restore(self._folder / str(step), args=args)
 
     def restore_latest(self, state: State) -> Restored | None:
-        """The last checkpoint that can be read; None where there is none.
+        """The last readable checkpoint; None where there is none.
 
-        One that is damaged is named on stderr and put aside, as `STEP.damaged-…`, so that its step can be saved again.
+        A damaged one is reported on stderr and renamed to `STEP.damaged-…`, so that its step can be saved again.
 
         Raises:
             InputError: there are some, and none can be read.
@@ -152,12 +151,12 @@ class Checkpoints:
                 self.put_aside(damaged, f"going back to step {step:,}")
                 return restored
         if steps:
-            hint = "see to it, or begin in another --workdir"
+            hint = "fix the cause, or start in another --workdir"
             raise failed or InputError("another host can read none of the checkpoints", str(self._folder), hint)
         return None
 
     def put_aside(self, steps: Sequence[int], instead: str) -> None:
-        """Gives damaged checkpoints another name, so that their steps can be saved again, and says what is done."""
+        """Renames damaged checkpoints, so that their steps can be saved again, and prints what is done instead."""
         for step in steps:
             if is_writer():
                 set_aside(self._folder / str(step))
@@ -165,8 +164,8 @@ class Checkpoints:
         wait_for_all("damaged checkpoints")
         self._manager.reload()
 
-    def note(self, step: int) -> dict[str, Any]:
-        """What was kept beside the state of `step`.
+    def metadata(self, step: int) -> dict[str, Any]:
+        """The metadata saved with the state of `step`.
 
         Raises:
             InputError: it cannot be read.
@@ -175,10 +174,12 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))["note"]
         except Exception as error:  # as in `restore`
             reason = " ".join(str(error).split())
-            raise InputError(f"its note cannot be read ({reason})", str(self._folder / str(step)), MEND) from error
+            raise InputError(
+                f"its metadata cannot be read ({reason})", str(self._folder / str(step)), RESUME_HINT
+            ) from error
 
     def wait(self) -> None:
-        """Until what was saved is written."""
+        """Blocks until pending writes are done."""
         with self._writing():
             self._manager.wait_until_finished()
 
@@ -188,18 +189,18 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # the latter two from tensorstore
             reason = _reason(error)
-            hint = "see to space and permissions; the run goes on from its last whole checkpoint"
+            hint = "check free space and permissions; the run resumes from its last complete checkpoint"
             raise InputError(f"a checkpoint cannot be written ({reason})", str(self._folder), hint) from error
 
 
 def _reason(error: Exception) -> str:
-    """In the system's words where it gave the reason: tensorstore has its number among much else."""
+    """The operating system's message where tensorstore's error carries its number; else the whole message."""
     of_the_system = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(of_the_system[1])) if of_the_system else " ".join(str(error).split())
 
 
 class Best:
-    """The parameters of the step with the highest score so far, of all starts of a run, in a folder of their own.
+    """The parameters of the step with the highest score over all starts of a run, in a folder of their own.
 
     Use as a context manager, as `Checkpoints`.
     """
@@ -207,7 +208,7 @@ class Best:
     PARTS = ("trainable", "frozen")
 
     def __init__(self, folder: Path, metric: str, step: int):
-        """Goes on from `step`: what scored best after it is computed, and offered, again."""
+        """Resumes at `step`: a best step after it is removed, as it will be computed and offered again."""
         self._metric, self._kept = metric, Checkpoints(folder, keep=1)
         self._kept.delete_after(step)
         self.score = self._score()
@@ -219,21 +220,21 @@ class Best:
         self._kept.__exit__()
 
     def offer(self, step: int, state: State, scores: Mapping[str, float]) -> None:
-        """Keeps the state's parameters if they score higher than those kept; they are written when it returns.
+        """Saves the state's parameters if they beat the best score so far; they are written before this returns.
 
         Raises:
             InputError: they cannot be written.
         """
         if (score := scores[self._metric]) > self.score:
             self.score = score
-            note = {"metric": self._metric, "score": score}
-            self._kept.save(step, {part: state[part] for part in self.PARTS}, note)
-            self._kept.wait()  # the run's own checkpoint must not come to be without it
+            metadata = {"metric": self._metric, "score": score}
+            self._kept.save(step, {part: state[part] for part in self.PARTS}, metadata)
+            self._kept.wait()  # the run's own checkpoint must not exist without it
 
     def restore(self, state: State) -> Restored | None:
-        """The parameters, laid out as those of `state` (`jax.ShapeDtypeStruct`s).
+        """The best parameters, laid out as those of `state` (`jax.ShapeDtypeStruct`s).
 
-        None where none were offered, or where they are damaged: they are put aside then.
+        None where none were offered, or where they are damaged: they are then renamed.
         """
         step = self._kept.latest()
         if step is None:
@@ -245,30 +246,30 @@ class Best:
             print(for_terminal(str(error)), file=sys.stderr)
         if everywhere(restored is not None):
             return restored
-        self._kept.put_aside([step], "there is no best step any more")
+        self._kept.put_aside([step], "there is no longer a best step")
         return None
 
     def _score(self) -> float:
-        """Of the parameters that are kept; those that are damaged are put aside."""
+        """Score of the saved parameters, -inf without any; damaged ones are renamed."""
         step = self._kept.latest()
         if step is None:
             return -math.inf
         score = None
         try:
             self._kept.verify(step)
-            score = self._kept.note(step).get("score")
+            score = self._kept.metadata(step).get("score")
         except InputError as error:
             print(for_terminal(str(error)), file=sys.stderr)
         if everywhere(isinstance(score, int | float)):
             return float(score)
-        self._kept.put_aside([step], "the best step is chosen anew, of those to come")
+        self._kept.put_aside([step], "the best step is chosen from later steps")
         return -math.inf
 
 
 def _leave_failures_to_the_caller() -> None:
-    """Keeps the writers' threads from telling of an error on stderr: `save` or `close` raises it."""
+    """Silences the errors of writer threads on stderr: `save` or `close` raises them."""
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_no_failure_of_a_writer)  # which adds it once only
+        logging.getLogger(name).addFilter(_no_failure_of_a_writer)  # added once only
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # of Orbax's writers
     sys.unraisablehook = _no_coroutine_of_orbax
 
@@ -278,7 +279,7 @@ def _no_failure_of_a_writer(record: logging.LogRecord) -> bool:
 
 
 def _no_coroutine_of_orbax(failure: Any) -> None:
-    """What was abandoned with a failed read or write raises once more when it is collected."""
+    """Silences the second error of an Orbax coroutine that a failed read or write left behind."""
     code = getattr(failure.object, "cr_code", None)
     of_orbax = code is not None and "/orbax/checkpoint/" in code.co_filename
     closed = isinstance(failure.exc_value, RuntimeError) and "Event loop is closed" in str(failure.exc_value)

@@ -1,7 +1,7 @@
-"""What a run's data and base hold, so that a resumed run may find them under another path.
+"""Digests of a run's data and base model, so that a resumed run may find them under another path.
 
-The fields below name files and folders; two configs that differ in them alone are of the same run where the content is
-the same. The table of fields says which are judged so; this is the one place that decides by what.
+Configs that differ only in these fields, which name files and folders, belong to the same run where the content is the
+same. The table of fields lists them; this module defines how content is compared.
 """
 
 import hashlib
@@ -16,22 +16,22 @@ from mmkp_jax.data.records import open_split, split_names
 from mmkp_jax.hf.folder import Folder, digests
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.field_types import CONTENT
-from mmkp_jax.runtime.fields import of_resume
+from mmkp_jax.runtime.fields import names_by_resume
 from mmkp_jax.runtime.json_files import read_object
 from mmkp_jax.runtime.lines import read_bytes
 from mmkp_jax.training.batches import datasets_of
 
-FILE = "contents.json"
-"""Of a work directory: a digest by field."""
+CONTENTS_FILE = "contents.json"
+"""File of a work directory that holds a digest per field."""
 
-FIELDS = of_resume(CONTENT)
+CONTENT_FIELDS = names_by_resume(CONTENT)
 
 SAMPLES, SAMPLE_BYTES = 256, 16 << 10
-"""Of a file of weights: so many stretches of it, the header among them; another training changes nearly all bytes."""
+"""Number and size of the samples of a weight file, header included; another training changes nearly all bytes."""
 
 
 def contents_of(config: ConfigDict, base: Folder) -> dict[str, str]:
-    """A digest of what each of `FIELDS` names.
+    """A digest of what each of `CONTENT_FIELDS` names.
 
     Raises:
         InputError: a dataset cannot be opened.
@@ -49,25 +49,25 @@ def contents_of(config: ConfigDict, base: Folder) -> dict[str, str]:
 
 
 def same_content(workdir: Path, now: Mapping[str, str], field: str, before: Any, named: Any) -> bool:
-    """Whether a field that names `before` in the work directory's config, and `named` now, names the same content.
+    """Whether a field's value in the work directory's config (`before`) names the same content as its value now.
 
-    Where the work directory does not say what it was, the same file or folder counts as the same content.
+    Without a saved digest, the same file or folder counts as the same content.
 
     Raises:
-        InputError: what the work directory says cannot be read.
+        InputError: the saved digests cannot be read.
     """
-    if field not in FIELDS:
+    if field not in CONTENT_FIELDS:
         return False
-    if (workdir / FILE).is_file():
-        told = read_object(workdir / FILE, "remove it, and name the files and folders as the run did")
-        return told.text(field, "") == now.get(field)
+    if (workdir / CONTENTS_FILE).is_file():
+        saved = read_object(workdir / CONTENTS_FILE, "remove it, and name the files and folders as the run did")
+        return saved.text(field, "") == now.get(field)
     return bool(before and named) and Path(str(before)).resolve() == Path(str(named)).resolve()
 
 
 def write_contents(workdir: Path, contents: Mapping[str, str]) -> None:
-    """Leaves them in the work directory, where they are not there yet."""
-    if not (workdir / FILE).exists():
-        write_json(workdir / FILE, contents)
+    """Writes the digests into the work directory, unless it has some."""
+    if not (workdir / CONTENTS_FILE).exists():
+        write_json(workdir / CONTENTS_FILE, contents)
 
 
 def _digest(content: Any) -> str:
@@ -79,7 +79,7 @@ def _file(path: str) -> str:
 
 
 def _sampled(file: Path) -> tuple[int, int]:
-    """Size, and a checksum of stretches at even distances."""
+    """Size of a file, and a checksum of evenly spaced samples."""
     size, crc = file.stat().st_size, 0
     with file.open("rb") as opened:
         for number in range(SAMPLES):

@@ -1,4 +1,4 @@
-"""Settings that have no effect in a run, or another one than they say: all of them, said before its first step."""
+"""Settings that have no effect in a run, or not the stated one; all are reported before its first step."""
 
 import operator
 from collections.abc import Iterator
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from mmkp_jax.runtime.fields import FIELDS
-from mmkp_jax.training.optimizer import warmup_of
+from mmkp_jax.training.optimizer import warmup_length
 
 
 def without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> list[str]:
-    """A line for each setting that has no effect, or another one than it says.
+    """A line for each setting that has no effect, or not the stated one.
 
     Args:
-        steps: of the run; 0 for zero-shot, which trains nothing.
-        first: the step that the run begins with, or goes on with.
-        profiled: the steps that are to be traced.
+        steps: length of the run; 0 for zero-shot, which trains nothing.
+        first: the step that the run starts or resumes at.
+        profiled: steps to trace.
     """
     by_length = [*_length(config, steps), *_beyond(config, steps), *_profile(steps, first, profiled)] if steps else []
     return [*by_length, *_needs(config)]
@@ -30,7 +30,7 @@ def lines_without_effect(config: ConfigDict, steps: int, *, first: int = 1, prof
 def _length(config: ConfigDict, steps: int) -> Iterator[str]:
     if config.total_steps and config.num_epochs:
         yield f"num_epochs={config.num_epochs:g} has no effect: total_steps={config.total_steps} decides the length"
-    warmup = warmup_of(config.warmup_steps, steps)
+    warmup = warmup_length(config.warmup_steps, steps)
     if warmup != config.warmup_steps:
         yield f"warmup_steps={config.warmup_steps} is as long as the run of {steps:,} steps: shortened to {warmup:,}"
 
@@ -57,13 +57,13 @@ def _profile(steps: int, first: int, profiled: range) -> Iterator[str]:
     if profiled.start > steps:
         yield f"{flag} is beyond the run's {steps:,} steps: nothing is traced"
     elif profiled.stop <= first:
-        yield f"{flag} is before step {first:,}, with which the run goes on: nothing is traced"
+        yield f"{flag} is before step {first:,}, at which the run resumes: nothing is traced"
     elif profiled.stop - 1 > steps or profiled.start < first:
         yield f"{flag} is cut to the steps that are run: {max(profiled.start, first)}:{min(profiled.stop - 1, steps)}"
 
 
 def _needs(config: ConfigDict) -> Iterator[str]:
-    """Fields that another field switches off; one that has its default is passed over."""
+    """Fields that another field switches off; those at their default are skipped."""
     for field in FIELDS:
         value = operator.attrgetter(field.name)(config)
         for need in field.needs if value != field.default else ():

@@ -1,6 +1,6 @@
-"""The loop: batches through the step, metrics to the log, evaluation on the way, checkpoints, and a clean stop.
+"""The training loop: steps, metrics, validation, checkpoints and a clean stop.
 
-A run that was stopped goes on from its last checkpoint with the same batches, and comes to the same numbers.
+A stopped run resumes from its last checkpoint with the same batches, and reaches the same numbers.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from mmkp_jax.hf.folder import Folder
 from mmkp_jax.models.definition import Params
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.models.sharding import place_batch, planned_rows
-from mmkp_jax.runtime.hosts import asked_to_stop, several
+from mmkp_jax.runtime.hosts import several, stop_requested
 from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
-from mmkp_jax.training.batches import Training
+from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.checkpoint import Best, Checkpoints
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.metrics import Meter
@@ -34,11 +34,11 @@ from mmkp_jax.training.watchdog import Watchdog
 
 
 class Stopped(BaseException):
-    """The run was asked to stop; as a `KeyboardInterrupt`, nothing that waits for errors holds it up.
+    """The run was asked to stop; a `BaseException`, so that no `except Exception` catches it.
 
     Args:
-        step: where it is saved; None where it had nothing to save.
-        by_user: by Ctrl-C; else by the machine, so that it is to be started again.
+        step: the step that was saved; None where there was nothing to save.
+        by_user: stopped by Ctrl-C; else by the machine, so that it should be started again.
     """
 
     def __init__(self, step: int | None, by_user: bool):
@@ -47,52 +47,52 @@ class Stopped(BaseException):
 
 
 Validate = Callable[[Params], dict[str, float]]
-"""Parameters to their scores, by the names under which they are logged."""
+"""A map from parameters to scores, by the names under which they are logged."""
 
 Export = Callable[[int, Params], None]
-"""Leaves a step's parameters as a model folder."""
+"""Writes a step's parameters as a model folder."""
 
 
 def train(
     config: ConfigDict,
     plan: Plan,
     folder: Folder,
-    training: Training,
+    training: TrainingData,
     workdir: Path,
     validate: Validate | None,
     export: Export,
     watchdog: Watchdog,
     profiled: range = range(0),
 ) -> tuple[int, Params]:
-    """Trains to the end, or goes on to it from the work directory's last checkpoint.
+    """Trains to the end, from the start or from the work directory's last checkpoint.
 
     Args:
         validate: called every `config.eval_every` steps and at the end; None where that is 0.
         export: called at every `config.export_every`-th evaluation; never where that is 0.
-        watchdog: counts the steps.
-        profiled: the steps that are traced, into `workdir/profile`.
+        watchdog: ends the process when a step hangs.
+        profiled: steps to trace, into `workdir/profile`.
 
     Returns:
-        a step and its parameters: the last; where the run validates, the best by `config.best_metric`.
+        A step and its parameters: the last, or, where the run validates, the best by `config.best_metric`.
 
     Raises:
         InputError: the folder's tensors are not the model's, a checkpoint cannot be read or written, the data are not
-            those that the run began with, or too many steps in a row were not finite.
+            those that the run started with, or too many steps in a row were not finite.
         Stopped: by SIGINT, SIGTERM or a maintenance event, when the state has been saved.
     """
     with contextlib.ExitStack() as stack:
-        asked = stack.enter_context(_StopAsked())  # first, so that it still holds while the last checkpoint is written
+        asked = stack.enter_context(_StopSignals())  # first, so that it is active until the last checkpoint is written
         kept = {"keep": config.keep_checkpoints, "keep_hours": config.keep_hours}
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **kept))
         data = training.feed.records.fingerprint
         step, state = _begin(plan, folder, checkpoints, data, config.data.path, training.steps)
         best = stack.enter_context(Best(workdir / "best", config.best_metric, step)) if validate else None
         if step:
-            print(f"going on from step {step:,} of {training.steps:,}")
+            print(f"resuming from step {step:,} of {training.steps:,}")
         print(lines_without_effect(config, training.steps, first=step + 1, profiled=profiled), end="")
         row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
         meter = stack.enter_context(Meter(config, training, workdir, step, row_AB))
-        profile = workdir / "profile" / f"host-{jax.process_index()}"  # of processes on one machine each its own
+        profile = workdir / "profile" / f"host-{jax.process_index()}"  # one folder per process, also on one machine
         profiler = stack.enter_context(Profiler(profile, profiled))
         feed = stack.enter_context(contextlib.closing(_feed(config, training, step)))
         stack.enter_context(jax.set_mesh(plan.mesh))
@@ -109,29 +109,29 @@ def train(
             profiler.called(step, metrics)
             meter.add(step, metrics, losses)
             watchdog.beat()
-            last, stop = step == training.steps, asked.stop or asked_to_stop(step)
+            last, stop = step == training.steps, asked.stop or stop_requested(step)
             if best and (last or step % config.eval_every == 0):
                 with meter.spending("evaluation"), watchdog.pausing(), jax.transfer_guard("allow"):
                     scores = validate(join_params(state["trainable"], state["frozen"]))
                     best.offer(step, state, scores)
                     if config.export_every and step % (config.export_every * config.eval_every) == 0:
                         export(step, join_params(state["trainable"], state["frozen"]))
-                meter.note(scores)
+                meter.annotate(scores)
             if stop or last or step % config.checkpoint_every == 0:
-                meter.keep()
+                meter.flush()
                 with meter.spending("checkpoint"), watchdog.pausing():
                     checkpoints.save(step, state, {"data": data})
             if stop:
                 raise Stopped(step, asked.by_user)
         params = join_params(state["trainable"], state["frozen"])
-        del state  # its optimizer's part is the largest
+        del state  # frees the optimizer state, the largest part
         if not best:
             return step, params
         with jax.transfer_guard("allow"):
             restored = best.restore(plan.state)
-        if restored is None:  # damaged, or the run was trained to its end before it was to validate
+        if restored is None:  # damaged, or the run was trained to its end before it validated
             return step, params
-        print(f"best on valid: step {restored.step:,}, {restored.note['metric']} {restored.note['score']:.4f}")
+        print(f"best on valid: step {restored.step:,}, {restored.metadata['metric']} {restored.metadata['score']:.4f}")
         return restored.step, join_params(restored.state["trainable"], restored.state["frozen"])
 
 
@@ -143,13 +143,13 @@ def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path
     if step > steps:
         what = f"the run is at step {step:,} already, and its config now ends at step {steps:,}"
         raise InputError(what, "config.total_steps", "give more steps, or epochs")
-    if restored.note["data"] != data:
-        hint = "prepare them as they were, or give another --workdir"
-        raise InputError(f"the training posts are not those that this run saw up to step {step:,}", path, hint)
+    if restored.metadata["data"] != data:
+        hint = "prepare the same posts again, or give another --workdir"
+        raise InputError(f"the training posts are not those that this run used up to step {step:,}", path, hint)
     return step, restored.state
 
 
-def _feed(config: ConfigDict, training: Training, step: int) -> Iterator[tuple[Position, Forest]]:
+def _feed(config: ConfigDict, training: TrainingData, step: int) -> Iterator[tuple[Position, Forest]]:
     return batches(
         training.feed,
         training.plans,
@@ -161,30 +161,30 @@ def _feed(config: ConfigDict, training: Training, step: int) -> Iterator[tuple[P
 
 
 def _micro_batches(forest: Forest, config: ConfigDict) -> Forest:
-    """[rows, ...] to [accumulation steps, rows of each, ...]."""
+    """The batch, reshaped from [rows, ...] to [accumulation steps, rows of each, ...]."""
     return map_arrays(lambda array: array.reshape(config.accumulation_steps, -1, *array.shape[1:]), forest)
 
 
-class _StopAsked(contextlib.AbstractContextManager):
-    """Turns SIGINT and SIGTERM into a wish that the loop looks for between steps; a second SIGINT is taken at once.
+class _StopSignals(contextlib.AbstractContextManager):
+    """Turns SIGINT and SIGTERM into a flag that the loop checks between steps; a second SIGINT stops at once.
 
-    Of several hosts, JAX hands SIGTERM to all of them (`hosts.asked_to_stop`); SIGINT is made one.
+    With several hosts, JAX passes SIGTERM on to all of them (`hosts.stop_requested`); SIGINT is turned into SIGTERM.
     """
 
     def __init__(self) -> None:
         self.stop = self.by_user = False
         self._several = several()
 
-    def __enter__(self) -> "_StopAsked":
+    def __enter__(self) -> "_StopSignals":
         kinds = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
-        self._before = {each: signal.signal(each, self._wish) for each in kinds}
+        self._before = {each: signal.signal(each, self._on_signal) for each in kinds}
         return self
 
     def __exit__(self, *_: object) -> None:
         for each, handler in self._before.items():
             signal.signal(each, handler)
 
-    def _wish(self, kind: int, _: Any) -> None:
+    def _on_signal(self, kind: int, _: Any) -> None:
         if kind == signal.SIGINT and (self.stop or self.by_user):
             end_at_once("stopped at once; started again, the run resumes from its last checkpoint", INTERRUPTED)
         self.by_user = kind == signal.SIGINT and not self.stop

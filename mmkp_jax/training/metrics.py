@@ -1,4 +1,4 @@
-"""What a run reports: a progress bar, a line of metrics a step, every post's loss, seconds, where the time goes."""
+"""What a run reports: a progress bar, metrics and seconds of each step, every post's loss, and goodput."""
 
 import contextlib
 import queue
@@ -15,29 +15,29 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from mmkp_jax.runtime.hosts import is_writer, merged
-from mmkp_jax.training.batches import Training
+from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.objectives import Losses
 from mmkp_jax.training.optimizer import learning_rate
 from mmkp_jax.training.post_losses import PostLosses
 from mmkp_jax.training.step import Metrics
-from mmkp_jax.training.watchdog import Skipped
+from mmkp_jax.training.watchdog import SkippedSteps
 from mmkp_jax.training.workdir import MetricsLog
 
 Kind = Literal["compile", "data", "checkpoint", "evaluation"]
 
 
 class Goodput:
-    """Adds up the seconds of each kind; what is left of the time since it was made went into steps."""
+    """Goodput: seconds spent on each kind of work other than steps; the rest of the time goes to steps."""
 
     def __init__(self) -> None:
         self._spent: dict[str, float] = dict.fromkeys(get_args(Kind), 0.0)
         self._began = time.perf_counter()
         self.idle_until = self._began
-        """When something last ended that was no step's, nor its wait for data."""
+        """When work other than a step or its wait for data last ended."""
 
     @contextlib.contextmanager
     def spending(self, kind: Kind) -> Iterator[None]:
-        """Counts what is done meanwhile as of that kind; it does not nest."""
+        """Counts the time in the block as of that kind; does not nest."""
         start = time.perf_counter()
         try:
             yield
@@ -47,24 +47,23 @@ class Goodput:
             if kind != "data":
                 self.idle_until = now
 
-    def of(self, kind: Kind) -> float:
-        """Seconds of that kind so far."""
+    def seconds(self, kind: Kind) -> float:
+        """Seconds spent on that kind so far."""
         return self._spent[kind]
 
     def line(self) -> str:
-        """Each kind's share of the time, the steps' first."""
+        """One line with each kind's share of the time, the steps' first."""
         total = time.perf_counter() - self._began
         shares = {"steps": total - sum(self._spent.values()), **self._spent}
-        told = ", ".join(f"{seconds / total:.0%} {kind}" for kind, seconds in shares.items())
-        return f"time: {told}, of {total / 60:.1f} min"
+        parts = ", ".join(f"{seconds / total:.0%} {kind}" for kind, seconds in shares.items())
+        return f"time: {parts}, of {total / 60:.1f} min"
 
 
 class StepTimes:
-    """Watches steps end, in a thread, and gives the seconds of each.
+    """Seconds of each step, measured by a thread that waits for the steps to end.
 
-    A step's clock starts when the step before it has ended; or later, when what was no step's (a checkpoint, an
-    evaluation) had ended before its call. So its wait for data is its own. The first step's call compiles, and its
-    seconds are not known.
+    A step's clock starts when the step before it ends, or when the work between them (a checkpoint, an evaluation)
+    ends, if that is later. So its wait for data is part of it. The first step compiles, and its seconds are unknown.
     """
 
     def __init__(self, goodput: Goodput):
@@ -75,21 +74,21 @@ class StepTimes:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def called(self, step: int, results: Any) -> None:
-        """Takes arrays that a step gives, right after its call."""
-        waited = self._goodput.of("data")
+        """Takes arrays that a step returned, right after its call."""
+        waited = self._goodput.seconds("data")
         self._called[step] = waited - self._waited, self._goodput.idle_until
         self._waited = waited
         self._ended[step] = queue.SimpleQueue()
         self._to_watch.put((self._ended[step], results))
 
     def has_ended(self, step: int) -> bool:
-        """Whether `of` would not wait."""
+        """Whether `wait_for` would return at once."""
         return not self._ended[step].empty()
 
-    def of(self, step: int) -> dict[str, float]:
-        """`seconds`, and the share of them that the host waited for data; NaN for the first step.
+    def wait_for(self, step: int) -> dict[str, float]:
+        """Waits for the step's end; its `seconds` and the share spent waiting for data, NaN for the first step.
 
-        Asked for once a step, in the steps' order; waits for the step's end.
+        Called once a step, in the steps' order.
         """
         ended, (waited, idle_until) = self._ended.pop(step).get(), self._called.pop(step)
         seconds = step_seconds(self._before, idle_until, ended)
@@ -99,47 +98,48 @@ class StepTimes:
     def _watch(self) -> None:
         while True:
             ended, results = self._to_watch.get()
-            with contextlib.suppress(Exception):  # whoever fetches the results is shown it
+            with contextlib.suppress(Exception):  # raised again where the results are fetched
                 jax.block_until_ready(results)
             ended.put(time.perf_counter())
-            del results  # the next may be long in coming
+            del results  # frees them before the next arrive
 
 
 def step_seconds(before: float | None, idle_until: float, ended: float) -> float:
-    """Seconds of a step, from moments of one clock; NaN where they cannot be known.
+    """Seconds of a step, from times of one clock; NaN where they are unknown.
 
     Args:
-        before: the end of the step before; None for the first.
-        idle_until: the end of what was last done before its call that was no step's.
+        before: the end of the previous step; None for the first.
+        idle_until: the end of the last other work before its call.
+        ended: the end of this step.
     """
     seconds = ended - max(before, idle_until) if before is not None else 0.0
     return seconds if seconds > 0 else float("nan")
 
 
 class _Pending(NamedTuple):
-    """A step that may still be under way."""
+    """A step that may still be running."""
 
     step: int
     metrics: Metrics
     losses: Losses
-    noted: dict[str, float]
+    annotations: dict[str, float]
 
 
 class Meter(contextlib.AbstractContextManager):
     """Collects steps' metrics on the device and fetches them one step late, so that the device never waits.
 
-    Of several hosts, one writes.
+    With several hosts, the first one writes.
 
     Args:
-        step: the run goes on from it.
-        row_AB: int64, which of a batch's planned rows each row of the step's batch is.
+        step: the step that the run resumes from.
+        row_AB: for each row of the step's batch, the index of its planned row (int64).
     """
 
-    def __init__(self, config: ConfigDict, training: Training, workdir: Path, step: int, row_AB: np.ndarray):
+    def __init__(self, config: ConfigDict, training: TrainingData, workdir: Path, step: int, row_AB: np.ndarray):
         self._writes = is_writer()
         self._log = MetricsLog(workdir, step) if self._writes else None
         self._losses = PostLosses(workdir, training.plans, training.has_cot_N, steps=training.steps, step=step)
-        self._skipped = Skipped(workdir, most=config.max_nonfinite, step=step)
+        self._skipped = SkippedSteps(workdir, most=config.max_nonfinite, step=step)
         self._records, self._place_R = training.feed.records, np.argsort(row_AB, axis=None)
         self._rate = learning_rate(config.learning_rate, warmup_steps=config.warmup_steps, total_steps=training.steps)
         self._bar = tqdm(total=training.steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
@@ -156,16 +156,16 @@ class Meter(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def spending(self, kind: Kind) -> Iterator[None]:
-        """Counts what is done meanwhile as of that kind; but for data, it is no part of a step's seconds."""
+        """Counts the time in the block as of that kind; except for data, it is not part of a step's seconds."""
         with self._goodput.spending(kind):
             yield
 
-    def note(self, values: Mapping[str, float]) -> None:
-        """Adds to the line of the step that was added last."""
-        self._pending[-1].noted.update(values)
+    def annotate(self, values: Mapping[str, float]) -> None:
+        """Adds values to the line of the step added last."""
+        self._pending[-1].annotations.update(values)
 
     def add(self, step: int, metrics: Metrics, losses: Losses) -> None:
-        """Takes what a step gave, and writes that of the steps before it.
+        """Takes a step's results, and writes those of the steps before it.
 
         Raises:
             InputError: too many steps in a row were not finite.
@@ -176,32 +176,32 @@ class Meter(contextlib.AbstractContextManager):
         self._bar.update()
 
     def write(self) -> None:
-        """Fetches and writes what is pending.
+        """Fetches and writes the pending results.
 
         Raises:
             InputError: too many steps in a row were not finite.
         """
-        for step, metrics, losses, noted in self._pending:
+        for step, metrics, losses, annotations in self._pending:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}  # waits for the step
             line = {
                 **values,
                 "learning_rate": self._rate_at(step - 1 - self._skipped.steps),
-                **self._times.of(step),
-                **noted,
+                **self._times.wait_for(step),
+                **annotations,
             }
             line |= {f"{each}_per_second": line[each] / line["seconds"] for each in ("posts", "tokens")}
             nll_ABS = _of_this_host(losses.sft_BS)
             nll_ABS[_of_this_host(losses.has_sft_BS) != 1] = np.nan
-            self._losses.put(step, nll_ABS.reshape(-1, nll_ABS.shape[-1])[self._place_R])
+            self._losses.record(step, nll_ABS.reshape(-1, nll_ABS.shape[-1])[self._place_R])
             if self._log:
                 self._log.write(step, {name: value if np.isfinite(value) else None for name, value in line.items()})
             if step % self._every == 0:
                 self._bar.set_postfix_str(_summary(line))
-            self._skipped.look(step, values, lambda step=step: self._ids(step))
+            self._skipped.record(step, values, lambda step=step: self._ids(step))
         self._pending.clear()
 
-    def keep(self) -> None:
-        """Writes all, the posts' losses too, for a run that goes on from here; on all hosts at the same step."""
+    def flush(self) -> None:
+        """Writes everything, the posts' losses too, so that a run can resume here; on all hosts at the same step."""
         self.write()
         self._losses.merge(merged)
         if self._writes:
@@ -216,7 +216,7 @@ class Meter(contextlib.AbstractContextManager):
 
 
 def _of_this_host(array: jax.Array) -> np.ndarray:
-    """The parts that this host's devices hold, as float32; NaN elsewhere."""
+    """The shards on this host's devices, as float32; NaN elsewhere."""
     found = np.full(array.shape, np.nan, np.float32)
     shards = array.addressable_shards
     for shard, data in zip(shards, jax.device_get([shard.data for shard in shards]), strict=True):
@@ -226,11 +226,11 @@ def _of_this_host(array: jax.Array) -> np.ndarray:
 
 def _summary(line: dict[str, Any]) -> str:
     fills = "/".join(f"{value:.0%}" for name, value in line.items() if name.startswith("fill_"))
-    told = (
+    text = (
         f"loss {line['loss']:.3f} (sft {line['loss_sft']:.3f}, cot {line['loss_cot']:.3f}), "
         f"{line['cot_share']:.0%} on cot, γ {line['gamma']:.2f}, lr {line['learning_rate']:.1e}, "
         f"|g| {line['grad_norm']:.2f}, "
         f"{line['posts_per_second']:.1f} posts/s, {line['tokens_per_second']:,.0f} tokens/s, "
         f"fill {fills}, wait {line['data_wait_share']:.0%}"
     )
-    return re.sub(r"\bnan%?", "–", told)  # not measured
+    return re.sub(r"\bnan%?", "–", text)  # not measured

@@ -1,4 +1,4 @@
-"""The training strategies: from an example's losses under its two targets to the loss it is trained on.
+"""Training strategies: from an example's losses under its two targets to its training loss.
 
 B rows, S examples a row. Losses are nats a label. Paper: arXiv 2510.09358.
 """
@@ -14,7 +14,7 @@ from mmkp_jax.errors import InputError, nearest
 
 
 class Losses(NamedTuple):
-    """What the model thinks of each example's targets; 0 where the target is absent."""
+    """Losses of each example under its two targets; 0 where the target is absent."""
 
     sft_BS: jax.Array
     """Mean NLL of the SFT target's labels (eq. 2, over the target only)."""
@@ -25,24 +25,24 @@ class Losses(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What each example is trained on."""
+    """The training loss of each example."""
 
     loss_BS: jax.Array
-    """0 where the example does not count."""
+    """Training loss; 0 where the example does not count."""
     counts_BS: jax.Array
-    """bool: the example is part of the step's mean."""
+    """Whether the example is part of the step's mean (bool)."""
     on_cot_BS: jax.Array
-    """bool: only the CoT target gets a gradient."""
+    """Whether only the CoT target gets a gradient (bool)."""
 
 
 Objective = Callable[[Losses, jax.Array], Choice]
-"""(losses, γ) -> choice."""
+"""A function `(losses, γ) -> choice`."""
 
 
 def example_losses(nll_BM: jax.Array, forest: Forest, examples: int) -> Losses:
-    """Means over each example's labels, from `nll_BM` at the label slots; `examples` is S, a static number.
+    """Mean losses over each example's labels, from `nll_BM` at the label slots; `examples` is S, a static number.
 
-    Slots of weight 0 are masked before anything is divided, so padding has finite loss and gradient.
+    Slots of weight 0 are masked before the division, so padding has a finite loss and gradient.
     """
     segment_BM = jnp.take_along_axis(forest.segment_BT, forest.label_slot_BM, axis=1)
     branch_BM = jnp.take_along_axis(forest.branch_BT, forest.label_slot_BM, axis=1)
@@ -59,7 +59,7 @@ def example_losses(nll_BM: jax.Array, forest: Forest, examples: int) -> Losses:
 
 
 def sft(losses: Losses, gamma: jax.Array) -> Choice:
-    """The keyphrases alone."""
+    """SFT: the keyphrases alone."""
     return Choice(losses.sft_BS, losses.has_sft_BS, jnp.zeros_like(losses.has_sft_BS))
 
 
@@ -69,7 +69,7 @@ def cot(losses: Losses, gamma: jax.Array) -> Choice:
 
 
 def multitask(losses: Losses, gamma: jax.Array, *, weight: float = 0.5) -> Choice:
-    """Both, at `weight` and 1 - `weight`; an example without a chain of thought keeps its SFT target at weight 1."""
+    """Both targets, at `weight` and 1 - `weight`; without a chain of thought, the SFT target at weight 1."""
     both_BS = weight * losses.sft_BS + (1 - weight) * losses.cot_BS
     loss_BS = jnp.where(losses.has_cot_BS, both_BS, losses.sft_BS)
     return Choice(loss_BS, losses.has_sft_BS, jnp.zeros_like(losses.has_sft_BS))
@@ -78,17 +78,18 @@ def multitask(losses: Losses, gamma: jax.Array, *, weight: float = 0.5) -> Choic
 def dyncot(losses: Losses, gamma: jax.Array) -> Choice:
     """Dynamic CoT (eq. 4-5): the CoT target where the SFT loss is below γ, else (and at a tie) the SFT target.
 
-    No gradient goes through the choice; an example without a chain of thought keeps its SFT target.
+    No gradient flows through the decision; an example without a chain of thought keeps its SFT target.
     """
-    on_cot_BS = losses.has_cot_BS & (jax.lax.stop_gradient(losses.sft_BS) < gamma)
+    decision_BS = jax.lax.stop_gradient(losses.sft_BS)
+    on_cot_BS = losses.has_cot_BS & (decision_BS < gamma)
     return Choice(jnp.where(on_cot_BS, losses.cot_BS, losses.sft_BS), losses.has_sft_BS, on_cot_BS)
 
 
-TRAINED = {"sft": sft, "cot": cot, "multitask": multitask, "dyncot": dyncot}
-STRATEGIES = ("zeroshot", *TRAINED)
+OBJECTIVES = {"sft": sft, "cot": cot, "multitask": multitask, "dyncot": dyncot}
+STRATEGIES = ("zeroshot", *OBJECTIVES)
 
 OWN_BRANCHES = {"sft": (SFT,), "cot": (COT,), "multitask": (SFT, COT), "dyncot": (SFT, COT)}
-"""The branches a strategy learns from, for `pack_for="own"`."""
+"""Branches that each strategy learns from, for `pack_for="own"`."""
 
 
 def objective(strategy: str, *, multitask_weight: float = 0.5) -> Objective:
@@ -99,7 +100,7 @@ def objective(strategy: str, *, multitask_weight: float = 0.5) -> Objective:
     """
     if strategy == "zeroshot":
         raise InputError("strategy 'zeroshot' trains nothing", "config.strategy", "evaluate the checkpoint as it is")
-    if strategy not in TRAINED:
+    if strategy not in OBJECTIVES:
         raise InputError(
             f"unknown strategy {strategy!r}{nearest(strategy, STRATEGIES)}",
             "config.strategy",
@@ -107,4 +108,4 @@ def objective(strategy: str, *, multitask_weight: float = 0.5) -> Objective:
         )
     if strategy == "multitask":
         return lambda losses, gamma: multitask(losses, gamma, weight=multitask_weight)
-    return TRAINED[strategy]
+    return OBJECTIVES[strategy]

@@ -1,4 +1,4 @@
-"""How parameters train: the learning rate, AdamW."""
+"""The optimizer: the learning-rate schedule and AdamW."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from mmkp_jax.models.definition import Params, flatten, unflatten
 
 
 def learning_rate(peak: float, *, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Linear warm-up over `warmup_of` steps (the first step already moves), then a cosine to 0 at `total_steps`."""
-    warmup = warmup_of(warmup_steps, total_steps)
+    """Linear warm-up over `warmup_length` steps (the first step already moves), then a cosine to 0 at `total_steps`."""
+    warmup = warmup_length(warmup_steps, total_steps)
     return optax.warmup_cosine_decay_schedule(peak / (warmup + 1), peak, warmup, total_steps)
 
 
-def warmup_of(warmup_steps: int, total_steps: int) -> int:
+def warmup_length(warmup_steps: int, total_steps: int) -> int:
     """`warmup_steps`, or a tenth of a run that would end within them."""
     return warmup_steps if warmup_steps < total_steps else total_steps // 10
 
@@ -31,17 +31,15 @@ def adamw(
     """AdamW behind clipping to a global norm; norms and biases do not decay.
 
     Args:
-        moments_dtype: in which both moments are kept between steps; they are computed in float32. In bfloat16 a moment
+        moments_dtype: storage dtype of both moments between steps; they are computed in float32. In bfloat16 a moment
             moves only where a step changes it by more than 2^-9 of itself: fit for b2 of 0.95, not for 0.999.
     """
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        kept_in(moments_dtype, optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decays)),
-    )
+    decayed = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), with_state_dtype(moments_dtype, decayed))
 
 
-def kept_in(dtype: jnp.dtype, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same optimizer, whose state's float32 arrays are kept as `dtype` between steps."""
+def with_state_dtype(dtype: jnp.dtype, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same optimizer, whose state's float32 arrays are stored as `dtype` between steps."""
     if dtype == jnp.float32:
         return optimizer
 
@@ -57,6 +55,6 @@ def kept_in(dtype: jnp.dtype, optimizer: optax.GradientTransformation) -> optax.
     return optax.GradientTransformation(lambda params: cast(optimizer.init(params), jnp.float32, dtype), update)
 
 
-def decays(params: Params) -> Params:
-    """Which parameters weight decay pulls on: matrices, not norm scales or biases."""
+def decay_mask(params: Params) -> Params:
+    """Which parameters decay: matrices, not norm scales or biases."""
     return unflatten({path: not path.endswith((".scale", ".bias")) for path in flatten(params)})

@@ -1,4 +1,4 @@
-"""Each post's SFT loss when its step began, as a run keeps it: what γ is chosen by.
+"""Each post's SFT loss at the start of its step, saved by a run: the values that γ is chosen from.
 
 N posts of the run, in the order of its plan, R rows of a batch, S examples a row.
 """
@@ -15,21 +15,21 @@ from mmkp_jax.runtime import limits
 from mmkp_jax.runtime.atomic import replacing, set_aside
 from mmkp_jax.runtime.hosts import is_writer
 
-FILE = "losses.npz"
+LOSSES_FILE = "losses.npz"
 
 
 class PostLosses:
     """`losses.npz`: `epoch_N` (int32, from 0), `post_N` (int32, the training post) and `nll_sft_N` (nats a label).
 
-    `has_cot_N` (bool) says which posts have a chain of thought. A loss is NaN where the post's row holds no SFT target
-    of it. A run that goes on keeps what lies before its step.
+    `has_cot_N` (bool) says which posts have a chain of thought. A loss is NaN where the post's row lacks its SFT
+    target. A resumed run keeps the losses before its step.
 
     Args:
-        has_cot: bool, for every training post by its number.
+        has_cot: whether each training post, by its number, has a chain of thought (bool).
     """
 
     def __init__(self, workdir: Path, plans: Sequence[EpochPlan], has_cot: np.ndarray, *, steps: int, step: int):
-        self._file = workdir / FILE
+        self._file = workdir / LOSSES_FILE
         self._rows = plans[0].batch_rows
         starts = np.cumsum([0, *(len(plan.post_N) for plan in plans)])
         ends = [start + plan.bound_R1[1:] for start, plan in zip(starts, plans, strict=False)]
@@ -45,11 +45,11 @@ class PostLosses:
             self._nll_sft_N[: len(kept)] = kept
 
     def posts(self, step: int) -> np.ndarray:
-        """The training posts of the batch that led to `step`, int32."""
+        """Numbers of the training posts in the batch of `step` (int32)."""
         return self._post_N[slice(*self._span(step))]
 
-    def put(self, step: int, nll_sft_RS: np.ndarray) -> None:
-        """Takes the losses of the batch that led to `step`, its rows as planned; NaN where this host knows none."""
+    def record(self, step: int, nll_sft_RS: np.ndarray) -> None:
+        """Takes the losses of the batch of `step`, its rows as planned; NaN where this host has none."""
         start, end = self._span(step)
         bound_R1 = self._bound_R1[(step - 1) * self._rows : step * self._rows + 1]
         held_RS = np.arange(nll_sft_RS.shape[1]) < np.diff(bound_R1)[:, None]
@@ -57,13 +57,13 @@ class PostLosses:
         self._end = end
 
     def merge(self, merged: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Has `merged` put together what each host took since the last time."""
+        """Merges, by `merged`, what each host recorded since the last call."""
         new = slice(self._merged, self._end)
         self._nll_sft_N[new] = merged(self._nll_sft_N[new])
         self._merged = self._end
 
     def write(self) -> None:
-        """Writes what was put so far, whole or not at all; nothing where no post has had an SFT target."""
+        """Writes the losses so far, atomically; nothing where no post had an SFT target."""
         if np.isnan(self._nll_sft_N[: self._end]).all():
             return
         arrays = {"epoch_N": self._epoch_N, "post_N": self._post_N, "nll_sft_N": self._nll_sft_N}
@@ -72,7 +72,7 @@ class PostLosses:
             np.savez(out, **{name: array[: self._end] for name, array in arrays.items()})
 
     def _before(self) -> np.ndarray:
-        """What an earlier start kept before this one's step; nothing of a damaged file, which is put aside."""
+        """Losses that an earlier start saved before this one's step; none from a damaged file, which is renamed."""
         try:
             with zipfile.ZipFile(self._file) as archive:
                 size = sum(each.file_size for each in archive.infolist())
@@ -83,11 +83,11 @@ class PostLosses:
             if kept_N.dtype != np.float32 or not np.array_equal(post_N, self._post_N[: len(kept_N)]):
                 raise ValueError("it is not of this run's posts")
             return kept_N
-        except Exception as error:  # a damaged archive ends in any kind of it
+        except Exception as error:  # a damaged archive raises any kind
             reason = " ".join(str(error).split()) or type(error).__name__
             if is_writer():
                 aside = set_aside(self._file)
-                what = "losses before this step are unknown, and those of later steps are kept anew"
+                what = "losses before this step are unknown, and those of later steps are saved"
                 print(f"{self._file}: cannot be read ({reason}); put aside as {aside.name}: {what}", file=sys.stderr)
             return np.empty(0, np.float32)
 

@@ -1,4 +1,4 @@
-"""Traces of some steps, for TensorBoard's profiler or Perfetto."""
+"""Traces of steps, for TensorBoard's profiler or Perfetto."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from mmkp_jax.training.step import Metrics
 
 
 class Profiler(contextlib.AbstractContextManager):
-    """Traces the steps in `steps` into `folder`, each under its number."""
+    """Traces `steps` into `folder`, each under its number."""
 
     def __init__(self, folder: Path, steps: range):
         self._folder, self._steps = folder, steps
         self._tracing = self._traced = False
 
     def __exit__(self, *_: object) -> None:
-        self._stop()  # the run ended within them
+        self._stop()  # the run ended within the traced steps
         if self._steps and not self._traced:
             print(f"no trace: none of the steps {self._steps.start:,} to {self._steps.stop - 1:,} was run")
 
     @contextlib.contextmanager
     def around(self, step: int) -> Iterator[None]:
-        """Around the call of a step; a trace begins with the first one, and may show the end of the step before."""
+        """Wraps the call of a step; the trace starts at the first one, and may show the end of the previous step."""
         if step in self._steps and not self._tracing:
             jax.profiler.start_trace(self._folder)
             self._tracing = self._traced = True
@@ -31,7 +31,7 @@ class Profiler(contextlib.AbstractContextManager):
             yield
 
     def called(self, step: int, metrics: Metrics) -> None:
-        """After the call of a step, with what it gave: the trace ends when the last one has ended."""
+        """Takes a step's metrics after its call; the trace stops when the last traced step has ended."""
         if self._tracing and step + 1 not in self._steps:
             jax.block_until_ready(metrics)
             self._stop()

@@ -1,4 +1,4 @@
-"""Orbax's last step of a checkpoint, with checksums: they are written before the checkpoint's folder gets its name."""
+"""Checksums in Orbax's finalization: they are written before the checkpoint's folder gets its final name."""
 
 import asyncio
 import time
@@ -12,14 +12,14 @@ METADATA = "_CHECKPOINT_METADATA"
 UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
 
 
-class Sealed(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """A step's folder until it is complete; a kill at any moment leaves it without its name, or with its checksums.
+class ChecksummedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """The temporary path of a step's folder; a kill at any moment leaves it without its final name, or with checksums.
 
-    Orbax takes this for the parts of a step too, which lie in its folder and need no checksums of their own.
+    Orbax uses this for the parts of a step too, which are inside its folder and need no checksums of their own.
     """
 
     async def finalize(self) -> None:
-        """Writes what Orbax writes at the end, then the checksums of all files, and renames the folder.
+        """Writes Orbax's final metadata, then the checksums of all files, and renames the folder.
 
         The first host calls this once every host has written its files.
         """

@@ -1,4 +1,4 @@
-"""A run put together: from a config to a sharded state and its compiled step."""
+"""Setup of a run: from a config to a sharded state and its compiled step."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from mmkp_jax.models.sharding import (
 )
 from mmkp_jax.ops.backends import backend_name
 from mmkp_jax.runtime.field_checks import check_settings
-from mmkp_jax.training.gamma import GammaRule, gamma_rule
+from mmkp_jax.training.gamma import GammaSchedule, gamma_schedule
 from mmkp_jax.training.objectives import objective
 from mmkp_jax.training.optimizer import adamw, learning_rate
 from mmkp_jax.training.step import State, Step, init_state, make_train_step
@@ -35,7 +35,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Plan(NamedTuple):
-    """A run that has read no weights: enough to compile it, to load it, or to restore it.
+    """A run before its weights are read: enough to compile, load or restore it.
 
     The step is called as `with jax.set_mesh(plan.mesh): state, metrics, losses = plan.step(state, batch)` and donates
     the state; its batch is [accumulation steps, rows, ...] (`models.sharding.place_batch`).
@@ -44,9 +44,9 @@ class Plan(NamedTuple):
     definition: Definition
     mesh: Mesh
     optimizer: optax.GradientTransformation
-    rule: GammaRule
+    gamma_schedule: GammaSchedule
     state: State
-    """`jax.ShapeDtypeStruct`s with shardings."""
+    """The state as `jax.ShapeDtypeStruct`s with shardings."""
     step: Step
 
 
@@ -61,23 +61,23 @@ def plan_training(
 
     Args:
         where: the file that `published` was read from, for messages.
-        total_steps: where the config counts epochs: the optimizer steps that they come to.
-        devices: all of them go into the mesh; None means all that JAX sees.
+        devices: devices of the mesh; None means all that JAX sees.
+        total_steps: number of optimizer steps, where the config counts epochs.
 
     Raises:
         InputError: a setting, or the model, cannot be used.
     """
     check_settings(config)
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
-    rule = gamma_rule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
+    schedule = gamma_schedule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
     definition = define_on(mesh, published, where, attention=config.attention, remat=config.remat)
     _check_batch(config, mesh)
-    schedule = learning_rate(
+    rate = learning_rate(
         config.learning_rate, warmup_steps=config.warmup_steps, total_steps=total_steps or config.total_steps
     )
     optimizer = adamw(
-        schedule,
+        rate,
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
@@ -85,10 +85,10 @@ def plan_training(
         clip_norm=config.clip_norm,
         moments_dtype=dtype_of(config, "moments_dtype"),
     )
-    state = _abstract_state(config, definition, mesh, optimizer, rule)
+    state = _abstract_state(config, definition, mesh, optimizer, schedule)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(
-        definition, optimizer, train, rule, examples=config.row.examples, dtype=dtype_of(config, "compute_dtype")
+        definition, optimizer, train, schedule, examples=config.row.examples, dtype=dtype_of(config, "compute_dtype")
     )
     step = jax.jit(
         step,
@@ -96,11 +96,11 @@ def plan_training(
         out_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
         donate_argnums=0,
     )
-    return Plan(definition, mesh, optimizer, rule, state, step)
+    return Plan(definition, mesh, optimizer, schedule, state, step)
 
 
 def plan_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Definition, Params]:
-    """The model as it is, and its parameters as `jax.ShapeDtypeStruct`s: over the config's mesh, in `frozen_dtype`.
+    """The untrained model, and its parameters as `jax.ShapeDtypeStruct`s over the config's mesh, in `frozen_dtype`.
 
     Raises:
         InputError: a setting, or the model, cannot be used.
@@ -135,7 +135,7 @@ def load_state(plan: Plan, folder: Folder) -> State:
         return unflatten({path: params[path] for path in flatten(of)})
 
     start = jax.jit(
-        lambda trainable, frozen: init_state(trainable, frozen, plan.optimizer, plan.rule),
+        lambda trainable, frozen: init_state(trainable, frozen, plan.optimizer, plan.gamma_schedule),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.state),
         donate_argnums=(0, 1),
     )
@@ -143,9 +143,13 @@ def load_state(plan: Plan, folder: Folder) -> State:
 
 
 def _abstract_state(
-    config: ConfigDict, definition: Definition, mesh: Mesh, optimizer: optax.GradientTransformation, rule: GammaRule
+    config: ConfigDict,
+    definition: Definition,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    schedule: GammaSchedule,
 ) -> State:
-    """Shapes, dtypes and shardings of the whole state."""
+    """Shapes, dtypes and shardings of the state."""
     freeze = definition.family.paths(config.freeze)
     trainable, frozen = split_params(definition.shapes(), freeze)
     frozen_dtype = dtype_of(config, "frozen_dtype")
@@ -159,7 +163,7 @@ def _abstract_state(
         "optimizer": optimizer_shardings(optimizer, trainable, of_trainable, mesh, config.moments_memory),
         "gamma": {"gamma": replicated(mesh), "posts": replicated(mesh)},
     }
-    shapes = jax.eval_shape(lambda t, f: init_state(t, f, optimizer, rule), trainable, frozen)
+    shapes = jax.eval_shape(lambda t, f: init_state(t, f, optimizer, schedule), trainable, frozen)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
     )
@@ -177,7 +181,7 @@ def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def _check_processes(config: ConfigDict, mesh: Mesh) -> None:
-    """Each process loads its own rows: it needs devices, and no other process may hold a part of the same rows."""
+    """Checks that each process has devices, and that no two processes hold parts of the same rows."""
     process_DFT = np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
     processes = len(np.unique(process_DFT))
     if processes < jax.process_count():

@@ -1,8 +1,8 @@
 """The train step: every example's loss under both targets in one forward pass, then one optimizer step.
 
-A micro-batches, B rows of each, T tokens, M label slots, S examples a row.
+A micro-batches, B rows each, T tokens, M label slots, S examples a row.
 
-A step whose loss or gradient is not finite moves nothing but `step`: its update is skipped.
+A step whose loss or gradient is not finite changes nothing but `step`: its update is skipped.
 
 The state is a plain nested dict: `step` (int32), `trainable` (float32), `frozen` (usually bf16, no optimizer state),
 `optimizer`, `gamma` (`mmkp_jax.training.gamma`).
@@ -20,23 +20,25 @@ from mmkp_jax.data.processor import filled
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.ops.cross_entropy import label_nll
-from mmkp_jax.training.gamma import GammaRule, init_gamma, update_gamma
+from mmkp_jax.training.gamma import GammaSchedule, init_gamma, update_gamma
 from mmkp_jax.training.objectives import Choice, Losses, Objective, example_losses
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
 Step = Callable[[State, Forest], tuple[State, Metrics, Losses]]
-"""A pure `(state, batch [A, B, ...]) -> (state, metrics, every example's losses [A, B, S])`."""
+"""A pure function `(state, batch [A, B, ...]) -> (state, metrics, every example's losses [A, B, S])`."""
 
 
-def init_state(trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, rule: GammaRule) -> State:
+def init_state(
+    trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, schedule: GammaSchedule
+) -> State:
     """The state before the first step."""
     return {
         "step": jnp.int32(0),
         "trainable": trainable,
         "frozen": frozen,
         "optimizer": optimizer.init(trainable),
-        "gamma": init_gamma(rule),
+        "gamma": init_gamma(schedule),
     }
 
 
@@ -45,7 +47,7 @@ def forest_losses(definition: Definition, params: Params, forest: Forest, *, exa
 
     Args:
         examples: S, the most examples a row may hold.
-        dtype: what the model computes in; softmax and losses are float32 at least.
+        dtype: the model's compute dtype; softmax and losses are float32 at least.
     """
     model = definition.bind(params)
     hidden_BTD = model(forest, dtype)
@@ -57,12 +59,12 @@ def make_train_step(
     definition: Definition,
     optimizer: optax.GradientTransformation,
     objective: Objective,
-    rule: GammaRule,
+    schedule: GammaSchedule,
     *,
     examples: int,
     dtype: jnp.dtype,
 ) -> Step:
-    """The step; jit it with shardings and donate the state.
+    """The train step; jit it with shardings and donate the state.
 
     The loss of a step is the mean over the posts that count, over all micro-batches: sums are accumulated and divided
     once, so A micro-batches of B rows give what one batch of A * B rows gives.
@@ -87,14 +89,14 @@ def make_train_step(
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
 
-        # moments are not touched before the gradient is there: a compiler that began early would hold them beside it
+        # the barrier keeps the compiler from loading the moments before the gradient is complete, for peak memory
         waiting, gradient = jax.lax.optimization_barrier((state["optimizer"], gradient))
         before = jax.device_put(waiting, jax.memory.Space.Device)
         updates, after = optimizer.update(gradient, before, trainable)
         moved = {
             "trainable": optax.apply_updates(trainable, updates),
             "optimizer": after,
-            "gamma": update_gamma(rule, state["gamma"], sums["loss_sft"], sums["posts_sft"]),
+            "gamma": update_gamma(schedule, state["gamma"], sums["loss_sft"], sums["posts_sft"]),
         }
         kept = {"trainable": trainable, "optimizer": before, "gamma": state["gamma"]}
         moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
@@ -106,11 +108,11 @@ def make_train_step(
 
 
 SUMS = ("loss", "posts", "packed", "loss_sft", "posts_sft", "loss_cot", "posts_cot", "on_cot", "labels")
-"""What a step adds up over its micro-batches, besides the slots that hold something."""
+"""Sums over a step's micro-batches, besides the filled slots."""
 
 
 def _slots(forest: Forest) -> dict[str, jax.Array]:
-    """Which slots of each kind hold something."""
+    """Masks of the filled slots, by kind."""
     return {"tokens": forest.segment_BT > 0, **filled(forest.images)}
 
 
@@ -131,9 +133,9 @@ def _sums(losses: Losses, choice: Choice, forest: Forest) -> Metrics:
 
 
 def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
-    """Means over posts where a name is not a count; `grad_norm` before clipping; `gamma` as the step used it.
+    """Means over posts, and counts; `grad_norm` is before clipping, `gamma` the value that the step used.
 
-    A mean over no posts is NaN: a step none of whose posts has a chain of thought has no CoT loss.
+    A mean over no posts is NaN: a step without chains of thought has no CoT loss.
     """
 
     def mean(total: str, posts: str) -> jax.Array:
@@ -154,5 +156,5 @@ def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
 
 
 def _fills(sums: Metrics, batch: Forest) -> Metrics:
-    """The share of the batch's slots that hold something."""
+    """Shares of the batch's slots that are filled."""
     return {f"fill_{name}": sums[name] / max(slot.size, 1) for name, slot in _slots(batch).items()}

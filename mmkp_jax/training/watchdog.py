@@ -1,4 +1,4 @@
-"""What keeps a run from going on in vain: steps that are not finite, and steps or answers that do not end."""
+"""Guards of a run: one ends it after too many steps that are not finite, one when a step or an answer hangs."""
 
 import contextlib
 import faulthandler
@@ -17,12 +17,12 @@ from mmkp_jax.runtime.hosts import is_writer
 from mmkp_jax.training.workdir import cut_back
 
 
-class Skipped:
+class SkippedSteps:
     """`skipped.jsonl`: a line for each step whose loss or gradient was not finite, with its posts' ids.
 
     Args:
-        most: so many in a row end the run; 0 for none.
-        step: the run goes on from it.
+        most: how many in a row end the run; 0 for no limit.
+        step: the step that the run resumes from.
     """
 
     def __init__(self, workdir: Path, *, most: int, step: int):
@@ -30,13 +30,15 @@ class Skipped:
         if is_writer():
             cut_back(self._file, step)
         self.steps = len(self._file.read_text(encoding="utf-8").splitlines()) if self._file.exists() else 0
-        """How many were skipped, of all starts of the run."""
+        """Number of skipped steps over all starts of the run."""
 
-    def look(self, step: int, metrics: Mapping[str, float], posts: Callable[[], Sequence[str]]) -> None:
-        """Takes note of a step.
+    def record(self, step: int, metrics: Mapping[str, float], posts: Callable[[], Sequence[str]]) -> None:
+        """Records a step.
 
         Args:
-            posts: gives the ids of the step's posts.
+            step: its number.
+            metrics: its metrics.
+            posts: returns the ids of its posts.
 
         Raises:
             InputError: too many in a row were not finite.
@@ -46,23 +48,25 @@ class Skipped:
             return
         self.steps += 1
         if is_writer():
-            values = {name: str(metrics[name]) for name in ("loss", "grad_norm")}  # "nan" and "inf" are no JSON numbers
+            values = {
+                name: str(metrics[name]) for name in ("loss", "grad_norm")
+            }  # "nan" and "inf" are not JSON numbers
             with self._file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps({"step": step, **values, "posts": list(posts())}, ensure_ascii=False) + "\n")
         if self._most and self._in_a_row >= self._most:
             what = f"the loss or gradient of {self._in_a_row} steps in a row, up to step {step:,}, is not finite"
-            hint = "see to their posts, or give a lower config.learning_rate; the run goes on from its last checkpoint"
+            hint = "check their posts, or give a lower config.learning_rate; the run resumes from its last checkpoint"
             raise InputError(what, str(self._file), hint)
 
 
 COMPILING_SECONDS = 3600
-"""How long the first step or answer may take at least, as programs are compiled for it."""
+"""Least time in seconds that the first step or answer may take, as it compiles."""
 
 
 class Watchdog(contextlib.AbstractContextManager):
-    """Ends the process when nothing ends for `seconds` (0: never), with all threads' stacks in `stacks-{host}.txt`.
+    """Ends the process when no step or answer ends for `seconds` (0: never); dumps all stacks to `stacks-{host}.txt`.
 
-    What is counted is named by `counting`; nothing else is.
+    It watches only inside `counting`.
     """
 
     def __init__(self, workdir: Path, seconds: float, host: int = 0):
@@ -81,9 +85,9 @@ class Watchdog(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def counting(self, what: str) -> Iterator[None]:
-        """Counts from here on, until the end of the context or of a `beat`: `what`, a "step" say, has to end in time.
+        """Inside the block, each `what` (such as "step") has to end in time, as `beat` reports.
 
-        The first one, which compiles, may take its time.
+        The first one, which compiles, has at least `COMPILING_SECONDS`.
         """
         self._what = what
         self._allow(max(self._seconds, COMPILING_SECONDS))
@@ -93,12 +97,12 @@ class Watchdog(contextlib.AbstractContextManager):
             self._deadline = math.inf
 
     def beat(self) -> None:
-        """One has ended."""
+        """Reports that one has ended."""
         self._allow(self._seconds)
 
     @contextlib.contextmanager
     def pausing(self) -> Iterator[None]:
-        """Does not count what is done meanwhile, unless it is counted for itself."""
+        """Pauses the watch inside the block, except where another `counting` is inside it."""
         what, self._deadline = self._what, math.inf
         try:
             yield
@@ -125,4 +129,4 @@ class Watchdog(contextlib.AbstractContextManager):
             with self._file.open("w", encoding="utf-8") as out:
                 faulthandler.dump_traceback(out, all_threads=True)
         finally:
-            os._exit(LOST)  # nothing that hangs is waited for
+            os._exit(LOST)  # without waiting for what hangs

@@ -1,4 +1,4 @@
-"""A run's work directory: its config, where it ran, and its metrics; and what may differ when it goes on."""
+"""A run's work directory: its config, environment and metrics, and what may differ on resume."""
 
 import json
 import platform
@@ -17,26 +17,26 @@ from mmkp_jax.hf.folder import CONFIG
 from mmkp_jax.runtime import lock
 from mmkp_jax.runtime.atomic import part_of, write_bytes, write_json, write_text
 from mmkp_jax.runtime.field_types import LENGTH
-from mmkp_jax.runtime.fields import leaves, may_differ, of_resume
+from mmkp_jax.runtime.fields import leaves, may_differ, names_by_resume
 from mmkp_jax.runtime.json_files import ends_a_line, parse_object, read_object
 from mmkp_jax.runtime.limits import LINE
 from mmkp_jax.runtime.lines import lines_of
 from mmkp_jax.runtime.old_configs import upgrade
-from mmkp_jax.training.contents import FIELDS
+from mmkp_jax.training.contents import CONTENT_FIELDS
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy", "pillow")
 
 
 Same = Callable[[str, Any, Any], bool]
-"""Whether a field's old and new value name the same content."""
+"""A function that says whether a field's old and new value name the same content."""
 
 
 def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False, same: Same | None = None) -> bool:
-    """Whether a run of the same config began in the directory; writes nothing.
+    """Whether the directory holds a run of the same config; writes nothing.
 
     Args:
         extend: the run may now have another length.
-        same: judges the fields that name files or folders; without it another spelling is another config.
+        same: compares the fields that name files or folders; without it another path is another config.
 
     Raises:
         InputError: it holds a run of another config (the keys are named), or something else.
@@ -60,17 +60,18 @@ def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = Fals
         and not (same and same(key, before.get(key), now.get(key)))
     ]
     if changed:
-        told = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in changed)
+        extending = ", or --extend" * set(changed).issubset(names_by_resume(LENGTH))
+        changes = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in changed)
         raise InputError(
-            f"the run there has another config: {told}",
+            f"the run there has another config: {changes}",
             str(workdir),
-            f"give another --workdir, or the same config{', or --extend' * set(changed).issubset(of_resume(LENGTH))}",
+            f"give another --workdir, or the same config{extending}",
         )
     return True
 
 
 def claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False, same: Same | None = None) -> bool:
-    """Makes the directory, or takes it up again; True where a run of the same config began there.
+    """Creates the directory, or resumes in it; True where it holds a run of the same config.
 
     Raises:
         InputError: as `check_claim`.
@@ -78,15 +79,15 @@ def claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = False, sam
     resumed = check_claim(workdir, config, extend=extend, same=same)
     if not resumed or extend:
         write_json(workdir / CONFIG, config, sort_keys=True)
-    elif same:  # where the files and folders are now
+    elif same:  # the paths as they are now
         before, now = upgrade(read_object(workdir / CONFIG).content), dict(leaves(config))
         write_json(workdir / CONFIG, _with_paths(before, now), sort_keys=True)
     return resumed
 
 
 def _with_paths(config: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with the paths of another one that names the same content."""
-    for field in FIELDS:
+    """The config with the paths of `now`, which name the same content."""
+    for field in CONTENT_FIELDS:
         *parents, name = field.split(".")
         part = config
         for parent in parents:
@@ -96,7 +97,7 @@ def _with_paths(config: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any
 
 
 def write_environment(workdir: Path) -> None:
-    """Versions, devices and revision of this start, as `environment.json`."""
+    """Writes versions, devices and revision of this start as `environment.json`."""
     environment = {
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
@@ -109,7 +110,7 @@ def write_environment(workdir: Path) -> None:
 
 
 def revision() -> str | None:
-    """The code's, where it lies in a git repository."""
+    """Revision of the code, where it is in a git repository."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
@@ -118,13 +119,13 @@ def revision() -> str | None:
 
 
 def write_left_out(workdir: Path, left_out: Sequence[LeftOut]) -> None:
-    """The posts that are not trained on, a line each with its reason, as `rejects.jsonl`."""
+    """Writes the posts that are not trained on, a line each with the reason, as `rejects.jsonl`."""
     lines = [json.dumps({"id": each.id, "reason": each.reason}, ensure_ascii=False) + "\n" for each in left_out]
     write_text(workdir / "rejects.jsonl", "".join(lines))
 
 
 def cut_back(file: Path, step: int) -> None:
-    """Takes the lines of later steps out of JSON Lines, and a last one that a kill cut off; no file is an empty one.
+    """Removes the lines of later steps from JSON Lines, and a last one that a kill cut off; a missing file is left so.
 
     Raises:
         InputError: another line is damaged.
@@ -139,18 +140,18 @@ def cut_back(file: Path, step: int) -> None:
         if line.too_long:
             raise LINE.error(where)
         try:
-            told = parse_object(line.content, where, "take the line out, or restore the file; the run then resumes")
-            if told.integer("step") <= step:
+            entry = parse_object(line.content, where, "remove the line, or restore the file; the run then resumes")
+            if entry.integer("step") <= step:
                 kept.append(line.content + b"\n")
         except InputError as error:
             fault = error
-    if fault and ends_a_line(file):  # no kill leaves a line's end without its beginning
+    if fault and ends_a_line(file):  # a kill cannot leave a line's end without its start
         raise fault
     write_bytes(file, b"".join(kept))
 
 
 class MetricsLog:
-    """`metrics.jsonl` and TensorBoard events, both cut back to `step` when a run goes on from there."""
+    """`metrics.jsonl` and TensorBoard events, both truncated to `step` when a run resumes there."""
 
     def __init__(self, workdir: Path, step: int):
         self._file = workdir / "metrics.jsonl"
@@ -158,7 +159,7 @@ class MetricsLog:
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """One line, and one point of each curve; what is not finite is null in the file."""
+        """Writes one line, and one point of each curve; None is null in the file."""
         line = {"step": step, **{name: value for name, value in metrics.items()}}
         with self._file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
@@ -167,5 +168,5 @@ class MetricsLog:
                 self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is still in memory."""
+        """Flushes and closes the TensorBoard events."""
         self._events.close()

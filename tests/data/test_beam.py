@@ -35,7 +35,7 @@ def test_beam_writes_the_same_files(flags, tmp_path, monkeypatch):
     assert lines == sorted(lines)
 
 
-def test_the_first_bad_row_is_told_under_beam_too(flags, tmp_path, capsys):
+def test_the_first_bad_row_is_reported_under_beam_too(flags, tmp_path, capsys):
     raw = tmp_path / "raw"
     (raw / "train_src.txt").write_text((raw / "train_src.txt").read_text().replace("<sep><sep>", "<sep>k<sep>"))
     assert prepare.main([*flags, f"--out={tmp_path / 'out'}", f"--beam={TWO_PROCESSES}", "--on_bad_row=error"]) == 2

@@ -44,9 +44,9 @@ def test_checksums_are_those_of_the_files_and_of_any_other_run(dataset, tmp_path
     folder = dataset / "mmkp/1.0.0"
     files = json.loads((folder / "metadata.json").read_text())["train"]["files"]
     assert len(files) == 3
-    for name, told in files.items():
+    for name, reported in files.items():
         content = (folder / name).read_bytes()
-        assert told == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert reported == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     write_dataset(tmp_path / "again", {"train": POSTS}, images, name="mmkp")
     assert (tmp_path / "again/mmkp/1.0.0/metadata.json").read_text() == (folder / "metadata.json").read_text()
 
@@ -77,9 +77,9 @@ def test_a_damaged_file_is_one_line(dataset, damage):
         file.write_bytes(
             content[:middle] + (b"" if damage == "cut" else bytes([content[middle] ^ 1]) + content[middle + 1 :])
         )
-    with pytest.raises(InputError, match=rf"{file.name}: the dataset is damaged in this file \(.*\); copy") as told:
+    with pytest.raises(InputError, match=rf"{file.name}: the dataset is damaged in this file \(.*\); copy") as reported:
         open_split(dataset, "train")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 DESCRIBING = ("dataset_info.json", "features.json", "metadata.json")
@@ -122,7 +122,7 @@ def test_a_damaged_file_that_describes_a_dataset_is_one_line_with_its_name(datas
     assert refused > len(texts) // 3
 
 
-def test_a_damaged_record_of_a_large_split_is_told_when_it_is_read(dataset, images, monkeypatch):
+def test_a_damaged_record_of_a_large_split_is_reported_when_it_is_read(dataset, images, monkeypatch):
     monkeypatch.setattr(dataset_files, "READ_ON_OPENING", 0)
     file = sorted(dataset.glob("mmkp/1.0.0/*array_record*"))[1]
     content = file.read_bytes()

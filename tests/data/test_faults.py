@@ -1,4 +1,4 @@
-"""Bad images among real posts: exactly those that cannot be fed are rejects."""
+"""Bad images among real posts: exactly the unusable ones are rejects."""
 
 import subprocess
 import sys
@@ -13,12 +13,12 @@ from tests.support.shared_folder import cmkp
 
 DRAW = SHARED / "tools" / "standin_images.py"
 POSTS = 250
-"""Of each split, from the top."""
+"""Posts taken from each split, from the top."""
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    """A raw folder of the first real posts, and `images/` in it: pictures drawn for them, some bad on purpose."""
+    """A raw folder of the first real posts, and `images/` in it: images drawn for them, some bad on purpose."""
     folder = tmp_path_factory.mktemp("faults")
     for split in ("valid", "test"):
         lines = cmkp(f"tw_mm_s1/{split}_src.txt").read_text(encoding="utf-8").split("\n")[:POSTS]

@@ -31,7 +31,7 @@ def test_a_tree_is_laid_out_trunk_then_cot_then_sft():
     np.testing.assert_array_equal(row.token_BT[0], [1, 99, 99, 99, 99, 2, 3, 20, 21, 3, 10, 0, 0])
     np.testing.assert_array_equal(row.branch_BT[0], [TRUNK] * 6 + [COT] * 3 + [SFT] * 2 + [0, 0])
     np.testing.assert_array_equal(row.segment_BT[0], [1] * 11 + [0, 0])
-    # the picture takes positions 1 (time) and 1..2 (row, column); text goes on from 3
+    # the image takes positions 1 (time) and 1..2 (row, column); text continues from 3
     np.testing.assert_array_equal(row.position_BTA[0, :, 0], [0, 1, 1, 1, 1, 3, 4, 5, 6, 4, 5, 0, 0])
     np.testing.assert_array_equal(row.position_BTA[0, 1:5, 1:], [[1, 1], [1, 2], [2, 1], [2, 2]])
     np.testing.assert_array_equal(row.images.merged_BT[0], [-1, 0, 1, 2, 3] + [-1] * 8)
@@ -45,7 +45,7 @@ def test_every_label_has_one_token_that_predicts_it():
     np.testing.assert_array_equal(row.token_BT[0, row.label_slot_BM[0, :5]], [3, 20, 21, 3, 10])
 
 
-def test_patches_lie_in_window_order_and_pictures_are_numbered_over_the_row():
+def test_patches_are_in_window_order_and_images_are_numbered_over_the_row():
     row = pack_rows([[TREE]], SIZE, PROCESSOR)
     np.testing.assert_array_equal(row.images.patch_BPC[0, :16], PATCHES)  # one window: its order is the processor's
     np.testing.assert_array_equal(row.images.image_BP[0], [1] * 16 + [0] * 4)
@@ -117,7 +117,7 @@ def test_what_is_no_tree_is_refused(fields, message):
         ({"pixels": (PATCHES[:, :100],)}, r"row 0, tree 2: image 2 is uint8 \[16, 100\], not \[16, 588\] for its grid"),
         ({"pixels": (PATCHES.ravel(),)}, r"row 0, tree 2: image 2 is uint8 \[9408\], not \[16, 588\]"),
         ({"prompt": [1, 2, 3]}, "row 0, tree 2: 0 image tokens for images of 4 merged patches"),
-        ({"prompt": [IMAGE, IMAGE, 1, IMAGE, IMAGE, 2]}, "row 0, tree 2: text stands inside the image tokens"),
+        ({"prompt": [IMAGE, IMAGE, 1, IMAGE, IMAGE, 2]}, "row 0, tree 2: text is inside the image tokens"),
     ],
 )
 def test_a_tree_whose_parts_do_not_belong_together_is_refused(fields, message):

@@ -8,7 +8,7 @@ from mmkp_jax.data.image_files import ImageError, image_path, kind_of
 from mmkp_jax.data.images import decode
 from mmkp_jax.data.posts import Post, Record, Reject
 from mmkp_jax.data.shards import record_of
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 
 NAME = "café-naïve.png"
 
@@ -17,8 +17,8 @@ NAME = "café-naïve.png"
 def root(tmp_path):
     folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
-    (folder / "sub" / "a.png").write_bytes(saved(picture(30, 30)))
-    (tmp_path / "outside.png").write_bytes(saved(picture(30, 30)))
+    (folder / "sub" / "a.png").write_bytes(saved(random_image(30, 30)))
+    (tmp_path / "outside.png").write_bytes(saved(random_image(30, 30)))
     return folder
 
 
@@ -36,7 +36,7 @@ def test_of_two_names_that_differ_in_form_the_one_that_is_named_is_taken(root):
         assert image_path(root, unicodedata.normalize(form, NAME)).read_text() == form
 
 
-def test_another_case_is_a_hint_and_never_taken(root):
+def test_another_case_is_a_hint_and_never_used(root):
     with pytest.raises(ImageError, match=r"there is no image 'sub/A\.PNG', but 'a\.png': case counts"):
         image_path(root, "sub/A.PNG")
 

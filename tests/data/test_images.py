@@ -1,4 +1,4 @@
-"""A picture becomes the patches of transformers' own image processor, whatever it was saved as."""
+"""An image becomes the patches of transformers' own image processor, whatever it was saved as."""
 
 import io
 import itertools
@@ -27,7 +27,7 @@ KINDS = {
     "PA": ["TIFF"],
     "1": ["PNG", "BMP", "TIFF"],
 }
-"""The modes in which Pillow opens pictures of 8 bits and less, and formats that keep them."""
+"""The modes in which Pillow opens images of 8 bits and less, and formats that keep them."""
 
 RARER = {
     **dict.fromkeys(("DDS", "DIB", "ICNS", "ICO", "IM", "JPEG2000", "PCX", "PPM", "QOI", "SGI", "TGA"), "RGB"),
@@ -36,7 +36,7 @@ RARER = {
 """Other formats without loss, each with a mode that it keeps."""
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def random_image(width: int, height: int, seed: int = 0) -> Image.Image:
     small = np.random.default_rng(seed).integers(0, 256, (9, 7, 3), np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -48,7 +48,7 @@ def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The picture in another mode, half transparent on its left side where the mode has an alpha channel."""
+    """The image in another mode, half transparent on its left side where the mode has an alpha channel."""
     if mode == "LAB":
         return ImageCms.profileToProfile(
             image, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
@@ -78,8 +78,8 @@ def processor_patches(image: Image.Image) -> tuple[tuple[int, int], np.ndarray]:
 
 @pytest.mark.parametrize(("mode", "kind"), [(mode, kind) for mode, kinds in KINDS.items() for kind in kinds])
 def test_patches_are_those_of_the_processor_for_any_size_and_mode(mode, kind):
-    for seed, (width, height) in enumerate(SIZES):  # 300 pictures in all
-        data = saved(in_mode(picture(width, height, seed), mode), kind)
+    for seed, (width, height) in enumerate(SIZES):  # 300 images in all
+        data = saved(in_mode(random_image(width, height, seed), mode), kind)
         image = decode(data)
         layout = PROCESSOR.layout(image.height, image.width)
         patches = PROCESSOR.pixels(image, layout)
@@ -100,7 +100,7 @@ def test_smart_resize_is_transformers_own():
 @pytest.mark.filterwarnings("ignore:IM image format is deprecated")
 @pytest.mark.parametrize(("kind", "mode"), [each for each in RARER.items() if each[0] in Image.SAVE])
 def test_rarer_formats_are_decoded_as_they_were_saved(kind, mode):
-    image = picture(1024, 1024) if kind == "ICNS" else picture(48, 48)
+    image = random_image(1024, 1024) if kind == "ICNS" else random_image(48, 48)
     decoded = decode(saved(image.convert(mode), kind))
     np.testing.assert_array_equal(np.asarray(decoded), np.asarray(image.convert(mode).convert("RGB")))
 
@@ -111,14 +111,14 @@ def test_every_format_that_pillow_reads_itself_and_can_write_is_tested():
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_are_scaled_not_clipped(kind):
-    grey = picture(40, 30).convert("L")
+    grey = random_image(40, 30).convert("L")
     decoded = decode(saved(sixteen_bits(grey), kind))
     np.testing.assert_array_equal(np.asarray(decoded)[..., 0], np.asarray(grey))
 
 
 @pytest.mark.parametrize("whole", [1, 255])
 def test_floats_are_read_from_0_to_1_or_to_255(whole):
-    grey = np.asarray(picture(40, 30).convert("L"))
+    grey = np.asarray(random_image(40, 30).convert("L"))
     value = grey.astype(np.float32) * np.float32(whole / 255)
     value[0, 0] = np.nan
     decoded = np.asarray(decode(saved(Image.fromarray(value), "TIFF")), int)[..., 0]
@@ -151,7 +151,7 @@ def test_transparency_shows_white():
     palette.putpalette([0, 0, 0, 255, 0, 0])
     for kind in ("GIF", "PNG"):
         assert decode(saved(palette, kind, transparency=1)).getpixel((3, 3)) == (255, 255, 255)
-    for mode, colour in (("L", 7), ("RGB", (255, 0, 0))):  # one colour of a picture without alpha channel
+    for mode, colour in (("L", 7), ("RGB", (255, 0, 0))):  # one colour of an image without alpha channel
         assert decode(saved(Image.new(mode, (8, 8), colour), transparency=colour)).getpixel((3, 3)) == (255, 255, 255)
 
 
@@ -170,17 +170,17 @@ def test_of_several_frames_the_first_is_taken(kind):
     [
         (b"", "empty"),
         (b"<html><body>404 Not Found</body></html>", "no image of a known kind"),
-        (saved(picture(200, 200), "JPEG")[:900], "truncated"),
-        (saved(picture(200, 200), "PNG")[:900], "truncated"),
-        (saved(picture(200, 200), "WEBP")[:200], "truncated|no image"),
-        (saved(picture(200, 200), "GIF")[:3000], "truncated"),
-        (saved(picture(20, 20), "EPS"), "no image of a known kind"),
-        (saved(picture(20, 20), "PDF"), "no image of a known kind"),
+        (saved(random_image(200, 200), "JPEG")[:900], "truncated"),
+        (saved(random_image(200, 200), "PNG")[:900], "truncated"),
+        (saved(random_image(200, 200), "WEBP")[:200], "truncated|no image"),
+        (saved(random_image(200, 200), "GIF")[:3000], "truncated"),
+        (saved(random_image(20, 20), "EPS"), "no image of a known kind"),
+        (saved(random_image(20, 20), "PDF"), "no image of a known kind"),
         (saved(Image.new("1", (12_000, 9_000))), "12,000 x 9,000"),
         (saved(Image.new("1", (20_000, 20_000))), "pixels"),
     ],
 )
-def test_bad_bytes_are_told_apart(data, reason):
+def test_bad_bytes_are_distinguished(data, reason):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ImageError, match=reason):

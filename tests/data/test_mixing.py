@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mmkp_jax.data.mixing import Joined, posts_of_epoch
+from mmkp_jax.data.mixing import JoinedRecords, posts_of_epoch
 from mmkp_jax.data.pipeline import batches as planned_batches
 from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
-from mmkp_jax.data.size_index import choose, measure, sizes_of
+from mmkp_jax.data.size_index import measure_posts, select_posts, sizes_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.training import batches
 from mmkp_jax.training.batches import Dataset, datasets_of, plan_posts
@@ -67,8 +67,8 @@ def test_two_halves_differ_by_seed_and_are_all():
 
 def test_one_dataset_is_planned_as_it_always_was(folders, split, recipe):
     ours = plan_posts(config_of(str(folders[0])), recipe)
-    lengths = measure(ours.feed.records, recipe)
-    posts, _ = choose(lengths, SIZE, ours.feed.branches)
+    lengths = measure_posts(ours.feed.records, recipe)
+    posts, _ = select_posts(lengths, SIZE, ours.feed.branches)
     for epoch, plan in enumerate(ours.plans):
         sizes = sizes_of(lengths, ours.feed.branches)
         expected = plan_epoch(sizes, SIZE, seed=3, epoch=epoch, batch_rows=4, posts=posts)
@@ -117,14 +117,14 @@ def test_posts_without_a_chain_of_thought_are_said_before_training(folders, reci
 
 def test_records_are_numbered_through(split, folders):
     other = batches.open_split(folders[1], "train")
-    joined = Joined([split, other])
+    joined = JoinedRecords([split, other])
     assert len(joined) == len(split) + len(other)
     expected = [part[number] for part in (split, other) for number in range(len(part))]
     assert [joined[number] for number in range(len(joined))] == expected
-    assert len({joined.fingerprint, Joined([other, split]).fingerprint, Joined([split]).fingerprint}) == 3
+    assert len({joined.fingerprint, JoinedRecords([other, split]).fingerprint, JoinedRecords([split]).fingerprint}) == 3
 
 
-def test_posts_left_out_of_a_mixture_tell_their_dataset(folders, recipe):
+def test_posts_left_out_of_a_mixture_name_their_dataset(folders, recipe):
     mixed = plan_posts(config_of(",".join(map(str, folders)), strategy="cot", pack_for="own"), recipe)
     assert {each.id.rsplit(": ")[0] for each in mixed.left_out} == {str(folder) for folder in folders}
     records = mixed.feed.records
@@ -164,7 +164,7 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
         ("{0}:-1,{1}", "the weight is -1;"),
         ("{0}:nan", "the weight is nan;"),
         ("{0}:inf", "the weight is inf;"),
-        ("{0}:much", "the weight 'much' is no number"),
+        ("{0}:much", "the weight 'much' is not a number"),
         ("{0},{0}/../out:2", "is named twice"),
         ("{0},{0}/none", "there is no folder '.*none'"),
         ("{0},", "there is no folder ''"),
@@ -172,7 +172,7 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
         ("{1}:0.001", "11 posts are less than one an epoch"),
     ],
 )
-def test_what_cannot_be_mixed_is_told_in_one_line(folders, recipe, path, told):
-    with pytest.raises(InputError, match=told) as error:
+def test_what_cannot_be_mixed_is_reported_in_one_line(folders, recipe, path, reported):
+    with pytest.raises(InputError, match=reported) as error:
         plan_posts(config_of(path.format(*folders)), recipe)
     assert len(str(error.value).splitlines()) == 1

@@ -15,7 +15,7 @@ from mmkp_jax.data.examples import BOTH, tree_of
 from mmkp_jax.data.forest import Forest, map_arrays, pack_rows
 from mmkp_jax.data.pipeline import Feed, Position, batches, position_of, step_of
 from mmkp_jax.data.plan import plan_epoch
-from mmkp_jax.data.size_index import choose, measure, sizes_of
+from mmkp_jax.data.size_index import measure_posts, select_posts, sizes_of
 from mmkp_jax.errors import InputError
 from tests.support.paths import ROOT
 from tests.support.posts_on_disk import SIZE
@@ -39,8 +39,8 @@ def whole(feed, plans):
 
 
 def plans_of(feed: Feed):
-    lengths = measure(feed.records, feed.recipe)
-    posts, _ = choose(lengths, feed.size, feed.branches)
+    lengths = measure_posts(feed.records, feed.recipe)
+    posts, _ = select_posts(lengths, feed.size, feed.branches)
     sizes = sizes_of(lengths, feed.branches)
     made = {"seed": 3, "batch_rows": 4, "posts": posts}
     return [plan_epoch(sizes, feed.size, epoch=epoch, **made) for epoch in range(EPOCHS)]
@@ -61,7 +61,7 @@ def test_batches_are_the_planned_posts(feed, plans, whole):
 
 
 def test_every_post_and_every_label_comes_once_an_epoch(feed, plans, whole):
-    expected = sizes_of(measure(feed.records, feed.recipe), BOTH).sum(axis=0)
+    expected = sizes_of(measure_posts(feed.records, feed.recipe), BOTH).sum(axis=0)
     for epoch in range(EPOCHS):
         forests = [forest for position, forest in whole if position.epoch == epoch]
         assert sum(int((f.segment_BT > 0).sum()) for f in forests) == expected[0]
@@ -75,7 +75,7 @@ def test_workers_load_the_same_batches(feed, plans, whole, workers):
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, -1])
-def test_a_run_goes_on_where_it_stopped(feed, plans, whole, step):
+def test_a_run_resumes_where_it_stopped(feed, plans, whole, step):
     step %= len(whole)
     assert_same(list(batches(feed, plans, start=position_of(plans, step))), whole[step:])
 
@@ -85,7 +85,7 @@ def test_at_the_end_there_is_nothing_left(feed, plans, workers):
     assert list(batches(feed, plans, start=Position(EPOCHS, 0), workers=workers)) == []
 
 
-def test_a_run_goes_on_under_another_number_of_workers(feed, plans, whole):
+def test_a_run_resumes_under_another_number_of_workers(feed, plans, whole):
     assert_same(list(batches(feed, plans, start=Position(1, 1), workers=2)), whole[step_of(plans, Position(1, 1)) :])
 
 
@@ -103,7 +103,7 @@ def test_hosts_together_load_the_whole_batch(feed, plans, whole, hosts):
 def test_only_the_asked_for_targets_are_packed(feed, branches):
     own = dataclasses.replace(feed, branches=branches)
     forests = [forest for _, forest in batches(own, plans_of(own))]
-    labels = sizes_of(measure(own.records, own.recipe), branches)[:, -2]
+    labels = sizes_of(measure_posts(own.records, own.recipe), branches)[:, -2]
     assert sum(int(f.weight_BM.sum()) for f in forests) == EPOCHS * labels.sum()
     assert sum(int(f.segment_BT.max(axis=1).sum()) for f in forests) == EPOCHS * (labels > 0).sum()
 
@@ -120,14 +120,14 @@ def test_positions_and_steps_are_one(plans):
         position_of(plans, steps + 1)
 
 
-def test_a_wrong_number_of_hosts_is_told_at_once(feed, plans):
+def test_a_wrong_number_of_hosts_is_reported_at_once(feed, plans):
     with pytest.raises(ValueError, match="3 hosts"):
         next(batches(feed, plans, hosts=3))
 
 
 @dataclasses.dataclass(frozen=True)
 class Tell(Feed):
-    """Loads nothing, but tells what the worker is."""
+    """Loads nothing, but returns the worker's settings."""
 
     def load(self, rows):
         from jax._src import xla_bridge
@@ -138,8 +138,8 @@ class Tell(Feed):
 
 def test_no_worker_opens_a_device(feed, plans, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # as a run on a GPU has it
-    told = next(batches(Tell(**vars(feed)), plans, workers=1))[1]
-    assert (told[0], told[1]) == ("cpu", False)
+    reported = next(batches(Tell(**vars(feed)), plans, workers=1))[1]
+    assert (reported[0], reported[1]) == ("cpu", False)
 
 
 def test_a_stopped_run_leaves_no_worker(feed, plans):
@@ -159,7 +159,7 @@ class Fail(Feed):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_fails_in_a_worker_is_told_by_the_run(feed, plans, workers):
+def test_what_fails_in_a_worker_is_reported_by_the_run(feed, plans, workers):
     with pytest.raises(InputError, match="record 7: it is damaged; prepare it again"):
         next(batches(Fail(**vars(feed)), plans, workers=workers))
 

@@ -12,7 +12,7 @@ ROW = RowSize(tokens=2048, labels=700, examples=8, images={"patches": 4608, "win
 
 
 def post_sizes(count: int, seed: int = 0) -> np.ndarray:
-    """Sizes as posts have them under the 3B preset: a picture of up to 576 image tokens, a chain of thought or none."""
+    """Sizes as posts have them under the 3B preset: an image of up to 576 image tokens, a chain of thought or none."""
     rng = np.random.default_rng(seed)
     patches = 4 * rng.integers(100, 577, count)
     labels = rng.integers(4, 15, count) + rng.integers(0, 2, count) * rng.integers(80, 260, count)
@@ -46,7 +46,7 @@ def test_no_row_holds_more_than_it_can():
         assert (sizes[list(row)].sum(axis=0) <= list(ROW.slots().values())).all()
 
 
-def test_empty_rows_stand_at_the_end_only():
+def test_empty_rows_are_at_the_end_only():
     rows = rows_of(plan())
     empty = sum(not row for row in rows)
     assert empty < 10
@@ -66,8 +66,8 @@ def test_hosts_agree_and_are_disjoint(hosts):
         assert {len(part) for part in parts} == {10 // hosts}
 
 
-def test_rows_that_cannot_be_parted_are_told():
-    with pytest.raises(ValueError, match="10 rows cannot be parted equally among 3 hosts"):
+def test_rows_that_cannot_be_divided_are_reported():
+    with pytest.raises(ValueError, match="10 rows cannot be divided equally among 3 hosts"):
         host_rows(plan()[0], 0, 3)
 
 
@@ -109,7 +109,7 @@ def test_a_plan_shows_how_many_rows_the_posts_of_a_step_need():
     assert any(len(batch[-1]) for batch in tight)
 
 
-def test_what_cannot_be_planned_is_told():
+def test_what_cannot_be_planned_is_reported():
     with pytest.raises(ValueError, match="no posts"):
         plan(posts=np.zeros(0, int))
     with pytest.raises(ValueError, match="does not fit"):

@@ -89,7 +89,7 @@ def test_json_line_is_a_post(tmp_path):
         ("{", "not JSON"),
         ("[" * 100_000, "JSON is nested too deep"),
         ('{"id": "a", "x": ' + "[" * 100_000, "JSON is nested too deep"),
-        ('{"id": ' + "9" * 10_000 + "}", "a number of more digits than are read"),
+        ('{"id": ' + "9" * 10_000 + "}", "a number with too many digits"),
         ('{"id": 1e999}', "'id' is Infinity"),
         ('{"id": [[["a"]]]}', "'id' is a list"),
         ("[]", "not a JSON object"),
@@ -140,8 +140,8 @@ def test_rows_are_taken_as_meant_with_one_note_a_file(tmp_path):
         "1 rows without an id, named after the file and line; 1 rows without 'image', taken as posts without one; "
         "1 rows with keyphrases in one text, split at ';'; "
         "1 rows with line breaks or more than one blank in a keyphrase, made one blank; "
-        "1 rows with a keyphrase of characters that are not seen, left out; "
-        "1 rows with a keyphrase twice (whatever its case), kept once"
+        "1 rows with a keyphrase of invisible characters, left out; "
+        "1 rows with a keyphrase twice (in any case), kept once"
     ]
 
 
@@ -159,7 +159,7 @@ def test_keyphrases_of_cmkp_files_are_read_as_they_are(tmp_path):
 
 def test_a_repeat_of_a_number_as_id_is_rejected(tmp_path):
     _, reject = jsonl(tmp_path, GOOD | {"id": 12}, GOOD | {"id": "12"})
-    assert reject.reason == "the id '12' stands in line 1 too"
+    assert reject.reason == "the id '12' is in line 1 too"
 
 
 def test_a_line_longer_than_the_limit_is_rejected_and_the_next_is_read(tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_a_bad_chain_keeps_its_post_for_evaluation(tmp_path):
 
 def test_repeated_id_is_rejected(tmp_path):
     _, reject = jsonl(tmp_path, GOOD, GOOD)
-    assert (reject.id, reject.line, reject.reason) == ("a", 2, "the id 'a' stands in line 1 too")
+    assert (reject.id, reject.line, reject.reason) == ("a", 2, "the id 'a' is in line 1 too")
 
 
 def test_blank_lines_are_passed_over_but_counted(tmp_path):

@@ -1,4 +1,4 @@
-"""The command: a raw folder becomes a dataset, nothing is lost, and each mistake is told in one line."""
+"""The command: a raw folder becomes a dataset, nothing is lost, and each mistake is reported in one line."""
 
 import gzip
 import json
@@ -36,19 +36,19 @@ def run(tmp_path, images, capsys):
         known = {"dataset": dataset, "raw": tmp_path / "raw", "images": images, "out": tmp_path / "out"}
         given = {flag.partition("=")[0].lstrip("-") for flag in flags}
         status = prepare.main([*(f"--{name}={value}" for name, value in known.items() if name not in given), *flags])
-        told = capsys.readouterr()
-        errors = [line for line in told.err.splitlines() if "post/s" not in line and line.strip()]
-        return status, told.out.splitlines(), errors
+        reported = capsys.readouterr()
+        errors = [line for line in reported.err.splitlines() if "post/s" not in line and line.strip()]
+        return status, reported.out.splitlines(), errors
 
     return run
 
 
 def test_mmkp_takes_the_splits_that_are_there(run, tmp_path, images):
     write_cmkp(tmp_path / "raw", valid=["Snow day;news"] * 3, test=["a"] * 2)
-    status, told, _ = run()
+    status, reported, _ = run()
     assert status == 0
-    assert told[:3] == [
-        "not there, and so no split of the dataset: train_src.txt",
+    assert reported[:3] == [
+        "missing, so not in the dataset: train_src.txt",
         "valid: 3 posts = 3 records + 0 rejects",
         "test: 2 posts = 2 records + 0 rejects",
     ]
@@ -62,8 +62,8 @@ def test_counts_add_up_and_rejects_are_listed(run, tmp_path):
     write_cmkp(tmp_path / "raw", train=["a", "b", "", "c"])
     with (tmp_path / "raw/train_src.txt").open("ab") as file:
         file.write(b"two fields<sep>k\n\xff<sep>k<sep>http://h/0.jpg\nt<sep>k<sep>http://h/none.jpg\n")
-    status, told, _ = run()
-    assert (status, told[1]) == (0, "train: 7 posts = 3 records + 4 rejects")
+    status, reported, _ = run()
+    assert (status, reported[1]) == (0, "train: 7 posts = 3 records + 4 rejects")
     rejects = read_rows(tmp_path / "out/rejects.jsonl")
     assert [(row["id"], row["line"], row["reason"]) for row in rejects] == [
         ("train-3", 3, "the post has no keyphrase"),
@@ -80,10 +80,10 @@ def test_the_same_command_again_leaves_the_dataset(run, tmp_path, monkeypatch, f
     run()
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
     monkeypatch.chdir(tmp_path)
-    status, told, _ = run("--raw=raw", *flags)  # by another name
+    status, reported, _ = run("--raw=raw", *flags)  # by another name
     assert status == 0
-    assert "it is there already, from the same posts and images, and left as it is" in told
-    assert told[1] == "train: 2 posts = 2 records + 0 rejects"
+    assert "the dataset exists already, from the same posts and images, and is left unchanged" in reported
+    assert reported[1] == "train: 2 posts = 2 records + 0 rejects"
     files = (tmp_path / "out").rglob("*")
     assert {file: file.stat().st_mtime_ns for file in files if file.is_file()} == {
         file: at for file, at in before.items() if file.is_file()
@@ -96,7 +96,7 @@ def test_another_dataset_is_not_written_over(run, tmp_path):
     write_cmkp(tmp_path / "raw", train=["a", "c"])
     status, _, errors = run()
     assert (status, len(errors)) == (2, 1)
-    assert "out: the folder holds a dataset already, of other posts or images (by" in errors[0]
+    assert "out: the folder already holds a dataset of other posts or images (by" in errors[0]
     assert [record.keyphrases for record in records_of(tmp_path / "out", "train")] == [("a",), ("b",)]
 
 
@@ -135,10 +135,10 @@ def test_a_stray_file_in_the_datasets_folder_is_one_line(run, tmp_path):
     (tmp_path / "out/dataset_info.json").write_text('{"mine": {"file_name": "train.json"}}')
     status, _, errors = run()
     assert (status, len(errors)) == (2, 1)
-    assert re.search(r"out/dataset_info.json: this describes no dataset \(.*\); take it away", errors[0])
+    assert re.search(r"out/dataset_info.json: this describes no dataset \(.*\); move it away", errors[0])
 
 
-def test_of_two_at_once_one_is_told(run, tmp_path, images):
+def test_of_two_at_once_one_is_refused(run, tmp_path, images):
     write_cmkp(tmp_path / "raw", train=["a"] * 50)
     first = child(tmp_path, images, delay=0.2)
     deadline = time.monotonic() + 60
@@ -147,7 +147,7 @@ def test_of_two_at_once_one_is_told(run, tmp_path, images):
         time.sleep(0.01)
     status, _, errors = run()
     assert (status, errors) == (
-        2, [f"{tmp_path / 'out'}: another process prepares a dataset there; wait for it, or give another folder"]
+        2, [f"{tmp_path / 'out'}: another process is preparing a dataset there; wait for it, or give another folder"]
     )  # fmt: skip
     assert first.wait(timeout=60) == 0
     assert len(records_of(tmp_path / "out", "train")) == 50
@@ -210,10 +210,10 @@ def bad_lines() -> dict[str, tuple[dict[str, bytes], tuple[str, ...], str]]:
         "split twice": (
             {"train-00000-of-00001.jsonl": b"{}\n", "train.jsonl": b"{}\n"},
             ("--dataset=keyphrase_posts",),
-            r"the split 'train' is there twice: train-00000-of-00001.jsonl, train.jsonl",
+            r"the split 'train' is given twice: train-00000-of-00001.jsonl, train.jsonl",
         ),
-        "no split's name": ({"a-b.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"a-b.jsonl: its name tells no"),
-        "all splits": ({"all.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"all.jsonl: its name tells no split"),
+        "no split's name": ({"a-b.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"a-b.jsonl: its name gives no"),
+        "all splits": ({"all.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"all.jsonl: its name gives no split"),
         "no gzip": ({"train.jsonl.gz": b"{}\n"}, ("--dataset=keyphrase_posts",), r"train.jsonl.gz: .*no gzip file"),
     }
 
@@ -258,8 +258,8 @@ def test_shards_are_one_split_in_their_order(run, tmp_path):
     answer = "<think>since</think><answer>a; b</answer>"
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     (raw / "test.json").write_text(json.dumps([{"messages": turns}]))
-    status, told, _ = run(dataset="keyphrase_posts")
-    assert (status, told[:3]) == (
+    status, reported, _ = run(dataset="keyphrase_posts")
+    assert (status, reported[:3]) == (
         0,
         [
             f"{raw / 'test.json'}: taken as meant: 1 rows without an id, named after the file and line",
@@ -270,13 +270,13 @@ def test_shards_are_one_split_in_their_order(run, tmp_path):
     ids = [record.id for record in records_of(tmp_path / "out", "train")]
     assert ids == [f"{shard}{i}" for shard in "abc" for i in range(3)]
     (reject,) = read_rows(tmp_path / "out/rejects.jsonl")
-    assert reject["reason"] == f"the id 'a1' stands in {raw / 'train-00000-of-00003.jsonl'}:2 too"
+    assert reject["reason"] == f"the id 'a1' is in {raw / 'train-00000-of-00003.jsonl'}:2 too"
     assert (Path(reject["file"]).name, reject["line"]) == ("train-00002-of-00003.jsonl", 4)
     (record,) = records_of(tmp_path / "out", "test")
     assert (record.id, record.text, record.keyphrases, record.cot) == ("test-1", "hi", ("a", "b"), "since")
 
 
-def test_chains_are_joined_by_id_and_the_rest_told(run, tmp_path):
+def test_chains_are_joined_by_id_and_the_rest_reported(run, tmp_path):
     rows = [
         json_post("a"),
         json_post("b", cot="old"),
@@ -289,18 +289,18 @@ def test_chains_are_joined_by_id_and_the_rest_told(run, tmp_path):
     chains = write_rows(
         tmp_path / "chains.jsonl", [*lines, {"id": "d", "cot": " "}, {"id": "e", "cot": "for a reject"}]
     )
-    status, told, _ = run(f"--cot={chains}", dataset="keyphrase_posts")
+    status, reported, _ = run(f"--cot={chains}", dataset="keyphrase_posts")
     assert status == 0
     assert [record.cot for record in records_of(tmp_path / "out", "train")] == ["why", "new", "own", None]
-    assert told[2] == (
-        f"{chains}: 6 lines = 2 joined to posts as read (1 in the place of another) + 2 without a post + 2 bad or "
-        "double; see cot_rejects.jsonl; posts read without a chain: train 1"
+    assert reported[2] == (
+        f"{chains}: 6 lines = 2 joined to posts as read (1 replaced another) + 2 without a post + 2 bad or "
+        "duplicate; see cot_rejects.jsonl; posts read without a chain: train 1"
     )
     unused = read_rows(tmp_path / "out/cot_rejects.jsonl")
     assert [(row["id"], row["line"], row["reason"]) for row in unused] == [
         ("x", 4, "no post has this id"),
         ("e", 6, "its post is a reject"),
-        ("a", 3, "the id 'a' stands in line 2 too"),
+        ("a", 3, "the id 'a' is in line 2 too"),
         ("d", 5, "the chain of thought is empty"),
     ]
 
@@ -327,11 +327,11 @@ def test_chains_come_out_of_their_tags_or_are_rejected(run, tmp_path):
 
     write_rows(tmp_path / "raw/train.jsonl", [json_post(post_id, **bread) for post_id in own])
     chains = write_rows(tmp_path / "chains.jsonl", [{"id": post_id, "cot": cot} for post_id, cot in own.items()])
-    status, told, warned = run(f"--cot={chains}", f"--out={tmp_path / 'joined'}", dataset="keyphrase_posts")
+    status, reported, warned = run(f"--cot={chains}", f"--out={tmp_path / 'joined'}", dataset="keyphrase_posts")
     assert status == 0
     found = {each.id: each.cot for each in records_of(tmp_path / "joined", "train")}
     assert found == {"a": "Loaves.", "b": "hm", "c": None, "d": None, "e": None, "f": "plain"}
-    assert "6 lines = 3 joined to posts as read (0 in the place of another) + 0 without a post + 3 bad" in told[1]
+    assert "6 lines = 3 joined to posts as read (0 replaced another) + 0 without a post + 3 bad" in reported[1]
     assert warned[-1].startswith("warning: 3 of 6 chains of thought (50%) are joined to no post: see ")
     unused = {row["id"]: row["reason"] for row in read_rows(tmp_path / "joined/cot_rejects.jsonl")}
     assert unused.keys() == {"c", "d", "e"} and "'lakeside market'" in unused["c"]
@@ -354,9 +354,9 @@ def test_a_file_without_a_chain_is_a_mistake_and_nothing_is_made(run, tmp_path, 
 def test_the_reasons_of_many_rejects_are_on_the_screen_with_a_warning(run, tmp_path):
     rows = [json_post(f"a{n}", image=None if n < 15 else f"none-{n}.jpg") for n in range(27)]
     write_rows(tmp_path / "raw/train.jsonl", [*rows, json_post("\x1b[2J", text=None)])
-    status, told, errors = run(dataset="keyphrase_posts")
+    status, reported, errors = run(dataset="keyphrase_posts")
     assert status == 0
-    assert told[:3] == [
+    assert reported[:3] == [
         "train: 28 posts = 15 records + 13 rejects",
         "  train: 12 rejected: there is no image …; for example a15: there is no image 'none-15.jpg'",
         "  train: 1 rejected: 'text' is …; for example \\x1b[2J: 'text' is null",
@@ -388,7 +388,7 @@ def test_mmkp_v2_is_resampled_with_its_provenance(run, tmp_path):
     with (tmp_path / "raw/train_src.txt").open("a") as train, (tmp_path / "raw/valid_src.txt").open("a") as valid:
         train.write("bad\n")
         valid.write("train 1<sep>k9<sep>http://h/1.jpg\n")
-    status, told, _ = run("--seed=3", "--target_overlap=0.5", dataset="mmkp_v2")
+    status, reported, _ = run("--seed=3", "--target_overlap=0.5", dataset="mmkp_v2")
     assert status == 0
     source = mmkp(tmp_path / "raw")
     posts = {split: [row for row in rows if isinstance(row, shards.Post)] for split, rows in source.splits.items()}
@@ -404,7 +404,7 @@ def test_mmkp_v2_is_resampled_with_its_provenance(run, tmp_path):
     ]
     assert [row["id"] for row in rows if not row["split"]] == [each.post.id for each in provenance.dropped]
     assert read_rows(out / "repeats.jsonl") == [{"id": "valid-3", "train": ["train-2"]}]
-    assert f"train: {len(train) + 1} posts = {len(train)} records + 1 rejects" in told
+    assert f"train: {len(train) + 1} posts = {len(train)} records + 1 rejects" in reported
     assert dataset_folders(out)[0].parts[-3:] == ("mmkp_v2", "overlap_0.5-seed_3", "1.0.0")
 
 
@@ -422,7 +422,7 @@ def child(tmp_path: Path, images: Path, **options) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def test_a_killed_run_goes_on_and_never_passes_for_whole(run, tmp_path, images, monkeypatch):
+def test_a_killed_run_resumes_and_never_counts_as_complete(run, tmp_path, images, monkeypatch):
     write_cmkp(tmp_path / "raw", train=[f"k{i}" for i in range(100)], test=["a"] * 10)
     killed = child(tmp_path, images, delay=0.02)
     deadline = time.monotonic() + 60
@@ -466,14 +466,14 @@ def test_an_image_of_the_same_size_written_anew_is_another(run, tmp_path):
     assert status == 2 and "of other posts or images" in errors[0]
 
 
-def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, images):
+def test_a_full_disk_is_one_line_and_the_next_run_resumes(tmp_path, images):
     write_cmkp(tmp_path / "raw", train=["word " * 4000 + str(i) for i in range(16)])
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (170_000, 170_000))  # noqa: E731
     full = child(tmp_path, images, preexec_fn=limit)
     _, errors = full.communicate(timeout=120)
-    told = [line for line in errors.splitlines() if line.strip() and "post/s" not in line]
-    assert (full.returncode, len(told)) == (2, 1), errors
-    assert "out: the dataset cannot be written (" in told[0] and "see to space and permissions" in told[0]
+    reported = [line for line in errors.splitlines() if line.strip() and "post/s" not in line]
+    assert (full.returncode, len(reported)) == (2, 1), errors
+    assert "out: the dataset cannot be written (" in reported[0] and "check free space and permissions" in reported[0]
     assert not dataset_folders(tmp_path / "out")
     assert child(tmp_path, images).wait(timeout=120) == 0
     assert len(records_of(tmp_path / "out", "train")) == 16
@@ -487,6 +487,6 @@ def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(shards, "upright_size", interrupted)
     status, _, errors = run()
-    assert (status, errors) == (130, ["stopped; the same command goes on"])
+    assert (status, errors) == (130, ["stopped; the same command resumes"])
     with pytest.raises(InputError, match="no dataset"):
         records_of(tmp_path / "out", "train")

@@ -1,4 +1,4 @@
-"""Posts go into ArrayRecord and come out the same; what cannot be used is told, and the counts add up."""
+"""Posts go into ArrayRecord and come out the same; what cannot be used is reported, and the counts add up."""
 
 import json
 import pickle
@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from mmkp_jax.data.posts import Post, Record, Reject
-from mmkp_jax.data.records import Counts, open_split, rejected_posts, write_dataset
+from mmkp_jax.data.records import SplitCounts, open_split, rejected_posts, write_dataset
 from mmkp_jax.errors import InputError
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.paths import ROOT
 
 POSTS = [
@@ -29,11 +29,11 @@ def images(tmp_path) -> Path:
     folder.mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6
-    (folder / "a.png").write_bytes(saved(picture(60, 40)))
-    (folder / "turned.jpg").write_bytes(saved(picture(60, 40), "JPEG", exif=exif))
+    (folder / "a.png").write_bytes(saved(random_image(60, 40)))
+    (folder / "turned.jpg").write_bytes(saved(random_image(60, 40), "JPEG", exif=exif))
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.jpg").write_bytes(b"<html>")
-    (folder / "cut.jpg").write_bytes(saved(picture(300, 300), "JPEG")[:1500])
+    (folder / "cut.jpg").write_bytes(saved(random_image(300, 300), "JPEG")[:1500])
     (folder / "strip.jpg").write_bytes(saved(Image.new("L", (4020, 20))))
     (folder / "huge.jpg").write_bytes(saved(Image.new("1", (12_000, 9_000))))
     return folder
@@ -42,11 +42,11 @@ def images(tmp_path) -> Path:
 def test_records_are_the_posts_in_their_order(tmp_path, images):
     many = [Post(f"v-{i}", f"text {i}", None, ("k",)) for i in range(300)]
     counts = write_dataset(tmp_path / "out", {"train": POSTS, "valid": many}, images)
-    assert counts == {"train": Counts(3, 3, 0), "valid": Counts(300, 300, 0)}
+    assert counts == {"train": SplitCounts(3, 3, 0), "valid": SplitCounts(300, 300, 0)}
     train = open_split(tmp_path / "out", "train")
-    picture_bytes = (images / "a.png").read_bytes()
+    image_bytes = (images / "a.png").read_bytes()
     assert [train[i] for i in range(len(train))] == [
-        Record("t-1", "naïve 🎉\n", picture_bytes, 60, 40, ("snow day",), None),
+        Record("t-1", "naïve 🎉\n", image_bytes, 60, 40, ("snow day",), None),
         Record("t-2", "", b"", 0, 0, ("a", "b"), "since …"),
         Record("t-3", "turned", (images / "turned.jpg").read_bytes(), 40, 60, ("c",), None),
     ]
@@ -56,7 +56,7 @@ def test_records_are_the_posts_in_their_order(tmp_path, images):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest sets aside our own
-def test_bad_pictures_are_rejected_with_their_reason(tmp_path, images):
+def test_bad_images_are_rejected_with_their_reason(tmp_path, images):
     bad = {
         "none.jpg": "no image", "empty.jpg": "empty", "text.jpg": "no image of a known kind", "cut.jpg": "truncated",
         "strip.jpg": "200:1", "huge.jpg": "12,000 x 9,000", "../a.png": "leaves", "/etc/passwd": "leaves",
@@ -64,7 +64,7 @@ def test_bad_pictures_are_rejected_with_their_reason(tmp_path, images):
     rows = [*POSTS, Reject(None, "f", 4, "no JSON", "mend it")]
     rows += [Post(f"b-{i}", "t", name, ("k",), None, "f", 5 + i) for i, name in enumerate(bad)]
     counts = write_dataset(tmp_path / "out", {"train": rows}, images)
-    assert counts == {"train": Counts(len(rows), 3, 1 + len(bad))}
+    assert counts == {"train": SplitCounts(len(rows), 3, 1 + len(bad))}
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     told = {"id": None, "file": "f", "line": 4, "reason": "no JSON", "mend": "mend it"}
     assert rejects[0] == {"split": "train", **told, "post": None}

@@ -127,7 +127,7 @@ def test_a_number_of_posts_ends_it_too():
         ("x", "a", 1.0, "none would be left in 'train'"),
     ],
 )
-def test_what_cannot_be_resampled_is_told_in_one_line(train, test, target, message):
+def test_what_cannot_be_resampled_is_reported_in_one_line(train, test, target, message):
     with pytest.raises(InputError, match=message):
         resample(posts("train", train), posts("test", test), target, 0)
 

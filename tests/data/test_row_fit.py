@@ -7,22 +7,22 @@ import pytest
 
 from mmkp_jax.data.examples import BOTH
 from mmkp_jax.data.plan import plan_epoch
-from mmkp_jax.data.row_fit import fit, one_of_each_kind
-from mmkp_jax.data.size_index import Lengths, choose, measure, sizes_of
+from mmkp_jax.data.row_fit import fit_rows, one_of_each_kind
+from mmkp_jax.data.size_index import Lengths, measure_posts, select_posts, sizes_of
 from tests.support.posts_on_disk import SIZE
 
 
 @pytest.fixture(scope="module")
 def lengths(split, recipe):
-    return measure(split, recipe)
+    return measure_posts(split, recipe)
 
 
 @pytest.mark.parametrize("branches", [BOTH, ("sft",), ("cot",)])
 @pytest.mark.parametrize("tokens", [700, 190])
 def test_the_posts_are_those_that_training_chooses_and_plans(lengths, branches, tokens):
     size = dataclasses.replace(SIZE, tokens=tokens)
-    found = fit(lengths, size, branches, batch_rows=3, seed=5)
-    posts, left_out = choose(lengths, size, branches)
+    found = fit_rows(lengths, size, branches, batch_rows=3, seed=5)
+    posts, left_out = select_posts(lengths, size, branches)
     assert found.posts.tolist() == posts.tolist() and found.left_out == left_out
     plan = plan_epoch(sizes_of(lengths, branches), size, seed=5, epoch=0, batch_rows=3, posts=posts)
     assert (found.rows, found.batches) == (plan.rows, len(plan))
@@ -33,8 +33,8 @@ def test_the_posts_are_those_that_training_chooses_and_plans(lengths, branches, 
     assert slots.fill == token_N[posts].sum() / (tokens * plan.rows)
 
 
-def test_rows_that_no_post_fits_are_told_too(lengths):
-    found = fit(lengths, dataclasses.replace(SIZE, tokens=3), BOTH, batch_rows=2, seed=0)
+def test_rows_that_no_post_fits_are_reported_too(lengths):
+    found = fit_rows(lengths, dataclasses.replace(SIZE, tokens=3), BOTH, batch_rows=2, seed=0)
     assert (len(found.posts), found.rows, found.batches) == (0, 0, 0)
     assert len(found.left_out) == len(lengths.trunk_N)
     assert found.slots["tokens"].fill == 0

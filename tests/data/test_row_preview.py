@@ -1,4 +1,4 @@
-"""A row for people says what its arrays say: the pictures, each token, and the labels that carry loss."""
+"""A row for people says what its arrays say: the images, each token, and the labels that carry loss."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from mmkp_jax.data.forest import COT, SFT, TRUNK, pack_rows
 from mmkp_jax.data.images import decode
 from mmkp_jax.data.posts import Record
 from mmkp_jax.data.prompts import cot_target, keyphrase_target
-from mmkp_jax.data.row_preview import Piece, pieces_of, view_row
+from mmkp_jax.data.row_preview import Piece, pieces_of, preview_row
 from mmkp_jax.families.qwen2_5_vl.processor import smart_resize
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.posts_on_disk import SIZE
 from tests.support.tiny import write_tokenizer
 
@@ -28,8 +28,8 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def records():
     return [
-        Record("a", HOSTILE, saved(picture(90, 60)), 90, 60, ("née", "b"), f"so {HOSTILE}"),
-        Record("b", "snow day", saved(picture(60, 120, seed=1)), 60, 120, ("snow",), None),
+        Record("a", HOSTILE, saved(random_image(90, 60)), 90, 60, ("née", "b"), f"so {HOSTILE}"),
+        Record("b", "snow day", saved(random_image(60, 120, seed=1)), 60, 120, ("snow",), None),
     ]
 
 
@@ -40,7 +40,7 @@ def forest(records, recipe):
 
 @pytest.fixture(scope="module")
 def row(forest, recipe, tokenizer):
-    return view_row(forest, 0, recipe.processor, tokenizer)
+    return preview_row(forest, 0, recipe.processor, tokenizer)
 
 
 def text_of(pieces: list[Piece]) -> str:
@@ -70,7 +70,7 @@ def test_the_labels_are_the_targets_and_no_trunk_has_any(row, records, recipe, t
 def test_only_labels_with_a_weight_are_shown(forest, row, recipe, tokenizer):
     lighter = forest._replace(weight_BM=forest.weight_BM.copy())
     lighter.weight_BM[0, 0] = 0  # the first label of the first tree's CoT target
-    found = view_row(lighter, 0, recipe.processor, tokenizer)
+    found = preview_row(lighter, 0, recipe.processor, tokenizer)
     assert text_of(found.parts[1].labels) == text_of(row.parts[1].labels)[1:]
     assert found.parts[2:] == row.parts[2:] and found.parts[1].fed == row.parts[1].fed
 
@@ -81,7 +81,7 @@ def test_a_branch_is_fed_the_prompts_last_token_and_its_target_but_the_last(row)
         assert text_of(row.parts[branch].fed) == "\n" + text_of(row.parts[branch].labels[:-1])
 
 
-def test_special_tokens_are_told_from_the_same_words_in_a_text(row):
+def test_special_tokens_are_distinguished_from_the_same_words_in_a_text(row):
     fed = row.parts[0].fed
     said = text_of([piece for piece in fed if not piece.special])
     assert HOSTILE in said
@@ -99,9 +99,9 @@ def test_tokens_that_share_a_character_are_one_piece(tokenizer):
     assert [piece.tokens for piece in broken] == [1, 1] and broken[1].text == "a"
 
 
-def test_the_pictures_are_those_that_the_patches_were_cut_from(row, records, recipe):
-    assert len(row.pictures) == 2
-    for shown, record in zip(row.pictures, records, strict=True):
+def test_the_images_are_those_that_the_patches_were_cut_from(row, records, recipe):
+    assert len(row.images) == 2
+    for shown, record in zip(row.images, records, strict=True):
         image = decode(record.image)
         height, width = smart_resize(image.height, image.width, **recipe.processor.settings)
         expected = np.asarray(image.resize((width, height), 3))  # bicubic

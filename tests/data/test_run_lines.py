@@ -7,7 +7,7 @@ from mmkp_jax.data.run_lines import chains_line, updates_line
 PAPER = "; the paper: 172,575 updates of 1 post (5 epochs of MMKP-V2 at batch size 1)"
 
 
-def test_updates_stand_next_to_the_papers():
+def test_updates_are_next_to_the_papers():
     assert updates_line(3600, 47.94) == f"3,600 updates of 47.9 posts{PAPER}"
     assert updates_line(172_575, 1) == f"172,575 updates of 1 post{PAPER}"
 

@@ -1,4 +1,4 @@
-"""The index tells each post's size without its picture, and is computed once for what it depends on."""
+"""The index gives each post's size without its image, and is computed once for what it depends on."""
 
 import dataclasses
 
@@ -10,27 +10,29 @@ from mmkp_jax.data.examples import BOTH, tree_of
 from mmkp_jax.data.forest import tree_size
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import open_split, write_dataset
-from mmkp_jax.data.size_index import Lengths, choose, index, measure, sizes_of
-from tests.data.test_images import picture, saved
+from mmkp_jax.data.size_index import Lengths, index, measure_posts, select_posts, sizes_of
+from tests.data.test_images import random_image, saved
 from tests.support.posts_on_disk import SIZE
 
 
 @pytest.mark.parametrize("branches", [BOTH, ("sft",), ("cot",)])
-def test_the_index_tells_what_each_tree_takes(split, recipe, branches):
-    sizes = sizes_of(measure(split, recipe), branches)
+def test_the_index_gives_the_size_of_each_tree(split, recipe, branches):
+    sizes = sizes_of(measure_posts(split, recipe), branches)
     for number in range(len(split)):
         expected = tree_size(tree_of(split[number], recipe, branches), recipe.processor)
         assert tuple(sizes[number]) == tuple(expected.slots().values())
 
 
-def test_the_index_never_decodes_a_picture(split, recipe, monkeypatch):
+def test_the_index_never_decodes_an_image(split, recipe, monkeypatch):
     monkeypatch.setattr("mmkp_jax.data.images.decode", lambda *_, **__: pytest.fail("decoded"))
-    assert len(measure(split, recipe).trunk_N) == len(split)
+    assert len(measure_posts(split, recipe).trunk_N) == len(split)
 
 
-def test_the_index_is_kept_for_what_it_depends_on(split, recipe, tmp_path, monkeypatch):
+def test_the_index_is_cached_for_what_it_depends_on(split, recipe, tmp_path, monkeypatch):
     measured = []
-    monkeypatch.setattr(module, "measure", lambda *given, workers: measured.append(given) or measure(*given))
+    monkeypatch.setattr(
+        module, "measure_posts", lambda *given, workers: measured.append(given) or measure_posts(*given)
+    )
     first = index(split, recipe, tmp_path / "cache")
     again = index(split, recipe, tmp_path / "cache")
     assert len(measured) == 1
@@ -53,7 +55,7 @@ def test_the_index_of_other_posts_is_not_taken(recipe, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for name, side in (("a", 60), ("b", 120)):
-        (images / name).write_bytes(saved(picture(side, side)))
+        (images / name).write_bytes(saved(random_image(side, side)))
     post = Post("1", "text", "a", ("k",), "since")
     changes = [{}, {"text": "a longer text"}, {"image": "b"}, {"keyphrases": ("k", "l")}, {"cot": None}, {"id": "2"}]
     kept = []
@@ -62,14 +64,14 @@ def test_the_index_of_other_posts_is_not_taken(recipe, tmp_path):
         write_dataset(out, {"train": [dataclasses.replace(post, **change)]}, images)
         records = open_split(out, "train")
         lengths = index(records, recipe, tmp_path / "cache")
-        assert [array.tolist() for array in lengths] == [array.tolist() for array in measure(records, recipe)]
+        assert [array.tolist() for array in lengths] == [array.tolist() for array in measure_posts(records, recipe)]
         kept.append(len(list((tmp_path / "cache").iterdir())))
     assert kept == [1, 2, 3, 4, 5, 6]
 
 
 def test_workers_measure_the_same(split, recipe, monkeypatch):
     monkeypatch.setattr(module, "FEW", 10)
-    for ours, alone in zip(measure(split, recipe, workers=2), measure(split, recipe), strict=True):
+    for ours, alone in zip(measure_posts(split, recipe, workers=2), measure_posts(split, recipe), strict=True):
         np.testing.assert_array_equal(ours, alone)
 
 
@@ -103,24 +105,24 @@ def test_an_index_of_other_arrays_is_measured_anew(split, recipe, tmp_path, chan
         np.testing.assert_array_equal(ours, kept)
 
 
-def test_where_the_index_cannot_be_kept_a_warning_says_so(split, recipe, tmp_path, caplog):
+def test_where_the_index_cannot_be_stored_a_warning_says_so(split, recipe, tmp_path, caplog):
     (tmp_path / "index").write_text("a file, not a folder")
     lengths = index(split, recipe, tmp_path / "index")
-    for ours, alone in zip(lengths, measure(split, recipe), strict=True):
+    for ours, alone in zip(lengths, measure_posts(split, recipe), strict=True):
         np.testing.assert_array_equal(ours, alone)
-    (told,) = caplog.messages
-    assert told.startswith(f"{tmp_path / 'index'}: the index of lengths cannot be kept there (")
+    (reported,) = caplog.messages
+    assert reported.startswith(f"{tmp_path / 'index'}: the index of lengths cannot be stored there (")
 
 
-def test_posts_that_fit_no_row_are_told_with_their_reason():
+def test_posts_that_fit_no_row_are_reported_with_their_reason():
     ids = np.asarray(["a", "b", "c"])
     size_4N = np.asarray([[50, 50, 900], [9, 9, 9], [20, 0, 20], [16, 16, 75]], np.int32)
     slot_NX = np.asarray([[64, 4], [64, 4], [300, 4]], np.int32)
     lengths = Lengths(*size_4N, slot_NX, np.zeros(3, np.uint64), ids)
-    numbers, left_out = choose(lengths, SIZE, BOTH)
+    numbers, left_out = select_posts(lengths, SIZE, BOTH)
     assert numbers.tolist() == [0, 1]
     assert [(post.number, post.id) for post in left_out] == [(2, "c")]
     assert left_out[0].reason == "it is longer than a row: 929 tokens of 700, 300 patches of 260"
-    numbers, left_out = choose(lengths, SIZE, ("cot",))
+    numbers, left_out = select_posts(lengths, SIZE, ("cot",))
     assert numbers.tolist() == [0]
     assert left_out[0].reason == "it has no chain of thought"

@@ -9,17 +9,17 @@ import pytest
 from mmkp_jax.data.posts import Post, Record, read_cmkp
 from mmkp_jax.data.prompts import trimmed
 from mmkp_jax.data.statistics import (
-    Common,
+    Distribution,
     Group,
     Histogram,
-    Spread,
-    common,
-    gather,
+    SharedPosts,
+    distribution,
+    find_shared,
+    gather_statistics,
     histogram,
-    overlap,
-    rejected,
+    reject_reasons,
     repeats,
-    spread,
+    train_overlap,
 )
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.stemming import stem_words
@@ -50,8 +50,8 @@ SPLIT = Records(
 
 
 def test_the_figures_of_a_split():
-    found = gather(SPLIT, stem_words, train={"dog", "cats"})
-    assert (found.posts, found.without_text, found.without_picture, found.with_cot) == (6, 2, 3, 2)
+    found = gather_statistics(SPLIT, stem_words, train={"dog", "cats"})
+    assert (found.posts, found.without_text, found.without_image, found.with_cot) == (6, 2, 3, 2)
     assert found.groups == {
         "all": Group(9, 6),
         "present": Group(4, 3),  # dog, run; snowy day; dogs
@@ -60,36 +60,36 @@ def test_the_figures_of_a_split():
         "unseen": Group(4, 4),  # run; day snowy; snowy day; dogs
     }
     assert found.unique == {"dog": 1, "run": 1, "cats": 4, "day snowy": 1, "snowy day": 1, "dogs": 1}
-    assert overlap(found, {"dog", "cats"}) == 2 / 6
+    assert train_overlap(found, {"dog", "cats"}) == 2 / 6
     assert found.width_N.tolist() == [40, 40, 40, 0, 0, 0]
     assert found.height_N.tolist() == [30, 30, 30, 0, 0, 0]
 
 
 def test_without_training_posts_nothing_is_seen_or_unseen():
-    groups = gather(SPLIT, stem_words).groups
+    groups = gather_statistics(SPLIT, stem_words).groups
     assert groups["seen"] is None and groups["unseen"] is None
     assert groups["present"] == Group(4, 3)
 
 
 def test_what_posts_share_is_counted_without_what_they_lack():
-    found = gather(SPLIT, stem_words)
-    assert repeats(found.digest_N["text"]) == Common(1, 1, [(1, 2)])  # two without text are not the same
-    assert repeats(found.digest_N["picture"]) == Common(1, 1, [(0, 2)])
-    assert repeats(found.digest_N["id"]) == Common(0, 0, [])
-    other = gather(Records([record(6, "snowy days", "k", image=b"new"), record(8, "", "k")]), stem_words)
-    assert common(found.digest_N["text"], other.digest_N["text"]) == Common(2, 1, [(1, 0)])
-    assert common(found.digest_N["picture"], other.digest_N["picture"]) == Common(0, 0, [])
-    assert common(found.digest_N["id"], other.digest_N["id"]) == Common(1, 1, [(5, 0)])
+    found = gather_statistics(SPLIT, stem_words)
+    assert repeats(found.digest_N["text"]) == SharedPosts(1, 1, [(1, 2)])  # two without text are not the same
+    assert repeats(found.digest_N["image"]) == SharedPosts(1, 1, [(0, 2)])
+    assert repeats(found.digest_N["id"]) == SharedPosts(0, 0, [])
+    other = gather_statistics(Records([record(6, "snowy days", "k", image=b"new"), record(8, "", "k")]), stem_words)
+    assert find_shared(found.digest_N["text"], other.digest_N["text"]) == SharedPosts(2, 1, [(1, 0)])
+    assert find_shared(found.digest_N["image"], other.digest_N["image"]) == SharedPosts(0, 0, [])
+    assert find_shared(found.digest_N["id"], other.digest_N["id"]) == SharedPosts(1, 1, [(5, 0)])
 
 
 def test_only_the_first_few_pairs_are_kept():
     same = np.full(9, 7, np.uint64)
-    assert repeats(same) == Common(1, 8, [(0, 1), (0, 2), (0, 3)])
-    assert common(same, same[:5]) == Common(9, 5, [(0, 0), (0, 1), (0, 2)])
+    assert repeats(same) == SharedPosts(1, 8, [(0, 1), (0, 2), (0, 3)])
+    assert find_shared(same, same[:5]) == SharedPosts(9, 5, [(0, 0), (0, 1), (0, 2)])
 
 
 def test_a_text_is_above_the_limit_just_where_it_would_be_trimmed(split, recipe):
-    lengths = gather(split, stem_words, recipe=recipe).text_tokens_N
+    lengths = gather_statistics(split, stem_words, recipe=recipe).text_tokens_N
     for limit in (5, 20, recipe.max_text_tokens):
         for number in range(len(split)):
             text = split[number].text
@@ -99,9 +99,9 @@ def test_a_text_is_above_the_limit_just_where_it_would_be_trimmed(split, recipe)
 
 
 def test_the_spread_is_of_values_that_occur():
-    assert spread(np.arange(1, 101)) == Spread(100, 50.5, 50, 95, 99, 100)
-    assert spread(np.array([3])) == Spread(1, 3.0, 3, 3, 3, 3)
-    assert spread(np.array([], np.int32)) is None
+    assert distribution(np.arange(1, 101)) == Distribution(100, 50.5, 50, 95, 99, 100)
+    assert distribution(np.array([3])) == Distribution(1, 3.0, 3, 3, 3, 3)
+    assert distribution(np.array([], np.int32)) is None
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_rejects_are_counted_by_kind_of_reason(tmp_path):
         reject("train", 12, "the post has no 'text'"),
     ]
     (tmp_path / "rejects.jsonl").write_text("".join(lines))
-    found = rejected(tmp_path)
+    found = reject_reasons(tmp_path)
     assert {kind: each.count for kind, each in found.items()} == {
         ("train", "there is no image …"): 2,
         ("train", "the line has N fields, not N"): 2,
@@ -164,11 +164,11 @@ def test_rejects_are_counted_by_kind_of_reason(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]\n", '{"split": "train"}\n'])
-def test_a_list_of_rejects_that_cannot_be_read_is_told(tmp_path, content):
+def test_a_list_of_rejects_that_cannot_be_read_is_reported(tmp_path, content):
     if content is not None:
         (tmp_path / "rejects.jsonl").write_text(content)
     with pytest.raises(InputError, match=r"rejects\.jsonl"):
-        rejected(tmp_path)
+        reject_reasons(tmp_path)
 
 
 def real(split: str) -> Records:
@@ -179,17 +179,17 @@ def real(split: str) -> Records:
 
 def test_the_known_figures_of_the_real_posts():
     train = set(cmkp("tw_mm_s1/train_keyphrases.txt").read_text(encoding="utf-8").split("\n")) - {""}
-    test, valid = (gather(real(split), stem_words, train=train) for split in ("test", "valid"))
+    test, valid = (gather_statistics(real(split), stem_words, train=train) for split in ("test", "valid"))
 
     def present(split):
         return round(split.groups["present"].keyphrases / split.groups["all"].keyphrases, 4)
 
-    assert (test.posts, len(test.unique), round(overlap(test, train), 4)) == (5372, 2534, 0.9732)
-    assert (valid.posts, len(valid.unique), round(overlap(valid, train), 4)) == (5370, 2544, 0.9780)
+    assert (test.posts, len(test.unique), round(train_overlap(test, train), 4)) == (5372, 2534, 0.9732)
+    assert (valid.posts, len(valid.unique), round(train_overlap(valid, train), 4)) == (5370, 2544, 0.9780)
     assert (present(test), present(valid)) == (0.3745, 0.3601)
     assert round(test.groups["all"].keyphrases / test.posts, 3) == 1.325
     assert (test.groups["present"].posts, test.groups["absent"].posts) == (2320, 3441)
     assert test.groups["unseen"].posts == 74
     assert sum(keyphrase not in train for keyphrase in test.unique) == 68
     assert (repeats(test.digest_N["text"]).second, repeats(valid.digest_N["text"]).second) == (14, 20)
-    assert common(valid.digest_N["text"], test.digest_N["text"]).first == 23
+    assert find_shared(valid.digest_N["text"], test.digest_N["text"]).first == 23

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mmkp_jax.data.forest import RowSize, Tree, pack_rows
-from mmkp_jax.decoding.generate import Answer, Generator
-from mmkp_jax.decoding.prompts import measure
+from mmkp_jax.decoding.generate import Completion, Generator
+from mmkp_jax.decoding.prompts import prompt_of
 from mmkp_jax.decoding.sampling import Sampling
 from mmkp_jax.models.sharding import make_mesh
 from tests.support.needs_torch import needs_torch
@@ -53,7 +53,7 @@ def theirs(model, tree, config, stop: list[int], answer_tokens: int = ANSWER_TOK
 
 
 def their_state(model, tree, config) -> np.ndarray:
-    """Of the prompt's last token, after the last norm: [D]."""
+    """The hidden state of the prompt's last token, after the last norm: [D]."""
     model.model.rope_deltas = None
     with needs_torch().no_grad():
         return model(**prompt_inputs(tree, config), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
@@ -63,22 +63,22 @@ def prompt_inputs(tree, config) -> dict:
     return their_inputs(tree, np.zeros(1, np.int32), config)  # all of a target but its last token: nothing of it
 
 
-def answers(definition, params, trees, draws=1, names=None, **options):
+def answers(definition, params, trees, num_samples=1, names=None, **options):
     """Tokens by (prompt, draw)."""
-    found = decoded(definition, params, trees, draws, names, **options)
-    return {(each.prompt, each.draw): each.tokens for each in found}
+    found = decoded(definition, params, trees, num_samples, names, **options)
+    return {(each.prompt, each.sample): each.tokens for each in found}
 
 
-def decoded(definition, params, trees, draws=1, names=None, **options) -> list[Answer]:
+def decoded(definition, params, trees, num_samples=1, names=None, **options) -> list[Completion]:
     settings = dict(slots=4, answer_tokens=ANSWER_TOKENS, stop_tokens=(), dtype=jnp.float32) | options
     generator = Generator(definition, MESH, **settings)
     names = names or [str(number) for number in range(len(trees))]
-    prompts = [measure(name, tree, definition.processor) for name, tree in zip(names, trees, strict=True)]
-    return list(generator(params, prompts, trees.__getitem__, draws))
+    prompts = [prompt_of(name, tree, definition.processor) for name, tree in zip(names, trees, strict=True)]
+    return list(generator(params, prompts, trees.__getitem__, num_samples))
 
 
 @pytest.mark.parametrize("which", ["pair", "untied"])
-def test_answers_are_those_of_transformers(request, which):
+def test_completions_are_those_of_transformers(request, which):
     model, definition, params = request.getfixturevalue(which)
     config = definition.config
     trees = [random_tree(i, config, **kind) for i, kind in enumerate(KINDS)]
@@ -93,16 +93,16 @@ def test_answers_are_those_of_transformers(request, which):
 
 @pytest.mark.parametrize("which", ["pair", "untied"])
 def test_states_are_those_of_transformers_in_any_slot(request, which):
-    """With more prompts than slots, which answers of other lengths leave at other times, and two draws of each."""
+    """With more prompts than slots, whose completions end at different times, and two samples of each."""
     model, definition, params = request.getfixturevalue(which)
     trees = [random_tree(i, definition.config, **kind) for i, kind in enumerate(KINDS)]
-    found = decoded(definition, params, trees, draws=2, stop_tokens=range(0, 320, 11), slots=3, answer_tokens=9)
+    found = decoded(definition, params, trees, num_samples=2, stop_tokens=range(0, 320, 11), slots=3, answer_tokens=9)
     assert len(found) == 2 * len(KINDS) and len({len(each.tokens) for each in found}) > 1
     for each in found:
         assert relative_error(each.state_D, their_state(model, trees[each.prompt], definition.config)) < BOUND
 
 
-def test_answers_are_those_of_the_whole_text_computed_anew_for_every_token(ours):
+def test_completions_equal_recomputing_the_whole_text_for_every_token(ours):
     definition, params = ours
     config = definition.config
     prompt = random_tree(7, config, grids=[(6, 8)], text=12)
@@ -129,20 +129,20 @@ def test_slots_order_and_looks_change_nothing(ours):
     expected = answers(definition, params, trees, stop_tokens=stop)
     lengths = sorted(map(len, expected.values()))
     assert lengths[0] < 4 and lengths[-1] == ANSWER_TOKENS
-    for options in ({"slots": 1}, {"slots": 3, "look_every": 1}, {"slots": 64, "look_every": 7}):
+    for options in ({"slots": 1}, {"slots": 3, "sync_every": 1}, {"slots": 64, "sync_every": 7}):
         assert answers(definition, params, trees, stop_tokens=stop, **options) == expected
     backwards = answers(definition, params, trees[::-1], stop_tokens=stop, slots=2)
     assert {(8 - prompt, draw): tokens for (prompt, draw), tokens in backwards.items()} == expected
 
 
-def test_answers_are_cut_where_each_prompt_says(ours):
+def test_completions_are_cut_where_each_prompt_says(ours):
     """And those that take more pages of the cache than others grow it: 64 tokens are a page."""
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % len(KINDS)]) for i in range(6)]
     whole = answers(definition, params, trees, answer_tokens=150, slots=2)
     most = [1, 150, 3, 64, 200, 9]
     generator = Generator(definition, MESH, slots=2, answer_tokens=150, stop_tokens=(), dtype=jnp.float32)
-    prompts = [measure(str(i), tree, definition.processor) for i, tree in enumerate(trees)]
+    prompts = [prompt_of(str(i), tree, definition.processor) for i, tree in enumerate(trees)]
     prompts = [prompt._replace(most_tokens=tokens) for prompt, tokens in zip(prompts, most, strict=True)]
     for _ in range(2):  # the second time with programs that are there
         cut = {each.prompt: each.tokens for each in generator(params, prompts, trees.__getitem__)}
@@ -150,7 +150,7 @@ def test_answers_are_cut_where_each_prompt_says(ours):
     assert len(cut[4]) == 150
 
 
-def test_samples_depend_on_seed_name_and_draw_alone(ours):
+def test_samples_depend_on_seed_name_and_sample_alone(ours):
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % 3]) for i in range(5)]
     names = list("abcde")
@@ -164,7 +164,7 @@ def test_samples_depend_on_seed_name_and_draw_alone(ours):
     assert answers(definition, params, trees[3:4], 1, ["d"], sampling=warm._replace(seed=4))[0, 0] != drawn[3, 0]
 
 
-def test_a_stop_token_and_the_most_tokens_end_an_answer(ours):
+def test_a_stop_token_and_the_most_tokens_end_a_completion(ours):
     definition, params = ours
     tree = random_tree(2, definition.config, **KINDS[2])
     free = answers(definition, params, [tree])[0, 0]
@@ -175,13 +175,13 @@ def test_a_stop_token_and_the_most_tokens_end_an_answer(ours):
         assert answers(definition, params, [tree], stop_tokens=[-5, stop])[0, 0] == free[: free.index(stop)]
 
 
-def test_a_prompt_that_cannot_be_loaded_has_no_answer_and_holds_nobody_up(ours):
+def test_a_prompt_that_cannot_be_loaded_has_no_completion_and_delays_no_other(ours):
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % 3]) for i in range(7)]
     expected = answers(definition, params, trees)
     lost = {0, 4}
     generator = Generator(definition, MESH, slots=4, answer_tokens=ANSWER_TOKENS, stop_tokens=(), dtype=jnp.float32)
-    prompts = [measure(str(number), tree, definition.processor) for number, tree in enumerate(trees)]
+    prompts = [prompt_of(str(number), tree, definition.processor) for number, tree in enumerate(trees)]
     found = generator(params, prompts, lambda number: None if number in lost else trees[number])
-    assert {(each.prompt, each.draw): each.tokens for each in found} == expected | {(0, 0): None, (4, 0): None}
+    assert {(each.prompt, each.sample): each.tokens for each in found} == expected | {(0, 0): None, (4, 0): None}
     assert list(generator(params, [], trees.__getitem__)) == []

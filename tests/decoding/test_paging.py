@@ -25,22 +25,22 @@ def test_pages_are_of_one_text_each_through_taking_giving_back_and_growing(shard
     table = PageTable(shards, slots, longest)
     assert (table.width, table.most, table.in_all) == (64, 5 * slots // shards, 0)
     table.grow(1)
-    places, counts = dict.fromkeys(range(slots), 0), set()
+    positions, counts = dict.fromkeys(range(slots), 0), set()
     for _ in range(400):
         slot = int(rng.integers(slots))
         if rng.random() < 0.3:
             table.give_back(slot)
-            places[slot] = 0
+            positions[slot] = 0
         else:
-            wanted = {slot: int(rng.integers(places[slot], longest + 1))}
+            wanted = {slot: int(rng.integers(positions[slot], longest + 1))}
             if (needed := table.needed(wanted)) > table.count:
                 assert needed <= table.most
                 table.grow(needed)
                 counts.add(table.count)
             table.take(slot, wanted[slot])
-            places |= wanted
+            positions |= wanted
         found = owners(table)
-        for number, had in places.items():
+        for number, had in positions.items():
             pages = table.pages.page_BJ[number]
             assert (pages[: -(-had // 64)] < table.count).all() and (pages != NOWHERE).sum() == -(-had // 64)
         for at, (whose, first) in enumerate(zip(table.pages.slot_C, table.pages.first_C, strict=True)):
@@ -58,7 +58,7 @@ def test_inserts_go_to_the_pages_of_all_shards():
     table.grow(16)
     for slot in (0, 3):
         table.take(slot, 200)
-    page_MJ = table.of(np.array([3, 0, 4], np.int32))  # slot 4 there is not
+    page_MJ = table.numbers_of(np.array([3, 0, 4], np.int32))  # slot 4 there is not
     assert table.width == 128 and page_MJ.shape == (3, 8)
     assert (page_MJ[0, :2] >= 16).all() and (page_MJ[0, :2] < 32).all() and (page_MJ[1, :2] < 16).all()
     assert (page_MJ[:2, 2:] == NOWHERE).all() and (page_MJ[2] == NOWHERE).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmkp_jax.data.forest import Tree
-from mmkp_jax.decoding.prompts import Prompt, measure, pack_trunks, plan_batches
+from mmkp_jax.decoding.prompts import Prompt, pack_trunks, plan_batches, prompt_of
 from tests.support.tiny import tiny_config
 from tests.support.trees import processor_of, random_tree, row_of
 
@@ -13,7 +13,7 @@ def prompts_of(lengths) -> list[Prompt]:
     return [Prompt(str(i), row_of(n, 2 * n, n // 30, 0, 1), 0, 0) for i, n in enumerate(lengths)]
 
 
-def test_every_prompt_stands_in_one_row_that_holds_it():
+def test_every_prompt_is_in_one_row_that_holds_it():
     prompts = prompts_of(np.random.default_rng(0).integers(20, 3000, 500).tolist())
     batches = plan_batches(prompts, rows=8)
     assert sorted(number for batch in batches for number in batch.numbers) == list(range(500))
@@ -34,18 +34,18 @@ def test_a_few_tokens_more_or_less_come_to_the_same_size():
 def test_rows_of_text_have_no_patches():
     config = tiny_config()
     tree = random_tree(0, config, grids=[])
-    (batch,) = plan_batches([measure("a", tree, processor_of(config))], rows=2)
+    (batch,) = plan_batches([prompt_of("a", tree, processor_of(config))], rows=2)
     forest = pack_trunks([tree, None], batch.size, processor_of(config))
     assert forest.images.patch_BPC.shape[1] == 0 and forest.label_BM.shape == (2, 0)
     assert (forest.segment_BT > 0).sum(axis=1).tolist() == [len(tree.prompt) - 1, 0]
 
 
-def test_decoding_goes_on_from_the_last_token():
+def test_decoding_continues_from_the_last_token():
     config = tiny_config()
     tree = random_tree(0, config, grids=[(4, 12)], text=5)
-    prompt = measure("a", tree, processor_of(config))
+    prompt = prompt_of("a", tree, processor_of(config))
     assert prompt.last_token == tree.prompt[-1] and prompt.size.tokens == len(tree.prompt) - 1
-    assert prompt.last_position == 3 + 6 + 2 + 5 - 1  # a picture of 2 x 6 merged patches takes six positions
+    assert prompt.last_position == 3 + 6 + 2 + 5 - 1  # an image of 2 x 6 merged patches takes six positions
 
 
 @pytest.mark.parametrize("tokens", [[5], [5, tiny_config().image_token_id]])
@@ -53,4 +53,4 @@ def test_a_prompt_that_nothing_can_go_on_from_is_refused(tokens):
     processor = processor_of(tiny_config())
     layouts = [processor.layout_of((2, 2))] * tokens.count(tiny_config().image_token_id)
     with pytest.raises(ValueError, match="'a' must have two tokens at least and end with a text token"):
-        measure("a", Tree(tokens, [], [], layouts), processor)
+        prompt_of("a", Tree(tokens, [], [], layouts), processor)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmkp_jax.decoding.sampling import GREEDY, Sampling, choose, most_probable, name_number, nucleus
+from mmkp_jax.decoding.sampling import GREEDY, Sampling, most_probable, name_number, nucleus, sample_tokens
 from tests.support.needs_torch import needs_torch
 
 SHARE = np.array([0.05, 0.4, 0.2, 0.25, 0.1])
@@ -13,10 +13,10 @@ DRAWS = 20_000
 
 
 def shares(sampling: Sampling) -> np.ndarray:
-    """How often each token comes in many draws for one prompt."""
+    """How often each token comes in many samples for one prompt."""
     logits = jnp.broadcast_to(jnp.log(SHARE), (DRAWS, len(SHARE))).astype(jnp.float32)
     name, index = jnp.full(DRAWS, name_number("a"), jnp.uint32), jnp.zeros(DRAWS, jnp.int32)
-    tokens = jax.jit(choose, static_argnums=1)(logits, sampling, name, jnp.arange(DRAWS), index)
+    tokens = jax.jit(sample_tokens, static_argnums=1)(logits, sampling, name, jnp.arange(DRAWS), index)
     return np.bincount(tokens, minlength=len(SHARE)) / DRAWS
 
 
@@ -61,12 +61,14 @@ def test_the_nucleus_is_transformers():
         np.testing.assert_array_equal(nucleus(jnp.asarray(logits), top_p), theirs)
 
 
-def test_each_of_seed_name_draw_and_index_gives_other_noise():
+def test_each_of_seed_name_sample_and_index_gives_other_noise():
     logits = jnp.zeros((1, 100_000))
 
     def draw(seed=0, name="a", draw=0, index=0) -> int:
         number = jnp.asarray([name_number(name)], jnp.uint32)
-        return int(choose(logits, Sampling(1.0, seed=seed), number, jnp.asarray([draw]), jnp.asarray([index]))[0])
+        return int(
+            sample_tokens(logits, Sampling(1.0, seed=seed), number, jnp.asarray([draw]), jnp.asarray([index]))[0]
+        )
 
     drawn = [draw(), draw(seed=1), draw(name="b"), draw(draw=1), draw(index=1)]
     assert len(set(drawn)) == len(drawn) and draw() == drawn[0]

@@ -1,13 +1,13 @@
 """Answers are the same on any mesh, and all processes of a run come to all of them."""
 
 import json
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.tiny import write_model
@@ -24,10 +24,9 @@ OTHERS = ("8x1x1", "1x8x1")
 
 
 def started(devices: int, *arguments: str) -> subprocess.Popen:
-    fake = f"--xla_force_host_platform_device_count={devices}"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake}
     command = [sys.executable, "-m", "tests.support.sharded_decoding", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=fake_devices(devices), **pipes)
 
 
 def report_of(process: subprocess.Popen) -> dict:
@@ -38,8 +37,8 @@ def report_of(process: subprocess.Popen) -> dict:
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    """Reports of one device and of one mesh that divides everything."""
-    return report_of(started(8, "1x1x1,2x2x2", str(folder)))
+    """Reports of one device, of a mesh that divides everything, and, compiled only, of one that divides the rows."""
+    return report_of(started(8, "1x1x1,2x2x2,8x1x1*", str(folder)))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def others(folder):
 
 
 @pytest.mark.parametrize("mesh", ["2x2x2", *(pytest.param(mesh, marks=pytest.mark.nightly) for mesh in OTHERS)])
-def test_a_mesh_answers_as_one_device_does(alone, mesh, request):
+def test_a_mesh_generates_as_one_device_does(alone, mesh, request):
     """Token by token, greedy and sampled, with more slots than posts on one shard and fewer."""
     expected = alone["1x1x1"]
     found = (request.getfixturevalue("others") if mesh in OTHERS else alone)[mesh]
@@ -62,20 +61,21 @@ def test_a_mesh_answers_as_one_device_does(alone, mesh, request):
         np.testing.assert_allclose(state, expected["states"][prompt], rtol=0, atol=1e-4)
 
 
+def test_no_token_waits_for_other_devices_that_have_all_the_weights(alone):
+    assert alone["8x1x1"]["sent"] == {}
+
+
 @pytest.mark.nightly
-def test_no_token_waits_for_other_devices_that_have_all_the_weights(others):
-    """Where each has a part of them, they are gathered layer by layer."""
-    assert others["8x1x1"]["sent"] == {}
+def test_weights_of_which_each_device_has_a_part_are_gathered_layer_by_layer(others):
     assert others["1x8x1"]["sent"]["all-gather"] >= 7 * 3  # seven matrices of three layers
 
 
-@pytest.mark.nightly
-def test_two_processes_share_the_pictures_and_both_come_to_all_answers(alone, folder):
+@pytest.mark.parametrize("mesh", ["2x2x2", pytest.param("1x8x1", marks=pytest.mark.nightly)])
+def test_two_processes_share_the_images_and_both_yield_all_completions(alone, folder, mesh):
     address = f"127.0.0.1:{free_port()}"
-    processes = [started(4, "2x2x2,1x8x1", str(folder), address, str(number)) for number in range(2)]
+    processes = [started(4, mesh, str(folder), address, str(number)) for number in range(2)]
     one, other = map(report_of, processes)
-    for mesh in ("2x2x2", "1x8x1"):
-        assert one[mesh]["answers"] == other[mesh]["answers"] == alone["1x1x1"]["answers"]
-        assert one[mesh]["states"] == other[mesh]["states"] and len(one[mesh]["states"]) == 12
-        assert sorted(one[mesh]["loaded"] + other[mesh]["loaded"]) == alone["1x1x1"]["loaded"]
-        assert one[mesh]["loaded"] and other[mesh]["loaded"]
+    assert one[mesh]["answers"] == other[mesh]["answers"] == alone["1x1x1"]["answers"]
+    assert one[mesh]["states"] == other[mesh]["states"] and len(one[mesh]["states"]) == 12
+    assert sorted(one[mesh]["loaded"] + other[mesh]["loaded"]) == alone["1x1x1"]["loaded"]
+    assert one[mesh]["loaded"] and other[mesh]["loaded"]

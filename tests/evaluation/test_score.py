@@ -184,7 +184,7 @@ GOOD = {"predictions": ("p.jsonl", JSON_PREDICTIONS), "posts": ("test.jsonl", JS
         ({"predictions": ("p.txt", "a\nb\nc\n")}, "3 lines for 2 posts"),
         ({"predictions": ("p.txt", b"a\n\xff\n")}, "is not UTF-8"),
         ({"posts": ("test.jsonl", "")}, "is empty"),
-        ({"posts": ("test.jsonl", [JSON_POSTS[0]] * 2)}, "test.jsonl:2: the id 'a' stands in line 1 too"),
+        ({"posts": ("test.jsonl", [JSON_POSTS[0]] * 2)}, "test.jsonl:2: the id 'a' is in line 1 too"),
         ({"posts": ("test_src.txt", "a dog<sep>dogs\n")}, "test_src.txt:1: the line has 2 fields, not 3"),
         ({"posts": ("posts.csv", CMKP_POSTS)}, "posts.csv: its name does not say how posts are laid out"),
         ({"train": ("train.txt", "")}, "is empty"),

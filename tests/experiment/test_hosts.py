@@ -94,11 +94,16 @@ def test_sigterm_on_one_host_saves_on_both_and_a_restart_is_bit_identical(pocket
     assert "stopped, and saved, at step" in ended[0][1] and f"--workdir={workdir}" in ended[0][1]
     ended = finish(start(pocket, workdir))
     assert [status for status, *_ in ended] == [0, 0], ended
-    assert "going on from step" in ended[0][1]
+    assert "resuming from step" in ended[0][1]
     assert curve(workdir) == curve(unbroken[0])
     ours, theirs = state_of(workdir, STEPS), state_of(unbroken[0], STEPS)
     for path, leaf in theirs.items():
         np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
+
+
+def damage(workdir):
+    """A bit of what one of two hosts alone reads at a restart."""
+    flip_bit(max((workdir / f"checkpoints/{STEPS}/state/ocdbt.process_1/d").iterdir()), 100)
 
 
 def survivor(processes, victim):
@@ -126,10 +131,12 @@ def test_a_host_that_dies_ends_the_job_within_a_minute_and_one_host_continues(po
 def test_a_host_that_dies_while_the_test_split_is_decoded_ends_the_job_within_a_minute(pocket, unbroken, victim):
     workdir = pocket.parent / f"killed-in-test-{victim}"
     shutil.copytree(unbroken[0], workdir)
+    damage(workdir)
     processes = start(pocket, workdir, "--config.hang_seconds=600")
     said = ""
     while "test: " not in said:
         said += processes[0].stderr.read(1)
+    assert f"checkpoints/{STEPS}: it is damaged (" in said
     survivor(processes, victim)
 
 
@@ -185,10 +192,10 @@ def test_a_host_that_never_joins_ends_the_others_with_one_line(tmp_path):
 def test_damage_that_one_host_alone_sees_takes_both_to_the_checkpoint_before(pocket, unbroken):
     workdir = pocket.parent / "damaged"
     shutil.copytree(unbroken[0], workdir)
-    flip_bit(max((workdir / f"checkpoints/{STEPS}/state/ocdbt.process_1/d").iterdir()), 100)  # one of them reads it
+    damage(workdir)
     ended = finish(start(pocket, workdir))
     assert [status for status, *_ in ended] == [0, 0], ended
-    assert "going on from step 6" in ended[0][1]
+    assert "resuming from step 6" in ended[0][1]
     told = [error for *_, error in ended]
     assert ["another host says where" in each for each in told].count(True) == 1, told
     assert all(f"checkpoints/{STEPS}: it is damaged (" in each for each in told), told
@@ -248,5 +255,5 @@ def test_a_job_names_all_of_its_flags_and_a_shared_folder():
 
 @pytest.mark.parametrize("where, process", [("127.0.0.1", 0), (":1234", 0), ("127.0.0.1:99999", 1), ("127.0.0.1:1", 2)])
 def test_a_place_where_no_host_can_meet_the_others_is_a_mistake(where, process):
-    with pytest.raises(InputError, match="give HOST:PORT, and of N processes each a number below N"):
+    with pytest.raises(InputError, match="give HOST:PORT, and each of N processes a number below N"):
         join(where, 2, process)

@@ -77,7 +77,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("change", "what"), FAULTS, ids=[what for _, what in FAULTS])
-def test_a_fault_is_told_in_one_line(change, what):
+def test_a_fault_is_reported_in_one_line(change, what):
     with pytest.raises(InputError) as caught:
         config_from_hf({**hf_config_dict(tiny_config()), **change}, "ckpt/config.json")
     line = str(caught.value)
@@ -85,7 +85,7 @@ def test_a_fault_is_told_in_one_line(change, what):
     assert line.endswith("; take the config.json published with the weights")
 
 
-def test_sizes_at_odds_are_told_at_once():
+def test_inconsistent_sizes_are_reported_at_once():
     change = {"num_key_value_heads": 3, **vision(out_hidden_size=63)}
     with pytest.raises(InputError, match=r"num_key_value_heads 3; vision_config\.out_hidden_size 63 is not"):
         config_from_hf({**hf_config_dict(tiny_config()), **change})

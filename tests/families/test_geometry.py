@@ -53,10 +53,10 @@ def test_mrope_positions_are_transformers(tmp_path):
     [
         ([1, 9, 9, 2], [(4, 4)], "2 image tokens for images of 4"),
         ([1, 9, 9, 9, 9, 2], [], "4 image tokens for images of 0"),
-        ([9, 9, 1, 9, 9], [(4, 4)], "text stands inside"),
+        ([9, 9, 1, 9, 9], [(4, 4)], "text is inside"),
     ],
 )
-def test_image_tokens_that_are_not_the_pictures_are_refused(tokens, grids, message):
+def test_image_tokens_that_are_not_the_images_are_refused(tokens, grids, message):
     with pytest.raises(ValueError, match=message):
         mrope_positions(np.array(tokens), grids, image_token=9)
 

@@ -45,11 +45,11 @@ GEOMETRIES = {
     ),
 }
 POSTS = {
-    "small picture": dict(grids=[(4, 4)]),
+    "small image": dict(grids=[(4, 4)]),
     "three windows a side and partial ones": dict(grids=[(40, 26)]),
     "whole windows": dict(grids=[(24, 24)]),
-    "two pictures": dict(grids=[(10, 18), (6, 4)]),
-    "no picture": dict(grids=[]),
+    "two images": dict(grids=[(10, 18), (6, 4)]),
+    "no image": dict(grids=[]),
     "positions beyond 2,000": dict(grids=[(8, 12)], text=2050),
 }
 
@@ -81,7 +81,7 @@ def test_logits_of_packed_rows_equal_transformers_alone(pair):
 
 
 def test_blocks_equal_transformers(pair):
-    """Patch embedding, a windowed block, a full one, the merger, a decoder layer: each fed transformers' own input."""
+    """Patch embedding, a windowed block, a full one, the merger, a decoder layer: each with transformers' own input."""
     theirs, definition, params = pair
     config = definition.config
     tree = random_tree(7, config, grids=[(40, 26), (10, 18)], cot=0)
@@ -98,7 +98,7 @@ def test_blocks_equal_transformers(pair):
 
     rotation = vision_rotation(forest.images.patch_position_BP2, config.vision)
     tiles = lay_tiles(forest.images.window_BW, forest.images.image_BP.shape[1], config.vision.tile_size)
-    attend = DENSE.pictures(forest.images.image_BP)
+    attend = DENSE.images(forest.images.image_BP)
     for i in (0, config.vision.full_attention_layers[0]):
         x, out = seen[f"block {i}"]
         full = i in config.vision.full_attention_layers

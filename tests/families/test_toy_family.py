@@ -1,4 +1,4 @@
-"""A family that the package does not know goes all the way, by one row of the registry."""
+"""A family unknown to the package works throughout, with one row of the registry."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def test_weights_come_back_under_the_familys_own_names(pocket):
         np.testing.assert_array_equal(array, flatten(made)[path], err_msg=path)
 
 
-def test_a_packed_example_is_what_it_is_alone(pocket):
+def test_a_packed_example_equals_the_example_alone(pocket):
     definition = registry.define(open_folder(str(pocket / "toy")).config)
     params = random_params(definition, seed=1, spread=0.3)
     rng = np.random.default_rng(0)

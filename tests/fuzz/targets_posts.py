@@ -108,7 +108,7 @@ def _read_chains(data: bytes, root: Path) -> None:
     posts = [Post("a", "x", None, ("snow",)), Post("b", "y", None, ("bread",))]
     joined = chains.join(Source({"train": posts}))
     list(joined.splits["train"])
-    for rows in joined.beside.values():
+    for rows in joined.extra_files.values():
         json.dumps(list(rows)).encode()
     chains.summary().encode()
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from configs.dyncot import get_config
-from mmkp_jax.hf.feeding import FEEDING, read_feeding
+from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, read_prompt_limits
 from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.runtime import checksums, lock
 from mmkp_jax.runtime.config import default_config, override, parse_overrides
@@ -41,8 +41,8 @@ def _same_content(data: bytes, root: Path) -> None:
 
 
 def _feeding(data: bytes, root: Path) -> None:
-    (root / FEEDING).write_bytes(data)
-    read_feeding(root)
+    (root / PROMPT_LIMITS).write_bytes(data)
+    read_prompt_limits(root)
 
 
 def _run_config(data: bytes, root: Path) -> None:

@@ -29,7 +29,7 @@ def write_folder(path: Path, max_shard_bytes: int = 10**9, **overrides) -> None:
     write_tokenizer(path)
 
 
-def told(call, *arguments) -> str:
+def reported(call, *arguments) -> str:
     """The one line of the error."""
     with pytest.raises(InputError) as caught:
         call(*arguments)
@@ -212,23 +212,23 @@ INDEXED = {
 
 
 @pytest.mark.parametrize(("spoil", "parts"), WHOLE.values(), ids=WHOLE.keys())
-def test_a_bad_folder_is_told_in_one_line(tmp_path, spoil, parts):
+def test_a_bad_folder_is_reported_in_one_line(tmp_path, spoil, parts):
     write_folder(tmp_path)
     spoil(tmp_path)
-    line = told(open_folder, str(tmp_path))
+    line = reported(open_folder, str(tmp_path))
     assert all(part in line for part in [str(tmp_path), *parts]), line
 
 
 @pytest.mark.parametrize(("spoil", "parts"), INDEXED.values(), ids=INDEXED.keys())
-def test_a_bad_index_is_told_in_one_line(tmp_path, spoil, parts):
+def test_a_bad_index_is_reported_in_one_line(tmp_path, spoil, parts):
     write_folder(tmp_path, max_shard_bytes=150_000)
     spoil(tmp_path)
-    line = told(open_folder, str(tmp_path))
+    line = reported(open_folder, str(tmp_path))
     assert all(part in line for part in [str(tmp_path), *parts]), line
 
 
 def test_weights_that_may_not_be_read(tmp_path, monkeypatch):
-    """As for a user other than root: Python's open tells of the permissions, safetensors of an absent file."""
+    """As for a user other than root: Python's open reports the permissions, safetensors an absent file."""
     write_folder(tmp_path)
     weights, opened = tmp_path / "model.safetensors", Path.open
 
@@ -242,26 +242,26 @@ def test_weights_that_may_not_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr("mmkp_jax.hf.tensors.safe_open", absent)
-    line = told(open_folder, str(tmp_path))
+    line = reported(open_folder, str(tmp_path))
     assert line.startswith(f"{weights}: the file cannot be read (PermissionError: ") and "permissions" in line
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "nosuchfolder", "./no/such", "a/b/c", "../up"])
 def test_a_path_that_is_no_folder(path):
-    line = told(open_folder, path)
+    line = reported(open_folder, path)
     assert line.startswith(f"{path}: there is no such folder") and "hub id" in line
 
 
 def test_a_path_that_is_a_file(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert "a file, not a folder" in told(open_folder, str(tmp_path / "config.json"))
+    assert "a file, not a folder" in reported(open_folder, str(tmp_path / "config.json"))
 
 
 @pytest.mark.parametrize("hub_id", ["nobody/no-such-model", "no--body/..x"])
 def test_a_hub_that_cannot_be_reached(monkeypatch, tmp_path, hub_id):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    line = told(open_folder, hub_id)
-    assert line.startswith(f"{hub_id}: there is no such folder, and the hub does not give it")
+    line = reported(open_folder, hub_id)
+    assert line.startswith(f"{hub_id}: there is no such folder, and the hub does not provide it")
     assert "network" in line and "local folder" in line
 
 
@@ -286,13 +286,13 @@ def test_a_damaged_tokenizer(tmp_path):
     folder = open_folder(str(tmp_path))
     for content in ({"version": "1.0"}, whole | {"model": 7}, whole | {"added_tokens": [{"id": "x"}]}):
         (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-        line = told(load_tokenizer, folder)
+        line = reported(load_tokenizer, folder)
         assert str(tmp_path) in line and "cannot read the tokenizer" in line and "base checkpoint" in line
     (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     for content in ('{"a":' * 100_000, json.dumps(settings | {"model_max_length": []})):
         (tmp_path / "tokenizer_config.json").write_text(content)
-        assert "cannot read the tokenizer" in told(load_tokenizer, folder)
+        assert "cannot read the tokenizer" in reported(load_tokenizer, folder)
 
 
 @pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{% for %}", "{{ messages.x.y }}", "{{ raise_exception('no') }}"])
@@ -300,14 +300,14 @@ def test_a_chat_template_that_cannot_be_rendered(tmp_path, template):
     write_tokenizer(tmp_path)
     (tmp_path / "chat_template.jinja").write_text(template)
     tokenizer = load_tokenizer(Folder(tmp_path, hf_config_dict(tiny_config()), {}))
-    line = told(lambda: read_template(tokenizer, image_token=tiny_config().image_token_id))
+    line = reported(lambda: read_template(tokenizer, image_token=tiny_config().image_token_id))
     assert f"the tokenizer of {tmp_path}: its chat template cannot be rendered (" in line
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path):
     write_folder(tmp_path)
     smaller = hf_config_dict(tiny_config(vocab_size=313))
-    line = told(load_tokenizer, Folder(tmp_path, smaller, {}))
+    line = reported(load_tokenizer, Folder(tmp_path, smaller, {}))
     assert "the tokenizer has a token 313, and vocab_size is 313" in line
 
 
@@ -316,7 +316,7 @@ def load(path: Path) -> None:
     load_params(folder, define(hf_config_dict(tiny_config(tie_embeddings=False))).shapes())
 
 
-def test_all_wrong_tensors_are_told_at_once(tmp_path):
+def test_all_wrong_tensors_are_reported_at_once(tmp_path):
     write_folder(tmp_path, tie_embeddings=False)
 
     def spoil(tensors):
@@ -331,7 +331,7 @@ def test_all_wrong_tensors_are_told_at_once(tmp_path):
         tensors["model.language_model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"]
 
     edit_weights(tmp_path, spoil)
-    line = told(load, tmp_path)
+    line = reported(load, tmp_path)
     for part in (
         str(tmp_path),
         "missing: ",
@@ -351,7 +351,7 @@ def test_all_wrong_tensors_are_told_at_once(tmp_path):
 
 def test_a_head_is_missing_where_the_model_has_one(tmp_path):
     write_folder(tmp_path, tie_embeddings=True)
-    line = told(load, tmp_path)
+    line = reported(load, tmp_path)
     assert "missing: lm_head.weight;" in line and line.endswith("set tie_word_embeddings to true in config.json")
 
 
@@ -371,7 +371,7 @@ def test_a_tied_head_unlike_the_embedding_is_refused(tmp_path, monkeypatch):
     with_head(tmp_path)
     open_folder(str(tmp_path))
     with_head(tmp_path, change=1)
-    line = told(open_folder, str(tmp_path))
+    line = reported(open_folder, str(tmp_path))
     assert f"{tmp_path}/model.safetensors: config.json says tie_word_embeddings, and lm_head.weight is not " in line
     assert "set tie_word_embeddings to false" in line
     untied = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": False}
@@ -391,10 +391,10 @@ def test_a_tied_head_in_another_dtype_is_compared_by_its_numbers(tmp_path):
 def test_an_unknown_architecture(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_v1"}')
-    line = told(load, tmp_path)
+    line = reported(load, tmp_path)
     assert f"{tmp_path}/config.json" in line and "did you mean 'qwen2_5_vl'?" in line
 
 
 def test_weights_are_never_overwritten(tmp_path):
     write_folder(tmp_path)
-    assert "already holds model.safetensors" in told(write_folder, tmp_path)
+    assert "already holds model.safetensors" in reported(write_folder, tmp_path)

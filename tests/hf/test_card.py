@@ -1,4 +1,4 @@
-"""The model card: code that runs as it stands, metadata that the hub reads, and what is known of the run."""
+"""The model card: code that runs unchanged, metadata that the hub reads, and what is known of the run."""
 
 import json
 import re
@@ -23,9 +23,9 @@ def snippets(card: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
-def write_pictures(picture: Image.Image, folder: Path) -> list[Path]:
-    """A picture as files that hold more, or other, than upright RGB."""
-    rgb, grey = picture.convert("RGB"), picture.convert("L")
+def write_images(image: Image.Image, folder: Path) -> list[Path]:
+    """An image as files that hold more, or other, than upright RGB."""
+    rgb, grey = image.convert("RGB"), image.convert("L")
     exif = Image.Exif()
     exif[0x0112] = 6
     rgb.save(folder / "on its side.jpg", exif=exif)
@@ -41,15 +41,15 @@ def write_pictures(picture: Image.Image, folder: Path) -> list[Path]:
 
 
 def test_the_snippet_predicts_what_we_predict(exported_pocket, tmp_path, monkeypatch, capsys):
-    """As it stands in the card, on texts alone, one of them too long, and on pictures of many kinds."""
+    """The card's code unchanged, on texts alone, one of them too long, and on images of many kinds."""
     needs_torch()
     _, out = exported_pocket
-    pictures = sorted((out.parent / "pocket" / "images").glob("test-*"))[:2]
-    others = write_pictures(Image.open(pictures[0]), tmp_path)
+    images = sorted((out.parent / "pocket" / "images").glob("test-*"))[:2]
+    others = write_images(Image.open(images[0]), tmp_path)
     long = "café ☕ 🤷 at <place> " * 40
     odd = [file for file in others if file.stem in ("16 bits", "on its side", "rgba")]
     texts = ["the band at <place>", long, "rain again", *["café ☕"] * len(odd)]
-    images = [None, None, pictures[1], *odd]
+    images = [None, None, images[1], *odd]
     transformers, vllm = snippets((out / "README.md").read_text(encoding="utf-8"))
     compile(vllm, "README.md", "exec")
     monkeypatch.chdir(out)
@@ -59,7 +59,7 @@ def test_the_snippet_predicts_what_we_predict(exported_pocket, tmp_path, monkeyp
     theirs = [names["keyphrases"](text, image) for text, image in zip(texts, images, strict=True)]
     written = [names["answer"](text, image) for text, image in zip(texts, images, strict=True)]
     template = read_template(names["tokenizer"], image_token=names["model"].config.image_token_id)
-    cut = [trimmed(text, template, max_text_tokens=96) for text in texts]  # as the run was fed
+    cut = [trimmed(text, template, max_text_tokens=96) for text in texts]  # as in training
     ours = load_predictor(out, answer_tokens=24)(cut, images)
     assert [each.predicted for each in ours] == theirs and any(theirs)
     assert [each.output for each in ours] == written and len(set(written)) > 1
@@ -81,7 +81,7 @@ def test_the_hub_reads_the_metadata(exported_pocket):
     assert {each.dataset_split for each in data.eval_results} == {"test"}
 
 
-def test_the_card_tells_scores_with_n_and_intervals_data_and_settings(exported_pocket):
+def test_the_card_gives_scores_with_n_and_intervals_data_and_settings(exported_pocket):
     _, out = exported_pocket
     card = (out / "README.md").read_text(encoding="utf-8")
     row = re.search(r"\| all \| 6 \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \| 50.00 \[", card)
@@ -102,7 +102,7 @@ def test_without_its_dataset_the_card_says_so(exported_pocket, tmp_path, capsys)
     assert main([f"--workdir={run}", f"--out={tmp_path / 'out'}"]) == 0
     assert "the card has no data and scores: " in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "The dataset was not at hand" in card and "No scores" in card and "model-index" not in card
+    assert "The dataset was not available" in card and "No scores" in card and "model-index" not in card
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_without_its_dataset_the_card_says_so(exported_pocket, tmp_path, capsys)
         ({}, Licence("unknown")),
     ],
 )
-def test_the_licence_is_what_the_base_tells(tmp_path, files, expected):
+def test_the_licence_is_that_of_the_base(tmp_path, files, expected):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert licence_of(tmp_path) == expected

@@ -22,23 +22,24 @@ from mmkp_jax.export import difference, main
 from mmkp_jax.families.qwen2_5_vl.names import NAMES
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.export import export_folder
-from mmkp_jax.hf.feeding import FEEDING, Fed
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import published_tensors
+from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.hf.verify import BOUND
 from mmkp_jax.inference.export_run import open_step, verify
 from mmkp_jax.inference.load_model import checkpoint_of, load_model
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.training.checkpoint import Best
+from tests.support.devices import fake_devices
 from tests.support.needs_torch import needs_torch
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.run_on_disk import FROZEN, STEP, write_base, write_run
 from tests.support.small_pocket import ROOT, SIZES
 from tests.support.tiny import hf_config_dict, tiny_config
 
-LIMITS = {"images": {"min_pixels": 3136, "max_pixels": 12544}, "fed": Fed(96, 24), "card": "# card\n"}
+LIMITS = {"images": {"min_pixels": 3136, "max_pixels": 12544}, "limits": PromptLimits(96, 24), "card": "# card\n"}
 INSIDE = {"visual.": "model.visual.", "model.": "model.language_model."}
 
 
@@ -140,7 +141,7 @@ def test_what_trained_is_rounded_and_the_rest_is_the_bases_bytes(run_of, scheme)
 
 def test_other_files_are_the_bases_but_for_card_and_pixels(run_of):
     base, _, _, out = run_of("published")
-    assert {file.name for file in out.iterdir()} == {file.name for file in base.iterdir()} | {FEEDING}
+    assert {file.name for file in out.iterdir()} == {file.name for file in base.iterdir()} | {PROMPT_LIMITS}
     for name in ("config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
         assert (out / name).read_bytes() == (base / name).read_bytes()
     before, after = (json.loads((path / "preprocessor_config.json").read_text()) for path in (base, out))
@@ -185,11 +186,10 @@ sys.exit(main(sys.argv[2:]))
 
 def command(*flags: str, devices: int = 1, file_bytes: int = resource.RLIM_INFINITY) -> subprocess.CompletedProcess:
     """The command in a process of its own; no file may grow beyond `file_bytes`."""
-    fake = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.run(
         [sys.executable, "-c", LIMITED, str(file_bytes), *flags],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake},
+        env=fake_devices(devices),
         capture_output=True,
         text=True,
         timeout=200,
@@ -208,7 +208,7 @@ def test_no_space_on_disk_is_one_line_and_leaves_nothing(run_of, tmp_path):
     out = tmp_path / "new" / "out"
     done = command(f"--workdir={workdir}", f"--out={out}", file_bytes=100_000)
     assert done.returncode == 2
-    assert done.stderr == f"{out}: the export cannot be written (File too large); see to space and permissions\n"
+    assert done.stderr == f"{out}: the export cannot be written (File too large); check free space and permissions\n"
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -243,7 +243,7 @@ def test_an_export_that_was_killed_is_no_folder_and_is_replaced(run_of, tmp_path
     assert weights_of(tmp_path / "out") == weights_of(out) and not left.exists()
 
 
-def told(capsys, *flags) -> str:
+def reported(capsys, *flags) -> str:
     """The one line of the error."""
     capsys.readouterr()
     assert main(list(flags)) == 2
@@ -252,17 +252,17 @@ def told(capsys, *flags) -> str:
     return line
 
 
-def test_mistakes_are_told_in_one_line(run_of, tmp_path, capsys):
+def test_mistakes_are_reported_in_one_line(run_of, tmp_path, capsys):
     base, workdir, _, out = run_of("published")
     run, new = f"--workdir={workdir}", f"--out={tmp_path / 'out'}"
-    assert "--out=DIR is not given" in told(capsys, run)
-    assert "did you mean '--step'?" in told(capsys, run, new, "--stepp=1")
-    assert "there is no run here" in told(capsys, f"--workdir={tmp_path}", new)
-    assert "not a run's" in told(capsys, f"--workdir={base}", new)
-    assert f"no checkpoint '8'; give one of the steps {STEP}, latest or best" in told(capsys, run, new, "--step=8")
-    assert "the run has no best step" in told(capsys, run, new, "--step=best")
-    assert f"{out}: this is there already, and no empty folder" in told(capsys, run, f"--out={out}")
-    assert "confirm it with --yes" in told(capsys, run, new, "--push_to_hub=me/mine")
+    assert "--out=DIR is not given" in reported(capsys, run)
+    assert "did you mean '--step'?" in reported(capsys, run, new, "--stepp=1")
+    assert "there is no run here" in reported(capsys, f"--workdir={tmp_path}", new)
+    assert "not a run's" in reported(capsys, f"--workdir={base}", new)
+    assert f"no checkpoint '8'; give one of the steps {STEP}, latest or best" in reported(capsys, run, new, "--step=8")
+    assert "the run has no best step" in reported(capsys, run, new, "--step=best")
+    assert f"{out}: this exists, and is not an empty folder" in reported(capsys, run, f"--out={out}")
+    assert "confirm it with --yes" in reported(capsys, run, new, "--push_to_hub=me/mine")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -284,7 +284,7 @@ def test_a_damaged_checkpoint_is_not_exported_or_predicted_with(run_of, tmp_path
     run = shutil.copytree(run_of("published")[1], tmp_path / "run")
     files = [file for file in (run / "checkpoints" / str(STEP)).rglob("*") if file.is_file()]
     flip_bit(max(files, key=lambda file: file.stat().st_size), 12_345)
-    line = told(capsys, f"--workdir={run}", f"--out={tmp_path / 'out'}")
+    line = reported(capsys, f"--workdir={run}", f"--out={tmp_path / 'out'}")
     assert f"checkpoints/{STEP}: the checkpoint is damaged (the content of state/" in line
     with pytest.raises(InputError, match="the checkpoint is damaged"):
         load_model(str(run))
@@ -299,20 +299,20 @@ def test_a_base_that_is_gone_or_another_one_is_refused(tmp_path, capsys):
     tensors = tensors_of(base)
     changed = "visual.blocks.2.attn.proj.bias"
     save_file(tensors | {changed: tensors[changed] + 1}, base / "model.safetensors", {"format": "pt"})
-    assert f"not those that the run began with: {changed};" in told(capsys, *flags)
+    assert f"not those that the run started from: {changed};" in reported(capsys, *flags)
 
     save_file(
         {name: array for name, array in tensors.items() if name != "model.norm.weight"}, base / "model.safetensors"
     )
-    assert "missing: model.norm.weight" in told(capsys, *flags)
+    assert "missing: model.norm.weight" in reported(capsys, *flags)
 
     wider = hf_config_dict(tiny_config(intermediate_size=100))
     (base / "config.json").write_text(json.dumps(wider))
-    line = told(capsys, *flags)
+    line = reported(capsys, *flags)
     assert "not the base that the run started from" in line and "decoder.layers.mlp.down.weight" in line
 
     base.rename(tmp_path / "elsewhere")
-    assert "the model that this run started from" in told(capsys, *flags)
+    assert "the model that this run started from" in reported(capsys, *flags)
     assert not (tmp_path / "out").exists()
 
 
@@ -346,7 +346,7 @@ def test_other_answers_fail_the_export_though_logits_agree(exported_pocket, tmp_
     (base / "generation_config.json").write_text('{"no_repeat_ngram_size": 1}')
     config["model"]["path"] = str(base)
     (run / "config.json").write_text(json.dumps(config))
-    line = told(capsys, f"--workdir={run}", f"--out={tmp_path / 'out'}", "--verify")
+    line = reported(capsys, f"--workdir={run}", f"--out={tmp_path / 'out'}", "--verify")
     assert "out: transformers answers 5 of 5 posts differently: test-1, test-2, test-3, test-4, test-5; do not" in line
 
 
@@ -370,7 +370,7 @@ def test_without_torch_a_line_says_that_nothing_was_verified(exported_pocket, tm
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as an upload needs; notes what it is sent."""
+    """The part of the hub that an upload needs; records what it is sent."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -410,7 +410,7 @@ def hub(monkeypatch):
     server.shutdown()
 
 
-def test_an_upload_is_private_and_whole_and_keeps_the_token_to_itself(run_of, tmp_path, hub, capfd):
+def test_an_upload_is_private_and_complete_and_keeps_the_token_to_itself(run_of, tmp_path, hub, capfd):
     _, workdir, _, _ = run_of("published")
     out = tmp_path / "out"
     assert main([f"--workdir={workdir}", f"--out={out}", "--push_to_hub=me/mine", "--yes"]) == 0
@@ -425,18 +425,18 @@ def test_an_upload_is_private_and_whole_and_keeps_the_token_to_itself(run_of, tm
     assert not any(b"hf_secret" in file.read_bytes() for file in out.iterdir())
 
 
-def test_a_hub_that_cannot_be_reached_is_told_in_one_line(run_of, tmp_path, hub, capsys):
+def test_a_hub_that_cannot_be_reached_is_reported_in_one_line(run_of, tmp_path, hub, capsys):
     hub.server_close()
     _, workdir, _, _ = run_of("published")
     out = tmp_path / "out"
-    line = told(capsys, f"--workdir={workdir}", f"--out={out}", "--push_to_hub=me/mine", "--yes")
-    assert line.startswith("me/mine: the hub does not take it (") and "hf_secret" not in line
+    line = reported(capsys, f"--workdir={workdir}", f"--out={out}", "--push_to_hub=me/mine", "--yes")
+    assert line.startswith("me/mine: the hub does not accept it (") and "hf_secret" not in line
     assert line.endswith(f"; then: hf upload --private me/mine {out}\n")
 
 
-def test_a_hub_that_refuses_is_told_in_one_line(run_of, tmp_path, hub, capsys):
+def test_a_hub_that_refuses_is_reported_in_one_line(run_of, tmp_path, hub, capsys):
     hub.authorised = "Bearer another"
     _, workdir, _, _ = run_of("published")
-    line = told(capsys, f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--push_to_hub=me/mine", "--yes")
-    assert line.startswith("me/mine: the hub does not take it (") and "hf_secret" not in line
+    line = reported(capsys, f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--push_to_hub=me/mine", "--yes")
+    assert line.startswith("me/mine: the hub does not accept it (") and "hf_secret" not in line
     assert (tmp_path / "out" / "config.json").exists()

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import compact, published_name, published_tensors
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import Params, flatten, random_params, unflatten
+from tests.support.devices import fake_devices
 from tests.support.ports import free_port
 from tests.support.published import QWEN2_5_VL_3B
 from tests.support.tiny import hf_config_dict, hf_model, tiny_config, write_model, write_tokenizer
@@ -182,10 +182,9 @@ def test_reading_by_blocks_changes_nothing(tmp_path, monkeypatch):
 
 
 def run_sharded(*arguments: str, devices: int) -> subprocess.Popen:
-    flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", "tests.support.sharded_load", *arguments],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env=fake_devices(devices),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

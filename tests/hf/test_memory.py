@@ -29,7 +29,7 @@ import json, resource, sys
 from pathlib import Path
 import jax, jax.numpy as jnp
 from mmkp_jax.hf.export import export_folder
-from mmkp_jax.hf.feeding import Fed
+from mmkp_jax.hf.prompt_limits import PromptLimits
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.families.registry import define
@@ -47,7 +47,7 @@ params = jax.block_until_ready(load_params(folder, target))
 loaded = peak()
 counts = export_folder(
     *split_params(params, FAMILY.paths(["tower"])), folder, Path(sys.argv[2]),
-    images={"min_pixels": 3136, "max_pixels": 451584}, fed=Fed(512, 384), card="",
+    images={"min_pixels": 3136, "max_pixels": 451584}, limits=PromptLimits(512, 384), card="",
 )
 print(json.dumps({
     "arrays": sum(array.nbytes for array in jax.tree.leaves(params)),
@@ -84,7 +84,7 @@ def folder_of_3b(tmp_path):
 
 
 @pytest.mark.nightly
-def test_loading_and_exporting_3b_takes_twice_its_largest_tensor_beside_the_arrays(folder_of_3b, tmp_path):
+def test_loading_and_exporting_3b_takes_twice_its_largest_tensor_besides_the_arrays(folder_of_3b, tmp_path):
     path, last_row = folder_of_3b
     out = tmp_path / "out"
     try:

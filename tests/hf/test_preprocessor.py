@@ -1,4 +1,4 @@
-"""The limits of a picture are read where transformers reads them, and set where it looks."""
+"""The limits of an image are read where transformers reads them, and set where it looks."""
 
 import json
 import re
@@ -17,7 +17,7 @@ CONFIG = tiny_config()
 ALONE, NESTED = "preprocessor_config.json", "processor_config.json"
 
 
-class Pictures(ProcessorMixin):
+class Images(ProcessorMixin):
     """transformers' processor without the part for films, which needs torchvision."""
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
@@ -96,7 +96,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("field", OTHERS, ids=str)
 @pytest.mark.parametrize("file", [ALONE, NESTED])
-def test_another_way_to_make_images_ready_is_refused(tmp_path, file, field):
+def test_another_preprocessing_of_images_is_refused(tmp_path, file, field):
     write(tmp_path, {file: field if file == ALONE else {"image_processor": field}})
     (name,) = field
     with pytest.raises(InputError) as caught:
@@ -151,7 +151,7 @@ def test_transformers_reads_what_we_read_and_set(tmp_path, parts):
     write_tokenizer(tmp_path)
     if parts != "image processor":
         tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-        Pictures(Qwen2VLImageProcessorPil(**edges(784, 50176)), tokenizer).save_pretrained(tmp_path)
+        Images(Qwen2VLImageProcessorPil(**edges(784, 50176)), tokenizer).save_pretrained(tmp_path)
     if parts != "processor":
         limits = (3136, 12544) if parts == "both" else (784, 50176)
         Qwen2VLImageProcessorPil(**edges(*limits)).save_pretrained(tmp_path)

@@ -131,7 +131,7 @@ def weights(tmp_path_factory):
 
 @functools.cache
 def logits_of(config, folder) -> np.ndarray:
-    """Ours, of the same weights; computed once for each geometry that is not told apart."""
+    """Ours, of the same weights; computed once for each geometry that is not distinguished."""
     published = json.loads((folder / "config.json").read_text())
     definition = define(published)
     assert definition.config == config

@@ -14,7 +14,7 @@ from mmkp_jax.inference.evaluate import Evaluation, kinds_of
 from mmkp_jax.inference.predictor import load_predictor
 from mmkp_jax.pages.report.page import write_report
 from mmkp_jax.training.watchdog import Watchdog
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.tiny import write_model
 
 POSTS, DAMAGED = 9, "test-4"
@@ -31,7 +31,7 @@ def predictor(tmp_path_factory):
 @pytest.fixture
 def config(tmp_path):
     """The config of a run on posts two of which share each keyphrase; the image of one cannot be decoded."""
-    good = saved(picture(60, 40))
+    good = saved(random_image(60, 40))
     for n in range(1, POSTS + 1):
         (tmp_path / f"{n}.png").write_bytes(good[:150] if f"test-{n}" == DAMAGED else good)
     posts = {

@@ -15,6 +15,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.export import main
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.inference.export_run import check_base, check_exports, export_into_run, open_step, record_base
+from tests.support.devices import fake_devices
 from tests.support.ports import free_port
 from tests.support.run_on_disk import STEP, write_base, write_predictions_of, write_run
 from tests.support.small_pocket import ROOT, command, environment, run, small_pocket
@@ -46,7 +47,7 @@ def test_a_run_exports_every_second_evaluation_and_its_best_also_when_killed_and
     process.wait()
     assert {step: weights_of(workdir)[step] for step in ("4", "8")} == weights_of(killed)
     done = run(pocket, f"--workdir={killed}", *flags)
-    assert done.returncode == 0 and "going on from step" in done.stdout, done.stderr[-3000:]
+    assert done.returncode == 0 and "resuming from step" in done.stdout, done.stderr[-3000:]
     assert weights_of(killed) == weights_of(workdir)
     assert not list((killed / "export").glob(".*"))
 
@@ -96,7 +97,7 @@ def test_an_earlier_export_stays_when_the_disk_is_full(tmp_path, base):
         capture_output=True,
         text=True,
     )
-    assert "the export cannot be written (File too large); see to space" in done.stderr.splitlines()[-1]
+    assert "the export cannot be written (File too large); check free space" in done.stderr.splitlines()[-1]
     (left,) = (tmp_path / "run" / "export").iterdir()
     assert left.name == str(STEP) and (left / "README.md").read_bytes() == (base / "README.md").read_bytes()
 
@@ -186,10 +187,9 @@ def test_an_export_is_completely_on_disk_before_it_takes_its_name(tmp_path, base
 def test_two_processes_export_parameters_that_neither_can_read_alone(tmp_path, base):
     write_run(tmp_path / "run", base)
     address = f"127.0.0.1:{free_port()}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     program = [sys.executable, "-m", "tests.support.sharded_export", str(tmp_path / "run"), address, "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    processes = [subprocess.Popen([*program, number], cwd=ROOT, env=environment, **pipes) for number in "01"]
+    processes = [subprocess.Popen([*program, number], cwd=ROOT, env=fake_devices(2), **pipes) for number in "01"]
     try:
         said = [process.communicate(timeout=200)[0] for process in processes]
     finally:
@@ -263,5 +263,5 @@ def test_a_run_whose_base_changed_is_not_exported(tmp_path, base):
     record_base(tmp_path / "run", open_folder(str(base)))
     open_step(tmp_path / "run", "latest")
     rewrite(base / "chat_template.jinja", "{{ messages[0].content[0].text }}<|image_pad|>")
-    with pytest.raises(InputError, match=r"when the run began: chat_template\.jinja"):
+    with pytest.raises(InputError, match=r"since the run began: chat_template\.jinja"):
         open_step(tmp_path / "run", "latest")

@@ -13,7 +13,7 @@ from mmkp_jax.decoding.sampling import Sampling
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.inference.predictor import load_predictor, read_post
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.posts_on_disk import write_posts
 from tests.support.tiny import write_model
 
@@ -36,7 +36,7 @@ def predictor(folder):
 @pytest.fixture
 def image(tmp_path):
     file = tmp_path / "stage.png"
-    file.write_bytes(saved(picture(70, 50, seed=1)))
+    file.write_bytes(saved(random_image(70, 50, seed=1)))
     return file
 
 

@@ -31,7 +31,7 @@ def test_what_the_judge_sees_is_anonymous_and_blind_to_length():
     assert pairs[0][0] == pairs[1][0] != pairs[2][0] == pairs[3][0]
 
 
-def test_pairs_are_drawn_from_posts_whose_lists_differ():
+def test_pairs_are_sampled_from_posts_whose_lists_differ():
     lists = {"a": [["x", "y"]] * 6, "b": [["y", "x"]] * 3 + [["z"]] * 3, "c": [["x", "y", "x "]] * 5 + [["z"]]}
     study = Study(records_of(text_posts(6), None), lists, Endpoint("http://h/v1", "m"), pairs=50)
     assert {couple for post, couple in study.compared} <= {(1, 0), (2, 0), (2, 1)}
@@ -47,14 +47,14 @@ def answer(**ranks):
     return str({name: ranks for name in CRITERIA}).replace("'", '"')
 
 
-def test_ranks_are_read_whatever_stands_around_them():
-    told = f"Sure:\n```json\n{answer(A=1, B=3, C=1)}\n```"
-    assert read_ranks(told, 3).tolist() == [[1, 3, 1]] * 3
-    assert average_ties(read_ranks(told, 3)).tolist() == [[1.5, 3, 1.5]] * 3
+def test_ranks_are_read_whatever_surrounds_them():
+    answer_text = f"Sure:\n```json\n{answer(A=1, B=3, C=1)}\n```"
+    assert read_ranks(answer_text, 3).tolist() == [[1, 3, 1]] * 3
+    assert average_ties(read_ranks(answer_text, 3)).tolist() == [[1.5, 3, 1.5]] * 3
 
 
 @pytest.mark.parametrize(
-    "told",
+    "answer_text",
     [
         "A is the best",
         answer(A=1, B=2),
@@ -67,16 +67,16 @@ def test_ranks_are_read_whatever_stands_around_them():
         "",
     ],
 )
-def test_an_answer_without_ranks_is_told_as_one(told):
+def test_an_answer_without_ranks_is_unreadable(answer_text):
     with pytest.raises(Unreadable):
-        read_ranks(told.replace("True", "true"), 3)
+        read_ranks(answer_text.replace("True", "true"), 3)
 
 
-def test_the_better_of_two():
+def test_the_better_of_two_lists_is_read():
     assert [read_better(f'{{"better": "{each}"}}') for each in ("A", "B", "tie")] == [0, 1, None]
     with pytest.raises(Unreadable):
         read_better('{"better": "both"}')
 
 
-def test_ties_share_the_mean_of_their_places():
+def test_ties_share_the_mean_of_their_positions():
     assert average_ties(np.array([[1.0, 1, 1], [2, 1, 2]])).tolist() == [[2, 2, 2], [2.5, 1, 2.5]]

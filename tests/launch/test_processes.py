@@ -77,7 +77,7 @@ def test_two_processes_train_and_go_on_after_one_was_told_to_stop(slurm, pocket,
     output, errors = launched.communicate(timeout=400)
     assert launched.returncode == 0, errors[-3000:]
     assert len(pids.read_text().split()) == 4
-    assert output.count("stopped, and saved, at step") == output.count("going on from step") == 1
+    assert output.count("stopped, and saved, at step") == output.count("resuming from step") == 1
     assert [line["step"] for line in metrics(workdir)] == [*range(1, 7)] and (workdir / "results.json").exists()
 
 

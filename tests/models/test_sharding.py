@@ -17,7 +17,8 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten
 from mmkp_jax.models.freezing import split_params
-from mmkp_jax.models.sharding import MESH_AXES, check_rules, describe, make_mesh, param_shardings
+from mmkp_jax.models.sharding import MESH_AXES, check_rules, make_mesh, param_shardings, sharding_table
+from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.tiny import write_model
@@ -30,11 +31,10 @@ def report(tmp_path_factory):
     """What `sharded_step.py` prints, from a process with eight fake devices."""
     folder = tmp_path_factory.mktemp("model")
     write_model(folder)
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.sharded_step", str(folder)],
         cwd=ROOT,
-        env=env,
+        env=fake_devices(8),
         capture_output=True,
         text=True,
     )
@@ -62,7 +62,7 @@ def test_the_steps_move_between_targets_and_compile_once(report):
         assert mesh["compilations"] == 1
 
 
-def test_moments_lie_where_their_parameters_do(report):
+def test_moments_are_sharded_as_their_parameters(report):
     assert all(mesh["moments_as_parameters"] for mesh in report.values())
 
 
@@ -74,17 +74,17 @@ def test_fsdp_and_tensor_axes_really_divide_parameters(report):
 
 @pytest.mark.parametrize("name, config", [("3b", QWEN2_5_VL_3B), ("7b", QWEN2_5_VL_7B)])
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 4, 2)], ids=["1x8x1", "2x4x2"])
-def test_the_sharding_of_every_parameter_stands_in_the_golden_file(name, config, sizes):
+def test_the_sharding_of_every_parameter_is_in_the_golden_file(name, config, sizes):
     """To accept a change: MMKP_UPDATE_GOLDEN=1 python -m pytest tests/models/test_sharding.py, and read the diff."""
     mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-    text = describe(define_from(FAMILY, config), mesh)
+    text = sharding_table(define_from(FAMILY, config), mesh)
     file = GOLDEN / f"qwen2_5_vl_{name}_{'x'.join(map(str, sizes))}.txt"
     if os.environ.get("MMKP_UPDATE_GOLDEN"):
         file.write_text(text)
     assert text == file.read_text()
 
 
-def test_what_every_mesh_preset_keeps_on_a_chip_stands_in_the_golden_file():
+def test_what_every_mesh_preset_keeps_on_a_chip_is_in_the_golden_file():
     """Parameters and optimizer of both models; to accept a change, as above."""
     lines = [f"{'mesh':10} {'model':4} {'data x fsdp x tensor':22} {'rows':>5} {'micro-batches':>14} {'GB a chip':>10}"]
     for name in MESHES:
@@ -117,7 +117,7 @@ def test_rows_of_every_mesh_preset_divide_over_its_chips():
 
 
 class InASlice(NamedTuple):
-    """As much of a TPU as a mesh asks for."""
+    """The attributes of a TPU device that a mesh needs."""
 
     id: int
     slice_index: int

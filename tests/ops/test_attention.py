@@ -6,7 +6,6 @@ float32; bound 2e-6 of the largest value, where about 5e-7 is seen (two orders o
 import functools
 import json
 import math
-import os
 import subprocess
 import sys
 
@@ -17,8 +16,9 @@ import pytest
 
 from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.ops.attention import BLOCK, DENSE, MAX_BLOCKS, causal_blocks, dense_attention, forest_mask
-from mmkp_jax.ops.attention import same_segment_mask as picture_mask
+from mmkp_jax.ops.attention import same_segment_mask as image_mask
 from mmkp_jax.planning.hlo import parse_hlo
+from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 from tests.support.plain_attention import plain_attention
 
@@ -101,11 +101,11 @@ def test_in_float64_they_are_one_function():
         assert max(forest_errors("several trees, padding, in blocks", (4, 2), dtype=np.float64)) <= 1e-13
 
 
-def test_pictures_equal_the_plain_statement():
+def test_images_equal_the_plain_statement():
     image_BP = jnp.asarray(runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300))
     args = operands(image_BP.shape, (3, 3))
-    plain = both_passes(lambda *qkv: plain_attention(*qkv, picture_mask(image_BP)), *args)
-    assert max(errors(both_passes(DENSE.pictures(image_BP), *args), plain)) <= BOUND
+    plain = both_passes(lambda *qkv: plain_attention(*qkv, image_mask(image_BP)), *args)
+    assert max(errors(both_passes(DENSE.images(image_BP), *args), plain)) <= BOUND
 
 
 def test_tiles_of_windows_equal_the_plain_statement_empty_ones_too():
@@ -120,7 +120,7 @@ def test_tiles_of_windows_equal_the_plain_statement_empty_ones_too():
 
 @pytest.mark.parametrize("spread", [1, 3])
 def test_bf16_is_as_near_to_float32_as_the_plain_statement(spread):
-    """By the norm of the error; 5% for the luck of rounding, in one array (values): the others are nearer."""
+    """The norm of the error; 5% of slack for rounding in one array (values): the others are closer."""
     rows = [jnp.asarray(a) for a in FORESTS["one tree, whole blocks"]]
     mask = forest_mask(*rows)
     args = [jnp.asarray(spread * a, jnp.bfloat16) for a in operands(rows[0].shape, (4, 2), width=64)]
@@ -226,9 +226,8 @@ def test_no_scores_wait_for_the_backward_pass():
 
 
 def test_heads_over_the_tensor_axis_send_nothing_and_shared_keys_no_more_than_the_plain_statement():
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-m", "tests.support.sharded_attention"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=fake_devices(8), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     divided, shared = json.loads(done.stdout.splitlines()[-1]).values()
     assert max(divided["error"], shared["error"]) <= BOUND

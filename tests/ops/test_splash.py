@@ -5,7 +5,6 @@ its outputs get no gradient here either.
 """
 
 import json
-import os
 import subprocess
 import sys
 
@@ -22,6 +21,7 @@ from mmkp_jax.ops import splash
 from mmkp_jax.ops.attention import DENSE, Backend, forest_mask
 from mmkp_jax.ops.backends import BACKENDS, backend_name
 from mmkp_jax.training.step import forest_losses
+from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 from tests.support.tiny import tiny_config
 from tests.support.trees import forest_of, random_tree
@@ -65,14 +65,14 @@ FORESTS = {
     "branches without a trunk": (runs([1, 30, 2, 9], slots=40), runs([COT, 12, SFT, 18, SFT, 9], slots=40)),
 }
 PICTURES = {
-    "several pictures, padding": runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300),
+    "several images, padding": runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300),
     "several blocks": runs([1, 700, 2, 500, 3, 64], slots=1400),
     "whole blocks": runs([1, 64, 2, 64], [1, 128], slots=128),
 }
 
 
 def errors(attend, dense, here_BT: np.ndarray, heads: tuple[int, int], width: int) -> list[float]:
-    """Of the output and of each gradient, relative to the largest value of the reference."""
+    """Errors of the output and of each gradient, relative to the largest value of the reference."""
     N, K = heads
     rng = np.random.default_rng(width)
     q, k, v, g = (rng.standard_normal((*here_BT.shape, n, width), np.float32) for n in (N, K, K, N))
@@ -99,9 +99,9 @@ def test_forest_equals_dense(name):
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_pictures_equal_dense(name):
+def test_images_equal_dense(name):
     image_BP = PICTURES[name]
-    attend, dense = (backend.pictures(image_BP) for backend in (INTERPRETED, DENSE))
+    attend, dense = (backend.images(image_BP) for backend in (INTERPRETED, DENSE))
     assert max(errors(attend, dense, image_BP > 0, (2, 2), 80)) <= BOUND
 
 
@@ -145,20 +145,20 @@ def test_ends_of_the_longest_row_do_not_overflow():
     ends = jnp.int32(65_000) << 16 | jnp.int32(65_535)
     np.testing.assert_array_equal(splash._in_interval(ends, np.arange(64_998, 65_002)), [False, False, True, True])
     with pytest.raises(InputError, match=r"config.row: rows of 66048 tokens or patches; .* at most 65536"):
-        jax.eval_shape(lambda image: INTERPRETED.pictures(image)(), jax.ShapeDtypeStruct((1, 65_537), jnp.int32))
+        jax.eval_shape(lambda image: INTERPRETED.images(image)(), jax.ShapeDtypeStruct((1, 65_537), jnp.int32))
 
 
 def test_blocks_that_no_query_may_see_are_skipped_and_not_fetched():
-    """Four pictures of a block each: only the diagonal runs, and no other block of keys is ever asked for."""
+    """Four images of a block each: only the diagonal runs, and no other block of keys is ever asked for."""
     image_BP = runs([1, 512, 2, 512, 3, 512, 4, 100], slots=2048)
-    rule = INTERPRETED.pictures(image_BP).args[1]
+    rule = INTERPRETED.images(image_BP).args[1]
     np.testing.assert_array_equal(rule.seen_Bnn[0], np.eye(4))
     np.testing.assert_array_equal(rule.key_block_Bnn[0], np.broadcast_to(np.arange(4)[:, None], (4, 4)))
     np.testing.assert_array_equal(rule.query_block_Bnn[0], np.broadcast_to(np.arange(4), (4, 4)))
 
 
 def test_the_model_gives_the_losses_and_gradients_of_dense(monkeypatch):
-    """Through the scan over layers, its rematerialisation, and the tower's choice between window and picture."""
+    """Through the scan over layers, its rematerialisation, and the tower's choice between window and image."""
     monkeypatch.setitem(BACKENDS, "splash", INTERPRETED)
     rows = [[tree(0, grids=[(4, 6), (10, 8)]), tree(1)], [tree(2, grids=())]]
     forest = forest_of(rows, CONFIG, spare=4)
@@ -183,14 +183,16 @@ def test_the_model_gives_the_losses_and_gradients_of_dense(monkeypatch):
 
 def test_sharded_equals_one_device():
     """Eight fake devices: rows over data and fsdp, heads over tensor where every device gets whole groups."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    root = ROOT
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.sharded_splash"], cwd=root, env=env, capture_output=True, text=True
+        [sys.executable, "-m", "tests.support.sharded_splash"],
+        cwd=ROOT,
+        env=fake_devices(8),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads(done.stdout.splitlines()[-1])
-    for case in ("1x8x1 forest 2", "2x2x2 forest 2", "2x2x2 forest 1", "2x2x2 pictures 4"):
+    for case in ("1x8x1 forest 2", "2x2x2 forest 2", "2x2x2 forest 1", "2x2x2 images 4"):
         assert report[case]["error"] <= BOUND, case
     assert report["2x2x2 forest 2"]["kernel heads"] == [2, 1]
     assert report["2x2x2 forest 1"]["kernel heads"] == [4, 1]

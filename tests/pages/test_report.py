@@ -19,14 +19,14 @@ from PIL import Image
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.metric import score
-from mmkp_jax.pages.report import figures, paper
+from mmkp_jax.pages.report import browser, figures, paper
 from mmkp_jax.pages.report.browser import TEXT_BYTES, choose_evenly, common_size, shorten
 from mmkp_jax.pages.report.figures import pca
 from mmkp_jax.pages.report.page import write_report
 from mmkp_jax.pages.svg import POINTS, line_chart, ticks
 from mmkp_jax.report import main
 from mmkp_jax.runtime.escape import for_script
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.imports import accelerated_imports
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u2028\u202e{{ 7 * 7 }}"
@@ -55,7 +55,7 @@ def posts_of(split, rows, image=None):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    (root / "a.png").write_bytes(saved(picture(300, 200)))
+    (root / "a.png").write_bytes(saved(random_image(300, 200)))
     write_dataset(
         root / "out", {"train": posts_of("train", TRAIN, "a.png"), "test": posts_of("test", TEST, "a.png")}, root
     )
@@ -486,10 +486,10 @@ def test_the_report_imports_no_accelerator_library(runs, tmp_path):
     assert accelerated_imports("mmkp_jax.report", [str(runs[0]), f"--out={tmp_path / 'page.html'}"]) == "[]"
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    """10,000 posts with images, and three runs that reason at length."""
-    root, rng = tmp_path_factory.mktemp("many"), random.Random(0)
+@pytest.fixture(scope="module", params=[0.05, pytest.param(1, marks=pytest.mark.nightly)])
+def many(tmp_path_factory, request):
+    """10,000 posts, or a share of them, with images, and three runs that reason at length."""
+    root, rng, share = tmp_path_factory.mktemp("many"), random.Random(0), request.param
     for n in range(20):
         pixels = np.random.default_rng(n).integers(0, 256, (160, 160, 3), np.uint8)  # noise: nothing to compress
         (root / f"{n}.png").write_bytes(saved(Image.fromarray(pixels)))
@@ -498,12 +498,12 @@ def many(tmp_path_factory):
     def rows(count):
         return [(" ".join(rng.choices(words, k=25)), tuple(rng.sample(words, 2))) for _ in range(count)]
 
-    test = rows(10_000)
+    test = rows(int(share * 10_000))
     posts = [
         Post(post.id, post.text, f"{n % 20}.png", post.keyphrases, None, "f", n)
         for n, post in enumerate(posts_of("test", test))
     ]
-    write_dataset(root / "out", {"train": posts_of("train", rows(1000)), "test": posts}, root)
+    write_dataset(root / "out", {"train": posts_of("train", rows(int(share * 1000))), "test": posts}, root)
     runs = []
     for n in range(3):
         predicted = [[rng.choice([phrases[0], *rng.choices(words, k=2)])] for _, phrases in test]
@@ -514,15 +514,18 @@ def many(tmp_path_factory):
             run, [row | {"output": each + row["output"]} for row, each in zip(answers, why, strict=True)], 3000
         )
         runs.append(run)
-    return runs
+    return runs, share
 
 
-@pytest.mark.nightly
 @pytest.mark.timeout(120, func_only=True)
-def test_ten_thousand_posts_of_three_runs_stay_below_20_mb(many, tmp_path):
-    page = page_of(many, tmp_path / "page.html")
-    assert (tmp_path / "page.html").stat().st_size < 20e6
-    assert len(page.data["posts"]) == 10_000 and 100 < page.data["images"] <= 500
+def test_ten_thousand_posts_of_three_runs_stay_below_20_mb(many, tmp_path, monkeypatch):
+    """Or a twentieth of them below a twentieth of that."""
+    runs, share = many
+    for limit in ("TEXT_BYTES", "MAX_IMAGES", "IMAGE_BYTES"):
+        monkeypatch.setattr(browser, limit, int(share * getattr(browser, limit)))
+    page = page_of(runs, tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < share * 20e6
+    assert len(page.data["posts"]) == share * 10_000 and share * 100 < page.data["images"] <= share * 500
     texts = [post[1] for post in page.data["posts"]] + [said[5] for post in page.data["posts"] for said in post[6]]
-    assert TEXT_BYTES * 0.9 < sum(len(for_script(text).encode()) for text in texts) < TEXT_BYTES * 1.1
+    assert 0.9 < sum(len(for_script(text).encode()) for text in texts) / (share * TEXT_BYTES) < 1.1
     assert page.data["cut"] > 0

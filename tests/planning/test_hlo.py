@@ -1,7 +1,6 @@
 """Counting in the text of compiled programs: loops, branches, bytes, and collectives."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import pytest
 from mmkp_jax.planning.collectives import group_of
 from mmkp_jax.planning.counts import _positions, count_program
 from mmkp_jax.planning.hlo import Array, parse_hlo
+from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
 
 
@@ -134,9 +134,8 @@ def test_groups_are_read_in_every_notation(attributes, group):
 
 def test_collectives_of_eight_devices_are_counted_in_bytes_and_times():
     """In a process with eight fake devices; what each device sends, on rings."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-m", "tests.support.sends"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=fake_devices(8), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     sent = json.loads(done.stdout.splitlines()[-1])
     part, whole = 4 * 16 * 128, 4 * 128 * 128

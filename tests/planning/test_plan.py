@@ -9,7 +9,7 @@ import pytest
 
 from mmkp_jax import plan
 from mmkp_jax.data.forest import empty_rows
-from mmkp_jax.decoding.prompts import row_size
+from mmkp_jax.decoding.prompts import padded_size
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.planning.compile_worker import lower_step
 from mmkp_jax.planning.compiling import COMPILERS, Compiled, CompileOutcome
@@ -99,10 +99,13 @@ def test_memory_equals_that_of_the_program_that_runs(tmp_path):
     for kind, planned_bytes in outcome.state.items():
         assert planned_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(state[kind])), kind
     rest = planned.arguments - sum(outcome.state.values())
-    batch = 2 * (ROW["patches"] * 3 * 14 * 14 + 4 * (7 * ROW["tokens"] + 3 * ROW["labels"] + 3 * ROW["patches"] + 8))
+    batch = 2 * (
+        ROW["images.patches"] * 3 * 14 * 14
+        + 4 * (7 * ROW["tokens"] + 3 * ROW["labels"] + 3 * ROW["images.patches"] + 8)
+    )
     assert 0 <= rest - batch < 100  # and a few numbers: the step, γ
     keys_and_values = 2 * 3 * 2 * 2 * 16 * 4  # layers, slots, heads, their width, bytes; of each position
-    row = row_size([workload.prompt])
+    row = padded_size([workload.prompt])
     cache = keys_and_values * 64 * -(-(row.tokens + config.answer_tokens) // 64)  # in pages of 64 positions
     decoder = here.definition.shapes()["decoder"]
     weights = 4 * sum(leaf.size for leaf in jax.tree.leaves((decoder["layers"], decoder["embedding"])))

@@ -19,7 +19,7 @@ OTHERS = ("most frequent", "nearest neighbour", "pictures permuted")
 def pocket_run(folder: Path, *flags: str) -> dict:
     """The comparisons that README's command writes when it runs in a folder."""
     command = [sys.executable, "-m", "mmkp_jax.main", f"--config={ROOT / 'configs/dyncot.py'}", "--workdir=run", *flags]
-    paths = environment() | {"PYTHONPATH": str(ROOT)}
+    paths = environment() | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}  # compiled as a user has it
     done = subprocess.run(command, cwd=folder, env=paths, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "run/comparisons.json").read_text())

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mmkp_jax.runtime.checksums import FILE, _shares, damage, has_checksums, write_checksums
+from mmkp_jax.runtime.checksums import CHECKSUMS_FILE, _shares, find_damage, has_checksums, write_checksums
 
 
 @pytest.fixture
@@ -19,17 +19,17 @@ def folder(tmp_path):
 
 
 def test_a_folder_as_it_was_written_is_whole(folder):
-    assert has_checksums(folder) and damage(folder) is None
-    assert [damage(folder, share, 3) for share in range(3)] == [None] * 3
+    assert has_checksums(folder) and find_damage(folder) is None
+    assert [find_damage(folder, share, 3) for share in range(3)] == [None] * 3
 
 
 def test_each_flipped_bit_of_the_checksums_themselves_is_noticed(folder):
-    content = (folder / FILE).read_bytes()
+    content = (folder / CHECKSUMS_FILE).read_bytes()
     for bit in range(8 * len(content)):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
-        (folder / FILE).write_bytes(flipped)
-        assert damage(folder), f"bit {bit}"
+        (folder / CHECKSUMS_FILE).write_bytes(flipped)
+        assert find_damage(folder), f"bit {bit}"
 
 
 def test_flipped_bits_of_any_file_are_noticed_by_the_reader_whose_share_it_is(folder):
@@ -39,29 +39,29 @@ def test_flipped_bits_of_any_file_are_noticed_by_the_reader_whose_share_it_is(fo
             flipped = bytearray(content)
             flipped[bit // 8] ^= 1 << bit % 8
             (folder / name).write_bytes(flipped)
-            assert damage(folder) == f"the content of {name} is not what was written"
-            assert [damage(folder, share, 2) is None for share in range(2)].count(False) == 1
+            assert find_damage(folder) == f"the content of {name} is not what was written"
+            assert [find_damage(folder, share, 2) is None for share in range(2)].count(False) == 1
         (folder / name).write_bytes(content)
-    assert damage(folder) is None
+    assert find_damage(folder) is None
 
 
 def test_hidden_files_that_a_file_system_or_a_copy_made_are_passed_over(folder):
     (folder / ".nfs0001").write_bytes(b"")
     (folder / "state" / ".DS_Store").write_bytes(b"x")
-    assert damage(folder) is None
+    assert find_damage(folder) is None
 
 
 def test_what_is_cut_missing_or_added_is_named_by_every_reader(folder):
     (folder / "new").write_bytes(b"")
-    assert damage(folder) == damage(folder, 1, 2) == "new is not written with it"
+    assert find_damage(folder) == find_damage(folder, 1, 2) == "new is not written with it"
     (folder / "new").unlink()
     (folder / "a").write_bytes((folder / "a").read_bytes()[:-1])
-    assert damage(folder) == damage(folder, 1, 2) == "a has 4,999 bytes instead of 5,000"
+    assert find_damage(folder) == find_damage(folder, 1, 2) == "a has 4,999 bytes instead of 5,000"
     (folder / "a").unlink()
     (folder / "state/empty").unlink()
-    assert damage(folder) == damage(folder, 1, 2) == "a and 1 more are missing"
-    (folder / FILE).unlink()
-    assert damage(folder) == f"{FILE} cannot be read"
+    assert find_damage(folder) == find_damage(folder, 1, 2) == "a and 1 more are missing"
+    (folder / CHECKSUMS_FILE).unlink()
+    assert find_damage(folder) == f"{CHECKSUMS_FILE} cannot be read"
 
 
 def test_shares_hold_each_file_once_and_about_as_many_bytes():

@@ -14,7 +14,7 @@ from mmkp_jax.runtime import field_text
 from mmkp_jax.runtime.config import default_config, override, parse_overrides, read_config
 from mmkp_jax.runtime.field_checks import check_settings, fault_of, faults_of
 from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, REQUIRED, SAME, Field
-from mmkp_jax.runtime.fields import DTYPES, FIELDS, leaves, may_differ, named
+from mmkp_jax.runtime.fields import DTYPES, FIELDS, field_named, leaves, may_differ
 from mmkp_jax.training import gamma, objectives, setup
 from tests.support.paths import ROOT
 
@@ -60,14 +60,14 @@ def test_choices_are_what_is_implemented():
     assert choices["attention"] == ("auto", *BACKENDS)
     assert choices["moments_memory"] == tuple(MEMORIES)
     assert tuple(setup.DTYPES) == DTYPES
-    assert set(named("freeze").default) <= set(PARTS)
+    assert set(field_named("freeze").default) <= set(PARTS)
 
 
 def test_settings_that_fields_need_are_fields_and_their_values_ones_that_these_take():
     for field in FIELDS:
         for need in field.needs:
             for value in (*need.only, *need.never):
-                assert fault_of(named(need.setting), need.setting, value) is None
+                assert fault_of(field_named(need.setting), need.setting, value) is None
 
 
 def test_docs_config_md_is_what_the_table_says():
@@ -175,7 +175,7 @@ def test_a_config_file_s_own_faults_are_said_too_unless_a_flag_replaces_them(tmp
     with pytest.raises(InputError) as caught:
         read_config(str(file), ["--config.log_every=5"])
     line = str(caught.value)
-    assert "config.learning_rate: -1.0 is out of range" in line and "config.seed: the config lacks it" in line
+    assert "config.learning_rate: -1.0 is out of range" in line and "config.seed: it is missing" in line
     assert "unknown key 'own'" in line and "log_every" not in line and line.startswith("3 mistakes: ")
 
 

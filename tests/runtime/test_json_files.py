@@ -16,7 +16,7 @@ DEEP = "[" * 100_000
         ("{", "not JSON"),
         ("", "not JSON"),
         (DEEP, "nested too deep"),
-        ('{"a": ' + "1" * 5000 + "}", "a number of more digits than are read"),
+        ('{"a": ' + "1" * 5000 + "}", "a number with too many digits"),
         (b"\xff\xfe\xfd", "is not UTF-8"),
     ],
 )
@@ -98,5 +98,5 @@ def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"more than 50 bytes.*MMKP_MAX_FILE_BYTES"):
         read_object(file)
     monkeypatch.setenv("MMKP_MAX_FILE_BYTES", "many")
-    with pytest.raises(InputError, match="MMKP_MAX_FILE_BYTES: 'many' is no number of bytes"):
+    with pytest.raises(InputError, match="MMKP_MAX_FILE_BYTES: 'many' is not a number of bytes"):
         read_object(file)

@@ -138,7 +138,7 @@ def test_an_owner_that_wakes_up_after_it_was_taken_over_says_so_and_ends_with_76
     holder.send_signal(signal.SIGCONT)
     _, error = holder.communicate(timeout=30)
     assert holder.returncode == LOST
-    assert "process 12 on node-7 has taken over this run; this process ends, and writes nothing more" in error
+    assert "process 12 on node-7 has taken over this run; this process exits, and writes nothing more" in error
     assert json.loads((tmp_path / LOCK).read_text()) == other._asdict()  # nor is it removed
 
 

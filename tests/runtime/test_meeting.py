@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mmkp_jax.errors import LOST, InputError, LostError
-from mmkp_jax.runtime.meeting import First, Other
+from mmkp_jax.runtime.meeting import FirstHost, OtherHost
 from tests.support.ports import free_port
 from tests.support.small_pocket import ROOT
 
@@ -62,20 +62,20 @@ def failures(meetings, seconds):
 
 
 def test_hosts_that_joined_name_those_that_did_not_in_time(where):
-    for error in failures([First(int(where.split(":")[1]), 4, 1), Other(where, 2, 4)], 2):
+    for error in failures([FirstHost(int(where.split(":")[1]), 4, 1), OtherHost(where, 2, 4)], 2):
         assert isinstance(error, LostError)
         assert "of 4 hosts, 1, 3 did not join within 2 s (--join_seconds)" in str(error)
 
 
 def test_without_the_first_host_the_others_give_up_in_time(where):
-    (error,) = failures([Other(where, 1, 2)], 0.5)
+    (error,) = failures([OtherHost(where, 1, 2)], 0.5)
     assert isinstance(error, LostError) and "the first host does not answer, within 0.5 s" in str(error)
 
 
 def test_a_host_that_dies_before_all_have_joined_ends_the_others_at_once(where, start):
-    first = First(int(where.split(":")[1]), 4, 1)
+    first = FirstHost(int(where.split(":")[1]), 4, 1)
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(each.wait_for_all, 1000) for each in (first, Other(where, 2, 4))]
+        waiting = [pool.submit(each.wait_for_all, 1000) for each in (first, OtherHost(where, 2, 4))]
         dying = start(1, 4, 0)
         with first.changed:
             assert first.changed.wait_for(lambda: len(first._joined) == 2, 60)
@@ -87,7 +87,7 @@ def test_a_host_that_dies_before_all_have_joined_ends_the_others_at_once(where, 
 def test_the_first_host_that_dies_before_all_have_joined_ends_the_others_at_once(where, start):
     first = start(0, 3, 0)
     with ThreadPoolExecutor(1) as pool:
-        other = Other(where, 1, 3)
+        other = OtherHost(where, 1, 3)
         waiting = pool.submit(other.wait_for_all, 1000)
         while not other.connected:
             time.sleep(0.02)
@@ -96,15 +96,15 @@ def test_the_first_host_that_dies_before_all_have_joined_ends_the_others_at_once
 
 
 def test_hosts_that_count_another_number_of_hosts_are_a_mistake_of_both(where):
-    for error in failures([First(int(where.split(":")[1]), 2, 1), Other(where, 1, 3)], 60):
+    for error in failures([FirstHost(int(where.split(":")[1]), 2, 1), OtherHost(where, 1, 3)], 60):
         assert isinstance(error, InputError)
         assert error.what == "host 1 counts 3 hosts in this job, and the first counts 2"
 
 
 def test_a_stray_host_of_another_job_is_turned_away_and_the_job_continues(where):
-    job = [First(int(where.split(":")[1]), 2, 1), Other(where, 1, 2)]
+    job = [FirstHost(int(where.split(":")[1]), 2, 1), OtherHost(where, 1, 2)]
     assert failures(job, 60) == [None, None]
-    (error,) = failures([Other(where, 1, 3)], 5)
+    (error,) = failures([OtherHost(where, 1, 3)], 5)
     assert isinstance(error, InputError) and "counts 3 hosts" in error.what
     time.sleep(0.5)
     assert job[0].loss is None and job[1].loss is None
@@ -112,9 +112,9 @@ def test_a_stray_host_of_another_job_is_turned_away_and_the_job_continues(where)
 
 def test_a_port_that_is_in_use_is_a_mistake(where):
     port = int(where.split(":")[1])
-    First(port, 2, 1)
+    FirstHost(port, 2, 1)
     with pytest.raises(InputError, match=f"port {port}: the hosts cannot meet there"):
-        First(port, 2, 0.1)
+        FirstHost(port, 2, 0.1)
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -9,7 +9,7 @@ import pytest
 from configs import dyncot
 from mmkp_jax.errors import InputError
 from mmkp_jax.inference.run_config import run_config
-from mmkp_jax.pages.report.run_files import read_config
+from mmkp_jax.pages.report.run_files import read_config_file
 from mmkp_jax.runtime.old_configs import upgrade
 from mmkp_jax.training.workdir import claim
 
@@ -66,7 +66,7 @@ def test_damage_stays_for_the_checks_that_name_it(damage, what, tmp_path):
 def test_every_reader_of_a_work_directory_takes_it(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(OLD))
     assert json.loads(json.dumps(run_config(tmp_path).to_dict())) == TODAY
-    assert read_config(tmp_path / "config.json") == TODAY
+    assert read_config_file(tmp_path / "config.json") == TODAY
     assert claim(tmp_path, TODAY, same=lambda *_: False)
     assert json.loads((tmp_path / "config.json").read_text()) == TODAY
 

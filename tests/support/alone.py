@@ -26,10 +26,10 @@ def alone_loss(definition: Definition, params: Params, tree: Tree, target: np.nd
     model = definition.bind(params)
     embedded = model.decoder.embedding[...][tokens]
     if grids:
-        picture = forest_of([[tree]], config)
-        features = model.visual.merger(model.visual(picture.images, jnp.float32))[0]
+        image = forest_of([[tree]], config)
+        features = model.visual.merger(model.visual(image.images, jnp.float32))[0]
         at = np.flatnonzero(tokens == config.image_token_id)
-        embedded = embedded.at[at].set(features[_merged(picture)])
+        embedded = embedded.at[at].set(features[_merged(image)])
     causal = np.tril(np.ones((len(tokens), len(tokens)), bool))[None]
     hidden = model.decoder(
         embedded[None], mrope_rotation(position_T3[None], config), lambda q, k, v: dense_attention(q, k, v, causal)
@@ -39,5 +39,5 @@ def alone_loss(definition: Definition, params: Params, tree: Tree, target: np.nd
     return -log_p[np.arange(first - 1, len(tokens) - 1), tokens[first:]].mean()
 
 
-def _merged(picture: Forest) -> np.ndarray:
-    return picture.images.merged_BT[0][picture.images.merged_BT[0] >= 0]
+def _merged(image: Forest) -> np.ndarray:
+    return image.images.merged_BT[0][image.images.merged_BT[0] >= 0]

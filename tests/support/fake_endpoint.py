@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 MODEL = "fake-1"
 RETURNED = "fake-1-2026-01-01"
-"""As the answers name it."""
+"""The model's name in the answers."""
 
 BOMB = 80_000_000
-"""Bytes that a packed answer has, unpacked: more than `limits.ANSWER` allows."""
+"""Decompressed size of an answer in bytes: more than `limits.ANSWER` allows."""
 
 FAULTS = (
     "429",  # without Retry-After
@@ -33,7 +33,7 @@ FAULTS = (
     "not json",
     "no choices",
 )
-"""What passes when asked again."""
+"""Transient faults: a retry succeeds."""
 
 HOSTILE_AGAIN = (
     "choice 502",  # half a sentence, and an error inside the choice
@@ -52,7 +52,7 @@ HOSTILE_AGAIN = (
     "429 inf",
     "429 Fri, 31 Dec 99999 23:59:59 GMT",
 )
-"""What nobody means well by, and passes when asked again."""
+"""Hostile failures after which a retry succeeds."""
 
 HOSTILE_ANSWERED = (
     "charset utf-16",
@@ -70,7 +70,7 @@ HOSTILE_ANSWERED = (
     "extra 1e999",
     "extra 10^5000",
 )
-"""Answers that are complete, in strange clothes."""
+"""Complete answers in unusual encodings or forms."""
 
 USAGES = {
     "usage negative": {"prompt_tokens": -5_000_000, "completion_tokens": 1},
@@ -82,13 +82,13 @@ USAGES = {
     "usage list": [1, 2],
     "usage none of a prompt": {"prompt_tokens": 0, "completion_tokens": 0},
 }
-"""Counts of tokens that cannot be true, of complete answers."""
+"""Implausible usages of complete answers."""
 
 HOSTILE_FINAL = ("finish abort", "finish max_tokens", "finish error", "finish \x1b[2J\n|", "finish 7", "choice error")
-"""Answers that are not complete, and stay so."""
+"""Answers that stay incomplete after any retry."""
 
 FINAL = ("400", "filter", "filtered", "cut", "declined", "empty")
-"""What does not."""
+"""Final faults: a retry gives the same."""
 
 
 class Call(NamedTuple):
@@ -96,13 +96,13 @@ class Call(NamedTuple):
 
     time: float
     text: str
-    """The text of the user's turn."""
+    """The text of the user message."""
     fault: str | None
     tokens: int
-    """Charged; 0 where nothing was answered."""
+    """Charged tokens; 0 without an answer."""
     body: dict[str, Any]
     reported: bool = True
-    """Whether the answer said what it was charged for, so that it can be read."""
+    """Whether the answer reported a readable usage."""
 
 
 @dataclass
@@ -118,13 +118,13 @@ class Batch:
 
 
 def request_text(body: dict[str, Any]) -> str:
-    """The text of the user's turn."""
+    """The text of the user message."""
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def explanation(body: dict[str, Any]) -> str:
-    """A made-up answer, always the same to the same request."""
+    """A made-up answer that depends only on the request."""
     return f"People say so: {hashlib.sha256(request_text(body).encode()).hexdigest()[:12]}."
 
 
@@ -132,22 +132,21 @@ class FakeEndpoint:
     """Answers while the `with` block runs.
 
     Args:
-        answer: the text that answers a request's body.
-        fault: what goes wrong at the n-th (from 1) request that says this; None for nothing.
+        answer: returns the text that answers a request's body.
+        fault: returns the fault of the n-th (from 1) request with this text; None for none.
         delay: seconds until an answer.
-        retry_after: seconds that `429 after` tells.
-        key: the key that is let in; None for any.
-        batch_polls: how often a batch is asked after until it has ended.
-        batch_failure: why a batch is not accepted.
-        elsewhere: where redirects point to.
-        usage: what an answer tells that it took; None for a plausible count.
+        retry_after: seconds in the header of `429 after`.
+        key: the only accepted key; None for any.
+        batch_polls: polls of a batch until it has ended.
+        batch_failure: reason to refuse a batch.
+        elsewhere: target of redirects.
+        usage: returns the usage that an answer reports; None for a plausible count.
 
     Attributes:
-        headers: of every request.
-        calls: every request for a chat, in their order.
-        max_in_flight: requests that were worked on at a time, at most.
-        too_soon: requests that came while a Retry-After had yet to pass, and after the first half of it: those that
-            were under way when it was told are not meant.
+        headers: headers of every request.
+        calls: requests for chats, in order.
+        max_in_flight: most requests in flight.
+        too_soon: requests in the second half of a Retry-After's wait; those in the first half may have been under way.
     """
 
     def __init__(
@@ -164,7 +163,7 @@ class FakeEndpoint:
         usage: Callable[[dict[str, Any]], dict[str, int] | None] | None = None,
     ):
         self._answer, self._fault, self._delay, self._retry_after = answer, fault, delay, retry_after
-        self._told_usage, self._elsewhere = usage, elsewhere
+        self._reported_usage, self._elsewhere = usage, elsewhere
         self.headers: list[dict[str, str]] = []
         self._key, self._batch_polls, self.batch_failure = key, batch_polls, batch_failure
         self.calls: list[Call] = []
@@ -172,7 +171,7 @@ class FakeEndpoint:
         self.in_flight = self.max_in_flight = self.too_soon = 0
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Batch] = {}
-        self._told_at: list[float] = []
+        self._waits: list[float] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._ready = threading.Event()
@@ -192,16 +191,16 @@ class FakeEndpoint:
 
     @property
     def answered(self) -> Counter[str]:
-        """How often each text was answered, and charged."""
+        """Number of charged answers to each text."""
         return Counter(call.text for call in self.calls if call.tokens)
 
     def tokens(self) -> tuple[int, int]:
-        """Charged in all, of prompts and of answers."""
+        """Charged tokens of all prompts and of all answers."""
         charged = [self._usage(call.body) for call in self.calls if call.tokens]
         return sum(each["prompt_tokens"] for each in charged), sum(each["completion_tokens"] for each in charged)
 
     def most_within(self, seconds: float, amount: Callable[[Call], float] = lambda call: 1) -> float:
-        """The most that came in any stretch of so many seconds."""
+        """The most that came in any window of this many seconds."""
         most = held = first = 0
         for call in self.calls:
             held += amount(call)
@@ -242,7 +241,7 @@ class FakeEndpoint:
             writer.transport.abort()
 
     async def _respond(self, writer, method: str, path: str, headers: dict[str, str], content: bytes) -> bool:
-        """Whether the connection is kept."""
+        """Responds; returns whether the connection is kept."""
         self.headers.append(headers)
         if self._key and headers.get("authorization") != f"Bearer {self._key}":
             message = f"Incorrect API key provided: {headers.get('authorization', '')[7:]}"
@@ -258,7 +257,7 @@ class FakeEndpoint:
         said, now = request_text(body), time.monotonic()
         self.tries[said] += 1
         fault = self._fault(said, self.tries[said])
-        self.too_soon += any(told + self._retry_after / 2 < now < told + self._retry_after for told in self._told_at)
+        self.too_soon += any(self._retry_after / 2 < now - asked < self._retry_after for asked in self._waits)
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         place = len(self.calls)
@@ -274,7 +273,7 @@ class FakeEndpoint:
                 code = {"400": "invalid_request", "filter": "content_filter"}[fault]
                 return await _send(writer, 400, {"error": {"message": "it is against the rules", "code": code}})
             if fault == "429 after":
-                self._told_at.append(time.monotonic())
+                self._waits.append(time.monotonic())
                 message = {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}
                 return await _send(writer, 429, message, {"Retry-After": str(self._retry_after)})
             if fault in ("401", "429", "500", "503"):
@@ -288,13 +287,13 @@ class FakeEndpoint:
             if fault == "reset":
                 return False
             if fault in (*HOSTILE_AGAIN, *HOSTILE_ANSWERED):
-                status, content, headers, told = self._hostile(fault, body)
+                status, content, headers, reported = self._hostile(fault, body)
                 tokens = (
                     0
                     if status != 200
                     else sum(self._usage(body)[name] for name in ("prompt_tokens", "completion_tokens"))
                 )
-                self.calls[place] = self.calls[place]._replace(tokens=tokens, reported=told)
+                self.calls[place] = self.calls[place]._replace(tokens=tokens, reported=reported)
                 return await _send(writer, status, content, headers)
             answer = self.completion(body, fault)
             if fault == "half":
@@ -302,10 +301,10 @@ class FakeEndpoint:
                 writer.write(_head(200, len(whole)) + whole[: len(whole) // 2])
                 await writer.drain()
                 return False
-            told = fault not in USAGES and answer["usage"] is not None
-            usage = answer["usage"] if told else self._usage(body)
+            reported = fault not in USAGES and answer["usage"] is not None
+            usage = answer["usage"] if reported else self._usage(body)
             charged = usage["prompt_tokens"] + usage["completion_tokens"]
-            self.calls[place] = self.calls[place]._replace(tokens=charged, reported=told)
+            self.calls[place] = self.calls[place]._replace(tokens=charged, reported=reported)
             return await _send(writer, 200, answer)
         finally:
             self.in_flight -= 1
@@ -326,13 +325,13 @@ class FakeEndpoint:
             finish = json.loads(fault[7:]) if fault[7:].isdigit() else fault[7:]
             message["content"] = "People say s"
         choices = [{"index": 0, "message": message, "finish_reason": finish}]
-        usage = USAGES[fault] if fault in USAGES else (self._told_usage or self._usage)(body)
+        usage = USAGES[fault] if fault in USAGES else (self._reported_usage or self._usage)(body)
         if fault == "choice error":
             choices[0]["error"] = {"code": 400, "message": "\x1b[31mred\nlines"}
         return {"id": "chatcmpl-1", "model": RETURNED, "choices": choices, "usage": usage}
 
     def _hostile(self, fault: str, body: dict[str, Any]) -> tuple[int, bytes, dict[str, str], bool]:
-        """A response's status, bytes and headers, and whether it can be read what it took."""
+        """A response's status, bytes and headers, and whether its usage can be read."""
         kind, _, rest = fault.partition(" ")
         if kind == "redirect":
             return int(rest), b"", {"Location": self._elsewhere}, False
@@ -377,8 +376,8 @@ class FakeEndpoint:
             content, headers = packed[: -9 if rest == "cut" else None], {"Content-Encoding": "gzip"}
         elif kind == "brotli":
             headers = {"Content-Encoding": "br"}
-        told = fault in (*HOSTILE_ANSWERED, "choice 502", "no choices, usage")
-        return 200, content, headers, told
+        reported = fault in (*HOSTILE_ANSWERED, "choice 502", "no choices, usage")
+        return 200, content, headers, reported
 
     def _usage(self, body: dict[str, Any]) -> dict[str, int]:
         prompt, completion = len(json.dumps(body["messages"])) // 4, len(self._answer(body).split())
@@ -393,27 +392,30 @@ class FakeEndpoint:
             case "GET", ["files", name, "content"]:
                 return self.files[name]
             case "POST", ["batches"]:
-                return self._told(self._make_batch(json.loads(content)))
+                return self._status_of(self._make_batch(json.loads(content)))
             case "GET", ["batches"]:
-                return {"object": "list", "data": [*map(self._told, self.batches.values())], "has_more": False}
+                return {"object": "list", "data": [*map(self._status_of, self.batches.values())], "has_more": False}
             case "GET", ["batches", name]:
                 self.batches[name].polls -= 1
-                return self._told(self.batches[name])
+                return self._status_of(self.batches[name])
         raise AssertionError(path)
 
-    def _make_batch(self, told: dict[str, Any]) -> Batch:
-        """Answers all but what has a fault: `expired`, or one of those above."""
+    def _make_batch(self, request: dict[str, Any]) -> Batch:
+        """Makes a batch with its results; the faults are `expired` and those above."""
         if self.batch_failure:
-            batch = Batch(f"batch-{len(self.batches)}", told["metadata"], "failed", 0, self.batch_failure.encode(), b"")
+            batch = Batch(
+                f"batch-{len(self.batches)}", request["metadata"], "failed", 0, self.batch_failure.encode(), b""
+            )
             self.batches[batch.id] = batch
             return batch
         output, errors, expired = [], [], False
-        for line in self.files[told["input_file_id"]].splitlines():
-            request = json.loads(line)
-            body, said = request["body"], request_text(request["body"])
+        for line in self.files[request["input_file_id"]].splitlines():
+            row_request = json.loads(line)
+            body = row_request["body"]
+            said = request_text(body)
             self.tries[said] += 1
             fault = self._fault(said, self.tries[said])
-            row: dict[str, Any] = {"custom_id": request["custom_id"], "response": None, "error": None}
+            row: dict[str, Any] = {"custom_id": row_request["custom_id"], "response": None, "error": None}
             charged = 0
             if fault == "expired":
                 expired, row["error"] = True, {"code": "batch_expired", "message": "the batch expired"}
@@ -432,12 +434,12 @@ class FakeEndpoint:
             self.calls.append(Call(time.monotonic(), said, fault, charged, body))
         files = ["\n".join(map(json.dumps, rows)).encode() for rows in (output, errors)]
         status = "expired" if expired else "completed"
-        batch = Batch(f"batch-{len(self.batches)}", told.get("metadata", {}), status, self._batch_polls, *files)
+        batch = Batch(f"batch-{len(self.batches)}", request.get("metadata", {}), status, self._batch_polls, *files)
         self.batches[batch.id] = batch
         return batch
 
-    def _told(self, batch: Batch) -> dict[str, Any]:
-        told: dict[str, Any] = {
+    def _status_of(self, batch: Batch) -> dict[str, Any]:
+        row: dict[str, Any] = {
             "id": batch.id,
             "object": "batch",
             "endpoint": "/v1/chat/completions",
@@ -448,17 +450,17 @@ class FakeEndpoint:
             "status": "in_progress",
         }
         if batch.polls > 0:
-            return told
+            return row
         if batch.status == "failed":
-            return told | {
+            return row | {
                 "status": "failed",
                 "errors": {"object": "list", "data": [{"message": batch.output.decode()}]},
             }
         for name, content in (("output_file_id", batch.output), ("error_file_id", batch.errors)):
             if content:
                 self.files[f"{batch.id}-{name}"] = content
-                told[name] = f"{batch.id}-{name}"
-        return told | {"status": batch.status}
+                row[name] = f"{batch.id}-{name}"
+        return row | {"status": batch.status}
 
 
 @functools.cache
@@ -471,8 +473,8 @@ def _head(status: int, length: int, more: dict[str, str] | None = None) -> bytes
     return "".join([f"HTTP/1.1 {status} X\r\n", *(f"{k}: {v}\r\n" for k, v in headers.items()), "\r\n"]).encode()
 
 
-async def _send(writer, status: int, told: Any, headers: dict[str, str] | None = None) -> bool:
-    content = told if isinstance(told, bytes) else json.dumps(told).encode()
+async def _send(writer, status: int, answer: Any, headers: dict[str, str] | None = None) -> bool:
+    content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     writer.write(_head(status, len(content), headers) + content)
     await writer.drain()
     return True

@@ -19,7 +19,7 @@ from tests.support.posts_on_disk import tiny_recipe
 
 
 def posts_in(forest: Forest, number_of: dict[tuple[int, ...], int]) -> list[int]:
-    """The numbers of the posts in a batch, told by their prompts."""
+    """The numbers of the posts in a batch, identified by their prompts."""
     found = []
     for token_T, segment_T, branch_T in zip(forest.token_BT, forest.segment_BT, forest.branch_BT, strict=True):
         for segment in range(1, segment_T.max() + 1):
@@ -44,13 +44,13 @@ def main() -> None:
     records = training.feed.records
     number_of = by_prompt(records, recipe)
     trained = [posts_in(forest, number_of) for _, forest in batches(training.feed, training.plans, **mine)]
-    told = {
+    reported = {
         "hosts": mine["hosts"],
         "steps": list(map(len, training.plans)),
         "plan": [list(plan) for plan in training.plans],
         "trained": trained,
     }
-    (Path(folder) / f"{process}.json").write_text(json.dumps(told))
+    (Path(folder) / f"{process}.json").write_text(json.dumps(reported))
 
 
 if __name__ == "__main__":

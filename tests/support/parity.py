@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 BOUND = 1e-5
-"""Of the largest value compared, in float32. Both sides differ from float64 by a few 1e-7 of it a layer."""
+"""Tolerance, as a share of the largest value, in float32. Both sides are a few 1e-7 of it a layer from float64."""
 
 
 def ours_in(folder: Path, config: Qwen2_5_VLConfig) -> tuple[Definition, Params]:
@@ -41,7 +41,7 @@ def pair_of(config: Qwen2_5_VLConfig, folder: Path) -> tuple["torch.nn.Module", 
 
 
 def pixel_values(tree: Tree) -> "torch.Tensor":
-    """What transformers' image processor makes of a tree's pictures: normalised, both frames."""
+    """What transformers' image processor makes of a tree's images: normalised, both frames."""
     values = np.concatenate(tree.pixels).reshape(-1, 3, 1, 196).astype(np.float32) / 255
     mean, std = (np.asarray(s, np.float32).reshape(3, 1, 1) for s in (CLIP_MEAN, CLIP_STD))
     return needs_torch().from_numpy(((values - mean) / std).repeat(2, axis=2).reshape(len(values), -1))

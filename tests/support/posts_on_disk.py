@@ -8,7 +8,7 @@ from mmkp_jax.data.examples import Recipe
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import Split, open_split, write_dataset
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.tiny import tiny_config, write_tokenizer
 from tests.support.trees import processor_of
 
@@ -16,7 +16,7 @@ SIZE = RowSize(tokens=700, labels=260, examples=5, images={"patches": 260, "wind
 
 
 def write_posts(folder: Path, count: int = 30, seed: int = 0) -> Split:
-    """`count` posts: one in five without a picture, one in three with a chain of thought."""
+    """`count` posts: one in five without an image, one in three with a chain of thought."""
     images = folder / "images"
     images.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -25,7 +25,7 @@ def write_posts(folder: Path, count: int = 30, seed: int = 0) -> Split:
         name = None if i % 5 == 4 else f"{i}.png"
         if name:
             width, height = rng.integers(20, 150, 2).tolist()
-            (images / name).write_bytes(saved(picture(width, height, seed=i)))
+            (images / name).write_bytes(saved(random_image(width, height, seed=i)))
         text = " ".join(["post", str(i), *rng.choice(["snow", "day", "news", "!"], rng.integers(1, 12))])
         cot = f"since it is about {i}" if i % 3 == 0 else None
         posts.append(Post(f"train-{i + 1}", text, name, (f"key {i}", "news")[: 1 + i % 2], cot, "f", i + 1))
@@ -34,7 +34,7 @@ def write_posts(folder: Path, count: int = 30, seed: int = 0) -> Split:
 
 
 def tiny_recipe(folder: Path) -> Recipe:
-    """The tiny tokenizer's template and the tiny model's geometry, for pictures of at most 16 image tokens."""
+    """The tiny tokenizer's template and the tiny model's geometry, for images of at most 16 image tokens."""
     from transformers import AutoTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mmkp_jax.data.records import open_split
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 
 
 def write_images(folder: Path, count: int = 20) -> Path:
     """`0.jpg`, `1.jpg`, …"""
     folder.mkdir(parents=True)
     for i in range(count):
-        (folder / f"{i}.jpg").write_bytes(saved(picture(40 + i, 30, seed=i), "JPEG"))
+        (folder / f"{i}.jpg").write_bytes(saved(random_image(40 + i, 30, seed=i), "JPEG"))
     return folder
 
 

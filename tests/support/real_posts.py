@@ -1,6 +1,6 @@
-"""CMKP's real posts as a dataset: stand-in pictures, chains of thought from a plain template, a tokenizer of their own.
+"""CMKP's real posts as a dataset: stand-in images, chains of thought from a plain template, a tokenizer of their own.
 
-What comes of them tells that the code runs on real posts, not how well a method does: no picture here is the real one,
+What comes of them tells that the code runs on real posts, not how well a method does: no image here is the real one,
 no chain of thought a teacher's. Both say so wherever they are shown.
 """
 
@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from mmkp_jax.data.posts import Post, Reject, read_cmkp
-from mmkp_jax.data.records import Counts, write_dataset
+from mmkp_jax.data.records import SplitCounts, write_dataset
 from mmkp_jax.pocket.model import write_model
 from mmkp_jax.pocket.tokenizer import train_tokenizer
 from tests.support.paths import SHARED
@@ -33,12 +33,12 @@ def template_chain(post: Post) -> str:
 
 
 def draw_standins(raw: Path, images: Path, limit: int | None) -> None:
-    """A stand-in picture for each of the first `limit` posts of every split in `raw`."""
+    """A stand-in image for each of the first `limit` posts of every split in `raw`."""
     flags = [] if limit is None else ["--limit", str(limit)]
     subprocess.run([sys.executable, STANDINS, raw, images, *flags], check=True, stdout=subprocess.DEVNULL)
 
 
-def make_real(out: Path, raw: Path, images: Path, splits: Splits) -> dict[str, Counts]:
+def make_real(out: Path, raw: Path, images: Path, splits: Splits) -> dict[str, SplitCounts]:
     """Writes `out/dataset` and `out/model`; returns what became of the posts of each split."""
 
     def posts(split: str) -> Iterator[Post | Reject]:

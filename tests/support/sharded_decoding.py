@@ -1,7 +1,7 @@
 """Run by decoding/test_sharded.py in processes of their own, with eight fake devices in all; prints one JSON line.
 
 Greedy and sampled answers on several meshes, from one model folder: `MESHES FOLDER [ADDRESS PROCESS]`, of two processes
-where these are given.
+where these are given. A mesh with a `*` is compiled only.
 """
 
 import json
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mmkp_jax.decoding.generate import Generator
-from mmkp_jax.decoding.prompts import measure
+from mmkp_jax.decoding.prompts import prompt_of
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
@@ -21,7 +21,6 @@ from mmkp_jax.models.sharding import MESH_AXES, make_mesh, param_shardings
 from tests.support.tiny import tiny_config
 from tests.support.trees import random_tree
 
-MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "2x2x2": (2, 2, 2)}
 KINDS = (dict(grids=[(4, 6)]), dict(grids=[], text=20), dict(grids=[(8, 8), (2, 4)]))
 LOST = 4
 
@@ -32,10 +31,11 @@ def main(meshes: str, folder: str, address: str = "", process: str = "") -> None
     opened = open_folder(folder)
     definition = define(opened.config)
     trees = [random_tree(i, tiny_config(), **KINDS[i % 3]) for i in range(13)]
-    prompts = [measure(str(i), tree, definition.processor) for i, tree in enumerate(trees)]
+    prompts = [prompt_of(str(i), tree, definition.processor) for i, tree in enumerate(trees)]
     report = {}
-    for name in meshes.split(","):
-        sizes = dict(zip(MESH_AXES, MESHES[name], strict=True))
+    for named in meshes.split(","):
+        name = named.rstrip("*")
+        sizes = dict(zip(MESH_AXES, map(int, name.split("x")), strict=True))
         mesh = make_mesh(sizes, None if name != "1x1x1" else jax.devices()[:1])
         structs = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -49,13 +49,14 @@ def main(meshes: str, folder: str, address: str = "", process: str = "") -> None
             loaded.append(number)
             return None if number == LOST else trees[number]
 
-        found = {}
+        found, answers = {}, []
         for how, sampling in (("greedy", GREEDY), ("sampled", Sampling(1.0, 0.9, 5))):
             stop = range(0, 320, 30)  # some answers come to a second page of the cache, and to a third
             generator = Generator(
                 definition, mesh, slots=5, answer_tokens=90, stop_tokens=stop, dtype=jnp.float32, sampling=sampling
             )
-            answers = list(generator(params, prompts, load))
+            if named == name:
+                answers = list(generator(params, prompts, load))
             found[how] = {each.prompt: each.tokens for each in answers}
         states = {each.prompt: each.state_D.tolist() for each in answers if each.tokens is not None}
         lowered = generator.lower(params, prompts[0].size)["decode"]
@@ -64,7 +65,7 @@ def main(meshes: str, folder: str, address: str = "", process: str = "") -> None
             "states": states,
             "loaded": sorted(loaded),
             "sent": sent_per_token(lowered.compile().as_text()),
-            "longest": max(len(each.tokens or ()) for each in answers),
+            "longest": max((len(each.tokens or ()) for each in answers), default=0),
         }
     print(json.dumps(report, sort_keys=True))
 

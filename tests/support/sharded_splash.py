@@ -18,7 +18,7 @@ CASES = [
     ((1, 8, 1), "forest", 2),
     ((2, 2, 2), "forest", 2),
     ((2, 2, 2), "forest", 1),
-    ((2, 2, 2), "pictures", 4),
+    ((2, 2, 2), "images", 4),
 ]
 """Mesh, rule, key-value heads (of four query heads)."""
 

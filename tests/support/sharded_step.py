@@ -23,7 +23,7 @@ MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "2x2x2": (
 
 
 def batch_of(config, accumulation_steps: int) -> tuple[Forest, object]:
-    """Eight rows of one to three posts, some without picture, some without chain of thought."""
+    """Eight rows of one to three posts, some without image, some without chain of thought."""
     model = tiny_config()
     kinds = [dict(grids=[(4, 6)]), dict(grids=[(10, 8)], cot=0), dict(grids=[]), dict(grids=[(8, 8), (2, 4)], cot=12)]
     rows = [[random_tree(10 * b + s, model, **kinds[(b + s) % 4]) for s in range(1 + b % 3)] for b in range(8)]

@@ -1,10 +1,12 @@
-"""Pocket with few posts, prepared once for a test module, and the main command on it in a process of its own."""
+"""Pocket with few posts, prepared once for a test run, and the main command on it in a process of its own."""
 
 import contextlib
+import fcntl
 import io
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,18 +16,33 @@ from typing import NamedTuple
 from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.pocket.make import make_pocket
-from tests.support.paths import ROOT
+from tests.support.devices import fake_devices
+from tests.support.paths import ONCE, ROOT
 
 SIZES = {"train": 40, "valid": 4, "test": 6}
 UNFED = f"test-{SIZES['test']}"
 
 
 def small_pocket(root: Path) -> Path:
-    """Model and dataset of a pocket of `SIZES`, in `root/pocket`; the last test post's picture is cut short."""
+    """Model and dataset of a pocket of `SIZES`, in `root/pocket`; the last test post's image is cut short.
+
+    A test run makes it once: each caller gets a copy.
+    """
     pocket = root / "pocket"
+    if ONCE not in os.environ:
+        return _make(pocket)
+    made = Path(os.environ[ONCE]) / "pocket"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            _make(made.with_suffix(".unfinished")).rename(made)
+    return shutil.copytree(made, pocket)
+
+
+def _make(pocket: Path) -> Path:
     make_pocket(pocket, sizes=SIZES)
-    (picture,) = (pocket / "images").glob(f"{UNFED}.*")
-    picture.write_bytes(picture.read_bytes()[:200])
+    (image,) = (pocket / "images").glob(f"{UNFED}.*")
+    image.write_bytes(image.read_bytes()[:200])
     splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}
     write_dataset(pocket / "dataset", splits, pocket / "images")
     return pocket
@@ -60,8 +77,7 @@ def command(pocket: Path, *flags: str, config: str = "configs/dyncot.py") -> lis
 
 def environment(devices: int = 1) -> dict[str, str]:
     """Variables of a run on fake CPU devices."""
-    fake = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fake, "PYTHONUNBUFFERED": "1"}
+    return {**fake_devices(devices), "PYTHONUNBUFFERED": "1"}
 
 
 def run(

@@ -1,4 +1,4 @@
-"""Posts and jobs that the tests of the teacher share."""
+"""Posts and jobs that the teacher's tests share."""
 
 import base64
 import dataclasses
@@ -19,7 +19,7 @@ from mmkp_jax.teacher.progress import AskState
 from mmkp_jax.teacher.store import Store
 from mmkp_jax.teacher.teaching import Job
 from mmkp_jax.teacher.templates import EXPLAIN
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.fake_endpoint import (
     FAULTS,
     HOSTILE_AGAIN,
@@ -42,12 +42,12 @@ def text_posts(count: int) -> list[Post]:
 def image_posts(folder: Path, count: int, sizes: Sequence[tuple[int, int]]) -> list[Post]:
     """Posts with images of these sizes, in turn, written to `folder`."""
     for n, size in enumerate(sizes):
-        (folder / f"{n}.png").write_bytes(saved(picture(*size, seed=n)))
+        (folder / f"{n}.png").write_bytes(saved(random_image(*size, seed=n)))
     return [dataclasses.replace(post, image=f"{n % len(sizes)}.png") for n, post in enumerate(text_posts(count))]
 
 
 def counting(base: int, tile: int) -> Callable[[dict[str, Any]], dict[str, int]]:
-    """What an endpoint tells of a request with an image, of which it counts tiles as OpenAI does."""
+    """The usage that an endpoint reports for a request with an image, with tiles counted as OpenAI does."""
 
     def usage(body: dict[str, Any]) -> dict[str, int]:
         _, image = body["messages"][-1]["content"]
@@ -60,7 +60,7 @@ def counting(base: int, tile: int) -> Callable[[dict[str, Any]], dict[str, int]]
 
 
 def post_number(said: str) -> int:
-    """Of the post that a request to explain is about."""
+    """Number of the post that a request for an explanation is about."""
     return int(said.partition("Post text: text ")[2].split()[0])
 
 
@@ -84,7 +84,7 @@ def ask(
 
 
 def faults(share: float, kinds: Sequence[str], first: int = 1) -> Callable[[str, int], str | None]:
-    """One of the kinds for this share of posts, at each one's first `first` attempts; always for the same."""
+    """A fault of one of these kinds for a share of the posts, always the same ones, at their first `first` attempts."""
 
     def fault(said: str, attempt: int) -> str | None:
         drawn = random.Random(said)
@@ -100,16 +100,16 @@ HOSTILE: dict[str | None, str] = {
     **{"no choices, usage always": "empty", "400": "refused", "filter": "refused", "filtered": "filtered"},
     **{"cut": "cut", "declined": "declined", "empty": "empty", None: "answered"},
 }
-"""Everything that an endpoint can do to a post, and what becomes of it; what is answered at once comes first."""
+"""Everything that an endpoint can do to a post, and the resulting status; posts answered at once come first."""
 
 
 def hostile_kind(number: int) -> str | None:
-    """What is done to a post."""
+    """The kind of fault for a post."""
     return list(HOSTILE)[number % len(HOSTILE)]
 
 
 def hostile(said: str, attempt: int) -> str | None:
-    """The fault of a call to an endpoint that does everything."""
+    """The fault of a call to an endpoint with all kinds of faults."""
     kind = hostile_kind(post_number(said))
     if kind in (*FAULTS, *HOSTILE_AGAIN):
         return kind if attempt <= 1 + post_number(said) % 2 else None
@@ -117,6 +117,6 @@ def hostile(said: str, attempt: int) -> str | None:
 
 
 def charged(server: FakeEndpoint) -> float:
-    """What the endpoint itself has counted, in money."""
+    """Cost of all calls by the endpoint's own count."""
     prompt, completion = server.tokens()
     return (prompt * PRICES.input + completion * PRICES.output) / 1e6

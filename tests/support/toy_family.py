@@ -113,7 +113,7 @@ FAMILY = Family(
     processor=lambda config, settings: TextProcessor(),
     stages=(Stage("even", "decoder"), Stage("odd", "decoder"), Stage("last", "decoder"), Stage("words", "head")),
     products=products,
-    kept=lambda config, slots: {},
+    saved_inputs=lambda config, slots: {},
     reference=Reference("AutoModelForCausalLM", None, lambda ids, config: {}, "", "", "It is fed no images"),
     typical_post={"trunk": 40.0, "sft": 5.0, "cot": 40.0},
 )

@@ -1,4 +1,4 @@
-"""Random examples for tests: trees of random tokens and pictures, and what transformers would be fed for them."""
+"""Random examples for tests: trees of random tokens and images, and transformers' inputs for them."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def random_tree(
     sft: int = 4,
     cot: int = 7,
 ) -> Tree:
-    """A prompt of a few tokens, each picture with a few more behind it, `text` tokens; targets of given lengths."""
+    """A prompt of a few tokens, each image with a few more behind it, `text` tokens; targets of given lengths."""
     rng = np.random.default_rng(seed)
 
     def draw(n: int) -> np.ndarray:

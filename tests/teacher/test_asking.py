@@ -84,7 +84,7 @@ def test_posts_that_ask_the_same_are_asked_once(tmp_path):
         assert len(server.calls) == 3 and run.asked + run.found == 15
 
 
-def test_refused_posts_are_asked_again_only_when_told(tmp_path):
+def test_refused_posts_are_asked_again_only_with_retry_refused(tmp_path):
     with FakeEndpoint(fault=lambda said, attempt: "400" if post_number(said) == 3 and attempt == 1 else None) as server:
         ask(server, tmp_path / "s", text_posts(5))
         assert ask(server, tmp_path / "s", text_posts(5)).asked == 0
@@ -109,11 +109,11 @@ def test_max_cost_is_never_passed_and_counts_earlier_runs(tmp_path):
         assert again.asked == 0 and len(server.calls) == calls
 
 
-def test_max_cost_holds_where_the_endpoint_tells_no_usage(tmp_path):
+def test_max_cost_holds_where_the_endpoint_reports_no_usage(tmp_path):
     with FakeEndpoint(usage=lambda body: None) as server:
         run = ask(server, tmp_path / "s", text_posts(60), max_cost=0.02)
         assert run.stopped and 0 < len(server.calls) < 20 and run.unpriced <= 0.02
-        assert "cost is not known" in run.lines(PRICES)[1]
+        assert "unknown cost" in run.lines(PRICES)[1]
         calls = len(server.calls)
         assert ask(server, tmp_path / "s", text_posts(60), max_cost=0.02).asked == 0 and len(server.calls) == calls
 
@@ -149,22 +149,22 @@ def test_max_cost_holds_however_images_are_counted(tmp_path, base, tile, wasted)
     assert run.stopped and most / wasted < run.spent <= most
 
 
-def test_an_endpoint_that_refuses_everything_is_left_alone(tmp_path):
+def test_a_run_stops_after_ten_refused_posts_in_a_row(tmp_path):
     with FakeEndpoint(fault=lambda said, attempt: "400") as server:
-        with pytest.raises(InputError, match=r"10 posts after each other got no answer .*against the rules"):
+        with pytest.raises(InputError, match=r"10 posts in a row got no answer .*against the rules"):
             ask(server, tmp_path / "s", text_posts(200), Limits(4, backoff=0.01))
         assert len(server.calls) < 20
 
 
-def test_a_key_that_is_withdrawn_ends_the_run_and_loses_no_answer(tmp_path, monkeypatch):
+def test_a_revoked_key_ends_the_run_and_loses_no_answer(tmp_path, monkeypatch):
     with FakeEndpoint(delay=0.1) as server:
         monkeypatch.setattr(server, "_fault", lambda said, attempt: "401" if len(server.calls) > 40 else None)
-        with pytest.raises(InputError, match="does not let us in"):
+        with pytest.raises(InputError, match="denies access"):
             ask(server, tmp_path / "s", text_posts(100), Limits(8, backoff=0.01))
     assert len(rows_of(tmp_path / "s")) == len(server.answered) >= 40
 
 
-def test_ctrl_c_waits_for_the_calls_that_are_out(tmp_path):
+def test_ctrl_c_waits_for_the_calls_in_flight(tmp_path):
     def interrupt():
         while len(server.calls) < 20:
             time.sleep(0.01)

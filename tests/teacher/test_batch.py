@@ -87,7 +87,7 @@ def killed_after_submitting(server, file, posts, monkeypatch):
             batched(server, file, posts)
 
 
-def test_a_batch_is_collected_whole_though_fewer_posts_are_asked_about(tmp_path, monkeypatch):
+def test_a_batch_is_collected_completely_though_fewer_posts_are_asked_about(tmp_path, monkeypatch):
     with FakeEndpoint(batch_polls=2) as server:
         killed_after_submitting(server, tmp_path / "s", text_posts(10), monkeypatch)
         run, spent = batched(server, tmp_path / "s", text_posts(6), max_cost=1)
@@ -110,7 +110,7 @@ def test_a_batch_is_collected_though_another_question_is_asked_now(tmp_path, mon
 
 
 @pytest.mark.parametrize("fault", [*HOSTILE_FINAL, "no choices, usage", *USAGES])
-def test_an_answer_of_a_batch_is_judged_as_any_other(tmp_path, fault):
+def test_answers_of_a_batch_get_the_same_verdicts_as_single_calls(tmp_path, fault):
     with FakeEndpoint(fault=lambda said, attempt: fault if post_number(said) == 1 else None) as server:
         run, _ = batched(server, tmp_path / "s", text_posts(3))
         again, _ = batched(server, tmp_path / "s", text_posts(3))
@@ -135,12 +135,12 @@ HOSTILE_ROWS = [
 
 
 @pytest.mark.parametrize("line", HOSTILE_ROWS)
-def test_a_line_of_results_that_is_none_costs_one_answer_at_most(tmp_path, monkeypatch, line):
+def test_an_invalid_line_of_results_costs_one_answer_at_most(tmp_path, monkeypatch, line):
     with FakeEndpoint() as server:
         make = server._make_batch
 
-        def damaged(told):
-            batch = make(told)
+        def damaged(response):
+            batch = make(response)
             first, *rest = batch.output.splitlines()
             key = json.loads(first)["custom_id"].encode()
             batch.output = b"\n".join([line.replace(b"KEY", key), *rest])
@@ -152,10 +152,10 @@ def test_a_line_of_results_that_is_none_costs_one_answer_at_most(tmp_path, monke
         assert spent + run.unpriced >= charged(server) * (1 - 1e-9) or b"response" in line or b"error" in line
 
 
-@pytest.mark.parametrize("told", [b"[]", b"x", b"{}", b'{"id": 5}', b'{"id": null, "status": [1]}'])
-def test_a_batch_api_that_answers_otherwise_is_one_line(tmp_path, monkeypatch, told):
+@pytest.mark.parametrize("response", [b"[]", b"x", b"{}", b'{"id": 5}', b'{"id": null, "status": [1]}'])
+def test_an_unexpected_answer_of_the_batch_api_is_one_line(tmp_path, monkeypatch, response):
     with FakeEndpoint() as server:
-        monkeypatch.setattr(server, "_batch_api", lambda *_: told)
+        monkeypatch.setattr(server, "_batch_api", lambda *_: response)
         with pytest.raises(InputError, match="Batch API does not answer"):
             batched(server, tmp_path / "s", text_posts(3))
 

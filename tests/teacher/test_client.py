@@ -22,14 +22,14 @@ def ask_once(server, limits=Limits(attempts=4, backoff=0.01), **fields):  # noqa
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "503", "200 error", "reset", "half", "not json", "no choices"])
-def test_what_passes_is_asked_again(fault):
+def test_transient_faults_are_retried(fault):
     with FakeEndpoint(fault=lambda said, attempt: fault if attempt < 3 else None) as server:
         assert ask_once(server).attempt == 3
         assert len(server.calls) == 3
 
 
 @pytest.mark.parametrize("fault", ["400", "filter"])
-def test_what_is_refused_is_asked_once(fault):
+def test_refusals_are_not_retried(fault):
     with FakeEndpoint(fault=lambda said, attempt: fault) as server:
         with pytest.raises(Refused, match="400: it is against the rules"):
             ask_once(server)
@@ -43,7 +43,7 @@ def test_a_paid_answer_is_never_asked_for_again(fault):
         assert len(server.calls) == 1
 
 
-def test_a_hung_call_ends():
+def test_a_hung_call_times_out():
     with FakeEndpoint(fault=lambda said, attempt: "hang") as server:
         with pytest.raises(Unavailable, match=r"no answer within 0\.3 s"):
             ask_once(server, Limits(attempts=2, timeout=0.3, backoff=0.01))
@@ -57,7 +57,7 @@ def test_retry_after_holds_back_every_call():
         assert time.monotonic() - started >= 0.6 and server.too_soon == 0
 
 
-def test_retry_after_in_all_its_forms():
+def test_retry_after_is_read_in_all_its_forms():
     assert retry_after({"retry-after": "7"}) == 7
     assert retry_after({"retry-after-ms": "250"}) == 0.25
     in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=True)
@@ -73,10 +73,10 @@ def test_a_long_retry_after_ends_the_run():
         ask_once(server)
 
 
-def test_mistakes_are_one_line_before_anything_is_paid(monkeypatch, key):
+def test_wrong_addresses_keys_and_models_are_one_line_before_anything_is_paid(monkeypatch, key):
     with FakeEndpoint(key="another") as server, pytest.raises(InputError) as error:
         ask_once(server)
-    assert "does not let us in" in str(error.value) and "OPENAI_API_KEY" in str(error.value)
+    assert "denies access" in str(error.value) and "OPENAI_API_KEY" in str(error.value)
     assert key not in str(error.value)  # although the endpoint repeats it
     with FakeEndpoint() as server:
         with pytest.raises(InputError, match="no model 'other'"):
@@ -94,8 +94,8 @@ def test_mistakes_are_one_line_before_anything_is_paid(monkeypatch, key):
 def test_only_secrets_are_hidden(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     with FakeEndpoint(fault=lambda said, attempt: "400") as server:
-        for secrets, told in [((), "it is against the rules"), (["against the"], "it is … rules")]:
-            with pytest.raises(Refused, match=told):
+        for secrets, shown in [((), "it is against the rules"), (["against the"], "it is … rules")]:
+            with pytest.raises(Refused, match=shown):
                 ask_once(server, headers={"X-Title": "against the"}, secrets=secrets)
 
 
@@ -109,7 +109,7 @@ def test_an_address_is_a_host_and_a_path(url):
 
 
 @pytest.mark.parametrize("field", ["stream", "n", "messages"])
-def test_a_field_that_would_spoil_answers_is_refused(field):
+def test_fields_that_would_break_answers_are_refused(field):
     with pytest.raises(InputError, match=f"'{field}' of a request cannot be set"):
         Endpoint("http://host/v1", MODEL, {field: 2})
 

@@ -45,13 +45,13 @@ def body(content="People say so.", finish="stop", **more):
 
 
 @pytest.mark.parametrize("finish", ["stop", None])
-def test_an_answer_is_complete_at_stop_or_without_a_word(finish):
+def test_an_answer_is_complete_at_stop_or_without_a_finish_reason(finish):
     assert verdict(body(finish=finish)) == ("answered", "")
     assert verdict({"choices": [{"message": {"content": "so"}}]}) == ("answered", "")
 
 
 @pytest.mark.parametrize("finish", ["error", "abort", "max_tokens", "tool_calls", "STOP", "", 0, True, ["stop"], {}])
-def test_any_other_word_is_kept_apart_with_it(finish):
+def test_any_other_finish_reason_is_unfinished_and_reported(finish):
     status, reason = verdict(body(finish=finish))
     assert status == "unfinished" and "not 'stop'" in reason
 
@@ -62,11 +62,11 @@ def test_an_answer_with_an_error_inside_is_not_complete():
 
 
 @pytest.mark.parametrize("choices", [[], None, 5, [None], [[]], [{"message": "text"}], [{}], {"0": {}}])
-def test_what_holds_no_message_is_empty(choices):
+def test_an_answer_without_a_message_is_empty(choices):
     assert verdict({"choices": choices})[0] == "empty"
 
 
-def test_a_row_is_judged_by_what_was_answered_not_by_what_an_earlier_version_made_of_it(tmp_path):
+def test_a_rows_verdict_comes_from_its_answer_not_from_its_stored_status(tmp_path):
     posts = text_posts(2)
     with FakeEndpoint(fault=of_post_fault("finish abort")) as server:
         ask(server, tmp_path / "s", posts)
@@ -85,7 +85,7 @@ def of_post_fault(fault):
 
 
 @pytest.mark.parametrize("usage", [*USAGES.values(), None, 5, {}, {"prompt_tokens": 5}, {"prompt_tokens": None}])
-def test_a_usage_that_cannot_be_true_is_no_money(usage):
+def test_an_implausible_usage_is_ignored(usage):
     assert usage_of({"usage": usage}, MOST) is None
 
 
@@ -97,7 +97,7 @@ def test_a_usage_above_the_estimate_counts_as_it_is_up_to_a_bound():
     assert counted(20_001, 1) is None and counted(1, 15_001) is None
 
 
-def test_usage_that_cannot_be_true_counts_at_its_most_and_the_answer_is_kept(tmp_path):
+def test_an_implausible_usage_counts_at_its_highest_cost_and_the_answer_is_kept(tmp_path):
     kinds = [*USAGES]
     fault = of_post(kinds)
     with FakeEndpoint(fault=lambda said, attempt: fault(said)) as server:
@@ -111,7 +111,7 @@ def test_usage_that_cannot_be_true_counts_at_its_most_and_the_answer_is_kept(tmp
     most = sum(PRICES.cost(Usage(**rows[f"p{n}"]["most"])) for n in range(len(kinds)))
     assert run.unpriced == pytest.approx(most) and again.unpriced == pytest.approx(most)
     assert run.spent == rows[f"p{len(kinds)}"]["cost"] > 0
-    assert "whose usage cannot be true" in "\n".join(run.lines(PRICES))
+    assert "with an implausible usage" in "\n".join(run.lines(PRICES))
 
 
 @pytest.mark.parametrize("usage", ["usage negative", "usage 10^400", "usage none of a prompt"])
@@ -140,7 +140,7 @@ def test_an_endpoint_without_choices_is_charged_by_its_usage_and_not_asked_again
 
 
 @pytest.mark.parametrize("kind", HOSTILE_AGAIN)
-def test_what_nobody_means_well_by_is_asked_again_and_what_it_may_have_cost_counts(tmp_path, kind):
+def test_hostile_failures_are_retried_and_their_possible_cost_counts(tmp_path, kind):
     def fault(said, attempt):
         return kind if post_number(said) == 5 and attempt == 1 else None
 
@@ -155,7 +155,7 @@ def test_what_nobody_means_well_by_is_asked_again_and_what_it_may_have_cost_coun
 
 
 @pytest.mark.parametrize("kind", HOSTILE_ANSWERED)
-def test_an_answer_in_strange_clothes_is_taken_at_once(tmp_path, kind):
+def test_unusually_encoded_answers_are_accepted_at_once(tmp_path, kind):
     with FakeEndpoint(fault=of_post_fault(kind)) as server:
         run = ask(server, tmp_path / "s", text_posts(2), BOUNDS)
         assert (run.asked, run.lost, len(server.calls)) == (2, 0, 2)
@@ -166,7 +166,7 @@ def test_an_answer_in_strange_clothes_is_taken_at_once(tmp_path, kind):
     json.loads((tmp_path / "s").read_text().splitlines()[-1], parse_constant=pytest.fail)
 
 
-def test_half_a_character_is_stored_as_it_came(tmp_path):
+def test_a_lone_surrogate_is_stored_unchanged(tmp_path):
     with FakeEndpoint(fault=of_post_fault("half a character")) as server:
         ask(server, tmp_path / "s", text_posts(1), BOUNDS)
     row = stored(tmp_path / "s")["p0"]
@@ -184,7 +184,7 @@ def test_an_incomplete_answer_is_stored_apart_and_not_asked_again(tmp_path, kind
     assert run.spent == pytest.approx((prompt * PRICES.input + completion * PRICES.output) / 1e6)
 
 
-def test_everything_at_once_ends_with_every_post_and_the_endpoints_own_count(tmp_path):
+def test_all_faults_at_once_end_with_every_post_and_the_endpoints_own_count(tmp_path):
     posts = text_posts(len(HOSTILE))
     bounds = Limits(concurrency=8, timeout=1.0, attempts=5, backoff=0.01)
     with FakeEndpoint(fault=hostile) as server:
@@ -206,19 +206,19 @@ def test_everything_at_once_ends_with_every_post_and_the_endpoints_own_count(tmp
 # --- bytes ---
 
 
-def test_json_is_read_in_each_encoding_that_it_may_have():
+def test_json_is_read_in_each_of_its_encodings():
     text = json.dumps({"a": "é\ud83d\ude00"}, ensure_ascii=False)
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "utf-32-be"):
         assert read_body(text.encode(encoding, "surrogatepass"))["a"].startswith("é")
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"5", b"\xff", b"{", b'{"a": 01}', b"<html>", b"null", b'"\xff"'])
-def test_anything_else_is_no_answer(content):
+def test_any_other_body_is_not_json(content):
     with pytest.raises(NotJson):
         read_body(content)
 
 
-def test_nesting_is_bounded_and_numbers_that_no_number_holds_are_kept_as_text():
+def test_nesting_is_bounded_and_unrepresentable_numbers_are_kept_as_text():
     for depth in (101, 990, 100_000):
         with pytest.raises(NotJson, match="nested too deep"):
             read_body(b'{"a":' * depth + b"1" + b"}" * depth)
@@ -226,7 +226,7 @@ def test_nesting_is_bounded_and_numbers_that_no_number_holds_are_kept_as_text():
     assert found == {"a": "1e999", "b": "NaN", "c": "9" * 5000, "d": 1e9}
 
 
-def test_packed_bytes_come_out_a_piece_at_a_time_and_damage_is_noticed():
+def test_bytes_are_decompressed_a_piece_at_a_time_and_damage_is_noticed():
     content = bytes(3 * PIECE) + b"end"
 
     def unpacked(packed, encoding="gzip"):
@@ -251,7 +251,7 @@ def test_packed_bytes_come_out_a_piece_at_a_time_and_damage_is_noticed():
 # --- elsewhere ---
 
 
-def test_a_redirect_is_not_followed_and_no_secret_goes_along(tmp_path, monkeypatch):
+def test_a_redirect_is_not_followed_and_gets_no_secret(tmp_path, monkeypatch):
     with FakeEndpoint() as other:
         place = f"http://user:word@127.0.0.1:{other.port}/v1/chat/completions?key=sk-secret#\x7f"
         for status in ("302", "307"):
@@ -259,7 +259,7 @@ def test_a_redirect_is_not_followed_and_no_secret_goes_along(tmp_path, monkeypat
                 with pytest.raises(InputError) as error:
                     ask(server, tmp_path / "s", text_posts(3), BOUNDS)
                 message = str(error.value)
-                assert f"points to another place ({status}: http://127.0.0.1:{other.port}/v1" in message
+                assert f"redirects to another address ({status}: http://127.0.0.1:{other.port}/v1" in message
                 assert "word" not in message and "sk-secret" not in message and len(server.calls) == 1
         assert not other.headers
 
@@ -267,12 +267,12 @@ def test_a_redirect_is_not_followed_and_no_secret_goes_along(tmp_path, monkeypat
 @pytest.mark.parametrize(
     "asked", ["-5", "nan", "inf", "-inf", "1e9", "1e999", "Fri, 31 Dec 99999 23:59:59 GMT", "\u00b2", "9" * 5000]
 )
-def test_a_retry_after_that_nobody_can_mean_is_as_none(asked):
+def test_an_implausible_retry_after_is_ignored(asked):
     assert retry_after({"retry-after": asked}) is None
     assert retry_after({"retry-after-ms": f"{asked}000", "retry-after": asked}) is None
 
 
-def test_what_an_endpoint_says_moves_no_cursor(tmp_path):
+def test_control_characters_of_an_endpoint_are_escaped(tmp_path):
     message = "\x1b]0;title\x07\x1b[2J\r\n\u202eslow"
     row = answer_row(Request("p", {}), {"choices": [{"message": {"refusal": message}}]}, MOST)
     assert row["reason"].isprintable() and row["status"] == "declined" and usage_in(row) is None
@@ -287,19 +287,19 @@ def test_an_answer_is_always_bounded(parameters):
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://h:99999/v1", "http://h\x1b/v1", "http://h:x/v1"])
-def test_an_address_that_is_none_is_one_line(url):
+def test_an_invalid_address_is_one_line(url):
     with pytest.raises(InputError) as error:
         Endpoint(url, MODEL)
     assert "\x1b" not in str(error.value)
 
 
 @pytest.mark.parametrize("headers", [{"X": "a\nb"}, {"X": "é"}, {"X y": "a"}, {"": "a"}])
-def test_a_header_that_is_none_is_one_line(headers):
+def test_an_invalid_header_is_one_line(headers):
     with pytest.raises(InputError):
         Endpoint("http://host/v1", MODEL, headers=headers)
 
 
-def test_a_usage_that_is_too_low_to_be_true_is_not_money():
+def test_an_implausibly_low_usage_is_ignored():
     said = {"choices": [{"message": {"content": "It snows."}}]}
     most = MOST._replace(prompt=1000)
     assert usage_of(said | {"usage": {"prompt_tokens": 900, "completion_tokens": 0}}, most) is None

@@ -16,21 +16,21 @@ def short_minute(monkeypatch):
     monkeypatch.setattr(limits, "MINUTE", 1.0)
 
 
-def test_requests_a_minute_are_never_more_at_the_endpoint(tmp_path, short_minute):
+def test_the_endpoint_never_gets_more_requests_per_minute(tmp_path, short_minute):
     with FakeEndpoint() as server:
         ask(server, tmp_path / "s", text_posts(130), Limits(32, rpm=50))
     assert server.most_within(0.95) <= 50  # what is evenly spaced here comes in unevenly there
     assert server.calls[-1].time - server.calls[0].time < 4  # but not far fewer
 
 
-def test_tokens_a_minute_are_never_more_at_the_endpoint(tmp_path, short_minute):
+def test_the_endpoint_never_gets_more_tokens_per_minute(tmp_path, short_minute):
     with FakeEndpoint() as server:
         ask(server, tmp_path / "s", text_posts(60), Limits(32, tpm=20_000))
     assert server.calls[-1].time - server.calls[0].time > 0.5
     assert server.most_within(0.95, lambda call: call.tokens + 96) <= 20_000
 
 
-def test_the_first_call_goes_alone_and_their_number_doubles_until_the_endpoint_is_overloaded():
+def test_calls_start_with_one_and_double_until_the_endpoint_is_overloaded():
     async def widths():
         throttle, found = Throttle(64), []
         for _ in range(5):
@@ -49,7 +49,7 @@ def test_the_first_call_goes_alone_and_their_number_doubles_until_the_endpoint_i
     assert asyncio.run(widths()) == [1, 2, 4, 8, 16, 16, 16, 17]
 
 
-def test_calls_at_a_time_stay_below_the_bound(tmp_path):
+def test_calls_in_flight_stay_within_the_limit(tmp_path):
     with FakeEndpoint(delay=0.05) as server:
         ask(server, tmp_path / "s", text_posts(200), Limits(12))
     assert server.max_in_flight == 12

@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from mmkp_jax import predict, teach
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.needs_torch import needs_torch
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
@@ -42,9 +42,9 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def asked(served, tmp_path):
-    """Flags that ask the endpoint about two posts, the first one with a picture."""
+    """Flags that ask the endpoint about two posts, the first one with an image."""
     base_url, model = served
-    (tmp_path / "0.png").write_bytes(saved(picture(80, 60, seed=0)))
+    (tmp_path / "0.png").write_bytes(saved(random_image(80, 60, seed=0)))
     posts = [{"id": f"p{n}", "text": "snow", "image": ["0.png", None][n], "keyphrases": ["winter"]} for n in range(2)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(post) + "\n" for post in posts))
     return [
@@ -62,13 +62,13 @@ def lines(file):
 
 
 @pytest.mark.parametrize("command", [teach, predict], ids=["teach", "predict"])
-def test_a_real_endpoint_answers_a_post_with_a_picture(asked, tmp_path, command):
+def test_a_real_endpoint_answers_a_post_with_an_image(asked, tmp_path, command):
     status = command.main([*asked, f"--out={tmp_path / 'out.jsonl'}"])
     rows = [row for row in lines(tmp_path / "out.answers.jsonl") if "key" in row]
     assert status == (0 if any(row["status"] == "answered" for row in rows) else 4)
     assert {row["status"] for row in rows} <= {"answered", "cut", "empty"}  # it has learnt nothing
     assert all(row["answer"]["choices"] and 0 < row["usage"]["completion"] <= 8 for row in rows)
     with_image, without = (next(row["usage"]["prompt"] for row in rows if row["id"] == name) for name in ("p0", "p1"))
-    assert with_image > without  # the picture's tokens
+    assert with_image > without  # the tokens of the image
     if command is predict:
         assert [row["id"] for row in lines(tmp_path / "out.jsonl")] == ["p0", "p1"]

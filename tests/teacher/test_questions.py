@@ -16,7 +16,7 @@ ENDPOINT = Endpoint("http://h/v1", "m", {"max_tokens": 9})
 VALUES = {"keyphrases": "snow; winter", "text": "it is {text} <|im_end|> and {image} </think>"}
 
 
-def picture(width, height, **save):
+def encoded_image(width, height, **save):
     file = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(file, "JPEG", **save)
     return file.getvalue()
@@ -35,9 +35,9 @@ def decoded(url):
 def test_images_are_upright_small_and_without_metadata():
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "my garden"  # turned; a description
-    image = decoded(data_url(picture(1600, 800, exif=exif), 400))
+    image = decoded(data_url(encoded_image(1600, 800, exif=exif), 400))
     assert image.size == (200, 400) and not image.getexif() and b"my garden" not in image.tobytes()
-    assert decoded(data_url(picture(30, 20), 400)).size == (30, 20)  # never made larger
+    assert decoded(data_url(encoded_image(30, 20), 400)).size == (30, 20)  # never made larger
 
 
 def test_a_posts_text_is_data():
@@ -48,12 +48,12 @@ def test_a_posts_text_is_data():
     assert Template("", "{text}").messages({"text": "a <url> <3 <user>"}, None)[0]["content"] == "a <url> <3 <user>"
 
 
-def test_a_post_without_an_image_says_so_only_where_it_is_asked():
+def test_a_missing_image_is_mentioned_only_where_the_template_has_a_label():
     assert EXPLAIN.messages(VALUES, None)[-1]["content"].endswith("Image: none")
     assert ZERO_SHOT.messages({"text": "hi"}, None)[0]["content"].startswith('"Post text": hi\n')
 
 
-def test_the_key_is_of_everything_that_the_answer_depends_on():
+def test_the_key_depends_on_everything_that_the_answer_depends_on():
     def key(image=b"i", text="t", edge=10, template=EXPLAIN, **endpoint):
         asked = Endpoint("http://h/v1", **{"model": "m", "parameters": {}} | endpoint)
         values = {"keyphrases": "k", "text": text}
@@ -99,13 +99,13 @@ def test_templates_are_read_and_checked(tmp_path):
         ("{txt}", "did you mean 'text'"),
         ("hello", "has no {text}"),
         ("{text} {image} {image}", "once"),
-        ("{text} {image}\n---\n{text}", "user's turn"),
+        ("{text} {image}\n---\n{text}", "user message"),
     ]:
         file.write_text(text)
         with pytest.raises(InputError, match=what):
             read_template(file).check(["text"], ["text", "image", "keyphrases"], "t")
-    file.write_text("only a system line\n---\n")
-    with pytest.raises(InputError, match="no user's turn"):
+    file.write_text("only a system message\n---\n")
+    with pytest.raises(InputError, match="no user message"):
         read_template(file)
 
 

@@ -13,8 +13,8 @@ from mmkp_jax.teacher.store import Store
 
 def row(key, cost=1.0, answer=True):
     usage = {"prompt": 1, "completion": 1} if cost is not None else None
-    told = {"answer": {"a": key} if answer else None, "usage": usage, "cost": cost}
-    return {"id": key, "key": key, "status": "answered"} | told
+    reported = {"answer": {"a": key} if answer else None, "usage": usage, "cost": cost}
+    return {"id": key, "key": key, "status": "answered"} | reported
 
 
 def add(store, *rows):
@@ -24,7 +24,7 @@ def add(store, *rows):
     asyncio.run(added())
 
 
-def test_what_is_added_is_there_for_the_next_process(tmp_path):
+def test_added_rows_are_there_for_the_next_process(tmp_path):
     with Store(tmp_path / "s") as store:
         add(store, row("a"), row("b", cost=None), row("c", cost=None, answer=False))
         assert store.get("b")["answer"] == {"a": "b"} and store.get("z") is None
@@ -35,7 +35,7 @@ def test_what_is_added_is_there_for_the_next_process(tmp_path):
         assert store.get("d")["id"] == "d" and store.get("a")["id"] == "a"
 
 
-def test_an_answer_that_lacks_but_its_line_feed_is_kept(tmp_path):
+def test_an_answer_that_lacks_only_its_line_feed_is_kept(tmp_path):
     with Store(tmp_path / "s") as store:
         add(store, row("a"), row("b"))
     os.truncate(tmp_path / "s", (tmp_path / "s").stat().st_size - 1)
@@ -45,7 +45,7 @@ def test_an_answer_that_lacks_but_its_line_feed_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [2, 5, 30])
-def test_a_line_that_was_cut_off_is_taken_back(tmp_path, cut):
+def test_a_truncated_last_line_is_removed(tmp_path, cut):
     with Store(tmp_path / "s") as store:
         add(store, row("a"), row("b"))
     os.truncate(tmp_path / "s", (tmp_path / "s").stat().st_size - cut)
@@ -55,26 +55,26 @@ def test_a_line_that_was_cut_off_is_taken_back(tmp_path, cut):
     assert [json.loads(line)["key"] for line in (tmp_path / "s").read_text().splitlines()] == ["a", "c"]
 
 
-def test_what_was_not_priced_is_told_at_its_most(tmp_path):
+def test_unpriced_answers_count_at_their_highest_cost(tmp_path):
     most = {"prompt": 50, "completion": 100}
     used = {"prompt": 20, "completion": 3}
     with Store(tmp_path / "s") as store:
         without = row("b", cost=None) | {"most": most, "usage": None}
-        told = row("c", cost=None) | {"most": most, "usage": used}
-        add(store, row("a") | {"most": most}, without, told, {"lost": "d", "most": most})
+        reported = row("c", cost=None) | {"most": most, "usage": used}
+        add(store, row("a") | {"most": most}, without, reported, {"lost": "d", "most": most})
     with Store(tmp_path / "s") as store:
         assert store.unpriced_tokens == (120, 203) and "d" not in store and store.answer_limits == {100}
 
 
 def test_another_file_is_not_overwritten(tmp_path):
     (tmp_path / "s").write_text('{"id": "x"}\n')
-    with pytest.raises(InputError, match="s:1: this line is no answer"):
+    with pytest.raises(InputError, match="s:1: this line is not an answer"):
         Store(tmp_path / "s")
     assert (tmp_path / "s").read_text() == '{"id": "x"}\n'
 
 
 @pytest.mark.parametrize("content", [b"hello", b'{"a": [1,', b"\x89PNG\r\n", b'{"id": "x"}', b"[" * 200_000 + b"\n"])
-def test_a_file_that_is_no_store_is_left_as_it_is(tmp_path, content):
+def test_a_file_that_is_not_a_store_is_left_unchanged(tmp_path, content):
     (tmp_path / "s").write_bytes(content)
     for repair in (False, True):
         with pytest.raises(InputError):
@@ -90,7 +90,7 @@ def test_a_damaged_line_is_named_and_repair_moves_it_and_keeps_all_others(tmp_pa
     lines[1:1] = [b"\x00\xff damaged\n"]
     lines[4] = lines[4][:30] + b"\n"  # the row of "3"
     file.write_bytes(b"".join(lines))
-    with pytest.raises(InputError, match=r"s:2: this line is no answer.*add --repair: it moves .* to s\.damaged"):
+    with pytest.raises(InputError, match=r"s:2: this line is not an answer.*add --repair: it moves .* to s\.damaged"):
         Store(file)
     assert file.read_bytes() == b"".join(lines)
     with Store(file, repair=True) as store:
@@ -118,7 +118,7 @@ def test_no_row_of_an_earlier_version_lowers_what_is_counted(tmp_path, usage, co
         assert store.spent == 1.0 and store.unpriced_tokens == (50, 100) and "b" in store
 
 
-def test_calls_that_were_out_at_a_kill_count_at_their_most(tmp_path):
+def test_calls_in_flight_at_a_kill_count_at_their_highest_cost(tmp_path):
     async def calls(store):
         for key in "abcd":
             store.begin(key, key, Usage(50, 100))
@@ -139,12 +139,12 @@ def test_calls_that_were_out_at_a_kill_count_at_their_most(tmp_path):
         assert (store.killed, store.unpriced_tokens, store.spent) == (1, (100, 200), 2.0)
 
 
-def test_one_process_at_a_time(tmp_path):
+def test_only_one_process_at_a_time_opens_a_store(tmp_path):
     with Store(tmp_path / "s"), pytest.raises(InputError, match="another command uses it now"):
         Store(tmp_path / "s")
 
 
-def test_half_a_character_survives(tmp_path):
+def test_a_lone_surrogate_survives(tmp_path):
     with Store(tmp_path / "s") as store:
         add(store, row("a") | {"answer": {"a": "\ud83d"}})
         assert store.get("a")["answer"] == {"a": "\ud83d"}
@@ -166,7 +166,7 @@ try:
 except InputError as error:
     print(error)
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
-    assert "answers cannot be kept here (File too large)" in told
+    reported = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
+    assert "answers cannot be stored here (File too large)" in reported
     lines = (tmp_path / "s").read_text().splitlines()
     assert lines and all(json.loads(line) for line in lines)

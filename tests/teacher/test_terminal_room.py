@@ -13,7 +13,7 @@ JAX, EXTRA = ["jax", "jaxlib", "torch", "transformers"], ["openai", "tenacity", 
 
 
 @pytest.mark.parametrize(("imports", "unwanted"), [(ROOM + COMMANDS, JAX), (COMMANDS, EXTRA)], ids=["jax", "extra"])
-def test_what_asks_an_endpoint_loads_no_jax_and_the_extra_only_to_ask(imports, unwanted):
+def test_commands_with_an_endpoint_load_no_jax_and_the_extra_only_for_calls(imports, unwanted):
     script = f"import sys\n{imports}print(*({{name.split('.')[0] for name in sys.modules}} & {set(unwanted)}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

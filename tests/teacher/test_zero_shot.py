@@ -14,7 +14,7 @@ from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.files import read_posts, read_predictions
 from mmkp_jax.predict import main
-from tests.data.test_images import picture, saved
+from tests.data.test_images import random_image, saved
 from tests.support.fake_endpoint import MODEL, FakeEndpoint
 from tests.support.paths import ROOT
 
@@ -31,7 +31,7 @@ def said_to(body):
 
 @pytest.fixture
 def posts(tmp_path):
-    """A file of posts, and the folder of their images beside it."""
+    """A file of posts, and the folder of their images next to it."""
     return write_file(tmp_path, COUNT)
 
 
@@ -40,7 +40,7 @@ def write_file(folder, count):
     for n in range(count):
         name = f"{n}.png" if n in IMAGES else None
         if name:
-            (folder / name).write_bytes(saved(picture(40, 30, seed=n)))
+            (folder / name).write_bytes(saved(random_image(40, 30, seed=n)))
         rows.append({"id": f"p{n}", "text": f"text {n}", "image": name, "keyphrases": ["snow"]})
     file = folder / "test.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -59,16 +59,16 @@ def lines(file):
 def refused(capsys, arguments):
     """The one line that a mistake gives."""
     assert main(arguments) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1, told
-    return told[0]
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1, printed
+    return printed[0]
 
 
 def test_every_post_gets_a_prediction_in_order(posts, tmp_path, capsys):
     out = tmp_path / "p.jsonl"
     with FakeEndpoint(said_to, lambda said, attempt: "cut" if "text 2\n" in said else None) as server:
         assert main(flags(server, posts, out, "--price_in=1", "--price_out=1")) == 0
-        told = capsys.readouterr().out
+        printed = capsys.readouterr().out
         before = out.read_bytes()
         assert main(flags(server, posts, out)) == 0 and out.read_bytes() == before  # nothing is asked twice
         assert len(server.calls) == COUNT
@@ -85,9 +85,9 @@ def test_every_post_gets_a_prediction_in_order(posts, tmp_path, capsys):
         "tokens": 3,
     }
     assert (rows[2]["predicted"], rows[2]["form"]) == ([], "broken")
-    assert "1 of 6 posts got no complete answer" in told and "p2: the answer was cut off" in told
-    assert "could not be used" not in told
-    assert "asked now: 6; spent in all: 0.0" in told and f"written: {out}" in told
+    assert "1 of 6 posts got no complete answer" in printed and "p2: the answer was cut off" in printed
+    assert "could not be used" not in printed
+    assert "asked now: 6; spent in all: 0.0" in printed and f"written: {out}" in printed
     assert sent[0]["max_tokens"] == 384 and sent[0]["temperature"] == 0
     assert "Answer with the keyphrases only" in str(sent[0]) and "data:image/jpeg;base64," in str(sent[0])
     assert "image_url" not in str(sent[1])
@@ -118,11 +118,11 @@ def test_a_damaged_image_gives_an_empty_prediction(posts, tmp_path, capsys):
         assert main(flags(server, posts, tmp_path / "p.jsonl")) == 0
         assert len(server.calls) == COUNT - 1
     assert [row["predicted"] == [] for row in lines(tmp_path / "p.jsonl")] == [n == 3 for n in range(COUNT)]
-    told = capsys.readouterr().out
-    assert "\n  p3: " in told and "no image of a known kind" in told
+    printed = capsys.readouterr().out
+    assert "\n  p3: " in printed and "no image of a known kind" in printed
 
 
-def test_a_post_that_an_endpoint_gives_no_choices_for_does_not_hold_the_file_back(posts, tmp_path, capsys):
+def test_an_answer_without_choices_does_not_block_the_file(posts, tmp_path, capsys):
     out = tmp_path / "p.jsonl"
 
     def fault(said, attempt):
@@ -134,22 +134,23 @@ def test_a_post_that_an_endpoint_gives_no_choices_for_does_not_hold_the_file_bac
         calls = len(server.calls)
         assert main(flags(server, posts, out)) == 0 and len(server.calls) == calls == COUNT + 1
     assert [n for n, row in enumerate(lines(out)) if not row["predicted"]] == [1, 2]
-    told = capsys.readouterr().out
-    assert "p1: the answer holds no message" in told and "p2: the answer ended with the finish_reason 'abort'" in told
+    printed = capsys.readouterr().out
+    assert "p1: the answer holds no message" in printed
+    assert "p2: the answer ended with the finish_reason 'abort'" in printed
 
 
-def test_a_thinking_models_answer_is_what_follows_its_thoughts(posts, tmp_path):
+def test_a_thinking_models_prediction_follows_its_thoughts(posts, tmp_path):
     with FakeEndpoint(lambda body: "<think>\nHm: a; b.\n</think>\n\nSnow; ice") as server:
         assert main(flags(server, posts, tmp_path / "p.jsonl")) == 0
     assert {tuple(row["predicted"]) for row in lines(tmp_path / "p.jsonl")} == {("snow", "ice")}
     assert lines(tmp_path / "p.jsonl")[0]["output"].startswith("<think>")
 
 
-def test_no_answer_at_all_ends_with_a_status_of_its_own(posts, tmp_path, capsys):
+def test_a_run_without_any_answer_has_its_own_exit_status(posts, tmp_path, capsys):
     with FakeEndpoint(said_to, lambda said, attempt: "declined") as server:
         assert main(flags(server, posts, tmp_path / "p.jsonl")) == 4
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told == "none of 6 posts got an answer, most often (6): the model declined: I cannot help with that"
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed == "none of 6 posts got an answer, most often (6): the model declined: I cannot help with that"
     assert len(lines(tmp_path / "p.jsonl")) == COUNT
 
 
@@ -159,12 +160,12 @@ def test_a_post_that_may_yet_be_answered_is_not_called_empty(posts, tmp_path, ca
 
     with FakeEndpoint(said_to, fault) as server:
         assert main(flags(server, posts, tmp_path / "p.jsonl")) == 2
-        told = capsys.readouterr().err.splitlines()[-1]  # after the bar
-        assert "1 of 6 posts have no answer yet (500" in told and not (tmp_path / "p.jsonl").exists()
+        printed = capsys.readouterr().err.splitlines()[-1]  # after the bar
+        assert "1 of 6 posts have no answer yet (500" in printed and not (tmp_path / "p.jsonl").exists()
         assert main(flags(server, posts, tmp_path / "p.jsonl")) == 0 and max(server.answered.values()) == 1
 
 
-def test_max_cost_stops_cleanly_and_a_higher_one_goes_on(posts, tmp_path, capsys):
+def test_max_cost_stops_cleanly_and_a_higher_one_resumes(posts, tmp_path, capsys):
     out, prices = tmp_path / "p.jsonl", ["--price_in=100", "--price_out=100", "--max_tokens=10"]
     with FakeEndpoint(said_to) as server:
         assert main(flags(server, posts, out, *prices, "--max_cost=0.03")) == 3
@@ -175,22 +176,26 @@ def test_max_cost_stops_cleanly_and_a_higher_one_goes_on(posts, tmp_path, capsys
         assert len(server.calls) == COUNT == len(lines(out))
 
 
-def test_dry_run_tells_the_bill_and_calls_nobody(posts, tmp_path, capsys, monkeypatch):
+def test_dry_run_prints_the_forecast_and_sends_nothing(posts, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with FakeEndpoint() as server:
         assert main(flags(server, posts, tmp_path / "p.jsonl", "--dry_run")) == 0
         assert not server.calls
-    told = capsys.readouterr().out
-    assert "calls: 6 for 6 questions;" in told and "price: unknown" in told and told.count('"Post text": text') == 3
+    printed = capsys.readouterr().out
+    assert (
+        "calls: 6 for 6 questions;" in printed
+        and "price: unknown" in printed
+        and printed.count('"Post text": text') == 3
+    )
     assert not [*tmp_path.glob("p*")]
 
 
-def test_mistakes_are_one_line_and_nothing_is_paid(posts, tmp_path, capsys, monkeypatch):
+def test_wrong_flags_are_one_line_and_nothing_is_paid(posts, tmp_path, capsys, monkeypatch):
     out = tmp_path / "p.jsonl"
     with FakeEndpoint() as server:
         good = flags(server, posts, out)
         for wrong, what in [
-            (["--base_url=localhost:1"], "it is no address"),
+            (["--base_url=localhost:1"], "it is not a URL"),
             ([f"--base_url={server.base_url}/elsewhere"], "check --base_url"),
             (["--model=other"], "no model 'other'"),
             (["--n=3", "--temperature=1"], "--n does not go with --base_url"),
@@ -234,7 +239,7 @@ def start(arguments, script=WITHOUT_JAX, **streams):
     return subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), text=True, **streams)
 
 
-def test_a_killed_command_goes_on_and_pays_for_nothing_twice_and_needs_no_jax(tmp_path):
+def test_a_killed_command_resumes_and_pays_for_nothing_twice_and_needs_no_jax(tmp_path):
     posts, concurrency, kills, draw = write_file(tmp_path, 120), 8, 2, random.Random(0)
     with FakeEndpoint(said_to, delay=0.05) as server:
         arguments = flags(server, posts, tmp_path / "p.jsonl", f"--concurrency={concurrency}")
@@ -256,6 +261,6 @@ def test_without_the_extra_it_says_what_to_install(posts, tmp_path):
     script = "import sys\nsys.modules['openai'] = None\n" + WITHOUT_JAX
     with FakeEndpoint() as server:
         process = start(flags(server, posts, tmp_path / "p.jsonl"), script, stderr=subprocess.PIPE)
-        told = process.communicate()[1].splitlines()
-    assert process.returncode == 2 and len(told) == 1
-    assert "needs openai, which is not installed; pip install 'mmkp_jax[teacher]'" in told[0]
+        printed = process.communicate()[1].splitlines()
+    assert process.returncode == 2 and len(printed) == 1
+    assert "needs openai, which is not installed; pip install 'mmkp_jax[teacher]'" in printed[0]

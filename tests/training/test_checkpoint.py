@@ -166,7 +166,7 @@ def test_a_damaged_best_step_is_put_aside_and_others_are_offered_again(tmp_path,
             with Best(folder, "score", step=2) as best:
                 assert best.score == -math.inf
                 best.offer(4, state, {"score": 0.1})
-                assert best.restore(layout).note == {"metric": "score", "score": 0.1}
+                assert best.restore(layout).metadata == {"metric": "score", "score": 0.1}
         assert "2: it is damaged" in capsys.readouterr().err
         assert [each.name for each in folder.iterdir() if "damaged" not in each.name] == ["4"] * harmed_at_start
     with Best(tmp_path / "best-True", "score", step=4) as best:

@@ -67,7 +67,7 @@ def test_zero_shot_says_all_that_is_about_training():
     "profiled, first, line",
     [
         (range(40, 51), 1, "--profile_steps=40:50 is beyond the run's 30 steps: nothing is traced"),
-        (range(4, 7), 9, "--profile_steps=4:6 is before step 9, with which the run goes on: nothing is traced"),
+        (range(4, 7), 9, "--profile_steps=4:6 is before step 9, at which the run resumes: nothing is traced"),
         (range(8, 41), 9, "--profile_steps=8:40 is cut to the steps that are run: 9:30"),
     ],
 )

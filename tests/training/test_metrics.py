@@ -34,13 +34,13 @@ def test_two_steps_fetched_one_right_after_the_other_have_the_seconds_in_which_t
             released.wait()
 
     times.called(1, jnp.float32(0))
-    first = times.of(1)
+    first = times.wait_for(1)
     times.called(2, jnp.float32(1))
     while not times.has_ended(2):  # before the third is called
         time.sleep(0.001)
     threading.Timer(0.05, released.set).start()
     times.called(3, Late())
-    second, last = times.of(2), times.of(3)
+    second, last = times.wait_for(2), times.wait_for(3)
     assert math.isnan(first["seconds"]) and second["seconds"] > 0
     assert last["seconds"] >= 0.05  # though both are asked for at once
 
@@ -64,6 +64,6 @@ def test_where_the_time_goes(monkeypatch):
         pass
     with goodput.spending("data"):
         pass
-    assert goodput.of("evaluation") == goodput.idle_until - 10 == 50
+    assert goodput.seconds("evaluation") == goodput.idle_until - 10 == 50
     line = "time: 30% steps, 0% compile, 20% data, 0% checkpoint, 50% evaluation, of 1.7 min"
     assert goodput.line() == line

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.training.gamma import gamma_rule, init_gamma, update_gamma
+from mmkp_jax.training.gamma import gamma_schedule, init_gamma, update_gamma
 from mmkp_jax.training.objectives import Losses, objective
 
 # five slots: below γ, at γ, above γ, below γ without a chain of thought, empty
@@ -49,12 +49,12 @@ def test_the_weight_of_multitask_is_that_of_the_keyphrases():
     np.testing.assert_allclose(choice.loss_BS[0, 0], 0.8 * 0.2 + 0.2 * 3.0, rtol=1e-6)
 
 
-def run(rule, steps):
+def run(schedule, steps):
     """γ before each step and after the last; a step is the SFT losses of its posts."""
-    state, seen = init_gamma(rule), []
+    state, seen = init_gamma(schedule), []
     for losses in steps:
         seen.append(float(state["gamma"]))
-        state = update_gamma(rule, state, jnp.float32(sum(losses)), jnp.float32(len(losses)))
+        state = update_gamma(schedule, state, jnp.float32(sum(losses)), jnp.float32(len(losses)))
     return [*seen, float(state["gamma"])], int(state["posts"])
 
 
@@ -62,44 +62,44 @@ STEPS = [[1.0, 3.0], [6.0], [], [2.0, 2.0, 1.0]]
 
 
 def test_fixed_gamma_stays():
-    gammas, posts = run(gamma_rule("fixed", 0.4), STEPS)
+    gammas, posts = run(gamma_schedule("fixed", 0.4), STEPS)
     np.testing.assert_allclose(gammas, [0.4] * 5)
     assert posts == 6
 
 
 def test_mean_gamma_is_the_mean_over_all_posts_of_earlier_steps():
-    gammas, posts = run(gamma_rule("mean"), STEPS)
+    gammas, posts = run(gamma_schedule("mean"), STEPS)
     np.testing.assert_allclose(gammas, [0, 2, 10 / 3, 10 / 3, 15 / 6], rtol=1e-6)
     assert posts == 6
 
 
 def test_ema_gamma_begins_with_the_first_step_and_moves_by_step_means():
-    gammas, _ = run(gamma_rule("ema", ema_decay=0.75), STEPS)
+    gammas, _ = run(gamma_schedule("ema", ema_decay=0.75), STEPS)
     np.testing.assert_allclose(gammas, [0, 2, 3, 3, 0.75 * 3 + 0.25 * 5 / 3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["mean", "ema"])
 def test_a_step_whose_loss_is_not_finite_does_not_move_gamma(mode):
-    good, posts = run(gamma_rule(mode), STEPS)
-    with_bad, bad_posts = run(gamma_rule(mode), [*STEPS[:2], [float("nan"), 1.0], *STEPS[2:]])
+    good, posts = run(gamma_schedule(mode), STEPS)
+    with_bad, bad_posts = run(gamma_schedule(mode), [*STEPS[:2], [float("nan"), 1.0], *STEPS[2:]])
     assert (with_bad[-1], bad_posts) == (good[-1], posts) and with_bad[2] == with_bad[3]
 
 
 @pytest.mark.parametrize("mode", ["mean", "ema"])
 def test_before_the_first_update_every_post_takes_sft(mode):
-    gamma = init_gamma(gamma_rule(mode))["gamma"]
+    gamma = init_gamma(gamma_schedule(mode))["gamma"]
     certain = LOSSES._replace(sft_BS=jnp.zeros((1, 5)))
     assert not objective("dyncot")(certain, gamma).on_cot_BS.any()
 
 
 def test_mean_gamma_keeps_its_precision_over_a_million_posts():
-    rule = gamma_rule("mean")
+    schedule = gamma_schedule("mean")
     values = np.random.default_rng(0).uniform(0, 2, (2000, 512)).astype(np.float32)
 
     def step(state, losses):
-        return update_gamma(rule, state, losses.sum(), jnp.float32(len(losses))), None
+        return update_gamma(schedule, state, losses.sum(), jnp.float32(len(losses))), None
 
-    state, _ = jax.lax.scan(step, init_gamma(rule), jnp.asarray(values))
+    state, _ = jax.lax.scan(step, init_gamma(schedule), jnp.asarray(values))
     np.testing.assert_allclose(state["gamma"], values.mean(dtype=np.float64), rtol=1e-5)  # 2,000 roundings
 
 
@@ -116,11 +116,11 @@ def test_mean_gamma_keeps_its_precision_over_a_million_posts():
             "config.strategy: strategy 'zeroshot' trains nothing; evaluate the checkpoint as it is",
         ),
         (
-            lambda: gamma_rule("fix"),
+            lambda: gamma_schedule("fix"),
             "config.gamma_mode: unknown γ mode 'fix' (did you mean 'fixed'?); choose one of fixed, mean, ema",
         ),
         (
-            lambda: gamma_rule("ema", ema_decay=1.0),
+            lambda: gamma_schedule("ema", ema_decay=1.0),
             "config.gamma_ema_decay: decay 1.0 is outside [0, 1); try 0.99",
         ),
     ],

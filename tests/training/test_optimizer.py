@@ -11,6 +11,7 @@ from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.sharding import place_batch
 from mmkp_jax.training.checkpoint import Checkpoints
+from mmkp_jax.training.gamma import gamma_schedule
 from mmkp_jax.training.optimizer import adamw
 from mmkp_jax.training.setup import load_state, plan_training
 from tests.support.tiny import write_model
@@ -97,7 +98,7 @@ def usual(folder):
     return outcome(folder, strategy="dyncot")
 
 
-SETTINGS = [
+OF_THE_OPTIMIZER = [
     {"learning_rate": 1e-3},
     {"warmup_steps": 1},
     {"b1": 0.5},
@@ -105,12 +106,27 @@ SETTINGS = [
     {"eps": 1e-2},
     {"weight_decay": 3.0},
     {"clip_norm": 1e-6},
-    {"freeze": ("visual",)},
 ]
 
 
+@pytest.mark.parametrize("fields", OF_THE_OPTIMIZER)
+def test_each_setting_reaches_the_optimizer(folder, fields):
+    def updates(**fields):
+        settings = experiment(**{"warmup_steps": 3} | fields)
+        plan = plan_training(settings, folder.config, devices=jax.devices()[:1])
+        params = {"layer": {"weight": jnp.linspace(-1, 1, 8)}}
+        state, gradient = plan.optimizer.init(params), {"layer": {"weight": jnp.linspace(1e-3, 2e-3, 8)}}
+        for _ in range(2):
+            change, state = plan.optimizer.update(gradient, state, params)
+            gradient = jax.tree.map(lambda leaf: 2 * leaf, gradient)
+        return change["layer"]["weight"]
+
+    usual = updates()
+    assert np.abs(updates(**fields) - usual).max() > 1e-5 * np.abs(usual).max()
+
+
 @pytest.mark.parametrize(
-    "fields", [SETTINGS[0], SETTINGS[-1], *(pytest.param(each, marks=pytest.mark.nightly) for each in SETTINGS[1:-1])]
+    "fields", [{"freeze": ("visual",)}, *(pytest.param(each, marks=pytest.mark.nightly) for each in OF_THE_OPTIMIZER)]
 )
 def test_each_setting_reaches_the_parameters(folder, usual, fields):
     changed, _ = outcome(folder, strategy="dyncot", **fields)
@@ -153,6 +169,15 @@ def test_moments_in_the_hosts_memory_change_no_number_and_stay_there(folder, usu
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_each_setting_of_gamma_reaches_its_rule(folder):
+    def schedule(**fields):
+        return plan_training(experiment(**fields), folder.config, devices=jax.devices()[:1]).gamma_schedule
+
+    assert schedule(gamma=0.1) == gamma_schedule("fixed", 0.1, experiment().gamma_ema_decay)
+    assert schedule(gamma_mode="ema", gamma_ema_decay=0.9).ema_decay == 0.9
+
+
+@pytest.mark.nightly
 def test_each_setting_of_gamma_reaches_gamma(folder):
     after = {decay: outcome(folder, gamma_mode="ema", gamma_ema_decay=decay)[1]["next"] for decay in (0.1, 0.9)}
     assert abs(after[0.1] - after[0.9]) > 0.1

@@ -44,7 +44,7 @@ def test_each_post_of_each_epoch_is_kept_once_in_the_plans_order(plans, tmp_path
     steps = sum(map(len, plans)) - 2  # the last epoch is left early
     kept_losses = PostLosses(tmp_path, plans, HAS_COT, steps=steps, step=0)
     for step in range(1, steps + 1):
-        kept_losses.put(step, losses(plans, step))
+        kept_losses.record(step, losses(plans, step))
     kept_losses.write()
     epoch_N, post_N, nll_N = kept(tmp_path)
     expected = of_plan(plans, steps)
@@ -59,24 +59,24 @@ def test_each_post_of_each_epoch_is_kept_once_in_the_plans_order(plans, tmp_path
 def test_a_run_that_goes_on_drops_what_lies_after_its_step(plans, tmp_path):
     first = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
     for step in range(1, 6):
-        first.put(step, losses(plans, step))
+        first.record(step, losses(plans, step))
     first.write()
     again = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=3)  # the checkpoint of step 5 was lost
     again.write()
     assert len(kept(tmp_path)[2]) == len(of_plan(plans, 3))
     for step in range(4, STEPS + 1):
-        again.put(step, losses(plans, step))
+        again.record(step, losses(plans, step))
     again.write()
     np.testing.assert_allclose(kept(tmp_path)[2], [p + s / 100 for _, p, s in of_plan(plans, STEPS)], rtol=1e-6)
 
 
 def test_what_is_not_known_is_nan_and_a_run_without_sft_targets_keeps_no_file(plans, tmp_path):
     nothing = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
-    nothing.put(1, np.full((ROWS, S), np.nan))
+    nothing.record(1, np.full((ROWS, S), np.nan))
     nothing.write()
     assert not (tmp_path / "losses.npz").exists()
     late = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=2)  # begun by a program that kept none
-    late.put(3, losses(plans, 3))
+    late.record(3, losses(plans, 3))
     late.write()
     before = len(of_plan(plans, 2))
     assert np.isnan(kept(tmp_path)[2][:before]).all() and np.isfinite(kept(tmp_path)[2][before:]).all()
@@ -88,7 +88,7 @@ def test_hosts_put_together_what_each_knows(plans, tmp_path):
         for host, each in enumerate(hosts):
             own = losses(plans, step)
             own[1 - host] = np.nan  # the other one's row
-            each.put(step, own)
+            each.record(step, own)
     parts = []
     hosts[1].merge(lambda part: parts.append(part) or part)
     hosts[0].merge(lambda part: np.where(np.isnan(part), parts[0], part))
@@ -116,7 +116,7 @@ def test_hosts_put_together_what_each_knows(plans, tmp_path):
 def test_a_damaged_file_is_put_aside_in_one_line_and_never_stops_a_run(plans, tmp_path, capsys, damaged):
     first = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
     for step in range(1, 4):
-        first.put(step, losses(plans, step))
+        first.record(step, losses(plans, step))
     first.write()
     damaged(tmp_path / "losses.npz")
     again = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=3)
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_put_aside_in_one_line_and_never_stops_a_run(plans, tm
         line.startswith(f"{tmp_path / 'losses.npz'}: cannot be read (") and "put aside as losses.npz.damaged-" in line
     )
     assert [each.name.split("-")[0] for each in tmp_path.iterdir()] == ["losses.npz.damaged"]
-    again.put(4, losses(plans, 4))
+    again.record(4, losses(plans, 4))
     again.write()
     before = len(of_plan(plans, 3))
     assert np.isnan(kept(tmp_path)[2][:before]).all() and np.isfinite(kept(tmp_path)[2][before:]).all()

@@ -74,7 +74,7 @@ def trained(training, rows, micro=1, steps=None, saved=None):
     """
     plan = plan_of(rows, micro, training.steps)
     params = split_params(random_params(DEFINITION, 0, spread=0.1), FROZEN)
-    state, seen = saved or init_state(*params, plan.optimizer, plan.rule), []
+    state, seen = saved or init_state(*params, plan.optimizer, plan.gamma_schedule), []
     start = position_of(training.plans, int(state["step"]))
     with jax.set_mesh(plan.mesh):
         for _, forest in batches(training.feed, training.plans, start=start):

@@ -11,9 +11,9 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.models.freezing import join_params, split_params
-from mmkp_jax.training.gamma import gamma_rule
+from mmkp_jax.training.gamma import gamma_schedule
 from mmkp_jax.training.objectives import objective
-from mmkp_jax.training.optimizer import adamw, decays, learning_rate, warmup_of
+from mmkp_jax.training.optimizer import adamw, decay_mask, learning_rate, warmup_length
 from mmkp_jax.training.step import init_state, make_train_step
 from tests.support.tiny import tiny_config
 from tests.support.trees import forest_of, random_tree
@@ -34,10 +34,10 @@ def plain_sgd(peak=0.1):
 def run(forest: Forest, micro: int, strategy="dyncot", gamma=6.2, optimizer=None, freeze=FROZEN, steps=1):
     trainable, frozen = split_params(PARAMS, freeze)
     frozen = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), frozen)
-    optimizer, rule = optimizer or plain_sgd(), gamma_rule("fixed", gamma)
-    step = make_train_step(DEFINITION, optimizer, objective(strategy), rule, examples=EXAMPLES, dtype=jnp.float32)
+    optimizer, schedule = optimizer or plain_sgd(), gamma_schedule("fixed", gamma)
+    step = make_train_step(DEFINITION, optimizer, objective(strategy), schedule, examples=EXAMPLES, dtype=jnp.float32)
     batch = jax.tree.map(lambda a: a.reshape(micro, -1, *a.shape[1:]), forest)
-    state = init_state(trainable, frozen, optimizer, rule)
+    state = init_state(trainable, frozen, optimizer, schedule)
     for _ in range(steps):
         state, metrics, _ = jax.jit(step)(state, batch)
     return state, {name: float(value) for name, value in metrics.items()}
@@ -122,7 +122,7 @@ def test_patterns_freeze_beginnings_and_stars():
 
 
 def test_norms_and_biases_do_not_decay():
-    spared = {path for path, decay in flatten(decays(PARAMS)).items() if not decay}
+    spared = {path for path, decay in flatten(decay_mask(PARAMS)).items() if not decay}
     assert spared == {path for path in flatten(PARAMS) if path.endswith(("scale", "bias"))}
     assert {"decoder.norm.scale", "decoder.layers.q.bias"} <= spared and "decoder.embedding" not in spared
 
@@ -136,7 +136,7 @@ def test_the_learning_rate_warms_up_from_the_first_step_and_ends_at_zero():
 
 @pytest.mark.parametrize("warmup_steps, total_steps, taken", [(30, 30, 3), (100, 25, 2), (5, 5, 0), (4, 5, 4)])
 def test_a_warm_up_as_long_as_the_run_is_shortened_to_a_tenth_of_it(warmup_steps, total_steps, taken):
-    assert warmup_of(warmup_steps, total_steps) == taken
+    assert warmup_length(warmup_steps, total_steps) == taken
     rate = learning_rate(1.0, warmup_steps=warmup_steps, total_steps=total_steps)
     np.testing.assert_allclose([rate(taken), rate(total_steps)], [1.0, 0.0], atol=1e-7)
 

@@ -16,7 +16,7 @@ from mmkp_jax.data.pipeline import Feed
 from mmkp_jax.errors import LOST, InputError
 from mmkp_jax.main import main
 from mmkp_jax.runtime.maintenance import SERVER, watch_maintenance
-from mmkp_jax.training.watchdog import Skipped
+from mmkp_jax.training.watchdog import SkippedSteps
 from tests.support.small_pocket import ROOT, command, environment, metrics, small_pocket
 
 FINITE = {"skipped": 0.0, "loss": 1.0, "grad_norm": 1.0}
@@ -24,15 +24,15 @@ NOT_FINITE = {"skipped": 1.0, "loss": float("nan"), "grad_norm": float("inf")}
 
 
 def test_only_so_many_steps_in_a_row_may_be_skipped(tmp_path):
-    skipped = Skipped(tmp_path, most=3, step=0)
+    skipped = SkippedSteps(tmp_path, most=3, step=0)
     for step, seen in enumerate([NOT_FINITE, NOT_FINITE, FINITE, NOT_FINITE, NOT_FINITE], 1):
-        skipped.look(step, seen, lambda step=step: [f"post-{step}"])
+        skipped.record(step, seen, lambda step=step: [f"post-{step}"])
     with pytest.raises(InputError, match="3 steps in a row, up to step 6"):
-        skipped.look(6, NOT_FINITE, lambda: ["post-6"])
+        skipped.record(6, NOT_FINITE, lambda: ["post-6"])
     lines = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 4, 5, 6]
     assert lines[0] == {"step": 1, "loss": "nan", "grad_norm": "inf", "posts": ["post-1"]}
-    Skipped(tmp_path, most=3, step=4)  # gone on from there
+    SkippedSteps(tmp_path, most=3, step=4)  # gone on from there
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 3
 
 

@@ -11,15 +11,15 @@ from mmkp_jax.runtime.json_files import Fields, is_integer
 _HINT = "take the config.json published with the weights"
 
 _LAYERS, _SIZE = 1_000, 10_000_000
-"""The most layers, and the most of any other size, that a file may ask for."""
+"""Upper limits of the number of layers, and of every other size, in a file."""
 
 _REFUSED = ("quantization_config", "compression_config", "per_layer_config")
-"""Fields with which transformers would compute other numbers."""
+"""Fields that would change what transformers computes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower. Sizes in units of their own kind; `window_size` and `patch_size` in pixels."""
+    """The vision tower's config; `window_size` and `patch_size` are in pixels."""
 
     depth: int
     hidden_size: int
@@ -52,7 +52,7 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2_5_VLConfig:
-    """The decoder, the token numbers, and the vision tower."""
+    """The model's config: decoder, token numbers and vision tower."""
 
     vocab_size: int
     hidden_size: int
@@ -76,12 +76,12 @@ class Qwen2_5_VLConfig:
 def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> Qwen2_5_VLConfig:
     """The geometry in a `config.json` of Qwen2.5-VL: the published flat layout, or transformers 5's nested one.
 
-    Where two fields give one number, the one that transformers 5.23 takes counts: `text_config` alone where there is
-    one, `rope_scaling` before `rope_parameters`, a `rope_theta` inside them before one outside. What transformers
-    would compute with and this model does not is refused. A null is an absent field.
+    Where two fields give one number, the one that transformers 5.23 uses counts: `text_config` alone where there is
+    one, `rope_scaling` before `rope_parameters`, a `rope_theta` inside them before one outside. A field that
+    transformers would use and this model does not is refused. A null is an absent field.
 
     Raises:
-        InputError: a field is missing, of another type, at odds with another, or asks for what this model does not do.
+        InputError: a field is missing, of another type, at odds with another, or asks for what is not implemented.
     """
     whole = _present(Fields(published, where, _HINT))
     text = _present(whole.object("text_config")) if "text_config" in whole.content else whole
@@ -118,7 +118,7 @@ def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> 
 
 
 def _tower(vision: Fields) -> VisionConfig:
-    """The vision tower's part."""
+    """The config of the vision tower."""
     rope = _rope(vision)
     _insist(rope, "rope_type" if "rope_type" in rope.content else "type", "default", "axial")
     _insist(vision, "hidden_act", "silu", "swish")
@@ -137,7 +137,7 @@ def _tower(vision: Fields) -> VisionConfig:
         temporal_patch_size=_size(vision, "temporal_patch_size", 2, most=64),
         rope_theta=_positive(rope if "rope_theta" in rope.content else vision, "rope_theta", 10_000.0),
     )
-    # transformers takes these names for the same numbers, and the head's width from `head_dim` where it is given
+    # transformers accepts these names for the same numbers, and takes the head's width from `head_dim` if given
     _insist(vision, "num_hidden_layers", tower.depth)
     _insist(vision, "num_attention_heads", tower.num_heads)
     _insist(vision, "head_dim", tower.head_dim)
@@ -145,7 +145,7 @@ def _tower(vision: Fields) -> VisionConfig:
 
 
 def _rope(part: Fields) -> Fields:
-    """The rotary embedding's part: transformers lets `rope_scaling` win, unless it is empty."""
+    """The fields of the rotary embedding: in transformers `rope_scaling` has priority, unless it is empty."""
     names = [name for name in ("rope_scaling", "rope_parameters") if part.object(name, {}).content]
     rope = _present(part.object(names[0] if names else "rope_scaling", {}))
     for name, value in rope.content.items():
@@ -155,7 +155,7 @@ def _rope(part: Fields) -> Fields:
 
 
 def _present(fields: Fields) -> Fields:
-    """The same without nulls."""
+    """The fields without nulls."""
     return fields._replace(content={name: value for name, value in fields.content.items() if value is not None})
 
 
@@ -191,7 +191,7 @@ def _insist(fields: Fields, name: str, *supported: Any) -> None:
 
 
 def _check_sizes(config: Qwen2_5_VLConfig, where: str) -> None:
-    """Checks that the sizes belong together, and tells all that do not at once."""
+    """Checks that the sizes are consistent, and reports all problems at once."""
     D, N, K = config.hidden_size, config.num_heads, config.num_kv_heads
     section, tower = config.mrope_section, config.vision
     checks = {
@@ -204,7 +204,7 @@ def _check_sizes(config: Qwen2_5_VLConfig, where: str) -> None:
             config.image_token_id < config.vocab_size
         ),
         f"vision_config.hidden_size {tower.hidden_size} is no multiple of 4 times its num_heads {tower.num_heads}": (
-            tower.hidden_size % (4 * tower.num_heads) == 0  # a head turns pairs by row and pairs by column
+            tower.hidden_size % (4 * tower.num_heads) == 0  # a head rotates pairs by row and pairs by column
         ),
         f"vision_config.out_hidden_size {tower.out_hidden_size} is not hidden_size {D}": tower.out_hidden_size == D,
         f"fullatt_block_indexes {list(tower.full_attention_layers)} goes beyond the tower's depth {tower.depth}": (

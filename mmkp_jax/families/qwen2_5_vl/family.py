@@ -41,7 +41,7 @@ def products(config: Qwen2_5_VLConfig, sizes: Mapping[str, int], work: Work) -> 
     ]
 
 
-def kept(config: Qwen2_5_VLConfig, slots: Mapping[str, int]) -> dict[str, int]:
+def saved_inputs(config: Qwen2_5_VLConfig, slots: Mapping[str, int]) -> dict[str, int]:
     """Numbers in the layers' inputs of a row."""
     tower = config.vision
     return {
@@ -51,7 +51,7 @@ def kept(config: Qwen2_5_VLConfig, slots: Mapping[str, int]) -> dict[str, int]:
 
 
 def true_share(config: Qwen2_5_VLConfig) -> float:
-    """Of the tower's layers, those that see whole images: its one conditional is true there."""
+    """The share of the tower's layers that see whole images: its one conditional is true there."""
     return _whole_layers(config) / config.vision.depth
 
 
@@ -60,7 +60,7 @@ def _whole_layers(config: Qwen2_5_VLConfig) -> int:
 
 
 def supported(config: Qwen2_5_VLConfig) -> dict[str, Any]:
-    """The fields of a preprocessor that decide what the model sees, besides limits of pixels."""
+    """Fields of a preprocessor that determine the model's input, except pixel limits."""
     return {
         "do_resize": True,
         "resample": int(Image.Resampling.BICUBIC),
@@ -77,7 +77,7 @@ def supported(config: Qwen2_5_VLConfig) -> dict[str, Any]:
 
 
 def inputs(ids: Any, config: Any) -> dict[str, Any]:
-    """Which tokens are of an image: without them, positions would be those of plain text."""
+    """The input that marks image tokens: without it, positions would be those of plain text."""
     return {"mm_token_type_ids": (ids == config.image_token_id).int()}
 
 
@@ -86,7 +86,7 @@ image_tokens = int(inputs["image_grid_thw"].prod()) // 4
 prompt = prompt.replace("<|image_pad|>", "<|image_pad|>" * image_tokens, 1)
 """
 EXTRA = """\
-inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()  # else positions are those of plain text
+inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()  # otherwise positions are those of plain text
 """
 IMAGES = (
     "Images are resized (bicubic, by Pillow) to {min_pixels} to {max_pixels} pixels, as the preprocessor's config says"
@@ -100,7 +100,7 @@ FAMILY = Family(
     processor=processor_of,
     stages=STAGES,
     products=products,
-    kept=kept,
+    saved_inputs=saved_inputs,
     true_share=true_share,
     attended=("image_pairs",),
     preprocessor=Preprocessor(

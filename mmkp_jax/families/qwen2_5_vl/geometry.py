@@ -1,6 +1,6 @@
-"""Where patches and tokens lie: Qwen2.5-VL's windows and M-RoPE positions, in numpy.
+"""Qwen2.5-VL's windows and M-RoPE positions, in numpy.
 
-A grid is (h, w): the patches of one picture down and across, both multiples of the merge side. Its patches are kept in
+A grid is (h, w): the patches of one image down and across, both multiples of the merge side. Its patches are stored in
 *window order*: the windows row by row, the merged patches of a window row by row, and the patches of a merged patch
 row by row. The windows at the right and lower edge may be partial.
 """
@@ -15,21 +15,21 @@ Grid = tuple[int, int]
 
 
 class PatchLayout(NamedTuple):
-    """One picture's patches in window order; P patches, M = P / merge² merged patches, W windows."""
+    """One image's patches in window order; P patches, M = P / merge² merged patches, W windows."""
 
     source_P: np.ndarray
-    """int32: the place of each patch in transformers' order, which is the merged patches row by row."""
+    """int32: the index of each patch in transformers' order, which is the merged patches row by row."""
     position_P2: np.ndarray
     """int32: (row, column) of each patch in the grid."""
     window_length_W: np.ndarray
     """int32: patches in each window; a whole one holds (window_side * merge)²."""
     merged_M: np.ndarray
-    """int32: where the m-th image token (row by row) stands among the merged patches in window order."""
+    """int32: the index of the m-th image token (row by row) among the merged patches in window order."""
 
 
 @functools.lru_cache(maxsize=4096)
 def patch_layout(grid: Grid, *, window_side: int, merge: int = 2) -> PatchLayout:
-    """The window order of a picture of `grid` patches, with windows of `window_side` merged patches a side.
+    """The window order of an image of `grid` patches, with windows of `window_side` merged patches a side.
 
     Same order as transformers' `get_vision_window_index`.
 
@@ -56,7 +56,7 @@ def patch_layout(grid: Grid, *, window_side: int, merge: int = 2) -> PatchLayout
     window_length_W = np.bincount(window_M) * merge * merge
     layout = PatchLayout(*(a.astype(np.int32) for a in (source_P, position_P2, window_length_W, merged_M)))
     for array in layout:
-        array.flags.writeable = False  # shared by all that ask for this grid
+        array.flags.writeable = False  # shared by all callers with this grid
     return layout
 
 
@@ -65,15 +65,15 @@ def mrope_positions(
 ) -> tuple[np.ndarray, int]:
     """M-RoPE positions of a prompt: int32 [T, 3] of (time, row, column), and the position after its last token.
 
-    Text counts on in all three; a picture's tokens share one time and count rows and columns from it; what follows
-    a picture goes on from its largest position (transformers' `get_rope_index` for still pictures).
+    Text counts up on all three axes; an image's tokens share one time and count rows and columns from it; what follows
+    an image continues from its largest position (transformers' `get_rope_index` for still images).
 
     Args:
-        tokens_T: the prompt, with each picture as its run of `image_token`, one a merged patch.
-        grids: the pictures in order, in patches.
+        tokens_T: the prompt, with each image as a run of `image_token`, one for each merged patch.
+        grids: the images' grids in order, in patches.
 
     Raises:
-        ValueError: the image tokens are not those of `grids`.
+        ValueError: the image tokens do not match `grids`.
     """
     position_T3 = np.empty((len(tokens_T), 3), np.int32)
     is_image_T = np.asarray(tokens_T) == image_token
@@ -88,8 +88,8 @@ def mrope_positions(
             continue
         rows, columns = (side // merge for side in left.pop(0))
         if not is_image_T[slot : slot + rows * columns].all():
-            raise ValueError(f"text stands inside the image tokens of a picture, at token {slot}")
-        place_3M = np.stack([np.zeros(rows * columns), *(a.ravel() for a in np.indices((rows, columns)))])
-        position_T3[slot : slot + rows * columns] = following + place_3M.T
+            raise ValueError(f"text is inside the image tokens of an image, at token {slot}")
+        offset_3M = np.stack([np.zeros(rows * columns), *(a.ravel() for a in np.indices((rows, columns)))])
+        position_T3[slot : slot + rows * columns] = following + offset_3M.T
         slot, following = slot + rows * columns, following + max(rows, columns)
     return position_T3, following

@@ -3,7 +3,7 @@
 B rows, T tokens, P patches, C values of a patch, W windows (tiles of 64 patches), M merged patches, D model width,
 N query heads, K key-value heads, H head width, I = H / 2, V vocabulary, L layers.
 
-Follows transformers' `modeling_qwen2_5_vl.py`, block by block, for still pictures. Its two equal frames of a picture
+Follows transformers' `modeling_qwen2_5_vl.py`, block by block, for still images. Its two equal frames of an image
 are one here: the patch embedding's kernel is summed over its time axis.
 """
 
@@ -56,7 +56,7 @@ class PatchEmbed(nnx.Module):
 
 
 class VisionBlock(nnx.Module):
-    """A block of the tower: attention within windows, or over each whole picture."""
+    """A block of the tower: attention within windows, or over each whole image."""
 
     def __init__(self, config: VisionConfig, *, layers: int | None, rngs):
         D, heads = config.hidden_size, "vision_heads"
@@ -74,15 +74,15 @@ class VisionBlock(nnx.Module):
         x_BPD: jax.Array,
         rotation: Rotation,
         tiles: Tiles,
-        attend_picture: Attend,
+        attend_image: Attend,
         full: jax.Array,
     ) -> jax.Array:
-        """`full` (bool scalar) chooses attention over the picture instead of the window."""
+        """Applies the block; `full` (bool scalar) selects attention over the image instead of the window."""
         B, P, D = x_BPD.shape
         qkv_BPD = self.qkv(self.norm1(x_BPD)).reshape(B, P, 3, self.num_heads, self.head_dim)
         q, k, v = (qkv_BPD[:, :, i] for i in range(3))
         q, k = rotate(q, rotation), rotate(k, rotation)
-        x_BPNH = jax.lax.cond(full, attend_picture, lambda q, k, v: window_attention(q, k, v, tiles), q, k, v)
+        x_BPNH = jax.lax.cond(full, attend_image, lambda q, k, v: window_attention(q, k, v, tiles), q, k, v)
         x_BPD = x_BPD + self.proj(x_BPNH.reshape(B, P, D))
         return x_BPD + self.mlp(self.norm2(x_BPD))
 
@@ -112,7 +112,7 @@ class Merger(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """Patches to features, and by the merger to image tokens; all in window order."""
+    """Patches to features, and, with the merger, to image tokens; all in window order."""
 
     def __init__(self, config: VisionConfig, *, remat: bool, attention: str, rngs):
         self.patch_embed = PatchEmbed(config, rngs=rngs)
@@ -128,17 +128,17 @@ class VisionTower(nnx.Module):
         full_L = np.isin(np.arange(config.depth), config.full_attention_layers)
         rotation = vision_rotation(images.patch_position_BP2, config)
         tiles = lay_tiles(images.window_BW, images.image_BP.shape[1], config.tile_size)
-        attend_picture = BACKENDS[self.attention].pictures(images.image_BP)
+        attend_image = BACKENDS[self.attention].images(images.image_BP)
 
         def block(layer: VisionBlock, x_BPD: jax.Array, full: jax.Array) -> jax.Array:
-            return layer(x_BPD, rotation, tiles, attend_picture, full)
+            return layer(x_BPD, rotation, tiles, attend_image, full)
 
         x_BPD = over_rows(self.patch_embed(images.patch_BPC, dtype))
         return scan_layers(self.blocks, x_BPD, block, full_L, remat=self.remat)
 
 
 def vision_rotation(position_BP2: jax.Array, config: VisionConfig) -> Rotation:
-    """Of patches, [B, P, I]: the first half of the pairs turns with the row, the second with the column."""
+    """Rotation of patches, [B, P, I]: the first half of the pairs by the row, the second by the column."""
     frequency = rotary_frequencies(config.head_dim // 2, config.rope_theta)
     return rotation_by((position_BP2[..., None] * frequency).reshape(*position_BP2.shape[:2], -1))
 
@@ -184,15 +184,15 @@ class Decoder(nnx.Module):
 
 
 def mrope_rotation(position_BT3: jax.Array, config: Qwen2_5_VLConfig) -> Rotation:
-    """Of tokens, [B, T, I]: the pairs turn with time, row and column by `mrope_section`."""
+    """Rotation of tokens, [B, T, I]: sections of the pairs by time, row and column, as `mrope_section` says."""
     axis_I = np.repeat(np.arange(3), config.mrope_section)
     return rotation_by(position_BT3[..., axis_I] * rotary_frequencies(config.head_dim, config.rope_theta))
 
 
 class Qwen2_5_VL(nnx.Module):
-    """The whole model.
+    """The Qwen2.5-VL model.
 
-    `remat` keeps only each layer's input for the backward pass; `attention` names one of `ops.backends.BACKENDS`.
+    `remat` saves only each layer's input for the backward pass; `attention` names one of `ops.backends.BACKENDS`.
     """
 
     def __init__(self, config: Qwen2_5_VLConfig, *, remat: bool = False, attention: str = "dense", rngs: nnx.Rngs):
@@ -229,11 +229,11 @@ class Qwen2_5_VL(nnx.Module):
         return over_rows(self.decoder.embedding[...][token_BT].astype(dtype))
 
     def rotation(self, position_BTA: jax.Array) -> Rotation:
-        """M-RoPE of (time, row, column)."""
+        """M-RoPE rotation by (time, row, column)."""
         return mrope_rotation(position_BTA, self.config)
 
     def layers(self) -> tuple[Layer, ...]:
-        """All alike, in one stack."""
+        """The decoder's layers, all in one stack."""
         config = self.config
         return tuple(Layer("layers", i, config.num_kv_heads, config.head_dim) for i in range(config.num_layers))
 

@@ -1,6 +1,6 @@
 """Names of Qwen2.5-VL's tensors: as published on the hub, and as paths in our parameters.
 
-One table, read in both directions. `{}` is the layer number there and the front axis here.
+One table, read in both directions. `{}` is the layer number, which is the leading axis in our parameters.
 """
 
 from mmkp_jax.models.family import Names
@@ -36,10 +36,10 @@ _OURS = {
     "model.norm.weight": "decoder.norm.scale",
     "lm_head.weight": "lm_head",
 }
-"""Published name to our path. A tied checkpoint has no `lm_head.weight`, or one that is left unread."""
+"""Our path by published name. A tied checkpoint has no `lm_head.weight`, or one that is not read."""
 
 NAMES = Names(
     ours=_OURS,
-    aliases=(("model.visual.", "visual."), ("model.language_model.", "model.")),  # what transformers 5 uses inside
+    aliases=(("model.visual.", "visual."), ("model.language_model.", "model.")),  # transformers 5's own names
     tied={"lm_head": "decoder.embedding"},
 )

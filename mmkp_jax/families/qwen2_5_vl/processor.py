@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's images: resized, cut into patches, laid into windows, and joined four by four into image tokens.
+"""Qwen2.5-VL's images: resized, cut into patches, arranged in windows, and merged four by four into image tokens.
 
 B rows, T token slots, P patch slots, C channels x height x width of a patch, W window slots.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mmkp_jax.data.forest import described
+from mmkp_jax.data.forest import dtype_and_shape
 from mmkp_jax.data.images import check_aspect
 from mmkp_jax.data.processor import Layout
 from mmkp_jax.data.prompts import Template, read_template
@@ -35,7 +35,7 @@ SETTINGS = {"min_pixels": 3_136, "max_pixels": 451_584}
 """Pixels of a resized image, least (one of 56 x 56) and most (576 image tokens), where a config gives none."""
 
 PATCHES_A_TOKEN, WINDOWS_A_TOKEN = 45 / 16, 13 / 256
-"""Slots of a row by its tokens, where a config gives none: what CMKP's images and texts fill evenly."""
+"""Default slots of a row for each of its tokens: CMKP's images and texts fill these evenly."""
 
 
 class Images(NamedTuple):
@@ -50,22 +50,22 @@ class Images(NamedTuple):
     patch_position_BP2: np.ndarray
     """int32: (row, column) of the patch in its image."""
     window_BW: np.ndarray
-    """int32: how many patches each window holds; the row's patches fill its windows one after the other."""
+    """int32: patches of each window; the row's patches fill its windows in order."""
 
     def filled(self) -> dict[str, np.ndarray]:
-        """Which slots of each kind hold something."""
+        """Which slots of each kind are filled."""
         return {"patches": self.image_BP > 0, "windows": self.window_BW > 0}
 
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2_5_VLProcessor:
-    """How images are made ready for a model of this family (`data.processor.Processor`)."""
+    """Preprocessing of images for a model of this family (`data.processor.Processor`)."""
 
     image_token: int
     window_side: int = 4
     """Merged patches along a window's side."""
     min_pixels: int = SETTINGS["min_pixels"]
-    """Of a resized image."""
+    """Pixels of a resized image at least."""
     max_pixels: int = SETTINGS["max_pixels"]
 
     slots: ClassVar[tuple[str, ...]] = ("patches", "windows")
@@ -73,17 +73,17 @@ class Qwen2_5_VLProcessor:
 
     @property
     def fingerprint(self) -> str:
-        """Names all that layouts and pixels depend on, except the images."""
+        """Hash of everything that layouts and pixels depend on, except the images."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
     @property
     def settings(self) -> dict[str, int]:
-        """Those of `config.data.images`, with their values."""
+        """The settings of `config.data.images`, with their values."""
         return {name: getattr(self, name) for name in SETTINGS}
 
     @property
     def pixel_limit(self) -> tuple[str, int]:
-        """The setting, and its pixels, above which an image is made smaller."""
+        """The setting that limits an image's pixels, and its value."""
         return "max_pixels", self.max_pixels
 
     def default_slots(self, tokens: int) -> dict[str, int]:
@@ -92,14 +92,14 @@ class Qwen2_5_VLProcessor:
         return {"patches": patches, "windows": math.ceil(tokens * WINDOWS_A_TOKEN)}
 
     def template(self, tokenizer: "PreTrainedTokenizerBase") -> Template:
-        """The tokenizer's chat template, which writes one image token an image."""
+        """The tokenizer's chat template, which writes one image token for each image."""
         return read_template(tokenizer, image_token=self.image_token)
 
     def layout(self, height: int, width: int) -> Layout:
         """What an image of this size in pixels becomes.
 
         Raises:
-            ImageError: it is longer than 200 times its breadth.
+            ImageError: its aspect is above 200:1.
         """
         limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
         new_height, new_width = smart_resize(height, width, **limits, factor=PATCH * MERGE)
@@ -109,13 +109,13 @@ class Qwen2_5_VLProcessor:
         """The layout of a grid of patches, down and across.
 
         Raises:
-            ValueError: a side is no positive multiple of the merge side.
+            ValueError: a side is not a positive multiple of the merge side.
         """
         laid = patch_layout(grid, window_side=self.window_side, merge=MERGE)
         return Layout(len(laid.merged_M), (len(laid.source_P), len(laid.window_length_W)), tuple(grid))
 
     def largest(self) -> Layout:
-        """A layout of as many patches as `max_pixels` holds; its windows as images of usual shapes fill them."""
+        """A layout of as many patches as `max_pixels` holds, with the windows of images of usual shapes."""
         patches = -(-(self.max_pixels // PATCH**2) // 8) * 8
         windows = math.ceil(patches * WINDOWS_A_TOKEN / PATCHES_A_TOKEN)
         return Layout(patches // MERGE**2, (patches, windows), ())
@@ -127,7 +127,7 @@ class Qwen2_5_VLProcessor:
     def pixels(self, image: Image.Image, layout: Layout) -> np.ndarray:
         """The image resized (bicubic) and cut: uint8 [P, 588], the RGB values of each patch.
 
-        The patches come in the order of transformers' image processor, merged patches row by row; a patch's values
+        The patches are in the order of transformers' image processor, merged patches row by row; a patch's values are
         channel by channel, neither normalised nor doubled along time.
         """
         h, w = layout.shape
@@ -139,7 +139,7 @@ class Qwen2_5_VLProcessor:
         """M-RoPE positions of a prompt, int32 [T, 3] of (time, row, column).
 
         Raises:
-            ValueError: the image tokens are not those of `layouts`.
+            ValueError: the image tokens do not match `layouts`.
         """
         grids = [layout.shape for layout in layouts]
         return mrope_positions(prompt_T, grids, image_token=self.image_token, merge=MERGE)[0]
@@ -148,7 +148,7 @@ class Qwen2_5_VLProcessor:
         """Rows without images.
 
         Raises:
-            ValueError: a row's patches are not whole merged patches, or there are no windows for them.
+            ValueError: a row's patches are not a multiple of a merged patch, or there are no windows for them.
         """
         P = slots["patches"]
         if P % MERGE**2:
@@ -169,12 +169,12 @@ class Qwen2_5_VLProcessor:
         """Writes one image into views of a row, its patches in window order.
 
         Raises:
-            ValueError: the pixels are not those of the layout.
+            ValueError: the pixels do not match the layout.
         """
         patches, values = layout.slots[0], row.patch_BPC.shape[-1]
         if pixels.shape != (patches, values):
             what = f"not [{patches}, {values}] for its grid of {' x '.join(map(str, layout.shape))}"
-            raise ValueError(f"image {number} is {described(pixels)}, {what}")
+            raise ValueError(f"image {number} is {dtype_and_shape(pixels)}, {what}")
         laid = patch_layout(layout.shape, window_side=self.window_side, merge=MERGE)
         patch, window = starts
         here = slice(patch, patch + patches)
@@ -197,22 +197,22 @@ class Qwen2_5_VLProcessor:
         return _work(patch_N.sum(), merged, _squares(patch_N), _squares(images.window_BW))
 
     def work_of_posts(self, slots_NX: np.ndarray) -> dict[str, float]:
-        """The same; a post's patches count as spread evenly over its windows."""
+        """The quantities of `work`; a post's patches count as spread evenly over its windows."""
         patch_N, window_N = np.asarray(slots_NX, np.float64).T
         in_windows = float(np.sum(np.square(patch_N) / np.maximum(window_N, 1)))
         return _work(patch_N.sum(), patch_N.sum() / MERGE**2, _squares(patch_N), in_windows)
 
     def work_of_slots(self, slots: Mapping[str, int]) -> dict[str, float]:
-        """The same where all patches of a row see each other, and all places of every window."""
-        patches, place = slots["patches"], (self.window_side * MERGE) ** 2
-        return _work(patches, patches / MERGE**2, patches**2, slots["windows"] * place**2)
+        """The quantities of `work` if all patches of a row, and all slots of each window, see each other."""
+        patches, window = slots["patches"], (self.window_side * MERGE) ** 2
+        return _work(patches, patches / MERGE**2, patches**2, slots["windows"] * window**2)
 
 
 def processor_of(config: "Qwen2_5_VLConfig", settings: Mapping[str, int]) -> Qwen2_5_VLProcessor:
     """The processor of a model, with a config's settings of images.
 
     Raises:
-        InputError: a setting is unknown, or the two do not go together.
+        InputError: a setting is unknown or out of range, or the two contradict each other.
     """
     for name, value in settings.items():
         if name not in SETTINGS:
@@ -228,13 +228,13 @@ def processor_of(config: "Qwen2_5_VLConfig", settings: Mapping[str, int]) -> Qwe
 
 
 def smart_resize(height: int, width: int, *, min_pixels: int, max_pixels: int, factor: int = 28) -> tuple[int, int]:
-    """The (height, width) in pixels that an image is resized to: Qwen's rule, as transformers has it.
+    """The (height, width) in pixels that an image is resized to: Qwen's rule, as in transformers.
 
-    Both are multiples of `factor`, their product is between the limits where the shape allows it, and the shape is
-    kept as nearly as can be.
+    Both are multiples of `factor`, their product is between the limits where the shape allows it, and the aspect
+    is kept as closely as possible.
 
     Raises:
-        ImageError: the image is longer than 200 times its breadth.
+        ImageError: the image's aspect is above 200:1.
     """
     check_aspect(height, width)
     new_height, new_width = (round(side / factor) * factor for side in (height, width))
@@ -249,10 +249,10 @@ def smart_resize(height: int, width: int, *, min_pixels: int, max_pixels: int, f
 
 def _put_together(row: Images, number: int) -> np.ndarray:
     is_its_P = row.image_BP == number
-    place_P2, value_PC = row.patch_position_BP2[is_its_P], row.patch_BPC[is_its_P]
-    rows, columns = place_P2.max(axis=0) + 1
+    position_P2, value_PC = row.patch_position_BP2[is_its_P], row.patch_BPC[is_its_P]
+    rows, columns = position_P2.max(axis=0) + 1
     grid = np.zeros((rows, columns, 3, PATCH, PATCH), np.uint8)
-    grid[place_P2[:, 0], place_P2[:, 1]] = value_PC.reshape(-1, 3, PATCH, PATCH)
+    grid[position_P2[:, 0], position_P2[:, 1]] = value_PC.reshape(-1, 3, PATCH, PATCH)
     return grid.transpose(0, 3, 1, 4, 2).reshape(rows * PATCH, columns * PATCH, 3)
 
 

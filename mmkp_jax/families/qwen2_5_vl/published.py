@@ -44,4 +44,4 @@ PUBLISHED = {
         vocab=152_064, width=3584, hidden=18_944, layers=28, heads=28, kv_heads=4, tied=False
     ),
 }
-"""By hub id."""
+"""Configs by hub id."""

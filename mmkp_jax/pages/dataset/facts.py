@@ -15,10 +15,18 @@ from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.pipeline import Feed
 from mmkp_jax.data.posts import Record
 from mmkp_jax.data.records import Split, open_split, split_names
-from mmkp_jax.data.row_fit import Fit, fit, one_of_each_kind
-from mmkp_jax.data.row_preview import RowView, view_row
+from mmkp_jax.data.row_fit import RowFit, fit_rows, one_of_each_kind
+from mmkp_jax.data.row_preview import RowPreview, preview_row
 from mmkp_jax.data.size_index import Lengths, index
-from mmkp_jax.data.statistics import COMPARED, Rejected, SplitStatistics, common, gather, rejected, repeats
+from mmkp_jax.data.statistics import (
+    COMPARED,
+    RejectReason,
+    SplitStatistics,
+    find_shared,
+    gather_statistics,
+    reject_reasons,
+    repeats,
+)
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.stemming import stem_words
 from mmkp_jax.evaluation.tokenised import hidden_in
@@ -66,7 +74,7 @@ class TokenStatistics(NamedTuple):
     setup: BatchSetup
     lengths: dict[str, Lengths]
     """Lengths by split."""
-    fit: Fit
+    fit: RowFit
     """Rows of the first split, which is train if there is one."""
 
 
@@ -77,7 +85,7 @@ class Description(NamedTuple):
     splits: dict[str, SplitStatistics]
     """Statistics of the splits of `SPLITS` that the dataset has, in that order."""
     duplicates: list[Duplicates]
-    rejected: dict[tuple[str, str], Rejected]
+    rejected: dict[tuple[str, str], RejectReason]
     token_statistics: TokenStatistics | None
 
     @property
@@ -91,7 +99,7 @@ class PostPreview(NamedTuple):
 
     record: Record
     trimmed: bool
-    row: RowView
+    row: RowPreview
 
 
 def describe_dataset(
@@ -112,7 +120,7 @@ def describe_dataset(
     splits: dict[str, SplitStatistics] = {}
     for name, split in records.items():
         train = splits["train"].unique if "train" in splits else None
-        splits[name] = gather(
+        splits[name] = gather_statistics(
             split,
             stem_words,
             hidden_in=hidden_in,
@@ -120,12 +128,12 @@ def describe_dataset(
             recipe=recipe,
             progress=lambda numbers, name=name: progress(numbers, name),
         )
-    found = Description(path, splits, _duplicates(records, splits), rejected(path), None)
+    found = Description(path, splits, _duplicates(records, splits), reject_reasons(path), None)
     if setup is None:
         return found
     lengths = {name: index(split, setup.recipe, path / "index") for name, split in records.items()}
     steps = {"batch_rows": setup.batch_rows, "seed": setup.seed, "posts_per_step": setup.posts_per_step}
-    rows = fit(lengths[found.first], setup.size, setup.branches, **steps)
+    rows = fit_rows(lengths[found.first], setup.size, setup.branches, **steps)
     return found._replace(token_statistics=TokenStatistics(setup, lengths, rows))
 
 
@@ -141,7 +149,7 @@ def preview_posts(description: Description) -> list[PostPreview]:
     forest = feed.load([(number,) for number in numbers])
     return [
         PostPreview(
-            records[number], bool(trimmed_N[number]), view_row(forest, row, setup.recipe.processor, setup.tokenizer)
+            records[number], bool(trimmed_N[number]), preview_row(forest, row, setup.recipe.processor, setup.tokenizer)
         )
         for row, number in enumerate(numbers)
     ]
@@ -170,7 +178,7 @@ def _duplicates(records: dict[str, Split], splits: dict[str, SplitStatistics]) -
     pairs = itertools.combinations_with_replacement(splits, 2)
     for (first, second), what in itertools.product(pairs, COMPARED):
         digests = [splits[name].digest_N[what] for name in (first, second)]
-        shared = repeats(digests[0]) if first == second else common(*digests)
+        shared = repeats(digests[0]) if first == second else find_shared(*digests)
         if not shared.second:
             continue
         names, posts = ((first,), (shared.second,)) if first == second else ((first, second), shared[:2])

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmkp_jax.data.forest import row_size
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import define
-from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder
+from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.pages.dataset.facts import BatchSetup
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import branches_of, datasets_of, recipe_of
@@ -33,7 +33,7 @@ def read_batch_setup(named: str, overrides: Sequence[str], data: Path | None) ->
     branches = branches_of(config)
     folder = open_folder(config.model.path)
     tokenizer = load_tokenizer(folder)
-    recipe = recipe_of(config, define(folder.config, str(folder.path / CONFIG)), tokenizer)
+    recipe = recipe_of(config, define(folder.config, folder.config_file), tokenizer)
     rows = row_size(config.row, recipe.processor)
     steps = (config.strategy, config.posts_per_step, config.num_epochs, config.total_steps)
     return data, BatchSetup(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed, *steps)

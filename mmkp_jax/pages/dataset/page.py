@@ -6,7 +6,7 @@ import numpy as np
 
 from mmkp_jax.data.forest import COT, SFT, TRUNK
 from mmkp_jax.data.run_lines import chains_line, updates_line
-from mmkp_jax.data.statistics import LISTED, overlap, spread
+from mmkp_jax.data.statistics import LISTED, distribution, train_overlap
 from mmkp_jax.evaluation.tokenised import HiddenKeyphrases
 from mmkp_jax.pages.dataset.facts import Description, PostPreview, is_trimmed
 from mmkp_jax.pages.histogram import HistogramChart, histogram_chart
@@ -64,7 +64,7 @@ def summary(description: Description) -> str:
         present, unseen, every = (test.groups[name].keyphrases for name in ("present", "unseen", "all"))
         text += (
             f" Of the test keyphrases, {share(present, every)} are in their post's text and {share(unseen, every)}"
-            f" are on no training post; {share(overlap(test, train.unique), 1)} of the distinct ones are on some."
+            f" are on no training post; {share(train_overlap(test, train.unique), 1)} of the distinct ones are on some."
         )
     return text
 
@@ -78,7 +78,7 @@ def _next_to_the_paper(description: Description) -> Table:
         count(train.posts) if train else "–",
         count(test.posts) if test else "–",
         f"{keyphrases / posts:.2f}" if posts else "–",
-        share(overlap(test, train.unique), 1) if train and test else "–",
+        share(train_overlap(test, train.unique), 1) if train and test else "–",
     )
     header = ("dataset", "train posts", "test posts", "keyphrases a post", "overlap")
     notes = ["overlap: share of the distinct test keyphrases that a training post has"]
@@ -92,7 +92,7 @@ def _splits(description: Description) -> Table:
             count(split.posts),
             count(sum(each.count for (of, _), each in description.rejected.items() if of == name)),
             count(split.without_text),
-            count(split.without_picture),
+            count(split.without_image),
             share(split.with_cot, split.posts),
             count(split.groups["all"].keyphrases),
             f"{split.groups['all'].keyphrases / max(split.posts, 1):.2f}",
@@ -145,7 +145,7 @@ def _lengths(description: Description) -> Table:
     rows = []
     for what in by_split[description.first]:
         for name, quantities in by_split.items():
-            if found := spread(quantities[what]):
+            if found := distribution(quantities[what]):
                 figures = (count(round(each)) for each in (found.median, found.p95, found.p99, found.most))
                 mean = f"{found.mean:,.1f}" if found.mean < 1000 else count(round(found.mean))
                 rows.append((what, name, count(found.count), mean, *figures))

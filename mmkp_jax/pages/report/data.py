@@ -5,9 +5,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmkp_jax.data.mixing import Joined
+from mmkp_jax.data.mixing import JoinedRecords
 from mmkp_jax.data.numbered import each_of
-from mmkp_jax.data.posts import Words, words_of
+from mmkp_jax.data.posts import PostText, text_of
 from mmkp_jax.data.records import open_split, rejected_posts
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import seen_keyphrases
@@ -18,8 +18,8 @@ from mmkp_jax.pages.report.runs import SPLIT, ReportRun
 class ReportData:
     """The test posts, in the order of the runs' predictions, and the training posts."""
 
-    test: list[Words]
-    train: list[Words]
+    test: list[PostText]
+    train: list[PostText]
     seen: set[str]
     """The keyphrases that count as seen."""
     test_image: Callable[[int], bytes]
@@ -54,16 +54,16 @@ def _open(runs: Sequence[ReportRun], folders: Sequence[Path]) -> ReportData:
         if not os.path.isdir(folder):  # pathlib raises for too long names
             raise InputError("there is no such folder", str(folder), "name the dataset with --data=DIR")
     path = folders[0]
-    split, train = open_split(path, SPLIT), Joined([open_split(folder, "train") for folder in folders])
-    number_of, by_id = {}, {post.id: words_of(post) for post in rejected_posts(path, SPLIT)}
+    split, train = open_split(path, SPLIT), JoinedRecords([open_split(folder, "train") for folder in folders])
+    number_of, by_id = {}, {post.id: text_of(post) for post in rejected_posts(path, SPLIT)}
     for number, record in enumerate(each_of(split)):
-        number_of[record.id], by_id[record.id] = number, words_of(record)
+        number_of[record.id], by_id[record.id] = number, text_of(record)
     answers = runs[0].answers
     other = [each.id for each in answers if each.id not in by_id or by_id[each.id].keyphrases != tuple(each.keyphrases)]
     if other:
         what = f"{len(other):,} of {len(answers):,} test posts are not those of the runs' predictions ({other[0]!r}, …)"
         raise InputError(what, str(path), "name the runs' own dataset with --data=DIR")
-    training = [words_of(record) for record in each_of(train)]
+    training = [text_of(record) for record in each_of(train)]
     numbers = [number_of.get(each.id) for each in answers]
     return ReportData(
         [by_id[each.id] for each in answers],

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmkp_jax.evaluation.baselines import nearest_neighbour
 from mmkp_jax.evaluation.stemming import stem_words
-from mmkp_jax.pages.report.data import ReportData, Words
+from mmkp_jax.pages.report.data import PostText, ReportData
 from mmkp_jax.pages.report.runs import ReportRun
 from mmkp_jax.pages.report.scores import WRONG, RunScores
 
@@ -47,7 +47,7 @@ class _Numbered:
     keyphrases: tuple[int]
 
 
-def nearest_posts(train: Sequence[Words], texts: Sequence[str]) -> list[int | None]:
+def nearest_posts(train: Sequence[PostText], texts: Sequence[str]) -> list[int | None]:
     """For each text, the number of the training post with the most similar text; None if none shares a word."""
     numbered = [_Numbered(post.text, (number,)) for number, post in enumerate(train)]
     return [found[0] if found else None for found in nearest_neighbour(numbered, texts)]
@@ -62,7 +62,9 @@ def neighbours(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: Rep
     return [_of_run(run, each, near_of, data.train) for run, each in zip(runs, wrong, strict=True)]
 
 
-def _of_run(run: ReportRun, wrong: Sequence[int], near_of: dict[int, int | None], train: Sequence[Words]) -> Neighbours:
+def _of_run(
+    run: ReportRun, wrong: Sequence[int], near_of: dict[int, int | None], train: Sequence[PostText]
+) -> Neighbours:
     found = []
     for number in wrong:
         if (near := near_of[number]) is not None:

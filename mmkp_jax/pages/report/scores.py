@@ -11,7 +11,7 @@ import numpy as np
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import GROUPS, PostCounts, Scores, per_post, scores_of
 from mmkp_jax.evaluation.significance import Differences, Intervals, compare, intervals
-from mmkp_jax.pages.report.data import ReportData, Words
+from mmkp_jax.pages.report.data import PostText, ReportData
 from mmkp_jax.pages.report.runs import ReportRun
 
 RIGHT, PARTLY, WRONG = range(3)
@@ -59,7 +59,7 @@ def _scored(run: ReportRun, data: ReportData | None) -> RunScores:
         counts = per_post(data.test, predictions, data.seen)
         scores = scores_of(counts)
     else:  # present and seen keyphrases are not known
-        found = per_post([Words(each.id, "", tuple(each.keyphrases)) for each in run.answers], predictions)
+        found = per_post([PostText(each.id, "", tuple(each.keyphrases)) for each in run.answers], predictions)
         counts = {group: found[group] if group == "all" else None for group in GROUPS}
         scores = run.results if run.results and run.results.get("all") else scores_of(counts)
     return RunScores(counts, scores, intervals([counts]))

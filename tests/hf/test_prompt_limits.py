@@ -1,4 +1,4 @@
-"""An exported folder is fed as its run was: its texts are cut where training cut them, its answers as long."""
+"""An exported folder keeps the limits of its run: texts are cut as in training, and completions are as long."""
 
 import json
 import shutil
@@ -11,8 +11,8 @@ from mmkp_jax.data.examples import measured_tree
 from mmkp_jax.data.prompts import PROMPT_VERSION, user_text
 from mmkp_jax.errors import InputError
 from mmkp_jax.export import main
-from mmkp_jax.hf.feeding import FEEDING, Fed, fed_otherwise, read_feeding
 from mmkp_jax.hf.folder import open_folder
+from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits, read_prompt_limits, text_limit_warning
 from mmkp_jax.inference.load_model import MAX_TEXT_TOKENS, load_model
 from mmkp_jax.inference.predictor import Predictor, read_post
 from tests.support.run_on_disk import write_base, write_run
@@ -20,7 +20,7 @@ from tests.support.tiny import tiny_config
 
 SHORTER, LONGER = 40, 700
 POST = "keyphrase prediction for social media posts with images " * 60
-"""Of more tokens than either."""
+"""A text of more tokens than either limit."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_an_export_is_fed_as_its_run_was_and_says_the_same(exported, cap):
 def test_the_card_cuts_texts_at_the_same_number(exported):
     for cap, (_, out) in exported.items():
         assert f"TEXT_TOKENS = {cap}\n" in (out / "README.md").read_text()
-        assert json.loads((out / FEEDING).read_text()) == {
+        assert json.loads((out / PROMPT_LIMITS).read_text()) == {
             "max_text_tokens": cap,
             "answer_tokens": 5,
             "prompt_version": PROMPT_VERSION,
@@ -73,24 +73,22 @@ def test_a_run_that_began_with_an_export_exports_its_own(exported, tmp_path, cap
     base = exported[SHORTER][1]
     write_run(tmp_path / "run", base, data={"max_text_tokens": LONGER}, row={"tokens": 1024}, answer_tokens=6)
     assert main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 0
-    assert read_feeding(tmp_path / "out") == Fed(LONGER, 6) != read_feeding(base)
+    assert read_prompt_limits(tmp_path / "out") == PromptLimits(LONGER, 6) != read_prompt_limits(base)
     assert load_model(str(tmp_path / "run")).recipe.max_text_tokens == LONGER
 
 
 def test_a_run_says_where_it_feeds_otherwise_than_the_export_it_begins_with(exported):
     base = exported[SHORTER][1]
-    line = fed_otherwise(base, SHORTER + 1)
-    assert (
-        line
-        == f"{base / FEEDING}: it was trained on texts of at most {SHORTER} tokens; config.data.max_text_tokens is 41"
-    )
-    assert fed_otherwise(base, SHORTER) == fed_otherwise(base.parent, 1) == ""
+    line = text_limit_warning(base, SHORTER + 1)
+    trained = f"it was trained on texts of at most {SHORTER} tokens"
+    assert line == f"{base / PROMPT_LIMITS}: {trained}; config.data.max_text_tokens is 41"
+    assert text_limit_warning(base, SHORTER) == text_limit_warning(base.parent, 1) == ""
 
 
 def test_a_folder_that_is_no_export_is_fed_by_the_defaults(exported, tmp_path):
     folder = shutil.copytree(exported[SHORTER][1], tmp_path / "folder")
-    (folder / FEEDING).unlink()
-    assert read_feeding(folder) is None
+    (folder / PROMPT_LIMITS).unlink()
+    assert read_prompt_limits(folder) is None
     assert load_model(str(folder)).recipe.max_text_tokens == MAX_TEXT_TOKENS
 
 
@@ -111,14 +109,14 @@ FAULTS = [
 @pytest.mark.parametrize(("content", "what"), FAULTS, ids=[what for _, what in FAULTS])
 def test_a_damaged_file_is_one_line(exported, tmp_path, content, what):
     folder = shutil.copytree(exported[SHORTER][1], tmp_path / "folder")
-    (folder / FEEDING).write_text(content if isinstance(content, str) else json.dumps(WHOLE | content))
+    (folder / PROMPT_LIMITS).write_text(content if isinstance(content, str) else json.dumps(WHOLE | content))
     with pytest.raises(InputError) as caught:
         load_model(str(folder))
-    assert str(caught.value).startswith(f"{folder / FEEDING}: {what}") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{folder / PROMPT_LIMITS}: {what}") and "\n" not in str(caught.value)
     open_folder(str(folder))  # what a run that begins with it does not need
 
 
 def test_the_prompt_is_that_of_its_version():
-    """With other words, `PROMPT_VERSION` is to be raised, so that older exports are not fed what they never saw."""
+    """With other words, `PROMPT_VERSION` is to be raised, so that older exports get no unknown prompts."""
     assert PROMPT_VERSION == 1
     assert user_text("…") == "\"Post text\": …\nPredict the keyphrases of this post, separated by ';'."

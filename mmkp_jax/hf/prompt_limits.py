@@ -1,0 +1,60 @@
+"""Limits of an exported model's prompts and completions, in a file of the folder that transformers and vLLM ignore.
+
+Pixel limits are not in it: they are in the preprocessor's own file.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from mmkp_jax.data.prompts import PROMPT_VERSION
+from mmkp_jax.hf.tensors import is_there
+from mmkp_jax.runtime.json_files import read_object
+
+PROMPT_LIMITS = "mmkp_jax.json"
+
+_MOST = 1_000_000
+_HINT = "export the run again, or remove the file to use the defaults of docs/config.md"
+
+
+class PromptLimits(NamedTuple):
+    """Limits of a post's prompt and completion in training."""
+
+    max_text_tokens: int
+    """Most tokens of a post's text; the end of a longer one is left out."""
+    answer_tokens: int
+    """Most tokens of a completion."""
+    prompt_version: int = PROMPT_VERSION
+
+
+def read_prompt_limits(folder: Path) -> PromptLimits | None:
+    """The limits of the folder's model; None where the folder is no export.
+
+    Raises:
+        InputError: the file is damaged, or its prompt version is another.
+    """
+    file = folder / PROMPT_LIMITS
+    if not is_there(file):
+        return None
+    fields = read_object(file, _HINT)
+    version = fields.integer("prompt_version")
+    if version != PROMPT_VERSION:
+        newer = fields._replace(hint="predict with the release of mmkp_jax that exported it")
+        newer.refuse("prompt_version", f"{PROMPT_VERSION}, the prompt that this release writes")
+    found = PromptLimits(*(fields.integer(name, least=1) for name in PromptLimits._fields[:2]))
+    for name, value in zip(found._fields, found, strict=True):
+        if value > _MOST:
+            fields.refuse(name, f"a whole number from 1 to {_MOST:,}")
+    return found
+
+
+def text_limit_warning(folder: Path, max_text_tokens: int) -> str:
+    """A warning for a run that starts from the folder and cuts texts at another length; empty without one.
+
+    Raises:
+        InputError: as `read_prompt_limits`.
+    """
+    limits = read_prompt_limits(folder)
+    if limits is None or limits.max_text_tokens == max_text_tokens:
+        return ""
+    before = f"it was trained on texts of at most {limits.max_text_tokens:,} tokens"
+    return f"{folder / PROMPT_LIMITS}: {before}; config.data.max_text_tokens is {max_text_tokens:,}"
