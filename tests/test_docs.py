@@ -7,6 +7,7 @@ import itertools
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ import configs.base
 from mmkp_jax.__main__ import commands
 from mmkp_jax.runtime import limits
 from mmkp_jax.runtime.config import read_config
-from mmkp_jax.runtime.fields import named
+from mmkp_jax.runtime.fields import field_named
 from tests.support.paths import ROOT
 from tests.support.tiny import write_model
 from tests.test_rooms import LEVELS
@@ -23,6 +24,9 @@ PAGES = {page.name: page.read_text(encoding="utf-8") for page in [ROOT / "README
 FOLDER_OF = {name: ROOT if name == "README.md" else ROOT / "docs" for name in PAGES}
 UNCHECKED = "# not checked"
 """The end of a line that no test can check: it downloads, say."""
+
+FOLDERS = r"\.ci|benchmarks|configs|docs|launch|mmkp_jax|requirements|tests"
+"""Folders whose files are named by their path from the root."""
 
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
@@ -33,13 +37,19 @@ def prose_of(text: str) -> str:
     return FENCE.sub("", text)
 
 
+def spans_of(text: str) -> list[str]:
+    """What a page has in backticks, outside blocks of code."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose_of(text))]
+
+
 def commands_of(text: str) -> list[str]:
     """What a page says to type, a line each: in blocks, and in a sentence where it begins with `python` or `mmkp`."""
     typed = [
         line.strip() for language, block in FENCE.findall(text) if language == "bash" for line in block.splitlines()
     ]
-    spans = re.findall(r"`((?:python|mmkp|bash|launch/\S+) [^`]+)`", prose_of(text))
-    return typed + [each for each in spans if "COMMAND" not in each]
+    starts = ("python ", "mmkp ", "bash ", "launch/")
+    spans = [span for span in spans_of(text) if span.startswith(starts) and " " in span and "COMMAND" not in span]
+    return typed + spans
 
 
 COMMANDS = sorted({line for text in PAGES.values() for line in commands_of(text)})
@@ -149,18 +159,19 @@ def test_a_command_that_is_wrong_is_refused(line):
 
 @functools.cache
 def known_flags() -> set[str]:
-    """The flags of all commands and launchers."""
+    """The flags of all commands and launchers, and one of pytest."""
     parsers = [importlib.import_module(f"mmkp_jax.{command}").parser() for command in commands()]
-    flags = {flag for parser in parsers for flag in parser._option_string_actions}
+    flags = {"--durations", *(flag for parser in parsers for flag in parser._option_string_actions)}
     return flags | {flag for file in (ROOT / "launch").iterdir() for flag in re.findall(r"--\w+", file.read_text())}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_and_fields_in_sentences_are_known(page):
-    spans = re.findall(r"`([^`\n]+)`", prose_of(PAGES[page]))
-    flags = {word.partition("=")[0] for span in spans for word in span.split() if re.match(r"--\w", word)}
+    flags = {
+        word.partition("=")[0] for span in spans_of(PAGES[page]) for word in span.split() if re.match(r"--\w", word)
+    }
     fields = {flag.removeprefix("--config.") for flag in flags if flag.startswith("--config.")}
-    assert [field for field in fields - {"key"} if not named(field)] == []
+    assert [field for field in fields - {"key"} if not field_named(field)] == []
     assert {flag for flag in flags if not flag.startswith("--config.")} <= known_flags()
 
 
@@ -173,15 +184,17 @@ def test_files_and_headings_that_are_named_exist(page):
         file = folder / (path or page)
         if "://" not in link and not (file.exists() and (not heading or heading in headings_of(file.read_text()))):
             wrong.append(link)
-    for path, name in re.findall(
-        r"`((?:\.ci|benchmarks|configs|docs|launch|mmkp_jax|requirements|tests)/[\w./]+)(?:: (\w+))?`", text
-    ):
-        file = ROOT / path
-        if not (
-            file.exists() and re.search(rf"^(class |def |){name}\b", file.read_text() if name else "", re.MULTILINE)
-        ):
-            wrong.append(f"{path} {name}")
+    for span in spans_of(text):
+        if named := re.fullmatch(rf"((?:{FOLDERS})/[\w./]+)(?:: (\w+))?", span):
+            path, name = named.groups()
+            if not (ROOT / path).exists() or (name and not defines(ROOT / path, name)):
+                wrong.append(span)
     assert wrong == []
+
+
+def defines(file: Path, name: str) -> bool:
+    """Whether a class, function or value of this name is at the top of a file."""
+    return bool(re.search(rf"^(?:class |def |){name}\b", file.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def headings_of(text: str) -> set[str]:
