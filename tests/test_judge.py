@@ -33,13 +33,13 @@ def files(tmp_path):
     rows[0]["image"] = "0.png"
     (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in QUALITY:
-        rows = [
+        predictions = [
             {"id": row["id"], "predicted": [f"{name} {row['id']}"], "output": "<think>long</think>"} for row in rows
         ]
         if name == "fair":
-            (tmp_path / "fair.txt").write_text("".join(";".join(each["predicted"]) + "\n" for each in rows))
+            (tmp_path / "fair.txt").write_text("".join(";".join(each["predicted"]) + "\n" for each in predictions))
         else:
-            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in predictions))
     return tmp_path
 
 

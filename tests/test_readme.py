@@ -1,52 +1,40 @@
-"""README's code runs as it stands."""
+"""README is short, leads to every page, and its commands are the ones that are tested."""
 
-import importlib
 import re
-import shlex
 
-import pytest
-
-import configs.base
-from mmkp_jax.runtime.config import read_config
 from tests.support.paths import ROOT
-from tests.support.tiny import write_model
 
-README = ROOT / "README.md"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
-def test_the_snippet_trains_a_step(tmp_path, monkeypatch, capsys):
-    """As printed, but for a model folder and rows of a size that a laptop has."""
-    write_model(tmp_path)
-    real = configs.base.get_config
+def block_of(title: str) -> list[str]:
+    """The lines of the one block of commands in a section."""
+    section = README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    return block.splitlines()
 
-    def small():
-        config = real()
-        config.model.path, config.global_batch_size = str(tmp_path), 1
-        config.row.update(tokens=256, labels=128, examples=2, images={"patches": 0, "windows": 0})
-        return config
 
-    monkeypatch.setattr(configs.base, "get_config", small)
-    (snippet,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    exec(compile(snippet, "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    assert re.search(r"'loss_sft': \d+\.\d+", printed) and re.search(r"'posts': 1\.0", printed)
+def test_it_is_short():
+    assert len(README.splitlines()) < 150
+
+
+def test_it_installs_what_ci_installs_and_runs_the_default_experiment():
+    install, run = block_of("Run it")
+    assert install.rpartition("pip install ")[2] in CI
+    assert run == "python -m mmkp_jax.main --config=configs/dyncot.py"
 
 
 def test_the_test_command_is_the_one_that_ci_runs():
-    ci = (ROOT / ".ci/run").read_text()
-    (command,) = re.findall(r"tests:\n\n```bash\n(.*?)\n```", README.read_text(), re.DOTALL)
-    assert command in ci.splitlines()
-    install = re.search(r"pip install (-c \S+ -e '.\[test,parity\]')", README.read_text())
-    assert install and install[1] in ci
+    assert block_of("Test it")[0] in CI.splitlines()
 
 
-COMMANDS = re.findall(r"^python -m mmkp_jax\.(\w+) (.+)$", README.read_text(encoding="utf-8"), re.MULTILINE)
+def test_it_leads_to_every_page():
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    assert pages <= set(re.findall(r"\]\(([^)]+)\)", README))
 
 
-@pytest.mark.parametrize("command, flags", COMMANDS, ids=[f"{command} {flags}" for command, flags in COMMANDS])
-def test_the_flags_and_presets_of_every_command_are_known(command, flags):
-    parser = importlib.import_module(f"mmkp_jax.{command}").parser()
-    parsed, overrides = parser.parse_with_overrides(shlex.split(flags))
-    assert getattr(parsed, "config", None) or not overrides
-    if named := getattr(parsed, "config", None):
-        read_config(named, overrides)
+def test_the_claims_that_it_shows_are_those_of_the_whole_table():
+    shown = re.findall(r"^\| .* \| `(?:tests|benchmarks)/[\w/]+\.py` \|$", README, re.MULTILINE)
+    table = (ROOT / "docs/measured.md").read_text(encoding="utf-8").replace("](../", "](").splitlines()
+    assert len(shown) >= 5 and [line for line in shown if line not in table] == []
