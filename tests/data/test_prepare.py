@@ -214,7 +214,7 @@ def bad_lines() -> dict[str, tuple[dict[str, bytes], tuple[str, ...], str]]:
         ),
         "no split's name": ({"a-b.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"a-b.jsonl: its name gives no"),
         "all splits": ({"all.jsonl": b"{}\n"}, ("--dataset=keyphrase_posts",), r"all.jsonl: its name gives no split"),
-        "no gzip": ({"train.jsonl.gz": b"{}\n"}, ("--dataset=keyphrase_posts",), r"train.jsonl.gz: .*no gzip file"),
+        "no gzip": ({"train.jsonl.gz": b"{}\n"}, ("--dataset=keyphrase_posts",), r"train.jsonl.gz: .*not a gzip file"),
     }
 
 
