@@ -68,7 +68,7 @@ def test_a_run_writes_its_documented_files(unbroken):
     assert set(results.pop("forms")) == {"direct", "cot", "other", "broken"}
     assert results["all"]["n"] == SIZES["test"] and set(results) == {"all", "present", "absent", "seen", "unseen"}
     assert json.loads((workdir / "comparisons.json").read_text())["scores"]["dyncot, step 12"] == results
-    for shown in ("pictures permuted", "texts blanked", "report: "):
+    for shown in ("images permuted", "texts blanked", "report: "):
         assert shown in done.stdout
     assert "test-1" in (workdir / "report.html").read_text()
     for shown in ("dyncot, step 12", "most frequent", "nearest neighbour", "test-1:", "posts an epoch", f": {UNFED}\n"):

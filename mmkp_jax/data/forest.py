@@ -52,7 +52,11 @@ def row_size(row: Mapping[str, Any], processor: Processor) -> RowSize:
     for kind in given:
         if kind not in processor.slots:
             what = f"images of this model take no slots {kind!r}{nearest(kind, processor.slots)}"
-            hint = f"use {', '.join(processor.slots)}" if processor.slots else "leave it out: the model takes no images"
+            hint = (
+                f"use {', '.join(processor.slots)}"
+                if processor.slots
+                else "the model takes no images: give config.row.images= to drop them"
+            )
             raise InputError(what, f"config.row.images.{kind}", hint)
     images = processor.default_slots(row["tokens"]) | given
     size = RowSize(row["tokens"], row["labels"], row["examples"], {kind: images[kind] for kind in processor.slots})

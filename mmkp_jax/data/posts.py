@@ -45,13 +45,13 @@ class Reject:
     line: int
     """Line number in the file, from 1."""
     reason: str
-    mend: str
+    hint: str
     post: Post | None = None
     """The post itself, where the line could be read and was rejected for another reason."""
 
     def as_error(self) -> InputError:
         """The reject as the one line that a user reads."""
-        return InputError(self.reason, f"{self.file}:{self.line}", self.mend)
+        return InputError(self.reason, f"{self.file}:{self.line}", self.hint)
 
 
 def post_from(row: Fields) -> Post:
@@ -74,7 +74,7 @@ def reject_from(row: Fields) -> Reject:
         file=row.text("file"),
         line=row.integer("line"),
         reason=row.text("reason"),
-        mend=row.text("mend"),
+        hint=row.text("hint" if "hint" in row.content else "mend"),
         post=post_from(row.object("post")) if row.content.get("post") is not None else None,
     )
 

@@ -72,7 +72,8 @@ class Processor(Protocol):
         """What an image of this size in pixels becomes.
 
         Raises:
-            ImageError: its shape cannot be used.
+            ImageError: it is longer than `images.MAX_ASPECT` times its breadth; `prepare` and `predict` refuse such an
+                image before, so no other shape may be refused here.
         """
         ...
 
@@ -119,6 +120,10 @@ class Processor(Protocol):
         """
         ...
 
+    def filled(self, images: Any) -> dict[str, Any]:
+        """Masks of the filled slots of each kind, as bool arrays; also called on JAX arrays."""
+        ...
+
     def rgb(self, row: Any) -> list[np.ndarray]:
         """The images of a row for people, uint8 [height, width, 3] each."""
         ...
@@ -134,11 +139,6 @@ class Processor(Protocol):
     def work_of_slots(self, slots: Mapping[str, int]) -> dict[str, float]:
         """The quantities of `work` for a program that computes every slot of a row, filled or not."""
         ...
-
-
-def filled(images: Any) -> dict[str, Any]:
-    """Which slots of each kind are filled, as bool arrays; empty in a family without images."""
-    return images.filled() if images else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +175,10 @@ class TextProcessor:
     def empty(self, rows: int, tokens: int, slots: Mapping[str, int]) -> tuple[()]:
         """No arrays."""
         return ()
+
+    def filled(self, images: Any) -> dict[str, Any]:
+        """Empty."""
+        return {}
 
     def rgb(self, row: Any) -> list[np.ndarray]:
         """No images."""

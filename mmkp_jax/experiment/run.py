@@ -1,6 +1,5 @@
 """A whole experiment: data, training, evaluation and report, on each of the job's hosts."""
 
-import importlib
 import signal
 import warnings
 from pathlib import Path
@@ -28,7 +27,7 @@ from mmkp_jax.runtime.hosts import (
     true_on_all_hosts,
 )
 from mmkp_jax.runtime.lock import Lock
-from mmkp_jax.training.batches import complete_config, plan_posts, recipe_of, training_summary
+from mmkp_jax.training.batches import complete_config, make_data, plan_posts, recipe_of, training_summary
 from mmkp_jax.training.contents import contents_of, same_content, write_contents
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.loop import Stopped, train
@@ -64,7 +63,7 @@ def _run_watched(
     config: ConfigDict, workdir: Path, lock: Lock, watchdog: Watchdog, extend: bool, profiled: range
 ) -> None:
     if config.make:
-        on_writer(lambda: _make(config.make))
+        on_writer(lambda: make_data(config))
     folder = open_folder(config.model.path)
     tokenizer, where = load_tokenizer(folder), folder.config_file
     definition = define(folder.config, where)
@@ -118,14 +117,6 @@ def _run_watched(
 def raise_stopped(*_: object) -> None:
     """Signal handler that stops a run with nothing to save."""
     raise Stopped(None, by_user=False)
-
-
-def _make(module: str) -> None:
-    try:
-        make = importlib.import_module(module).make
-    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
-        raise InputError(f"this is not a module with a make() ({error})", f"config.make={module}", "name one") from None
-    make()
 
 
 def _check_hosts(config: ConfigDict, workdir: Path) -> None:

@@ -17,6 +17,7 @@ from mmkp_jax.hf.card_text import (
     EXAMPLE,
     PARTS,
     PROCESSOR,
+    READ,
     READING,
     SEE,
     TRANSFORMERS,
@@ -151,9 +152,7 @@ def card_of(facts: CardFacts) -> str:
         "training": _rows([("", ""), *_training(facts)]),
         "data": _data(facts),
         "prompt": user_text("{text}"),
-        "images": facts.family.reference.images.format(
-            **{name: f"{value:,}" for name, value in facts.config["data"]["images"].items()}
-        ),
+        **_image_words(facts),
         "text_tokens": f"{facts.config['data']['max_text_tokens']:,}",
         "licence": _licence(facts.base.licence),
         "version": __version__,
@@ -169,7 +168,7 @@ def _metadata(facts: CardFacts, title: str) -> ModelCardData:
         license_name=licence.name,
         license_link=licence.link,
         library_name="transformers",
-        pipeline_tag="image-text-to-text",
+        pipeline_tag=_task(facts),
         tags=["keyphrase-generation", "social-media", "mmkp_jax"],
         model_name=title,
         eval_results=_eval_results(facts) or None,
@@ -182,7 +181,7 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
     name = facts.data[0].name if facts.data else "test posts"
     return [
         EvalResult(
-            task_type="image-text-to-text",
+            task_type=_task(facts),
             task_name="Multi-modal keyphrase prediction",
             dataset_type=name,
             dataset_name=name,
@@ -278,8 +277,25 @@ def _settings(facts: CardFacts) -> dict[str, str]:
         "extra": textwrap.indent(reference.extra, " " * 4),
         **(_with_images(reference) if reference.image_processor else _without_images(reference)),
         "folder": json.dumps(facts.repo or "."),
-        "reading": READING.substitute(post),
+        "reading": READING.substitute(post | {"read": READ if reference.image_processor else ""}),
         "answer_tokens": str(facts.config["answer_tokens"]),
+    }
+
+
+def _task(facts: CardFacts) -> str:
+    """The hub's name for what the model does."""
+    return "image-text-to-text" if facts.family.reference.image_processor else "text-generation"
+
+
+def _image_words(facts: CardFacts) -> dict[str, str]:
+    reference = facts.family.reference
+    if not reference.image_processor:
+        return {"sources": "its text", "turn": "In one user's turn:", "images": "The model takes no images."}
+    settings = {name: f"{value:,}" for name, value in facts.config["data"]["images"].items()}
+    return {
+        "sources": "its text and its image",
+        "turn": "The image comes first, then, in one user's turn:",
+        "images": f"{reference.images.format(**settings)};\ntransparent parts become white.",
     }
 
 

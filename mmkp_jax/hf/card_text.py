@@ -13,7 +13,10 @@ def cut(text):
     while len(spans := tokenizer(text, return_offsets_mapping=True)["offset_mapping"]) > TEXT_TOKENS:
         text = text[: spans[TEXT_TOKENS][0]].rstrip()
     return text
+$read''')
+"""Code that reads a post as `data.prompts.trimmed` does."""
 
+READ = '''
 
 def read(file):
     """The image upright, in 8 bits, on white where transparent."""
@@ -29,8 +32,8 @@ def read(file):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-''')
-"""Code that reads a post's text and image as `data.prompts.trimmed` and `data.images.decode` do."""
+'''
+"""Code that reads an image as `data.images.decode` does."""
 
 TRANSFORMERS = Template('''\
 import re
@@ -110,7 +113,7 @@ print(llm.chat([{"role": "user", "content": content}], greedy)[0].outputs[0].tex
 BODY = Template("""\
 # $title
 
-Writes the keyphrases (hashtags) of a social-media post, from its text and its image. It is $base, trained by
+Writes the keyphrases (hashtags) of a social-media post, from $sources. It is $base, trained by
 [mmkp_jax](#citation) $version.
 
 $strategy.
@@ -134,16 +137,15 @@ $vllm```
 `vllm serve` takes a repetition penalty from `generation_config.json`: start it with `--generation-config vllm`. The
 answer holds keyphrases separated by `;`, or `<think>…</think><answer>…</answer>` with them in the last `<answer>`.
 
-## Prompt and images
+## Prompt
 
-The image comes first, then, in one user's turn:
+$turn
 
 ```
 $prompt
 ```
 
-$images;
-transparent parts become white. A text was cut off after $text_tokens tokens. In training, a post's text was never read
+$images A text was cut off after $text_tokens tokens. In training, a post's text was never read
 as special tokens: remove tokens such as `<|im_end|>` from text that you do not trust.
 
 ## Training

@@ -129,7 +129,7 @@ def stop_tokens(folder: Folder, end_token: int) -> frozenset[int]:
     """
     found: Any = None
     fields = Fields(folder.config, folder.config_file, AGAIN)
-    parts = [fields, fields.object("text_config", {})]
+    parts = [fields] if fields.content.get("text_config") is None else [fields, fields.object("text_config")]
     if is_there(folder.path / GENERATION):
         parts.insert(0, read_object(folder.path / GENERATION, AGAIN))
     for part in parts:

@@ -102,11 +102,13 @@ def _descriptions(folder: Path) -> Iterator[_Description]:
 
 
 def _settings(fields: Fields, known: Preprocessor) -> dict[str, int]:
-    size = fields.object("size", {})
-    size = size._replace(content={name: value for name, value in size.content.items() if value is not None})
+    size = fields._replace(content={})
+    if any(in_size for _, in_size in known.settings.values()):
+        size = fields.object("size", {})
+        size = size._replace(content={name: value for name, value in size.content.items() if value is not None})
     found = {}
     for setting, (at_top, in_size) in known.settings.items():
-        part, name = (fields, at_top) if at_top in fields.content else (size, in_size)
+        part, name = (fields, at_top) if at_top in fields.content or in_size is None else (size, in_size)
         if name in part.content:
             found[setting] = part.integer(name)
             if not 1 <= found[setting] <= MAX_DECODED_PIXELS:
@@ -127,6 +129,6 @@ def _set(part: dict[str, Any], settings: Mapping[str, int], known: Preprocessor)
     size = part.get("size")
     parts = [part, size] if isinstance(size, dict) else [part]
     for setting, names in known.settings.items():
-        used = [(each, name) for each in parts for name in names if name in each]
+        used = [(each, name) for each in parts for name in names if name and name in each]
         for each, name in used or [(part, names[0])]:
             each[name] = settings[setting]

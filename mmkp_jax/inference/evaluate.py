@@ -93,7 +93,7 @@ class Evaluation:
         usable, test, kinds = self._test.usable, self._test.words, self._kinds
         hidden: dict[int, np.ndarray] = {}  # by the post's number
         predictions = self._answers(predictor, usable, TEST, hidden.__setitem__)
-        changed = {"pictures permuted": permute_images(usable), "texts blanked": blank_texts(usable)}
+        changed = {"images permuted": permute_images(usable), "texts blanked": blank_texts(usable)}
         changed = changed if self._config.ablations else {}
         by_input = {name: self._answers(predictor, each, name) for name, each in changed.items()}
         name = f"{self._config.strategy}, step {step:,}"

@@ -33,6 +33,8 @@ class Stage(NamedTuple):
     """The part of the model that it belongs to, in tables and in `config.freeze`: one of `PARTS`."""
     scanned: bool = False
     """Whether its layers are recomputed in the backward pass with `config.remat`."""
+    last: str = ""
+    """Ending of the path of a layer's last matrix, whose product the backward pass does not need again."""
 
 
 class Work(NamedTuple):
@@ -68,7 +70,7 @@ class Preprocessor(NamedTuple):
     """Names, over releases of transformers, of the one implemented image processor; the current one first."""
     supported: Callable[[Any], Mapping[str, Any]]
     """The implemented values by field, for a model's config; equal to transformers' defaults."""
-    settings: Mapping[str, tuple[str, str]]
+    settings: Mapping[str, tuple[str, str | None]]
     """Names in the file of each setting of `config.data.images`: at the top, which counts first, and in `size`."""
 
 
@@ -122,7 +124,7 @@ class Family:
     """Names in `Work.images` that attention kernels compute, which skip what is masked."""
     preprocessor: Preprocessor | None = None
     """Supported preprocessor files; None in a family without images."""
-    reference: Reference | None = None
+    reference: Reference
     published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """The `config.json` of published models that are known without network access, by hub id."""
     typical_post: Mapping[str, float] = dataclasses.field(default_factory=dict)

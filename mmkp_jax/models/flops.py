@@ -21,9 +21,6 @@ from mmkp_jax.models.family import Product, Work
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.ops.attention import causal_blocks
 
-LAST = "mlp.down.weight"
-"""The matrix of a layer's last product."""
-
 
 class Flops(NamedTuple):
     """FLOPs of a part of the model."""
@@ -82,15 +79,6 @@ def products_of(definition: Definition, work: Work) -> list[Product]:
     return definition.family.products(definition.config, sizes, work)
 
 
-def forward_flops(definition: Definition, work: Work) -> dict[str, float]:
-    """FLOPs of a forward pass over `work`, by part."""
-    products = products_of(definition, work)
-    parts = {stage.path: stage.part for stage in definition.family.stages}
-    return {
-        part: sum(each.flops for each in products if parts[each.stage] == part) for part in definition.family.parts()
-    }
-
-
 def step_flops(
     definition: Definition, freeze: Sequence[str], work: Work, *, remat: bool | None = None
 ) -> dict[str, Flops]:
@@ -111,7 +99,11 @@ def step_flops(
         trains_here = any(_is_in(path, stage.path) for path in trained)
         to_input = trains_before or (trains_here and len(products) > 1)  # a single product has nothing before it
         forward = sum(each.flops for each in products)
-        again = sum(each.flops for each in products if not each.matrix.endswith(LAST)) if to_input else 0
+        again = (
+            sum(each.flops for each in products if not (stage.last and each.matrix.endswith(stage.last)))
+            if to_input
+            else 0
+        )
         again *= remat is not None and (stage.part == "head" or (remat and stage.scanned))
         to_matrices = sum(each.flops for each in products if each.matrix in trained)
         to_other_side = to_input * sum(each.flops for each in products if not each.matrix)  # of attention

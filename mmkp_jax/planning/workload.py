@@ -1,6 +1,5 @@
 """The workload of a plan: a config, the geometry of its model, and what its rows hold; no weights are read."""
 
-import importlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,15 @@ from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder, read_config
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.models.family import Work
 from mmkp_jax.models.flops import tree_pairs
-from mmkp_jax.training.batches import branches_of, complete_config, datasets_of, image_processor, plan_posts, recipe_of
+from mmkp_jax.training.batches import (
+    branches_of,
+    complete_config,
+    datasets_of,
+    image_processor,
+    make_data,
+    plan_posts,
+    recipe_of,
+)
 
 TYPICAL_FILL = 0.96
 """Share of the limiting slots that typical posts fill (`benchmarks/packing.py`)."""
@@ -88,8 +95,7 @@ def workload_of(config: ConfigDict) -> Workload:
     Raises:
         InputError: the model's `config.json` is not available, or the config cannot be used.
     """
-    if config.make:
-        importlib.import_module(config.make).make()
+    make_data(config)
     published, where = published_config(config.model.path)
     definition = define(published, where)
     config = complete_config(config, definition)

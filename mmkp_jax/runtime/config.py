@@ -94,6 +94,9 @@ def parse_overrides(
     for each in overrides:
         name, given, text = each.removeprefix("--config.").partition("=")
         field = field_named(name, fields)
+        if field and isinstance(field.default, dict) and name == field.name and given and not text:
+            values.append((name, {}))  # the family's own
+            continue
         if field is None or (isinstance(field.default, dict) and (name == field.name or not _is_key(name))):
             faults.append(unknown(name, text, fields))
             continue
@@ -110,7 +113,7 @@ def override(config: ConfigDict, values: Sequence[tuple[str, Any]]) -> None:
     """Sets fields of a config to values of their types."""
     for name, value in values:
         section, _, key = name.rpartition(".")
-        _part(config, section)[key] = value
+        _part(config, section)[key] = ConfigDict() if value == {} else value
 
 
 def _built(file: Path, presets: str) -> ConfigDict:

@@ -1,7 +1,7 @@
 """Checks of a config against the table of fields: every fault that needs no model, data or devices, at once."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmkp_jax.errors import InputError, all_of, nearest
@@ -40,8 +40,8 @@ def check_settings(config: Any, fields: Sequence[Field] = FIELDS) -> None:
     """
     content = config.to_dict()
     faults = list(faults_of(content, fields))
-    if not faults and fields is FIELDS:
-        faults = list(_together(content))
+    if fields is FIELDS:
+        faults += _together(content, {fault.name for fault in faults})
     if faults:
         raise all_of([fault.error() for fault in faults], SEE_HELP)
 
@@ -146,15 +146,23 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def _together(content: Mapping[str, Any]) -> Iterator[Fault]:
-    """Faults of fields that are valid alone but inconsistent together."""
-    if content["strategy"] != "zeroshot" and not content["num_epochs"] and not content["total_steps"]:
+def _together(content: Mapping[str, Any], invalid: Collection[str]) -> Iterator[Fault]:
+    """Faults of fields that are valid alone but inconsistent together; `invalid` ones are skipped."""
+
+    def valid(*names: str) -> bool:
+        return not any(each == name or each.startswith(f"{name}.") for name in names for each in invalid)
+
+    if valid("strategy", "num_epochs", "total_steps") and (
+        content["strategy"] != "zeroshot" and not content["num_epochs"] and not content["total_steps"]
+    ):
         what = "num_epochs is 0 and total_steps is 0"
         yield Fault("num_epochs", 0, what, "", "give one of them; total_steps wins where both are given")
-    sizes = list(content["mesh"].values())
-    if 0 in sizes or sizes.count(-1) > 1:
-        yield Fault("mesh", sizes, f"sizes {content['mesh']}", "", "give positive sizes, at most one of them -1")
-    rows, steps = content["global_batch_size"], content["accumulation_steps"]
-    if rows % steps:
-        what = f"{rows} rows do not divide into {steps} micro-batches"
-        yield Fault("global_batch_size", rows, what, "", f"give a multiple of {steps}")
+    if valid("mesh"):
+        sizes = list(content["mesh"].values())
+        if 0 in sizes or sizes.count(-1) > 1:
+            yield Fault("mesh", sizes, f"sizes {content['mesh']}", "", "give positive sizes, at most one of them -1")
+    if valid("global_batch_size", "accumulation_steps"):
+        rows, steps = content["global_batch_size"], content["accumulation_steps"]
+        if rows % steps:
+            what = f"{rows} rows do not divide into {steps} micro-batches"
+            yield Fault("global_batch_size", rows, what, "", f"give a multiple of {steps}")

@@ -1,5 +1,6 @@
 """The data side of a run: from a config and a model folder to planned batches and to prompts for evaluation."""
 
+import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from mmkp_jax.data.processor import Processor
 from mmkp_jax.data.records import Split, open_split, split_names
 from mmkp_jax.data.run_lines import chains_line, updates_line
 from mmkp_jax.data.size_index import LeftOut, index, select_posts, sizes_of
-from mmkp_jax.errors import InputError
+from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.training.objectives import OWN_BRANCHES, objective
 
@@ -117,7 +118,30 @@ def image_processor(config: ConfigDict, definition: Definition) -> Processor:
     Raises:
         InputError: a setting cannot be used.
     """
-    return definition.family.processor(definition.config, config.data.images.to_dict())
+    processor = definition.family.processor(definition.config, config.data.images.to_dict())
+    for name in config.data.images:
+        if name not in processor.settings:
+            what = f"images of this model have no setting {name!r}{nearest(name, processor.settings)}"
+            known = ", ".join(processor.settings)
+            hint = f"use {known}" if known else "the model takes no images: give config.data.images= to drop them"
+            raise InputError(what, f"config.data.images.{name}", hint)
+    return processor
+
+
+def make_data(config: ConfigDict) -> None:
+    """Makes the model and data of `config.make`, where they are not there yet.
+
+    Raises:
+        InputError: it is not a module with a `make()`.
+    """
+    if not config.make:
+        return
+    try:
+        make = importlib.import_module(config.make).make
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
+        what = f"this is not a module with a make() ({error})"
+        raise InputError(what, f"config.make={config.make}", "name one") from None
+    make()
 
 
 def complete_config(config: ConfigDict, definition: Definition) -> ConfigDict:

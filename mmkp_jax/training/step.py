@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from mmkp_jax.data.forest import Forest
-from mmkp_jax.data.processor import filled
+from mmkp_jax.data.processor import Processor
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.ops.cross_entropy import label_nll
@@ -70,10 +70,12 @@ def make_train_step(
     once, so A micro-batches of B rows give what one batch of A * B rows gives.
     """
 
+    processor = definition.processor
+
     def loss_of(trainable: Params, frozen: Params, forest: Forest, gamma: jax.Array) -> tuple[jax.Array, tuple]:
         params = join_params(trainable, frozen)
         losses = forest_losses(definition, params, forest, examples=examples, dtype=dtype)
-        sums = _sums(losses, objective(losses, gamma), forest)
+        sums = _sums(losses, objective(losses, gamma), forest, processor)
         return sums["loss"], (sums, losses)
 
     def train_step(state: State, batch: Forest) -> tuple[State, Metrics, Losses]:
@@ -83,7 +85,10 @@ def make_train_step(
             gradient, (sums, losses) = jax.grad(loss_of, has_aux=True)(trainable, state["frozen"], forest, gamma)
             return jax.tree.map(jnp.add, total, (gradient, sums)), losses
 
-        nothing = jax.tree.map(jnp.zeros_like, trainable), dict.fromkeys((*SUMS, *_slots(batch)), jnp.float32(0))
+        nothing = (
+            jax.tree.map(jnp.zeros_like, trainable),
+            dict.fromkeys((*SUMS, *_slots(batch, processor)), jnp.float32(0)),
+        )
         (gradient, sums), losses = jax.lax.scan(accumulate, nothing, batch)
         gradient = jax.tree.map(lambda g: g / jnp.maximum(sums["posts"], 1), gradient)
         grad_norm = optax.tree.norm(gradient)
@@ -101,7 +106,7 @@ def make_train_step(
         kept = {"trainable": trainable, "optimizer": before, "gamma": state["gamma"]}
         moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
         new_state = {"step": state["step"] + 1, "frozen": state["frozen"], **moved}
-        metrics = {**_metrics(sums, grad_norm, gamma), **_fills(sums, batch), "skipped": 1.0 - finite}
+        metrics = {**_metrics(sums, grad_norm, gamma), **_fills(sums, batch, processor), "skipped": 1.0 - finite}
         return new_state, metrics, losses
 
     return train_step
@@ -111,12 +116,12 @@ SUMS = ("loss", "posts", "packed", "loss_sft", "posts_sft", "loss_cot", "posts_c
 """Sums over a step's micro-batches, besides the filled slots."""
 
 
-def _slots(forest: Forest) -> dict[str, jax.Array]:
+def _slots(forest: Forest, processor: Processor) -> dict[str, jax.Array]:
     """Masks of the filled slots, by kind."""
-    return {"tokens": forest.segment_BT > 0, **filled(forest.images)}
+    return {"tokens": forest.segment_BT > 0, **processor.filled(forest.images)}
 
 
-def _sums(losses: Losses, choice: Choice, forest: Forest) -> Metrics:
+def _sums(losses: Losses, choice: Choice, forest: Forest, processor: Processor) -> Metrics:
     sums = {
         "loss": jnp.where(choice.counts_BS, choice.loss_BS, 0),
         "posts": choice.counts_BS,
@@ -127,7 +132,7 @@ def _sums(losses: Losses, choice: Choice, forest: Forest) -> Metrics:
         "posts_cot": losses.has_cot_BS,
         "on_cot": choice.on_cot_BS,
         "labels": forest.weight_BM,
-        **_slots(forest),
+        **_slots(forest, processor),
     }
     return {name: jnp.sum(array, dtype=jnp.float32) for name, array in sums.items()}
 
@@ -155,6 +160,6 @@ def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
     }
 
 
-def _fills(sums: Metrics, batch: Forest) -> Metrics:
+def _fills(sums: Metrics, batch: Forest, processor: Processor) -> Metrics:
     """Shares of the batch's slots that are filled."""
-    return {f"fill_{name}": sums[name] / max(slot.size, 1) for name, slot in _slots(batch).items()}
+    return {f"fill_{name}": sums[name] / max(slot.size, 1) for name, slot in _slots(batch, processor).items()}

@@ -91,4 +91,4 @@ def test_a_file_beyond_the_limit_is_a_reject_and_says_how_to_raise_it(root, monk
     assert isinstance(record_of(post, root), Record)
     monkeypatch.setenv("MMKP_MAX_IMAGE_BYTES", "100")
     row = record_of(post, root)
-    assert isinstance(row, Reject) and "more than 100 bytes" in row.reason and "MMKP_MAX_IMAGE_BYTES" in row.mend
+    assert isinstance(row, Reject) and "more than 100 bytes" in row.reason and "MMKP_MAX_IMAGE_BYTES" in row.hint

@@ -165,7 +165,7 @@ def test_a_repeat_of_a_number_as_id_is_rejected(tmp_path):
 def test_a_line_longer_than_the_limit_is_rejected_and_the_next_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("MMKP_MAX_LINE_BYTES", "1000")
     reject, post = jsonl(tmp_path, GOOD | {"text": "a" * 2000}, GOOD)
-    assert reject.reason == "a line has more than 1,000 bytes" and "MMKP_MAX_LINE_BYTES" in reject.mend
+    assert reject.reason == "a line has more than 1,000 bytes" and "MMKP_MAX_LINE_BYTES" in reject.hint
     assert post.id == "a"
     reject, post = read_lines(tmp_path, "a" * 2000 + "<sep>k<sep>http://h/a.jpg\nt<sep>k<sep>http://h/a.jpg\n")
     assert (reject.id, post.id) == ("train-1", "train-2") and "more than 1,000 bytes" in reject.reason

@@ -71,7 +71,7 @@ def test_counts_add_up_and_rejects_are_listed(run, tmp_path):
         ("train-6", 6, "the line is not UTF-8"),
         ("train-7", 7, "there is no image 'none.jpg'"),
     ]
-    assert all(row["mend"] and row["file"].endswith("train_src.txt") and row["split"] == "train" for row in rejects)
+    assert all(row["hint"] and row["file"].endswith("train_src.txt") and row["split"] == "train" for row in rejects)
 
 
 @pytest.mark.parametrize("flags", [(), ("--on_bad_row=drop",), ("--on_bad_row=error",)])

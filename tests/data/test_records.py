@@ -61,12 +61,12 @@ def test_bad_images_are_rejected_with_their_reason(tmp_path, images):
         "none.jpg": "no image", "empty.jpg": "empty", "text.jpg": "no image of a known kind", "cut.jpg": "truncated",
         "strip.jpg": "200:1", "huge.jpg": "12,000 x 9,000", "../a.png": "leaves", "/etc/passwd": "leaves",
     }  # fmt: skip
-    rows = [*POSTS, Reject(None, "f", 4, "no JSON", "mend it")]
+    rows = [*POSTS, Reject(None, "f", 4, "no JSON", "fix it")]
     rows += [Post(f"b-{i}", "t", name, ("k",), None, "f", 5 + i) for i, name in enumerate(bad)]
     counts = write_dataset(tmp_path / "out", {"train": rows}, images)
     assert counts == {"train": SplitCounts(len(rows), 3, 1 + len(bad))}
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
-    told = {"id": None, "file": "f", "line": 4, "reason": "no JSON", "mend": "mend it"}
+    told = {"id": None, "file": "f", "line": 4, "reason": "no JSON", "hint": "fix it"}
     assert rejects[0] == {"split": "train", **told, "post": None}
     assert rejected_posts(tmp_path / "out", "train") == rows[4:]  # evaluation counts them
     assert rejected_posts(tmp_path / "out", "test") == []

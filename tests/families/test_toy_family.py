@@ -70,14 +70,17 @@ def test_a_packed_example_equals_the_example_alone(pocket):
 
 def test_the_main_job_trains_evaluates_and_exports_it_and_predict_decodes_the_export(pocket, tmp_path, capsys):
     *_, out = tmp_path / "run", tmp_path / "out.jsonl"
-    whole = command(pocket, config="configs/dyncot.py:model=qwen2_5_vl_3b")[3:]  # presets of pocket have its images
-    flags = [flag for flag in whole if ".images." not in flag]
-    flags += [f"--config.model.path={pocket / 'toy'}", f"--workdir={tmp_path / 'run'}", "--config.data.workers=0"]
-    flags += ["--config.eval_every=6", "--config.compute_dtype=float32", "--config.data.max_text_tokens=96"]
-    assert main(flags) == 0
+    flags = [flag for flag in command(pocket)[3:] if ".images." not in flag]
+    flags += [f"--config.model.path={pocket / 'toy'}", f"--workdir={tmp_path / 'run'}", "--config.eval_every=6"]
+    assert main(flags) == 2 and "config.data.images= to drop them" in capsys.readouterr().err  # of pocket's preset
+    assert main([*flags, "--config.data.images="]) == 2
+    assert "config.row.images= to drop them" in capsys.readouterr().err
+    assert main([*flags, "--config.data.images=", "--config.row.images="]) == 0
     (exported,) = (tmp_path / "run" / "export").iterdir()
     card = (exported / "README.md").read_text()
     assert "AutoModelForCausalLM" in card and "processor" not in card.split("## Training")[0].split("```python")[1]
+    assert "The model takes no images." in card and "Image.open" not in card
+    assert "pipeline_tag: text-generation" in card
     posts = pocket / "posts" / "test.jsonl"
     assert predict([f"--model={exported}", f"--posts={posts}", f"--images={pocket / 'images'}", f"--out={out}"]) == 0
     assert len(out.read_text().splitlines()) == len(posts.read_text().splitlines())

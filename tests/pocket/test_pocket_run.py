@@ -13,7 +13,7 @@ from tests.support.needs_torch import needs_torch
 from tests.support.paths import ROOT
 from tests.support.small_pocket import environment
 
-OTHERS = ("most frequent", "nearest neighbour", "pictures permuted")
+OTHERS = ("most frequent", "nearest neighbour", "images permuted")
 
 
 def pocket_run(folder: Path, *flags: str) -> dict:
@@ -54,7 +54,7 @@ def test_pocket_learns_from_images_and_from_texts(tmp_path, monkeypatch):
         return comparisons[of][who][group]["f1@1"]
 
     assert f1("scores", model, "seen") >= 3 * f1("scores", "most frequent", "seen")
-    for kind, without in (("image", "pictures permuted"), ("text", "texts blanked")):
+    for kind, without in (("image", "images permuted"), ("text", "texts blanked")):
         baseline = max(f1("by_kind", who, kind) for who in ("most frequent", "nearest neighbour"))
         assert f1("by_kind", model, kind) >= 3 * baseline, kind
         assert f1("by_kind", without, kind) <= baseline + 0.02, kind

@@ -114,6 +114,6 @@ FAMILY = Family(
     stages=(Stage("even", "decoder"), Stage("odd", "decoder"), Stage("last", "decoder"), Stage("words", "head")),
     products=products,
     saved_inputs=lambda config, slots: {},
-    reference=Reference("AutoModelForCausalLM", None, lambda ids, config: {}, "", "", "It is fed no images"),
+    reference=Reference("AutoModelForCausalLM", None, lambda ids, config: {}, "", "", ""),
     typical_post={"trunk": 40.0, "sft": 5.0, "cot": 40.0},
 )

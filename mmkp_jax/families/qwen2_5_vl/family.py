@@ -15,9 +15,9 @@ from mmkp_jax.models.flops import with_matrices
 
 STAGES = (
     Stage("visual.patch_embed", "tower"),
-    Stage("visual.blocks", "tower", scanned=True),
+    Stage("visual.blocks", "tower", scanned=True, last="mlp.down.weight"),
     Stage("visual.merger", "projector"),
-    Stage("decoder", "decoder", scanned=True),
+    Stage("decoder", "decoder", scanned=True, last="mlp.down.weight"),
     Stage("lm_head", "head"),
 )
 

@@ -52,10 +52,6 @@ class Images(NamedTuple):
     window_BW: np.ndarray
     """int32: patches of each window; the row's patches fill its windows in order."""
 
-    def filled(self) -> dict[str, np.ndarray]:
-        """Which slots of each kind are filled."""
-        return {"patches": self.image_BP > 0, "windows": self.window_BW > 0}
-
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2_5_VLProcessor:
@@ -183,6 +179,10 @@ class Qwen2_5_VLProcessor:
         row.patch_position_BP2[here] = laid.position_P2
         row.window_BW[window : window + len(laid.window_length_W)] = laid.window_length_W
         row.merged_BT[token : token + layout.tokens] = patch // MERGE**2 + laid.merged_M
+
+    def filled(self, images: Images) -> dict[str, Any]:
+        """Masks of the filled slots of each kind."""
+        return {"patches": images.image_BP > 0, "windows": images.window_BW > 0}
 
     def rgb(self, row: Images) -> list[np.ndarray]:
         """The images of a row as they were resized, uint8 [height, width, 3] each."""

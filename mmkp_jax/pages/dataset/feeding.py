@@ -1,6 +1,5 @@
 """Reads how a config turns its dataset into batches, with the functions that training uses."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.pages.dataset.facts import BatchSetup
 from mmkp_jax.runtime.config import read_config
-from mmkp_jax.training.batches import branches_of, datasets_of, recipe_of
+from mmkp_jax.training.batches import branches_of, datasets_of, make_data, recipe_of
 
 
 def read_batch_setup(named: str, overrides: Sequence[str], data: Path | None) -> tuple[Path, BatchSetup]:
@@ -24,8 +23,7 @@ def read_batch_setup(named: str, overrides: Sequence[str], data: Path | None) ->
         InputError: the config, its model or its dataset cannot be used.
     """
     config = read_config(named, overrides)
-    if config.make:
-        importlib.import_module(config.make).make()
+    make_data(config)
     if not data:
         data, *others = (Path(dataset.path) for dataset in datasets_of(config))
         if others:
