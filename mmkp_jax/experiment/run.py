@@ -71,8 +71,8 @@ def _run_watched(
     config = complete_config(config, definition)
     recipe = recipe_of(config, definition, tokenizer)
     stops = stop_tokens(folder, recipe.template.end_token)
-    if otherwise := text_limit_warning(folder.path, recipe.max_text_tokens):
-        print(otherwise)
+    if warning := text_limit_warning(folder.path, recipe.max_text_tokens):
+        print(warning)
     dtype = dtype_of(config, "compute_dtype")
     predictor = None
 
@@ -147,9 +147,8 @@ def _claim(config: ConfigDict, workdir: Path, extend: bool, base: Folder, lock: 
         write_environment(workdir)
         print(for_terminal(f"{'resuming in' if resumed else 'work directory:'} {workdir}"))
 
-    on_writer(
-        lambda: check_claim(workdir, fields, extend=extend, same=same)
-    )  # no lock in a folder that holds something else
+    # before the lock: none is made in a folder that holds something else
+    on_writer(lambda: check_claim(workdir, fields, extend=extend, same=same))
     _acquire(lock)
     on_writer(start)
     if not jax.config.jax_compilation_cache_dir:  # the environment may name a cache shared by runs

@@ -158,7 +158,7 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "reported"),
     [
         ("{0}:0", "the weight is 0; give one above 0"),
         ("{0}:-1,{1}", "the weight is -1;"),

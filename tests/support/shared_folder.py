@@ -1,4 +1,4 @@
-"""The real files that some tests read; they lie beside the repository, not in it."""
+"""The real files that some tests read; they are next to the repository, not in it."""
 
 from pathlib import Path
 from typing import NamedTuple
