@@ -217,7 +217,7 @@ def test_the_other_strategies_run(pocket, strategy):
 
 
 @pytest.mark.parametrize("limit", [500, 100_000], ids=["config", "checkpoint"])
-def test_no_space_on_disk_is_one_line_and_exit_2(pocket, tmp_path, limit):
+def test_no_space_on_disk_is_one_line_and_exit_2(pocket, unbroken, tmp_path, limit):
     done = run(pocket, f"--workdir={tmp_path / 'run'}", file_bytes=limit)
     message = [line for line in done.stderr.split("\n") if line.strip() and "step" not in line.split("|")[-1]]
     assert done.returncode == 2, done.stderr[-3000:]

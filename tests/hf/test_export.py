@@ -36,7 +36,7 @@ from tests.support.devices import fake_devices
 from tests.support.needs_torch import needs_torch
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.run_on_disk import FROZEN, STEP, write_base, write_run
-from tests.support.small_pocket import ROOT, SIZES
+from tests.support.small_pocket import NO_CACHE, ROOT, SIZES
 from tests.support.tiny import hf_config_dict, tiny_config
 
 LIMITS = {"images": {"min_pixels": 3136, "max_pixels": 12544}, "limits": PromptLimits(96, 24), "card": "# card\n"}
@@ -189,7 +189,7 @@ def command(*flags: str, devices: int = 1, file_bytes: int = resource.RLIM_INFIN
     return subprocess.run(
         [sys.executable, "-c", LIMITED, str(file_bytes), *flags],
         cwd=ROOT,
-        env=fake_devices(devices),
+        env=fake_devices(devices) | ({} if file_bytes == resource.RLIM_INFINITY else NO_CACHE),
         capture_output=True,
         text=True,
         timeout=200,

@@ -80,6 +80,10 @@ def environment(devices: int = 1) -> dict[str, str]:
     return {**fake_devices(devices), "PYTHONUNBUFFERED": "1"}
 
 
+NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+"""For a run whose files are limited: it would leave a cut entry in the cache that all runs share."""
+
+
 def run(
     pocket: Path, *flags: str, devices: int = 1, file_bytes: int = 0, **options: str
 ) -> subprocess.CompletedProcess:
@@ -90,7 +94,10 @@ def run(
 
     done = command(pocket, *flags, **options)
     pipes = {"capture_output": True, "text": True, "timeout": 300}
-    return subprocess.run(done, cwd=ROOT, env=environment(devices), preexec_fn=limit if file_bytes else None, **pipes)
+    env = environment(devices)
+    if file_bytes:
+        env |= NO_CACHE
+    return subprocess.run(done, cwd=ROOT, env=env, preexec_fn=limit if file_bytes else None, **pipes)
 
 
 class Done(NamedTuple):
