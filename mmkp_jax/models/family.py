@@ -118,13 +118,13 @@ class Family:
     """(config, sizes of parameters by path, work) -> the products of a forward pass."""
     saved_inputs: Callable[[Any, Mapping[str, int]], Mapping[str, int]]
     """(config, slots of a row) -> numbers in the saved inputs of layers, by path of the scanned stage."""
+    reference: Reference
     true_share: Callable[[Any], float] = lambda _: 1.0
     """(config) -> the share of executions in which a conditional of the compiled program is true."""
     attended: tuple[str, ...] = ()
     """Names in `Work.images` that attention kernels compute, which skip what is masked."""
     preprocessor: Preprocessor | None = None
     """Supported preprocessor files; None in a family without images."""
-    reference: Reference
     published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """The `config.json` of published models that are known without network access, by hub id."""
     typical_post: Mapping[str, float] = dataclasses.field(default_factory=dict)

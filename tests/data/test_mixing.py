@@ -106,10 +106,10 @@ def test_given_steps_win_over_epochs(folders, recipe):
 
 def test_posts_without_a_chain_of_thought_are_said_before_training(folders, recipe, tmp_path):
     some = plan_posts(config_of(str(folders[0])), recipe)
-    assert "WARNING: few posts have a chain of thought: 10 of 30 training posts (33.3%)" in batches.describe(some)
+    assert "WARNING: few posts have a chain of thought: 10 of 30 training posts (33.3%)" in batches.training_summary(some)
     write_dataset(tmp_path / "out", {"train": [Post(f"{n}", f"text {n}", None, ("k",)) for n in range(6)]}, tmp_path)
     none = config_of(str(tmp_path / "out"))
-    assert "so Dynamic CoT trains as SFT does" in batches.describe(plan_posts(none, recipe))
+    assert "so Dynamic CoT trains as SFT does" in batches.training_summary(plan_posts(none, recipe))
     none.strategy = "cot"  # on rows of both targets, where its loss would be 0
     with pytest.raises(InputError, match="none of 6 training posts has a chain of thought, so nothing is trained"):
         plan_posts(none, recipe)
@@ -140,8 +140,8 @@ def test_test_posts_that_are_trained_on_are_counted(recipe, tmp_path):
     alone = plan_posts(config_of(str(tmp_path / "a")), recipe)
     mixed = plan_posts(config_of(f"{tmp_path / 'a'},{tmp_path / 'b'}"), recipe)
     assert (alone.known_tests, mixed.known_tests) == (0, 1)
-    assert "test posts" not in batches.describe(alone)
-    assert "; test posts that have the text of a training post: 1\n" in batches.describe(mixed)
+    assert "test posts" not in batches.training_summary(alone)
+    assert "; test posts that have the text of a training post: 1\n" in batches.training_summary(mixed)
 
 
 def test_a_path_without_weight_counts_once(folders):
