@@ -71,12 +71,12 @@ def _sealed(root: Path) -> list[bytes]:
     folder.mkdir()
     (folder / "a").write_bytes(b"x" * 100)
     checksums.write_checksums(folder)
-    return [(folder / checksums.FILE).read_bytes()]
+    return [(folder / checksums.CHECKSUMS_FILE).read_bytes()]
 
 
 def _damage(data: bytes, root: Path) -> None:
-    (root / "step" / checksums.FILE).write_bytes(data)
-    what = checksums.damage(root / "step")
+    (root / "step" / checksums.CHECKSUMS_FILE).write_bytes(data)
+    what = checksums.find_damage(root / "step")
     assert what is None or what.isprintable()
 
 
