@@ -120,7 +120,8 @@ def other_tokens(forest: Forest, row: int, segment: int, branch: int | None) -> 
     label_BM[row, labels_M] = (label_BM[row, labels_M] + 17) % 290
     if branch is None and segment == 1:
         patch_BPC[row, forest.images.image_BP[row] == 1] ^= 0xFF
-    return forest._replace(token_BT=token_BT, label_BM=label_BM, patch_BPC=patch_BPC)
+    images = forest.images._replace(patch_BPC=patch_BPC)
+    return forest._replace(token_BT=token_BT, label_BM=label_BM, images=images)
 
 
 @pytest.mark.parametrize("row, segment, branch", [(0, 1, 1), (0, 1, 2), (0, 1, None), (0, 2, None), (1, 2, 2)])
