@@ -106,7 +106,9 @@ def test_given_steps_win_over_epochs(folders, recipe):
 
 def test_posts_without_a_chain_of_thought_are_said_before_training(folders, recipe, tmp_path):
     some = plan_posts(config_of(str(folders[0])), recipe)
-    assert "WARNING: few posts have a chain of thought: 10 of 30 training posts (33.3%)" in batches.training_summary(some)
+    assert "WARNING: few posts have a chain of thought: 10 of 30 training posts (33.3%)" in batches.training_summary(
+        some
+    )
     write_dataset(tmp_path / "out", {"train": [Post(f"{n}", f"text {n}", None, ("k",)) for n in range(6)]}, tmp_path)
     none = config_of(str(tmp_path / "out"))
     assert "so Dynamic CoT trains as SFT does" in batches.training_summary(plan_posts(none, recipe))
