@@ -115,7 +115,7 @@ def test_the_best_step_on_valid_is_tested(pocket, unbroken):
 
 def test_a_killed_and_resumed_run_is_bit_identical_to_an_unbroken_one(pocket, unbroken):
     workdir = pocket.parent / "killed"
-    kill_after(started(pocket, f"--workdir={workdir}"), workdir, 6, signal.SIGKILL)  # of 12
+    kill_after(started(pocket, f"--workdir={workdir}"), workdir, 8, signal.SIGKILL)  # of 12
     assert not (workdir / "checkpoints/12").exists()
     done = run(pocket, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr[-3000:]
