@@ -9,12 +9,13 @@ along with the prompts' states; each loads the images of its own rows only, and 
 
 import collections
 import contextlib
+import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
-from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, insert, prefill, weights_of
+from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, image_keys, insert, prefill, weights_of
 from mmkp_jax.decoding.paging import Pages, PageTable
 from mmkp_jax.decoding.prompts import Batch, Prompt, pack_trunks, padded_size, plan_batches
-from mmkp_jax.decoding.sampling import GREEDY, Sampling, name_number, sample_tokens
+from mmkp_jax.decoding.sampling import GREEDY, Sampling, sample_tokens
+from mmkp_jax.decoding.slots import Completion, Pending, SlotState, Table
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.layers import Rotation
 from mmkp_jax.ops.layout import ROW_AXES, over_rows
@@ -38,36 +40,6 @@ LOADERS = min(8, os.cpu_count() or 1)
 
 Load = Callable[[int], Tree | None]
 """(prompt number) -> the prompt with its images' pixels; None if it is not available. Called in threads."""
-
-
-class Completion(NamedTuple):
-    """A text that the model generated."""
-
-    prompt: int
-    """Number of the prompt."""
-    sample: int
-    """Number of the sample for this prompt, from 0."""
-    tokens: list[int] | None
-    """Token numbers without the stop token; None for a prompt that could not be loaded."""
-    state_D: np.ndarray | None = None
-    """float32: the hidden state of the prompt's last token after the last norm; None where `tokens` is."""
-
-
-class SlotState(NamedTuple):
-    """The state of decoding in each slot; on the host, since it depends on the tokens only."""
-
-    token_B: np.ndarray
-    """int32: the last token of its text so far."""
-    cache_position_B: np.ndarray
-    """int32: the position of that token in the text."""
-    position_B: np.ndarray
-    """int32: its rotary position, the same on all axes."""
-    name_B: np.ndarray
-    """uint32: `sampling.name_number` of the prompt."""
-    sample_B: np.ndarray
-    """int32: number of the sample."""
-    index_B: np.ndarray
-    """int32: index of the next token in the completion."""
 
 
 class Generator:
@@ -134,7 +106,8 @@ class Generator:
             return cache, *jax.lax.with_sharding_constraint(outputs, PartitionSpec())
 
         self._sync_every = sync_every
-        self._empty = jax.jit(lambda pages, width: empty_cache(definition, pages, width, dtype), static_argnums=(0, 1))
+        self._empty = jax.jit(functools.partial(empty_cache, definition, dtype=dtype), static_argnums=(0, 1, 2, 3))
+        self._keys = functools.partial(image_keys, definition, dtype=dtype)
         self._grown = jax.jit(grown, static_argnums=1)
         # unused parameters stay where they are too: they count as memory of the program
         self._prefill = jax.jit(filled, static_argnums=2, keep_unused=True)
@@ -152,10 +125,12 @@ class Generator:
         slots, rows = self._sizes(min(self._slots, 1 << (len(prompts) * num_samples - 1).bit_length()))
         batches = plan_batches(prompts, rows)
         pages = self._pages(slots, max((batch.size.tokens for batch in batches), default=0))
-        table = _Table(prompts, slots, self._answer_tokens, self._stop_tokens)
-        cache = self._on_mesh(self._empty, pages.in_all, pages.width)
+        table = Table(prompts, slots, self._answer_tokens, self._stop_tokens)
+        sizes = {tuple(batch.size.slots().items()): batch.size for batch in batches}.values()
+        keys = max(map(self._keys, sizes), default=0)
+        cache = self._on_mesh(self._empty, pages.in_all, pages.width, slots, keys)
         weights = self._on_mesh(self._weights, params)
-        trunks, waiting = None, collections.deque[_Pending]()  # the rows prefilled last, and what waits for a slot
+        trunks, waiting = None, collections.deque[Pending]()  # the rows prefilled last, and what waits for a slot
         with (
             ThreadPoolExecutor(LOADERS) as pool,
             contextlib.closing(self._forests(pool, batches, rows, load)) as forests,  # before the pool, which waits
@@ -167,13 +142,13 @@ class Generator:
                         trunks, there_R = self._on_mesh(self._prefill, params, forest, pages.width)
                         there_R, forest = np.asarray(there_R), None
                         pending = [
-                            _Pending(row, n, i) for row, n in enumerate(batch.numbers) for i in range(num_samples)
+                            Pending(row, n, i) for row, n in enumerate(batch.numbers) for i in range(num_samples)
                         ]
                         waiting.extend(each for each in pending if there_R[each.row])
                         yield from (Completion(p.prompt, p.sample, None) for p in pending if not there_R[p.row])
                     row_M, slot_M = table.assign(waiting, at_most=-(-rows // 4))  # few slots are free at a time
                     cache = self._with_room(cache, pages, table.positions(slot_M))
-                    cache = self._on_mesh(self._insert, cache, trunks, row_M, pages.numbers_of(slot_M))
+                    cache = self._on_mesh(self._insert, cache, trunks, row_M, slot_M, pages.numbers_of(slot_M))
                 if not table.taken:
                     return
                 cache = self._with_room(cache, pages, table.positions(table.taken, ahead=self._sync_every))
@@ -205,15 +180,16 @@ class Generator:
         fewer = max(pages.count, pages.before_last)
         pages.grow(pages.most)
         with jax.set_mesh(self._mesh):
-            cache = _result_structs(self._empty.lower(pages.in_all, pages.width))
+            room = pages.width, slots, self._keys(size)
+            cache = _result_structs(self._empty.lower(pages.in_all, *room))
             weights = _result_structs(self._weights.lower(params))
-            free = _Table([], slots, self._answer_tokens, frozenset()).slots
+            free = Table([], slots, self._answer_tokens, frozenset()).slots
             programs = {
                 "prefill": self._prefill.lower(params, trunks, pages.width),
                 "decode": self._decode.lower(params, weights, cache, pages.pages, free),
             }
             if fewer < pages.most:
-                before = _result_structs(self._empty.lower(self._shards * fewer, pages.width))
+                before = _result_structs(self._empty.lower(self._shards * fewer, *room))
                 programs["growth"] = self._grown.lower(before, pages.in_all)
             return programs
 
@@ -275,76 +251,3 @@ def _result_structs(lowered: jax.stages.Lowered) -> Any:
         lowered.out_info,
         lowered.compile().output_shardings,
     )
-
-
-class _Pending(NamedTuple):
-    """A completion that waits for a slot, of the prompt in a row of a prefill."""
-
-    row: int
-    prompt: int
-    sample: int
-
-
-class _Table:
-    """The assignment of completions to slots, and their tokens so far."""
-
-    def __init__(self, prompts: Sequence[Prompt], slots: int, answer_tokens: int, stop_tokens: frozenset[int]):
-        self._prompts, self._answer_tokens, self._stop_tokens = prompts, answer_tokens, stop_tokens
-        self.slots = SlotState(
-            *(np.zeros(slots, np.uint32 if field == "name_B" else np.int32) for field in SlotState._fields)
-        )
-        self.free = list(range(slots))
-        self.taken: dict[int, Completion] = {}
-        """Unfinished completions, by slot."""
-
-    def assign(self, waiting: collections.deque[_Pending], *, at_most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Assigns the first of `waiting` to free slots; returns the moves (row, slot), as `cache.insert` takes them."""
-        row_M, slot_M = np.zeros(at_most, np.int32), np.full(at_most, len(self.slots.token_B), np.int32)
-        for move in range(min(len(waiting), len(self.free), at_most)):
-            row_M[move], number, sample = waiting.popleft()
-            slot_M[move] = slot = self.free.pop()
-            prompt = self._prompts[number]
-            start = (prompt.last_token, prompt.size.tokens, prompt.last_position, name_number(prompt.name), sample, 0)
-            for array, value in zip(self.slots, start, strict=True):
-                array[slot] = value
-            self.taken[slot] = Completion(number, sample, [])
-        return row_M, slot_M
-
-    def record_states(self, state_BD: jax.Array) -> None:
-        """Records the states of slots that just began: they belong to a prompt's last token."""
-        begun = [slot for slot in self.taken if self.slots.index_B[slot] == 0]
-        if begun:  # otherwise nothing has to leave the devices
-            state_BD = np.asarray(state_BD)
-            self.taken |= {slot: self.taken[slot]._replace(state_D=state_BD[slot].copy()) for slot in begun}
-
-    def positions(self, slots: Iterable[int], *, ahead: int = 0) -> dict[int, int]:
-        """Positions of the texts in those of `slots` that are taken, `ahead` tokens later, up to the allowed length."""
-        found = {}
-        for slot in slots:
-            if completion := self.taken.get(slot):
-                most = self._prompts[completion.prompt].size.tokens + self._answer_tokens
-                found[slot] = min(int(self.slots.cache_position_B[slot]) + ahead, most)
-        return found
-
-    def advance(self, token_KB: np.ndarray) -> Iterator[tuple[int, Completion]]:
-        """Adds the tokens to the completions; frees the slots of those that have ended, and yields both."""
-        tokens_B = token_KB.T.tolist()
-        ended = [slot for slot, completion in self.taken.items() if self._has_ended(completion, tokens_B[slot])]
-        for slot in ended:
-            self.free.append(slot)
-            yield slot, self.taken.pop(slot)
-        going = list(self.taken)
-        self.slots.token_B[going] = token_KB[-1, going]
-        for array in (self.slots.cache_position_B, self.slots.position_B, self.slots.index_B):
-            array[going] += len(token_KB)
-
-    def _has_ended(self, completion: Completion, following: list[int]) -> bool:
-        most = self._prompts[completion.prompt].most_tokens
-        most = self._answer_tokens if most is None else min(most, self._answer_tokens)
-        for token in following:
-            if token in self._stop_tokens:
-                return True
-            completion.tokens.append(token)
-            if len(completion.tokens) == most:
-                return True
-        return False

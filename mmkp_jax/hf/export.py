@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.card import CARD
 from mmkp_jax.hf.folder import CONFIG, FETCHED, Folder
 from mmkp_jax.hf.load import find_tensors
-from mmkp_jax.hf.names import Published, compact, published_name, published_tensors
+from mmkp_jax.hf.names import Published, compact, pieces_of, published_name, published_tensors, source_of
 from mmkp_jax.hf.preprocessor import with_settings
 from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, read, reason_of
@@ -122,15 +122,22 @@ def _made_anew(trained: Params, frozen: Params, base: Folder) -> dict[str, Make]
     found = find_tensors(base, parts, names)
     _check_frozen({path: (arrays[path], parts[path]) for path in flatten(frozen)}, found, base)
     made = {
-        found[part.name].name: functools.partial(_fetch, arrays[path], part.layer, DTYPES[found[part.name].dtype])
-        for path in flatten(trained)
-        for part in parts[path]
+        found[name].name: functools.partial(_joined, [arrays[path] for path in paths], pieces, found[name].dtype)
+        for name, (paths, pieces) in pieces_of(parts).items()
+        if not flatten(trained).keys().isdisjoint(paths)
     }
+    heads = {source_of(path, names).name: repeated for path, repeated in names.tied.items()}
     for name, tensor in base.tensors.items():
-        repeated = names.tied.get(names.ours.get(published_name(name, names), ""))
+        repeated = heads.get(published_name(name, names))
         if repeated in flatten(trained) and tensor not in found.values():  # a tied checkpoint's own copy of its head
             made[name] = functools.partial(_fetch, arrays[repeated], None, DTYPES[tensor.dtype])
     return made
+
+
+def _joined(arrays: Sequence[jax.Array], parts: Sequence[Published], dtype: str) -> np.ndarray:
+    """A whole published tensor from our parameters."""
+    pieces = [_fetch(array, part.layer, DTYPES[dtype]) for array, part in zip(arrays, parts, strict=True)]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _check_frozen(
@@ -139,13 +146,13 @@ def _check_frozen(
     changed = []
     for array, parts in frozen.values():
         for part in parts:
-            tensor = found[part.name]
+            tensor = part.of(found[part.name])
             theirs = read(tensor, (slice(None),) * len(tensor.shape)).astype(array.dtype, copy=False)
             if not np.array_equal(theirs.view(np.uint8), _fetch(array, part.layer, array.dtype).view(np.uint8)):
                 changed.append(tensor.name)
     if changed:
         raise InputError(
-            f"tensors that did not train are not those that the run started from: {compact(changed)}",
+            f"tensors that did not train are not those that the run started from: {compact(dict.fromkeys(changed))}",
             str(base.path),
             "restore the base of the run (config.model.path)",
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import family_of
-from mmkp_jax.hf.names import published_name
+from mmkp_jax.hf.names import published_name, source_of
 from mmkp_jax.hf.preprocessor import check_preprocessor
 from mmkp_jax.hf.tensors import AGAIN, DTYPES, Tensor, find_files, header_of, is_there, reason_of, same_numbers
 from mmkp_jax.models.family import Family
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 ADAPTER = "adapter_config.json"
+TIED = "tie_word_embeddings"
+"""The key of a `config.json` that says whether the head is the embedding."""
 
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "README.md", "LICENSE*")
 """Files that are downloaded from the hub."""
@@ -37,7 +39,7 @@ class Folder:
 
     path: Path
     config: dict[str, Any]
-    """Content of the `config.json`, unchanged."""
+    """Content of the `config.json`; with `tie_word_embeddings` as the files have it, where it leaves that to them."""
     tensors: dict[str, Tensor]
     """Tensors by their name in the file."""
 
@@ -83,6 +85,11 @@ def open_folder(path: str) -> Folder:
             _TOKENIZER_AGAIN,
         )
     folder = Folder(local, config, find_files(local))
+    if folder.model_config.tie_embeddings is None:
+        names = folder.family.names
+        heads = {source_of(path, names).name for path in names.tied}
+        config[TIED] = heads.isdisjoint(published_name(name, names) for name in folder.tensors)
+        return Folder(local, config, folder.tensors)
     _check_tied(folder)
     return folder
 
@@ -108,16 +115,15 @@ def _check_tied(folder: Folder) -> None:
         return
     names = folder.family.names
     found = {published_name(name, names): tensor for name, tensor in folder.tensors.items()}
-    theirs = {path: name for name, path in names.ours.items()}
-    for path, repeated in names.tied.items():
-        head, embedding = found.get(theirs[path]), found.get(theirs[repeated])
+    for tied in names.tied.items():
+        head, embedding = (found.get(source_of(path, names).name) for path in tied)
         if head is None or embedding is None or embedding.dtype not in DTYPES:  # reported on loading
             continue
         if head.dtype not in DTYPES or not same_numbers(head, embedding):
             raise InputError(
-                f"{CONFIG} says tie_word_embeddings, and {head.name} is not {embedding.name}",
+                f"{CONFIG} says {TIED}, and {head.name} is not {embedding.name}",
                 str(head.file),
-                f"set tie_word_embeddings to false in {CONFIG} if the model is to use it, else remove it from the file",
+                f"set {TIED} to false in {CONFIG} if the model is to use it, else remove it from the file",
             )
 
 

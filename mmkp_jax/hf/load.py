@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder
-from mmkp_jax.hf.names import Published, compact, published_name, published_tensors
+from mmkp_jax.hf.names import Published, compact, published_name, published_tensors, source_of
 from mmkp_jax.hf.tensors import DTYPES, Index, Tensor, read
 from mmkp_jax.models.definition import Params, flatten, unflatten
 from mmkp_jax.models.family import Names
@@ -38,7 +38,7 @@ def load_params(folder: Folder, target: Params) -> Params:
     order = sorted(wanted, key=lambda path: math.prod(wanted[path][0].shape), reverse=True)
     loaded = {}
     for path in order:
-        tensors = [found[part.name] for part in wanted[path]]
+        tensors = [part.of(found[part.name]) for part in wanted[path]]
         load = _load_whole if wanted[path][0].layer is None else _load_stack
         loaded[path] = load(tensors, structs[path])
     return unflatten({path: loaded[path] for path in structs})
@@ -65,7 +65,8 @@ def find_tensors(folder: Folder, wanted: Mapping[str, list[Published]], names: N
         InputError: they are not exactly the wanted ones; one error lists all.
     """
     expected = {part.name: part.shape for parts in wanted.values() for part in parts}
-    spare = {name for name, path in names.ours.items() if path in names.tied and path not in wanted}
+    heads = {source_of(path, names).name: path for path in names.tied}
+    spare = {name for name, path in heads.items() if path not in wanted}
     found: dict[str, Tensor] = {}
     unexpected, others = [], {}
     for name, tensor in folder.tensors.items():
@@ -86,7 +87,7 @@ def find_tensors(folder: Folder, wanted: Mapping[str, list[Published]], names: N
     problems = {"missing": missing, "unexpected": unexpected, **others}
     if any(problems.values()):
         hint = "take weights and config.json from one checkpoint, not quantised and without adapters"
-        if {names.ours.get(name) for name in missing} & set(names.tied):
+        if heads.keys() & set(missing):
             hint += "; where the head is the embedding, set tie_word_embeddings to true in config.json"
         raise InputError(
             "; ".join(f"{problem}: {compact(tensors)}" for problem, tensors in problems.items() if tensors),

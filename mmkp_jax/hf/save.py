@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import family_of
 from mmkp_jax.hf.folder import CONFIG
-from mmkp_jax.hf.names import Published, published_tensors
+from mmkp_jax.hf.names import Published, pieces_of, published_tensors
 from mmkp_jax.hf.tensors import INDEX, WEIGHTS
 from mmkp_jax.models.definition import Params, flatten
 from mmkp_jax.runtime.atomic import renaming, write_json
@@ -55,16 +55,15 @@ def save_params(
     """
     names = family_of(config_json, CONFIG).names
     arrays = flatten(params)
-    shapes = {name: array.shape for name, array in arrays.items()}
+    pieces = pieces_of(published_tensors({path: array.shape for path, array in arrays.items()}, names))
     tensors = [
         Pending(
-            part.name,
-            part.shape,
-            np.dtype(dtype or arrays[name].dtype),
-            functools.partial(_fetch, arrays[name], part),
+            name,
+            parts[0].shape,
+            np.dtype(dtype or arrays[paths[0]].dtype),
+            functools.partial(_fetch, [arrays[path] for path in paths], parts),
         )
-        for name, parts in published_tensors(shapes, names).items()
-        for part in parts
+        for name, (paths, parts) in pieces.items()
     ]
     save_tensors(tensors, config_json, path, max_shard_bytes)
 
@@ -96,8 +95,9 @@ def save_tensors(
     write_json(path / CONFIG, config_json)
 
 
-def _fetch(array: Any, part: Published) -> np.ndarray:
-    return np.asarray(array if part.layer is None else array[part.layer])
+def _fetch(arrays: Sequence[Any], parts: Sequence[Published]) -> np.ndarray:
+    pieces = [array if part.layer is None else array[part.layer] for array, part in zip(arrays, parts, strict=True)]
+    return np.asarray(pieces[0]) if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _shards(tensors: Iterable[Pending], max_shard_bytes: int) -> list[list[Pending]]:

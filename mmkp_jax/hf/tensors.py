@@ -37,6 +37,8 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     """Dtype by safetensors' name: `BF16`, `F32`, ..."""
+    first_row: int = 0
+    """Where it is a part of the rows of the file's tensor, the first of them."""
 
 
 def is_there(file: Path) -> bool:
@@ -98,8 +100,8 @@ def read(tensor: Tensor, index: Index) -> np.ndarray:
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         with safe_open(tensor.file, framework="numpy") as opened:
-            part = opened.get_slice(tensor.name)
-            out[start : start + step] = part[(slice(block.start, block.stop), *index[1:])]
+            part, first = opened.get_slice(tensor.name), tensor.first_row
+            out[start : start + step] = part[(slice(first + block.start, first + block.stop), *index[1:])]
     return out
 
 

@@ -13,11 +13,22 @@ PARTS = ("tower", "projector", "decoder", "head")
 """Parts of a model that FLOPs are grouped by and `config.freeze` may name; a family may lack some."""
 
 
-class Names(NamedTuple):
-    """Published tensor names against paths in our parameters: one table, read in both directions."""
+class Source(NamedTuple):
+    """Where a parameter is published, if not simply as one tensor, or as one for each layer 0, 1, 2, …"""
 
-    ours: Mapping[str, str]
-    """Our path by published name; `{}` in a name is the layer number, which is the leading axis in our parameter."""
+    name: str
+    """As in `Names.published`; several stacks or parts may share one."""
+    number: Callable[[int], int] = lambda index: index
+    """Published layer number of the layer with this index in its stack: where stacks interleave."""
+    part: tuple[int, int] = (0, 1)
+    """(i, n): our parameter is the i-th of n equal parts of the published tensor's rows."""
+
+
+class Names(NamedTuple):
+    """Paths in our parameters against published tensor names: one table, read in both directions."""
+
+    published: Mapping[str, str | Source]
+    """Published name by our path; `{}` in a name is the layer number, and the leading axis of our parameter."""
     aliases: tuple[tuple[str, str], ...] = ()
     """Prefixes that other releases of transformers write, and the published prefixes that they stand for."""
     tied: Mapping[str, str] = MappingProxyType({})
@@ -99,7 +110,8 @@ class Family:
     """The `model_type` of its `config.json`."""
     read_config: Callable[[Mapping[str, Any], str], Any]
     """Reads the content of a `config.json` (and its path, for messages). The result has at least `vocab_size`,
-    `hidden_size`, `num_layers` and `tie_embeddings`.
+    `hidden_size`, `num_layers` and `tie_embeddings`. The last is None where the content leaves it to the files: then a
+    folder that holds no head is tied (`tie_word_embeddings` at the top of `Folder.config`).
 
     Raises:
         InputError: a field is missing, of another type, at odds with another, or asks for what is not implemented.

@@ -1,8 +1,10 @@
 """The interface of every model family's module to training, decoding and planning.
 
-B rows, T tokens, A position axes, I pairs of a head, D model width, V vocabulary.
+B rows, T tokens, S keys of images, A position axes, I pairs of a head, N query heads, K key-value heads, H head width,
+D model width, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -11,6 +13,8 @@ from flax import nnx
 
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.models.layers import Rotation
+from mmkp_jax.ops.attention import Attention
+from mmkp_jax.ops.backends import BACKENDS
 
 
 class Layer(NamedTuple):
@@ -22,6 +26,44 @@ class Layer(NamedTuple):
     """Index in the stack."""
     kv_heads: int
     head_dim: int
+    cross: bool = False
+    """Whether it attends to images instead of tokens: its keys are those of the prompt's images."""
+
+
+class Memory(NamedTuple):
+    """What layers of cross-attention attend to."""
+
+    features_BSX: jax.Array
+    """What keys and values are projected from."""
+    query_BT: jax.Array
+    """int32: a token sees the keys of its own number, and none if that is 0. Tokens after a prompt see what it sees."""
+    key_BS: jax.Array
+    """int32: number of the tree to whose images a key belongs; 0 for a key that no token sees."""
+
+
+Project = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+"""Keys and values, [B, S, K, H] each, from `Memory.features_BSX`."""
+
+
+class Attend(NamedTuple):
+    """Attention as a decoder layer calls it: in training, in a prefill, or for one token with cached keys."""
+
+    own: Attention
+    """To the tokens of the token's own tree."""
+    images: Callable[[jax.Array, Project], jax.Array] | None = None
+    """(q [B, T, N, H], project) -> [B, T, N, H]: to the images of its tree; 0 without any. None if no layer does so."""
+    has_images_BT: jax.Array | None = None
+    """bool: tokens that see an image."""
+
+
+def attend_by(attention: str, forest: Forest, memory: Memory | None = None) -> Attend:
+    """Attention over packed rows by a backend's name."""
+    backend = BACKENDS[attention]
+    own = backend.forest(forest.segment_BT, forest.branch_BT)
+    if memory is None:
+        return Attend(own)
+    cross = backend.cross(memory.query_BT, memory.key_BS)
+    return Attend(own, lambda q, project: cross(q, *project(memory.features_BSX)), memory.query_BT > 0)
 
 
 class Model(Protocol):
@@ -36,6 +78,10 @@ class Model(Protocol):
 
     def encode(self, images: Any, dtype: jnp.dtype) -> Any:
         """Features of a batch's images (`Forest.images`); None in a family without images."""
+        ...
+
+    def memory(self, forest: Forest, features: Any, dtype: jnp.dtype) -> Memory | None:
+        """What layers of cross-attention attend to; None in a model without any."""
         ...
 
     def embed(self, forest: Forest, features: Any, dtype: jnp.dtype) -> jax.Array:
@@ -59,7 +105,7 @@ class Model(Protocol):
         ...
 
     def stack(self, name: str) -> nnx.Module:
-        """Layers of one kind, their parameters stacked; one is called as `layer(x_BTD, rotation, attend)`."""
+        """Layers of one kind, their parameters stacked; one is called as `layer(x_BTD, rotation, attend: Attend)`."""
         ...
 
     def finish(self, x_BTD: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from mmkp_jax.data.forest import TRUNK
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(q [B, T, N, H], k and v [B, S, K, H]) -> [B, T, N, H], under a rule fixed when it was made."""
 
 
@@ -32,10 +32,12 @@ MIN_SLICED = 256
 class Backend(NamedTuple):
     """A way to compute attention; what depends on the rows only is computed once a step, for all layers and heads."""
 
-    forest: Callable[[jax.Array, jax.Array], Attend]
+    forest: Callable[[jax.Array, jax.Array], Attention]
     """(segment_BT, branch_BT) -> attention by the rule of the forest."""
-    images: Callable[[jax.Array], Attend]
+    images: Callable[[jax.Array], Attention]
     """(image_BP) -> attention of every patch to all patches of its image."""
+    cross: Callable[[jax.Array, jax.Array], Attention]
+    """(query_BT, key_BS) -> attention of every query to the keys of its number; 0 for a query of number 0."""
 
 
 def forest_mask(segment_BT: jax.Array, branch_BT: jax.Array) -> jax.Array:
@@ -164,14 +166,21 @@ def _scores(q_BKGTH: jax.Array, k_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.A
     return jnp.where(mask_BTS[:, None, None], scores_BKGTS * q_BKGTH.shape[-1] ** -0.5, jnp.finfo(wide).min)
 
 
-def _dense_forest(segment_BT: jax.Array, branch_BT: jax.Array) -> Attend:
+def _dense_forest(segment_BT: jax.Array, branch_BT: jax.Array) -> Attention:
     mask_BTT = forest_mask(segment_BT, branch_BT)
     return lambda q, k, v: dense_attention(q, k, v, mask_BTT, causal=True)
 
 
-def _dense_images(image_BP: jax.Array) -> Attend:
+def _dense_images(image_BP: jax.Array) -> Attention:
     mask_BPP = same_segment_mask(image_BP)
     return lambda q, k, v: dense_attention(q, k, v, mask_BPP)
 
 
-DENSE = Backend(_dense_forest, _dense_images)
+def dense_cross(query_BT: jax.Array, key_BS: jax.Array) -> Attention:
+    """`Backend.cross` by `dense_attention`."""
+    seen_BT = query_BT > 0
+    mask_BTS = (query_BT[:, :, None] == key_BS[:, None]) & seen_BT[..., None]
+    return lambda q, k, v: jnp.where(seen_BT[..., None, None], dense_attention(q, k, v, mask_BTS), 0)
+
+
+DENSE = Backend(_dense_forest, _dense_images, dense_cross)

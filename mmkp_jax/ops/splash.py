@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec
 
 from mmkp_jax.data.forest import COT, SFT
 from mmkp_jax.errors import InputError
-from mmkp_jax.ops.attention import Attend, Backend, forest_mask, same_segment_mask
+from mmkp_jax.ops.attention import Attention, Backend, dense_cross, forest_mask, same_segment_mask
 from mmkp_jax.ops.layout import ROW_AXES
 
 LANES = 128
@@ -65,10 +65,11 @@ def splash_backend(interpret: bool) -> Backend:
 
     It is an argument because a program may be compiled for a TPU on a machine without one.
     """
-    return Backend(functools.partial(_forest, interpret), functools.partial(_images, interpret))
+    forest, images = functools.partial(_forest, interpret), functools.partial(_images, interpret)
+    return Backend(forest, images, dense_cross)  # keys of images are few: no kernel yet
 
 
-def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array) -> Attend:
+def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array) -> Attention:
     segment_BT, branch_BT = _own_segments(segment_BT), _whole_blocks(branch_BT)
     slot_T = jnp.arange(segment_BT.shape[1])
     side_BT = (branch_BT == SFT).astype(jnp.int32) - (branch_BT == COT)
@@ -77,7 +78,7 @@ def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array) -> Att
     return functools.partial(_attend, interpret, intervals._replace(slot_BS=slot_BS))
 
 
-def _images(interpret: bool, image_BP: jax.Array) -> Attend:
+def _images(interpret: bool, image_BP: jax.Array) -> Attention:
     image_BP = _own_segments(image_BP)
     position_BP = jnp.broadcast_to(jnp.arange(image_BP.shape[1]), image_BP.shape)
     return functools.partial(_attend, interpret, _intervals(same_segment_mask(image_BP), position_BP))

@@ -6,15 +6,19 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from mmkp_jax.data.forest import RowSize, Tree, pack_rows
+from mmkp_jax.errors import InputError
 from mmkp_jax.families import registry
+from mmkp_jax.hf.export import export_folder
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
+from mmkp_jax.hf.prompt_limits import PromptLimits
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.inference.load_model import load_model
 from mmkp_jax.main import main
-from mmkp_jax.models.definition import flatten, random_params
+from mmkp_jax.models.definition import flatten, random_params, unflatten
 from mmkp_jax.predict import main as predict
 from mmkp_jax.training.step import forest_losses
 from tests.support.small_pocket import command, small_pocket
@@ -40,17 +44,62 @@ def pocket(tmp_path_factory):
     config = ROW | {"words": json.loads((whole / "config.json").read_text())["vocab_size"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.FAMILIES, "toy", "tests.support.toy_family")
-        save_params(random_params(registry.define(config), seed=0, spread=0.2), config, toy)
+        tied = registry.define(config | {"tie_word_embeddings": True})
+        save_params(random_params(tied, seed=0, spread=0.2), config, toy)
     return pocket
 
 
 def test_weights_come_back_under_the_familys_own_names(pocket):
     folder = open_folder(str(pocket / "toy"))
-    assert {"dictionary", "even.1.in", "odd.0.out", "end.scale"} < folder.tensors.keys()
+    blocks = {f"block.{i}.{name}" for i in range(3) for name in ("scale", "in", "out")}
+    assert folder.tensors.keys() == {"dictionary", "end.scale"} | blocks
+    assert {folder.tensors[f"block.{i}.in"].shape for i in range(3)} == {(48, 16)}
     definition = registry.define(folder.config)
     loaded, made = load_params(folder, definition.shapes()), random_params(definition, seed=0, spread=0.2)
     for path, array in flatten(loaded).items():
         np.testing.assert_array_equal(array, flatten(made)[path], err_msg=path)
+
+
+def test_stacks_interleave_and_one_published_tensor_is_three_parameters(pocket):
+    tensors = load_file(pocket / "toy" / "model.safetensors")
+    made = flatten(random_params(registry.define(open_folder(str(pocket / "toy")).config), seed=0, spread=0.2))
+    for number, (stack, index) in enumerate([("even", 0), ("odd", 0), ("even", 1)]):
+        joined = np.concatenate([made[f"{stack}.{each}.weight"][index] for each in "qkv"])
+        np.testing.assert_array_equal(tensors[f"block.{number}.in"], joined)
+
+
+def test_one_trained_part_is_exported_within_its_published_tensor(pocket, tmp_path):
+    folder = open_folder(str(pocket / "toy"))
+    params = flatten(load_params(folder, registry.define(folder.config).shapes()))
+    trained = {"odd.k.weight": params.pop("odd.k.weight") + 1}
+    counts = export_folder(
+        unflatten(trained), unflatten(params), folder, tmp_path / "out", images={}, limits=PromptLimits(8, 8), card=""
+    )
+    before, after = (load_file(path / "model.safetensors") for path in (folder.path, tmp_path / "out"))
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"block.1.in"} and counts.trained == 1
+    moved = after["block.1.in"] - before["block.1.in"]
+    assert np.flatnonzero(moved.any(axis=1)).tolist() == list(range(16, 32))
+    with pytest.raises(InputError, match=r"are not those that the run started from: block\.1\.in"):
+        other = {"even.q.weight": params.pop("even.q.weight")}
+        changed = params | {"odd.v.weight": params["odd.v.weight"] + 1, **trained}
+        export_folder(
+            unflatten(other), unflatten(changed), folder, tmp_path / "no", images={}, limits=PromptLimits(8, 8), card=""
+        )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_config_that_leaves_it_to_the_files_is_tied_if_they_hold_no_head(pocket, tmp_path, tied):
+    shutil.copytree(pocket / "toy", tmp_path / "toy")
+    published = open_folder(str(tmp_path / "toy")).config
+    assert published.pop("tie_word_embeddings") is True
+    (tmp_path / "toy" / "model.safetensors").unlink()
+    made = random_params(registry.define(published | {"tie_word_embeddings": tied}), seed=2)
+    save_params(made, published, tmp_path / "toy")
+    folder = open_folder(str(tmp_path / "toy"))
+    assert "tie_word_embeddings" not in json.loads((tmp_path / "toy" / "config.json").read_text())
+    loaded = flatten(load_params(folder, registry.define(folder.config).shapes()))
+    assert ("out" not in loaded) == tied and loaded.keys() == flatten(made).keys()
 
 
 def test_a_packed_example_equals_the_example_alone(pocket):

@@ -1,27 +1,26 @@
-"""A family of its own for tests: text only, one square layer in two kinds that alternate, its own names."""
+"""A family of its own for tests: text only, one square layer in two stacks that alternate, its own names."""
 
-from typing import NamedTuple
+import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from mmkp_jax.data.processor import TextProcessor
-from mmkp_jax.models.family import Family, Names, Product, Reference, Stage
+from mmkp_jax.models.family import Family, Names, Product, Reference, Source, Stage
 from mmkp_jax.models.flops import with_matrices
 from mmkp_jax.models.layers import Linear, RMSNorm, parameter, rotary_frequencies, rotate, rotation_by
-from mmkp_jax.models.model import Layer
-from mmkp_jax.ops.backends import BACKENDS
+from mmkp_jax.models.model import Layer, attend_by
 from mmkp_jax.runtime.json_files import Fields
 
 HEADS, WIDTH_A_HEAD, THETA = 2, 8, 10_000.0
 
 
-class ToyConfig(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ToyConfig:
     vocab_size: int
     num_layers: int
     hidden_size: int = HEADS * WIDTH_A_HEAD
-    tie_embeddings: bool = True
+    tie_embeddings: bool | None = None
 
 
 class ToyLayer(nnx.Module):
@@ -30,13 +29,16 @@ class ToyLayer(nnx.Module):
     def __init__(self, *, layers: int, rngs):
         D = HEADS * WIDTH_A_HEAD
         self.norm = RMSNorm(D, "embed", eps=1e-6, layers=layers, rngs=rngs)
-        self.qkv = Linear((3 * D, D), ("heads", "embed"), bias=False, layers=layers, rngs=rngs)
+        self.q, self.k, self.v = (
+            Linear((D, D), ("heads", "embed"), bias=False, layers=layers, rngs=rngs) for _ in range(3)
+        )
         self.mix = Linear((D, D), ("embed", "heads"), bias=False, layers=layers, rngs=rngs)
 
     def __call__(self, x_BTD, rotation, attend):
         B, T, _ = x_BTD.shape
-        q, k, v = jnp.moveaxis(self.qkv(self.norm(x_BTD)).reshape(B, T, 3, HEADS, WIDTH_A_HEAD), 2, 0)
-        return x_BTD + self.mix(attend(rotate(q, rotation), rotate(k, rotation), v).reshape(B, T, -1))
+        h_BTD = self.norm(x_BTD)
+        q, k, v = (each(h_BTD).reshape(B, T, HEADS, WIDTH_A_HEAD) for each in (self.q, self.k, self.v))
+        return x_BTD + self.mix(attend.own(rotate(q, rotation), rotate(k, rotation), v).reshape(B, T, -1))
 
 
 class Toy(nnx.Module):
@@ -46,11 +48,16 @@ class Toy(nnx.Module):
         self.even = ToyLayer(layers=-(-config.num_layers // 2), rngs=rngs)
         self.odd = ToyLayer(layers=config.num_layers // 2, rngs=rngs)
         self.last = RMSNorm(config.hidden_size, "embed", eps=1e-6, layers=None, rngs=rngs)
+        if not config.tie_embeddings:
+            self.out = parameter(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), None)
 
     def __call__(self, forest, dtype):
         return self.decode(forest, None, dtype)
 
     def encode(self, images, dtype):
+        return None
+
+    def memory(self, forest, features, dtype):
         return None
 
     def embed(self, forest, features, dtype):
@@ -60,7 +67,7 @@ class Toy(nnx.Module):
         return self.words[...][token_BT].astype(dtype)
 
     def decode(self, forest, features, dtype):
-        attend = BACKENDS[self.attention].forest(forest.segment_BT, forest.branch_BT)
+        attend = attend_by(self.attention, forest, self.memory(forest, features, dtype))
         x_BTD, rotation = self.embed(forest, features, dtype), self.rotation(forest.position_BTA)
         for layer in self.layers():
             graph, state = nnx.split(self.stack(layer.stack))
@@ -83,35 +90,54 @@ class Toy(nnx.Module):
 
     @property
     def head(self):
-        return self.words[...]
+        return (self.words if self.config.tie_embeddings else self.out)[...]
 
 
 def read_config(published, where):
     fields = Fields(published, where, "take another")
-    return ToyConfig(fields.integer("words"), fields.integer("depth"))
+    tied = fields.flag("tie_word_embeddings", False) if "tie_word_embeddings" in published else None
+    return ToyConfig(fields.integer("words"), fields.integer("depth"), tie_embeddings=tied)
 
 
 def products(config, sizes, work):
+    head = "out" if "out" in sizes else "words"
     return [
         *with_matrices(sizes, "even", work.tokens),
         *with_matrices(sizes, "odd", work.tokens),
         Product("even", "", 4 * config.hidden_size * config.num_layers * work.token_pairs),
-        Product("words", "words", 2 * work.labels * sizes["words"]),
+        Product(head, head, 2 * work.labels * sizes[head]),
     ]
 
 
-LAYER = {"scale": "norm.scale", "in": "qkv.weight", "out": "mix.weight"}
+def published(index, kind):
+    """Layers 0, 2, 4, … are the stack `even`; queries, keys and values are one tensor."""
+
+    def number(i):
+        return 2 * i + index
+
+    parts = {f"{kind}.{each}.weight": Source("block.{}.in", number, (i, 3)) for i, each in enumerate("qkv")}
+    return parts | {
+        f"{kind}.norm.scale": Source("block.{}.scale", number),
+        f"{kind}.mix.weight": Source("block.{}.out", number),
+    }
+
 
 FAMILY = Family(
     name="toy",
     read_config=read_config,
     build=Toy,
     names=Names(
-        {"dictionary": "words", "end.scale": "last.scale"}
-        | {f"{kind}.{{}}.{theirs}": f"{kind}.{ours}" for kind in ("even", "odd") for theirs, ours in LAYER.items()}
+        {"words": "dictionary", "last.scale": "end.scale", "out": "speech"}
+        | published(0, "even")
+        | published(1, "odd"),
+        tied={"out": "words"},
     ),
     processor=lambda config, settings: TextProcessor(),
-    stages=(Stage("even", "decoder"), Stage("odd", "decoder"), Stage("last", "decoder"), Stage("words", "head")),
+    stages=(
+        *(Stage(path, "decoder") for path in ("even", "odd", "last")),
+        Stage("words", "head"),
+        Stage("out", "head"),
+    ),
     products=products,
     saved_inputs=lambda config, slots: {},
     reference=Reference("AutoModelForCausalLM", None, lambda ids, config: {}, "", "", ""),

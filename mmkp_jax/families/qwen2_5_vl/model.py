@@ -26,8 +26,8 @@ from mmkp_jax.models.layers import (
     rotation_by,
     scan_layers,
 )
-from mmkp_jax.models.model import Layer
-from mmkp_jax.ops.attention import Attend, dense_attention
+from mmkp_jax.models.model import Attend, Layer, attend_by
+from mmkp_jax.ops.attention import Attention, dense_attention
 from mmkp_jax.ops.backends import BACKENDS
 from mmkp_jax.ops.layout import over_rows, whole_vectors
 from mmkp_jax.ops.tiles import Tiles, from_tiles, lay_tiles, to_tiles
@@ -74,7 +74,7 @@ class VisionBlock(nnx.Module):
         x_BPD: jax.Array,
         rotation: Rotation,
         tiles: Tiles,
-        attend_image: Attend,
+        attend_image: Attention,
         full: jax.Array,
     ) -> jax.Array:
         """Applies the block; `full` (bool scalar) selects attention over the image instead of the window."""
@@ -162,7 +162,7 @@ class DecoderLayer(nnx.Module):
         B, T, _ = x_BTD.shape
         h_BTD = self.attention_norm(x_BTD)
         q, k, v = (f(h_BTD).reshape(B, T, -1, self.head_dim) for f in (self.q, self.k, self.v))
-        out_BTNH = attend(rotate(q, rotation), rotate(k, rotation), v)
+        out_BTNH = attend.own(rotate(q, rotation), rotate(k, rotation), v)
         x_BTD = x_BTD + self.o(out_BTNH.reshape(B, T, -1))
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
@@ -212,8 +212,12 @@ class Qwen2_5_VL(nnx.Module):
 
     def decode(self, forest: Forest, features: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Hidden states from the vision tower's features."""
-        attend = BACKENDS[self.attention].forest(forest.segment_BT, forest.branch_BT)
+        attend = attend_by(self.attention, forest)
         return self.decoder(self.embed(forest, features, dtype), self.rotation(forest.position_BTA), attend)
+
+    def memory(self, forest: Forest, features: jax.Array, dtype: jnp.dtype) -> None:
+        """No cross-attention: images are tokens."""
+        return None
 
     def embed(self, forest: Forest, features: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Token embeddings, with each image's merged features in place of its image tokens: [B, T, D]."""
