@@ -30,8 +30,7 @@ from mmkp_jax.decoding.paging import NOWHERE, Pages
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.layers import Rotation
 from mmkp_jax.models.model import Attend, Layer, Memory, Model, Project, attend_by
-from mmkp_jax.ops.layout import ROW_AXES, over_rows
-from mmkp_jax.ops.splash import HEAD_AXIS
+from mmkp_jax.ops.layout import HEAD_AXIS, ROW_AXES, over_rows
 
 
 class Paged(NamedTuple):

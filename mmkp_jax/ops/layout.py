@@ -1,13 +1,19 @@
 """Where activations and gathered weights live on the mesh; the compiler lays out the rest.
 
-Both are no-ops where there is no ambient mesh.
+Without an ambient mesh, every function here leaves all on one device.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
 
 ROW_AXES = ("data", "fsdp")
 """The mesh axes that rows of a batch are divided over."""
+
+HEAD_AXIS = "tensor"
+"""The mesh axis that heads are divided over."""
 
 
 def over_rows(x: jax.Array) -> jax.Array:
@@ -25,6 +31,25 @@ def whole_vectors(table: jax.Array) -> jax.Array:
         return table
     free = (PartitionSpec.UNCONSTRAINED,) * (table.ndim - 1)
     return jax.lax.with_sharding_constraint(table, PartitionSpec(*free, None))
+
+
+def on_each_device(attend: Callable[..., jax.Array], rows: Any, *qkv: jax.Array) -> jax.Array:
+    """`attend(rows, q, k, v)` on each device's part: the compiler cannot partition a kernel.
+
+    Heads are divided where every device gets whole groups; otherwise each computes them all.
+
+    Args:
+        rows: arrays with a leading axis of rows.
+        qkv: q [B, T, N, H], k and v [B, T, K, H].
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.axis_names:
+        return attend(rows, *qkv)
+    over = tuple(axis for axis in ROW_AXES if axis in mesh.axis_names)
+    divided = HEAD_AXIS in mesh.axis_names and qkv[1].shape[2] % mesh.shape[HEAD_AXIS] == 0
+    spec = PartitionSpec(over, None, HEAD_AXIS if divided else None)
+    specs = (PartitionSpec(over), spec, spec, spec)
+    return jax.shard_map(attend, in_specs=specs, out_specs=spec, check_vma=False)(rows, *qkv)
 
 
 def _mesh_axes() -> tuple[str, ...]:

@@ -243,7 +243,7 @@ PRECISION = (
     Field(
         *("attention", "auto"),
         "a backend of mmkp_jax.ops.backends, or auto: the best for the platform",
-        choices=("auto", "dense", "splash"),
+        choices=("auto", "dense", "splash", "tokamax"),
         resume=MAY_DIFFER,
     ),
     Field("remat", True, "keep only each layer's input for the backward pass", resume=MAY_DIFFER),
