@@ -54,12 +54,12 @@ def splash_backend(interpret: bool) -> Backend:
     return Backend(forest, images, dense_cross)  # keys of images are few: no kernel yet
 
 
-def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array) -> Attention:
+def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array, longest: int | None = None) -> Attention:
     intervals = forest_intervals(_own_segments(segment_BT), _whole_blocks(branch_BT))
     return functools.partial(_attend, interpret, _blocks(intervals))
 
 
-def _images(interpret: bool, image_BP: jax.Array) -> Attention:
+def _images(interpret: bool, image_BP: jax.Array, longest: int | None = None) -> Attention:
     return functools.partial(_attend, interpret, _blocks(image_intervals(_own_segments(image_BP))))
 
 

@@ -90,12 +90,14 @@ def implementation_for(device: jax.Device, dtype: jnp.dtype) -> str:
     return "mosaic_gpu" if major in MOSAIC and jnp.dtype(dtype).itemsize == 2 else "triton"
 
 
-def _forest(implementation: str | None, segment_BT: jax.Array, branch_BT: jax.Array) -> Attention:
+def _forest(
+    implementation: str | None, segment_BT: jax.Array, branch_BT: jax.Array, longest: int | None = None
+) -> Attention:
     intervals = forest_intervals(_own_segments(segment_BT), pad_tokens(branch_BT, TILE))
     return functools.partial(_attend, implementation, intervals)
 
 
-def _images(implementation: str | None, image_BP: jax.Array) -> Attention:
+def _images(implementation: str | None, image_BP: jax.Array, longest: int | None = None) -> Attention:
     return functools.partial(_attend, implementation, image_intervals(_own_segments(image_BP)))
 
 
