@@ -49,9 +49,11 @@ def run(folder: Path) -> dict[str, Any]:
     if config.moments_memory == "host" and not in_host:  # JAX drops the name of a memory that devices do not report
         what = f"the ahead-of-time compiler for {topology.chip.name} does not know its host's memory"
         return {"error": [what, "config.moments_memory", "plan with device: the plan reports what moments take"]}
-    programs = compile_all({"train": lower_step(config, plan)}, folder)
+    with jax.default_device(devices[0]):  # a library of kernels asks which device it is for
+        programs = compile_all({"train": lower_step(config, plan)}, folder)
+        if request["prompt"]:
+            programs |= compile_all(lower_decoding(config, plan, RowSize(**request["prompt"])), folder)
     if request["prompt"]:
-        programs |= compile_all(lower_decoding(config, plan, RowSize(**request["prompt"])), folder)
         add_resident_memory(programs, sum(tree_bytes(plan.state[kind]) for kind in ("trainable", "frozen")))
     return {"state": state_bytes(plan), "in_host": in_host, "mesh": dict(plan.mesh.shape), "programs": programs}
 

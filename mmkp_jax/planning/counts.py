@@ -9,8 +9,8 @@ import numpy as np
 
 from mmkp_jax.planning.hlo import Array, Computation, Execution, Instruction, Program
 
-KERNEL = "tpu_custom_call"
-"""The call of a hand-written kernel, which the compiler cannot analyse."""
+KERNELS = ("tpu_custom_call", "__gpu$xla.gpu.triton", "mosaic_gpu_v2")
+"""The calls of hand-written kernels, which the compiler cannot analyse."""
 
 PLUMBING = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
@@ -40,7 +40,7 @@ def count_program(program: Program, true_share: float) -> ProgramCounts:
     for execution in program.executions(true_share):
         flops += execution.times * _flops(execution)
         memory += execution.times * _bytes(program, execution)
-        kernels += execution.times * (f'"{KERNEL}"' in execution.instruction.attributes)
+        kernels += execution.times * any(f'"{kernel}"' in execution.instruction.attributes for kernel in KERNELS)
     return ProgramCounts(flops, memory, round(kernels))
 
 

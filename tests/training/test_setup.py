@@ -91,8 +91,8 @@ def test_bf16_dynamic_cot_overfits_both_targets(folder, mode):
         ),
         (
             {"attention": "dens"},
-            "config.attention: unknown attention 'dens' (did you mean 'dense'?); choose one of auto, dense, sliced, splash, "
-            "tokamax",
+            "config.attention: unknown attention 'dens' (did you mean 'dense'?); choose one of auto, dense, sliced, "
+            "splash, tokamax",
         ),
         (
             {"moments_memory": "hosts"},

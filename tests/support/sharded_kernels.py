@@ -1,6 +1,7 @@
-"""Run by test_splash.py in a process of its own, with eight fake devices; prints one JSON line."""
+"""Run by test_splash.py and test_tokamax.py in a process of its own, with eight fake devices; prints one JSON line."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmkp_jax.models.sharding import MESH_AXES, make_mesh
-from mmkp_jax.ops import splash
-from mmkp_jax.ops.attention import DENSE
+from mmkp_jax.ops import splash, tokamax
+from mmkp_jax.ops.attention import DENSE, Backend
 from mmkp_jax.ops.layout import ROW_AXES
 from tests.support.tiny import tiny_config
 from tests.support.trees import forest_of, random_tree
@@ -23,16 +24,35 @@ CASES = [
 """Mesh, rule, key-value heads (of four query heads)."""
 
 
-def main() -> None:
+KERNEL_HEADS: list[int] = []
+"""Query heads and key-value heads that a device's kernel was last called with."""
+
+
+def splash_watched() -> Backend:
+    real = splash._attend_row
+
+    def watched(interpret, blocks, q_TNH, k_TKH, v_TKH):
+        KERNEL_HEADS[:] = [q_TNH.shape[1], k_TKH.shape[1]]
+        return real(interpret, blocks, q_TNH, k_TKH, v_TKH)
+
+    splash._attend_row = watched
+    return splash.splash_backend(interpret=True)
+
+
+def tokamax_watched() -> Backend:
+    real = tokamax._attend_rows
+
+    def watched(name, intervals, q_BTNH, k_BTKH, v_BTKH):
+        KERNEL_HEADS[:] = [q_BTNH.shape[2], k_BTKH.shape[2]]
+        return real(name, intervals, q_BTNH, k_BTKH, v_BTKH)
+
+    tokamax._attend_rows = watched
+    return tokamax.TOKAMAX
+
+
+def main(kernels: Backend) -> None:
     config = tiny_config()
     forest = forest_of([[random_tree(2 * b, config), random_tree(2 * b + 1, config)] for b in range(8)], config, 5)
-    real_row, kernel_heads = splash._attend_row, []
-
-    def watched_row(interpret, rule, q_TNH, k_TKH, v_TKH):
-        kernel_heads[:] = [q_TNH.shape[1], k_TKH.shape[1]]
-        return real_row(interpret, rule, q_TNH, k_TKH, v_TKH)
-
-    splash._attend_row = watched_row
     report = {}
     for sizes, rule, K in CASES:
         rows = (forest.segment_BT, forest.branch_BT) if rule == "forest" else (forest.images.image_BP,)
@@ -52,11 +72,11 @@ def main() -> None:
         mesh = make_mesh(dict(zip(MESH_AXES, sizes, strict=True)))
         args = jax.device_put((q, k, v, rows), NamedSharding(mesh, PartitionSpec(ROW_AXES)))
         with jax.set_mesh(mesh):
-            ours = jax.jit(lambda *args, run=run: run(splash.splash_backend(interpret=True), *args))(*args)
+            ours = jax.jit(lambda *args, run=run: run(kernels, *args))(*args)
         error = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours, expected, strict=True))
-        report[f"{'x'.join(map(str, sizes))} {rule} {K}"] = {"error": error, "kernel heads": list(kernel_heads)}
+        report[f"{'x'.join(map(str, sizes))} {rule} {K}"] = {"error": error, "kernel heads": list(KERNEL_HEADS)}
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    main()
+    main({"splash": splash_watched, "tokamax": tokamax_watched}[sys.argv[1]]())
