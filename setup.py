@@ -57,6 +57,8 @@ EXTRAS_REQUIRE = {
     "teacher": TEACHER,
     "tsne": [TSNE],  # another picture of the prompts' clusters, in the report
     "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine
+    # Attention kernels for NVIDIA GPUs. Its first release for JAX 0.11 is also its first without Python 3.11.
+    "tokamax": ["tokamax>=0.0.12; python_version < '3.12'", "tokamax>=0.0.17; python_version >= '3.12'"],
     "tpu": ["jax[tpu]"],
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],

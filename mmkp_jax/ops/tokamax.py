@@ -6,7 +6,11 @@ tokamax's public function takes only a bool mask of T x T; its operations also t
 and skip the blocks of keys that no query of a block may see. They are private to tokamax: no other file names them.
 
 The backward pass is tokamax's own. It visits all blocks, and in Triton's implementation it holds a bool mask of T x T
-for each row that is computed at a time; Mosaic's reads the intervals.
+for each row that is computed at a time; Mosaic's reads the intervals. What that costs, by compilation for an H100 (the
+3B preset, frozen tower, 8 rows of 4,096 tokens): 93 of 935 TFLOP a step, 10% of the products; `sliced` computes 903,
+but moves 5,680 GB through memory where this moves 2,920. Temporaries are 26.0 GB, `sliced` 26.4. Bounds in the backward
+kernels would take the 93 away. Static slices of keys hardly do: in the order of the keys a query's tree reaches to both
+sides of it, so that a block of 1,024 queries sees most of the row.
 """
 
 import functools

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from mmkp_jax.models.definition import flatten
+from mmkp_jax.models.family import Work
 from mmkp_jax.models.flops import Flops, step_flops, work_of_slots
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.planning.collectives import Collective, collectives
@@ -112,15 +113,35 @@ def slots_flops(workload: Workload) -> float:
 
 
 def _attention(workload: Workload, rows: int) -> float:
-    """Attention operations that kernels compute, over all chips; they skip what no token may see."""
+    """Attention operations that kernels compute, over all chips.
+
+    They skip what no token may see; those of tokamax do so forward only, and backward compute the scores again.
+    """
+    config, work = workload.config, workload.load.work.times(rows)
+    needed = _of_attention(workload, work, remat=config.remat).total
+    if config.attention != "tokamax":
+        return needed
+    tokens, images = float(workload.row.tokens), {}
+    if workload.definition.family.attended:
+        patches = float(next(iter(workload.row.images.values())))
+        images = dict.fromkeys(workload.definition.family.attended, rows * patches**2)
+    every = work._replace(token_pairs=rows * tokens**2, images=dict(work.images) | images)
+    skipped, visited = (_of_attention(workload, each, remat=None).backward for each in (work, every))
+    return needed - skipped + 5 / 4 * visited
+
+
+def _of_attention(workload: Workload, work: Work, remat: bool | None) -> Flops:
+    """The part of `step_flops` that comes from pairs of tokens and of patches."""
     config = workload.config
-    work = workload.load.work.times(rows)
     images = dict(work.images) | dict.fromkeys(workload.definition.family.attended, 0.0)
     without = work._replace(token_pairs=0.0, images=images)
     with_it, less = (
-        _total(step_flops(workload.definition, config.freeze, each, remat=config.remat)) for each in (work, without)
+        step_flops(workload.definition, config.freeze, each, remat=remat).values() for each in (work, without)
     )
-    return with_it - less
+    return Flops(
+        sum(part.forward for part in with_it) - sum(part.forward for part in less),
+        sum(part.backward for part in with_it) - sum(part.backward for part in less),
+    )
 
 
 def _seconds(amount: float, rate: float) -> float:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.family import FAMILY
@@ -28,6 +29,7 @@ from tests.support.needs_tokamax import INSTALLED, needs_tokamax
 from tests.support.paths import ROOT
 from tests.support.trees import forest_of
 
+H100 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu"))
 SEVERAL = FORESTS["several posts, both branches, padding"]
 
 
@@ -126,7 +128,7 @@ def test_triton_kernels_are_lowered_for_cuda_in_both_directions(rule, heads, wid
     def loss(q, k, v):
         return jnp.sum(getattr(backend, rule)(*rows, None)(q, k, v).astype(jnp.float32))
 
-    with config.cross_compile(True):
+    with config.cross_compile(True), jax.sharding.use_abstract_mesh(H100):
         lowered = jax.jit(jax.grad(loss, (0, 1, 2))).trace(q, k, v).lower(lowering_platforms=("cuda",))
     text = lowered.as_text()
     assert text.count("xla.gpu.triton(") == 2  # one kernel forward, one backward

@@ -16,6 +16,7 @@ from mmkp_jax.planning.estimate import estimate_step, slots_flops
 from mmkp_jax.planning.search import compile_workload
 from mmkp_jax.planning.topologies import Topology, read_topology
 from mmkp_jax.planning.workload import Workload, load_of
+from tests.support.needs_tokamax import needs_tokamax
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.tiny import hf_config_dict
 
@@ -61,6 +62,27 @@ def test_a_preset_compiles_with_its_parameters_divided_over_its_chips(model, mes
     assert not kinds if topology.chips == 1 else kinds & {"all-gather", "collective-permute"}
     if not found.counts.kernels:  # whose products are not visible
         assert found.counts.flops * topology.chips == pytest.approx(slots_flops(workload), rel=0.01)
+
+
+@needs_tokamax
+@pytest.mark.nightly
+def test_with_tokamax_a_step_for_h100_holds_no_array_of_all_pairs_of_tokens_or_patches():
+    """Where the compiler for GPUs is not installed, tokamax's plain XLA is compiled instead."""
+    workload = shallow("3b", "h100_1")
+    workload.config.attention = "tokamax"
+    topology = topology_of("h100:1")
+    outcome = compile_workload(workload, topology, decoding=False)
+    found = estimate_step(workload, topology, outcome)
+    assert bool(found.counts.kernels) == (topology.chip.platform == "gpu")
+    shapes = {
+        array.shape
+        for computation in outcome.programs["train"].program.computations.values()
+        for instruction in computation.instructions.values()
+        if instruction.opcode != "bitcast"  # the square of a matrix, in another shape, on its way to a norm
+        for array in instruction.arrays
+    }
+    for length in (ROW["tokens"], ROW["images"]["patches"]):
+        assert not [shape for shape in shapes if shape.count(length) > 1]
 
 
 def _size(params: Params) -> int:
