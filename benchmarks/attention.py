@@ -1,9 +1,10 @@
-"""Dense attention: the plain definition, ours and PyTorch's; and a train step of pocket with the plain one and ours.
+"""Sliced attention against dense attention, the plain definition and PyTorch's; and pocket's train step with each.
 
     python -m benchmarks.attention [--rounds=N] [--steps=N]
 
 First attention alone, forward and backward, a row of 634 tokens, 6 query heads of 64 and one key-value head, the rule
-of the forest. Then whole jitted, donated train steps of Dynamic CoT on a full row of pocket's size and model. All that
+of the forest. Then whole jitted, donated train steps of Dynamic CoT on a full row of pocket's size and model, with the
+limits of the run and without. All that
 is compared is interleaved in one run, in an order that changes, and checked to be equal before it is timed. float32.
 """
 
@@ -11,7 +12,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,21 +21,22 @@ import optax
 from benchmarks.machine import describe_machine
 from configs.dyncot import get_config
 from mmkp_jax.data.forest import Forest, RowSize, Tree, pack_rows, row_size
-from mmkp_jax.families.qwen2_5_vl import model
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.families.qwen2_5_vl.processor import processor_of
 from mmkp_jax.models.definition import define_from, random_params
 from mmkp_jax.models.freezing import split_params
-from mmkp_jax.ops import attention
-from mmkp_jax.ops.backends import backend_name
+from mmkp_jax.ops.attention import DENSE, Attention, forest_mask
+from mmkp_jax.ops.backends import RowAttention
+from mmkp_jax.ops.sliced import SLICED
 from mmkp_jax.pocket.model import DECODER, TOWER
 from mmkp_jax.training.gamma import gamma_schedule
 from mmkp_jax.training.objectives import objective
 from mmkp_jax.training.optimizer import adamw
 from mmkp_jax.training.step import init_state, make_train_step
+from tests.support.plain_attention import plain_attention
 
-T, HEADS, KV_HEADS, WIDTH = 634, 6, 1, 64
+T, HEADS, KV_HEADS, WIDTH, TREE = 634, 6, 1, 64, 211
 
 POCKET = Qwen2_5_VLConfig(
     vocab_size=2048,
@@ -58,24 +59,26 @@ POCKET = Qwen2_5_VLConfig(
 )
 
 
-def plain_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, causal: bool = False) -> jax.Array:
+def plain(segment_BT, branch_BT) -> Attention:
     """Attention by its definition, with every score of the row, and JAX's own gradient."""
-    B, T, N, H = q_BTNH.shape
-    q_BTKGH = q_BTNH.reshape(B, T, k_BSKH.shape[2], -1, H)
-    scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH) * H**-0.5
-    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(scores_BKGTS.dtype).min)
-    return jnp.einsum("bkgts,bskh->btkgh", jax.nn.softmax(scores_BKGTS, axis=-1), v_BSKH).reshape(B, T, N, H)
+    mask = forest_mask(segment_BT, branch_BT)
+    return lambda q, k, v: plain_attention(q, k, v, mask)
 
 
-def in_jax(attend: Callable, args: list[np.ndarray], mask: np.ndarray) -> Callable[[], list]:
+def sliced(segment_BT, branch_BT) -> Attention:
+    """Sliced attention that knows the longest tree."""
+    return SLICED.forest(segment_BT, branch_BT, TREE)
+
+
+def in_jax(rule: Callable, args: list[np.ndarray], rows: tuple[np.ndarray, ...]) -> Callable[[], list]:
     """A function `() -> the output and the three gradients`."""
 
     @jax.jit
-    def run(q, k, v, g, mask):
-        out, pull = jax.vjp(lambda *qkv: attend(*qkv, mask, causal=True), q, k, v)
+    def run(q, k, v, g, rows):
+        out, pull = jax.vjp(rule(*rows), q, k, v)
         return out, *pull(g)
 
-    on_device = jax.device_put((*args, mask))
+    on_device = jax.device_put((*args, rows))
     return lambda: jax.block_until_ready(run(*on_device))
 
 
@@ -135,13 +138,14 @@ def alone(rounds: int) -> None:
     rng = np.random.default_rng(0)
     heads = (HEADS, KV_HEADS, KV_HEADS, HEADS)
     args = [rng.standard_normal((1, T, n, WIDTH), np.float32) for n in heads]
-    branch = np.tile(np.repeat([0, 2, 1], [150, 57, 4]), 4)[None, :T]  # trees of 211 tokens: trunk, CoT, SFT
-    segment = (1 + np.arange(T) // 211)[None]
-    mask = np.array(attention.forest_mask(jnp.asarray(segment), jnp.asarray(branch)))
+    branch = np.tile(np.repeat([0, 2, 1], [150, 57, 4]), 4)[None, :T]  # trees of TREE tokens: trunk, CoT, SFT
+    rows = (1 + np.arange(T) // TREE)[None], branch
     sides = {
-        "plain statement": in_jax(plain_attention, args, mask),
-        "ours": in_jax(attention.dense_attention, args, mask),
-        "PyTorch's SDPA": in_torch(args, mask),
+        "plain statement": in_jax(plain, args, rows),
+        "ours": in_jax(sliced, args, rows),
+        "sliced, trees of any length": in_jax(SLICED.forest, args, rows),
+        "dense": in_jax(DENSE.forest, args, rows),
+        "PyTorch's SDPA": in_torch(args, np.array(forest_mask(*map(jnp.asarray, rows)))),
     }
     sides = {name: side for name, side in sides.items() if side}
     reference = sides["plain statement"]()
@@ -178,23 +182,23 @@ def pocket_row() -> tuple[Forest, RowSize]:
 def steps(rounds: int) -> None:
     """Times whole train steps of pocket; everything trains."""
     batch, size = pocket_row()
-    definition = define_from(FAMILY, POCKET, attention=backend_name("dense", jax.default_backend()))
     optimizer = adamw(optax.constant_schedule(6e-4), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
     schedule = gamma_schedule("fixed", 6.5)
-    params = random_params(definition, 0, spread=0.05)
+    params = random_params(define_from(FAMILY, POCKET), 0, spread=0.05)
     print(f"  a row: {np.count_nonzero(batch.segment_BT)} of {size.tokens} tokens, 4 posts")
     running, sides, first = {}, {}, {}
-    for name, attend in (("plain statement", plain_attention), ("ours", attention.dense_attention)):
-        with (
-            mock.patch.object(attention, "dense_attention", attend),
-            mock.patch.object(model, "dense_attention", attend),
-        ):
-            step = make_train_step(
-                definition, optimizer, objective("dyncot"), schedule, examples=size.examples, dtype=jnp.float32
-            )
-            trainable, frozen = split_params(jax.tree.map(jnp.array, params), ())
-            state = init_state(trainable, frozen, optimizer, schedule)
-            compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    for name, attention in (
+        ("dense", RowAttention("dense")),
+        ("sliced, trees of any length", RowAttention()),
+        ("ours", RowAttention("sliced", longest_tree=128, longest_image=64)),
+    ):
+        definition = define_from(FAMILY, POCKET, attention=attention)
+        step = make_train_step(
+            definition, optimizer, objective("dyncot"), schedule, examples=size.examples, dtype=jnp.float32
+        )
+        trainable, frozen = split_params(jax.tree.map(jnp.array, params), ())
+        state = init_state(trainable, frozen, optimizer, schedule)
+        compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
         print(f"  {name}: {compiled.memory_analysis().temp_size_in_bytes / 1e6:.1f} MB of temporaries")
         state, metrics, *_ = compiled(state, batch)
         first[name] = [np.asarray(metrics["loss"]), np.asarray(metrics["grad_norm"])]
@@ -204,7 +208,7 @@ def steps(rounds: int) -> None:
             running[name] = jax.block_until_ready(compiled(running[name], batch))[0]
 
         sides[name] = run
-    check("the first step's loss and gradient norm, ours", first["ours"], first["plain statement"], 1e-5)
+    check("the first step's loss and gradient norm, ours", first["ours"], first["dense"], 1e-5)
     report("a step of Dynamic CoT, pocket", timed(sides, rounds))
 
 

@@ -27,7 +27,7 @@ from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.families.qwen2_5_vl.processor import processor_of
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.models.freezing import join_params, split_params
-from mmkp_jax.ops.backends import backend_name
+from mmkp_jax.ops.backends import RowAttention, backend_name
 from mmkp_jax.training.gamma import gamma_schedule
 from mmkp_jax.training.objectives import Objective, objective
 from mmkp_jax.training.optimizer import adamw
@@ -111,7 +111,7 @@ def main() -> None:
     rows = [posts[i :: args.rows] for i in range(args.rows)]
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else jnp.bfloat16
-    definition = define_from(FAMILY, CONFIG, attention=backend_name("auto", jax.default_backend()))
+    definition = define_from(FAMILY, CONFIG, attention=RowAttention(backend_name("auto", jax.default_backend())))
     params = random_params(definition, 0, spread=0.05)
     optimizer = adamw(optax.constant_schedule(5e-5), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
 

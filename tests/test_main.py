@@ -137,6 +137,7 @@ def nearly_equal(workdir, whole):
         np.testing.assert_allclose(ours[path], leaf, rtol=0, atol=bound, err_msg=path)
 
 
+@pytest.mark.nightly
 def test_resuming_with_a_worker_and_heads_on_two_devices_is_equal_to_1e_5(pocket, unbroken, tmp_path):
     workdir = shutil.copytree(unbroken[0], tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints/12")
@@ -203,10 +204,10 @@ def test_a_second_ctrl_c_ends_a_run_at_once_in_a_line(pocket):
     assert error.strip().splitlines()[-1] == "stopped at once; started again, the run resumes from its last checkpoint"
 
 
-OTHERS = (pytest.param(name, marks=pytest.mark.nightly) for name in ("sft", "cot"))
+OTHERS = (pytest.param(name, marks=pytest.mark.nightly) for name in ("sft", "cot", "multitask"))
 
 
-@pytest.mark.parametrize("strategy", ["zeroshot", "multitask", *OTHERS])
+@pytest.mark.parametrize("strategy", ["zeroshot", *OTHERS])
 def test_the_other_strategies_run(pocket, strategy):
     workdir = pocket.parent / strategy
     done = run_here(pocket, f"--workdir={workdir}", "--config.total_steps=3", config=f"configs/{strategy}.py")

@@ -29,6 +29,17 @@ class RowSize:
     examples: int
     images: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Slots of each of the family's kinds (`Processor.slots`)."""
+    tree_tokens: int | None = None
+    """Most tokens of a tree, where attention assumes fewer than a row has."""
+
+    @property
+    def longest_tree(self) -> int:
+        """Most tokens of a tree."""
+        return self.tokens if self.tree_tokens is None else min(self.tokens, self.tree_tokens)
+
+    def tree_limits(self) -> dict[str, int]:
+        """The most slots of each kind that a tree may take."""
+        return self.slots() | {"tokens": self.longest_tree}
 
     def slots(self) -> dict[str, int]:
         """All kinds by name, in the order in which tables have them."""
@@ -59,7 +70,8 @@ def row_size(row: Mapping[str, Any], processor: Processor) -> RowSize:
             )
             raise InputError(what, f"config.row.images.{kind}", hint)
     images = processor.default_slots(row["tokens"]) | given
-    size = RowSize(row["tokens"], row["labels"], row["examples"], {kind: images[kind] for kind in processor.slots})
+    slots = {kind: images[kind] for kind in processor.slots}
+    size = RowSize(row["tokens"], row["labels"], row["examples"], slots, row["tree_tokens"] or None)
     try:
         processor.empty(0, 0, size.images)
     except ValueError as error:
@@ -209,6 +221,8 @@ def _check_fit(b: int, trees: Sequence[Tree], size: RowSize, processor: Processo
         need = sum(s[name] for s in sizes)
         if need > slots:
             raise ValueError(f"row {b} needs {need} {name} and has {slots}")
+    if (longest := max((s["tokens"] for s in sizes), default=0)) > size.longest_tree:
+        raise ValueError(f"row {b} has a tree of {longest} tokens, and a tree may have {size.longest_tree}")
 
 
 def _lay_tokens(row: Forest, tree: Tree, segment: int, slot: int, label: int, processor: Processor) -> tuple[int, int]:

@@ -69,10 +69,10 @@ def plan_epoch(
         ValueError: a post does not fit a row, or there are no posts.
     """
     posts = np.arange(len(size_NX)) if posts is None else np.asarray(posts)
-    limit_X = np.asarray(list(size.slots().values()))
+    limit_X, tree_X = (np.asarray(list(limits.values())) for limits in (size.slots(), size.tree_limits()))
     if not len(posts):
         raise ValueError("there are no posts to plan")
-    if (size_NX[posts] > limit_X).any():
+    if (size_NX[posts] > tree_X).any():
         raise ValueError("a post does not fit a row; plan those that `size_index.select_posts` returns")
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(posts)

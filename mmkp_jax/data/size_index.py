@@ -133,7 +133,7 @@ def select_posts(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) ->
 
     A post is left out if it has no target in `branches`, or does not fit a row.
     """
-    size_NX, limits = sizes_of(lengths, branches), size.slots()
+    size_NX, limits = sizes_of(lengths, branches), size.tree_limits()
     without_N = size_NX[:, list(limits).index("labels")] == 0
     out_N = without_N | (size_NX > list(limits.values())).any(axis=1)
     left_out = []

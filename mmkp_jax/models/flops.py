@@ -17,9 +17,9 @@ import numpy as np
 from mmkp_jax.data.forest import COT, SFT, TRUNK, Forest, RowSize
 from mmkp_jax.data.processor import Processor
 from mmkp_jax.models.definition import Definition, flatten
-from mmkp_jax.models.family import Product, Work
+from mmkp_jax.models.family import Family, Product, Work
 from mmkp_jax.models.freezing import split_params
-from mmkp_jax.ops.attention import causal_blocks
+from mmkp_jax.ops.sliced import forest_slices, image_slices, pairs
 
 
 class Flops(NamedTuple):
@@ -57,13 +57,17 @@ def tree_pairs(trunk: np.ndarray, *branches: np.ndarray) -> np.ndarray:
     return trunk * (trunk + 1) / 2 + sum(n * trunk + n * (n + 1) / 2 for n in branches)
 
 
-def work_of_slots(size: RowSize, rows: int, processor: Processor) -> Work:
-    """The work of a program that computes every slot, and the pairs of slots that dense attention computes."""
+def work_of_slots(size: RowSize, rows: int, family: Family, processor: Processor) -> Work:
+    """The work of a program that computes every slot, and the pairs of slots that sliced attention computes."""
+    images = processor.work_of_slots(size.images)
+    if processor.slots:
+        slices = image_slices(size.images[processor.slots[0]], processor.largest().slots[0])
+        images |= dict.fromkeys(family.attended, pairs(slices))
     return Work(
         tokens=size.tokens,
         labels=size.labels,
-        token_pairs=sum((end - start) * end for start, end in causal_blocks(size.tokens)),
-        images=processor.work_of_slots(size.images),
+        token_pairs=pairs(forest_slices(size.tokens, size.tree_tokens)),
+        images=images,
     ).times(rows)
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.models.layers import Rotation
 from mmkp_jax.ops.attention import Attention
-from mmkp_jax.ops.backends import BACKENDS
+from mmkp_jax.ops.backends import RowAttention
 
 
 class Layer(NamedTuple):
@@ -56,21 +56,19 @@ class Attend(NamedTuple):
     """bool: tokens that see an image."""
 
 
-def attend_by(attention: str, forest: Forest, memory: Memory | None = None) -> Attend:
-    """Attention over packed rows by a backend's name."""
-    backend = BACKENDS[attention]
-    own = backend.forest(forest.segment_BT, forest.branch_BT)
+def attend_by(attention: RowAttention, forest: Forest, memory: Memory | None = None) -> Attend:
+    """Attention of a decoder's layers over packed rows."""
+    own = attention.forest(forest.segment_BT, forest.branch_BT)
     if memory is None:
         return Attend(own)
-    cross = backend.cross(memory.query_BT, memory.key_BS)
+    cross = attention.cross(memory.query_BT, memory.key_BS)
     return Attend(own, lambda q, project: cross(q, *project(memory.features_BSX)), memory.query_BT > 0)
 
 
 class Model(Protocol):
     """A Flax module whose parameters are bound (`definition.Definition.bind`)."""
 
-    attention: str
-    """A name of `ops.backends.BACKENDS`."""
+    attention: RowAttention
 
     def __call__(self, forest: Forest, dtype: jnp.dtype) -> jax.Array:
         """Hidden states after the last norm, [B, T, D], computed in `dtype`."""

@@ -1,4 +1,4 @@
-"""Attention over packed rows: the rule, the dense reference that states it, and the choice of a backend.
+"""Attention over packed rows: the rule, and the dense reference that states it.
 
 B rows, T query tokens, S key tokens, N query heads, K key-value heads, G = N / K, H head width.
 
@@ -7,7 +7,7 @@ the trunk or on its own branch. Padding (segment 0) attends to padding, so every
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,78 +19,67 @@ Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(q [B, T, N, H], k and v [B, S, K, H]) -> [B, T, N, H], under a rule fixed when it was made."""
 
 
-BLOCK = 128
-"""Queries of a block of causal attention, or a multiple of it: the keys after the block are left out."""
-
-MAX_BLOCKS = 8
-"""Blocks of a row at most: they are unrolled in the program; with 8, at most 1/16 of its products are masked."""
-
-MIN_SLICED = 256
-"""Tokens of the shortest row that is divided into blocks."""
-
-
 class Backend(NamedTuple):
     """A way to compute attention; what depends on the rows only is computed once a step, for all layers and heads."""
 
-    forest: Callable[[jax.Array, jax.Array], Attention]
-    """(segment_BT, branch_BT) -> attention by the rule of the forest."""
-    images: Callable[[jax.Array], Attention]
-    """(image_BP) -> attention of every patch to all patches of its image."""
+    forest: Callable[[jax.Array, jax.Array, int | None], Attention]
+    """(segment_BT, branch_BT, most tokens of a tree or None) -> attention by the rule of the forest."""
+    images: Callable[[jax.Array, int | None], Attention]
+    """(image_BP, most patches of an image or None) -> attention of every patch to all patches of its image."""
     cross: Callable[[jax.Array, jax.Array], Attention]
     """(query_BT, key_BS) -> attention of every query to the keys of its number; 0 for a query of number 0."""
 
 
-def forest_mask(segment_BT: jax.Array, branch_BT: jax.Array) -> jax.Array:
-    """Which key each query may see under the rule of the forest: bool [B, T, T], query before key."""
+class Block(NamedTuple):
+    """Some of a row's queries, and the keys that they may see."""
+
+    queries: slice
+    keys: slice
+    mask_BTS: jax.Array
+    """bool: the query may see the key; of B and T either may be 1, for all."""
+
+
+WHOLE = slice(None)
+
+
+def forest_mask(segment_BT: jax.Array, branch_BT: jax.Array, queries: slice = WHOLE, keys: slice = WHOLE) -> jax.Array:
+    """Which key each query may see under the rule of the forest: bool [B, T, S], query before key."""
     slot_T = jnp.arange(segment_BT.shape[-1])
-    not_later_TT = slot_T[:, None] >= slot_T[None, :]
-    query, key = branch_BT[:, :, None], branch_BT[:, None, :]
-    return same_segment_mask(segment_BT) & not_later_TT & ((key == TRUNK) | (key == query))
+    not_later_TS = slot_T[queries, None] >= slot_T[None, keys]
+    query, key = branch_BT[:, queries, None], branch_BT[:, None, keys]
+    return same_segment_mask(segment_BT, queries, keys) & not_later_TS & ((key == TRUNK) | (key == query))
 
 
-def same_segment_mask(segment_BT: jax.Array) -> jax.Array:
-    """Bidirectional attention within a segment: bool [B, T, T]."""
-    return segment_BT[:, :, None] == segment_BT[:, None, :]
+def same_segment_mask(segment_BT: jax.Array, queries: slice = WHOLE, keys: slice = WHOLE) -> jax.Array:
+    """Bidirectional attention within a segment: bool [B, T, S]."""
+    return segment_BT[:, queries, None] == segment_BT[:, None, keys]
 
 
-def dense_attention(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array, *, causal: bool = False
-) -> jax.Array:
+def dense_attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """Softmax attention by plain matrix products; grouped query heads; softmax and sums in at least float32.
 
     Args:
         q_BTNH, k_BSKH, v_BSKH: queries, keys and values, of one dtype; N is a multiple of K.
         mask_BTS: bool; True where the query may see the key. B and T may be 1, for all. A query that may see nothing
             gets the mean of all values (finite, and never used).
-        causal: the mask, [B, T, T], hides everything later in the row; keys after a block of queries are left out.
 
     Returns:
         [B, T, N, H] in that dtype.
     """
+    return blockwise_attention(q_BTNH, k_BSKH, v_BSKH, [Block(WHOLE, WHOLE, mask_BTS)])
+
+
+def blockwise_attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, blocks: Sequence[Block]) -> jax.Array:
+    """`dense_attention` for each block of queries in turn, with its keys alone; blocks cover the queries in order."""
     B, T, N, H = q_BTNH.shape
     q_BKGTH = q_BTNH.reshape(B, T, k_BSKH.shape[2], -1, H).transpose(0, 2, 3, 1, 4)
     k_BKSH, v_BKSH = (x.swapaxes(1, 2).astype(_wide(q_BTNH)) for x in (k_BSKH, v_BSKH))
-    if causal:
-        out_BKGTH = _attend_causally(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)
-    else:
-        out_BKGTH = _attend(q_BKGTH, k_BKSH, v_BKSH, mask_BTS)
+    outs = [
+        _attend(q_BKGTH[:, :, :, queries], k_BKSH[:, :, keys], v_BKSH[:, :, keys], mask_BTS)
+        for queries, keys, mask_BTS in blocks
+    ]
+    out_BKGTH = outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=3)
     return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
-
-
-def causal_blocks(tokens: int) -> list[tuple[int, int]]:
-    """(start, end) of the blocks of queries that causal attention computes, each with the keys before its end."""
-    if tokens < MIN_SLICED:
-        return [(0, tokens)]
-    size = BLOCK * -(-tokens // (BLOCK * MAX_BLOCKS))
-    return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
-
-
-def _attend_causally(q_BKGTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, mask_BTT: jax.Array) -> jax.Array:
-    blocks = []
-    for start, end in causal_blocks(q_BKGTH.shape[3]):
-        k_BKSH, v_BKSH = k_BKTH[:, :, :end], v_BKTH[:, :, :end]
-        blocks.append(_attend(q_BKGTH[:, :, :, start:end], k_BKSH, v_BKSH, mask_BTT[:, start:end, :end]))
-    return jnp.concatenate(blocks, axis=3)
 
 
 @jax.custom_vjp
@@ -166,12 +155,12 @@ def _scores(q_BKGTH: jax.Array, k_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.A
     return jnp.where(mask_BTS[:, None, None], scores_BKGTS * q_BKGTH.shape[-1] ** -0.5, jnp.finfo(wide).min)
 
 
-def _dense_forest(segment_BT: jax.Array, branch_BT: jax.Array) -> Attention:
+def _dense_forest(segment_BT: jax.Array, branch_BT: jax.Array, longest: int | None = None) -> Attention:
     mask_BTT = forest_mask(segment_BT, branch_BT)
-    return lambda q, k, v: dense_attention(q, k, v, mask_BTT, causal=True)
+    return lambda q, k, v: dense_attention(q, k, v, mask_BTT)
 
 
-def _dense_images(image_BP: jax.Array) -> Attention:
+def _dense_images(image_BP: jax.Array, longest: int | None = None) -> Attention:
     mask_BPP = same_segment_mask(image_BP)
     return lambda q, k, v: dense_attention(q, k, v, mask_BPP)
 

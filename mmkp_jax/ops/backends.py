@@ -1,10 +1,43 @@
-"""Attention backends by name, and the one that a platform uses."""
+"""Attention backends by name, the one that a platform uses, and attention with the limits of a run's rows."""
+
+import dataclasses
+
+import jax
 
 from mmkp_jax.errors import InputError, nearest
-from mmkp_jax.ops.attention import DENSE, Backend
+from mmkp_jax.ops.attention import DENSE, Attention, Backend
+from mmkp_jax.ops.sliced import SLICED
 from mmkp_jax.ops.splash import SPLASH
 
-BACKENDS: dict[str, Backend] = {"dense": DENSE, "splash": SPLASH}
+BACKENDS: dict[str, Backend] = {"dense": DENSE, "sliced": SLICED, "splash": SPLASH}
+
+
+@dataclasses.dataclass(frozen=True)
+class RowAttention:
+    """Attention over packed rows: a backend, and the limits that it may assume."""
+
+    backend: str = "sliced"
+    """A name of `BACKENDS`."""
+    longest_tree: int | None = None
+    """Most tokens of a tree; None for any."""
+    longest_image: int | None = None
+    """Most patches of an image; None for any."""
+
+    def forest(self, segment_BT: jax.Array, branch_BT: jax.Array) -> Attention:
+        """Attention by the rule of the forest."""
+        return BACKENDS[self.backend].forest(segment_BT, branch_BT, self.longest_tree)
+
+    def images(self, image_BP: jax.Array) -> Attention:
+        """Attention of every patch to all patches of its image."""
+        return BACKENDS[self.backend].images(image_BP, self.longest_image)
+
+    def cross(self, query_BT: jax.Array, key_BS: jax.Array) -> Attention:
+        """Attention of every query to the keys of its number; 0 for a query of number 0."""
+        return BACKENDS[self.backend].cross(query_BT, key_BS)
+
+
+ANY_ROWS = RowAttention()
+"""Attention without limits, by the default backend."""
 
 
 def backend_name(setting: str, platform: str) -> str:
@@ -14,7 +47,7 @@ def backend_name(setting: str, platform: str) -> str:
         InputError: there is no such backend.
     """
     if setting == "auto":
-        return "splash" if platform == "tpu" else "dense"
+        return "splash" if platform == "tpu" else "sliced"
     if setting not in BACKENDS:
         raise InputError(
             f"unknown attention {setting!r}{nearest(setting, ['auto', *BACKENDS])}",

@@ -69,7 +69,7 @@ def splash_backend(interpret: bool) -> Backend:
     return Backend(forest, images, dense_cross)  # keys of images are few: no kernel yet
 
 
-def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array) -> Attention:
+def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array, longest: int | None = None) -> Attention:
     segment_BT, branch_BT = _own_segments(segment_BT), _whole_blocks(branch_BT)
     slot_T = jnp.arange(segment_BT.shape[1])
     side_BT = (branch_BT == SFT).astype(jnp.int32) - (branch_BT == COT)
@@ -78,7 +78,7 @@ def _forest(interpret: bool, segment_BT: jax.Array, branch_BT: jax.Array) -> Att
     return functools.partial(_attend, interpret, intervals._replace(slot_BS=slot_BS))
 
 
-def _images(interpret: bool, image_BP: jax.Array) -> Attention:
+def _images(interpret: bool, image_BP: jax.Array, longest: int | None = None) -> Attention:
     image_BP = _own_segments(image_BP)
     position_BP = jnp.broadcast_to(jnp.arange(image_BP.shape[1]), image_BP.shape)
     return functools.partial(_attend, interpret, _intervals(same_segment_mask(image_BP), position_BP))

@@ -13,6 +13,7 @@ from mmkp_jax.planning.compiling import Compiled, CompileOutcome
 from mmkp_jax.planning.counts import ProgramCounts, count_program
 from mmkp_jax.planning.topologies import Topology
 from mmkp_jax.planning.workload import Workload
+from mmkp_jax.training.batches import image_processor
 from mmkp_jax.training.setup import dtype_of
 
 
@@ -105,7 +106,8 @@ def saved_activations(workload: Workload, outcome: CompileOutcome) -> float:
 def slots_flops(workload: Workload) -> float:
     """Operations of a step over all slots by the formula, padding and recomputation included."""
     config = workload.config
-    work = work_of_slots(workload.row, config.global_batch_size, workload.definition.processor)
+    processor = image_processor(config, workload.definition)
+    work = work_of_slots(workload.row, config.global_batch_size, workload.definition.family, processor)
     return _total(step_flops(workload.definition, config.freeze, work, remat=config.remat))
 
 

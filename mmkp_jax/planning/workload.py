@@ -20,6 +20,7 @@ from mmkp_jax.models.definition import Definition
 from mmkp_jax.models.family import Work
 from mmkp_jax.models.flops import tree_pairs
 from mmkp_jax.training.batches import (
+    TEMPLATE_TOKENS,
     branches_of,
     complete_config,
     datasets_of,
@@ -31,9 +32,6 @@ from mmkp_jax.training.batches import (
 
 TYPICAL_FILL = 0.96
 """Share of the limiting slots that typical posts fill (`benchmarks/packing.py`)."""
-
-TEMPLATE_TOKENS = 64
-"""Upper bound of a prompt's tokens without its image and the post's text."""
 
 
 class RowLoad(NamedTuple):

@@ -163,6 +163,12 @@ ROWS = (
         "slots of a row by the kinds of the model's family, such as patches; the family's own where they are not given",
         low=0,
     ),
+    Field(
+        *("row.tree_tokens", 0),
+        "most tokens of a post with its targets, which attention may assume; 0: from the limits on text, image, answer",
+        low=0,
+        source=OURS,
+    ),
     Field("row.labels", 1536, "label slots of a row, over both targets", low=1),
     Field("row.examples", 16, "posts of a row, at most", low=1),
 )
@@ -243,7 +249,7 @@ PRECISION = (
     Field(
         *("attention", "auto"),
         "a backend of mmkp_jax.ops.backends, or auto: the best for the platform",
-        choices=("auto", "dense", "splash"),
+        choices=("auto", "dense", "sliced", "splash"),
         resume=MAY_DIFFER,
     ),
     Field("remat", True, "keep only each layer's input for the backward pass", resume=MAY_DIFFER),

@@ -34,6 +34,9 @@ def upgrade(content: Mapping[str, Any], moved: Mapping[str, str] = MOVED) -> dic
         section, key = _section(config, name)
         if section is not None and key in section and _plain(section[key]) == was:
             section[key] = now
+    row, _ = _section(config, "row.tokens")
+    if row is not None and "tokens" in row:
+        row.setdefault("tree_tokens", row["tokens"])  # there was no other limit
     for field in FIELDS:
         before = field.default if field.resume == MAY_DIFFER else field.before
         if before is not REQUIRED:

@@ -23,6 +23,12 @@ from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.training.objectives import OWN_BRANCHES, objective
 
+TEMPLATE_TOKENS = 64
+"""Upper bound of a prompt's tokens without its image and the post's text."""
+
+KEYPHRASE_TOKENS = 64
+"""Upper bound of the tokens of a post's keyphrases as a target, for the default of `row.tree_tokens`."""
+
 
 class Dataset(NamedTuple):
     """A prepared dataset to train on."""
@@ -145,7 +151,7 @@ def make_data(config: ConfigDict) -> None:
 
 
 def complete_config(config: ConfigDict, definition: Definition) -> ConfigDict:
-    """The config with every setting and slot of the family's images written out.
+    """The config with every setting and slot of the family's images, and the longest tree, written out.
 
     Raises:
         InputError: one of them cannot be used.
@@ -153,7 +159,14 @@ def complete_config(config: ConfigDict, definition: Definition) -> ConfigDict:
     processor, completed = image_processor(config, definition), ConfigDict(config.to_dict())
     completed.data.images = processor.settings
     completed.row.images = row_size(config.row, processor).images
+    completed.row.tree_tokens = config.row.tree_tokens or min(config.row.tokens, _tree_tokens(config, processor))
     return completed
+
+
+def _tree_tokens(config: ConfigDict, processor: Processor) -> int:
+    """Tokens of the longest tree that the limits allow: template, text, image, and both targets."""
+    prompt = TEMPLATE_TOKENS + config.data.max_text_tokens + processor.largest().tokens
+    return prompt + config.answer_tokens + KEYPHRASE_TOKENS
 
 
 def branches_of(config: ConfigDict) -> tuple[Branch, ...]:

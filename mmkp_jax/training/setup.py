@@ -14,7 +14,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
+from mmkp_jax.models.definition import Definition, Params, define_from, flatten, unflatten
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.sharding import (
     batch_sharding,
@@ -24,8 +24,9 @@ from mmkp_jax.models.sharding import (
     param_structs,
     replicated,
 )
-from mmkp_jax.ops.backends import backend_name
+from mmkp_jax.ops.backends import RowAttention, backend_name
 from mmkp_jax.runtime.field_checks import check_settings
+from mmkp_jax.training.batches import image_processor
 from mmkp_jax.training.gamma import GammaSchedule, gamma_schedule
 from mmkp_jax.training.objectives import objective
 from mmkp_jax.training.optimizer import adamw, learning_rate
@@ -71,7 +72,7 @@ def plan_training(
     train = objective(config.strategy, multitask_weight=config.multitask_weight)
     schedule = gamma_schedule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
     mesh = make_mesh(config.mesh, devices)
-    definition = define_on(mesh, published, where, attention=config.attention, remat=config.remat)
+    definition = _define_for_rows(config, mesh, published, where)
     _check_batch(config, mesh)
     rate = learning_rate(
         config.learning_rate, warmup_steps=config.warmup_steps, total_steps=total_steps or config.total_steps
@@ -119,7 +120,20 @@ def define_on(
     Raises:
         InputError: the model is not implemented, or there is no such backend.
     """
-    return define(published, where, attention=backend_name(attention, mesh.devices.flat[0].platform), **options)
+    backend = backend_name(attention, mesh.devices.flat[0].platform)
+    return define(published, where, attention=RowAttention(backend), **options)
+
+
+def _define_for_rows(config: ConfigDict, mesh: Mesh, published: Mapping[str, Any], where: str) -> Definition:
+    """The model with the attention of training rows, whose trees and images have limits."""
+    definition = define(published, where)
+    largest = image_processor(config, definition).largest()
+    attention = RowAttention(
+        backend_name(config.attention, mesh.devices.flat[0].platform),
+        longest_tree=config.row.tree_tokens or None,
+        longest_image=largest.slots[0] if largest.slots else None,  # patches, if any kind
+    )
+    return define_from(definition.family, definition.config, attention=attention, remat=config.remat)
 
 
 def load_state(plan: Plan, folder: Folder) -> State:

@@ -127,7 +127,8 @@ def test_a_host_that_dies_ends_the_job_within_a_minute_and_one_host_continues(po
         nearly_equal(workdir, unbroken[0])
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_host_that_dies_while_the_test_split_is_decoded_ends_the_job_within_a_minute(pocket, unbroken, victim):
     workdir = pocket.parent / f"killed-in-test-{victim}"
     shutil.copytree(unbroken[0], workdir)

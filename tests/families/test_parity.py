@@ -17,6 +17,7 @@ from mmkp_jax.data.forest import COT, SFT
 from mmkp_jax.families.qwen2_5_vl.geometry import patch_layout
 from mmkp_jax.families.qwen2_5_vl.model import mrope_rotation, vision_rotation
 from mmkp_jax.models.layers import rotary_frequencies
+from mmkp_jax.models.model import Attend
 from mmkp_jax.ops.attention import DENSE
 from mmkp_jax.ops.tiles import lay_tiles
 from tests.support.needs_torch import needs_torch
@@ -108,7 +109,7 @@ def test_blocks_equal_transformers(pair):
     assert_close(tower.merger(x[None])[0], out)
 
     x, out = seen["decoder layer"]
-    attend = DENSE.forest(forest.segment_BT, forest.branch_BT)
+    attend = Attend(DENSE.forest(forest.segment_BT, forest.branch_BT))
     assert_close(layer_of(model.decoder.layers, 1)(x, mrope_rotation(forest.position_BTA, config), attend), out)
 
 

@@ -1,4 +1,4 @@
-"""Dense attention equals the plain statement of it: outputs and the gradients of queries, keys and values.
+"""Dense and sliced attention equal the plain statement of it: outputs and the gradients of queries, keys and values.
 
 float32; bound 2e-6 of the largest value, where about 5e-7 is seen (two orders of summation).
 """
@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from mmkp_jax.data.forest import COT, SFT, TRUNK
-from mmkp_jax.ops.attention import BLOCK, DENSE, MAX_BLOCKS, causal_blocks, dense_attention, forest_mask
+from mmkp_jax.ops.attention import DENSE, Backend, dense_attention, forest_mask
 from mmkp_jax.ops.attention import same_segment_mask as image_mask
+from mmkp_jax.ops.sliced import BLOCK, MAX_BLOCKS, MAX_IMAGE_BLOCKS, SLICED, forest_slices, image_slices
 from mmkp_jax.planning.hlo import parse_hlo
 from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
@@ -47,8 +48,18 @@ FORESTS = {
     "one tree, one block": one_tree(130),
     "blocks of two times 128": one_tree(1100),
     "a row of nothing but padding": tuple(np.concatenate([a, 0 * a]) for a in one_tree(260)),
+    "blocks that see no key of the row's start": (
+        runs([1, 150, 2, 90, 3, 150, 4, 149, 5, 1, 6, 150], slots=700),
+        runs([*[TRUNK, 80, COT, 50, SFT, 20], *[TRUNK, 60, SFT, 30]] * 3, slots=700),
+    ),
     "one token": one_tree(1),
 }
+IMAGES = {
+    "partly filled": runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300),
+    "blocks that see few others": runs([1, 90, 2, 130, 3, 128, 4, 40, 5, 130], [1, 130, 2, 130], slots=700),
+    "full": runs([1, 200, 2, 184], slots=384),
+}
+BACKENDS = {"dense": DENSE, "sliced": SLICED}
 HEADS = {"grouped": (4, 2), "one key head": (3, 1), "as many key heads": (2, 2)}
 
 
@@ -78,17 +89,23 @@ def errors(ours: list[np.ndarray], theirs: list[np.ndarray]) -> list[float]:
     return [float(np.abs(a - b).max() / max(np.abs(b).max(), 1)) for a, b in zip(ours, theirs, strict=True)]
 
 
-def forest_errors(name: str, heads: tuple[int, int], **kind) -> list[float]:
+def longest_of(segment_BT: np.ndarray) -> int:
+    """Slots of the longest run of a number that is not 0."""
+    return max(np.bincount(row[row > 0]).max(initial=1) for row in segment_BT)
+
+
+def forest_errors(name: str, heads: tuple[int, int], backend: Backend = SLICED, **kind) -> list[float]:
     rows = FORESTS[name]
     args = operands(rows[0].shape, heads, **kind)
     mask = forest_mask(*map(jnp.asarray, rows))
     plain = both_passes(lambda *qkv: plain_attention(*qkv, mask), *args)
-    return errors(both_passes(DENSE.forest(*map(jnp.asarray, rows)), *args), plain)
+    return errors(both_passes(backend.forest(*map(jnp.asarray, rows), longest_of(rows[0])), *args), plain)
 
 
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 @pytest.mark.parametrize("name", FORESTS)
-def test_the_forest_equals_the_plain_statement(name):
-    assert max(forest_errors(name, (4, 2))) <= BOUND
+def test_the_forest_equals_the_plain_statement(name, backend):
+    assert max(forest_errors(name, (4, 2), backend)) <= BOUND
 
 
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
@@ -101,11 +118,13 @@ def test_in_float64_they_are_one_function():
         assert max(forest_errors("several trees, padding, in blocks", (4, 2), dtype=np.float64)) <= 1e-13
 
 
-def test_images_equal_the_plain_statement():
-    image_BP = jnp.asarray(runs([1, 24, 2, 180, 3, 40], [1, 96], slots=300))
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+@pytest.mark.parametrize("row", IMAGES.values(), ids=IMAGES)
+def test_images_equal_the_plain_statement(row, backend):
+    image_BP = jnp.asarray(row)
     args = operands(image_BP.shape, (3, 3))
     plain = both_passes(lambda *qkv: plain_attention(*qkv, image_mask(image_BP)), *args)
-    assert max(errors(both_passes(DENSE.images(image_BP), *args), plain)) <= BOUND
+    assert max(errors(both_passes(backend.images(image_BP, longest_of(row)), *args), plain)) <= BOUND
 
 
 def test_tiles_of_windows_equal_the_plain_statement_empty_ones_too():
@@ -131,7 +150,7 @@ def test_bf16_is_as_near_to_float32_as_the_plain_statement(spread):
     exact = both_passes(plain, *(a.astype(jnp.float32) for a in args))
     ours, theirs = (
         [float(np.linalg.norm(a - b)) for a, b in zip(both_passes(attend, *args), exact, strict=True)]
-        for attend in (DENSE.forest(*rows), plain)
+        for attend in (SLICED.forest(*rows), plain)
     )
     assert all(a <= 1.05 * b for a, b in zip(ours, theirs, strict=True))
 
@@ -155,7 +174,7 @@ def test_large_scores_overflow_nothing(size):
 
     with jax.enable_x64(True):
         exact = both_passes(plain, *(a.astype(np.float64) for a in args))
-    ours, theirs = (errors(both_passes(f, *args), exact) for f in (DENSE.forest(segment_BT, branch_BT), plain))
+    ours, theirs = (errors(both_passes(f, *args), exact) for f in (SLICED.forest(segment_BT, branch_BT), plain))
     assert max(ours) <= 2 * max(theirs) + BOUND
 
 
@@ -164,7 +183,7 @@ def test_a_hidden_key_adds_exactly_nothing():
     segment_BT, branch_BT = (jnp.asarray(a) for a in FORESTS["several trees, padding, in blocks"])
     q, k, v, g = operands(segment_BT.shape, (4, 2))
     here = np.asarray(segment_BT == 2)[..., None, None]
-    attend = DENSE.forest(segment_BT, branch_BT)
+    attend = SLICED.forest(segment_BT, branch_BT, 220)
     calm = both_passes(attend, q, k, v, g * here)
     wild = both_passes(attend, q, *(np.where(here, a, np.float32(1e30)) for a in (k, v)), g * here)
     assert all(np.array_equal(a * here, b * here) for a, b in zip(calm, wild, strict=True))
@@ -182,12 +201,32 @@ def test_a_query_that_may_see_nothing_gets_the_mean_of_all_values():
     assert max(errors(both_passes(attend, q, k, v, g), plain)) <= BOUND
 
 
-@pytest.mark.parametrize("tokens", [1, 128, 255, 256, 257, 300, 384, 1024, 1025, 4096, 32_768])
-def test_blocks_cover_every_query_once_and_are_few(tokens):
-    blocks = causal_blocks(tokens)
-    assert [slot for start, end in blocks for slot in range(start, end)] == list(range(tokens))
-    assert len(blocks) <= MAX_BLOCKS
-    assert all(start % BLOCK == 0 for start, _ in blocks)
+@pytest.mark.parametrize("longest", [None, 1, 100, 129, 1500, 50_000])
+@pytest.mark.parametrize("length", [1, 128, 255, 256, 257, 300, 384, 1024, 1025, 4096, 11_520])
+def test_slices_cover_every_query_once_and_the_keys_that_it_may_see(length, longest):
+    forest, images = forest_slices(length, longest), image_slices(length, longest)
+    reach = length if longest is None else longest - 1
+    for slices, most in ((forest, MAX_BLOCKS), (images, MAX_IMAGE_BLOCKS)):
+        assert [slot for queries, _ in slices for slot in range(queries.start, queries.stop)] == list(range(length))
+        assert len(slices) <= most
+        for queries, keys in slices:
+            assert queries.start % BLOCK == keys.start % BLOCK == 0 <= keys.start <= max(0, queries.start - reach)
+    assert all(keys.stop == queries.stop for queries, keys in forest)
+    assert all(min(length, queries.stop + reach) <= keys.stop <= length for queries, keys in images)
+
+
+def test_sliced_attention_holds_no_array_of_all_pairs():
+    """Nor a mask of them; dense attention does."""
+    segment_BT, branch_BT = map(jnp.asarray, FORESTS["blocks that see no key of the row's start"])
+    image_BP = jnp.asarray(IMAGES["blocks that see few others"])
+    for backend, bounded in ((SLICED, True), (DENSE, False)):
+        for make, row in (
+            (lambda backend=backend: backend.forest(segment_BT, branch_BT, 150), segment_BT),
+            (lambda backend=backend: backend.images(image_BP, 130), image_BP),
+        ):
+            q, k, v, g = operands(row.shape, (2, 2))
+            text = jax.jit(lambda q, k, v, g, make=make: jax.vjp(make(), q, k, v)[1](g)).lower(q, k, v, g).as_text()
+            assert ("700x700x" not in text) == bounded
 
 
 def moved_scores(attend, mask) -> list[str]:
@@ -215,14 +254,15 @@ def test_no_array_of_scores_is_copied_or_transposed():
 
 
 def test_no_scores_wait_for_the_backward_pass():
-    mask = forest_mask(*map(jnp.asarray, one_tree(300)))
+    rows = [jnp.asarray(a) for a in one_tree(300)]
+    mask = forest_mask(*rows)
     q, k, v, _ = operands(mask.shape[:2], (4, 2))
 
     def kept(attend) -> int:
         return max(a.size for a in jax.tree.leaves(jax.vjp(attend, q, k, v)[1]))
 
     assert kept(lambda *qkv: plain_attention(*qkv, mask)) >= 4 * mask.size
-    assert kept(lambda *qkv: dense_attention(*qkv, mask, causal=True)) <= mask.size
+    assert kept(SLICED.forest(*rows)) <= mask.size
 
 
 def test_heads_over_the_tensor_axis_send_nothing_and_shared_keys_no_more_than_the_plain_statement():
@@ -231,6 +271,6 @@ def test_heads_over_the_tensor_axis_send_nothing_and_shared_keys_no_more_than_th
     assert done.returncode == 0, done.stderr[-4000:]
     divided, shared = json.loads(done.stdout.splitlines()[-1]).values()
     assert max(divided["error"], shared["error"]) <= BOUND
-    assert divided["dense"] == []
+    assert divided["sliced"] == []
     assert shared["plain"]  # the gradients of keys that two devices share are summed: the text was read
-    assert len(shared["dense"]) <= len(shared["plain"])
+    assert len(shared["sliced"]) <= len(shared["plain"])

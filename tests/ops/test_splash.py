@@ -19,7 +19,7 @@ from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.ops import splash
 from mmkp_jax.ops.attention import DENSE, Backend, forest_mask
-from mmkp_jax.ops.backends import BACKENDS, backend_name
+from mmkp_jax.ops.backends import BACKENDS, RowAttention, backend_name
 from mmkp_jax.training.step import forest_losses
 from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
@@ -165,7 +165,7 @@ def test_the_model_gives_the_losses_and_gradients_of_dense(monkeypatch):
     params = random_params(define_from(FAMILY, CONFIG), 0, spread=0.1)
 
     def run(attention: str):
-        definition = define_from(FAMILY, CONFIG, remat=True, attention=attention)
+        definition = define_from(FAMILY, CONFIG, remat=True, attention=RowAttention(attention))
 
         def loss(params):
             losses = forest_losses(definition, params, forest, examples=2, dtype=jnp.float32)
@@ -201,8 +201,8 @@ def test_sharded_equals_one_device():
 def test_auto_takes_splash_on_tpu_only():
     assert {platform: backend_name("auto", platform) for platform in ("tpu", "gpu", "cpu")} == {
         "tpu": "splash",
-        "gpu": "dense",
-        "cpu": "dense",
+        "gpu": "sliced",
+        "cpu": "sliced",
     }
     with pytest.raises(InputError, match=r"unknown attention 'slash' \(did you mean 'splash'\?\)"):
         backend_name("slash", "tpu")

@@ -14,6 +14,7 @@ from mmkp_jax.models.flops import step_flops, tree_pairs, work_of, work_of_slots
 from mmkp_jax.ops.attention import forest_mask, same_segment_mask
 from mmkp_jax.planning.counts import count_program
 from mmkp_jax.planning.hlo import parse_hlo
+from mmkp_jax.training.batches import image_processor
 from mmkp_jax.training.setup import plan_training
 from tests.support.tiny import hf_config_dict, tiny_config
 from tests.support.trees import forest_of, row_of
@@ -88,7 +89,7 @@ def compiled_step(model: Qwen2_5_VLConfig, forest: Forest, remat: bool | None) -
     batch = map_arrays(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), forest)
     images = forest.images
     size = row_of(*(a.shape[1] for a in (forest.token_BT, images.image_BP, images.window_BW, forest.label_BM)), 1)
-    work = work_of_slots(size, len(forest.token_BT), plan.definition.processor)
+    work = work_of_slots(size, len(forest.token_BT), FAMILY, image_processor(config, plan.definition))
     flops = step_flops(plan.definition, config.freeze, work, remat=remat)
     with jax.set_mesh(plan.mesh):
         return plan.step.lower(plan.state, batch).compile(), sum(part.total for part in flops.values())

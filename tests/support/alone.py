@@ -12,6 +12,7 @@ from mmkp_jax.data.forest import Forest, Tree
 from mmkp_jax.families.qwen2_5_vl.geometry import mrope_positions
 from mmkp_jax.families.qwen2_5_vl.model import mrope_rotation
 from mmkp_jax.models.definition import Definition, Params
+from mmkp_jax.models.model import Attend
 from mmkp_jax.ops.attention import dense_attention
 from tests.support.trees import forest_of
 
@@ -31,9 +32,8 @@ def alone_loss(definition: Definition, params: Params, tree: Tree, target: np.nd
         at = np.flatnonzero(tokens == config.image_token_id)
         embedded = embedded.at[at].set(features[_merged(image)])
     causal = np.tril(np.ones((len(tokens), len(tokens)), bool))[None]
-    hidden = model.decoder(
-        embedded[None], mrope_rotation(position_T3[None], config), lambda q, k, v: dense_attention(q, k, v, causal)
-    )[0]
+    attend = Attend(lambda q, k, v: dense_attention(q, k, v, causal))
+    hidden = model.decoder(embedded[None], mrope_rotation(position_T3[None], config), attend)[0]
     log_p = jax.nn.log_softmax(hidden @ model.head.T, axis=-1)
     first = len(tree.prompt)
     return -log_p[np.arange(first - 1, len(tokens) - 1), tokens[first:]].mean()

@@ -9,8 +9,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmkp_jax.models.sharding import MESH_AXES, make_mesh
-from mmkp_jax.ops.attention import dense_attention, forest_mask
+from mmkp_jax.ops.attention import Block, blockwise_attention, forest_mask
 from mmkp_jax.ops.layout import ROW_AXES
+from mmkp_jax.ops.sliced import forest_slices
 from tests.support.plain_attention import plain_attention
 
 COLLECTIVE = re.compile(r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)\(")
@@ -37,7 +38,7 @@ def main() -> None:
         args = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((q, k, v, g, mask), specs, strict=True)]
         with jax.set_mesh(mesh):
             sends = {}
-            for name, attend in (("plain", plain_attention), ("dense", causal)):
+            for name, attend in (("plain", plain_attention), ("sliced", sliced)):
                 compiled = jax.jit(run, static_argnums=5).lower(*args, attend).compile()
                 sends[name] = sorted(found[1] for found in COLLECTIVE.finditer(compiled.as_text()))
             ours = compiled(*args)
@@ -46,8 +47,9 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def causal(q, k, v, mask):
-    return dense_attention(q, k, v, mask, causal=True)
+def sliced(q, k, v, mask):
+    blocks = [Block(queries, keys, mask[:, queries, keys]) for queries, keys in forest_slices(q.shape[1], 150)]
+    return blockwise_attention(q, k, v, blocks)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 from mmkp_jax.data.processor import Layout, TextProcessor
 from mmkp_jax.models.layers import Linear, RMSNorm
 from mmkp_jax.models.model import Layer, Memory
+from mmkp_jax.ops.backends import ANY_ROWS
 from tests.support.toy_family import FAMILY as TOY
 from tests.support.toy_family import HEADS, WIDTH_A_HEAD, Toy, ToyLayer
 
@@ -62,7 +63,7 @@ class CrossLayer(ToyLayer):
 
 
 class ToyCross(Toy):
-    def __init__(self, config, *, remat=False, attention="dense", rngs):
+    def __init__(self, config, *, remat=False, attention=ANY_ROWS, rngs):
         super().__init__(config, remat=remat, attention=attention, rngs=rngs)
         self.odd = CrossLayer(layers=config.num_layers // 2, rngs=rngs)
         self.tower = Linear((config.hidden_size, VALUES), ("embed", None), bias=True, layers=None, rngs=rngs)

@@ -10,6 +10,7 @@ from mmkp_jax.models.family import Family, Names, Product, Reference, Source, St
 from mmkp_jax.models.flops import with_matrices
 from mmkp_jax.models.layers import Linear, RMSNorm, parameter, rotary_frequencies, rotate, rotation_by
 from mmkp_jax.models.model import Layer, attend_by
+from mmkp_jax.ops.backends import ANY_ROWS
 from mmkp_jax.runtime.json_files import Fields
 
 HEADS, WIDTH_A_HEAD, THETA = 2, 8, 10_000.0
@@ -42,7 +43,7 @@ class ToyLayer(nnx.Module):
 
 
 class Toy(nnx.Module):
-    def __init__(self, config: ToyConfig, *, remat: bool = False, attention: str = "dense", rngs):
+    def __init__(self, config: ToyConfig, *, remat: bool = False, attention=ANY_ROWS, rngs):
         self.config, self.attention = config, attention
         self.words = parameter(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), None)
         self.even = ToyLayer(layers=-(-config.num_layers // 2), rngs=rngs)

@@ -28,7 +28,7 @@ from mmkp_jax.models.layers import (
 )
 from mmkp_jax.models.model import Attend, Layer, attend_by
 from mmkp_jax.ops.attention import Attention, dense_attention
-from mmkp_jax.ops.backends import BACKENDS
+from mmkp_jax.ops.backends import ANY_ROWS, RowAttention
 from mmkp_jax.ops.layout import over_rows, whole_vectors
 from mmkp_jax.ops.tiles import Tiles, from_tiles, lay_tiles, to_tiles
 
@@ -114,7 +114,7 @@ class Merger(nnx.Module):
 class VisionTower(nnx.Module):
     """Patches to features, and, with the merger, to image tokens; all in window order."""
 
-    def __init__(self, config: VisionConfig, *, remat: bool, attention: str, rngs):
+    def __init__(self, config: VisionConfig, *, remat: bool, attention: RowAttention, rngs):
         self.patch_embed = PatchEmbed(config, rngs=rngs)
         self.blocks = VisionBlock(config, layers=config.depth, rngs=rngs)
         self.merger = Merger(config, rngs=rngs)
@@ -128,7 +128,7 @@ class VisionTower(nnx.Module):
         full_L = np.isin(np.arange(config.depth), config.full_attention_layers)
         rotation = vision_rotation(images.patch_position_BP2, config)
         tiles = lay_tiles(images.window_BW, images.image_BP.shape[1], config.tile_size)
-        attend_image = BACKENDS[self.attention].images(images.image_BP)
+        attend_image = self.attention.images(images.image_BP)
 
         def block(layer: VisionBlock, x_BPD: jax.Array, full: jax.Array) -> jax.Array:
             return layer(x_BPD, rotation, tiles, attend_image, full)
@@ -192,10 +192,17 @@ def mrope_rotation(position_BT3: jax.Array, config: Qwen2_5_VLConfig) -> Rotatio
 class Qwen2_5_VL(nnx.Module):
     """The Qwen2.5-VL model.
 
-    `remat` saves only each layer's input for the backward pass; `attention` names one of `ops.backends.BACKENDS`.
+    `remat` saves only each layer's input for the backward pass.
     """
 
-    def __init__(self, config: Qwen2_5_VLConfig, *, remat: bool = False, attention: str = "dense", rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: Qwen2_5_VLConfig,
+        *,
+        remat: bool = False,
+        attention: RowAttention = ANY_ROWS,
+        rngs: nnx.Rngs,
+    ):
         self.config, self.attention = config, attention
         self.visual = VisionTower(config.vision, remat=remat, attention=attention, rngs=rngs)
         self.decoder = Decoder(config, remat=remat, rngs=rngs)
