@@ -6,7 +6,6 @@ Imported by both sides, so it starts neither JAX's nor PyTorch's devices.
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +23,8 @@ SIDES = (
 )
 """Width and height of images as social media serve them."""
 
-REAL_POSTS = Path(__file__).parents[2].parent / "shared" / "data" / "cmkp" / "tw_mm_s1" / "valid_src.txt"
-"""Where CMKP's posts are, if they are next to the repository."""
+WORDS, KEYPHRASE_WORDS = (3.145, 0.548), (0.738, 0.573)
+"""Mean and deviation of the logarithm of CMKP's words: of the texts, and of the keyphrases (5,370 posts of valid)."""
 
 PROMPT, TOKENS_A_WORD, TOKENS_A_KEYPHRASE_WORD = 36, 1.25, 1.5
 """With these, CMKP's words come to the mean tokens that `benchmarks/packing.py` measures with Qwen's vocabulary: 69 of
@@ -45,7 +44,7 @@ class Size(NamedTuple):
     """The model's `config.json`."""
     posts: int
     per_row: tuple[int, ...]
-    """Posts a row to try, on our side."""
+    """Posts a row to try, on our side, besides a step for each post."""
     batches: tuple[int, ...]
     """Posts of a batch to try, on PyTorch's side."""
     multiple: int = 1
@@ -93,7 +92,7 @@ _TINY = _published(
 
 SIZES = {
     "tiny": Size(_TINY, 4, per_row=(2,), batches=(1, 2), smaller=8),
-    "small": Size(_SMALL, 8, per_row=(1, 2, 4), batches=(1, 2, 4, 8)),
+    "small": Size(_SMALL, 8, per_row=(2, 4, 8), batches=(1, 2, 4, 8)),
     "3b": Size(
         PUBLISHED["Qwen/Qwen2.5-VL-3B-Instruct"],
         24,
@@ -140,7 +139,8 @@ class Job:
             return rng.integers(0, config.image_token_id - 64, max(2, round(n))).astype(np.int32)
 
         posts = []
-        for words, of_keyphrases in lengths(self.posts, rng):
+        for _ in range(self.posts):
+            words, of_keyphrases = rng.lognormal(*WORDS), rng.lognormal(*KEYPHRASE_WORDS)
             width, height = SIDES[rng.integers(len(SIDES))]
             layout = processor.layout(height // job.smaller, width // job.smaller)
             prompt = [draw(PROMPT / 2), processor.placeholder(layout), draw(PROMPT / 2 + TOKENS_A_WORD * words)]
@@ -151,19 +151,11 @@ class Job:
         return posts
 
 
-def lengths(n: int, rng: np.random.Generator) -> list[tuple[float, float]]:
-    """Words of the text and of the keyphrases of n posts: CMKP's own where they are at hand, else drawn like them."""
-    if not REAL_POSTS.is_file():
-        return [(rng.lognormal(3.13, 0.58), rng.lognormal(0.8, 0.45)) for _ in range(n)]
-    lines = REAL_POSTS.read_text("utf-8").splitlines()
-    parts = [lines[i].split("<sep>") for i in rng.choice(len(lines), n, replace=False)]
-    return [(len(text.split()), len(keyphrases.replace(";", " ").split())) for text, keyphrases, *_ in parts]
-
-
-def about_lengths() -> str:
-    """Where the posts' lengths come from, in a line."""
-    words = "of CMKP's valid posts" if REAL_POSTS.is_file() else "drawn (CMKP's posts are not at hand)"
-    return f"lengths: words {words} at a fixed number of tokens a word, usual image sizes, CoT of {COT_TOKENS} tokens"
+ABOUT = (
+    f"random weights, tokens and pixels; lengths as of CMKP's posts (a fixed number of tokens a word), images of usual "
+    f"sizes, chains of thought of {COT_TOKENS} ± {COT_SPREAD} tokens; the tower frozen; AdamW"
+)
+"""The job in a sentence."""
 
 
 def packed(tree: Tree, strategy: str) -> Tree:
@@ -192,6 +184,11 @@ def smallest(rows: Sequence[Sequence[Tree]], processor: Qwen2_5_VLProcessor, mul
 
     images = {"patches": most("patches", 4 * multiple), "windows": most("windows")}
     return RowSize(most("tokens", multiple), most("labels"), max(map(len, rows)), images)
+
+
+def longest_tree(trees: Sequence[Tree], processor: Qwen2_5_VLProcessor) -> int:
+    """Tokens of the longest tree, rounded up to a multiple of 64."""
+    return -(-max(tree_size(tree, processor).tokens for tree in trees) // 64) * 64
 
 
 def random_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:

@@ -1,46 +1,30 @@
-"""Seconds, processor seconds and peak memory of a stretch of work."""
+"""Seconds and peak memory of a stretch of work."""
 
 import contextlib
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
 class Meter(contextlib.AbstractContextManager):
-    """Measures the block; `taken` then has `seconds`, `processor` (of all threads) and `memory` (bytes at most).
+    """Measures the block; `taken` then has its `seconds` and `memory`, the bytes that the process held at most."""
 
-    Args:
-        of_device: the peak of the device's memory in bytes, or None where that is the process's own.
-    """
-
-    def __init__(self, of_device: Callable[[], int | None]):
-        self._of_device, self.taken = of_device, {}
+    def __init__(self):
+        self.taken: dict[str, Any] = {}
 
     def __enter__(self) -> "Meter":
-        reset_peak()
-        self._start, self._busy = time.perf_counter(), time.process_time()
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # begins to measure the process's peak anew
+        self._start = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        seconds, processor = time.perf_counter() - self._start, time.process_time() - self._busy
-        memory = self._of_device()
-        self.taken: dict[str, Any] = {
-            "seconds": seconds,
-            "processor": processor,
-            "memory": peak_of_process() if memory is None else memory,
-        }
-
-
-def reset_peak() -> None:
-    """Begins to measure the process's peak anew, where the system can."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        self.taken = {"seconds": time.perf_counter() - self._start, "memory": peak_of_process()}
 
 
 def peak_of_process() -> int | None:
-    """The most bytes of physical memory that the process held since `reset_peak`; None where it is not known."""
+    """The most bytes of physical memory that the process held; None where it is not known."""
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:

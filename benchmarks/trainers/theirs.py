@@ -9,12 +9,10 @@ only those whose choice is the CoT target.
 import functools
 import os
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -26,18 +24,23 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Way(NamedTuple):
-    """A way to train: posts a batch, packed into one row or padded, and the passes of Dynamic CoT."""
+    """A way to train."""
 
     posts: int
-    packed: bool
-    all_again: bool
-    """Whether the second pass takes all posts, after a first one without gradient."""
+    """Posts of a batch: one padded batch, or one packed row."""
+    packed: bool = False
+    each: bool = False
+    """Whether every batch is an optimizer step, as in the paper; otherwise all posts are one."""
+    all_again: bool = False
+    """Whether Dynamic CoT's second pass takes all posts, after a first one without gradient."""
 
-    def name(self, strategy: str) -> str:
+    @property
+    def name(self) -> str:
         """The way in words."""
-        words = f"batch of {self.posts}" if self.posts > 1 else "batch size 1"
-        words += ", packed" * self.packed
-        return words + ", two whole passes" * self.all_again if strategy == "dyncot" else words
+        if self.each:
+            return "batch size 1"
+        words = f"batches of {self.posts}" + ", packed" * self.packed
+        return words + ", second pass over all" * self.all_again
 
 
 class Batch(NamedTuple):
@@ -72,7 +75,7 @@ class Theirs:
         self.optimizer = torch.optim.AdamW(groups, lr=STILL, betas=(0.9, 0.95), eps=1e-8, fused=True)
         self.batch = functools.cache(self._collate)
         self.images = functools.cache(self._images)
-        self.meter = Meter(self._peak_of_device)
+        self.meter = Meter()
 
     def about(self) -> dict[str, Any]:
         """Versions, threads and numbers of parameters."""
@@ -93,37 +96,38 @@ class Theirs:
         self.gamma = gamma
 
     def run(self, strategy: str, variant: str) -> dict[str, Any]:
-        """Trains on all posts once; `failed` is the reason why that was not possible."""
+        """Trains on all posts once: seconds, memory, and each post's losses; `failed` is why that was not possible."""
         way = self._ways(strategy)[variant]
+        groups, losses = self._groups(way), []
+        for posts in groups:
+            self.images(posts)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         try:
             with self.meter as meter:
-                for posts in self._groups(way):
-                    self._backward(strategy, way, posts, len(posts))
-                    torch.nn.utils.clip_grad_norm_(self.trained, 1.0, foreach=True)
-                    self.optimizer.step()
-                    self.optimizer.zero_grad(set_to_none=True)
+                for posts in groups:
+                    losses.append(self._backward(strategy, way, posts, len(posts) if way.each else len(self.trees)))
+                    if way.each:
+                        self._update()
+                if not way.each:
+                    self._update()
                 self._wait()
         except torch.cuda.OutOfMemoryError:
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             return {"failed": "out of memory"}
-        return meter.taken
+        memory = {"memory": torch.cuda.max_memory_allocated()} if self.device == "cuda" else {}
+        return meter.taken | memory | self._by_post(groups, losses)
 
     def gradients(self, strategy: str, variant: str, out: str) -> dict[str, Any]:
-        """Writes the gradient of the mean loss of all posts; losses by post."""
-        way, found = self._ways(strategy)[variant], {}
+        """Each post's losses, and the gradient of their mean written."""
+        way = self._ways(strategy)[variant]
+        groups = self._groups(way)
+        losses = [self._backward(strategy, way, posts, len(self.trees)) for posts in groups]
+        found = {name: each.grad for name, each in self.model.named_parameters() if each.grad is not None}
+        self.model.save_pretrained(out, state_dict=found)  # under the published names
         self.optimizer.zero_grad(set_to_none=True)
-        for posts in self._groups(way):
-            found |= self._backward(strategy, way, posts, len(self.trees))
-        if out:
-            Path(out).mkdir()
-            named = {name: each.grad for name, each in self.model.named_parameters() if each.grad is not None}
-            save_file({name: grad.cpu().contiguous() for name, grad in named.items()}, Path(out) / "model.safetensors")
-        self.optimizer.zero_grad(set_to_none=True)
-        order = range(len(self.trees))
-        return {"losses": [found[i][0] for i in order], "on_cot": [found[i][1] for i in order]}
+        return self._by_post(groups, losses)
 
     def product_peak(self) -> float:
         """FLOP/s of a large matrix product in the job's dtype: the best of five."""
@@ -139,27 +143,39 @@ class Theirs:
 
     def _ways(self, strategy: str) -> dict[str, Way]:
         sizes = [n for n in self.job.sizes.batches if n <= len(self.trees)]
-        ways = [Way(n, packed, False) for packed in (False, True) for n in sizes if n > 1 or not packed]
+        ways = [Way(1, each=True), *map(Way, sizes), *(Way(n, packed=True) for n in sizes if n > 1)]
         if strategy == "dyncot":
-            ways += [Way(n, False, True) for n in sizes]
-        return {way.name(strategy): way for way in ways}
+            ways += [Way(n, all_again=True) for n in sizes if n > 1]
+        return {way.name: way for way in ways}
 
     def _groups(self, way: Way) -> list[tuple[int, ...]]:
         """Batches of posts of like length."""
         order = sorted(range(len(self.trees)), key=lambda i: len(self.trees[i].prompt))
         return [tuple(order[start : start + way.posts]) for start in range(0, len(order), way.posts)]
 
-    def _backward(self, strategy: str, way: Way, posts: tuple[int, ...], mean_over: int) -> dict:
-        """Adds the gradient of the posts' loss; each post's loss and whether it is on its CoT target."""
+    def _by_post(self, groups: list[tuple[int, ...]], losses: list[tuple[torch.Tensor, list[bool]]]) -> dict[str, Any]:
+        found = {}
+        for posts, (loss, on_cot) in zip(groups, losses, strict=True):
+            found |= dict(zip(posts, zip(loss.tolist(), on_cot, strict=True), strict=True))
+        loss, on_cot = zip(*(found[i] for i in range(len(self.trees))), strict=True)
+        return {"losses": loss, "on_cot": on_cot}
+
+    def _update(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, strategy: str, way: Way, posts: tuple[int, ...], mean_over: int) -> tuple[torch.Tensor, list]:
+        """Adds the gradient of the posts' loss; each post's loss, and whether it is on its CoT target."""
         with torch.autocast(self.device, torch.bfloat16, enabled=self.job.dtype == "bfloat16"):
             features = self.model.model.get_image_features(*self.images(posts)).pooler_output
-            if strategy != "dyncot":
+            if strategy == "dyncot":
+                loss, on_cot = self._dynamic(way, posts, features)
+            else:
                 loss = self._losses(self.batch(posts, (strategy,) * len(posts), way.packed), features)
                 on_cot = [strategy == "cot"] * len(posts)
-            else:
-                loss, on_cot = self._dynamic(way, posts, features)
         (loss.sum() / mean_over).backward()
-        return {post: (float(loss[i]), on_cot[i]) for i, post in enumerate(posts)} if mean_over != len(posts) else {}
+        return loss.detach(), on_cot
 
     def _dynamic(self, way: Way, posts: tuple[int, ...], features: tuple) -> tuple[torch.Tensor, list[bool]]:
         direct = self.batch(posts, ("sft",) * len(posts), way.packed)
@@ -171,15 +187,14 @@ class Theirs:
             return self._losses(self.batch(posts, chosen, way.packed), features), on_cot
         loss = self._losses(direct, features)
         on_cot = (loss.detach() < self.gamma).tolist()
-        moved = tuple(i for i, cot in enumerate(on_cot) if cot)
-        if moved:
-            again = self.batch(tuple(posts[i] for i in moved), ("cot",) * len(moved), way.packed)
-            loss = loss.index_copy(
-                0,
-                torch.tensor(moved, device=self.device),
-                self._losses(again, tuple(features[i] for i in moved)),
-            )
-        return loss, on_cot
+        moved = [i for i, cot in enumerate(on_cot) if cot]
+        if not moved:
+            return loss, on_cot
+        again = self.batch(tuple(posts[i] for i in moved), ("cot",) * len(moved), way.packed)
+        chosen = self._losses(again, tuple(features[i] for i in moved))
+        if len(moved) == len(posts):  # nothing goes back through the first pass
+            return chosen, on_cot
+        return loss.index_copy(0, torch.tensor(moved, device=self.device), chosen), on_cot
 
     def _losses(self, batch: Batch, features: tuple) -> torch.Tensor:
         """Each post's mean loss over its labels."""
@@ -244,6 +259,3 @@ class Theirs:
     def _wait(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
-
-    def _peak_of_device(self) -> int | None:
-        return torch.cuda.max_memory_allocated() if self.device == "cuda" else None
