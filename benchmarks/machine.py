@@ -24,5 +24,8 @@ def _cpu_name() -> str:
 
 def _revision() -> str:
     git = ["git", "-C", str(Path(__file__).parent)]
-    shown = subprocess.run([*git, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    try:
+        shown = subprocess.run([*git, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    except FileNotFoundError:  # no git here
+        return "unknown"
     return shown.stdout.strip() or "unknown"

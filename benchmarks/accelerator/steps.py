@@ -1,0 +1,120 @@
+"""A train step's seconds, memory and MFU with an attention backend, on random weights made on the device.
+
+python -m benchmarks.accelerator.steps --size=tiny|3b --attention=NAME --notes=FILE [--steps=N]
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.accelerator.job import StepJob, step_job
+from benchmarks.accelerator.notes import Notes
+from benchmarks.machine import describe_machine
+from mmkp_jax.errors import InputError
+from mmkp_jax.models.definition import Params, flatten, unflatten
+from mmkp_jax.models.flops import step_flops
+from mmkp_jax.models.sharding import place_batch
+from mmkp_jax.planning.topologies import CHIPS
+from mmkp_jax.training.setup import Plan, plan_training
+from mmkp_jax.training.step import init_state
+
+SPREAD = 0.02
+"""Standard deviation of the weights."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", required=True)
+    parser.add_argument("--attention", required=True)
+    parser.add_argument("--notes", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=20)
+    args = parser.parse_args()
+    notes = Notes(args.notes)
+    try:
+        measure(step_job(args.size, args.attention), args.steps, notes)
+    except InputError as error:
+        raise SystemExit(str(error)) from None
+
+
+def measure(job: StepJob, steps: int, notes: Notes) -> None:
+    """Notes what the step needs, then what it is compiled to, then each run of it."""
+    device = jax.devices()[0]
+    flops = sum(part.total for part in step_flops(job.definition, job.config.freeze, job.work).values())
+    notes.put(machine=describe_machine(), posts=job.posts, tokens=job.work.tokens, needed_flops=flops)
+    plan = plan_training(job.config, job.published, devices=[device])
+    batch = place_batch(job.batch, plan.mesh)
+    with jax.set_mesh(plan.mesh):
+        start = time.perf_counter()
+        step = plan.step.lower(plan.state, batch).compile()
+        notes.put(compile_seconds=time.perf_counter() - start, compiled_bytes=bytes_of(step))
+        state, seconds = random_state(plan), []
+        for _ in range(steps + 1):
+            start = time.perf_counter()
+            state, metrics, _ = jax.block_until_ready(step(state, batch))
+            seconds.append(time.perf_counter() - start)
+            if len(seconds) == 1:
+                numbers = {name: float(metrics[name]) for name in ("loss", "grad_norm", "skipped")}
+                notes.put(first_step=numbers)
+            else:  # the first warms up
+                notes.put(**speeds(seconds[1:], job, flops, device))
+    notes.put(peak_bytes=peak_of(device))
+
+
+def speeds(seconds: list[float], job: StepJob, flops: float, device: jax.Device) -> dict[str, Any]:
+    """The median step in all units; MFU where the device's peak is known, which is of bfloat16 products."""
+    median, peak = float(np.median(seconds)), peak_flops(device)
+    mfu = {"mfu": flops / median / peak} if peak and job.config.compute_dtype == "bfloat16" else {}
+    rates = {"posts_a_second": job.posts / median, "tokens_a_second": job.work.tokens / median}
+    return {"step_seconds": median, "steps": len(seconds), "all_seconds": seconds, **rates, **mfu}
+
+
+def chip_of(device_kind: str) -> str | None:
+    """The name of a GPU in `planning.topologies`; None for another device."""
+    return next((name for name in CHIPS if name.upper() in device_kind.upper().split()), None)
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """The maker's figure for the device's dense bfloat16 products."""
+    name = None if device.platform == "cpu" else chip_of(device.device_kind)
+    return CHIPS[name].flops if name else None
+
+
+def peak_of(device: jax.Device) -> int | None:
+    """The most bytes that were allocated at once; None where the platform does not say."""
+    return (device.memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def bytes_of(step: jax.stages.Compiled) -> int:
+    """Bytes of the device's memory that the program holds at once, by the compiler."""
+    of = step.memory_analysis()
+    return of.argument_size_in_bytes + of.output_size_in_bytes + of.temp_size_in_bytes - of.alias_size_in_bytes
+
+
+def random_state(plan: Plan) -> Any:
+    """The state before the first step, made on the device."""
+
+    def drawn(key: jax.Array, of: Params) -> Params:
+        leaves = flatten(of)
+        keys = dict(zip(leaves, jax.random.split(key, max(1, len(leaves))), strict=False))
+        return unflatten({path: draw(keys[path], path, leaf) for path, leaf in leaves.items()})
+
+    def draw(key: jax.Array, path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        numbers = SPREAD * jax.random.normal(key, leaf.shape, leaf.dtype)
+        return numbers + jnp.asarray(path.endswith(".scale"), leaf.dtype)
+
+    def made(key: jax.Array) -> Any:
+        of_trainable, of_frozen = jax.random.split(key)
+        trainable, frozen = drawn(of_trainable, plan.state["trainable"]), drawn(of_frozen, plan.state["frozen"])
+        return init_state(trainable, frozen, plan.optimizer, plan.gamma_schedule)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, plan.state)
+    return jax.jit(made, out_shardings=shardings)(jax.random.key(0, impl="rbg"))
+
+
+if __name__ == "__main__":
+    main()
