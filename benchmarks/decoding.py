@@ -12,12 +12,12 @@ that reason are equally long.
 
 Slots are on as many CPU devices as there are cores. Whole batches are the same program, given as many posts at a time
 as it has slots: each waits for its longest answer. transformers is given its batches ready (left padding, posts sorted
-by length of prompt), and decodes in one process with a thread for each core, and in a process for each core
-with a thread each and every other batch; of these and of the batch sizes in --transformers, the fastest. No side reads
-image files. Answers are compared token by token first: --differ says how many may differ, since in bfloat16 the tokens
-of random weights nearly tie. Every side has run before it is timed; rounds are interleaved. The time to the first token
-of every post is that of a run that decodes no other. Processor seconds say how much work it was, whatever else the
-machine did meanwhile.
+by length of prompt), and decodes in one process with a thread for each core, and (without --one_process) in a process
+for each core with a thread each and every other batch; of these and of the batch sizes in --transformers, the fastest.
+No side reads image files. Answers are compared token by token first: --differ says how many may differ, since in
+bfloat16 the tokens of random weights nearly tie. Every side has run before it is timed; rounds are interleaved. The
+time to the first token of every post is that of a run that decodes no other. Processor seconds say how much work it
+was, whatever else the machine did meanwhile.
 """
 
 import argparse
