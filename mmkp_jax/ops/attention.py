@@ -12,8 +12,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mmkp_jax.data.forest import TRUNK
+
+SAVED = "attention"
+"""Name of what attention saves for its backward pass (`jax.ad_checkpoint.checkpoint_name`), beside its operands."""
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(q [B, T, N, H], k and v [B, S, K, H]) -> [B, T, N, H], under a rule fixed when it was made."""
@@ -104,7 +108,8 @@ def _forward(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS:
     with_ones = jnp.concatenate([v_BKSH, jnp.ones_like(v_BKSH[..., :1])], axis=-1)
     sums = _product("bkgts,bksh->bkgth", weight_BKGTS, with_ones)
     sum_BKGTH, total_BKGT1 = sums[..., :-1], sums[..., -1:]
-    out_BKGTH = sum_BKGTH / total_BKGT1
+    saved = (checkpoint_name(x, SAVED) for x in (sum_BKGTH / total_BKGT1, top_BKGT1, total_BKGT1))
+    out_BKGTH, top_BKGT1, total_BKGT1 = saved
     return out_BKGTH.astype(v_BKSH.dtype), (q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1)
 
 
