@@ -16,7 +16,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.ops.attention import Attention, Backend, dense_cross
+from mmkp_jax.ops.attention import SAVED, Attention, Backend, dense_cross
 from mmkp_jax.ops.intervals import Intervals, forest_intervals, image_intervals, own_segments, pad_tokens, reorder
 from mmkp_jax.ops.layout import on_each_device
 
@@ -121,7 +121,7 @@ def _attend_row(interpret: bool, blocks: Blocks, q_TNH: jax.Array, k_TKH: jax.Ar
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        residual_checkpoint_name=None,
+        residual_checkpoint_name=SAVED,
         mask_function=_in_interval,
         interpret=interpret,
     )
