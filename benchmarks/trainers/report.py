@@ -26,7 +26,7 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
     yield f"{ours['machine']}; PyTorch {theirs['torch']}, transformers {theirs['transformers']}, {theirs['device']}"
     yield figures["job"]
     sizes = f"{_millions(ours['trainable'])} parameters train, {_millions(ours['frozen'])} are frozen"
-    yield f"{sizes}; γ {figures['gamma']:.4f}"
+    yield sizes + (f"; γ {figures['gamma']:.4f}" if "dyncot" in figures["strategies"] else "")
     yield (
         f"The largest product's GFLOP/s: XLA {ours['product_peak'] / 1e9:,.0f}, PyTorch "
         f"{theirs['product_peak'] / 1e9:,.0f}; shares are of the larger"
