@@ -75,10 +75,10 @@ def test_other_losses_choices_and_gradients_are_refused(tmp_path):
         with pytest.raises(SystemExit, match="other posts are on their CoT targets"):
             checked(ours | {way: {"losses": [1.0, 2.0], "on_cot": [True, True]}})
     save_file(weights | {"norm": 1.01 * weights["norm"]}, folders[0] / "model.safetensors")  # small in the whole
-    with pytest.raises(SystemExit, match="gradients are not equal: .*norm"):
+    with pytest.raises(SystemExit, match=r"gradients are not equal: .*norm"):
         checked(ours)
     save_file({"matrix": weights["matrix"]}, folders[0] / "model.safetensors")
-    with pytest.raises(SystemExit, match="gradients of one side only: .*norm"):
+    with pytest.raises(SystemExit, match=r"gradients of one side only: .*norm"):
         checked(ours)
 
 
