@@ -56,9 +56,13 @@ def compare(
         SystemExit: git does not know a revision, or losses or gradients are not equal.
     """
     roots = {"before": lay_out(before, folder / "before"), "after": lay_out(after, folder / "after")}
-    workers = {name: Worker("ours", folder / "model", job, name, root) for name, root in roots.items()}
+    workers: dict[str, Worker] = {}
     try:
-        sft = workers["before"].call("run", "sft", workers["before"].call("variants", "sft")[-1])
+        for name, root in roots.items():
+            workers[name] = Worker("ours", folder / "model", job, name, root)
+            sft = workers[name].call(
+                "run", "sft", workers[name].call("variants", "sft")[-1]
+            )  # the first writes the model
         for worker in workers.values():
             worker.call("set_gamma", splitting(sft["losses"]))
         return {
