@@ -29,13 +29,13 @@ class RowSize:
     examples: int
     images: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Slots of each of the family's kinds (`Processor.slots`)."""
-    tree_tokens: int | None = None
-    """Most tokens of a tree, where attention assumes fewer than a row has."""
+    tree_tokens: int = 0
+    """Most tokens of a tree, as attention may assume; 0 for as many as a row has."""
 
     @property
     def longest_tree(self) -> int:
         """Most tokens of a tree."""
-        return self.tokens if self.tree_tokens is None else min(self.tokens, self.tree_tokens)
+        return min(self.tokens, self.tree_tokens or self.tokens)
 
     def tree_limits(self) -> dict[str, int]:
         """The most slots of each kind that a tree may take."""
@@ -71,7 +71,7 @@ def row_size(row: Mapping[str, Any], processor: Processor) -> RowSize:
             raise InputError(what, f"config.row.images.{kind}", hint)
     images = processor.default_slots(row["tokens"]) | given
     slots = {kind: images[kind] for kind in processor.slots}
-    size = RowSize(row["tokens"], row["labels"], row["examples"], slots, row["tree_tokens"] or None)
+    size = RowSize(row["tokens"], row["labels"], row["examples"], slots, row["tree_tokens"])
     try:
         processor.empty(0, 0, size.images)
     except ValueError as error:

@@ -66,7 +66,7 @@ def work_of_slots(size: RowSize, rows: int, family: Family, processor: Processor
     return Work(
         tokens=size.tokens,
         labels=size.labels,
-        token_pairs=pairs(forest_slices(size.tokens, size.tree_tokens)),
+        token_pairs=pairs(forest_slices(size.tokens, size.longest_tree)),
         images=images,
     ).times(rows)
 

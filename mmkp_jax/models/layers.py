@@ -15,9 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mmkp_jax.ops.attention import SAVED
 from mmkp_jax.ops.layout import over_rows
 
 NORMAL = jax.nn.initializers.normal(0.02)
+
+ATTENTION = jax.checkpoint_policies.save_only_these_names(SAVED)
+"""What a layer saves for the backward pass beside its input, with `remat`."""
+
+PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, ATTENTION
+)
+"""What a layer saves without `remat`: what takes longer to compute than to read."""
 
 
 def parameter(
@@ -114,7 +123,10 @@ def rotate(x_BTNH: jax.Array, by: Rotation) -> jax.Array:
 
 
 def scan_layers(layers: nnx.Module, x: jax.Array, each: Callable, *per_layer: jax.Array, remat: bool) -> jax.Array:
-    """Runs `x = each(layer, x, *slices)` over the stacked `layers`; with `remat` only x is saved for the backward pass.
+    """Runs `x = each(layer, x, *slices)` over the stacked `layers`.
+
+    For the backward pass it saves the outputs of matrix products and of attention, and computes elementwise work again;
+    with `remat` it saves x and what attention saves, and computes the other products again, too.
 
     `per_layer` arrays have the layer axis in front; `each` gets their slices.
     """
@@ -124,6 +136,5 @@ def scan_layers(layers: nnx.Module, x: jax.Array, each: Callable, *per_layer: ja
         layer, *rest = slices
         return over_rows(each(nnx.merge(graph, layer), x, *rest)), None
 
-    if remat:
-        body = jax.checkpoint(body, prevent_cse=False)
+    body = jax.checkpoint(body, prevent_cse=False, policy=ATTENTION if remat else PRODUCTS)
     return jax.lax.scan(body, x, (stacked, *per_layer))[0]

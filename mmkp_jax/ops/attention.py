@@ -12,8 +12,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mmkp_jax.data.forest import TRUNK
+
+SAVED = "attention"
+"""Name of what attention saves for its backward pass (`jax.ad_checkpoint.checkpoint_name`), beside its operands."""
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(q [B, T, N, H], k and v [B, S, K, H]) -> [B, T, N, H], under a rule fixed when it was made."""
@@ -104,17 +108,18 @@ def _forward(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS:
     with_ones = jnp.concatenate([v_BKSH, jnp.ones_like(v_BKSH[..., :1])], axis=-1)
     sums = _product("bkgts,bksh->bkgth", weight_BKGTS, with_ones)
     sum_BKGTH, total_BKGT1 = sums[..., :-1], sums[..., -1:]
-    out_BKGTH = sum_BKGTH / total_BKGT1
-    return out_BKGTH.astype(v_BKSH.dtype), (q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1)
+    found = ((sum_BKGTH / total_BKGT1).astype(v_BKSH.dtype), top_BKGT1, total_BKGT1)
+    out_BKGTH, top_BKGT1, total_BKGT1 = (checkpoint_name(x, SAVED) for x in found)
+    return out_BKGTH, (q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1)
 
 
 def _backward(saved: tuple[jax.Array, ...], g_BKGTH: jax.Array):
     q_BKGTH, k_BKSH, v_BKSH, mask_BTS, out_BKGTH, top_BKGT1, total_BKGT1 = saved
     share_BKGTS = jnp.exp(_scores(q_BKGTH, k_BKSH, mask_BTS) - top_BKGT1) * (1 / total_BKGT1)
-    mean_BKGT1 = jnp.sum(g_BKGTH * out_BKGTH, axis=-1, keepdims=True)
+    mean_BKGT1 = jnp.sum(g_BKGTH.astype(_wide(g_BKGTH)) * out_BKGTH, axis=-1, keepdims=True)
     g_share_BKGTS = _product("bkgth,bksh->bkgts", g_BKGTH, v_BKSH)
     g_scores_BKGTS = share_BKGTS * (g_share_BKGTS - mean_BKGT1) * q_BKGTH.shape[-1] ** -0.5
-    g_scores_BKGTS = jnp.where(mask_BTS[:, None, None], g_scores_BKGTS, 0)
+    g_scores_BKGTS = jnp.where(mask_BTS[:, None, None], g_scores_BKGTS, 0).astype(k_BKSH.dtype)
     return (
         _product("bkgts,bksh->bkgth", g_scores_BKGTS, k_BKSH).astype(q_BKGTH.dtype),
         _product("bkgth,bkgts->bkhs", q_BKGTH, g_scores_BKGTS).mT,

@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec
 
 from mmkp_jax.data.forest import COT, SFT
 from mmkp_jax.errors import InputError
-from mmkp_jax.ops.attention import Attention, Backend, dense_cross, forest_mask, same_segment_mask
+from mmkp_jax.ops.attention import SAVED, Attention, Backend, dense_cross, forest_mask, same_segment_mask
 from mmkp_jax.ops.layout import ROW_AXES
 
 LANES = 128
@@ -163,7 +163,7 @@ def _attend_row(
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        residual_checkpoint_name=None,
+        residual_checkpoint_name=SAVED,
         mask_function=_in_interval,
         interpret=interpret,
     )

@@ -150,7 +150,7 @@ def test_a_layout_is_of_whole_merged_patches():
 
 
 def test_a_configs_row_takes_the_familys_slots_where_it_gives_none():
-    row = {"tokens": 4096, "labels": 1536, "examples": 16, "images": {}}
+    row = {"tokens": 4096, "labels": 1536, "examples": 16, "tree_tokens": 0, "images": {}}
     assert row_size(row, PROCESSOR) == row_of(4096, 11_520, 208, 1536, 16)
     given = row_size(row | {"images": {"windows": 9}}, PROCESSOR)
     assert given == row_of(4096, 11_520, 9, 1536, 16) and list(given.slots())[1:3] == ["patches", "windows"]
@@ -166,4 +166,4 @@ def test_a_configs_row_takes_the_familys_slots_where_it_gives_none():
 )
 def test_slots_that_images_cannot_use_are_refused(images, message):
     with pytest.raises(InputError, match=message):
-        row_size({"tokens": 4096, "labels": 1536, "examples": 16, "images": images}, PROCESSOR)
+        row_size({"tokens": 4096, "labels": 1536, "examples": 16, "tree_tokens": 0, "images": images}, PROCESSOR)

@@ -49,8 +49,8 @@ FORESTS = {
     "blocks of two times 128": one_tree(1100),
     "a row of nothing but padding": tuple(np.concatenate([a, 0 * a]) for a in one_tree(260)),
     "blocks that see no key of the row's start": (
-        runs([1, 150, 2, 90, 3, 150, 4, 149, 5, 1, 6, 150], slots=700),
-        runs([*[TRUNK, 80, COT, 50, SFT, 20], *[TRUNK, 60, SFT, 30]] * 3, slots=700),
+        runs([1, 150, 2, 90, 3, 150, 4, 90, 5, 150, 6, 90], slots=730),
+        runs([*[TRUNK, 80, COT, 50, SFT, 20], *[TRUNK, 60, SFT, 30]] * 3, slots=730),
     ),
     "one token": one_tree(1),
 }

@@ -10,6 +10,7 @@ import pytest
 
 from configs.base import get_config
 from mmkp_jax.data.forest import empty_rows, map_arrays, row_size
+from mmkp_jax.ops.attention import DENSE
 from mmkp_jax.training.setup import plan_training
 from tests.support.published import QWEN2_5_VL_3B
 from tests.support.tiny import hf_config_dict
@@ -37,10 +38,20 @@ def tokens_by_vocabulary(shapes: set[tuple[int, ...]], vocab: int, width: int) -
     return {s for s in shapes if others(s) - {1} and not (s[-1] == width and others(s) == {width})}
 
 
+TOKENS, PATCHES = 128 * 31, 504 * 23
+"""Of a row; 31 and 23 divide no size of the model, nor any other of the rows."""
+
+
+def squares(shapes: set[tuple[int, ...]], prime: int) -> set[tuple[int, ...]]:
+    """Shapes that contain the number which `prime` divides twice, in whatever axes."""
+    return {shape for shape in shapes if math.prod(shape) % prime**2 == 0}
+
+
 @pytest.fixture(scope="module")
 def program():
     config = get_config()
     config.total_steps = 1000
+    config.row.update(tokens=TOKENS, tree_tokens=1600, images={"patches": PATCHES})
     plan = plan_training(config, hf_config_dict(QWEN2_5_VL_3B), devices=jax.devices()[:1])
     rows = empty_rows(
         config.global_batch_size, row_size(config.row, plan.definition.processor), plan.definition.processor
@@ -54,8 +65,21 @@ def test_the_3b_step_holds_no_array_of_tokens_by_vocabulary(program):
     shapes = arrays_of(program)
     vocab, width = QWEN2_5_VL_3B.vocab_size, QWEN2_5_VL_3B.hidden_size
     assert (vocab, width) in shapes  # the embedding: the program was read
-    assert (36, 8, 4096, width) in shapes  # every layer's input, which remat keeps
+    assert (36, 8, TOKENS, width) in shapes  # every layer's input, which remat keeps
     assert not tokens_by_vocabulary(shapes, vocab, width)
+
+
+def test_the_3b_step_holds_no_array_of_tokens_by_tokens_or_patches_by_patches(program):
+    shapes = arrays_of(program)
+    assert {shape[1] for shape in shapes if len(shape) == 3} >= {TOKENS, PATCHES}
+    assert not squares(shapes, 31) | squares(shapes, 23)
+
+
+def test_scores_of_whole_rows_would_be_seen():
+    rows = [jax.ShapeDtypeStruct((1, 62), jnp.int32)] * 2
+    heads = [jax.ShapeDtypeStruct((1, 62, n, 8), jnp.float32) for n in (4, 2, 2)]
+    compiled = jax.jit(lambda rows, heads: DENSE.forest(*rows, None)(*heads)).lower(rows, heads).compile()
+    assert squares(arrays_of(compiled), 31)
 
 
 def test_full_logits_would_be_seen():
