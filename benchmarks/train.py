@@ -113,7 +113,7 @@ def check(ours: dict[str, dict], theirs: dict[str, dict], folder: Path, strategy
     reference_way, reference = next(iter(theirs.items()))
     runs = {way: of for way, of in {**ours, **theirs}.items() if "failed" not in of}
     for way, of in runs.items():
-        if of["on_cot"] != reference["on_cot"]:
+        if list(of["on_cot"]) != list(reference["on_cot"]):
             raise SystemExit(f"{strategy}, {way}: other posts are on their CoT targets than in {reference_way}")
     losses = {way: loss_error(of["losses"], reference["losses"]) for way, of in runs.items()}
     where = gradient_folder(folder, THEIRS, strategy, reference_way)

@@ -92,7 +92,7 @@ _TINY = _published(
 
 SIZES = {
     "tiny": Size(_TINY, 4, per_row=(2,), batches=(1, 2), smaller=8),
-    "small": Size(_SMALL, 8, per_row=(2, 4, 8), batches=(1, 2, 4, 8)),
+    "small": Size(_SMALL, 8, per_row=(1, 2, 4), batches=(1, 2, 4)),
     "3b": Size(
         PUBLISHED["Qwen/Qwen2.5-VL-3B-Instruct"],
         24,

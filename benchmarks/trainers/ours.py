@@ -61,7 +61,7 @@ class Ours:
 
     def variants(self, strategy: str) -> list[str]:
         """Names of the ways to lay out the posts."""
-        return [ALONE, *(f"{n} posts a row" for n in self.job.sizes.per_row)]
+        return [ALONE, *(f"{n} post{'s' * (n > 1)} a row" for n in self.job.sizes.per_row)]
 
     def set_gamma(self, gamma: float) -> None:
         """Sets the threshold of Dynamic CoT."""
@@ -204,7 +204,6 @@ def write_folder(job: Job, folder: Path) -> None:
     published = job.sizes.published
     shapes = {path: leaf.shape for path, leaf in flatten(define(published).shapes()).items()}
     save_params(unflatten(random_weights(shapes, job.seed)), published, folder, np.dtype("float32"))
-
 
 
 def _bytes(step: jax.stages.Compiled) -> int:

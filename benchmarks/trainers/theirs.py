@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import transformers
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -78,11 +79,12 @@ class Theirs:
         self.meter = Meter()
 
     def about(self) -> dict[str, Any]:
-        """Versions, threads and numbers of parameters."""
+        """Versions, the device and numbers of parameters."""
         sizes = [(each.numel(), each.requires_grad) for each in self.model.parameters()]
         return {
             "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
+            "transformers": transformers.__version__,
+            "device": self._device_name(),
             "trainable": sum(n for n, trains in sizes if trains),
             "frozen": sum(n for n, trains in sizes if not trains),
         }
@@ -259,3 +261,6 @@ class Theirs:
     def _wait(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name() if self.device == "cuda" else f"{torch.get_num_threads()} threads"

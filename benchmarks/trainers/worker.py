@@ -88,7 +88,16 @@ def main() -> None:
         from benchmarks.trainers.ours import Ours as Trainer
     else:
         from benchmarks.trainers.theirs import Theirs as Trainer
+    _check_packages()
     serve(Trainer(folder, job), answers)
+
+
+def _check_packages() -> None:
+    """Ends the process if a module of the package is another checkout's, where this one does not have it."""
+    files = {name: module.__file__ for name, module in sys.modules.items() if name.startswith("mmkp_jax.")}
+    strays = [name for name, file in files.items() if file and not Path(file).is_relative_to(Path.cwd())]
+    if strays:
+        raise SystemExit(f"this revision has no {', '.join(sorted(strays))}")
 
 
 if __name__ == "__main__":
