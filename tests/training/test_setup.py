@@ -91,7 +91,8 @@ def test_bf16_dynamic_cot_overfits_both_targets(folder, mode):
         ),
         (
             {"attention": "dens"},
-            "config.attention: unknown attention 'dens' (did you mean 'dense'?); choose one of auto, dense, splash",
+            "config.attention: unknown attention 'dens' (did you mean 'dense'?); "
+            "choose one of auto, dense, sliced, splash",
         ),
         (
             {"moments_memory": "hosts"},
