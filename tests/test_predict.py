@@ -57,14 +57,17 @@ def test_a_checkpoint_predicts_what_its_run_predicted(pocket, trained, tmp_path,
         assert message in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_restored_onto_other_devices(pocket, trained, tmp_path):
+def test_a_checkpoint_is_restored_onto_other_devices_and_compiled_programs_are_kept(pocket, trained, tmp_path):
     out = tmp_path / "p.jsonl"
+    own = environment(devices=4) | {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    own.pop("JAX_COMPILATION_CACHE_DIR", None)
     data = [f"--data={pocket / 'dataset'}", "--split=test", f"--out={out}"]
     command = [sys.executable, "-m", "mmkp_jax.predict", f"--model={trained}@best", *data]
-    done = subprocess.run(command, cwd=ROOT, env=environment(devices=4), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (tested,) = (trained / "predictions").glob("test-*.jsonl")
     assert lines(out) == lines(tested)
+    assert any((tmp_path / "mmkp_jax" / "compiled").iterdir())
 
 
 def test_an_interrupted_file_resumes_and_ends_in_order(pocket, tmp_path, capsys):

@@ -1,7 +1,6 @@
 """A whole experiment: data, training, evaluation and report, on each of the job's hosts."""
 
 import signal
-import warnings
 from pathlib import Path
 
 import jax
@@ -16,6 +15,7 @@ from mmkp_jax.hf.prompt_limits import text_limit_warning
 from mmkp_jax.inference.evaluate import Evaluation
 from mmkp_jax.inference.export_run import RunStep, check_exports, export_into_run, record_base
 from mmkp_jax.inference.predictor import Predictor
+from mmkp_jax.models.compilation_cache import keep_compiled
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.pages.report.page import write_report
 from mmkp_jax.runtime.escape import for_terminal
@@ -142,9 +142,7 @@ def _claim(config: ConfigDict, workdir: Path, extend: bool, base: Folder, lock: 
     on_writer(lambda: check_claim(workdir, fields, extend=extend, same=same))
     _acquire(lock)
     on_writer(start)
-    if not jax.config.jax_compilation_cache_dir:  # the environment may name a cache shared by runs
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it is compiled instead
+    keep_compiled(workdir / "compiled")
     if not (workdir / "config.json").exists():
         what = "this host does not see the work directory that the first host made"
         raise InputError(what, str(workdir), "give a folder that all hosts share")

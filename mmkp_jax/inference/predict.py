@@ -59,7 +59,9 @@ def _predicted(
     """Yields (number, prediction) of the posts `left` as they finish; posts that cannot be used go to `skipped`."""
     from mmkp_jax.decoding.sampling import Sampling
     from mmkp_jax.inference.predictor import load_predictor
+    from mmkp_jax.models.compilation_cache import keep_compiled, user_cache
 
+    keep_compiled(user_cache())
     predictor = load_predictor(
         flags.model,
         zero_shot=flags.zero_shot,

@@ -128,8 +128,8 @@ class Family:
     stages: tuple[Stage, ...]
     products: Callable[[Any, Mapping[str, int], Work], list[Product]]
     """(config, sizes of parameters by path, work) -> the products of a forward pass."""
-    saved_inputs: Callable[[Any, Mapping[str, int]], Mapping[str, int]]
-    """(config, slots of a row) -> numbers in the saved inputs of layers, by path of the scanned stage."""
+    saved_by_layers: Callable[[Any, Mapping[str, int]], Mapping[str, int]]
+    """(config, slots of a row) -> numbers that layers save with `config.remat`, by path of the scanned stage."""
     reference: Reference
     true_share: Callable[[Any], float] = lambda _: 1.0
     """(config) -> the share of executions in which a conditional of the compiled program is true."""

@@ -91,8 +91,8 @@ def step_flops(
     Args:
         freeze: what is frozen, as in `config.freeze`.
         remat: None counts nothing twice. Otherwise what the backward pass recomputes counts too: the head, whose logits
-            are never saved; if true, the layers except for their last product, which nothing needs; if false,
-            attention's scores (half of its products), which are never saved either.
+            are never saved, and attention's scores (half of its products), which are not either; if true, the layers'
+            products with matrices, too, except for the last, which nothing needs.
     """
     trained = set(flatten(split_params(definition.shapes(), definition.family.paths(freeze))[0]))
     stages, every = definition.family.stages, products_of(definition, work)
@@ -103,15 +103,12 @@ def step_flops(
         trains_here = any(_is_in(path, stage.path) for path in trained)
         to_input = trains_before or (trains_here and len(products) > 1)  # a single product has nothing before it
         forward = sum(each.flops for each in products)
-        again = (
-            sum(each.flops for each in products if not (stage.last and each.matrix.endswith(stage.last)))
-            if to_input
-            else 0
-        )
+        needed = (each for each in products if each.matrix and not (stage.last and each.matrix.endswith(stage.last)))
+        again = to_input * sum(each.flops for each in needed)
         again *= remat is not None and (stage.part == "head" or (remat and stage.scanned))
         to_matrices = sum(each.flops for each in products if each.matrix in trained)
         to_other_side = to_input * sum(each.flops for each in products if not each.matrix)  # of attention
-        again += to_other_side / 2 * (remat is False)
+        again += to_other_side / 2 * (remat is not None)
         backward = to_input * forward + to_matrices + to_other_side + again
         before = flops[stage.part]
         flops[stage.part] = Flops(before.forward + forward, before.backward + backward)

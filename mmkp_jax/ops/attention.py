@@ -94,6 +94,9 @@ def _attend(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: 
     further column of their product with the values, and what the backward pass subtracts comes from the output. It
     recomputes the scores, so that a layer saves none.
 
+    In bfloat16 it rounds where flash kernels do: the weights and the gradients of scores before their products, and the
+    output that is saved.
+
     Keys and values come in at least float32, though the products take them in the dtype of the queries: so their
     gradients are unrounded when they are summed over blocks.
     """

@@ -12,6 +12,9 @@ from mmkp_jax.planning.hlo import Array, Computation, Execution, Instruction, Pr
 KERNELS = ("tpu_custom_call", "__gpu$xla.gpu.triton", "mosaic_gpu_v2")
 """The calls of hand-written kernels, which the compiler cannot analyse."""
 
+LIBRARY = 'custom_call_target="__cublas$'
+"""In the call of a library's product: the first of its results, its workspace the second."""
+
 PLUMBING = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("while", "conditional", "call", "iota", "async-start", "async-update", "async-done", "optimization-barrier"),
@@ -49,6 +52,10 @@ def _flops(execution: Execution) -> float:
     if instruction.opcode == "dot":
         left = execution.computation.operand_arrays(instruction)[0]
         dims = _numbers(instruction.attributes, r"lhs_contracting_dims=\{([\d,]*)\}")
+        return 2.0 * math.prod(instruction.arrays[0].shape) * math.prod(left.shape[dim] for dim in dims)
+    if LIBRARY in instruction.attributes:
+        left = execution.computation.operand_arrays(instruction)[0]
+        dims = _numbers(instruction.attributes, r'"lhs_contracting_dimensions":\[([\d",]*)\]')
         return 2.0 * math.prod(instruction.arrays[0].shape) * math.prod(left.shape[dim] for dim in dims)
     if instruction.opcode == "convolution":
         return _convolution(instruction, *execution.computation.operand_arrays(instruction)[:2])
@@ -109,7 +116,7 @@ def _bytes(program: Program, execution: Execution) -> float:
     if instruction.opcode == "fusion":
         inner = program.computations[re.search(r"calls=%?([\w.-]+)", instruction.attributes)[1]]
         return _fusion_bytes(instruction, operands, inner)
-    written = _stored(instruction.arrays)
+    written = _stored(instruction.arrays[:1] if LIBRARY in instruction.attributes else instruction.arrays)
     if instruction.opcode in ("dynamic-slice", "slice", "gather"):  # reads as much as it returns
         return 2 * written
     if instruction.opcode == "dynamic-update-slice":  # in place
@@ -172,4 +179,4 @@ def _stored(arrays: Iterable[Array]) -> float:
 
 def _numbers(text: str, pattern: str) -> list[int]:
     found = re.search(pattern, text)
-    return [int(each) for each in found[1].split(",") if each] if found else []
+    return [int(each.strip('"')) for each in found[1].split(",") if each] if found else []

@@ -94,12 +94,12 @@ def estimate_step(workload: Workload, topology: Topology, outcome: CompileOutcom
 
 
 def saved_activations(workload: Workload, outcome: CompileOutcome) -> float:
-    """Bytes a chip of the layers' inputs that are saved for the backward pass, with `config.remat`."""
+    """Bytes a chip that layers save for the backward pass, with `config.remat`."""
     config, definition = workload.config, workload.definition
     rows = config.global_batch_size / config.accumulation_steps / outcome.mesh["data"] / outcome.mesh["fsdp"]
     each = jnp.dtype(dtype_of(config, "compute_dtype")).itemsize
     trained, _ = split_params(definition.shapes(), definition.family.paths(config.freeze))
-    kept = definition.family.saved_inputs(definition.config, workload.row.slots())
+    kept = definition.family.saved_by_layers(definition.config, workload.row.slots())
     trains = {stage: any(path.startswith(f"{stage}.") for path in flatten(trained)) for stage in kept}
     return each * rows * sum(numbers for stage, numbers in kept.items() if trains[stage])
 

@@ -140,7 +140,7 @@ def _memory(workload: Workload, outcome: CompileOutcome) -> str:
             f"optimizer's moments ({config.moments_dtype})": state["optimizer"],
             "rows; or cache, prompts, decoding weights": max(each.arguments - given, 0.0),
             "gradients (float32)": state["trainable"] * trains[name],
-            "layers' inputs, for the backward pass": kept * trains[name],
+            "saved by layers, for the backward pass": kept * trains[name],
             "other temporaries": max(each.temporaries - waiting, 0.0),
             "results and program": each.results + each.code,
             "total": outcome.needs(name),

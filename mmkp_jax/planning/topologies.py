@@ -17,6 +17,7 @@ import re
 from typing import NamedTuple
 
 from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.models.peaks import PEAK_FLOPS
 
 GiB = 1 << 30
 
@@ -65,12 +66,12 @@ CHIPS = {
     chip.name: chip
     for chip in (
         Chip("cpu", "cpu", math.inf, *[0.0] * 4),
-        Chip("v5e", "tpu", 15.75 * GiB, 197e12, 819e9, 200e9, 3.1e9),
-        Chip("v6e", "tpu", 31.25 * GiB, 918e12, 1638e9, 400e9, 12.5e9),
-        Chip("v5p", "tpu", 95.74 * GiB, 459e12, 2765e9, 600e9, 6.25e9),
-        Chip("a100", "gpu", GPU_SHARE * 85_100_068_864, 312e12, 2039e9, 300e9, 25e9),
-        Chip("h100", "gpu", GPU_SHARE * 84_942_979_072, 989e12, 3352e9, 450e9, 50e9),
-        Chip("h200", "gpu", GPU_SHARE * 151_397_597_184, 989e12, 4800e9, 450e9, 50e9),
+        Chip("v5e", "tpu", 15.75 * GiB, PEAK_FLOPS["TPU v5 lite"], 819e9, 200e9, 3.1e9),
+        Chip("v6e", "tpu", 31.25 * GiB, PEAK_FLOPS["TPU v6 lite"], 1638e9, 400e9, 12.5e9),
+        Chip("v5p", "tpu", 95.74 * GiB, PEAK_FLOPS["TPU v5"], 2765e9, 600e9, 6.25e9),
+        Chip("a100", "gpu", GPU_SHARE * 85_100_068_864, PEAK_FLOPS["NVIDIA A100-SXM4-80GB"], 2039e9, 300e9, 25e9),
+        Chip("h100", "gpu", GPU_SHARE * 84_942_979_072, PEAK_FLOPS["NVIDIA H100 80GB HBM3"], 3352e9, 450e9, 50e9),
+        Chip("h200", "gpu", GPU_SHARE * 151_397_597_184, PEAK_FLOPS["NVIDIA H200"], 4800e9, 450e9, 50e9),
     )
 }
 

@@ -64,7 +64,12 @@ MODEL_AND_DATA = (
         source=OURS,
     ),
     Field("data.max_text_tokens", 512, "most tokens of a post's text; longer ones are cut off", low=1, source=OURS),
-    Field("data.workers", 2, "processes that load data; 0 loads in threads", low=0, resume=MAY_DIFFER),
+    Field(
+        *("data.workers", -1),
+        "processes that load data; 0 loads in threads; -1: 2 where the machine has four cores or more, else 0",
+        low=-1,
+        resume=MAY_DIFFER,
+    ),
     Field(
         *("data.train_keyphrases", ""),
         "a file of the keyphrases that count as seen, one a line; empty for those of the train split",

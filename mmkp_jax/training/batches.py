@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,9 @@ TEMPLATE_TOKENS = 64
 
 KEYPHRASE_TOKENS = 64
 """Upper bound of the tokens of a post's keyphrases as a target, for the default of `row.tree_tokens`."""
+
+WORKERS = 2
+"""Processes that load data, where the config leaves that to the machine and it has twice as many cores."""
 
 
 class Dataset(NamedTuple):
@@ -150,8 +154,13 @@ def make_data(config: ConfigDict) -> None:
     make()
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def complete_config(config: ConfigDict, definition: Definition) -> ConfigDict:
-    """The config with every setting and slot of the family's images, and the longest tree, written out.
+    """The config with every setting and slot of the family's images, the longest tree and the workers written out.
 
     Raises:
         InputError: one of them cannot be used.
@@ -159,6 +168,8 @@ def complete_config(config: ConfigDict, definition: Definition) -> ConfigDict:
     processor, completed = image_processor(config, definition), ConfigDict(config.to_dict())
     completed.data.images = processor.settings
     completed.row.images = row_size(config.row, processor).images
+    if config.data.workers < 0:
+        completed.data.workers = WORKERS if usable_cores() >= 2 * WORKERS else 0
     completed.row.tree_tokens = config.row.tree_tokens or min(config.row.tokens, _tree_tokens(config, processor))
     return completed
 

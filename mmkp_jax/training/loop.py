@@ -20,6 +20,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.models.definition import Params
 from mmkp_jax.models.freezing import join_params
+from mmkp_jax.models.mfu import needed_flops, peak_flops
 from mmkp_jax.models.sharding import place_batch, planned_rows
 from mmkp_jax.runtime.hosts import is_multi_host, stop_requested
 from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
@@ -91,7 +92,8 @@ def train(
             print(f"resuming from step {step:,} of {training.steps:,}")
         print(lines_without_effect(config, training.steps, first=step + 1, profiled=profiled), end="")
         row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
-        meter = stack.enter_context(Meter(config, training, workdir, step, row_AB))
+        peak = peak_flops(jax.local_devices(), config.compute_dtype)
+        meter = stack.enter_context(Meter(config, training, workdir, step, row_AB, peak))
         profile = workdir / "profile" / f"host-{jax.process_index()}"  # one folder per process, also on one machine
         profiler = stack.enter_context(Profiler(profile, profiled))
         feed = stack.enter_context(contextlib.closing(_feed(config, training, step)))
@@ -107,7 +109,8 @@ def train(
             with meter.spending("compile") if step == first else contextlib.nullcontext(), profiler.around(step):
                 state, metrics, losses = plan.step(state, batch)
             profiler.called(step, metrics)
-            meter.add(step, metrics, losses)
+            flops = needed_flops(plan.definition, config.freeze, forest) if peak else 0.0
+            meter.add(step, metrics, losses, flops)
             watchdog.beat()
             last, stop = step == training.steps, asked.stop or stop_requested(step)
             if best and (last or step % config.eval_every == 0):

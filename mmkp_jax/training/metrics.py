@@ -122,6 +122,7 @@ class _Pending(NamedTuple):
     step: int
     metrics: Metrics
     losses: Losses
+    flops: float
     annotations: dict[str, float]
 
 
@@ -133,9 +134,18 @@ class Meter(contextlib.AbstractContextManager):
     Args:
         step: the step that the run resumes from.
         row_AB: for each row of the step's batch, the index of its planned row (int64).
+        peak: FLOP/s of this host's devices, or None where that is not known, and so MFU neither.
     """
 
-    def __init__(self, config: ConfigDict, training: TrainingData, workdir: Path, step: int, row_AB: np.ndarray):
+    def __init__(
+        self,
+        config: ConfigDict,
+        training: TrainingData,
+        workdir: Path,
+        step: int,
+        row_AB: np.ndarray,
+        peak: float | None,
+    ):
         self._writes = is_writer()
         self._log = MetricsLog(workdir, step) if self._writes else None
         self._losses = PostLosses(workdir, training.plans, training.has_cot_N, steps=training.steps, step=step)
@@ -147,6 +157,7 @@ class Meter(contextlib.AbstractContextManager):
         self._pending: list[_Pending] = []
         self._goodput = Goodput()
         self._times = StepTimes(self._goodput)
+        self._peak = peak
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
@@ -164,15 +175,18 @@ class Meter(contextlib.AbstractContextManager):
         """Adds values to the line of the step added last."""
         self._pending[-1].annotations.update(values)
 
-    def add(self, step: int, metrics: Metrics, losses: Losses) -> None:
+    def add(self, step: int, metrics: Metrics, losses: Losses, flops: float) -> None:
         """Takes a step's results, and writes those of the steps before it.
+
+        Args:
+            flops: what this host's rows needed (`models.mfu.needed_flops`).
 
         Raises:
             InputError: too many steps in a row were not finite.
         """
         self._times.called(step, metrics)
         self.write()
-        self._pending.append(_Pending(step, metrics, losses, {}))
+        self._pending.append(_Pending(step, metrics, losses, flops, {}))
         self._bar.update()
 
     def write(self) -> None:
@@ -181,7 +195,7 @@ class Meter(contextlib.AbstractContextManager):
         Raises:
             InputError: too many steps in a row were not finite.
         """
-        for step, metrics, losses, annotations in self._pending:
+        for step, metrics, losses, flops, annotations in self._pending:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}  # waits for the step
             line = {
                 **values,
@@ -190,6 +204,8 @@ class Meter(contextlib.AbstractContextManager):
                 **annotations,
             }
             line |= {f"{each}_per_second": line[each] / line["seconds"] for each in ("posts", "tokens")}
+            if self._peak:
+                line["mfu"] = flops / (line["seconds"] * self._peak)
             nll_ABS = _of_this_host(losses.sft_BS)
             nll_ABS[_of_this_host(losses.has_sft_BS) != 1] = np.nan
             self._losses.record(step, nll_ABS.reshape(-1, nll_ABS.shape[-1])[self._place_R])
@@ -233,4 +249,6 @@ def _summary(line: dict[str, Any]) -> str:
         f"{line['posts_per_second']:.1f} posts/s, {line['tokens_per_second']:,.0f} tokens/s, "
         f"fill {fills}, wait {line['data_wait_share']:.0%}"
     )
+    if "mfu" in line:
+        text += f", MFU {line['mfu']:.0%}"
     return re.sub(r"\bnan%?", "–", text)  # not measured

@@ -1,5 +1,7 @@
 """The optimizer: the learning-rate schedule and AdamW."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -35,7 +37,25 @@ def adamw(
             moves only where a step changes it by more than 2^-9 of itself: fit for b2 of 0.95, not for 0.999.
     """
     decayed = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), with_state_dtype(moments_dtype, decayed))
+    return optax.chain(clip_by_norm(clip_norm), with_state_dtype(moments_dtype, decayed))
+
+
+def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.clip_by_global_norm` in one multiplication, for a gradient whose `norm` the caller knows already."""
+
+    def update(
+        gradient: optax.Updates,
+        state: optax.EmptyState,
+        params: Params | None = None,
+        *,
+        norm: jax.Array | None = None,
+        **_: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        norm = optax.tree.norm(gradient) if norm is None else norm
+        factor = jnp.where(norm < limit, 1.0, limit / norm)
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradient), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def with_state_dtype(dtype: jnp.dtype, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -90,14 +90,17 @@ def make_train_step(
             dict.fromkeys((*SUMS, *_slots(batch, processor)), jnp.float32(0)),
         )
         (gradient, sums), losses = jax.lax.scan(accumulate, nothing, batch)
-        gradient = jax.tree.map(lambda g: g / jnp.maximum(sums["posts"], 1), gradient)
-        grad_norm = optax.tree.norm(gradient)
+        each = 1 / jnp.maximum(
+            sums["posts"], 1
+        )  # the gradient's sum is divided where it is read, not in a pass of its own
+        grad_norm = optax.tree.norm(gradient) * each
         finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
 
         # the barrier keeps the compiler from loading the moments before the gradient is complete, for peak memory
         waiting, gradient = jax.lax.optimization_barrier((state["optimizer"], gradient))
         before = jax.device_put(waiting, jax.memory.Space.Device)
-        updates, after = optimizer.update(gradient, before, trainable)
+        mean = jax.tree.map(lambda g: g * each, gradient)
+        updates, after = optax.with_extra_args_support(optimizer).update(mean, before, trainable, norm=grad_norm)
         moved = {
             "trainable": optax.apply_updates(trainable, updates),
             "optimizer": after,

@@ -167,3 +167,12 @@ def test_a_configs_row_takes_the_familys_slots_where_it_gives_none():
 def test_slots_that_images_cannot_use_are_refused(images, message):
     with pytest.raises(InputError, match=message):
         row_size({"tokens": 4096, "labels": 1536, "examples": 16, "tree_tokens": 0, "images": images}, PROCESSOR)
+
+
+def test_a_tree_longer_than_the_rows_limit_is_refused():
+    rows = [[TREE]]
+    assert SIZE.longest_tree == SIZE.tokens
+    limit = tree_size(TREE, PROCESSOR).tokens
+    pack_rows(rows, dataclasses.replace(SIZE, tree_tokens=limit), PROCESSOR)
+    with pytest.raises(ValueError, match=f"row 0 has a tree of {limit} tokens, and a tree may have {limit - 1}"):
+        pack_rows(rows, dataclasses.replace(SIZE, tree_tokens=limit - 1), PROCESSOR)

@@ -81,6 +81,27 @@ window={size=208x16 stride=207x15 lhs_dilate=208x16}, dim_labels=0b1f_0o1i->01bf
     assert count_program(parse_hlo(text), 0.5).flops == 2 * 208 * 16 * 64 * 64 * 80
 
 
+def test_products_of_a_library_are_counted_and_kernels_apart_from_them():
+    """As XLA writes them for a GPU: a product with its workspace, and tokamax's kernels."""
+    config = '{"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],\
+"rhs_contracting_dimensions":["1"],"lhs_batch_dimensions":["0"],"rhs_batch_dimensions":["0"]}}}'
+    text = f"""HloModule m
+
+ENTRY %main (a: bf16[3,8,16], b: bf16[3,16,4]) -> bf16[3,8,4] {{
+  %a = bf16[3,8,16]{{2,1,0}} parameter(0)
+  %b = bf16[3,16,4]{{2,1,0}} parameter(1)
+  %c = (bf16[3,8,4]{{2,1,0}}, s8[1024]{{0}}) custom-call(%a, %b), custom_call_target="__cublas$gemm", \
+backend_config={config}
+  %d = bf16[3,8,4]{{2,1,0}} get-tuple-element(%c), index=0
+  %e = bf16[3,8,4]{{2,1,0}} custom-call(%d), custom_call_target="mosaic_gpu_v2"
+  ROOT %f = bf16[3,8,4]{{2,1,0}} custom-call(%e), custom_call_target="__gpu$xla.gpu.triton"
+}}
+"""
+    counts = count_program(parse_hlo(text), 0.5)
+    assert (counts.flops, counts.kernels) == (2 * 3 * 8 * 16 * 4, 2)
+    assert counts.bytes == 2 * 3 * (8 * 16 + 16 * 4 + 5 * 8 * 4)  # without the workspace
+
+
 def test_padding_of_a_convolution_is_not_counted():
     assert _positions(2, 2, 2, stride=1, before=1, spread=1, gap=1) == 3  # one of 4 positions is padding
     assert _positions(5, 3, 3, stride=1, before=0, spread=1, gap=1) == 9

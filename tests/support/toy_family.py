@@ -140,7 +140,7 @@ FAMILY = Family(
         Stage("out", "head"),
     ),
     products=products,
-    saved_inputs=lambda config, slots: {},
+    saved_by_layers=lambda config, slots: {},
     reference=Reference("AutoModelForCausalLM", None, lambda ids, config: {}, "", "", ""),
     typical_post={"trunk": 40.0, "sft": 5.0, "cot": 40.0},
 )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mmkp_jax.families.qwen2_5_vl import model
-from mmkp_jax.ops import attention
-from mmkp_jax.ops.attention import same_segment_mask
+from mmkp_jax.ops import sliced
+from mmkp_jax.ops.attention import forest_mask
 from mmkp_jax.ops.tiles import lay_tiles
 from mmkp_jax.training import objectives
 from mmkp_jax.training.step import forest_losses
@@ -87,10 +87,10 @@ def test_a_missing_mask_of_partial_windows_breaks_parity(parity_error, monkeypat
 
 
 def test_a_leaked_branch_breaks_the_forest(alone_error, monkeypatch):
-    def leaking(segment_BT, branch_BT):
-        return same_segment_mask(segment_BT) & jnp.tril(jnp.ones(segment_BT.shape[-1:] * 2, bool))
+    def leaking(segment_BT, branch_BT, queries, keys):
+        return forest_mask(segment_BT, jnp.zeros_like(branch_BT), queries, keys)
 
-    monkeypatch.setattr(attention, "forest_mask", leaking)
+    monkeypatch.setattr(sliced, "forest_mask", leaking)
     assert alone_error() >= 100 * BOUND
 
 

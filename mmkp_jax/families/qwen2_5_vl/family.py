@@ -41,12 +41,13 @@ def products(config: Qwen2_5_VLConfig, sizes: Mapping[str, int], work: Work) -> 
     ]
 
 
-def saved_inputs(config: Qwen2_5_VLConfig, slots: Mapping[str, int]) -> dict[str, int]:
-    """Numbers in the layers' inputs of a row."""
+def saved_by_layers(config: Qwen2_5_VLConfig, slots: Mapping[str, int]) -> dict[str, int]:
+    """Numbers in the inputs of layers and the outputs of their attention, of a row."""
     tower = config.vision
+    heads = config.num_heads * config.head_dim
     return {
-        "visual.blocks": tower.depth * tower.hidden_size * slots["patches"],
-        "decoder": config.num_layers * config.hidden_size * slots["tokens"],
+        "visual.blocks": tower.depth * 2 * tower.hidden_size * slots["patches"],
+        "decoder": config.num_layers * (config.hidden_size + heads) * slots["tokens"],
     }
 
 
@@ -100,7 +101,7 @@ FAMILY = Family(
     processor=processor_of,
     stages=STAGES,
     products=products,
-    saved_inputs=saved_inputs,
+    saved_by_layers=saved_by_layers,
     true_share=true_share,
     attended=("image_pairs",),
     preprocessor=Preprocessor(
