@@ -17,9 +17,9 @@ from benchmarks.accelerator.notes import Notes
 from benchmarks.machine import describe_machine
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Params, flatten, unflatten
-from mmkp_jax.models.flops import step_flops
+from mmkp_jax.models.mfu import needed_flops, peak_flops
 from mmkp_jax.models.sharding import place_batch
-from mmkp_jax.planning.topologies import CHIPS
+from mmkp_jax.planning.compile_worker import compile_anyhow
 from mmkp_jax.training.setup import Plan, plan_training
 from mmkp_jax.training.step import init_state
 
@@ -44,13 +44,13 @@ def main() -> None:
 def measure(job: StepJob, steps: int, notes: Notes) -> None:
     """Notes what the step needs, then what it is compiled to, then each run of it."""
     device = jax.devices()[0]
-    flops = sum(part.total for part in step_flops(job.definition, job.config.freeze, job.work).values())
+    flops = needed_flops(job.definition, job.config.freeze, job.batch)
     notes.put(machine=describe_machine(), posts=job.posts, tokens=job.work.tokens, needed_flops=flops)
     plan = plan_training(job.config, job.published, devices=[device])
     batch = place_batch(job.batch, plan.mesh)
     with jax.set_mesh(plan.mesh):
         start = time.perf_counter()
-        step = plan.step.lower(plan.state, batch).compile()
+        step = compile_anyhow(plan.step.lower(plan.state, batch))
         notes.put(compile_seconds=time.perf_counter() - start, compiled_bytes=bytes_of(step))
         state, seconds = random_state(plan), []
         for _ in range(steps + 1):
@@ -66,22 +66,11 @@ def measure(job: StepJob, steps: int, notes: Notes) -> None:
 
 
 def speeds(seconds: list[float], job: StepJob, flops: float, device: jax.Device) -> dict[str, Any]:
-    """The median step in all units; MFU where the device's peak is known, which is of bfloat16 products."""
-    median, peak = float(np.median(seconds)), peak_flops(device)
-    mfu = {"mfu": flops / median / peak} if peak and job.config.compute_dtype == "bfloat16" else {}
+    """The median step in all units; MFU where the device's peak is known."""
+    median, peak = float(np.median(seconds)), peak_flops([device], job.config.compute_dtype)
+    mfu = {"mfu": flops / median / peak} if peak else {}
     rates = {"posts_a_second": job.posts / median, "tokens_a_second": job.work.tokens / median}
     return {"step_seconds": median, "steps": len(seconds), "all_seconds": seconds, **rates, **mfu}
-
-
-def chip_of(device_kind: str) -> str | None:
-    """The name of a GPU in `planning.topologies`; None for another device."""
-    return next((name for name in CHIPS if name.upper() in device_kind.upper().split()), None)
-
-
-def peak_flops(device: jax.Device) -> float | None:
-    """The maker's figure for the device's dense bfloat16 products."""
-    name = None if device.platform == "cpu" else chip_of(device.device_kind)
-    return CHIPS[name].flops if name else None
 
 
 def peak_of(device: jax.Device) -> int | None:
