@@ -6,12 +6,13 @@ tokamax's public function takes only a bool mask of T x T; its operations also t
 and skip the blocks of keys that no query of a block may see. They are private to tokamax: no other file names them.
 
 The backward pass is tokamax's own. It visits all blocks, and in Triton's implementation it holds a bool mask of T x T
-for each row that is computed at a time; Mosaic's reads the intervals. With `remat` it computes the forward pass again,
-which is cheap. What the missing bounds cost, by compilation for an H100 (JAX 0.11.2, tokamax 0.0.17; the 3B preset: frozen
-tower, 8 rows of 4,096 tokens at once): 93 of 934 TFLOP a step, 10% of the products. `sliced` computes 895, but moves
-4,650 GB through memory where this moves 2,220; temporaries are 23.9 GB, `sliced` 28.2. Static slices of keys would
-hardly help: in the order of the keys a query's tree reaches to both sides of it, so that a block of 1,024 queries sees
-most of the row.
+for each row that is computed at a time; Mosaic's reads the intervals. With `remat` the forward pass is computed again.
+
+What the missing bounds cost, by compilation for an H100 (JAX 0.11.2, tokamax 0.0.17; the 3B preset: frozen tower, 8
+rows of 4,096 tokens at once): 93 of 934 TFLOP a step, 10% of the products. `sliced` computes 895, but moves 4,650 GB
+through memory where this moves 2,220; temporaries are 23.9 GB, `sliced` 28.2. Static slices of keys would hardly help:
+in the order of the keys a query's tree reaches to both sides of it, so that a block of 1,024 queries sees most of the
+row.
 """
 
 import functools
