@@ -51,8 +51,8 @@ def main() -> None:
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory() as folder:
         in_turn = [part for part in chosen if part.name != "plan"]
-        beside = [part for part in chosen if part.name == "plan"]
-        results = run_parts(in_turn, beside, 60 * args.minutes, Path(folder))
+        meanwhile = [part for part in chosen if part.name == "plan"]
+        results = run_parts(in_turn, meanwhile, 60 * args.minutes, Path(folder))
     whole = {"began": began, "size": args.size, "gpu": gpu, "revision": args.revision, "parts": results}
     args.out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     print(f"\n{table(whole)}")

@@ -80,10 +80,10 @@ class Started:
             return {}
 
 
-def run_parts(parts: list[Part], beside: list[Part], seconds: float, folder: Path) -> dict[str, dict[str, Any]]:
-    """Runs `parts` in turn, and those of `beside` meanwhile, within `seconds` together; results by name."""
+def run_parts(parts: list[Part], meanwhile: list[Part], seconds: float, folder: Path) -> dict[str, dict[str, Any]]:
+    """Runs `parts` in turn, and those of `meanwhile` meanwhile, within `seconds` together; results by name."""
     end = time.perf_counter() + seconds
-    aside = [Started(part, folder) for part in beside]
+    aside = [Started(part, folder) for part in meanwhile]
     done: dict[str, dict[str, Any]] = {}
     for part in parts:
         left = end - time.perf_counter()

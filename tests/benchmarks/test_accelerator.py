@@ -100,7 +100,7 @@ if "--broken" in sys.argv:
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """Parts that are in time, too late, broken, and one for which no time is left; one beside them."""
+    """Parts that are in time, too late, broken, and one for which no time is left; one next to them."""
     (tmp_path / "program.py").write_text(PROGRAM)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     parts = [
