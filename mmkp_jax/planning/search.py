@@ -85,17 +85,14 @@ def _guess(known: ProgramsBySize, outcome: CompileOutcome, topology: Topology) -
 
 
 def scaled(row: RowSize, quarters: int) -> RowSize:
-    """The row scaled to `quarters` quarters; each kind of slot stays a multiple of the same power of two.
-
-    The longest tree stays as it is, or becomes the row's tokens where they are fewer.
-    """
+    """The row scaled to `quarters` quarters; each kind of slot stays a multiple of the same power of two."""
 
     def slots(n: int) -> int:
         unit = math.gcd(n, LANES)
         return -(-n * quarters // (STEPS * unit)) * unit
 
     size = RowSize.from_slots({name: slots(n) for name, n in row.slots().items()})
-    return dataclasses.replace(size, tree_tokens=min(row.longest_tree, size.tokens))
+    return dataclasses.replace(size, tree_tokens=row.tree_tokens)
 
 
 def what_fits(workload: Workload, topology: Topology, outcome: CompileOutcome) -> Change | None:
