@@ -77,7 +77,10 @@ def decoded(definition, params, trees, num_samples=1, names=None, **options) -> 
     return list(generator(params, prompts, trees.__getitem__, num_samples))
 
 
-@pytest.mark.parametrize("which", ["pair", "untied"])
+BOTH = ["pair", pytest.param("untied", marks=pytest.mark.nightly)]
+
+
+@pytest.mark.parametrize("which", BOTH)
 def test_completions_are_those_of_transformers(request, which):
     model, definition, params = request.getfixturevalue(which)
     config = definition.config
@@ -91,7 +94,7 @@ def test_completions_are_those_of_transformers(request, which):
     assert len({len(answer) for answer in expected}) > 2
 
 
-@pytest.mark.parametrize("which", ["pair", "untied"])
+@pytest.mark.parametrize("which", BOTH)
 def test_states_are_those_of_transformers_in_any_slot(request, which):
     """With more prompts than slots, whose completions end at different times, and two samples of each."""
     model, definition, params = request.getfixturevalue(which)

@@ -70,7 +70,8 @@ def test_weights_of_which_each_device_has_a_part_are_gathered_layer_by_layer(oth
     assert others["1x8x1"]["sent"]["all-gather"] >= 7 * 3  # seven matrices of three layers
 
 
-@pytest.mark.parametrize("mesh", ["2x2x2", pytest.param("1x8x1", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("mesh", ["2x2x2", "1x8x1"])
 def test_two_processes_share_the_images_and_both_yield_all_completions(alone, folder, mesh):
     address = f"127.0.0.1:{free_port()}"
     processes = [started(4, mesh, str(folder), address, str(number)) for number in range(2)]

@@ -55,7 +55,16 @@ POSTS = {
 }
 
 
-@pytest.fixture(scope="module", params=GEOMETRIES.values(), ids=GEOMETRIES)
+BY_DEFAULT = ("tied, 2 of 4 kv heads", "published heads and sections")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(config, id=name, marks=() if name in BY_DEFAULT else pytest.mark.nightly)
+        for name, config in GEOMETRIES.items()
+    ],
+)
 def pair(request, tmp_path_factory):
     return pair_of(request.param, tmp_path_factory.mktemp("model"))
 

@@ -129,9 +129,9 @@ export_into_run(step)
 @pytest.mark.parametrize(
     "moment, left",
     [
-        ("gives way", {".7.unfinished": "new", "7": "earlier"}),
+        pytest.param("gives way", {".7.unfinished": "new", "7": "earlier"}, marks=pytest.mark.nightly),
         ("takes the name", {".7.unfinished": "new", ".7.before": "earlier"}),
-        ("is removed", {".7.before": "earlier", "7": "new"}),
+        pytest.param("is removed", {".7.before": "earlier", "7": "new"}, marks=pytest.mark.nightly),
     ],
 )
 def test_an_earlier_export_is_replaced_by_one_that_is_killed_and_by_the_next(tmp_path, base, moment, left):
@@ -184,6 +184,7 @@ def test_an_export_is_completely_on_disk_before_it_takes_its_name(tmp_path, base
     assert named == [True] and synced == {str(tmp_path / "run" / "export")}
 
 
+@pytest.mark.nightly
 def test_two_processes_export_parameters_that_neither_can_read_alone(tmp_path, base):
     write_run(tmp_path / "run", base)
     address = f"127.0.0.1:{free_port()}"
