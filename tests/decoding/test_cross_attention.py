@@ -60,7 +60,7 @@ def uncached(definition, params, prompt):
     """The greedy completion by whole forward passes; equal images are laid anew for each token."""
 
     @jax.jit
-    def next_token(row, last):
+    def next_token(params, row, last):
         model = definition.bind(params)
         return (model.head @ model(row, jnp.float32)[0, last]).argmax()
 
@@ -68,7 +68,7 @@ def uncached(definition, params, prompt):
     for _ in range(ANSWER):
         trunk = Tree([*prompt.prompt, *found, 0], NOTHING, NOTHING, prompt.layouts, prompt.pixels)
         row = pack_trunks([trunk], RowSize(40, 0, 1, {"tiles": 3}), definition.processor)
-        found.append(int(next_token(row, len(trunk.prompt) - 2)))
+        found.append(int(next_token(params, row, len(trunk.prompt) - 2)))
     return found
 
 
