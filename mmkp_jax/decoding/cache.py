@@ -14,6 +14,7 @@ Layers of cross-attention have keys of a prompt's images, which stay as they are
 Over a mesh pages and slots are divided alike, each shard numbers its own, and a slot's pages are in its shard.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -103,7 +104,8 @@ def prefill(model: Model, trunks: Forest, width: int, dtype: jnp.dtype) -> Cache
     """
     features = model.encode(trunks.images, dtype)
     memory = model.memory(trunks, features, dtype)
-    attend = attend_by(model.attention, trunks, memory)
+    any_prompt = dataclasses.replace(model.attention, longest_tree=None)  # not only those that fit training's rows
+    attend = attend_by(any_prompt, trunks, memory)
     rotation = model.rotation(trunks.position_BTA)
     R, T = trunks.segment_BT.shape
     J = -(-T // width)

@@ -9,7 +9,9 @@ from mmkp_jax.data.forest import RowSize, Tree, pack_rows
 from mmkp_jax.decoding.generate import Completion, Generator
 from mmkp_jax.decoding.prompts import prompt_of
 from mmkp_jax.decoding.sampling import Sampling
+from mmkp_jax.models.definition import define_from
 from mmkp_jax.models.sharding import make_mesh
+from mmkp_jax.ops.backends import RowAttention
 from tests.support.needs_torch import needs_torch
 from tests.support.parity import BOUND, ours_in, pair_of, relative_error, their_inputs
 from tests.support.tiny import tiny_config
@@ -121,6 +123,13 @@ def test_completions_equal_recomputing_the_whole_text_for_every_token(ours):
         text = Tree(prompt.prompt, [*written, 0], [], prompt.layouts, prompt.pixels)
         written.append(int(following(pack_rows([[text]], size, definition.processor), len(written))))
     assert answers(definition, params, [prompt], answer_tokens=10) == {(0, 0): written}
+
+
+def test_a_prompt_longer_than_the_trees_of_training_is_read_whole(ours):
+    definition, params = ours
+    prompt = random_tree(3, definition.config, grids=[], text=400)
+    limited = define_from(definition.family, definition.config, attention=RowAttention(longest_tree=100))
+    assert answers(limited, params, [prompt], answer_tokens=6) == answers(definition, params, [prompt], answer_tokens=6)
 
 
 def test_slots_order_and_looks_change_nothing(ours):
