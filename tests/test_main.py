@@ -159,6 +159,7 @@ def test_resuming_with_workers_on_another_mesh_is_equal_to_1e_5(pocket):
     nearly_equal(workdir, whole)
 
 
+@pytest.mark.nightly
 def test_a_run_stopped_by_ctrl_c_resumes(pocket, unbroken):
     workdir = pocket.parent / "interrupted"
     flags = f"--workdir={workdir}"
@@ -217,7 +218,7 @@ def test_the_other_strategies_run(pocket, strategy):
     ).exists() and f"{strategy}, step {0 if strategy == 'zeroshot' else 3}" in done.stdout
 
 
-@pytest.mark.parametrize("limit", [500, 100_000], ids=["config", "checkpoint"])
+@pytest.mark.parametrize("limit", [500, pytest.param(100_000, marks=pytest.mark.nightly)], ids=["config", "checkpoint"])
 def test_no_space_on_disk_is_one_line_and_exit_2(pocket, unbroken, tmp_path, limit):
     done = run(pocket, f"--workdir={tmp_path / 'run'}", file_bytes=limit)
     message = [line for line in done.stderr.split("\n") if line.strip() and "step" not in line.split("|")[-1]]

@@ -40,6 +40,7 @@ def reported(tmp_path_factory) -> list[dict]:
     return [json.loads((folder / f"{number}.json").read_text()) for number in range(2)]
 
 
+@pytest.mark.nightly
 def test_two_processes_plan_alike(reported):
     one, other = reported
     assert one["hosts"] == other["hosts"] == 2

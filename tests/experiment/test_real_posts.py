@@ -34,10 +34,11 @@ def tiny(tmp_path_factory):
     return out
 
 
-OTHERS = ("zeroshot", "sft", "cot", "multitask")
+STRATEGIES = ("zeroshot", "sft", "cot", "multitask", "dyncot")
 
 
-@pytest.mark.parametrize("strategy", ["dyncot", *(pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_runs_on_the_tiny_split(tiny, tmp_path, strategy):
     out, results = run(tiny, tmp_path / "run", *VALIDATED, "--config.answer_tokens=24", strategy=strategy)
     assert results["all"]["n"] == 50 and results["seen"]["n"] + results["unseen"]["n"] >= 50

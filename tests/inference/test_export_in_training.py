@@ -86,6 +86,7 @@ export_into_run(step)
 """
 
 
+@pytest.mark.nightly
 def test_an_earlier_export_stays_when_the_disk_is_full(tmp_path, base):
     """Also one that had given way to the next when that was killed before it took the name."""
     write_run(tmp_path / "run", base)

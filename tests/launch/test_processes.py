@@ -56,7 +56,8 @@ def pocket(tmp_path_factory):
     return small_pocket(tmp_path_factory.mktemp("launched"))
 
 
-@pytest.mark.parametrize("launcher", [pytest.param("slurm.sh", marks=pytest.mark.nightly), "local.sh"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("launcher", ["slurm.sh", "local.sh"])
 def test_two_processes_train_and_resume_after_one_was_asked_to_stop(slurm, pocket, tmp_path, launcher):
     slurm.make(
         "python",
