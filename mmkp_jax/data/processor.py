@@ -78,7 +78,12 @@ class Processor(Protocol):
         ...
 
     def largest(self) -> Layout:
-        """A layout that takes at least as many tokens and slots as any image."""
+        """A layout that takes at least as many tokens and slots as any image of usual shape."""
+        ...
+
+    @property
+    def longest_image(self) -> int:
+        """Most slots of the first kind that an image of any shape takes, as attention may assume; 0 for any number."""
         ...
 
     def placeholder(self, layout: Layout) -> np.ndarray:
@@ -167,6 +172,8 @@ class TextProcessor:
     def largest(self) -> Layout:
         """An empty layout."""
         return Layout(0, (), ())
+
+    longest_image: ClassVar[int] = 0
 
     def positions(self, prompt_T: np.ndarray, layouts: Sequence[Layout]) -> np.ndarray:
         """Token indices from 0, int32 [T, 1]."""

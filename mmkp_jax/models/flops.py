@@ -61,7 +61,7 @@ def work_of_slots(size: RowSize, rows: int, family: Family, processor: Processor
     """The work of a program that computes every slot, and the pairs of slots that sliced attention computes."""
     images = processor.work_of_slots(size.images)
     if processor.slots:
-        slices = image_slices(size.images[processor.slots[0]], processor.largest().slots[0])
+        slices = image_slices(size.images[processor.slots[0]], processor.longest_image or None)
         images |= dict.fromkeys(family.attended, pairs(slices))
     return Work(
         tokens=size.tokens,

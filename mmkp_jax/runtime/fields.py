@@ -257,7 +257,12 @@ PRECISION = (
         choices=("auto", "dense", "sliced", "splash", "tokamax"),
         resume=MAY_DIFFER,
     ),
-    Field("remat", True, "keep only each layer's input for the backward pass", resume=MAY_DIFFER),
+    Field(
+        "remat",
+        True,
+        "keep only a layer's input and what its attention saves, for the backward pass",
+        resume=MAY_DIFFER,
+    ),
 )
 
 DEVICES = (

@@ -127,11 +127,10 @@ def define_on(
 def _define_for_rows(config: ConfigDict, mesh: Mesh, published: Mapping[str, Any], where: str) -> Definition:
     """The model with the attention of training rows, whose trees and images have limits."""
     definition = define(published, where)
-    largest = image_processor(config, definition).largest()
     attention = RowAttention(
         backend_name(config.attention, mesh.devices.flat[0].platform),
         longest_tree=config.row.tree_tokens or None,
-        longest_image=largest.slots[0] if largest.slots else None,  # patches, if any kind
+        longest_image=image_processor(config, definition).longest_image or None,
     )
     return define_from(definition.family, definition.config, attention=attention, remat=config.remat)
 

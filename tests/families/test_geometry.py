@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmkp_jax.families.qwen2_5_vl.geometry import mrope_positions, patch_layout
+from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 from tests.support.needs_torch import needs_torch
 from tests.support.tiny import hf_model, tiny_config, write_model
 
@@ -65,3 +66,13 @@ def test_image_tokens_that_are_not_the_images_are_refused(tokens, grids, message
 def test_a_grid_that_cannot_be_merged_is_refused(grid):
     with pytest.raises(ValueError, match="merged patches"):
         patch_layout(grid, window_side=4)
+
+
+@pytest.mark.parametrize("limits", [(3136, 12_544), (12_544, 12_544), (200_704, 200_704), (3136, 451_584), (784, 784)])
+def test_no_image_has_more_patches_than_attention_assumes(limits):
+    processor = Qwen2_5_VLProcessor(0, 4, *limits)
+    rng = np.random.default_rng(0)
+    sides = [(100, 2000), (28, 2800), (90, 130), (300, 500), (480, 640), (1, 200), (15, 3000), (50, 9999)]
+    sides += np.exp(rng.uniform(0, 8, (300, 2))).astype(int).tolist()
+    for height, width in ((h, w) for h, w in sides if max(h, w) <= 200 * min(h, w)):
+        assert processor.layout(height, width).slots[0] <= processor.longest_image, (height, width)

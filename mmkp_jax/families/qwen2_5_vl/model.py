@@ -192,7 +192,7 @@ def mrope_rotation(position_BT3: jax.Array, config: Qwen2_5_VLConfig) -> Rotatio
 class Qwen2_5_VL(nnx.Module):
     """The Qwen2.5-VL model.
 
-    `remat` saves only each layer's input for the backward pass.
+    `remat` saves only each layer's input, and what attention saves, for the backward pass.
     """
 
     def __init__(

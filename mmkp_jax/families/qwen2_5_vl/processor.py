@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mmkp_jax.data.forest import dtype_and_shape
-from mmkp_jax.data.images import check_aspect
+from mmkp_jax.data.images import MAX_ASPECT, check_aspect
 from mmkp_jax.data.processor import Layout
 from mmkp_jax.data.prompts import Template, read_template
 from mmkp_jax.errors import InputError, nearest
@@ -115,6 +115,17 @@ class Qwen2_5_VLProcessor:
         patches = -(-(self.max_pixels // PATCH**2) // 8) * 8
         windows = math.ceil(patches * WINDOWS_A_TOKEN / PATCHES_A_TOKEN)
         return Layout(patches // MERGE**2, (patches, windows), ())
+
+    @property
+    def longest_image(self) -> int:
+        """Most patches of an image of any shape.
+
+        That is more than `max_pixels` holds where a side is held at one merged patch, and where `smart_resize` rounds
+        both sides up to reach `min_pixels`.
+        """
+        most, least = (pixels / (PATCH * MERGE) ** 2 for pixels in (self.max_pixels, self.min_pixels))
+        long, rounded_up = math.sqrt(MAX_ASPECT * most), least + math.sqrt(least) * (math.sqrt(MAX_ASPECT) + 1) + 1
+        return MERGE**2 * math.floor(max(most, long, rounded_up))
 
     def placeholder(self, layout: Layout) -> np.ndarray:
         """A run of the image token, one for each merged patch."""
