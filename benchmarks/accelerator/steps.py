@@ -50,18 +50,19 @@ def measure(job: StepJob, steps: int, notes: Notes) -> None:
     batch = place_batch(job.batch, plan.mesh)
     with jax.set_mesh(plan.mesh):
         start = time.perf_counter()
-        step = compile_anyhow(plan.step.lower(plan.state, batch))
-        notes.put(compile_seconds=time.perf_counter() - start, compiled_bytes=bytes_of(step))
-        state, seconds = random_state(plan), []
+        step, fallback = compile_anyhow(plan.step.lower(plan.state, batch))
+        seconds = time.perf_counter() - start
+        notes.put(compile_seconds=seconds, compiled_bytes=bytes_of(step), without_triton_products=fallback)
+        state, times = random_state(plan), []
         for _ in range(steps + 1):
             start = time.perf_counter()
             state, metrics, _ = jax.block_until_ready(step(state, batch))
-            seconds.append(time.perf_counter() - start)
-            if len(seconds) == 1:
+            times.append(time.perf_counter() - start)
+            if len(times) == 1:
                 numbers = {name: float(metrics[name]) for name in ("loss", "grad_norm", "skipped")}
                 notes.put(first_step=numbers)
             else:  # the first warms up
-                notes.put(**speeds(seconds[1:], job, flops, device))
+                notes.put(**speeds(times[1:], job, flops, device))
     notes.put(peak_bytes=peak_of(device))
 
 

@@ -223,6 +223,9 @@ def _check_fit(b: int, trees: Sequence[Tree], size: RowSize, processor: Processo
             raise ValueError(f"row {b} needs {need} {name} and has {slots}")
     if (longest := max((s["tokens"] for s in sizes), default=0)) > size.longest_tree:
         raise ValueError(f"row {b} has a tree of {longest} tokens, and a tree may have {size.longest_tree}")
+    largest = max((layout.slots[0] for tree in trees for layout in tree.layouts), default=0)
+    if largest > (limit := processor.longest_image or largest):
+        raise ValueError(f"row {b} has an image of {largest} {processor.slots[0]}, and an image may have {limit}")
 
 
 def _lay_tokens(row: Forest, tree: Tree, segment: int, slot: int, label: int, processor: Processor) -> tuple[int, int]:

@@ -35,7 +35,10 @@ class Processor(Protocol):
     """
 
     slots: tuple[str, ...]
-    """The kinds of slots that images take in a row, besides tokens: keys of `config.row.images`."""
+    """The kinds of slots that images take in a row, besides tokens: keys of `config.row.images`.
+
+    Attention over an image is between slots of the first kind.
+    """
     axes: int
     """Axes of a token's position: 3 with M-RoPE, else 1."""
     image_token: int | None

@@ -131,15 +131,16 @@ def sizes_of(lengths: Lengths, branches: Sequence[Branch]) -> np.ndarray:
 def select_posts(lengths: Lengths, size: RowSize, branches: Sequence[Branch]) -> tuple[np.ndarray, list[LeftOut]]:
     """Splits the posts into those that can be trained on (their numbers, int64 [N]) and those left out.
 
-    A post is left out if it has no target in `branches`, or does not fit a row.
+    A post is left out if it has no target in `branches`, or does not fit a row, or is longer than a tree may be.
     """
     size_NX, limits = sizes_of(lengths, branches), size.tree_limits()
+    names = dict.fromkeys(limits, "") | {"tokens": " (row.tree_tokens)" * (size.longest_tree < size.tokens)}
     without_N = size_NX[:, list(limits).index("labels")] == 0
     out_N = without_N | (size_NX > list(limits.values())).any(axis=1)
     left_out = []
     for number in np.flatnonzero(out_N).tolist():
         over = [
-            f"{n:,} {name} of {most:,}"
+            f"{n:,} {name} of {most:,}{names[name]}"
             for n, (name, most) in zip(size_NX[number], limits.items(), strict=True)
             if n > most
         ]

@@ -16,4 +16,4 @@ def keep_compiled(folder: Path) -> None:
 
 def user_cache() -> Path:
     """The user's folder for compiled programs, for commands that have no work directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mmkp_jax" / "compiled"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mmkp_jax" / "compiled"

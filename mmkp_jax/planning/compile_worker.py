@@ -77,28 +77,28 @@ def compile_all(programs: Mapping[str, jax.stages.Lowered], folder: Path) -> dic
     for name, lowered in programs.items():
         start = time.perf_counter()
         try:
-            compiled = compile_anyhow(lowered)
+            compiled, fallback = compile_anyhow(lowered)
         except jax.errors.JaxRuntimeError as error:
             results[name] = {"refused": first_line(error)}
             continue
         memory = compiled.memory_analysis()
         results[name] = {part: getattr(memory, f"{part}_size_in_bytes") for part in MEMORY}
-        results[name]["seconds"] = time.perf_counter() - start
+        results[name] |= {"seconds": time.perf_counter() - start, "fallback": fallback}
         (folder / f"{name}.hlo").write_text(compiled.as_text(), encoding="utf-8")
     return results
 
 
-def compile_anyhow(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """The compiled program; without Triton's matrix products where XLA finds no tiling for one of them.
+def compile_anyhow(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
+    """The compiled program, and whether it lacks Triton's matrix products: where XLA finds no tiling for one of them.
 
     JAX 0.11 needs this for some programs on a machine without the GPU, where XLA cannot try out tilings.
     """
     try:
-        return lowered.compile()
+        return lowered.compile(), False
     except jax.errors.JaxRuntimeError as error:
         if "No supported config found" not in str(error):
             raise
-        return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
+        return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False}), True
 
 
 def devices_of(topology: Topology) -> Sequence[jax.Device]:

@@ -46,6 +46,8 @@ class Compiled(NamedTuple):
     seconds: float
     """Seconds to compile."""
     program: Program
+    fallback: bool = False
+    """Whether it was compiled without Triton's matrix products, unlike the program that a GPU runs."""
 
     @property
     def bytes(self) -> float:
@@ -139,4 +141,5 @@ def _outcome(result: Mapping[str, Any], text: Path) -> Compiled | NotCompiled:
         code=result["generated_code"],
         seconds=result["seconds"],
         program=parse_hlo(text.read_text(encoding="utf-8")),
+        fallback=result["fallback"],
     )

@@ -115,19 +115,21 @@ def slots_flops(workload: Workload) -> float:
 def _attention(workload: Workload, rows: int) -> float:
     """Attention operations that kernels compute, over all chips.
 
-    They skip what no token may see; those of tokamax do so forward only, and backward compute the scores again.
+    They skip what no token may see. Those of tokamax do so forward only, run forward again in the backward pass (no
+    policy can save what they keep), and backward compute the scores again.
     """
     config, work = workload.config, workload.load.work.times(rows)
     needed = _of_attention(workload, work, remat=config.remat).total
     if config.attention != "tokamax":
         return needed
+    scores_again = needed - _of_attention(workload, work, remat=None).total  # half of a forward pass
     tokens, images = float(workload.row.tokens), {}
     if workload.definition.family.attended:
-        patches = float(next(iter(workload.row.images.values())))
+        patches = float(workload.row.images[workload.definition.processor.slots[0]])
         images = dict.fromkeys(workload.definition.family.attended, rows * patches**2)
     every = work._replace(token_pairs=rows * tokens**2, images=dict(work.images) | images)
     skipped, visited = (_of_attention(workload, each, remat=None).backward for each in (work, every))
-    return needed - skipped + 5 / 4 * visited
+    return needed + scores_again - skipped + 5 / 4 * visited
 
 
 def _of_attention(workload: Workload, work: Work, remat: bool | None) -> Flops:

@@ -74,7 +74,9 @@ def _head(workload: Workload, topology: Topology, outcome: CompileOutcome) -> st
     used = math.prod(mesh.values())
     slices = f" in {topology.slices} {_parts(topology)}" if topology.slices > 1 else ""
     seconds = ", ".join(
-        f"{name} in {each.seconds:.0f} s" for name, each in outcome.programs.items() if isinstance(each, Compiled)
+        f"{name} in {each.seconds:.0f} s{' without the Triton products that a GPU would use' * each.fallback}"
+        for name, each in outcome.programs.items()
+        if isinstance(each, Compiled)
     )
     row = ", ".join(f"{n:,} {name}" for name, n in workload.row.slots().items())
     return "\n".join(

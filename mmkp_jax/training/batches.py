@@ -288,7 +288,7 @@ def _part(dataset: Dataset, recipe: Recipe, size: RowSize, branches: tuple[Branc
         raise InputError(
             f"none of {len(records)} posts can be trained on; the first: {left_out[0].reason}",
             dataset.path,
-            "give larger rows (config.row), or posts with the targets that the strategy needs",
+            "give larger rows or trees (config.row), or posts with the targets that the strategy needs",
         )
     if dataset.weight * len(posts) < 1:
         what = f"at weight {dataset.weight:g}, {len(posts)} posts are less than one an epoch"

@@ -176,3 +176,16 @@ def test_a_tree_longer_than_the_rows_limit_is_refused():
     pack_rows(rows, dataclasses.replace(SIZE, tree_tokens=limit), PROCESSOR)
     with pytest.raises(ValueError, match=f"row 0 has a tree of {limit} tokens, and a tree may have {limit - 1}"):
         pack_rows(rows, dataclasses.replace(SIZE, tree_tokens=limit - 1), PROCESSOR)
+
+
+def test_an_image_larger_than_attention_assumes_is_refused():
+    config = tiny_config()
+    rows = [[random_tree(0, config, grids=[(10, 8)])]]
+    size = smallest_row(rows, config)
+    pack_rows(rows, size, processor_of(config))
+    small = processor_of(config, min_pixels=784, max_pixels=784)
+    assert small.longest_image < 80
+    with pytest.raises(
+        ValueError, match=f"row 0 has an image of 80 patches, and an image may have {small.longest_image}"
+    ):
+        pack_rows(rows, size, small)

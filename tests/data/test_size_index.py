@@ -123,6 +123,8 @@ def test_posts_that_fit_no_row_are_reported_with_their_reason():
     assert numbers.tolist() == [0, 1]
     assert [(post.number, post.id) for post in left_out] == [(2, "c")]
     assert left_out[0].reason == "it is longer than a row: 929 tokens of 700, 300 patches of 260"
+    _, left_out = select_posts(lengths, dataclasses.replace(SIZE, tree_tokens=600), BOTH)
+    assert "longer than a row: 929 tokens of 600 (row.tree_tokens), 300 patches" in left_out[0].reason
     numbers, left_out = select_posts(lengths, SIZE, ("cot",))
     assert numbers.tolist() == [0]
     assert left_out[0].reason == "it has no chain of thought"

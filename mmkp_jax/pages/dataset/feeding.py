@@ -9,7 +9,7 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.pages.dataset.facts import BatchSetup
 from mmkp_jax.runtime.config import read_config
-from mmkp_jax.training.batches import branches_of, datasets_of, make_data, recipe_of
+from mmkp_jax.training.batches import branches_of, complete_config, datasets_of, make_data, recipe_of
 
 
 def read_batch_setup(named: str, overrides: Sequence[str], data: Path | None) -> tuple[Path, BatchSetup]:
@@ -31,7 +31,9 @@ def read_batch_setup(named: str, overrides: Sequence[str], data: Path | None) ->
     branches = branches_of(config)
     folder = open_folder(config.model.path)
     tokenizer = load_tokenizer(folder)
-    recipe = recipe_of(config, define(folder.config, folder.config_file), tokenizer)
+    definition = define(folder.config, folder.config_file)
+    config = complete_config(config, definition)
+    recipe = recipe_of(config, definition, tokenizer)
     rows = row_size(config.row, recipe.processor)
     steps = (config.strategy, config.posts_per_step, config.num_epochs, config.total_steps)
     return data, BatchSetup(recipe, tokenizer, rows, branches, config.global_batch_size, config.seed, *steps)
