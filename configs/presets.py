@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from mmkp_jax.errors import InputError, all_of, nearest
+from mmkp_jax.errors import InputError, all_of
 
 Preset = Callable[[ConfigDict], None]
 
@@ -125,18 +125,21 @@ def apply(c: ConfigDict, presets: str) -> None:
     Raises:
         InputError: there are no such presets.
     """
-    chosen, errors = {"model": "pocket"}, []
+    chosen: dict[str, str] = {}
+    errors = []
     for each in filter(None, presets.split(",")):
         name, _, preset = each.partition("=")
-        if preset in PRESETS.get(name, ()):
-            chosen[name] = preset
+        if preset in PRESETS.get(name, ()) and chosen.setdefault(name, preset) == preset:
             continue
-        known, given = (PRESETS[name], preset) if name in PRESETS else ([f"{name}=…" for name in PRESETS], name)
-        close = nearest(given, PRESETS.get(name, PRESETS))
-        errors.append(InputError(f"unknown preset {each!r}{close}", "--config", f"use {', '.join(known)}"))
+        known = (
+            [f"{name}={preset}" for preset in PRESETS[name]] if name in PRESETS else [f"{name}=…" for name in PRESETS]
+        )
+        what = f"preset {each!r} contradicts {name}={chosen[name]}" if each in known else f"unknown preset {each!r}"
+        errors.append(InputError(what, "--config", f"use one of {', '.join(known)}"))
     if errors:
         raise all_of(errors, "name known presets")
+    chosen = {"model": "pocket"} | chosen
     if chosen["model"] == "pocket":
-        chosen = {"model": "pocket", "data": "pocket"} | chosen
+        chosen = {"data": "pocket"} | chosen
     for name in filter(chosen.get, PRESETS):
         PRESETS[name][chosen[name]](c)

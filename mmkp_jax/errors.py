@@ -33,7 +33,7 @@ def all_of(errors: Sequence[InputError], hint: str) -> InputError:
     parts = [part for error in errors for part in error.parts or (error,)]
     if len(parts) == 1:
         return parts[0]
-    lines = [f"{where}: {what} ({fix})" for what, where, fix in (part.args for part in parts)]
+    lines = [f"{where}: {what}" + f" ({fix})" * (fix != hint) for what, where, fix in (part.args for part in parts)]
     whole = InputError("; ".join(lines), f"{len(parts)} mistakes", hint)
     whole.parts = tuple(parts)
     return whole

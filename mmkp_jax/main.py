@@ -12,6 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mmkp_jax.errors import AGAIN, BusyError, InputError
+from mmkp_jax.families import known
 from mmkp_jax.runtime.cli import Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.runtime.escape import for_terminal
@@ -70,7 +71,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if not 0 < parsed.join_seconds < float("inf"):
         flags.error(f"--join_seconds={parsed.join_seconds:g} is not a number of seconds above 0")
     profiled = _steps(parsed.profile_steps, flags)
-    config = read_config(parsed.config, overrides)
+    config = read_config(parsed.config, overrides, known.fields())
     name = Path(parsed.config.partition(":")[0]).stem
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     resume = shlex.join([f"--config={parsed.config}", *overrides, f"--workdir={workdir}"])

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from mmkp_jax.families import known
 from mmkp_jax.planning.topologies import read_topology
 from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.config import read_config
@@ -33,7 +34,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Prints the plan that the flags ask for."""
     flags, overrides = _parse(arguments)
     topologies = [read_topology(name) for name in flags.topology.split(",")]
-    config = read_config(flags.config, overrides)
+    config = read_config(flags.config, overrides, known.fields())
     with while_loading():  # seconds of imports that a wrong flag does not need
         from mmkp_jax.planning.compiling import check_compiler
         from mmkp_jax.planning.plan import plan, plan_line

@@ -51,7 +51,8 @@ NAME_A_FAMILY = {"families", "pocket"}
 NOT_ROOMS = {"support", "fuzz", "golden", "launch", "benchmarks"}
 """Folders of tests that mirror no room."""
 
-REGISTRY = f"{PACKAGE}.families.registry"
+OF_ALL_FAMILIES = {f"{PACKAGE}.families.registry", f"{PACKAGE}.families.known"}
+"""Modules of the families' room that are for all families."""
 
 MOST_LINES = 350
 
@@ -137,7 +138,11 @@ def arrows_up(imports: Iterable[Import]) -> list[str]:
 
 def of_a_family(imports: Iterable[Import]) -> list[str]:
     """Complaints about imports of one family's modules by rooms that are for all families."""
-    own = [each for each in imports if each.module.startswith(f"{PACKAGE}.families.") and each.module != REGISTRY]
+    own = [
+        each
+        for each in imports
+        if each.module.startswith(f"{PACKAGE}.families.") and each.module not in OF_ALL_FAMILIES
+    ]
     return [f"{file} imports {module}" for file, module, _ in own if room_of(file) not in NAME_A_FAMILY]
 
 

@@ -44,15 +44,18 @@ def image_path(root: str | Path, named: str) -> Path:
         resolved = [file.resolve() for file in sorted(files, key=lambda file: file != folder / relative)]
         inside = [file for file in resolved if file.is_relative_to(folder)]
         found = next((file for file in inside if file.is_file()), None)
+        folders = [file for file in inside if file.is_dir()]
     except (OSError, ValueError, RuntimeError) as error:  # a cycle of links; a name that is too long or invalid
         reason = getattr(error, "strerror", None) or "it is no valid path, or a cycle of links"
         raise ImageError(f"the image {quoted(named)} cannot be found ({reason})") from None
     if found:
         return found
     if not inside:
-        by_link = not Path(os.path.normpath(folder / relative)).is_relative_to(folder)
-        how = "leaves the folder of images" if by_link else "leads out of the folder of images by a link"
+        by_link = Path(os.path.normpath(folder / relative)).is_relative_to(folder)
+        how = "leads out of the folder of images by a link" if by_link else "leaves the folder of images"
         raise ImageError(f"the image path {quoted(named)} {how}")
+    if folders:
+        raise ImageError(f"{quoted(named)} is a folder, not an image")
     other = _other_case(inside[0])
     raise ImageError(f"there is no image {quoted(named)}" + f", but {other!r}: case counts" * bool(other))
 

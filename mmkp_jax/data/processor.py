@@ -42,7 +42,7 @@ class Processor(Protocol):
     axes: int
     """Axes of a token's position: 3 with M-RoPE, else 1."""
     image_token: int | None
-    """The token whose run in a prompt stands for an image; None in a family without images."""
+    """The token that a prompt has in a run for each image; None in a family without images."""
 
     @property
     def fingerprint(self) -> str:

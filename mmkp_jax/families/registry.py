@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.families.known import FAMILIES
 from mmkp_jax.models.definition import Definition, define_from
 from mmkp_jax.models.family import Family
-
-FAMILIES = {"qwen2_5_vl": "mmkp_jax.families.qwen2_5_vl.family"}
-"""Module of each family, by `model_type`; the module's `FAMILY` is the family."""
 
 
 def family_of(published: Mapping[str, Any], where: str) -> Family:
@@ -25,7 +23,7 @@ def family_of(published: Mapping[str, Any], where: str) -> Family:
             where,
             "point config.model.path at a checkpoint of a known architecture",
         )
-    return importlib.import_module(FAMILIES[kind]).FAMILY
+    return importlib.import_module(FAMILIES[kind].module).FAMILY
 
 
 def define(published: Mapping[str, Any], where: str = "config.json", **options: Any) -> Definition:
@@ -40,7 +38,7 @@ def define(published: Mapping[str, Any], where: str = "config.json", **options: 
 
 def known_config(hub_id: str) -> Mapping[str, Any] | None:
     """The `config.json` of a published model that is known without network access; None for any other."""
-    for module in FAMILIES.values():
-        if found := importlib.import_module(module).FAMILY.published.get(hub_id):
+    for known in FAMILIES.values():
+        if found := importlib.import_module(known.module).FAMILY.published.get(hub_id):
             return found
     return None

@@ -21,7 +21,7 @@ from mmkp_jax.ops.layout import over_rows
 NORMAL = jax.nn.initializers.normal(0.02)
 
 ATTENTION = jax.checkpoint_policies.save_only_these_names(SAVED)
-"""What a layer saves for the backward pass beside its input, with `remat`."""
+"""What a layer saves for the backward pass besides its input, with `remat`."""
 
 PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable, ATTENTION

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from mmkp_jax.data.forest import TRUNK
 
 SAVED = "attention"
-"""Name of what attention saves for its backward pass (`jax.ad_checkpoint.checkpoint_name`), beside its operands."""
+"""Name of what attention saves for its backward pass (`jax.ad_checkpoint.checkpoint_name`), besides its operands."""
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(q [B, T, N, H], k and v [B, S, K, H]) -> [B, T, N, H], under a rule fixed when it was made."""

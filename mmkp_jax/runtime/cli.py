@@ -32,6 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, about: str, **options: str):
         super().__init__(command_line(command), description=f"{command_summary(about)}.", allow_abbrev=False, **options)
+        self.register("type", Path, _path)  # for every flag of `type=Path`
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message, self.prog, "see --help")
@@ -62,6 +63,13 @@ class Parser(argparse.ArgumentParser):
 def command_summary(about: str) -> str:
     """What a command does: the first line of its docstring, without the usage and the full stop."""
     return about.strip().split("\n", 1)[0].split(": `")[0].rstrip(".")
+
+
+def _path(text: str) -> Path:
+    """The type of a flag that takes a path, which may not be empty: `Path` makes that the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def file_list(text: str) -> list[Path]:

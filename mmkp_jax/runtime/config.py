@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import inspect
 import runpy
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,25 +42,28 @@ def default_config(fields: Sequence[Field] = FIELDS) -> ConfigDict:
     return config
 
 
-def read_config(named_by: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def read_config(named_by: str, overrides: Sequence[str] = (), fields: Sequence[Field] = FIELDS) -> ConfigDict:
     """The config of FILE|NAME[:preset,…] with the `overrides`, checked.
+
+    Args:
+        fields: the table of fields, perhaps with the keys that mappings take.
 
     Raises:
         InputError: there is no such file, preset or field, or values are invalid; all faults are in one line.
     """
     file, presets = locate(named_by)
-    values, faults = parse_overrides(overrides)
+    values, faults = parse_overrides(overrides, fields)
     errors = [fault.error() for fault in faults]
     try:
         config = _built(file, presets)
     except InputError as error:
         raise all_of([error, *errors], SEE_HELP) from None
     given = {name for name, _ in values} | {fault.name for fault in faults}
-    errors += [fault.error() for fault in faults_of(config.to_dict()) if fault.name not in given]
+    errors += [fault.error() for fault in faults_of(config.to_dict(), fields) if fault.name not in given]
     if errors:
         raise all_of(errors, SEE_HELP)
     override(config, values)
-    check_settings(config)
+    check_settings(config, fields)
     _check_paths(config)
     return config
 
@@ -73,10 +78,15 @@ def locate(named_by: str) -> tuple[Path, str]:
     if Path(file).is_file():
         return Path(file), presets
     known = shipped_configs()
-    if file not in known:
-        what = f"there is no config {file!r}{nearest(file, known) if file.isidentifier() else ''}"
-        raise InputError(what, "--config", f"give a file, or one of {', '.join(known)}")
-    return known[file], presets
+    if file in known:
+        return known[file], presets
+    if Path(file).is_dir():
+        what = f"{file!r} is a folder"
+    elif not file.isidentifier():
+        what = f"there is no file {file!r}"
+    else:
+        what = f"there is no config {file!r}{nearest(file, known)}"
+    raise InputError(what, "--config", f"give a file, or one of {', '.join(known)}")
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -97,7 +107,7 @@ def parse_overrides(
         if field and isinstance(field.default, dict) and name == field.name and given and not text:
             values.append((name, {}))  # the family's own
             continue
-        if field is None or (isinstance(field.default, dict) and (name == field.name or not _is_key(name))):
+        if field is None or (isinstance(field.default, dict) and name != field.name and not _is_key(name)):
             faults.append(unknown(name, text, fields))
             continue
         value = _parsed(field, text) if given else isinstance(field.default, bool) or text
@@ -117,17 +127,25 @@ def override(config: ConfigDict, values: Sequence[tuple[str, Any]]) -> None:
 
 
 def _built(file: Path, presets: str) -> ConfigDict:
+    """What `get_config` of a Python file returns, for the presets."""
     try:
-        config = runpy.run_path(str(file))["get_config"](presets)
-        config.to_dict()
+        get_config = runpy.run_path(str(file)).get("get_config")
+        if not callable(get_config):
+            what = "it defines no function get_config"
+        elif not inspect.signature(get_config).parameters and presets:
+            what = f"its get_config() takes no presets, and {presets!r} are given"
+        else:
+            config = get_config(presets) if inspect.signature(get_config).parameters else get_config()
+            if isinstance(config, ConfigDict):
+                return config
+            what = f"its get_config returns {type(config).__name__}, not a ConfigDict"
     except InputError:
         raise
     except Exception as error:  # the code in the user's file may raise anything
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"it does not return a config ({reason})", str(file), "write it like configs/dyncot.py"
-        ) from None
-    return config
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        what = f"it raises {type(error).__name__}{f' in line {line}' * bool(line)}: {error}"
+    raise InputError(what, str(file), "write it like configs/dyncot.py")
 
 
 def _part(config: ConfigDict, name: str) -> ConfigDict:

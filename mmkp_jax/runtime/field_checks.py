@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from mmkp_jax.errors import InputError, all_of, nearest
 from mmkp_jax.runtime.field_types import REQUIRED, Field
 from mmkp_jax.runtime.fields import FIELDS, field_named, leaves
+from mmkp_jax.runtime.old_configs import MOVED
 from mmkp_jax.runtime.program import command_line
 
 SEE_HELP = f"see {command_line('main')} --help"
@@ -40,7 +41,7 @@ def check_settings(config: Any, fields: Sequence[Field] = FIELDS) -> None:
     """
     content = config.to_dict()
     faults = list(faults_of(content, fields))
-    if fields is FIELDS:
+    if {field.name for field in fields} >= {field.name for field in FIELDS}:
         faults += _together(content, {fault.name for fault in faults})
     if faults:
         raise all_of([fault.error() for fault in faults], SEE_HELP)
@@ -72,6 +73,10 @@ def faults_of(
 
 def unknown(name: str, value: Any, fields: Sequence[Field] = FIELDS) -> Fault:
     """The fault of an unknown name."""
+    if name in MOVED:
+        return Fault(name, value, f"{name!r} is now {MOVED[name]!r}", "a field", f"give config.{MOVED[name]}")
+    if below := [field.name for field in fields if field.name.startswith(f"{name}.")]:
+        return Fault(name, value, f"{name!r} is a section", "a field", f"give one of its fields, such as {below[0]}")
     close = nearest(name, [field.name for field in fields])
     what = f"unknown key {name!r}{close * ('did you mean' in close)}"  # without the list of all names, about 70
     return Fault(name, value, what, "a field", SEE_HELP)
@@ -86,7 +91,11 @@ def fault_of(field: Field, name: str, value: Any) -> Fault | None:
     default, expected = field.default, field.expected
     if isinstance(default, dict):
         if name == field.name:
-            return None if value == {} else Fault(name, value, f"{_shown(value)} is not a mapping", expected)
+            hint = f"give --config.{name}.{(*field.keys, 'NAME')[0]}=NUMBER, or nothing for the default"
+            return None if value == {} else Fault(name, value, f"{_shown(value)} is not a mapping", expected, hint)
+        if field.keys and (key := name.removeprefix(f"{field.name}.")) not in field.keys:
+            what, hint = f"unknown key {key!r}{nearest(key, field.keys)}", f"give {' or '.join(field.keys)}"
+            return Fault(name, value, what, expected, hint)
         default, expected = 0, field.expected.replace("mapping of names to whole numbers", "whole number")
     if field.choices:
         if value is None or isinstance(value, str):
@@ -133,8 +142,10 @@ def _is_of_type(value: Any, default: Any) -> bool:
 
 
 def _is_in_range(field: Field, value: float) -> bool:
-    """Whether a number is in a field's range; NaN never is."""
-    return field.low <= value <= field.high and (value < field.below or field.below == math.inf)
+    """Whether a number is finite and in a field's range."""
+    return (
+        math.isfinite(value) and field.low <= value <= field.high and (value < field.below or math.isinf(field.below))
+    )
 
 
 def _type(expected: str) -> str:

@@ -50,6 +50,8 @@ class Field(NamedTuple):
     needs: tuple[Need, ...] = ()
     before: Any = REQUIRED
     """Value for older runs, whose config lacks the field."""
+    keys: tuple[str, ...] = ()
+    """The names that a mapping takes; any name where empty."""
 
     @property
     def expected(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -61,11 +62,12 @@ def check_claim(workdir: Path, config: Mapping[str, Any], *, extend: bool = Fals
     ]
     if changed:
         extending = ", or --extend" * set(changed).issubset(names_by_resume(LENGTH))
+        again = " ".join(shlex.quote(f"--config.{key}={before[key]}") for key in changed if key in before)
         changes = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in changed)
         raise InputError(
             f"the run there has another config: {changes}",
             str(workdir),
-            f"give another --workdir, or the same config{extending}",
+            f"give another --workdir, or the same config{f' ({again})' * bool(again)}{extending}",
         )
     return True
 

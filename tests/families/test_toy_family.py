@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from mmkp_jax.data.forest import RowSize, Tree, pack_rows
 from mmkp_jax.errors import InputError
 from mmkp_jax.families import registry
+from mmkp_jax.families.known import FAMILIES, Known
 from mmkp_jax.hf.export import export_folder
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
@@ -29,7 +30,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "gene
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(registry.FAMILIES, "toy", "tests.support.toy_family")
+    monkeypatch.setitem(FAMILIES, "toy", Known("tests.support.toy_family"))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def pocket(tmp_path_factory):
             shutil.copy(whole / name, toy)
     config = ROW | {"words": json.loads((whole / "config.json").read_text())["vocab_size"]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.FAMILIES, "toy", "tests.support.toy_family")
+        patch.setitem(FAMILIES, "toy", Known("tests.support.toy_family"))
         tied = registry.define(config | {"tie_word_embeddings": True})
         save_params(random_params(tied, seed=0, spread=0.2), config, toy)
     return pocket

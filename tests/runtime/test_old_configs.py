@@ -75,5 +75,7 @@ def test_a_value_that_differs_from_the_runs_is_another_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(OLD))
     with pytest.raises(InputError, match=r"another config: posts_per_step \(was 0, now 2\)"):
         claim(tmp_path, TODAY | {"posts_per_step": 2})
-    with pytest.raises(InputError, match=r"another config: row.images.patches \(was 208, now 9\)"):
+    with pytest.raises(
+        InputError, match=r"row.images.patches \(was 208, now 9\); .* \(--config.row.images.patches=208\)"
+    ):
         claim(tmp_path, TODAY | {"row": TODAY["row"] | {"images": {"patches": 9, "windows": 6}}})

@@ -42,7 +42,7 @@ class Images(NamedTuple):
     """Packed images. Slots that hold nothing are padding: image 0."""
 
     merged_BT: np.ndarray
-    """int32: the row's merged patch that an image token stands for; -1 for text."""
+    """int32: the row's merged patch of an image token; -1 for text."""
     patch_BPC: np.ndarray
     """uint8: RGB values of a patch, channel by channel, in window order (`geometry.PatchLayout`)."""
     image_BP: np.ndarray

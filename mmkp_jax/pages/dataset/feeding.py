@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmkp_jax.data.forest import row_size
 from mmkp_jax.errors import InputError
+from mmkp_jax.families import known
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.pages.dataset.facts import BatchSetup
@@ -22,7 +23,7 @@ def read_batch_setup(named: str, overrides: Sequence[str], data: Path | None) ->
     Raises:
         InputError: the config, its model or its dataset cannot be used.
     """
-    config = read_config(named, overrides)
+    config = read_config(named, overrides, known.fields())
     make_data(config)
     if not data:
         data, *others = (Path(dataset.path) for dataset in datasets_of(config))

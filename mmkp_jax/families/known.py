@@ -1,0 +1,36 @@
+"""The table of families: where each is, and the keys that a config has for its images; free of heavy imports."""
+
+from typing import NamedTuple
+
+from mmkp_jax.runtime.field_types import Field
+from mmkp_jax.runtime.fields import FIELDS
+
+
+class Known(NamedTuple):
+    """A row of the table; a test compares it with the family's processor."""
+
+    module: str
+    """The module whose `FAMILY` is the family."""
+    slots: tuple[str, ...] = ()
+    """Kinds of slots of its images: keys of `config.row.images`."""
+    settings: tuple[str, ...] = ()
+    """Settings of its images: keys of `config.data.images`."""
+
+
+FAMILIES = {
+    "qwen2_5_vl": Known(
+        "mmkp_jax.families.qwen2_5_vl.family",
+        slots=("patches", "windows"),
+        settings=("min_pixels", "max_pixels"),
+    ),
+}
+"""The families by the `model_type` of their Hugging Face config."""
+
+
+def fields() -> tuple[Field, ...]:
+    """The table of fields, in which the mappings of images take the keys of any family, and no others."""
+    keys = {
+        "row.images": dict.fromkeys(key for family in FAMILIES.values() for key in family.slots),
+        "data.images": dict.fromkeys(key for family in FAMILIES.values() for key in family.settings),
+    }
+    return tuple(field._replace(keys=tuple(keys.get(field.name, ()))) for field in FIELDS)
