@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from mmkp_jax.errors import InputError, all_of
+from mmkp_jax.errors import InputError, all_of, nearest
 
 Preset = Callable[[ConfigDict], None]
 
@@ -134,7 +134,9 @@ def apply(c: ConfigDict, presets: str) -> None:
         known = (
             [f"{name}={preset}" for preset in PRESETS[name]] if name in PRESETS else [f"{name}=…" for name in PRESETS]
         )
-        what = f"preset {each!r} contradicts {name}={chosen[name]}" if each in known else f"unknown preset {each!r}"
+        what = f"unknown preset {each!r}{nearest(each, known)}"
+        if each in known:
+            what = f"preset {each!r} contradicts {name}={chosen[name]}"
         errors.append(InputError(what, "--config", f"use one of {', '.join(known)}"))
     if errors:
         raise all_of(errors, "name known presets")

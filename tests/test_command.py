@@ -131,6 +131,8 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path, monkeypatch):
     known = "cot, dyncot, multitask, sft, zeroshot"
     with pytest.raises(InputError, match=rf"no config 'dincot' \(did you mean 'dyncot'\?\); give a file, .* {known}"):
         read_config("dincot")
-    for none in ("base", "presets", "configs/dyncot.py", ""):
-        with pytest.raises(InputError, match=rf"no config '{none}'.*; give a file, or one of {known}"):
+    (tmp_path / "folder").mkdir()
+    named = {"base": "no config 'base'", "configs/dyncot.py": "no file 'configs/dyncot.py'", "": "no file ''"}
+    for none, what in (named | {"presets": "no config 'presets'", "folder": "'folder' is a folder"}).items():
+        with pytest.raises(InputError, match=rf"{what}.*; give a file, or one of {known}"):
             read_config(none)

@@ -111,7 +111,7 @@ def test_fields_that_may_differ_on_resume():
             "config.sharding_rules.embed: unknown embed 'fdsp' (did you mean 'fsdp'?); "
             "choose one of None, data, fsdp, tensor",
         ),
-        ("row.images=5", "config.row.images: '5' is not a mapping; give --config.row.images.NAME=NUMBER"),
+        ("row.images=5", "config.row.images: 5 is not a mapping; give --config.row.images.NAME=NUMBER"),
         ("row=5", "config.row: 'row' is a section; give one of its fields, such as row.tokens"),
         (
             "row.patches=5",
@@ -161,7 +161,7 @@ def test_all_mistakes_are_reported_at_once():
     with pytest.raises(InputError) as caught:
         read_config(f"{CONFIG}:modell=x,data=foo", [f"--config.{flag}" for flag in flags])
     line = str(caught.value)
-    assert line.startswith("7 mistakes: --config: unknown preset 'modell=x' (use one of model=…, data=…, ")
+    assert line.startswith("7 mistakes: --config: unknown preset 'modell=x' (did you mean 'model=…'?) (use ")
     for message in ("'modell=x'", "'data=foo'", "'gama'", "'high'", "log_every: 0", "'dynct'", "'x' is not a whole"):
         assert message in line
     assert "\n" not in line
