@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -157,6 +158,26 @@ def test_resuming_with_workers_on_another_mesh_is_equal_to_1e_5(pocket):
     done = run(pocket, two_rows, f"--workdir={workdir}", *on_two, devices=2)
     assert done.returncode == 0, done.stderr[-3000:]
     nearly_equal(workdir, whole)
+
+
+def test_a_run_stopped_by_ctrl_c_in_this_process_resumes(pocket, unbroken):
+    workdir = pocket.parent / "interrupted-here"
+    flags = (f"--workdir={workdir}", "--config.ablations=True")
+
+    def interrupt() -> None:
+        while not (workdir / "metrics.jsonl").exists() or len(metrics(workdir)) < 4:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    done = run_here(pocket, *flags)
+    thread.join()
+    assert done.returncode == 130 and "to resume: " in done.stdout and "Traceback" not in done.stderr
+    assert not (workdir / "checkpoints/12").exists()
+    done = run_here(pocket, *flags)
+    assert done.returncode == 0 and "resuming from step" in done.stdout, done.stderr[-3000:]
+    assert differences(workdir, unbroken[0]) == []
 
 
 @pytest.mark.nightly

@@ -80,7 +80,7 @@ def locate(named_by: str) -> tuple[Path, str]:
     known = shipped_configs()
     if file in known:
         return known[file], presets
-    if Path(file).is_dir():
+    if file and Path(file).is_dir():
         what = f"{file!r} is a folder"
     elif not file.isidentifier():
         what = f"there is no file {file!r}"

@@ -38,7 +38,7 @@ def test_of_two_names_that_differ_in_form_the_one_that_is_named_is_taken(root):
 
 def test_another_case_is_a_hint_and_never_used(root):
     with pytest.raises(ImageError, match=r"^'sub' is a folder, not an image$"):
-        image_path(tmp_path, "sub")
+        image_path(root, "sub")
     with pytest.raises(ImageError, match=r"there is no image 'sub/A\.PNG', but 'a\.png': case counts"):
         image_path(root, "sub/A.PNG")
 
