@@ -118,7 +118,7 @@ def test_a_killed_and_resumed_run_is_bit_identical_to_an_unbroken_one(pocket, un
     workdir = pocket.parent / "killed"
     kill_after(started(pocket, f"--workdir={workdir}"), workdir, 8, signal.SIGKILL)  # of 12
     assert not (workdir / "checkpoints/12").exists()
-    done = run(pocket, f"--workdir={workdir}")
+    done = run_here(pocket, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming from step" in done.stdout
     assert curve(workdir) == curve(unbroken[0])

@@ -18,7 +18,7 @@ from mmkp_jax.inference.export_run import check_base, check_exports, export_into
 from tests.support.devices import fake_devices
 from tests.support.ports import free_port
 from tests.support.run_on_disk import STEP, write_base, write_predictions_of, write_run
-from tests.support.small_pocket import ROOT, command, environment, run, small_pocket
+from tests.support.small_pocket import ROOT, command, environment, run_here, small_pocket
 from tests.support.tiny import tiny_config
 
 
@@ -29,7 +29,7 @@ def weights_of(workdir) -> dict[str, bytes]:
 def test_a_run_exports_every_second_evaluation_and_its_best_also_when_killed_and_resumed(tmp_path):
     pocket, workdir, killed = small_pocket(tmp_path), tmp_path / "run", tmp_path / "killed"
     flags = ("--config.eval_every=2", "--config.export_every=2", "--config.best_metric=valid/words")
-    done = run(pocket, f"--workdir={workdir}", *flags)
+    done = run_here(pocket, f"--workdir={workdir}", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     (best,) = (each.name for each in (workdir / "best").iterdir())
     assert weights_of(workdir).keys() == {"4", "8", "12", best}
@@ -46,7 +46,7 @@ def test_a_run_exports_every_second_evaluation_and_its_best_also_when_killed_and
     process.kill()
     process.wait()
     assert {step: weights_of(workdir)[step] for step in ("4", "8")} == weights_of(killed)
-    done = run(pocket, f"--workdir={killed}", *flags)
+    done = run_here(pocket, f"--workdir={killed}", *flags)
     assert done.returncode == 0 and "resuming from step" in done.stdout, done.stderr[-3000:]
     assert weights_of(killed) == weights_of(workdir)
     assert not list((killed / "export").glob(".*"))
