@@ -8,9 +8,9 @@ and skip the blocks of keys that no query of a block may see. They are private t
 The backward pass is tokamax's own. It visits all blocks, and in Triton's implementation it holds a bool mask of T x T
 for each row that is computed at a time; Mosaic's reads the intervals. With `remat` the forward pass is computed again.
 
-What the missing bounds cost, by compilation for an H100 (JAX 0.11.2, tokamax 0.0.17; the 3B preset: frozen tower, 8
-rows of 4,096 tokens at once): 93 of 934 TFLOP a step, 10% of the products. `sliced` computes 895, but moves 4,650 GB
-through memory where this moves 2,220; temporaries are 23.9 GB, `sliced` 28.2. Static slices of keys would hardly help:
+What the missing bounds cost, by compilation for an H100 (JAX 0.12.0.1, tokamax 0.0.17; the 3B preset: frozen tower, 8
+rows of 4,096 tokens at once): 92 of 936 TFLOP a step, 10% of the products. `sliced` computes 895, but moves 4,480 GB
+through memory where this moves 2,330; temporaries are 22.1 GB, `sliced` 28.0. Static slices of keys would hardly help:
 in the order of the keys a query's tree reaches to both sides of it, so that a block of 1,024 queries sees most of the
 row.
 """
