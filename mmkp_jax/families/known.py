@@ -23,6 +23,8 @@ FAMILIES = {
         slots=("patches", "windows"),
         settings=("min_pixels", "max_pixels"),
     ),
+    "qwen2": Known("mmkp_jax.families.qwen2.family"),
+    "llama": Known("mmkp_jax.families.llama.family"),
 }
 """The families by the `model_type` of their Hugging Face config."""
 
