@@ -28,6 +28,18 @@ FAMILIES = {
 }
 """The families by the `model_type` of their Hugging Face config."""
 
+NEAREST = {
+    "qwen2_vl": ("Qwen2-VL", "Qwen/Qwen2.5-VL-3B-Instruct"),
+    "qwen2_5_omni": ("Qwen2.5-Omni", "Qwen/Qwen2.5-VL-3B-Instruct"),
+    "qwen3_vl": ("Qwen3-VL", "Qwen/Qwen2.5-VL-3B-Instruct"),
+    "qwen3_vl_moe": ("Qwen3-VL", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    "qwen2_moe": ("Qwen's mixture of experts", "Qwen/Qwen2.5-3B-Instruct"),
+    "qwen3": ("Qwen3", "Qwen/Qwen2.5-3B-Instruct"),
+    "qwen3_moe": ("Qwen3", "Qwen/Qwen2.5-7B-Instruct"),
+    "llama4": ("Llama 4", "meta-llama/Llama-3.2-3B-Instruct"),
+}
+"""Models like those of `FAMILIES` that are not implemented, by `model_type`: the name, and the nearest that is."""
+
 
 def fields() -> tuple[Field, ...]:
     """The table of fields, in which the mappings of images take the keys of any family, and no others."""

@@ -39,6 +39,7 @@ def text_family(
     published: Mapping[str, Mapping[str, Any]],
     typical_post: Mapping[str, float],
     template_tokens: int = TEMPLATE_TOKENS,
+    **of_template: Any,
 ) -> Family:
     """A family whose models are `DecoderModel`s.
 
@@ -46,6 +47,7 @@ def text_family(
         name: its `model_type`.
         model: its class in transformers.
         published, typical_post, template_tokens: as in `Family`.
+        of_template: what the card says of the chat template (`Reference.end` and `is_dated`).
     """
     return Family(
         name=name,
@@ -56,7 +58,7 @@ def text_family(
         stages=STAGES,
         products=products,
         saved_by_layers=saved_by_layers,
-        reference=Reference(model, None, inputs=lambda ids, config: {}, expand="", extra="", images=""),
+        reference=Reference(model, None, inputs=lambda ids, config: {}, expand="", extra="", images="", **of_template),
         published=published,
         typical_post=typical_post,
         template_tokens=template_tokens,

@@ -103,6 +103,10 @@ class Reference(NamedTuple):
     """Code for the card: adds the further `inputs` for `ids`."""
     images: str
     """Sentence for the card on how images are resized, with `{setting}` of `config.data.images`."""
+    end: str = "<|im_end|>"
+    """A special token, as an example for the card."""
+    is_dated: bool = False
+    """Whether the chat template writes a date, which code for the card then gives (`data.prompts.DATE`)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
