@@ -1,0 +1,123 @@
+"""Pocket's models of other families: made once, trained by the main command, and exported for transformers."""
+
+import importlib
+import json
+import shutil
+
+import pytest
+
+from configs import dyncot
+from configs.presets import PRESETS
+from mmkp_jax.errors import InputError
+from mmkp_jax.export import main as export
+from mmkp_jax.families.registry import define, family_of
+from mmkp_jax.hf.folder import open_folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.models.definition import flatten
+from mmkp_jax.pocket.make import STAMP
+from mmkp_jax.pocket.variants import make_variant
+from tests.support.needs_torch import needs_torch
+from tests.support.small_pocket import SIZES, metrics, run_here, small_pocket
+
+MAKERS = [preset.removeprefix("pocket_") for preset in PRESETS["model"] if preset.startswith("pocket_")]
+
+
+def variant_of(maker: str):
+    return importlib.import_module(f"mmkp_jax.pocket.{maker}").VARIANT
+
+
+VERIFIED = "llama3_2"
+"""The variant whose export is also computed by transformers; the zoo compares the numbers of all families."""
+
+
+def assert_transformers_loads(path) -> None:
+    """Whether transformers finds each of its tensors in a folder, and no other."""
+    needs_torch()
+    import transformers
+
+    folder = open_folder(str(path))
+    kind = getattr(transformers, family_of(folder.config, folder.config_file).reference.model)
+    _, info = kind.from_pretrained(folder.path, output_loading_info=True)
+    assert not any(info[keys] for keys in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory):
+    return small_pocket(tmp_path_factory.mktemp("variants"))
+
+
+@pytest.fixture(scope="module")
+def made(pocket):
+    """A function that makes a variant next to the pocket, and gives its model folder."""
+
+    def make(maker: str):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mmkp_jax.pocket.variants.make", lambda root: None)  # which a small pocket is not
+            make_variant(variant_of(maker), pocket)
+        return pocket.parent / f"pocket_{maker}" / "model"
+
+    return make
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_preset_names_the_model_that_its_maker_makes_and_pockets_dataset(maker):
+    config, variant = dyncot.get_config(f"model=pocket_{maker}"), variant_of(maker)
+    assert config.make == f"mmkp_jax.pocket.{maker}" and config.model.path == f"runs/{variant.name}/model"
+    assert config.data.path == "runs/pocket/dataset" and variant.name == f"pocket_{maker}"
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_variant_is_a_folder_in_the_published_layout_with_random_numbers(made, maker):
+    folder = open_folder(str(made(maker)))
+    assert_transformers_loads(folder.path)
+    params = flatten(load_params(folder, define(folder.config).shapes()))
+    assert 1e6 < sum(leaf.size for leaf in params.values()) < 10e6
+
+
+def test_a_variant_is_made_once_and_nothing_else_is_overwritten(made, pocket, tmp_path, monkeypatch):
+    maker = MAKERS[0]
+    folder = made(maker)
+    before = (folder / "config.json").stat().st_mtime_ns
+    assert made(maker) == folder and (folder / "config.json").stat().st_mtime_ns == before
+    monkeypatch.setattr("mmkp_jax.pocket.variants.make", lambda root: None)
+    other = shutil.copytree(pocket, tmp_path / "pocket")
+    again = tmp_path / f"pocket_{maker}"
+    make_variant(variant_of(maker), other)
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert {file.name: file.read_bytes() for file in (again / "model").iterdir()} == files
+    (again / STAMP).write_text("{}")
+    with pytest.raises(InputError, match="is not the model of this pocket"):
+        make_variant(variant_of(maker), other)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(made, pocket, tmp_path, maker):
+    model, workdir, out = made(maker), tmp_path / "run", tmp_path / "out"
+    config = f"configs/dyncot.py:model=pocket_{maker}"
+    fields = {
+        "make": "",
+        "model.path": model,
+        "data.path": pocket / "dataset",
+        "data.kinds": pocket / "needs.jsonl",
+        "num_epochs": 0,
+        "total_steps": 6,
+        "warmup_steps": 2,
+        "gamma": 6.5,
+        "checkpoint_every": 3,
+        "eval_batch_size": 6,
+        "answer_tokens": 4,
+        "ablations": False,
+    }
+    done = run_here(pocket, f"--workdir={workdir}", fields=fields, config=config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = metrics(workdir)
+    assert len(lines) == 6 and 0 < max(line["cot_share"] for line in lines) <= 1
+    assert lines[-1]["loss_sft"] < lines[0]["loss_sft"]
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["all"]["n"] == SIZES["test"]
+    assert len((workdir / "predictions/test-6.jsonl").read_text().splitlines()) == SIZES["test"]
+    needs_torch()
+    verify = ["--verify"] if maker == VERIFIED else []
+    assert export([f"--workdir={workdir}", f"--out={out}", *verify]) == 0
+    assert_transformers_loads(out)
+    assert (out / "config.json").read_bytes() == (model / "config.json").read_bytes()
