@@ -100,9 +100,10 @@ def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> 
     if vision.content.get("attention_bias") is not True:  # absent, it is false
         vision.refuse("attention_bias", "True, which is all that is implemented")
     tied = whole.flag("tie_word_embeddings") if "tie_word_embeddings" in whole.content else None
+    sides = {"image_size": _side(vision, "image_size", 448), "patch_size": _side(vision, "patch_size", 14)}
     config = InternVLConfig(
         **decoder_of(text, tied),
-        vision=tower_of(vision, image_size=_side(vision, "image_size", 448), patch_size=_side(vision, "patch_size", 14)),
+        vision=tower_of(vision, **sides),
         image_token_id=whole.integer("image_token_id", 151_667),
     )
     check_sizes(config, where)

@@ -8,7 +8,7 @@ from PIL import Image
 from mmkp_jax.families.internvl.config import InternVLConfig, config_from_hf
 from mmkp_jax.families.internvl.model import InternVL
 from mmkp_jax.families.internvl.names import NAMES
-from mmkp_jax.families.internvl.processor import IMAGENET_MEAN, IMAGENET_STD, MERGE, MOST_TILES, processor_of
+from mmkp_jax.families.internvl.processor import IMAGENET_MEAN, IMAGENET_STD, MERGE, processor_of
 from mmkp_jax.families.internvl.published import PUBLISHED
 from mmkp_jax.models.decoder import decoder_products, head_product, saved_by_decoder
 from mmkp_jax.models.family import Family, Preprocessor, Product, Reference, Stage, Work

@@ -42,9 +42,7 @@ MOST_TILES = 64
 START, CONTEXT, END = "<img>", "<IMG_CONTEXT>", "</img>"
 """The tokens around an image's tokens, and the image token."""
 
-SYSTEM = (
-    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
-)
+SYSTEM = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 """The system line of the conversation template `internvl2_5` of the original folders."""
 
 

@@ -1,4 +1,4 @@
-"""The `config.json` of the published InternVL3 models in transformers' own layout, as far as it gives their geometry."""
+"""The `config.json` of the published InternVL3 models in transformers' layout, as far as it gives their geometry."""
 
 from typing import Any
 

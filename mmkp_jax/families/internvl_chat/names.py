@@ -1,4 +1,4 @@
-"""Names of InternVL3's tensors in the original layout, in which queries, keys and values of the tower are one tensor."""
+"""Names of InternVL3's tensors in the original layout; the tower's queries, keys and values are one tensor there."""
 
 from mmkp_jax.families.decoder_names import linear
 from mmkp_jax.families.internvl.names import DECODER, norm
