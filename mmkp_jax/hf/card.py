@@ -309,7 +309,7 @@ def _with_images(reference: Reference) -> dict[str, str]:
         "classes": f"AutoTokenizer, {reference.model}, {reference.image_processor}",
         "processor": PROCESSOR.format(reference.image_processor),
         "content": PARTS,
-        "see": SEE,
+        "see": SEE.format(options="".join(f"{name}={value!r}, " for name, value in reference.options.items())),
         "expand": f"    if image is not None:\n{textwrap.indent(reference.expand, ' ' * 8)}",
         "example": EXAMPLE,
         "options": VLLM_OPTIONS,

@@ -82,8 +82,8 @@ PARTS = '[{"type": "text", "text": PROMPT.format(cut(text))}]'
 
 SEE = """\
     if image is not None:
-        content.insert(0, {"type": "image"})
-        inputs = dict(processor([read(image)], return_tensors="pt"))
+        content.insert(0, {{"type": "image"}})
+        inputs = dict(processor([read(image)], {options}return_tensors="pt"))
 """
 
 EXAMPLE = '  # with an image: keyphrases(text, "stage.jpg")'

@@ -85,7 +85,8 @@ def reference_outputs(
     model.eval()
     greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
     for tree, image in zip(trees, images, strict=True):
-        seen = dict(processor([decode(image)], return_tensors="pt")) if tree.layouts else {}
+        seen = dict(processor([decode(image)], **reference.options, return_tensors="pt")) if tree.layouts else {}
+        seen = {name: values for name, values in seen.items() if name not in reference.dropped}
 
         def inputs(tokens: np.ndarray, seen=seen) -> dict[str, torch.Tensor]:
             ids = torch.from_numpy(tokens.astype(np.int64))[None]

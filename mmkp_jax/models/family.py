@@ -86,6 +86,10 @@ class Preprocessor(NamedTuple):
     """The implemented values by field, for a model's config; equal to transformers' defaults."""
     settings: Mapping[str, tuple[str, str | None]]
     """Names in the file of each setting of `config.data.images`: at the top, which counts first, and in `size`."""
+    required: tuple[str, ...] = ()
+    """Supported fields without which transformers would take other values."""
+    settings_in: str | None = None
+    """The file that gives the settings, where the preprocessor's own does not: `config.json`."""
 
 
 class Reference(NamedTuple):
@@ -107,6 +111,10 @@ class Reference(NamedTuple):
     """A special token, as an example for the card."""
     is_dated: bool = False
     """Whether the chat template writes a date, which code for the card then gives (`data.prompts.DATE`)."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """Options of the image processor's call, where its own defaults are others."""
+    dropped: tuple[str, ...] = ()
+    """Outputs of the image processor that the model does not take."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,6 +156,8 @@ class Family:
     """The `config.json` of published models that are known without network access, by hub id."""
     typical_post: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Slots of CMKP's mean post under the published tokenizer: `trunk`, `sft`, `cot`, and the family's own."""
+    unembedded: tuple[str, ...] = ()
+    """Tokens of the published tokenizer without an embedding, which no prompt may have."""
     template_tokens: int = TEMPLATE_TOKENS
     """Upper bound of a prompt's tokens without its image and the post's text."""
 

@@ -17,7 +17,8 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import Params, flatten, unflatten
 from mmkp_jax.models.rope import Rope
-from mmkp_jax.pocket.tokenizer import QWEN_WORDS
+from mmkp_jax.pocket.internvl3 import VIDEO, VOCABULARY
+from mmkp_jax.pocket.tokenizer import train_tokenizer
 from tests.support.needs_torch import needs_torch
 
 if TYPE_CHECKING:
@@ -25,25 +26,10 @@ if TYPE_CHECKING:
 
 LAYOUTS = ("internvl", "internvl_chat")
 
+SPECIAL = VOCABULARY.special_tokens
+
 PLAIN = 300
 """Tokens of the tokenizer before the special ones."""
-
-SPECIAL = (
-    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"),
-    *("<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"),
-)
-
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' %}<IMG_CONTEXT>\n"
-    "{% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""What the published -hf template writes, without videos."""
 
 CODE = ("configuration_internvl_chat.py", "modeling_internvl_chat.py", "conversation.py")
 """Files of the original folders, which nothing here may run."""
@@ -54,11 +40,18 @@ _SENTENCES = (
 )
 
 
+def make_tokenizer():
+    """Pocket's tokenizer with fewer plain tokens."""
+    tokenizer = train_tokenizer(_SENTENCES, VOCABULARY, PLAIN)
+    assert tokenizer.convert_tokens_to_ids("<|endoftext|>") == PLAIN
+    return tokenizer
+
+
 def tiny_internvl(**overrides: Any) -> InternVLConfig:
     """A geometry that has every part of the published ones, with tiles of 56 pixels: 16 patches, 4 image tokens."""
     vision = VisionConfig(depth=3, hidden_size=32, intermediate_size=48, num_heads=2, image_size=56)
     tiny = InternVLConfig(
-        vocab_size=PLAIN + len(SPECIAL),
+        vocab_size=PLAIN + SPECIAL.index(VIDEO),
         hidden_size=64,
         intermediate_size=96,
         num_layers=3,
@@ -174,32 +167,6 @@ def preprocessor_of(config: InternVLConfig, layout: str = "internvl") -> dict[st
     }
 
 
-def make_tokenizer(template: str | None = TEMPLATE):
-    """A byte-level BPE with Qwen's word pattern and InternVL's special tokens, in the order of the published ones."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    words = pre_tokenizers.Split(Regex(QWEN_WORDS), "isolated")
-    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=PLAIN, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(_SENTENCES, trainer)
-    assert tokenizer.get_vocab_size() == PLAIN
-    tokenizer.add_special_tokens([*SPECIAL, "<video>"])  # the last has no embedding, as published
-    names = {"context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>"}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=template,
-        extra_special_tokens=names | {"video_token": "<video>"},
-    )
-
-
 def internvl_params(config: InternVLConfig, seed: int = 0) -> Params:
     """Random float32 parameters with which activations stay around 1; none is at its initial value.
 
@@ -232,7 +199,10 @@ def write_internvl(
     write_json("preprocessor_config.json", preprocessor_of(config, layout))
     ends = {"bos_token_id": PLAIN, "eos_token_id": PLAIN + 2} if layout == "internvl" else {}
     write_json("generation_config.json", {"_from_model_config": True, **ends})
-    make_tokenizer(TEMPLATE if layout == "internvl" else None).save_pretrained(folder)
+    tokenizer = make_tokenizer()
+    if layout == "internvl_chat":
+        tokenizer.chat_template = None  # prompts follow the folder's own code
+    tokenizer.save_pretrained(folder)
     for name in CODE if layout == "internvl_chat" else ():
         (folder / name).write_text("raise SystemExit('code of a model folder ran')\n")
 

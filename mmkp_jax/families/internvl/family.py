@@ -72,7 +72,7 @@ def inputs(ids: Any, config: Any) -> dict[str, Any]:
 
 
 EXPAND = """\
-tiles, tile_tokens = len(inputs["pixel_values"]), model.config.image_seq_length
+tiles, tile_tokens = int(inputs.pop("num_patches")), model.config.image_seq_length
 prompt = prompt.replace("<IMG_CONTEXT>", f"<img>{'<IMG_CONTEXT>' * tile_tokens * tiles}</img>", 1)
 """
 IMAGES = (
@@ -93,6 +93,7 @@ FAMILY = Family(
         kinds=("GotOcr2ImageProcessorFast", "GotOcr2ImageProcessor", "GotOcr2ImageProcessorPil"),
         supported=supported,
         settings={"max_tiles": ("max_patches", None)},
+        required=("size", "image_mean", "image_std"),
     ),
     reference=Reference(
         model="InternVLForConditionalGeneration",
@@ -101,7 +102,10 @@ FAMILY = Family(
         expand=EXPAND,
         extra="",
         images=IMAGES,
+        options={"crop_to_patches": True},
+        dropped=("num_patches",),
     ),
+    unembedded=("<video>",),
     published=PUBLISHED,
     # Qwen2.5-VL's figures without its image and its system line, with eight tiles: the mean of usual images
     # (`benchmarks/packing.py: SIZES`) at the published limit of tiles
