@@ -115,6 +115,9 @@ class Reference(NamedTuple):
     """Options of the image processor's call, where its own defaults are others."""
     dropped: tuple[str, ...] = ()
     """Outputs of the image processor that the model does not take."""
+    converted: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] | None = None
+    """(content of `config.json`) -> the JSON files, by name, of the same model in a layout that transformers loads;
+    None where it loads the family's own without code of the folder."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

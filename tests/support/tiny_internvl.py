@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from mmkp_jax.families.internvl.processor import IMAGENET_MEAN, IMAGENET_STD, In
 from mmkp_jax.families.internvl.tiles import Grid
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.save import save_params
-from mmkp_jax.models.definition import Params, flatten, unflatten
+from mmkp_jax.models.definition import Params
 from mmkp_jax.models.rope import Rope
 from mmkp_jax.pocket.internvl3 import VIDEO, VOCABULARY
 from mmkp_jax.pocket.tokenizer import train_tokenizer
@@ -31,7 +30,10 @@ SPECIAL = VOCABULARY.special_tokens
 PLAIN = 300
 """Tokens of the tokenizer before the special ones."""
 
-CODE = ("configuration_internvl_chat.py", "modeling_internvl_chat.py", "conversation.py")
+CODE = dict.fromkeys(
+    ("configuration_internvl_chat.py", "modeling_internvl_chat.py", "conversation.py"),
+    "raise SystemExit('code of a model folder ran')\n",
+)
 """Files of the original folders, which nothing here may run."""
 
 _SENTENCES = (
@@ -167,26 +169,31 @@ def preprocessor_of(config: InternVLConfig, layout: str = "internvl") -> dict[st
     }
 
 
+def files_of(config: InternVLConfig, layout: str = "internvl") -> dict[str, dict[str, Any]]:
+    """JSON files of a folder of a layout, besides the `config.json`."""
+    ends = {"bos_token_id": PLAIN, "eos_token_id": PLAIN + 2} if layout == "internvl" else {}
+    return {
+        "preprocessor_config.json": preprocessor_of(config, layout),
+        "generation_config.json": {"_from_model_config": True, **ends},
+    }
+
+
+def draw_internvl(path: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray | None:
+    """Class token, positions and layer scales away from their initial values, without which parity would show little;
+    None for other parameters."""
+    if path.endswith((".ls1", ".ls2")):
+        return 0.5 + 0.2 * random.standard_normal(shape)
+    if path.endswith((".cls", ".position")):
+        return random.standard_normal(shape)
+    return None
+
+
 def internvl_params(config: InternVLConfig, seed: int = 0) -> Params:
-    """Random float32 parameters with which activations stay around 1; none is at its initial value.
+    """Random float32 parameters with which activations stay around 1; none is at its initial value."""
+    from tests.support.zoo import random_params
+    from tests.support.zoo_internvl import MEMBER
 
-    That holds for class token, positions and layer scales, without which parity would not show much.
-    """
-    generator = np.random.default_rng(seed)
-
-    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
-        numbers = generator.standard_normal(shape, np.float32)
-        if path.endswith((".scale", ".ls1", ".ls2")):
-            return (1 if path.endswith(".scale") else 0.5) + np.float32(0.2) * numbers
-        if path.endswith(".bias"):
-            return np.float32(0.1) * numbers
-        if path.endswith((".cls", ".position")):
-            return numbers
-        fan_in = math.prod(shape[2:] if ".layers." in path or ".blocks." in path else shape[1:])
-        return numbers * np.float32(fan_in**-0.5)
-
-    shapes = flatten(define(published_of(config)).shapes())
-    return unflatten({path: draw(path, leaf.shape) for path, leaf in shapes.items()})
+    return random_params(define(published_of(config)), MEMBER, seed)
 
 
 def write_internvl(
@@ -195,16 +202,14 @@ def write_internvl(
     """Writes a model folder of a layout: config, `internvl_params`, tokenizer, preprocessor, generation defaults."""
     config = config or tiny_internvl()
     save_params(internvl_params(config, seed), published_of(config, layout), folder, **options)
-    write_json = lambda name, content: (folder / name).write_text(json.dumps(content, indent=1))  # noqa: E731
-    write_json("preprocessor_config.json", preprocessor_of(config, layout))
-    ends = {"bos_token_id": PLAIN, "eos_token_id": PLAIN + 2} if layout == "internvl" else {}
-    write_json("generation_config.json", {"_from_model_config": True, **ends})
+    for name, content in files_of(config, layout).items():
+        (folder / name).write_text(json.dumps(content, indent=1))
     tokenizer = make_tokenizer()
     if layout == "internvl_chat":
         tokenizer.chat_template = None  # prompts follow the folder's own code
     tokenizer.save_pretrained(folder)
-    for name in CODE if layout == "internvl_chat" else ():
-        (folder / name).write_text("raise SystemExit('code of a model folder ran')\n")
+    for name, text in CODE.items() if layout == "internvl_chat" else ():
+        (folder / name).write_text(text)
 
 
 def hf_internvl(folder: Path) -> "torch.nn.Module":

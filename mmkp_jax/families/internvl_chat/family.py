@@ -9,6 +9,7 @@ from mmkp_jax.families.internvl.config import InternVLConfig
 from mmkp_jax.families.internvl.family import FAMILY as INTERNVL
 from mmkp_jax.families.internvl.processor import IMAGENET_MEAN, IMAGENET_STD
 from mmkp_jax.families.internvl_chat.config import config_from_chat
+from mmkp_jax.families.internvl_chat.converted import converted
 from mmkp_jax.families.internvl_chat.names import NAMES
 from mmkp_jax.families.internvl_chat.published import PUBLISHED
 from mmkp_jax.models.family import Preprocessor
@@ -35,6 +36,7 @@ FAMILY = dataclasses.replace(
         settings={"max_tiles": ("max_dynamic_patch", None)},
         settings_in="config.json",
     ),
+    reference=INTERNVL.reference._replace(converted=converted),
     published=PUBLISHED,
     typical_post=INTERNVL.typical_post | {"trunk": INTERNVL.typical_post["trunk"] + 42},  # the system line
     template_tokens=256,
