@@ -75,6 +75,8 @@ def keyphrases(text, image=None):
 print(keyphrases("the eras tour was everything"))$example
 ''')
 
+NEEDS = "Needs `transformers>=5.23`, `torch` and `pillow`."
+
 PROCESSOR = "processor = {}.from_pretrained(FOLDER)  # resizes with Pillow, as training did\n"
 
 PARTS = '[{"type": "text", "text": PROMPT.format(cut(text))}]'
@@ -129,7 +131,7 @@ $results
 
 ## Use it in transformers
 
-Needs `transformers>=5.23`, `torch` and `pillow`.
+$needs
 
 ```python
 $transformers```

@@ -92,6 +92,15 @@ class Preprocessor(NamedTuple):
     """The file that gives the settings, where the preprocessor's own does not: `config.json`."""
 
 
+class Snippets(NamedTuple):
+    """A card's own code for a family that the general code does not suit, with `string.Template`'s placeholders."""
+
+    needs: str
+    """Sentence on what has to be installed."""
+    transformers: str
+    vllm: str
+
+
 class Reference(NamedTuple):
     """How transformers loads a model of the family and takes its inputs: for `export --verify` and the model card."""
 
@@ -118,6 +127,8 @@ class Reference(NamedTuple):
     converted: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] | None = None
     """(content of `config.json`) -> the JSON files, by name, of the same model in a layout that transformers loads;
     None where it loads the family's own without code of the folder."""
+    snippets: Snippets | None = None
+    """Code for the card, in the place of what the fields above give."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

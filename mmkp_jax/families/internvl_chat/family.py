@@ -12,6 +12,7 @@ from mmkp_jax.families.internvl_chat.config import config_from_chat
 from mmkp_jax.families.internvl_chat.converted import converted
 from mmkp_jax.families.internvl_chat.names import NAMES
 from mmkp_jax.families.internvl_chat.published import PUBLISHED
+from mmkp_jax.families.internvl_chat.snippets import SNIPPETS
 from mmkp_jax.models.family import Preprocessor
 
 
@@ -36,7 +37,7 @@ FAMILY = dataclasses.replace(
         settings={"max_tiles": ("max_dynamic_patch", None)},
         settings_in="config.json",
     ),
-    reference=INTERNVL.reference._replace(converted=converted),
+    reference=INTERNVL.reference._replace(converted=converted, snippets=SNIPPETS),
     published=PUBLISHED,
     typical_post=INTERNVL.typical_post | {"trunk": INTERNVL.typical_post["trunk"] + 42},  # the system line
     template_tokens=256,
