@@ -33,6 +33,11 @@ def image_inputs(tree, ids, definition):
     return {"pixel_values": pixel_values(tree, definition.config)}
 
 
+def untied(published):
+    """A config that says what the files hold: else transformers saves `tie_word_embeddings: true` next to a head."""
+    return {**published, "tie_word_embeddings": False}
+
+
 def member_of(layout: str) -> Member:
     """The family in one of its layouts."""
     return Member(
@@ -43,7 +48,7 @@ def member_of(layout: str) -> Member:
         texts=CODE if layout == "internvl_chat" else {},
         sizes=((40, 40), (90, 50), (100, 170)),
         image_inputs=image_inputs,
-        reference_config=lambda published: published if layout == "internvl" else converted(published)["config.json"],
+        reference_config=untied if layout == "internvl" else lambda published: converted(published)["config.json"],
         draw=draw_internvl,
     )
 
