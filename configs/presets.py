@@ -90,7 +90,7 @@ def internvl3_2b(c: ConfigDict) -> None:
     `config.data.images.max_tiles`, makes a run shorter in proportion.
     """
     c.model.path = "OpenGVLab/InternVL3-2B-hf"
-    c.row.update(tokens=8192, labels=768)
+    c.row.update(tokens=8192, labels=1024)
 
 
 def internvl3_8b(c: ConfigDict) -> None:

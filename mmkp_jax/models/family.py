@@ -168,8 +168,11 @@ class Family:
     """Supported preprocessor files; None in a family without images."""
     published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """The `config.json` of published models that are known without network access, by hub id."""
-    typical_post: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Slots of CMKP's mean post under the published tokenizer: `trunk`, `sft`, `cot`, and the family's own."""
+    typical_post: Mapping[str, float] | Callable[[Processor], Mapping[str, float]] = dataclasses.field(
+        default_factory=dict
+    )
+    """Slots of CMKP's mean post under the published tokenizer: `trunk`, `sft`, `cot`, and the family's own; by the
+    processor where its settings change them."""
     unembedded: tuple[str, ...] = ()
     """Tokens of the published tokenizer without an embedding, which no prompt may have."""
     template_tokens: int = TEMPLATE_TOKENS
@@ -179,6 +182,10 @@ class Family:
         """Patterns of parameter paths for `config.freeze`, in which parts of the model may be named."""
         parts = dict.fromkeys(PARTS, ()) | self.parts()
         return tuple(path for pattern in freeze for path in parts.get(pattern, (pattern,)))
+
+    def typical(self, processor: Processor) -> Mapping[str, float]:
+        """`typical_post` under a processor's settings."""
+        return self.typical_post(processor) if callable(self.typical_post) else self.typical_post
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         """Prefixes of parameter paths, by part of the model."""

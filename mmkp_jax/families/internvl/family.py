@@ -1,5 +1,6 @@
 """InternVL3 in transformers' own layout as a family."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,13 @@ from PIL import Image
 from mmkp_jax.families.internvl.config import InternVLConfig, config_from_hf
 from mmkp_jax.families.internvl.model import InternVL
 from mmkp_jax.families.internvl.names import NAMES
-from mmkp_jax.families.internvl.processor import IMAGENET_MEAN, IMAGENET_STD, MERGE, processor_of
+from mmkp_jax.families.internvl.processor import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MERGE,
+    InternVLProcessor,
+    processor_of,
+)
 from mmkp_jax.families.internvl.published import PUBLISHED
 from mmkp_jax.models.decoder import decoder_products, head_product, saved_by_decoder
 from mmkp_jax.models.family import Family, Preprocessor, Product, Reference, Stage, Work
@@ -71,6 +78,22 @@ def inputs(ids: Any, config: Any) -> dict[str, Any]:
     return {}
 
 
+USUAL_IMAGES = (
+    *((1200, 675), (680, 680), (900, 1200), (1080, 1080), (2048, 1536)),
+    *((640, 360), (500, 281), (1536, 2048), (320, 568)),
+)
+"""Width and height of images as social media serve them (`benchmarks/packing.py`)."""
+
+TEXT = 58.0
+"""Tokens of a prompt without image and system line: those of Qwen2.5-VL's mean post, which has a system line of 11."""
+
+
+def typical_post(processor: InternVLProcessor, *, system: int) -> dict[str, float]:
+    """A mean post, whose image has the mean tiles of `USUAL_IMAGES`; `system` tokens are of a system line."""
+    tiles = sum(processor.layout(height, width).slots[0] for width, height in USUAL_IMAGES) / len(USUAL_IMAGES)
+    return {"trunk": system + TEXT + tiles * processor.tile_tokens, "sft": 4.9, "cot": 141.9, "tiles": tiles}
+
+
 EXPAND = """\
 tiles, tile_tokens = int(inputs.pop("num_patches")), model.config.image_seq_length
 prompt = prompt.replace("<IMG_CONTEXT>", f"<img>{'<IMG_CONTEXT>' * tile_tokens * tiles}</img>", 1)
@@ -107,7 +130,5 @@ FAMILY = Family(
     ),
     unembedded=("<video>",),
     published=PUBLISHED,
-    # Qwen2.5-VL's figures without its image and its system line, with eight tiles: the mean of usual images
-    # (`benchmarks/packing.py: SIZES`) at the published limit of tiles
-    typical_post={"trunk": 2107.0, "sft": 4.9, "cot": 141.9, "tiles": 8.0},
+    typical_post=functools.partial(typical_post, system=0),
 )
