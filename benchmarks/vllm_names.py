@@ -20,9 +20,46 @@ from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.names import compact
 
 MODELS = "vllm/model_executor/models"
-OUTER, TOWER, DECODER = "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VisionTransformer", "Qwen2Model"
-MODULES = {"visual.": TOWER, "language_model.model.": DECODER, "language_model.lm_head.": ""}
-"""Places of vLLM's weights, and the class that loads each; the head is loaded as it is."""
+
+
+class Reader(NamedTuple):
+    """How vLLM reads a family."""
+
+    files: tuple[str, ...]
+    """Sources of its classes."""
+    outer: str
+    """The class of the whole model."""
+    modules: dict[str, str]
+    """Places of its weights, and the class that loads each; "" where they are loaded as they are."""
+
+
+READERS = {
+    "qwen2_5_vl": Reader(
+        ("qwen2_5_vl.py", "qwen2.py"),
+        "Qwen2_5_VLForConditionalGeneration",
+        {
+            "visual.": "Qwen2_5_VisionTransformer",
+            "language_model.model.": "Qwen2Model",
+            "language_model.lm_head.": "",
+        },
+    ),
+    "internvl": Reader(
+        ("interns1.py", "qwen2.py"),
+        "InternS1ForConditionalGeneration",
+        {
+            "vision_tower.": "",
+            "multi_modal_projector.": "",
+            "language_model.model.": "Qwen2Model",
+            "language_model.lm_head.": "",
+        },
+    ),
+    "internvl_chat": Reader(
+        ("internvl.py", "qwen2.py"),
+        "InternVLChatModel",
+        {"vision_model.": "", "mlp1.": "", "language_model.model.": "Qwen2Model", "language_model.lm_head.": ""},
+    ),
+}
+"""By `model_type`."""
 
 
 class Mapper(NamedTuple):
@@ -72,17 +109,19 @@ def main() -> int:
     parser.add_argument("--model", required=True, help="an exported folder")
     args = parser.parse_args()
     with zipfile.ZipFile(args.vllm) as wheel:
-        sources = [wheel.read(f"{MODELS}/{file}").decode() for file in ("qwen2_5_vl.py", "qwen2.py")]
+        folder = open_folder(args.model)
+        reader = READERS[folder.config["model_type"]]
+        sources = [wheel.read(f"{MODELS}/{file}").decode() for file in reader.files]
     mappers = {name: mapper for source in sources for name, mapper in read_mappers(source).items()}
-    names = list(open_folder(args.model).tensors)
+    names, none = list(folder.tensors), Mapper({}, {})
     renamed, parts, homeless = collections.defaultdict(list), collections.defaultdict(set), []
     for name in names:
-        outer = mappers[OUTER].rename(name)
-        module = next((prefix for prefix in MODULES if outer.startswith(prefix)), None)
+        outer = mappers.get(reader.outer, none).rename(name)
+        module = next((prefix for prefix in reader.modules if outer.startswith(prefix)), None)
         if module is None:
             homeless.append(name)
             continue
-        inner = mappers.get(MODULES[module], Mapper({}, {}))
+        inner = mappers.get(reader.modules[module], none)
         parameter, part = inner.stack(outer)
         renamed[_pattern(name), _pattern(parameter), part].append(name)
         if part is not None:

@@ -7,8 +7,9 @@ sentence that asks for the keyphrases, within the chat template of the model's o
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,8 @@ would be part of every prompt, and the day of a request another."""
 
 _HERE = "[[post]]"
 
+_NO_TEMPLATE = "it is not a fast tokenizer with a chat template and an eos_token"
+
 
 @dataclasses.dataclass(frozen=True)
 class Template:
@@ -52,22 +55,37 @@ class Template:
     """Hash of everything that the tokens of prompts and targets depend on, except the posts."""
 
 
-def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int | None) -> Template:
+class Pieces(NamedTuple):
+    """A rendered chat template around the user's text."""
+
+    before: str
+    before_image: str
+    """Before the text of a post with an image."""
+    after: str
+
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def read_template(
+    tokenizer: "PreTrainedTokenizerBase", *, image_token: int | None, replaced: Mapping[str, str] = _NOTHING
+) -> Template:
     """Renders the tokenizer's chat template once, with and without an image.
 
     Args:
         tokenizer: a fast one, with a chat template and an end-of-turn token as `eos_token`.
         image_token: number of the image token; None for a model that takes no images, whose template gets the user's
             text as a string, not as a list of parts.
+        replaced: texts that the template may write for an image, and what the family's processor makes of them.
 
     Raises:
         InputError: the tokenizer has no chat template or end token, or the template has another form.
     """
-    if tokenizer.is_fast and tokenizer.chat_template is None:
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise _unfit(tokenizer, _NO_TEMPLATE)
+    if tokenizer.chat_template is None:
         what = "the tokenizer has no chat template, as those of base models"
         raise InputError(what, f"the tokenizer of {tokenizer.name_or_path}", "take the Instruct model of the same size")
-    if not tokenizer.is_fast or tokenizer.chat_template is None or tokenizer.eos_token_id is None:
-        raise _unfit(tokenizer, "it is not a fast tokenizer with a chat template and an eos_token")
     contents = [_HERE] * 2
     if image_token is not None:
         text = {"type": "text", "text": _HERE}
@@ -80,14 +98,28 @@ def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int | No
         what = f"its chat template ends no turn with its eos_token {tokenizer.eos_token!r}, as of a base model"
         hint = "take the Instruct model of the same size"
         raise InputError(what, f"the tokenizer of {tokenizer.name_or_path}", hint)
+    written = next((text for text in replaced if text in before_image), "")
+    if written and replaced[written] not in before_image:
+        before_image = before_image.replace(written, replaced[written])
+    return template_of(tokenizer, Pieces(before, before_image, after), image_token=image_token)
+
+
+def template_of(tokenizer: "PreTrainedTokenizerBase", pieces: Pieces, *, image_token: int | None) -> Template:
+    """A rendered chat template as tokens.
+
+    Raises:
+        InputError: the tokenizer has no end token, or the template does not write the image token once.
+    """
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise _unfit(tokenizer, _NO_TEMPLATE)
     before, before_image, after = (
-        np.asarray(tokenizer(piece, add_special_tokens=False).input_ids, np.int32)
-        for piece in (before, before_image, after)
+        np.asarray(tokenizer(piece, add_special_tokens=False).input_ids, np.int32) for piece in pieces
     )
     if image_token is not None and ((before_image == image_token).sum() != 1 or image_token in before):
         raise _unfit(tokenizer, f"its chat template does not write the image token {image_token} once per image")
     everything = tokenizer.backend_tokenizer.to_str()
-    parts = [everything, *map(str, pieces), ASK, ZERO_SHOT, image_token, tokenizer.eos_token_id]
+    rendered = [[pieces.before, pieces.after], [pieces.before_image, pieces.after]]
+    parts = [everything, *map(str, rendered), ASK, ZERO_SHOT, image_token, tokenizer.eos_token_id]
     return Template(
         plain=_without_added_tokens(everything),
         before=before,

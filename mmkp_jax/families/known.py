@@ -25,6 +25,8 @@ FAMILIES = {
     ),
     "qwen2": Known("mmkp_jax.families.qwen2.family"),
     "llama": Known("mmkp_jax.families.llama.family"),
+    "internvl": Known("mmkp_jax.families.internvl.family", slots=("tiles",), settings=("max_tiles",)),
+    "internvl_chat": Known("mmkp_jax.families.internvl_chat.family", slots=("tiles",), settings=("max_tiles",)),
 }
 """The families by the `model_type` of their Hugging Face config."""
 

@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from mmkp_jax.hf.card_text import (
     BODY,
     DATED,
     EXAMPLE,
+    NEEDS,
     PARTS,
     PROCESSOR,
     READ,
@@ -148,8 +150,7 @@ def card_of(facts: CardFacts) -> str:
         "base": f"[{base}](https://huggingface.co/{base})" if facts.base.on_hub else _code(base),
         "strategy": STRATEGIES[facts.config["strategy"]],
         "results": _results(facts),
-        "transformers": TRANSFORMERS.substitute(_settings(facts)),
-        "vllm": VLLM.substitute(_settings(facts)),
+        **_snippets(facts),
         "training": _rows([("", ""), *_training(facts)]),
         "data": _data(facts),
         "prompt": user_text("{text}"),
@@ -272,6 +273,18 @@ def _code(text: str) -> str:
     return f"`{for_terminal(text).replace('`', '')}`"
 
 
+def _snippets(facts: CardFacts) -> dict[str, str]:
+    """Code for transformers and vLLM, and what it needs."""
+    settings, own = _settings(facts), facts.family.reference.snippets
+    if own is None:
+        needs, codes = NEEDS, (TRANSFORMERS, VLLM)
+    else:
+        needs, codes = own.needs, (Template(own.transformers), Template(own.vllm))
+    return dict(zip(("transformers", "vllm"), (code.substitute(settings) for code in codes), strict=True)) | {
+        "needs": needs
+    }
+
+
 def _settings(facts: CardFacts) -> dict[str, str]:
     post = {"prompt": repr(user_text("{}")), "text_tokens": str(facts.config["data"]["max_text_tokens"])}
     reference = facts.family.reference
@@ -309,7 +322,7 @@ def _with_images(reference: Reference) -> dict[str, str]:
         "classes": f"AutoTokenizer, {reference.model}, {reference.image_processor}",
         "processor": PROCESSOR.format(reference.image_processor),
         "content": PARTS,
-        "see": SEE,
+        "see": SEE.format(options="".join(f"{name}={value!r}, " for name, value in reference.options.items())),
         "expand": f"    if image is not None:\n{textwrap.indent(reference.expand, ' ' * 8)}",
         "example": EXAMPLE,
         "options": VLLM_OPTIONS,

@@ -75,6 +75,8 @@ def keyphrases(text, image=None):
 print(keyphrases("the eras tour was everything"))$example
 ''')
 
+NEEDS = "Needs `transformers>=5.23`, `torch` and `pillow`."
+
 PROCESSOR = "processor = {}.from_pretrained(FOLDER)  # resizes with Pillow, as training did\n"
 
 PARTS = '[{"type": "text", "text": PROMPT.format(cut(text))}]'
@@ -82,8 +84,8 @@ PARTS = '[{"type": "text", "text": PROMPT.format(cut(text))}]'
 
 SEE = """\
     if image is not None:
-        content.insert(0, {"type": "image"})
-        inputs = dict(processor([read(image)], return_tensors="pt"))
+        content.insert(0, {{"type": "image"}})
+        inputs = dict(processor([read(image)], {options}return_tensors="pt"))
 """
 
 EXAMPLE = '  # with an image: keyphrases(text, "stage.jpg")'
@@ -129,7 +131,7 @@ $results
 
 ## Use it in transformers
 
-Needs `transformers>=5.23`, `torch` and `pillow`.
+$needs
 
 ```python
 $transformers```

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, rea
 from mmkp_jax.models.definition import Params, flatten
 from mmkp_jax.runtime.atomic import replacing_folder
 from mmkp_jax.runtime.hosts import is_writer
+from mmkp_jax.runtime.json_files import read_object
 
 Make = Callable[[], np.ndarray]
 
@@ -67,7 +68,7 @@ def export_folder(
     Raises:
         InputError: `out` is not empty or cannot be written, or the base is not what the run started from.
     """
-    settings = with_settings(base.path, base.family, images) | {PROMPT_LIMITS: limits._asdict()}
+    settings = _changed(base, with_settings(base.path, base.family, images)) | {PROMPT_LIMITS: limits._asdict()}
     made = _made_anew(trained, frozen, base)
     weights = sorted({tensor.file for tensor in base.tensors.values()})
     counts = TensorCounts(len(made), len(base.tensors) - len(made))
@@ -83,13 +84,26 @@ def export_folder(
                 shutil.copyfile(file, unfinished / file.name)
         if base.path / WEIGHTS not in weights:
             shutil.copyfile(base.path / INDEX, unfinished / INDEX)
+        config = settings.pop(CONFIG, None)
         for name, content in settings.items():
-            (unfinished / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            _write_json(unfinished / name, content)
         (unfinished / CARD).write_text(card, encoding="utf-8")
         for file in weights:
             rewrite(file, unfinished / file.name, made)
-        shutil.copyfile(base.path / CONFIG, unfinished / CONFIG)  # last: a folder with it is complete
+        if config is None:
+            shutil.copyfile(base.path / CONFIG, unfinished / CONFIG)  # last: a folder with it is complete
+        else:
+            _write_json(unfinished / CONFIG, config)
     return counts
+
+
+def _changed(base: Folder, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The files whose content is not that of the base's: the others are copied byte for byte."""
+    return {name: content for name, content in files.items() if content != read_object(base.path / name).content}
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_out(out: Path) -> None:

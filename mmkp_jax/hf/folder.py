@@ -25,8 +25,8 @@ ADAPTER = "adapter_config.json"
 TIED = "tie_word_embeddings"
 """The key of a `config.json` that says whether the head is the embedding."""
 
-FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "README.md", "LICENSE*")
-"""Files that are downloaded from the hub."""
+FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.py", "README.md", "LICENSE*")
+"""Files that are downloaded from the hub. Code of a folder is never run: an export has it for other programs."""
 
 _VOCABULARY = ("vocab.json", "merges.txt")
 
@@ -180,7 +180,8 @@ def load_tokenizer(folder: Folder) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
         tokenizer("a")  # values of a wrong type may fail only here
-        last = max(tokenizer.get_vocab().values(), default=0)
+        spared = folder.family.unembedded
+        last = max((number for token, number in tokenizer.get_vocab().items() if token not in spared), default=0)
     except BaseException as error:  # tokenizers raises a bare Exception for a damaged file, or panics
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise

@@ -46,10 +46,12 @@ def check_preprocessor(folder: Path, family: Family, config: Any) -> None:
         if kind not in known.kinds:
             fields.refuse("image_processor_type", f"{known.kinds[0]!r}, which is all that is implemented")
         for name, supported in known.supported(config).items():
-            if not _same(fields.content.get(name, supported), supported):
+            is_missing = name in known.required and name not in fields.content
+            if is_missing or not _same(fields.content.get(name, supported), supported):
                 shown = list(supported) if isinstance(supported, tuple) else supported
                 fields.refuse(name, f"{shown}, which is what is implemented")
-        _settings(fields, known)
+        if known.settings_in is None:
+            _settings(fields, known)
 
 
 def read_settings(folder: Path, family: Family, config: Any) -> dict[str, int]:
@@ -61,7 +63,7 @@ def read_settings(folder: Path, family: Family, config: Any) -> dict[str, int]:
     Raises:
         InputError: the file that gives them cannot be read, or they contradict each other.
     """
-    for file, _, fields in _descriptions(folder) if family.preprocessor else ():
+    for file, _, fields in _with_settings(folder, family.preprocessor) if family.preprocessor else ():
         settings = _settings(fields, family.preprocessor)
         try:
             family.processor(config, settings)
@@ -80,7 +82,7 @@ def with_settings(folder: Path, family: Family, settings: Mapping[str, int]) -> 
     if family.preprocessor is None:
         return {}
     found = {}
-    for file, content, fields in _descriptions(folder):
+    for file, content, fields in _with_settings(folder, family.preprocessor):
         part = content if not fields.path else content[fields.path]
         _set(part, settings, family.preprocessor)
         found[file.name] = content
@@ -88,6 +90,15 @@ def with_settings(folder: Path, family: Family, settings: Mapping[str, int]) -> 
         what = f"the folder has no {PREPROCESSOR}, which says how images are resized"
         raise InputError(what, str(folder), "copy it from the base checkpoint")
     return found
+
+
+def _with_settings(folder: Path, known: Preprocessor) -> Iterator[_Description]:
+    """Each file that gives settings."""
+    if known.settings_in is None:
+        yield from _descriptions(folder)
+    else:
+        fields = read_object(folder / known.settings_in, _HINT)
+        yield _Description(folder / known.settings_in, dict(fields.content), fields)
 
 
 def _descriptions(folder: Path) -> Iterator[_Description]:

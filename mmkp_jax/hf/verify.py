@@ -2,6 +2,8 @@
 
 import contextlib
 import importlib.util
+import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,11 @@ import numpy as np
 from mmkp_jax.data.forest import RowSize, Tree, pack_rows, tree_size
 from mmkp_jax.data.images import decode
 from mmkp_jax.errors import InputError
-from mmkp_jax.hf.tensors import reason_of
+from mmkp_jax.families.registry import define
+from mmkp_jax.hf.folder import CONFIG, open_folder
+from mmkp_jax.hf.load import load_params
+from mmkp_jax.hf.save import save_params
+from mmkp_jax.hf.tensors import DTYPES, reason_of
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.family import Family
 
@@ -72,12 +78,12 @@ def reference_outputs(
 
     reference = family.reference
     try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with _quiet(), _loadable(family, folder) as loadable:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             kind = reference.image_processor
-            processor = kind and getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+            processor = kind and getattr(transformers, kind).from_pretrained(loadable, local_files_only=True)
             model = getattr(transformers, reference.model).from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True
+                loadable, dtype=torch.float32, local_files_only=True
             )
     except Exception as error:  # from values in the base's files that only transformers reads
         what = f"transformers cannot load the export ({reason_of(error)})"
@@ -85,7 +91,8 @@ def reference_outputs(
     model.eval()
     greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
     for tree, image in zip(trees, images, strict=True):
-        seen = dict(processor([decode(image)], return_tensors="pt")) if tree.layouts else {}
+        seen = dict(processor([decode(image)], **reference.options, return_tensors="pt")) if tree.layouts else {}
+        seen = {name: values for name, values in seen.items() if name not in reference.dropped}
 
         def inputs(tokens: np.ndarray, seen=seen) -> dict[str, torch.Tensor]:
             ids = torch.from_numpy(tokens.astype(np.int64))[None]
@@ -100,6 +107,24 @@ def reference_outputs(
         ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
         completion = next((written[:i] for i, token in enumerate(written) if token in ends), written)
         yield ReferenceOutput(logits.numpy(), tokenizer.decode(completion, skip_special_tokens=False), len(completion))
+
+
+@contextlib.contextmanager
+def _loadable(family: Family, folder: Path) -> Iterator[Path]:
+    """The folder, or a temporary one with its numbers in the layout that transformers loads."""
+    if family.reference.converted is None:
+        yield folder
+        return
+    opened = open_folder(str(folder))
+    definition = define(opened.config, opened.config_file)
+    dtype = np.result_type(*(DTYPES[tensor.dtype] for tensor in opened.tensors.values()))
+    structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), definition.shapes())
+    files = dict(family.reference.converted(opened.config))
+    with tempfile.TemporaryDirectory() as made:
+        for name, content in files.items():
+            (Path(made) / name).write_text(json.dumps(content), encoding="utf-8")
+        save_params(load_params(opened, structs), files[CONFIG], Path(made))
+        yield Path(made)
 
 
 @contextlib.contextmanager

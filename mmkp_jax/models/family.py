@@ -86,6 +86,19 @@ class Preprocessor(NamedTuple):
     """The implemented values by field, for a model's config; equal to transformers' defaults."""
     settings: Mapping[str, tuple[str, str | None]]
     """Names in the file of each setting of `config.data.images`: at the top, which counts first, and in `size`."""
+    required: tuple[str, ...] = ()
+    """Supported fields without which transformers would take other values."""
+    settings_in: str | None = None
+    """The file that gives the settings, where the preprocessor's own does not: `config.json`."""
+
+
+class Snippets(NamedTuple):
+    """A card's own code for a family that the general code does not suit, with `string.Template`'s placeholders."""
+
+    needs: str
+    """Sentence on what has to be installed."""
+    transformers: str
+    vllm: str
 
 
 class Reference(NamedTuple):
@@ -107,6 +120,15 @@ class Reference(NamedTuple):
     """A special token, as an example for the card."""
     is_dated: bool = False
     """Whether the chat template writes a date, which code for the card then gives (`data.prompts.DATE`)."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """Options of the image processor's call, where its own defaults are others."""
+    dropped: tuple[str, ...] = ()
+    """Outputs of the image processor that the model does not take."""
+    converted: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] | None = None
+    """(content of `config.json`) -> the JSON files, by name, of the same model in a layout that transformers loads;
+    None where it loads the family's own without code of the folder."""
+    snippets: Snippets | None = None
+    """Code for the card, in the place of what the fields above give."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,8 +168,13 @@ class Family:
     """Supported preprocessor files; None in a family without images."""
     published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """The `config.json` of published models that are known without network access, by hub id."""
-    typical_post: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Slots of CMKP's mean post under the published tokenizer: `trunk`, `sft`, `cot`, and the family's own."""
+    typical_post: Mapping[str, float] | Callable[[Processor], Mapping[str, float]] = dataclasses.field(
+        default_factory=dict
+    )
+    """Slots of CMKP's mean post under the published tokenizer: `trunk`, `sft`, `cot`, and the family's own; by the
+    processor where its settings change them."""
+    unembedded: tuple[str, ...] = ()
+    """Tokens of the published tokenizer without an embedding, which no prompt may have."""
     template_tokens: int = TEMPLATE_TOKENS
     """Upper bound of a prompt's tokens without its image and the post's text."""
 
@@ -155,6 +182,10 @@ class Family:
         """Patterns of parameter paths for `config.freeze`, in which parts of the model may be named."""
         parts = dict.fromkeys(PARTS, ()) | self.parts()
         return tuple(path for pattern in freeze for path in parts.get(pattern, (pattern,)))
+
+    def typical(self, processor: Processor) -> Mapping[str, float]:
+        """`typical_post` under a processor's settings."""
+        return self.typical_post(processor) if callable(self.typical_post) else self.typical_post
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         """Prefixes of parameter paths, by part of the model."""

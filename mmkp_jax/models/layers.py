@@ -77,6 +77,21 @@ class RMSNorm(nnx.Module):
         return wide.astype(x.dtype) * self.scale[...].astype(x.dtype)
 
 
+class LayerNorm(nnx.Module):
+    """Layer norm with scale and bias: all in float32, then cast back once (as PyTorch's kernels round)."""
+
+    def __init__(self, width: int, axis: str, *, eps: float, layers: int | None, rngs):
+        self.scale = parameter(rngs, (width,), (axis,), layers, jax.nn.initializers.ones)
+        self.bias = parameter(rngs, (width,), (axis,), layers, jax.nn.initializers.zeros)
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return (wide * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x))."""
 

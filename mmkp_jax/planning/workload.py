@@ -148,7 +148,8 @@ def load_of(config: ConfigDict, definition: Definition) -> RowLoad:
 
 def typical_load(config: ConfigDict, definition: Definition) -> RowLoad:
     """Rows of typical posts, for as many posts as MMKP-V2 has for training."""
-    post, processor = definition.family.typical_post, definition.processor
+    processor = image_processor(config, definition)
+    post = definition.family.typical(processor)
     targets = [post[branch] for branch in branches_of(config)]
     images = {kind: post[kind] for kind in processor.slots}
     needs = {"tokens": post["trunk"] + sum(targets), **images, "labels": sum(targets), "examples": 1.0}

@@ -1,6 +1,7 @@
 """Trains pocket's tokenizers: a family's byte-level BPE, special tokens and chat template, with its own vocabulary."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmkp_jax.data.prompts import user_text
@@ -63,6 +64,8 @@ class Vocabulary(NamedTuple):
     """The pattern that splits a text into words."""
     normalised: bool = True
     """Whether texts are brought into the form NFC."""
+    named: Mapping[str, str] = MappingProxyType({})
+    """Special tokens by names under which transformers' processor asks for them."""
 
 
 QWEN2_5_VL = Vocabulary(SPECIAL_TOKENS, CHAT_TEMPLATE, _SYSTEM, end="<|im_end|>", pad="<|endoftext|>")
@@ -103,6 +106,7 @@ def train_tokenizer(
             single=f"{vocabulary.begin} $A", special_tokens=[(vocabulary.begin, number)]
         )
         begin = {"bos_token": vocabulary.begin}
+    named = {"extra_special_tokens": dict(vocabulary.named)} if vocabulary.named else {}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=vocabulary.end,
@@ -111,4 +115,5 @@ def train_tokenizer(
         chat_template=vocabulary.chat_template,
         model_max_length=MAX_LENGTH,
         **begin,
+        **named,
     )

@@ -39,7 +39,8 @@ def test_mistyped_keys_of_images_are_reported_with_all_others():
         read_config(CONFIG, [f"--config.{flag}" for flag in flags], known.fields())
     assert str(caught.value).startswith(
         "3 mistakes: config.row.images.patchs: unknown key 'patchs' (did you mean 'patches'?) "
-        "(give patches or windows); config.data.images.max_pixel: unknown key 'max_pixel' (did you mean 'max_pixels'?) "
+        "(give patches or windows or tiles); config.data.images.max_pixel: unknown key 'max_pixel' "
+        "(did you mean 'max_pixels'?) "
     )
 
 
@@ -49,12 +50,14 @@ def test_a_mistyped_key_in_a_config_file_is_refused_too(tmp_path):
         "from configs import base\n\n"
         "def get_config():\n"
         "    c = base.get_config()\n"
-        "    c.row.images.tiles = 4\n"
+        "    c.row.images.boxes = 4\n"
         "    return c\n"
     )
-    with pytest.raises(InputError, match=r"config.row.images.tiles: unknown key 'tiles' \(known: patches, windows\)"):
+    with pytest.raises(
+        InputError, match=r"config.row.images.boxes: unknown key 'boxes' \(known: patches, tiles, windows\)"
+    ):
         read_config(str(file), [], known.fields())
-    assert read_config(str(file)).row.images.tiles == 4
+    assert read_config(str(file)).row.images.boxes == 4
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.freezing import split_params
-from tests.support.zoo import ZOO, model_of, reference_of, write_folder, write_others
+from tests.support.zoo import ZOO, all_geometries, model_of, reference_of, write_folder, write_others
 
 LAYOUTS = [
     pytest.param(name, geometry, id=f"{name}, {geometry}", marks=() if not number else pytest.mark.nightly)
@@ -63,7 +63,7 @@ def test_parameters_come_back_and_the_tokenizer_knows_the_models_tokens(tmp_path
     assert tokenizer.decode(tokenizer("a post é", add_special_tokens=False).input_ids) == "a post é"
 
 
-@pytest.mark.parametrize("name, geometry", LAYOUTS)
+@pytest.mark.parametrize("name, geometry", all_geometries())
 def test_what_transformers_saves_has_our_names_and_is_read(tmp_path, name, geometry):
     """In the layout that transformers loads, where it is not the family's own."""
     model = model_of(name, geometry)

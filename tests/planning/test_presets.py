@@ -17,11 +17,14 @@ from mmkp_jax.planning.workload import Workload, load_of
 from tests.support.needs_tokamax import needs_tokamax
 
 ROW = {"tokens": 1024, "labels": 384, "examples": 8}
-IMAGES = {"qwen2_5_vl": {"patches": 2304, "windows": 48}}
+IMAGES = {"qwen2_5_vl": {"patches": 2304, "windows": 48}, "internvl": {"tiles": 4}}
 """Slots for images of a row, by family."""
 
-TOWERS = {"qwen2_5_vl": {"depth": 2, "fullatt_block_indexes": [1]}}
-"""Changes of a tower's config that leave two layers of it, by family."""
+SHALLOW = {
+    "qwen2_5_vl": {"vision_config": {"depth": 2, "fullatt_block_indexes": [1]}},
+    "internvl": {"vision_config": {"num_hidden_layers": 2}, "text_config": {"num_hidden_layers": 2}},
+}
+"""Changes of parts of a config that leave two layers of each, by family."""
 
 
 def shallow(model: str, mesh: str) -> Workload:
@@ -29,8 +32,8 @@ def shallow(model: str, mesh: str) -> Workload:
     config = dyncot.get_config(f"model={model},mesh={mesh}")
     published = {**known_config(config.model.path), "num_hidden_layers": 2}
     kind = published["model_type"]
-    if kind in TOWERS:
-        published["vision_config"] = {**published["vision_config"], **TOWERS[kind]}
+    for part, change in SHALLOW.get(kind, {}).items():
+        published[part] = {**published[part], **change}
     config.row.update(ROW)
     config.row.images = IMAGES.get(kind, {})
     config.data.path = "no/such/folder"
@@ -49,6 +52,8 @@ OTHERS = [
     ("qwen2_5_vl_3b", "h100_1", "h100:1"),
     ("qwen2_5_vl_7b", "v6e_8", "v6e:2x4"),
     ("qwen2_5_vl_7b", "h100_8", "h100:8"),
+    ("internvl3_2b", "h100_1", "h100:1"),
+    ("internvl3_8b", "v5e_16", "v5e:4x4"),
     ("qwen2_5_7b", "v5e_16", "v5e:4x4"),
     ("llama3_2_1b", "h100_1", "h100:1"),
     ("llama3_2_3b", "v6e_8", "v6e:2x4"),

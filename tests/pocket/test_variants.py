@@ -4,6 +4,9 @@ import importlib
 import json
 import shutil
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from configs import dyncot
@@ -90,10 +93,8 @@ def test_a_variant_is_made_once_and_nothing_else_is_overwritten(made, pocket, tm
         make_variant(variant_of(maker), other)
 
 
-@pytest.mark.parametrize("maker", MAKERS)
-def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(made, pocket, tmp_path, maker):
-    model, workdir, out = made(maker), tmp_path / "run", tmp_path / "out"
-    config = f"configs/dyncot.py:model=pocket_{maker}"
+def six_steps(pocket, model, maker: str, workdir):
+    """The main job of a variant in this process: six steps, with a checkpoint after three."""
     fields = {
         "make": "",
         "model.path": model,
@@ -108,7 +109,14 @@ def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
         "answer_tokens": 4,
         "ablations": False,
     }
-    done = run_here(pocket, f"--workdir={workdir}", fields=fields, config=config)
+    config = f"configs/dyncot.py:model=pocket_{maker}"
+    return run_here(pocket, f"--workdir={workdir}", fields=fields, config=config)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(made, pocket, tmp_path, maker):
+    model, workdir, out = made(maker), tmp_path / "run", tmp_path / "out"
+    done = six_steps(pocket, model, maker, workdir)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = metrics(workdir)
     assert len(lines) == 6 and 0 < max(line["cot_share"] for line in lines) <= 1
@@ -121,3 +129,27 @@ def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
     assert export([f"--workdir={workdir}", f"--out={out}", *verify]) == 0
     assert_transformers_loads(out)
     assert (out / "config.json").read_bytes() == (model / "config.json").read_bytes()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_resumed_run_of_a_variant_is_bit_identical_to_an_unbroken_one(made, pocket, tmp_path, maker):
+    """`tests/test_main.py` kills and resumes pocket's own model by default."""
+    unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
+    assert six_steps(pocket, made(maker), maker, unbroken).returncode == 0
+    shutil.copytree(unbroken, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "6")
+    done = six_steps(pocket, made(maker), maker, resumed)
+    assert done.returncode == 0 and "resuming from step 3" in done.stdout, done.stderr[-3000:]
+    ours, theirs = (state_of(workdir) for workdir in (resumed, unbroken))
+    assert ours.keys() == theirs.keys() and len(theirs) > 20
+    for path, leaf in theirs.items():
+        np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
+
+
+def state_of(workdir) -> dict[str, np.ndarray]:
+    """The whole state after six steps."""
+    folder = workdir / "checkpoints" / "6" / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        leaves = jax.tree_util.tree_leaves_with_path(checkpointer.restore(folder.absolute()))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

@@ -25,7 +25,7 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
 from mmkp_jax.pocket.tokenizer import train_tokenizer
-from tests.support import zoo_llama, zoo_qwen2, zoo_qwen2_5_vl
+from tests.support import zoo_internvl, zoo_llama, zoo_qwen2, zoo_qwen2_5_vl
 from tests.support.needs_torch import needs_torch
 from tests.support.zoo_member import PLAIN_TOKENS, TEXT_TOKENS, Member
 
@@ -36,6 +36,8 @@ ZOO: Mapping[str, Member] = {
     "qwen2_5_vl": zoo_qwen2_5_vl.MEMBER,
     "qwen2": zoo_qwen2.MEMBER,
     "llama": zoo_llama.MEMBER,
+    "internvl": zoo_internvl.MEMBER,
+    "internvl_chat": zoo_internvl.CHAT,
 }
 """Members by name: that of a family, or of a layout where a family has several."""
 
@@ -66,9 +68,13 @@ class TinyModel(NamedTuple):
         return self.definition.processor
 
 
-def first_geometries(*names: str) -> list[Any]:
-    """(name, geometry) of each member, or of those named, in its first geometry: parameters of a default test."""
-    return [pytest.param(name, next(iter(ZOO[name].geometries)), id=name) for name in names or ZOO]
+def first_geometries(*names: str, layouts: bool = False) -> list[Any]:
+    """(name, geometry) of each model, or of those named, in its first geometry: parameters of a default test.
+
+    With `layouts`, also of further layouts of a model that is there.
+    """
+    names = names or [name for name, member in ZOO.items() if layouts or not member.layout_of]
+    return [pytest.param(name, next(iter(ZOO[name].geometries)), id=name) for name in names]
 
 
 def all_geometries(default: bool = True) -> list[Any]:
@@ -78,6 +84,7 @@ def all_geometries(default: bool = True) -> list[Any]:
             name, geometry, id=f"{name}, {geometry}", marks=() if default and not number else pytest.mark.nightly
         )
         for name, member in ZOO.items()
+        if not member.layout_of
         for number, geometry in enumerate(member.geometries)
     ]
 
@@ -198,3 +205,5 @@ def write_others(folder: Path, member: Member) -> None:
     tokenizer.save_pretrained(folder)
     for name, content in member.files.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    for name, text in member.texts.items():
+        (folder / name).write_text(text, encoding="utf-8")

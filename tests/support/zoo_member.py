@@ -32,6 +32,10 @@ class Member:
     of a tiny tokenizer (`number_of`), vocabularies have at least 320 rows."""
     files: Mapping[str, Mapping[str, Any]]
     """Other JSON files of a model folder, `generation_config.json` among them."""
+    layout_of: str = ""
+    """Of two layouts of one model, the other member, which stands for both where nothing is read from files."""
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Further files of a model folder, such as code."""
     sizes: tuple[tuple[int, int], ...] = ()
     """(height, width) of at least three images that become different layouts, the cheapest first; empty in a family
     without images."""
