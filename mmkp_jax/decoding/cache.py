@@ -68,7 +68,7 @@ def image_keys(definition: Definition, size: RowSize, dtype: jnp.dtype) -> int:
         model, row = definition.bind(params), empty_rows(1, size, definition.processor)
         return model.memory(row, model.encode(row.images, dtype), dtype)
 
-    return jax.eval_shape(memory, definition.shapes()).key_BS.shape[1]
+    return jax.eval_shape(memory, definition.shapes()).features_BSX.shape[1]
 
 
 def empty_cache(definition: Definition, pages: int, width: int, slots: int, keys: int, dtype: jnp.dtype) -> Cache:
@@ -125,7 +125,7 @@ def prefill(model: Model, trunks: Forest, width: int, dtype: jnp.dtype) -> Cache
 
         def images(q: jax.Array, project: Project) -> jax.Array:
             k_REKH, v_REKH = project(memory.features_BSX)
-            static = Static(jnp.moveaxis(k_REKH, 1, 3), jnp.moveaxis(v_REKH, 1, 2), memory.key_BS > 0)
+            static = Static(jnp.moveaxis(k_REKH, 1, 3), jnp.moveaxis(v_REKH, 1, 2), _seen_at_the_end(memory, trunks))
             stored.append(_laid_out(static))
             return attend.images(q, lambda _: (k_REKH, v_REKH))
 
@@ -142,6 +142,14 @@ def prefill(model: Model, trunks: Forest, width: int, dtype: jnp.dtype) -> Cache
         cache += [jax.tree.map(operator.itemgetter(i), pages) for i in range(len(numbers))]
     _, of_last = layer(model.stack(last.stack), x_RTD, last.index)  # only its keys and values are computed
     return *cache, of_last
+
+
+def _seen_at_the_end(memory: Memory, trunks: Forest) -> jax.Array:
+    """The keys of images that the last token of each row's trunk sees: bool [R, E]."""
+    last_R1 = jnp.maximum(jnp.count_nonzero(trunks.segment_BT, axis=1, keepdims=True) - 1, 0)
+    first_R1, end_R1 = (jnp.take_along_axis(a, last_R1, axis=1) for a in (memory.first_BT, memory.end_BT))
+    key_E = jnp.arange(memory.features_BSX.shape[1])
+    return (key_E >= first_R1) & (key_E < end_R1)
 
 
 def insert(cache: Cache, trunks: Cache, row_M: jax.Array, slot_M: jax.Array, page_MJ: jax.Array) -> Cache:
@@ -277,7 +285,7 @@ def _attend(q_BNH: jax.Array, layer: Paged, pages: Pages, cache_position_B: jax.
 
 
 def _attend_images(q_BNH: jax.Array, layer: Static) -> jax.Array:
-    """`ops.attention.dense_cross` of one query per slot; [B, N, H]."""
+    """Attention of one query per slot to the keys of images that it sees, 0 without any; [B, N, H]."""
     (B, N, H), K = q_BNH.shape, layer.key_BKHE.shape[1]
     wide = jnp.promote_types(q_BNH.dtype, jnp.float32)
     product = functools.partial(jnp.einsum, preferred_element_type=wide)

@@ -8,7 +8,7 @@ export rename and stack, and never transpose. Each parameter carries the names o
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,8 +125,8 @@ def rotate(x_BTNH: jax.Array, by: Rotation) -> jax.Array:
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BTNH.dtype)
 
 
-def scan_layers(layers: nnx.Module, x: jax.Array, each: Callable, *per_layer: jax.Array, remat: bool) -> jax.Array:
-    """Runs `x = each(layer, x, *slices)` over the stacked `layers`.
+def scan_layers(layers: nnx.Module, x: Any, each: Callable, *per_layer: jax.Array, remat: bool) -> Any:
+    """Runs `x = each(layer, x, *slices)` over the stacked `layers`; x is an array, or several, with rows in front.
 
     For the backward pass it saves the outputs of matrix products and of attention, and computes elementwise work again;
     with `remat` it saves x and what attention saves, and computes the other products again, too.
@@ -135,9 +135,9 @@ def scan_layers(layers: nnx.Module, x: jax.Array, each: Callable, *per_layer: ja
     """
     graph, stacked = nnx.split(layers)
 
-    def body(x: jax.Array, slices: tuple) -> tuple[jax.Array, None]:
+    def body(x: Any, slices: tuple) -> tuple[Any, None]:
         layer, *rest = slices
-        return over_rows(each(nnx.merge(graph, layer), x, *rest)), None
+        return jax.tree.map(over_rows, each(nnx.merge(graph, layer), x, *rest)), None
 
     body = jax.checkpoint(body, prevent_cse=False, policy=ATTENTION if remat else PRODUCTS)
     return jax.lax.scan(body, x, (stacked, *per_layer))[0]

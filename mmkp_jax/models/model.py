@@ -35,10 +35,12 @@ class Memory(NamedTuple):
 
     features_BSX: jax.Array
     """What keys and values are projected from."""
-    query_BT: jax.Array
-    """int32: a token sees the keys of its own number, and none if that is 0. Tokens after a prompt see what it sees."""
-    key_BS: jax.Array
-    """int32: number of the tree to whose images a key belongs; 0 for a key that no token sees."""
+    first_BT: jax.Array
+    """int32: the first key that a token sees. Tokens after a prompt see what its last token sees."""
+    end_BT: jax.Array
+    """int32: the end of the keys that a token sees; not after the first for a token that sees none."""
+    has_images_BT: jax.Array
+    """bool: tokens that follow an image of their tree: only they get what layers add besides attention."""
 
 
 Project = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -53,7 +55,7 @@ class Attend(NamedTuple):
     images: Callable[[jax.Array, Project], jax.Array] | None = None
     """(q [B, T, N, H], project) -> [B, T, N, H]: to the images of its tree; 0 without any. None if no layer does so."""
     has_images_BT: jax.Array | None = None
-    """bool: tokens that see an image."""
+    """bool: tokens that follow an image of their tree."""
 
 
 def attend_by(attention: RowAttention, forest: Forest, memory: Memory | None = None) -> Attend:
@@ -61,8 +63,8 @@ def attend_by(attention: RowAttention, forest: Forest, memory: Memory | None = N
     own = attention.forest(forest.segment_BT, forest.branch_BT)
     if memory is None:
         return Attend(own)
-    cross = attention.cross(memory.query_BT, memory.key_BS)
-    return Attend(own, lambda q, project: cross(q, *project(memory.features_BSX)), memory.query_BT > 0)
+    cross = attention.intervals(memory.first_BT, memory.end_BT, memory.features_BSX.shape[1])
+    return Attend(own, lambda q, project: cross(q, *project(memory.features_BSX)), memory.has_images_BT)
 
 
 class Model(Protocol):

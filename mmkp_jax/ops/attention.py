@@ -30,8 +30,9 @@ class Backend(NamedTuple):
     """(segment_BT, branch_BT, most tokens of a tree or None) -> attention by the rule of the forest."""
     images: Callable[[jax.Array, int | None], Attention]
     """(image_BP, most patches of an image or None) -> attention of every patch to all patches of its image."""
-    cross: Callable[[jax.Array, jax.Array], Attention]
-    """(query_BT, key_BS) -> attention of every query to the keys of its number; 0 for a query of number 0."""
+    intervals: Callable[[jax.Array, jax.Array, int], Attention]
+    """(first_BT, end_BT, S) -> attention of every query to the keys from its first up to its end, of S keys; 0 where
+    the two are equal."""
 
 
 class Block(NamedTuple):
@@ -173,11 +174,21 @@ def _dense_images(image_BP: jax.Array, longest: int | None = None) -> Attention:
     return lambda q, k, v: dense_attention(q, k, v, mask_BPP)
 
 
-def dense_cross(query_BT: jax.Array, key_BS: jax.Array) -> Attention:
-    """`Backend.cross` by `dense_attention`."""
-    seen_BT = query_BT > 0
-    mask_BTS = (query_BT[:, :, None] == key_BS[:, None]) & seen_BT[..., None]
-    return lambda q, k, v: jnp.where(seen_BT[..., None, None], dense_attention(q, k, v, mask_BTS), 0)
+def interval_mask(first_BT: jax.Array, end_BT: jax.Array, keys: int, queries: slice = WHOLE) -> jax.Array:
+    """Which of `keys` keys each query sees: those from its first up to its end; bool [B, T, S]."""
+    key_S = jnp.arange(keys)
+    return (key_S >= first_BT[:, queries, None]) & (key_S < end_BT[:, queries, None])
 
 
-DENSE = Backend(_dense_forest, _dense_images, dense_cross)
+def zero_where_blind(attend: Attention, first_BT: jax.Array, end_BT: jax.Array) -> Attention:
+    """The attention, with 0 for a query that sees nothing."""
+    sees_BT = end_BT > first_BT
+    return lambda q, k, v: jnp.where(sees_BT[..., None, None], attend(q, k, v), 0)
+
+
+def _dense_intervals(first_BT: jax.Array, end_BT: jax.Array, keys: int) -> Attention:
+    mask_BTS = interval_mask(first_BT, end_BT, keys)
+    return zero_where_blind(lambda q, k, v: dense_attention(q, k, v, mask_BTS), first_BT, end_BT)
+
+
+DENSE = Backend(_dense_forest, _dense_images, _dense_intervals)

@@ -32,9 +32,9 @@ class RowAttention:
         """Attention of every patch to all patches of its image."""
         return BACKENDS[self.backend].images(image_BP, self.longest_image)
 
-    def cross(self, query_BT: jax.Array, key_BS: jax.Array) -> Attention:
-        """Attention of every query to the keys of its number; 0 for a query of number 0."""
-        return BACKENDS[self.backend].cross(query_BT, key_BS)
+    def intervals(self, first_BT: jax.Array, end_BT: jax.Array, keys: int) -> Attention:
+        """Attention of every query to the keys from its first up to its end, of `keys`; 0 where the two are equal."""
+        return BACKENDS[self.backend].intervals(first_BT, end_BT, keys)
 
 
 ANY_ROWS = RowAttention()

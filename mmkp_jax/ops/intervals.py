@@ -29,8 +29,8 @@ class Intervals(NamedTuple):
     """The first key position that a query sees."""
     last_BT: jax.Array
     """The last key position that a query sees; never before the first."""
-    position_BT: jax.Array
-    """The position of a token's key."""
+    position_BT: jax.Array | None
+    """The position of a token's key; None where keys belong to no token."""
     slot_BS: jax.Array | None
     """The token whose key is at a position; None where keys are in the order of their tokens."""
 

@@ -6,6 +6,8 @@ In a row of trees nothing looks later in the row, nor before its own tree: with 
 from s to e see keys from s - L + 1 to e. A patch sees its image, in both directions. So slices are static, and no array
 has tokens × tokens or patches × patches numbers, nor a mask. Who lays the rows holds the limits
 (`data.forest.RowSize.tree_tokens`, `Processor.largest`); without one, slices reach to the row's ends.
+
+Where every query has an interval of keys of its own, only the queries are divided: each block takes all keys.
 """
 
 import functools
@@ -13,13 +15,15 @@ import functools
 import jax
 
 from mmkp_jax.ops.attention import (
+    WHOLE,
     Attention,
     Backend,
     Block,
     blockwise_attention,
-    dense_cross,
     forest_mask,
+    interval_mask,
     same_segment_mask,
+    zero_where_blind,
 )
 
 BLOCK = 128
@@ -80,4 +84,10 @@ def _images(image_BP: jax.Array, longest: int | None = None) -> Attention:
     return functools.partial(blockwise_attention, blocks=blocks)
 
 
-SLICED = Backend(_forest, _images, dense_cross)
+def _intervals(first_BT: jax.Array, end_BT: jax.Array, keys: int) -> Attention:
+    slices = [slice(*each) for each in _blocks(first_BT.shape[1], MAX_IMAGE_BLOCKS)]
+    blocks = [Block(queries, WHOLE, interval_mask(first_BT, end_BT, keys, queries)) for queries in slices]
+    return zero_where_blind(functools.partial(blockwise_attention, blocks=blocks), first_BT, end_BT)
+
+
+SLICED = Backend(_forest, _images, _intervals)

@@ -1,6 +1,6 @@
 """Attention on NVIDIA GPUs: tokamax's kernels (the extra `tokamax`), by the intervals of `ops.intervals`.
 
-B rows, T tokens, N query heads, K key-value heads, H head width.
+B rows, T tokens, S keys, N query heads, K key-value heads, H head width.
 
 tokamax's public function takes only a bool mask of T x T; its operations also take an interval of keys for each query,
 and skip the blocks of keys that no query of a block may see. They are private to tokamax: no other file names them.
@@ -26,7 +26,7 @@ from absl import flags
 from jax.extend import backend
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.ops.attention import Attention, Backend, dense_cross
+from mmkp_jax.ops.attention import Attention, Backend, zero_where_blind
 from mmkp_jax.ops.intervals import Intervals, forest_intervals, image_intervals, own_segments, pad_tokens, reorder
 from mmkp_jax.ops.layout import on_each_device
 
@@ -53,8 +53,7 @@ class Library(NamedTuple):
 
 def tokamax_backend(implementation: str | None = None) -> Backend:
     """The backend by one of tokamax's implementations; None for `implementation_for` the device."""
-    forest, images = functools.partial(_forest, implementation), functools.partial(_images, implementation)
-    return Backend(forest, images, dense_cross)  # keys of images are few: no kernel yet
+    return Backend(*(functools.partial(each, implementation) for each in (_forest, _images, _intervals)))
 
 
 @functools.cache
@@ -107,32 +106,38 @@ def _images(implementation: str | None, image_BP: jax.Array, longest: int | None
     return functools.partial(_attend, implementation, image_intervals(_own_segments(image_BP)))
 
 
+def _intervals(implementation: str | None, first_BT: jax.Array, end_BT: jax.Array, keys: int) -> Attention:
+    last_BT = jnp.maximum(end_BT - 1, first_BT)  # the kernels give every query a key
+    intervals = Intervals(pad_tokens(first_BT, TILE), pad_tokens(last_BT, TILE), None, None)
+    return zero_where_blind(functools.partial(_attend, implementation, intervals), first_BT, end_BT)
+
+
 def _own_segments(segment_BT: jax.Array) -> jax.Array:
     return own_segments(pad_tokens(segment_BT, TILE))
 
 
 def _attend(
-    implementation: str | None, intervals: Intervals, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
+    implementation: str | None, intervals: Intervals, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array
 ) -> jax.Array:
     T = q_BTNH.shape[1]
     name = implementation or implementation_for(backend.get_default_device(), q_BTNH.dtype)
-    q, k, v = (pad_tokens(x, TILE) for x in (q_BTNH, k_BTKH, v_BTKH))
+    q, k, v = (pad_tokens(x, TILE) for x in (q_BTNH, k_BSKH, v_BSKH))
     return on_each_device(functools.partial(_attend_rows, name), intervals, q, k, v)[:, :T]
 
 
-def _attend_rows(name: str, intervals: Intervals, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
+def _attend_rows(name: str, intervals: Intervals, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array) -> jax.Array:
     """Attention of one device's rows and heads, padded to whole tiles.
 
     An operation takes another backward pass by `replace(vjp=…)`: a function of (residuals, out, gradient of out, q, k,
     v, and all other arguments by name) that returns the gradients by name. A bounded one belongs there.
     """
     if intervals.slot_BS is not None:
-        k_BTKH, v_BTKH = (jax.vmap(reorder)(x, intervals.slot_BS, intervals.position_BT) for x in (k_BTKH, v_BTKH))
+        k_BSKH, v_BSKH = (jax.vmap(reorder)(x, intervals.slot_BS, intervals.position_BT) for x in (k_BSKH, v_BSKH))
     operations, mask = library()
     return operations[name](
         q_BTNH,
-        k_BTKH,
-        v_BTKH,
+        k_BSKH,
+        v_BSKH,
         mask=mask(k_start=intervals.first_BT[:, None], k_end=intervals.last_BT[:, None] + 1),
         logits_scale=q_BTNH.shape[-1] ** -0.5,
         precision=None,  # JAX's default for matrix products

@@ -70,14 +70,15 @@ def _attend(row: Forest, memory: Memory | None) -> Attend:
 
     if memory is None:
         return Attend(own)
-    sees_1T = memory.query_BT > 0
+    key_S = jnp.arange(memory.features_BSX.shape[1])
+    mask_1TS = (key_S >= memory.first_BT[..., None]) & (key_S < memory.end_BT[..., None])
+    sees_1T = mask_1TS.any(axis=2)
 
     def images(q, project):
         k, v = project(memory.features_BSX)
-        mask_1TS = sees_1T[:, :, None] & (memory.key_BS > 0)[:, None]
         return jnp.where(sees_1T[..., None, None], dense_attention(q, k, v, mask_1TS), 0)
 
-    return Attend(own, images, sees_1T)
+    return Attend(own, images, memory.has_images_BT)
 
 
 def _layer(model: Model, stack: str, index: int) -> nnx.Module:

@@ -79,8 +79,9 @@ class ToyCross(Toy):
         token_BZ, segment_BT = jnp.asarray(forest.images.token_BZ), jnp.asarray(forest.segment_BT)
         tree_BZ = jnp.where(token_BZ >= 0, jnp.take_along_axis(segment_BT, jnp.maximum(token_BZ, 0), axis=1), 0)
         after_BTZ = jnp.arange(segment_BT.shape[1])[:, None] >= token_BZ[:, None]
-        sees_BT = (after_BTZ & (tree_BZ[:, None] == segment_BT[..., None]) & (token_BZ >= 0)[:, None]).any(axis=2)
-        return Memory(features, jnp.where(sees_BT, segment_BT, 0), jnp.repeat(tree_BZ, KEYS, axis=1))
+        sees_BTZ = after_BTZ & (tree_BZ[:, None] == segment_BT[..., None]) & (token_BZ >= 0)[:, None]
+        first_BT = KEYS * jnp.argmax(sees_BTZ, axis=2)
+        return Memory(features, first_BT, first_BT + KEYS * sees_BTZ.sum(axis=2), sees_BTZ.any(axis=2))
 
     def layers(self):
         return tuple(
