@@ -136,16 +136,30 @@ class Processor(Protocol):
         """The images of a row for people, uint8 [height, width, 3] each."""
         ...
 
-    def work(self, images: Any) -> dict[str, float]:
-        """Quantities of packed images that FLOPs depend on, by the family's own names; any leading axes."""
+    def work(self, images: Any, segment_BT: np.ndarray) -> dict[str, float]:
+        """Quantities of packed images that FLOPs depend on, by the family's own names; any leading axes.
+
+        Args:
+            images: `Forest.images`.
+            segment_BT: `Forest.segment_BT`, for attention of tokens to images.
+        """
         ...
 
-    def work_of_posts(self, slots_NX: np.ndarray) -> dict[str, float]:
-        """The quantities of `work`, summed over posts of at most one image each, from the slots that each takes."""
+    def work_of_posts(self, slots_NX: np.ndarray, token_N: np.ndarray) -> dict[str, float]:
+        """The quantities of `work`, summed over posts of at most one image each.
+
+        Args:
+            slots_NX: slots that each post's image takes, by kind.
+            token_N: tokens of each post.
+        """
         ...
 
     def work_of_slots(self, slots: Mapping[str, int]) -> dict[str, float]:
-        """The quantities of `work` for a program that computes every slot of a row, filled or not."""
+        """The quantities of `work` for a program that computes every slot of a row, filled or not.
+
+        Args:
+            slots: `RowSize.slots`.
+        """
         ...
 
 
@@ -194,11 +208,11 @@ class TextProcessor:
         """No images."""
         return []
 
-    def work(self, images: Any) -> dict[str, float]:
+    def work(self, images: Any, segment_BT: np.ndarray) -> dict[str, float]:
         """No work."""
         return {}
 
-    def work_of_posts(self, slots_NX: np.ndarray) -> dict[str, float]:
+    def work_of_posts(self, slots_NX: np.ndarray, token_N: np.ndarray) -> dict[str, float]:
         """No work."""
         return {}
 

@@ -26,6 +26,7 @@ FAMILIES = {
     "qwen2": Known("mmkp_jax.families.qwen2.family"),
     "llama": Known("mmkp_jax.families.llama.family"),
     "internvl": Known("mmkp_jax.families.internvl.family", slots=("tiles",), settings=("max_tiles",)),
+    "mllama": Known("mmkp_jax.families.mllama.family", slots=("images",)),
     "internvl_chat": Known("mmkp_jax.families.internvl_chat.family", slots=("tiles",), settings=("max_tiles",)),
 }
 """The families by the `model_type` of their Hugging Face config."""

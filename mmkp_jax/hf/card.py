@@ -293,6 +293,7 @@ def _settings(facts: CardFacts) -> dict[str, str]:
         "extra": textwrap.indent(reference.extra, " " * 4),
         "template": f", date_string={DATE!r}" if reference.is_dated else "",
         "vllm_template": f", chat_template_kwargs={{'date_string': {DATE!r}}}" if reference.is_dated else "",
+        "adjusting": reference.adjusting,
         **(_with_images(reference) if reference.image_processor else _without_images(reference)),
         "folder": json.dumps(facts.repo or "."),
         "reading": READING.substitute(post | {"read": READ if reference.image_processor else ""}),

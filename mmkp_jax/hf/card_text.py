@@ -48,7 +48,7 @@ FOLDER = $folder  # this folder, or its name on the hub
 device = "cuda" if torch.cuda.is_available() else "cpu"
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 ${processor}model = $model.from_pretrained(FOLDER, dtype="auto").to(device).eval()
-$reading
+$adjusting$reading
 
 def answer(text, image=None):
     """What the model writes about a post: its text, and its image file if it has one."""

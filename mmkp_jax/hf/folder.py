@@ -188,7 +188,7 @@ def load_tokenizer(folder: Folder) -> "PreTrainedTokenizerBase":
         raise InputError(
             f"transformers cannot read the tokenizer ({reason_of(error)})", str(folder.path), _TOKENIZER_AGAIN
         ) from None
-    rows = folder.model_config.vocab_size
+    rows = folder.family.embedding_rows(folder.model_config)
     if last >= rows:
         what = f"the tokenizer has a token {last:,}, and vocab_size is {rows:,}"
         raise InputError(what, str(folder.path), "take tokenizer and config.json from one checkpoint")

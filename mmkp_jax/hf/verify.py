@@ -89,15 +89,17 @@ def reference_outputs(
         what = f"transformers cannot load the export ({reason_of(error)})"
         raise InputError(what, str(folder), "check the base's generation_config.json and config.json") from None
     model.eval()
+    reference.adjust(model)
     greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
     for tree, image in zip(trees, images, strict=True):
         seen = dict(processor([decode(image)], **reference.options, return_tensors="pt")) if tree.layouts else {}
-        seen = {name: values for name, values in seen.items() if name not in reference.dropped}
 
         def inputs(tokens: np.ndarray, seen=seen) -> dict[str, torch.Tensor]:
             ids = torch.from_numpy(tokens.astype(np.int64))[None]
             given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            return {**given, **reference.inputs(ids, model.config), **seen}
+            further = {**seen, **reference.of_images(ids, seen, model.config)} if seen else {}
+            taken = {name: values for name, values in further.items() if name not in reference.dropped}
+            return {**given, **reference.inputs(ids, model.config), **taken}
 
         prompt = tree.prompt
         with torch.no_grad():

@@ -124,6 +124,13 @@ class Reference(NamedTuple):
     """Options of the image processor's call, where its own defaults are others."""
     dropped: tuple[str, ...] = ()
     """Outputs of the image processor that the model does not take."""
+    of_images: Callable[[Any, Any, Any], Mapping[str, Any]] = lambda ids, seen, config: {}
+    """Further inputs of a prompt with images, for its token numbers (a PyTorch tensor [1, T]) and all outputs of the
+    image processor, given transformers' config."""
+    adjust: Callable[[Any], None] = lambda model: None
+    """Makes a model that transformers has loaded compute what the published one was trained to."""
+    adjusting: str = ""
+    """Code for the card: the same for `model`."""
     converted: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] | None = None
     """(content of `config.json`) -> the JSON files, by name, of the same model in a layout that transformers loads;
     None where it loads the family's own without code of the folder."""
@@ -163,7 +170,10 @@ class Family:
     true_share: Callable[[Any], float] = lambda _: 1.0
     """(config) -> the share of executions in which a conditional of the compiled program is true."""
     attended: tuple[str, ...] = ()
-    """Names in `Work.images` that attention kernels compute, which skip what is masked."""
+    """Names in `Work.images` that attention kernels compute, which skip what is masked: pairs of slots of the first
+    kind."""
+    attended_elsewhere: tuple[str, ...] = ()
+    """Further such names: a program that computes what is masked, too, has those of `Processor.work_of_slots`."""
     preprocessor: Preprocessor | None = None
     """Supported preprocessor files; None in a family without images."""
     published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -177,6 +187,8 @@ class Family:
     """Tokens of the published tokenizer without an embedding, which no prompt may have."""
     template_tokens: int = TEMPLATE_TOKENS
     """Upper bound of a prompt's tokens without its image and the post's text."""
+    embedding_rows: Callable[[Any], int] = lambda config: config.vocab_size
+    """(config) -> rows of the embedding: tokens that a prompt may have."""
 
     def paths(self, freeze: Sequence[str]) -> tuple[str, ...]:
         """Patterns of parameter paths for `config.freeze`, in which parts of the model may be named."""

@@ -47,7 +47,7 @@ def work_of(forest: Forest, processor: Processor) -> Work:
         tokens=int(np.count_nonzero(forest.segment_BT)),
         labels=int(np.count_nonzero(forest.weight_BM)),
         token_pairs=float(sum(tree_pairs(*tree) for tree in trees)),
-        images=processor.work(forest.images),
+        images=processor.work(forest.images, forest.segment_BT),
     )
 
 
@@ -59,7 +59,7 @@ def tree_pairs(trunk: np.ndarray, *branches: np.ndarray) -> np.ndarray:
 
 def work_of_slots(size: RowSize, rows: int, family: Family, processor: Processor) -> Work:
     """The work of a program that computes every slot, and the pairs of slots that sliced attention computes."""
-    images = processor.work_of_slots(size.images)
+    images = processor.work_of_slots(size.slots())
     if processor.slots:
         slices = image_slices(size.images[processor.slots[0]], processor.longest_image or None)
         images |= dict.fromkeys(family.attended, pairs(slices))

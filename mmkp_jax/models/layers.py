@@ -7,7 +7,9 @@ export rename and stack, and never transpose. Each parameter carries the names o
 `mmkp_jax.models.sharding` maps to the mesh.
 """
 
-from collections.abc import Callable
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -141,3 +143,32 @@ def scan_layers(layers: nnx.Module, x: Any, each: Callable, *per_layer: jax.Arra
 
     body = jax.checkpoint(body, prevent_cse=False, policy=ATTENTION if remat else PRODUCTS)
     return jax.lax.scan(body, x, (stacked, *per_layer))[0]
+
+
+def scan_stacks(
+    stacks: Mapping[str, nnx.Module], kinds: Sequence[str], x: jax.Array, each: Callable, *, remat: bool
+) -> jax.Array:
+    """Runs `x = each(layer, x)` over layers of several stacks that take turns; saves what `scan_layers` does.
+
+    Args:
+        kinds: the stack of each layer of a block, which is repeated until the stacks end.
+    """
+    graphs, states = {}, {}
+    for name, stack in stacks.items():
+        graphs[name], stacked = nnx.split(stack)
+        each_block = kinds.count(name)
+        states[name] = jax.tree.map(lambda leaf, n=each_block: leaf.reshape(-1, n, *leaf.shape[1:]), stacked)
+
+    def layer(name: str, x: jax.Array, state: nnx.State) -> jax.Array:
+        return over_rows(each(nnx.merge(graphs[name], state), x))
+
+    policy = ATTENTION if remat else PRODUCTS
+    runs = {name: jax.checkpoint(functools.partial(layer, name), prevent_cse=False, policy=policy) for name in stacks}
+
+    def block(x: jax.Array, states: Mapping[str, nnx.State]) -> tuple[jax.Array, None]:
+        for place, name in enumerate(kinds):
+            index = kinds[:place].count(name)
+            x = runs[name](x, jax.tree.map(operator.itemgetter(index), states[name]))
+        return x, None
+
+    return jax.lax.scan(block, x, states)[0]

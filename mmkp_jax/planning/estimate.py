@@ -123,10 +123,12 @@ def _attention(workload: Workload, rows: int) -> float:
     if config.attention != "tokamax":
         return needed
     scores_again = needed - _of_attention(workload, work, remat=None).total  # half of a forward pass
-    tokens, images = float(workload.row.tokens), {}
-    if workload.definition.family.attended:
-        patches = float(workload.row.images[workload.definition.processor.slots[0]])
-        images = dict.fromkeys(workload.definition.family.attended, rows * patches**2)
+    tokens, family, processor = float(workload.row.tokens), workload.definition.family, workload.definition.processor
+    of_slots = processor.work_of_slots(workload.row.slots())
+    images = {name: rows * of_slots[name] for name in family.attended_elsewhere}
+    if family.attended:
+        patches = float(workload.row.images[processor.slots[0]])
+        images |= dict.fromkeys(family.attended, rows * patches**2)
     every = work._replace(token_pairs=rows * tokens**2, images=dict(work.images) | images)
     skipped, visited = (_of_attention(workload, each, remat=None).backward for each in (work, every))
     return needed + scores_again - skipped + 5 / 4 * visited
@@ -135,7 +137,8 @@ def _attention(workload: Workload, rows: int) -> float:
 def _of_attention(workload: Workload, work: Work, remat: bool | None) -> Flops:
     """The part of `step_flops` that comes from pairs of tokens and of patches."""
     config = workload.config
-    images = dict(work.images) | dict.fromkeys(workload.definition.family.attended, 0.0)
+    family = workload.definition.family
+    images = dict(work.images) | dict.fromkeys((*family.attended, *family.attended_elsewhere), 0.0)
     without = work._replace(token_pairs=0.0, images=images)
     with_it, less = (
         step_flops(workload.definition, config.freeze, each, remat=remat).values() for each in (work, without)

@@ -140,7 +140,9 @@ def load_of(config: ConfigDict, definition: Definition) -> RowLoad:
         tokens=float((trunk + labels).sum()),
         labels=float(labels.sum()),
         token_pairs=float(tree_pairs(trunk, *targets).sum()),
-        images=recipe.processor.work_of_posts(np.concatenate([part.slot_NX for part in parts])[plan.post_N]),
+        images=recipe.processor.work_of_posts(
+            np.concatenate([part.slot_NX for part in parts])[plan.post_N], trunk + labels
+        ),
     ).times(1 / plan.rows)
     posts = len(plan.post_N)
     return RowLoad(posts / plan.rows, work, training.steps, f"{posts:,} posts of {config.data.path}")
@@ -161,7 +163,7 @@ def typical_load(config: ConfigDict, definition: Definition) -> RowLoad:
         tokens=needs["tokens"],
         labels=needs["labels"],
         token_pairs=float(tree_pairs(post["trunk"], *targets)),
-        images=processor.work_of_posts(np.asarray([list(images.values())])),
+        images=processor.work_of_posts(np.asarray([list(images.values())]), np.asarray([needs["tokens"]])),
     ).times(posts)
     steps = config.total_steps or config.num_epochs * math.ceil(PAPER_POSTS / (posts * config.global_batch_size))
     return RowLoad(posts, work, steps, f"typical: {PAPER_POSTS:,} posts as MMKP-V2's, CMKP's mean lengths")

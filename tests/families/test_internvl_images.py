@@ -132,7 +132,11 @@ def test_rows_give_the_images_back_and_fill_as_many_tiles_as_they_hold():
         rows, columns = layout.shape
         whole = image.convert("RGB").resize((columns * 56, rows * 56), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(found, np.asarray(whole))
-    assert processor.filled(forest.images)["tiles"].sum() == tiles == processor.work(forest.images)["tiles"]
+    assert (
+        processor.filled(forest.images)["tiles"].sum()
+        == tiles
+        == processor.work(forest.images, forest.segment_BT)["tiles"]
+    )
     image_tokens = prompt[:-1] == CONFIG.image_token_id
     np.testing.assert_array_equal(row.merged_BT[: len(prompt) - 1][image_tokens], np.arange(4 * tiles))
     assert (row.merged_BT[: len(prompt) - 1][~image_tokens] == -1).all()

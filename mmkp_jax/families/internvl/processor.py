@@ -231,11 +231,11 @@ class InternVLProcessor:
         blocks = row.tile_BLPC[is_its_L].reshape(rows, columns, merged, merged, MERGE, MERGE, 3, patch, patch)
         return blocks.transpose(0, 2, 4, 7, 1, 3, 5, 8, 6).reshape(rows * self.tile_side, columns * self.tile_side, 3)
 
-    def work(self, images: Images) -> dict[str, float]:
+    def work(self, images: Images, segment_BT: np.ndarray) -> dict[str, float]:
         """Filled tiles."""
         return {"tiles": float(np.count_nonzero(images.image_BL))}
 
-    def work_of_posts(self, slots_NX: np.ndarray) -> dict[str, float]:
+    def work_of_posts(self, slots_NX: np.ndarray, token_N: np.ndarray) -> dict[str, float]:
         """The posts' tiles."""
         return {"tiles": float(np.asarray(slots_NX, np.float64).sum())}
 

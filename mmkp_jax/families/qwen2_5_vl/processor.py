@@ -199,7 +199,7 @@ class Qwen2_5_VLProcessor:
         """The images of a row as they were resized, uint8 [height, width, 3] each."""
         return [_put_together(row, number) for number in range(1, int(row.image_BP.max(initial=0)) + 1)]
 
-    def work(self, images: Images) -> dict[str, float]:
+    def work(self, images: Images, segment_BT: np.ndarray) -> dict[str, float]:
         """Patches, image tokens, and pairs of patches of one image and of one window."""
         P = images.image_BP.shape[-1]
         counts = [np.bincount(image_P, minlength=1)[1:] for image_P in images.image_BP.reshape(-1, P)] if P else []
@@ -207,7 +207,7 @@ class Qwen2_5_VLProcessor:
         merged = int(np.count_nonzero(np.asarray(images.merged_BT) >= 0))
         return _work(patch_N.sum(), merged, _squares(patch_N), _squares(images.window_BW))
 
-    def work_of_posts(self, slots_NX: np.ndarray) -> dict[str, float]:
+    def work_of_posts(self, slots_NX: np.ndarray, token_N: np.ndarray) -> dict[str, float]:
         """The quantities of `work`; a post's patches count as spread evenly over its windows."""
         patch_N, window_N = np.asarray(slots_NX, np.float64).T
         in_windows = float(np.sum(np.square(patch_N) / np.maximum(window_N, 1)))
