@@ -25,7 +25,7 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
 from mmkp_jax.pocket.tokenizer import train_tokenizer
-from tests.support import zoo_internvl, zoo_llama, zoo_qwen2, zoo_qwen2_5_vl
+from tests.support import zoo_internvl, zoo_llama, zoo_mllama, zoo_qwen2, zoo_qwen2_5_vl
 from tests.support.needs_torch import needs_torch
 from tests.support.zoo_member import PLAIN_TOKENS, TEXT_TOKENS, Member
 
@@ -38,6 +38,7 @@ ZOO: Mapping[str, Member] = {
     "llama": zoo_llama.MEMBER,
     "internvl": zoo_internvl.MEMBER,
     "internvl_chat": zoo_internvl.CHAT,
+    "mllama": zoo_mllama.MEMBER,
 }
 """Members by name: that of a family, or of a layout where a family has several."""
 

@@ -109,14 +109,15 @@ class Between(nnx.Module):
         self.norm = LayerNorm(D, "vision_embed", eps=NORM_EPS, layers=None, rngs=rngs)
         self.tile = parameter(rngs, (config.canvases + 1, config.max_tiles * D), (None, "vision_embed"), None)
         self.tile_gate = parameter(rngs, (1,), (None,), None, GATE)
-        self.tile_S = np.repeat(
-            np.tile(np.arange(config.max_tiles), 2), np.repeat([config.tile_keys, config.padding], config.max_tiles)
-        )
+        self.config = config
 
     def __call__(self, x_NSD: jax.Array, canvas_N: jax.Array) -> jax.Array:
         N, _, D = x_NSD.shape
+        config = self.config
+        lengths = np.repeat([config.tile_keys, config.padding], config.max_tiles)
+        tile_S = np.repeat(np.tile(np.arange(config.max_tiles), 2), lengths)  # of each token
         tile_NZD = self.tile[...][canvas_N].reshape(N, -1, D).astype(x_NSD.dtype)
-        return self.norm(x_NSD) + opened(self.tile_gate, x_NSD.dtype) * tile_NZD[:, self.tile_S]
+        return self.norm(x_NSD) + opened(self.tile_gate, x_NSD.dtype) * tile_NZD[:, tile_S]
 
 
 class VisionTower(nnx.Module):
