@@ -100,6 +100,17 @@ def internvl3_8b(c: ConfigDict) -> None:
     c.num_epochs = 3
 
 
+def llama3_2_11b_vision(c: ConfigDict) -> None:
+    """Llama-3.2-11B-Vision-Instruct, with the paper's epochs for larger models.
+
+    An image is one token, but the vision tower computes four tiles of it whatever its size, and a row's cross-attention
+    reads the keys of all its images: rows are short, with about as many images as posts fit.
+    """
+    c.model.path = "meta-llama/Llama-3.2-11B-Vision-Instruct"
+    c.num_epochs = 3
+    c.row.update(tokens=1024, labels=768, examples=6, images={"images": 5})
+
+
 def mmkp(c: ConfigDict) -> None:
     """CMKP's own split, prepared in data/mmkp."""
     c.data.path = "data/mmkp"
@@ -178,12 +189,14 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "model": {
         "pocket": pocket_model,
         "pocket_internvl3": pocket_variant("internvl3", row_images={"tiles": 20}, data_images={"max_tiles": 6}),
+        "pocket_mllama": pocket_variant("mllama", row_images={"images": 8}),
         "pocket_qwen2_5": pocket_variant("qwen2_5"),
         "pocket_llama3_2": pocket_variant("llama3_2"),
         "qwen2_5_vl_3b": qwen2_5_vl_3b,
         "qwen2_5_vl_7b": qwen2_5_vl_7b,
         "internvl3_2b": internvl3_2b,
         "internvl3_8b": internvl3_8b,
+        "llama3_2_11b_vision": llama3_2_11b_vision,
         "qwen2_5_3b": text_model("Qwen/Qwen2.5-3B-Instruct", num_epochs=5),
         "qwen2_5_7b": text_model("Qwen/Qwen2.5-7B-Instruct", num_epochs=3),
         "llama3_2_1b": text_model("meta-llama/Llama-3.2-1B-Instruct", num_epochs=5),

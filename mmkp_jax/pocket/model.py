@@ -43,7 +43,7 @@ TOWER = {
     "fullatt_block_indexes": [1, 3],
 }
 
-_ADD_TO_STREAM = ("layers.o.weight", "blocks.proj.weight", "mlp.down.weight")
+_ADD_TO_STREAM = ("layers.o.weight", "cross.o.weight", "blocks.proj.weight", "blocks.o.weight", "mlp.down.weight")
 
 
 def write_model(tokenizer: "PreTrainedTokenizerBase", seed: int, out: Path) -> None:

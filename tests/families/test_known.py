@@ -39,7 +39,7 @@ def test_mistyped_keys_of_images_are_reported_with_all_others():
         read_config(CONFIG, [f"--config.{flag}" for flag in flags], known.fields())
     assert str(caught.value).startswith(
         "3 mistakes: config.row.images.patchs: unknown key 'patchs' (did you mean 'patches'?) "
-        "(give patches or windows or tiles); config.data.images.max_pixel: unknown key 'max_pixel' "
+        "(give patches or windows or tiles or images); config.data.images.max_pixel: unknown key 'max_pixel' "
         "(did you mean 'max_pixels'?) "
     )
 
@@ -54,7 +54,7 @@ def test_a_mistyped_key_in_a_config_file_is_refused_too(tmp_path):
         "    return c\n"
     )
     with pytest.raises(
-        InputError, match=r"config.row.images.boxes: unknown key 'boxes' \(known: patches, tiles, windows\)"
+        InputError, match=r"config.row.images.boxes: unknown key 'boxes' \(known: images, patches, tiles, windows\)"
     ):
         read_config(str(file), [], known.fields())
     assert read_config(str(file)).row.images.boxes == 4

@@ -21,7 +21,7 @@ from mmkp_jax.families.mllama.tiles import canvases
 from mmkp_jax.models.layers import LayerNorm, Linear, parameter, scan_layers
 from mmkp_jax.ops.attention import Attention
 from mmkp_jax.ops.backends import RowAttention
-from mmkp_jax.ops.layout import over_rows
+from mmkp_jax.ops.layout import over_rows, whole_vectors
 
 NORM_EPS = 1e-5
 """Of the norms before and after the first stage: PyTorch's default."""
@@ -65,11 +65,11 @@ class TileEmbed(nnx.Module):
         x_NZPC = jnp.where(is_there_NZ[..., None, None], x_NZPC, 0).astype(dtype)  # padded after it was normalised
         kernel_DC = self.weight[...].reshape(-1, C).astype(dtype)
         x = jax.lax.dot_general(x_NZPC.reshape(-1, C), kernel_DC, (((1,), (1,)), ((), ())))
-        tile_NZ1D = self.tile[...][canvas_N].reshape(N, Z, 1, D).astype(dtype)
+        tile_NZ1D = whole_vectors(self.tile[...])[canvas_N].reshape(N, Z, 1, D).astype(dtype)
         x_NZPD = x.reshape(N, Z, P, D) + opened(self.tile_gate, dtype) * tile_NZ1D
         cls_NZ1D = jnp.broadcast_to(self.cls[...].astype(dtype), (N, Z, 1, D))
         gate = opened(self.position_gate, dtype)
-        position_NZKD = self.tile_position[...][canvas_N].reshape(N, Z, P + 1, D).astype(dtype)
+        position_NZKD = whole_vectors(self.tile_position[...])[canvas_N].reshape(N, Z, P + 1, D).astype(dtype)
         position_NZKD = (1 - gate) * self.position[...].astype(dtype) + gate * position_NZKD
         return self.norm(jnp.concatenate([cls_NZ1D, x_NZPD], axis=2) + position_NZKD)
 
@@ -116,7 +116,7 @@ class Between(nnx.Module):
         config = self.config
         lengths = np.repeat([config.tile_keys, config.padding], config.max_tiles)
         tile_S = np.repeat(np.tile(np.arange(config.max_tiles), 2), lengths)  # of each token
-        tile_NZD = self.tile[...][canvas_N].reshape(N, -1, D).astype(x_NSD.dtype)
+        tile_NZD = whole_vectors(self.tile[...])[canvas_N].reshape(N, -1, D).astype(x_NSD.dtype)
         return self.norm(x_NSD) + opened(self.tile_gate, x_NSD.dtype) * tile_NZD[:, tile_S]
 
 
