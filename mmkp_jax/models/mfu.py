@@ -24,6 +24,6 @@ def needed_flops(definition: Definition, freeze: Sequence[str], forest: Forest) 
         freeze: what is frozen, as in `config.freeze`.
         forest: numpy arrays with any leading axes.
     """
-    flops = step_flops(definition, freeze, work_of(forest, definition.processor))
-    done = ("tower",) if holds_features(forest.images, definition.processor) else ()
-    return sum(of.total for part, of in flops.items() if part not in done)
+    features = holds_features(forest.images, definition.processor)
+    flops = step_flops(definition, freeze, work_of(forest, definition.processor), features=features)
+    return sum(part.total for part in flops.values())

@@ -168,7 +168,7 @@ def _compute(
         list(writers.map(lambda file: store.write(*file), files))
         bar.update(len(files))
 
-    alone, last = jax.process_count() == 1, None
+    alone, ended, last = jax.process_count() == 1, False, None
     own_images = sum(n is not None for own in batches for n in own)
     with (
         jax.set_mesh(plan.mesh),
@@ -177,14 +177,15 @@ def _compute(
         tqdm(total=own_images, desc="features", unit="image", dynamic_ncols=True) as bar,
     ):
         for own, forest in zip(batches, forests, strict=True):
-            if alone and stopped():  # several hosts would have to stop at the same batch
-                return False
+            if ended := alone and stopped():  # several hosts would have to stop at the same batch
+                break
             values = compute(params, place_batch(map_arrays(lambda array: array[None], forest), plan.mesh))
             if last:  # written while this batch is computed
                 write(*last)
             last = own, values
-        write(*last)
-    return True
+        if last:
+            write(*last)
+    return not ended
 
 
 def encoder(plan: Plan, dtype: jnp.dtype, slots: int) -> Callable[[Params, Forest], jax.Array]:
