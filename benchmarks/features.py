@@ -86,11 +86,14 @@ def measure(posts: int, rounds: int, steps: int) -> None:
         forests = {name: taken(each, training, steps) for name, each in feeds.items()}
         of_steps = int(sum(forest.segment_BT.max(axis=1).sum() for forest in forests[PIXELS]))
         placed = {name: [place_batch(with_micro(each), plan.mesh) for each in forests[name]] for name in feeds}
-        losses, seconds = {}, {name: [] for name in feeds}
+        losses, seconds, busy = {}, {name: [] for name in feeds}, {name: [] for name in feeds}
         for number in range(rounds + 1):
             for name in list(feeds)[:: -1 if number % 2 else 1]:  # the one that ran last runs first
+                began = time.process_time()
                 state, losses[name], spent = run(plan, state, placed[name], first=number == 0)
-                seconds[name] += [spent] * (number > 0)  # the first compiles
+                if number:  # the first compiles
+                    seconds[name].append(spent)
+                    busy[name].append(time.process_time() - began)
             if number == 0:
                 found = np.max(np.abs(np.subtract(losses[PIXELS][0], losses[FEATURES][0])) / losses[PIXELS][0])
                 print(f"losses of the first step with features and with pixels: equal to {found:.1g}")
@@ -99,6 +102,7 @@ def measure(posts: int, rounds: int, steps: int) -> None:
             "": name,
             "posts/s of steps": f"{of_steps / statistics.median(seconds[name]):.1f}",
             "rounds": " ".join(f"{of_steps / each:.1f}" for each in seconds[name]),
+            "processor ms a post": f"{1e3 * statistics.median(busy[name]) / of_steps:.1f}",
             "posts/s of the loader": f"{posts / statistics.median(loading[name]):.0f}",
         }
         for name in feeds
