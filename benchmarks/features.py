@@ -36,6 +36,7 @@ from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.models.flops import step_flops
+from mmkp_jax.models.mfu import needed_flops
 from mmkp_jax.models.sharding import place_batch
 from mmkp_jax.planning.text import markdown_table
 from mmkp_jax.planning.workload import PAPER_POSTS, workload_of
@@ -108,6 +109,8 @@ def measure(posts: int, rounds: int, steps: int) -> None:
         for name in feeds
     ]
     print(markdown_table(rows))
+    needs = {name: sum(needed_flops(plan.definition, config.freeze, each) for each in forests[name]) for name in feeds}
+    print(f"the tower's share of the FLOPs that these posts need: {1 - needs[FEATURES] / needs[PIXELS]:.1%}")
     print(f"the pass, its compilation included: {passed:.1f} s for {posts:,} posts")
 
 
