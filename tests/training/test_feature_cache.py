@@ -163,7 +163,7 @@ def test_a_tower_that_trains_is_reported_and_not_cached(job, capsys, fields, rea
 
 
 def test_a_bucket_is_refused_before_anything_heavy_is_imported():
-    with pytest.raises(InputError, match="config.data.features: gs:// is not a local path"):
+    with pytest.raises(InputError, match=r"config\.data\.features: gs:// is not a local path"):
         read_config("configs/dyncot.py", ["--config.data.features=gs://bucket/features"])
 
 
