@@ -80,7 +80,9 @@ def fingerprint_of(params: Params) -> str:
 
 
 def _sums(leaf: jax.Array) -> jax.Array:
-    bits = lax.bitcast_convert_type(leaf, {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]).astype(jnp.uint32)
+    bits = lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]).astype(
+        jnp.uint32
+    )
     index = jnp.zeros(leaf.shape, jnp.uint32)
     for axis, size in enumerate(leaf.shape):
         index = index * jnp.uint32(size & 0xFFFFFFFF) + lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
