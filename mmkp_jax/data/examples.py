@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from mmkp_jax.data.feature_store import FeatureStore
 from mmkp_jax.data.forest import Tree, slots_of
 from mmkp_jax.data.images import with_image
 from mmkp_jax.data.posts import Record
@@ -77,16 +78,24 @@ def size_of(record: Record, recipe: Recipe) -> Size:
     )
 
 
-def tree_of(record: Record, recipe: Recipe, branches: tuple[Branch, ...] = BOTH) -> Tree:
+def tree_of(
+    record: Record, recipe: Recipe, branches: tuple[Branch, ...] = BOTH, features: FeatureStore | None = None
+) -> Tree:
     """The record as a tree with the targets in `branches`; without any, the input of prediction.
+
+    Args:
+        features: where the features of its image are read, in place of the image.
 
     Raises:
         ImageError: its image cannot be decoded.
+        InputError: its features cannot be read.
     """
     tree = measured_tree(record, recipe, branches)
     if not tree.layouts:
         return tree
     (layout,) = tree.layouts
+    if features:
+        return dataclasses.replace(tree, features=(features.read(record.image, layout.slots[0]),))
 
     def preprocessed(image: Image.Image) -> np.ndarray:
         if recipe.processor.layout(image.height, image.width) != layout:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmkp_jax.data.feature_store import FeatureKind
 from mmkp_jax.data.processor import Layout, Processor
 from mmkp_jax.errors import InputError, nearest
 
@@ -112,8 +113,9 @@ class Tree:
     """One example: a prompt and its targets, as token numbers.
 
     `prompt` ends with a text token; an image in it is a run of as many image tokens as its layout has. `pixels` holds
-    the images' values, uint8; without any, the tree can be measured, not packed. A target is what the model is to
-    write, including its end token; an absent one is empty. Token numbers may be given as lists.
+    the images' values, uint8, or `features` what the tower makes of them (`feature_store.FeatureKind`); without any,
+    the tree can be measured, not packed. A target is what the model is to write, including its end token; an absent one
+    is empty. Token numbers may be given as lists.
 
     Raises:
         ValueError: the prompt is empty, token numbers are none, or pixels are not uint8 of each layout.
@@ -124,6 +126,7 @@ class Tree:
     cot: np.ndarray
     layouts: tuple[Layout, ...] = ()
     pixels: tuple[np.ndarray, ...] = ()
+    features: tuple[np.ndarray, ...] = ()
 
     def __post_init__(self):
         tokens = {name: _token_numbers(name, getattr(self, name)) for name in ("prompt", "sft", "cot")}
@@ -169,13 +172,17 @@ def slots_of(layouts: Sequence[Layout], processor: Processor) -> tuple[int, ...]
     return tuple(sum(layout.slots[kind] for layout in layouts) for kind in range(len(processor.slots)))
 
 
-def empty_rows(rows: int, size: RowSize, processor: Processor) -> Forest:
-    """A batch of `rows` rows of padding only.
+def empty_rows(rows: int, size: RowSize, processor: Processor, features: FeatureKind | None = None) -> Forest:
+    """A batch of `rows` rows of padding only, for pixels or for `features`.
 
     Raises:
         ValueError: the family's images cannot be written into such rows.
     """
     T, M = size.tokens, size.labels
+    images = processor.empty(rows, T, size.images)
+    if features:
+        values = np.zeros((rows, size.images[processor.slots[0]], features.width), np.dtype(features.dtype))
+        images = images._replace(**{processor.values: values})
     return Forest(
         token_BT=np.zeros((rows, T), np.int32),
         segment_BT=np.zeros((rows, T), np.int32),
@@ -184,18 +191,23 @@ def empty_rows(rows: int, size: RowSize, processor: Processor) -> Forest:
         label_slot_BM=np.zeros((rows, M), np.int32),
         label_BM=np.zeros((rows, M), np.int32),
         weight_BM=np.zeros((rows, M), np.float32),
-        images=processor.empty(rows, T, size.images),
+        images=images,
     )
 
 
-def pack_rows(rows: Sequence[Sequence[Tree]], size: RowSize, processor: Processor) -> Forest:
+def pack_rows(
+    rows: Sequence[Sequence[Tree]], size: RowSize, processor: Processor, features: FeatureKind | None = None
+) -> Forest:
     """Lays out each row's trees, in order, in a batch of static `size`.
+
+    Args:
+        features: rows hold features of this kind, which trees have in place of pixels.
 
     Raises:
         ValueError: the trees of a row do not fit, the family's images cannot be written into such rows, or a tree's
             prompt, layouts and pixels do not match.
     """
-    forest = empty_rows(len(rows), size, processor)
+    forest = empty_rows(len(rows), size, processor, features)
     for b, trees in enumerate(rows):
         _check_fit(b, trees, size, processor)
         row = map_arrays(lambda array, b=b: array[b], forest)  # views: writing here fills the batch
@@ -203,12 +215,16 @@ def pack_rows(rows: Sequence[Sequence[Tree]], size: RowSize, processor: Processo
         starts = (0,) * len(processor.slots)
         for segment, tree in enumerate(trees, start=1):
             try:
-                if len(tree.pixels) != len(tree.layouts):  # there are none: the tree refuses other numbers
-                    raise ValueError(f"there are {len(tree.layouts)} layouts and no pixels; give those of each image")
+                values, name = (tree.features, "features") if features else (tree.pixels, "pixels")
+                if len(values) != len(tree.layouts):  # there are none: the tree refuses other numbers
+                    raise ValueError(f"there are {len(tree.layouts)} layouts and no {name}; give those of each image")
                 first, (slot, label) = slot, _lay_tokens(row, tree, segment, slot, label, processor)
-                for layout, values, at in zip(tree.layouts, tree.pixels, _image_starts(tree, processor), strict=True):
+                for layout, each, at in zip(tree.layouts, values, _image_starts(tree, processor), strict=True):
                     image += 1
-                    processor.lay(row.images, layout, values, number=image, token=first + at, starts=starts)
+                    pixels = None if features else each
+                    processor.lay(row.images, layout, pixels, number=image, token=first + at, starts=starts)
+                    if features:
+                        getattr(row.images, processor.values)[starts[0] : starts[0] + layout.slots[0]] = each
                     starts = tuple(start + taken for start, taken in zip(starts, layout.slots, strict=True))
             except ValueError as error:
                 raise ValueError(f"row {b}, tree {segment}: {error}") from error

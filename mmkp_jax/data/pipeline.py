@@ -4,6 +4,7 @@ The position in the data is (epoch, batch), for any number of workers and hosts:
 at a position is a slice, and the workers divide whole batches among themselves.
 """
 
+import contextlib
 import dataclasses
 import gc
 import multiprocessing
@@ -18,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from mmkp_jax.data.examples import BOTH, Branch, Recipe, tree_of
+from mmkp_jax.data.feature_store import FeatureStore
 from mmkp_jax.data.forest import Forest, RowSize, map_arrays, pack_rows
 from mmkp_jax.data.plan import EpochPlan, Rows, host_rows
 from mmkp_jax.data.size_index import Records
@@ -48,11 +50,14 @@ class Feed:
     recipe: Recipe
     size: RowSize
     branches: tuple[Branch, ...] = BOTH
+    features: FeatureStore | None = None
+    """Features that are read in place of images."""
 
     def load(self, rows: Rows) -> Forest:
         """Reads, decodes and packs the posts of `rows`."""
-        trees = [[tree_of(self.records[post], self.recipe, self.branches) for post in row] for row in rows]
-        return pack_rows(trees, self.size, self.recipe.processor)
+        given = self.recipe, self.branches, self.features
+        trees = [[tree_of(self.records[post], *given) for post in row] for row in rows]
+        return pack_rows(trees, self.size, self.recipe.processor, self.features and self.features.kind)
 
 
 def step_of(plans: Sequence[EpochPlan], position: Position) -> int:
@@ -112,10 +117,21 @@ def batches(
     if not len(left):
         return
     left[0]  # raises for a wrong number of hosts here, not in a worker
-    iterator = iter(_loading(left, feed, workers))
+    with contextlib.closing(load_each(left, feed, workers)) as forests:
+        for step, forest in enumerate(forests, start=first):
+            yield position_of(plans, step), forest
+
+
+def load_each(source: Sequence[Rows], feed: Feed, workers: int) -> Iterator[Forest]:
+    """Loads each of the batches in `source`, in order; close the iterator to stop its workers.
+
+    Raises:
+        LostError: a worker was killed.
+    """
+    iterator = iter(_loading(source, feed, workers))
     try:
-        for step, forest in enumerate(iterator, start=first):
-            yield position_of(plans, step), _out_of_shared_memory(forest) if workers else forest
+        for forest in iterator:
+            yield _out_of_shared_memory(forest) if workers else forest
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
@@ -127,7 +143,7 @@ def batches(
         gc.collect()  # Grain's reference cycles hold its last batches, which would leak shared memory
 
 
-def _loading(source: "_HostBatches", feed: Feed, workers: int) -> "grain.IterDataset[Forest]":
+def _loading(source: Sequence[Rows], feed: Feed, workers: int) -> "grain.IterDataset[Forest]":
     import grain  # here, as it imports jax
 
     reading = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=BUFFERED)

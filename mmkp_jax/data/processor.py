@@ -39,6 +39,12 @@ class Processor(Protocol):
 
     Attention over an image is between slots of the first kind.
     """
+    values: str
+    """Field of the images' arrays with what the tower reads: uint8 [B, S, …], S slots of the first kind.
+
+    An image's are contiguous, in the order in which the tower returns its features, which may take their place
+    (`holds_features`). "" in a family without images.
+    """
     axes: int
     """Axes of a token's position: 3 with M-RoPE, else 1."""
     image_token: int | None
@@ -114,11 +120,12 @@ class Processor(Protocol):
         ...
 
     def lay(
-        self, row: Any, layout: Layout, pixels: np.ndarray, *, number: int, token: int, starts: Sequence[int]
+        self, row: Any, layout: Layout, pixels: np.ndarray | None, *, number: int, token: int, starts: Sequence[int]
     ) -> None:
         """Writes one image into views of a row.
 
         Args:
+            pixels: None leaves out its values.
             number: which image of the row it is, from 1.
             token: the token slot at which its run of image tokens begins.
             starts: the first free slot of each kind.
@@ -163,11 +170,17 @@ class Processor(Protocol):
         ...
 
 
+def holds_features(images: Any, processor: Processor) -> bool:
+    """Whether rows hold the tower's features in place of pixels (`feature_store.FeatureKind`)."""
+    return bool(processor.values) and getattr(images, processor.values).dtype != np.uint8
+
+
 @dataclasses.dataclass(frozen=True)
 class TextProcessor:
     """The processor of a family without images: those of posts are ignored."""
 
     slots: ClassVar[tuple[str, ...]] = ()
+    values: ClassVar[str] = ""
     axes: ClassVar[int] = 1
     image_token: ClassVar[None] = None
     fingerprint: ClassVar[str] = "text"

@@ -84,7 +84,7 @@ def products_of(definition: Definition, work: Work) -> list[Product]:
 
 
 def step_flops(
-    definition: Definition, freeze: Sequence[str], work: Work, *, remat: bool | None = None
+    definition: Definition, freeze: Sequence[str], work: Work, *, remat: bool | None = None, features: bool = False
 ) -> dict[str, Flops]:
     """FLOPs of a train step over `work`, by part.
 
@@ -93,9 +93,11 @@ def step_flops(
         remat: None counts nothing twice. Otherwise what the backward pass recomputes counts too: the head, whose logits
             are never saved, and attention's scores (half of its products), which are not either; if true, the layers'
             products with matrices, too, except for the last, which nothing needs.
+        features: rows hold the frozen tower's features in place of pixels: it is not computed.
     """
     trained = set(flatten(split_params(definition.shapes(), definition.family.paths(freeze))[0]))
     stages, every = definition.family.stages, products_of(definition, work)
+    stages = tuple(stage for stage in stages if not (features and stage.part == "tower"))
     flops = {stage.part: Flops(0.0, 0.0) for stage in stages}
     trains_before = False
     for stage in stages:

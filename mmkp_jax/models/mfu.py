@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from mmkp_jax.data.forest import Forest
+from mmkp_jax.data.processor import holds_features
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.models.flops import step_flops, work_of
 from mmkp_jax.models.peaks import PEAK_FLOPS
@@ -23,5 +24,6 @@ def needed_flops(definition: Definition, freeze: Sequence[str], forest: Forest) 
         freeze: what is frozen, as in `config.freeze`.
         forest: numpy arrays with any leading axes.
     """
-    flops = step_flops(definition, freeze, work_of(forest, definition.processor))
+    features = holds_features(forest.images, definition.processor)
+    flops = step_flops(definition, freeze, work_of(forest, definition.processor), features=features)
     return sum(part.total for part in flops.values())

@@ -25,6 +25,7 @@ from mmkp_jax.models.definition import Params
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.models.sharding import MEMORIES, batch_sharding
 from mmkp_jax.planning.topologies import Topology, gpu_description, read_topology
+from mmkp_jax.training.feature_cache import planned_features
 from mmkp_jax.training.setup import Plan, dtype_of, plan_training
 
 REQUEST, RESULT = "request.json", "result.json"
@@ -125,7 +126,8 @@ def lower_step(config: ConfigDict, plan: Plan) -> jax.stages.Lowered:
     """The train step, lowered from shapes alone."""
     steps = config.accumulation_steps
     processor = plan.definition.processor
-    rows = empty_rows(config.global_batch_size // steps, row_size(config.row, processor), processor)
+    features = planned_features(config, plan.definition)
+    rows = empty_rows(config.global_batch_size // steps, row_size(config.row, processor), processor, features)
     sharding = batch_sharding(plan.mesh)
     batch = map_arrays(lambda a: jax.ShapeDtypeStruct((steps, *a.shape), a.dtype, sharding=sharding), rows)
     with jax.set_mesh(plan.mesh):

@@ -78,7 +78,7 @@ def estimate_step(workload: Workload, topology: Topology, outcome: CompileOutcom
     in_kernels = _attention(workload, rows) / chips if counts.kernels else 0.0
     computed = counts.flops + in_kernels
     return StepEstimate(
-        flops=step_flops(workload.definition, config.freeze, work),
+        flops=step_flops(workload.definition, config.freeze, work, features=workload.features),
         computed=computed,
         counts=counts,
         collectives=sent,
@@ -109,7 +109,8 @@ def slots_flops(workload: Workload) -> float:
     config = workload.config
     processor = image_processor(config, workload.definition)
     work = work_of_slots(workload.row, config.global_batch_size, workload.definition.family, processor)
-    return _total(step_flops(workload.definition, config.freeze, work, remat=config.remat))
+    given = {"remat": config.remat, "features": workload.features}
+    return _total(step_flops(workload.definition, config.freeze, work, **given))
 
 
 def _attention(workload: Workload, rows: int) -> float:
@@ -140,9 +141,8 @@ def _of_attention(workload: Workload, work: Work, remat: bool | None) -> Flops:
     family = workload.definition.family
     images = dict(work.images) | dict.fromkeys((*family.attended, *family.attended_elsewhere), 0.0)
     without = work._replace(token_pairs=0.0, images=images)
-    with_it, less = (
-        step_flops(workload.definition, config.freeze, each, remat=remat).values() for each in (work, without)
-    )
+    given = {"remat": remat, "features": workload.features}
+    with_it, less = (step_flops(workload.definition, config.freeze, each, **given).values() for each in (work, without))
     return Flops(
         sum(part.forward for part in with_it) - sum(part.forward for part in less),
         sum(part.backward for part in with_it) - sum(part.backward for part in less),

@@ -28,6 +28,7 @@ from mmkp_jax.training.batches import (
     plan_posts,
     recipe_of,
 )
+from mmkp_jax.training.feature_cache import planned_features
 
 TYPICAL_FILL = 0.96
 """Share of the limiting slots that typical posts fill (`benchmarks/packing.py`)."""
@@ -61,6 +62,11 @@ class Workload(NamedTuple):
     def row(self) -> RowSize:
         """The slots of a training row."""
         return row_size(self.config.row, self.definition.processor)
+
+    @property
+    def features(self) -> bool:
+        """Whether rows hold the frozen tower's features in place of pixels."""
+        return planned_features(self.config, self.definition) is not None
 
     @property
     def updates(self) -> str:

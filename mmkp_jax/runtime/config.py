@@ -184,6 +184,6 @@ def _texts(text: str) -> tuple[Any, ...]:
 
 
 def _check_paths(config: ConfigDict) -> None:
-    for name in names_by_resume(CONTENT):
+    for name in (*names_by_resume(CONTENT), "data.features"):
         for each in dict(leaves(config.to_dict()))[name].split(","):
             check_local(each.strip(), f"config.{name}")

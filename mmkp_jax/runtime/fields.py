@@ -63,6 +63,13 @@ MODEL_AND_DATA = (
         low=0,
         source=OURS,
     ),
+    Field(
+        *("data.features", ""),
+        "a folder for the frozen tower's features of images, computed once and read in every epoch; empty: none",
+        resume=MAY_DIFFER,
+        needs=(TRAINS,),
+        before="",
+    ),
     Field("data.max_text_tokens", 512, "most tokens of a post's text; longer ones are cut off", low=1, source=OURS),
     Field(
         *("data.workers", -1),

@@ -27,6 +27,7 @@ from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
 from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.checkpoint import Best, Checkpoints
 from mmkp_jax.training.effects import lines_without_effect
+from mmkp_jax.training.feature_cache import feed_of
 from mmkp_jax.training.metrics import Meter
 from mmkp_jax.training.profiler import Profiler
 from mmkp_jax.training.setup import Plan, load_state
@@ -77,8 +78,8 @@ def train(
         A step and its parameters: the last, or, where the run validates, the best by `config.best_metric`.
 
     Raises:
-        InputError: the folder's tensors are not the model's, a checkpoint cannot be read or written, the data are not
-            those that the run started with, or too many steps in a row were not finite.
+        InputError: the folder's tensors are not the model's, a checkpoint or features cannot be read or written, the
+            data are not those that the run started with, or too many steps in a row were not finite.
         Stopped: by SIGINT, SIGTERM or a maintenance event, when the state has been saved.
     """
     with contextlib.ExitStack() as stack:
@@ -91,6 +92,10 @@ def train(
         if step:
             print(f"resuming from step {step:,} of {training.steps:,}")
         print(lines_without_effect(config, training.steps, first=step + 1, profiled=profiled), end="")
+        loading = feed_of(config, plan, state, training, lambda: asked.stop)
+        if loading is None:
+            raise Stopped(step or None, asked.by_user)
+        training = training._replace(feed=loading)
         row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
         peak = peak_flops(jax.local_devices(), config.compute_dtype)
         meter = stack.enter_context(Meter(config, training, workdir, step, row_AB, peak))

@@ -18,6 +18,7 @@ import optax
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.data.processor import Processor
 from mmkp_jax.models.definition import Definition, Params
+from mmkp_jax.models.features import given_features
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.ops.cross_entropy import label_nll
 from mmkp_jax.training.gamma import GammaSchedule, init_gamma, update_gamma
@@ -45,12 +46,15 @@ def init_state(
 def forest_losses(definition: Definition, params: Params, forest: Forest, *, examples: int, dtype: jnp.dtype) -> Losses:
     """Every example's loss under each of its targets, from one forward pass over a batch [B, ...].
 
+    Rows with features in place of pixels leave out the tower.
+
     Args:
         examples: S, the most examples a row may hold.
         dtype: the model's compute dtype; softmax and losses are float32 at least.
     """
     model = definition.bind(params)
-    hidden_BTD = model(forest, dtype)
+    features = given_features(definition, forest, dtype)
+    hidden_BTD = model(forest, dtype) if features is None else model.decode(forest, features, dtype)
     nll_BM = label_nll(hidden_BTD, model.head, forest.label_slot_BM, forest.label_BM)
     return example_losses(nll_BM, forest, examples)
 

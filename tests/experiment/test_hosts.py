@@ -95,6 +95,25 @@ def test_two_hosts_compute_what_one_does_and_only_the_first_prints(pocket, unbro
 
 
 @pytest.mark.nightly
+def test_two_hosts_write_the_features_that_one_does_each_its_share(pocket):
+    flags = ("--config.freeze=tower", "--config.compute_dtype=float32", "--config.total_steps=2")
+
+    def features(name):
+        return {file.name: file.read_bytes() for file in (pocket.parent / name).rglob("*.features")}
+
+    def folder(name):
+        return f"--config.data.features={pocket.parent / name}"
+
+    for status, _, error in finish(start(pocket, pocket.parent / "by_two", *flags, folder("two"))):
+        assert status == 0, error
+    done = run(pocket, f"--workdir={pocket.parent / 'by_one'}", *FIELDS, *flags, folder("one"), devices=2)
+    assert done.returncode == 0, done.stderr
+    assert features("two") == features("one") != {}
+    for two, one in zip(curve(pocket.parent / "by_two"), curve(pocket.parent / "by_one"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+
+
+@pytest.mark.nightly
 def test_sigterm_on_one_host_saves_on_both_and_a_restart_is_bit_identical(pocket, unbroken):
     workdir = pocket.parent / "terminated"
     processes = start(pocket, workdir)

@@ -29,7 +29,11 @@ class TileProcessor(TextProcessor):
     """An image of n tiles: one token and n slots."""
 
     slots: ClassVar[tuple[str, ...]] = ("tiles",)
+    values: ClassVar[str] = "pixel_BZKV"
     image_token: ClassVar[int] = IMAGE
+
+    def default_slots(self, tokens):
+        return {"tiles": tokens // 16}
 
     def layout(self, height, width):
         return Layout(1, (width,), ())
@@ -40,7 +44,9 @@ class TileProcessor(TextProcessor):
 
     def lay(self, row, layout, pixels, *, number, token, starts):
         filled = slice(starts[0], starts[0] + layout.slots[0])
-        row.pixel_BZKV[filled], row.token_BZ[filled] = pixels, token
+        row.token_BZ[filled] = token
+        if pixels is not None:
+            row.pixel_BZKV[filled] = pixels
 
 
 class CrossLayer(ToyLayer):

@@ -65,6 +65,7 @@ class Qwen2_5_VLProcessor:
     max_pixels: int = SETTINGS["max_pixels"]
 
     slots: ClassVar[tuple[str, ...]] = ("patches", "windows")
+    values: ClassVar[str] = "patch_BPC"
     axes: ClassVar[int] = 3
 
     @property
@@ -171,21 +172,22 @@ class Qwen2_5_VLProcessor:
         )
 
     def lay(
-        self, row: Images, layout: Layout, pixels: np.ndarray, *, number: int, token: int, starts: Sequence[int]
+        self, row: Images, layout: Layout, pixels: np.ndarray | None, *, number: int, token: int, starts: Sequence[int]
     ) -> None:
-        """Writes one image into views of a row, its patches in window order.
+        """Writes one image into views of a row, its patches in window order; without `pixels`, all but their values.
 
         Raises:
             ValueError: the pixels do not match the layout.
         """
         patches, values = layout.slots[0], row.patch_BPC.shape[-1]
-        if pixels.shape != (patches, values):
+        if pixels is not None and pixels.shape != (patches, values):
             what = f"not [{patches}, {values}] for its grid of {' x '.join(map(str, layout.shape))}"
             raise ValueError(f"image {number} is {dtype_and_shape(pixels)}, {what}")
         laid = patch_layout(layout.shape, window_side=self.window_side, merge=MERGE)
         patch, window = starts
         here = slice(patch, patch + patches)
-        row.patch_BPC[here] = pixels[laid.source_P]
+        if pixels is not None:
+            row.patch_BPC[here] = pixels[laid.source_P]
         row.image_BP[here] = number
         row.patch_position_BP2[here] = laid.position_P2
         row.window_BW[window : window + len(laid.window_length_W)] = laid.window_length_W

@@ -1,0 +1,115 @@
+"""A frozen tower's features as part of the data: what they depend on, and rows that hold them in place of pixels.
+
+B rows, S slots of the first kind of a row, X numbers of a slot.
+
+A family need not know of it: `Model.encode` computes the features, `Model.decode` takes them, and what they depend on
+is read off the computation itself.
+"""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mmkp_jax.data.feature_store import FeatureKind
+from mmkp_jax.data.forest import Forest
+from mmkp_jax.data.processor import Processor, holds_features
+from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
+
+ANY_TOKENS = 64
+"""Tokens of the row whose default slots images are described with; nothing depends on the number."""
+
+
+def given_features(definition: Definition, forest: Forest, dtype: jnp.dtype) -> jax.Array | None:
+    """The features that rows hold in place of pixels, as `Model.encode` returns them; None in rows with pixels."""
+    processor = definition.processor
+    if not holds_features(forest.images, processor):
+        return None
+    value_BSX = jnp.asarray(getattr(forest.images, processor.values))
+    if value_BSX.dtype == jnp.uint16:
+        value_BSX = lax.bitcast_convert_type(value_BSX, jnp.bfloat16)
+    struct = _features(definition, _with_pixels(forest.images, processor), dtype)
+    return value_BSX.astype(dtype).reshape(struct.shape)
+
+
+def as_values(features: jax.Array, slots: int) -> jax.Array:
+    """What `Model.encode` returns as rows hold it, [B, S, X]: bfloat16 as its bits."""
+    value_BSX = features.reshape(len(features), slots, -1)
+    return lax.bitcast_convert_type(value_BSX, jnp.uint16) if value_BSX.dtype == jnp.bfloat16 else value_BSX
+
+
+def feature_kind(definition: Definition, dtype: jnp.dtype) -> FeatureKind:
+    """The features of a slot, computed in `dtype`."""
+    processor = definition.processor
+    images = _images(processor)
+    struct = jax.eval_shape(
+        lambda features: as_values(features, getattr(images, processor.values).shape[1]),
+        _features(definition, images, dtype),
+    )
+    return FeatureKind(struct.shape[-1], struct.dtype.name)
+
+
+def params_read(definition: Definition, dtype: jnp.dtype) -> tuple[str, ...]:
+    """Paths of the parameters that features depend on, read off `Model.encode`."""
+    flat, images = flatten(definition.shapes()), _images(definition.processor)
+
+    def encode(params: dict[str, Any]) -> Any:
+        return definition.bind(unflatten(params)).encode(images, dtype)
+
+    jaxpr = jax.make_jaxpr(encode)(flat).jaxpr
+    needed = {id(each) for each in jaxpr.outvars}
+    for equation in reversed(jaxpr.eqns):  # an equation with a needed result needs all of its operands
+        if any(id(each) in needed for each in equation.outvars):
+            needed |= {id(each) for each in equation.invars}
+    paths = sorted(flat)  # the order of a dict's leaves
+    return tuple(path for path, each in zip(paths, jaxpr.invars, strict=True) if id(each) in needed)
+
+
+def fingerprint_of(params: Params) -> str:
+    """A hash of parameters: of paths, shapes, dtypes, and two 32-bit sums of each one's hashed bits.
+
+    Integers are added exactly in any order, so the sharding does not matter, and no parameter leaves its devices.
+    """
+    flat = dict(sorted(flatten(params).items()))
+    sums = jax.jit(lambda leaves: [_sums(leaf) for leaf in leaves])(list(flat.values()))
+    named = [(path, leaf.shape, leaf.dtype.name) for path, leaf in flat.items()]
+    return hashlib.sha256(repr((named, np.asarray(sums).tolist())).encode()).hexdigest()[:24]
+
+
+def _sums(leaf: jax.Array) -> jax.Array:
+    bits = lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]).astype(
+        jnp.uint32
+    )
+    index = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        index = index * jnp.uint32(size & 0xFFFFFFFF) + lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    seeds = (0x9E3779B9, 0x85EBCA6B)
+    return jnp.stack([jnp.sum(_mixed(bits ^ _mixed(index ^ jnp.uint32(s))), dtype=jnp.uint32) for s in seeds])
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    """Each number hashed: MurmurHash3's finalizer (A. Appleby, public domain)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def _features(definition: Definition, images: Any, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+    struct = jax.eval_shape(lambda p: definition.bind(p).encode(images, dtype), definition.shapes())
+    assert isinstance(struct, jax.ShapeDtypeStruct), "features are one array, whose second axis begins with the slots"
+    return struct
+
+
+def _images(processor: Processor) -> Any:
+    """A row of images, nothing in it."""
+    return processor.empty(1, ANY_TOKENS, processor.default_slots(ANY_TOKENS))
+
+
+def _with_pixels(images: Any, processor: Processor) -> Any:
+    """Rows of images with zeros for pixels in place of features."""
+    rows, slots, _ = getattr(images, processor.values).shape
+    shape = (rows, slots, *getattr(_images(processor), processor.values).shape[2:])
+    return images._replace(**{processor.values: jnp.zeros(shape, jnp.uint8)})
