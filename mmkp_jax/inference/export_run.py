@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,9 @@ from mmkp_jax.inference.evaluate import TEST
 from mmkp_jax.inference.load_model import LoadedModel, checkpoint_of, load_model, open_base, verify_checkpoint
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.inference.run_config import run_config
-from mmkp_jax.models.definition import Params, flatten
-from mmkp_jax.models.freezing import split_params
+from mmkp_jax.models.definition import Definition, Params, flatten
+from mmkp_jax.models.freezing import split_trained
+from mmkp_jax.models.lora import lora_of
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.hosts import is_writer
 from mmkp_jax.runtime.json_files import read_object, read_rows
@@ -61,6 +62,7 @@ class RunStep(NamedTuple):
     """The model folder that the run started from."""
     number: int
     params: Params
+    definition: Definition
 
 
 class Verification(NamedTuple):
@@ -92,9 +94,9 @@ def open_step(workdir: Path, step: str) -> tuple[RunStep, LoadedModel]:
     base = open_base(workdir, config)
     check_base(workdir, base)
     verify_checkpoint(checkpoint)
-    _check_shapes(checkpoint / "state", base)
+    _check_shapes(checkpoint / "state", config, base)
     loaded = load_model(f"{workdir}@{step if step == 'best' else checkpoint.name}", verified=True)
-    return RunStep(workdir, config, base, int(checkpoint.name), loaded.params), loaded
+    return RunStep(workdir, config, base, int(checkpoint.name), loaded.params, loaded.definition), loaded
 
 
 def check_exports(config: ConfigDict, base: Folder) -> None:
@@ -130,17 +132,18 @@ def check_base(workdir: Path, base: Folder) -> None:
         raise InputError(what, str(base.path), _RESTORE_BASE)
 
 
-def _check_shapes(state: Path, base: Folder) -> None:
+def _check_shapes(state: Path, config: ConfigDict, base: Folder) -> None:
     """Raises `InputError` if the base's config does not describe the parameters of a checkpoint."""
     try:
         metadata = ocp.PyTreeCheckpointHandler().metadata(state.absolute()).tree
     except Exception as error:  # damaged files raise any kind of error
         reason = " ".join(str(error).split())
         raise InputError(f"the checkpoint cannot be read ({reason})", str(state.parent), "give another step") from None
-    there = {
-        path: tuple(leaf.shape) for part in ("trainable", "frozen") for path, leaf in flatten(metadata[part]).items()
-    }
-    here = {path: leaf.shape for path, leaf in flatten(define(base.config).shapes()).items()}
+    parts = [part for part in ("trainable", "frozen") if part in metadata]
+    there = {path: tuple(leaf.shape) for part in parts for path, leaf in flatten(metadata[part]).items()}
+    definition = define(base.config, base.config_file, lora=lora_of(config))
+    shapes = split_trained(definition, definition.shapes(), config.freeze)[: len(parts)]
+    here = {path: leaf.shape for part in shapes for path, leaf in flatten(part).items()}
     if others := [path for path in sorted(there.keys() | here.keys()) if there.get(path) != here.get(path)]:
         raise InputError(
             f"it is not the base that the run started from: the checkpoint has other shapes of {compact(others)}",
@@ -171,9 +174,10 @@ def export(step: RunStep, facts: CardFacts, out: Path) -> TensorCounts:
     return _export(step, card_of(facts), out)
 
 
-def _export(step: RunStep, card: str, out: Path, **options: bool) -> TensorCounts:
+def _export(step: RunStep, card: str, out: Path, **options: Any) -> TensorCounts:
     images = step.config.data.images.to_dict()
-    trained, frozen = split_params(step.params, step.base.family.paths(step.config.freeze))
+    trained, frozen = split_trained(step.definition, step.params, step.config.freeze)
+    options["definition"] = step.definition if step.definition.lora else None
     limits = PromptLimits(step.config.data.max_text_tokens, step.config.answer_tokens)
     return export_folder(trained, frozen, step.base, out, images=images, limits=limits, card=card, **options)
 

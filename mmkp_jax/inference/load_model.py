@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
@@ -17,14 +16,16 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.preprocessor import read_settings
 from mmkp_jax.hf.prompt_limits import PromptLimits, read_prompt_limits
 from mmkp_jax.inference.run_config import holds_run, run_config
-from mmkp_jax.models.definition import Definition, Params
-from mmkp_jax.models.freezing import join_params, split_params
+from mmkp_jax.models.definition import Definition, Params, as_dtype
+from mmkp_jax.models.freezing import join_params, split_trained
+from mmkp_jax.models.lora import lora_of
 from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_structs
 from mmkp_jax.runtime.checksums import find_damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.fields import field_named
 from mmkp_jax.training.batches import recipe_of
-from mmkp_jax.training.checkpoint import no_checksums_message
+from mmkp_jax.training.checkpoint import BASE, metadata_of, no_checksums_message
+from mmkp_jax.training.frozen import check_frozen, frozen_digest
 from mmkp_jax.training.setup import DTYPES, define_on
 
 MAX_TEXT_TOKENS, BATCH_SIZE, ANSWER_TOKENS = (
@@ -124,16 +125,22 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other devices
         mesh = make_mesh(MESH)
-    definition = define_on(mesh, folder.config, folder.config_file)
+    definition = define_on(mesh, folder.config, folder.config_file, lora=lora_of(config))
     structs = param_structs(definition, mesh, config.sharding_rules, jnp.float32)
-    trainable, frozen = split_params(structs, definition.family.paths(config.freeze))
-    frozen = jax.tree.map(lambda leaf: leaf.update(dtype=DTYPES[config.frozen_dtype]), frozen)
+    trainable, frozen = split_trained(definition, structs, config.freeze)
+    frozen = as_dtype(frozen, DTYPES[config.frozen_dtype])
     if checkpoint is None:
         params = load_params(folder, join_params(trainable, frozen))
     else:
         if not verified:
             verify_checkpoint(checkpoint)
-        params = _restored(checkpoint, {"trainable": trainable, "frozen": frozen})
+        saved = metadata_of(checkpoint).get(BASE)
+        restored = _restored(checkpoint, {"trainable": trainable, **({} if saved else {"frozen": frozen})})
+        if saved:
+            frozen = load_params(folder, frozen, every=definition.base_shapes())
+            check_frozen(frozen_digest(frozen), saved, folder)
+            restored["frozen"] = frozen
+        params = join_params(*restored.values())
     tokenizer = load_tokenizer(folder)
     if zero_shot and trained:
         config.strategy = "zeroshot"  # which changes only the prompt here
@@ -191,8 +198,8 @@ def verify_checkpoint(checkpoint: Path) -> None:
         raise InputError(f"the checkpoint is damaged ({found})", str(checkpoint), "give another step")
 
 
-def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
-    """The parameters in a checkpoint, sharded like `state`; nothing else is read."""
+def _restored(checkpoint: Path, state: dict[str, Params]) -> dict[str, Params]:
+    """Parts of the state in a checkpoint, sharded like `state`; nothing else is read."""
     structs = {part: params for part, params in state.items() if params}
     args = ocp.args.PyTreeRestore(
         item=structs,
@@ -201,10 +208,9 @@ def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         try:
-            restored = checkpointer.restore((checkpoint / "state").absolute(), args=args)
+            return checkpointer.restore((checkpoint / "state").absolute(), args=args)
         except Exception as error:  # damaged files raise any kind of error
             reason = " ".join(str(error).split())
             raise InputError(
                 f"the checkpoint cannot be read ({reason})", str(checkpoint), "give another step"
             ) from None
-    return join_params(*restored.values())
