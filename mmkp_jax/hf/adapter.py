@@ -22,7 +22,7 @@ from mmkp_jax.hf.names import Published, compact, pieces_of, published_tensors
 from mmkp_jax.hf.tensors import DTYPES, Tensor, is_there, read_header
 from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
 from mmkp_jax.models.family import Family
-from mmkp_jax.models.lora import AS_TARGETS, FULL, Lora, inside, is_adapter, is_in, module_path
+from mmkp_jax.models.lora import AS_TARGETS, FULL, NF4, Lora, inside, is_adapter, is_in, module_path
 from mmkp_jax.runtime.json_files import Fields, read_object
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -32,7 +32,7 @@ ADAPTER_FILES = (ADAPTER, ADAPTER_WEIGHTS)
 PREFIX = "base_model.model."
 """PEFT's prefix of every tensor's name."""
 
-NOT_IN_VLLM = "vLLM cannot serve an adapter with modules_to_save (the projector, trained in full): export it merged"
+NOT_IN_VLLM = "vLLM cannot serve this adapter: it holds the whole projector (modules_to_save); export without --adapter"
 
 _AGAIN = "give an adapter that PEFT wrote for this model"
 
@@ -107,6 +107,17 @@ def write_adapter(tensors: Mapping[str, np.ndarray], definition: Definition, bas
     save_file(dict(tensors), path / ADAPTER_WEIGHTS, {"format": "pt"})
     text = json.dumps(config_json(definition, base), indent=2)
     (path / ADAPTER).write_text(text + "\n", encoding="utf-8")
+
+
+def notes_on(lora: Lora | None, *, adapter: bool) -> list[str]:
+    """What a user should know of an export of a run, each in a line."""
+    if lora is None:
+        return []
+    notes = [NOT_IN_VLLM] if adapter and lora.projector == FULL else []
+    if lora.base == NF4:
+        where = "for" if adapter else "merged into"
+        notes.append(f"trained on a base in 4 bits (NF4), {where} the base's own weights: not quite what was trained")
+    return notes
 
 
 def read_lora(folder: Path, family: Family) -> Lora:

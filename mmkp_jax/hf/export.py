@@ -81,7 +81,7 @@ def export_folder(
         return counts
     if not replace:
         check_out(out)
-    with _appearing(out) as unfinished:
+    with appearing(out) as unfinished:
         for file in base.path.iterdir():
             if _is_copied(file) and file.name not in settings:
                 shutil.copyfile(file, unfinished / file.name)
@@ -203,7 +203,7 @@ def push(folder: Path, repo: str) -> str:
 
 
 @contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
+def appearing(out: Path) -> Iterator[Path]:
     """A folder to write into, which replaces `out` at the end; a failure leaves nothing."""
     try:
         with replacing_folder(out) as unfinished:

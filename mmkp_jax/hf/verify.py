@@ -2,9 +2,10 @@
 
 import contextlib
 import importlib.util
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,16 +56,22 @@ def our_logits(definition: Definition, params: Params, trees: Sequence[Tree]) ->
 
 
 def reference_outputs(
-    family: Family, folder: Path, trees: Sequence[Tree], images: Sequence[bytes], answer_tokens: int
+    family: Family,
+    folder: Path,
+    trees: Sequence[Tree],
+    images: Sequence[bytes],
+    answer_tokens: int,
+    adapter: Path | None = None,
 ) -> Iterator[ReferenceOutput]:
     """Loads the folder in transformers, on the CPU, and runs it on the prompts and SFT targets of `trees`.
 
     Args:
         images: the file of each tree's image, empty without one: the folder's own image processor reads it.
         answer_tokens: most tokens of a greedy completion.
+        adapter: folder of an adapter that PEFT adds to the model.
 
     Raises:
-        InputError: transformers cannot load the folder.
+        InputError: transformers or PEFT cannot load the folder, or PEFT is not installed.
     """
     import torch
     import transformers
@@ -82,6 +89,8 @@ def reference_outputs(
     except Exception as error:  # from values in the base's files that only transformers reads
         what = f"transformers cannot load the export ({reason_of(error)})"
         raise InputError(what, str(folder), "check the base's generation_config.json and config.json") from None
+    if adapter is not None:
+        model = _adapted(model, adapter)
     model.eval()
     greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
     for tree, image in zip(trees, images, strict=True):
@@ -100,6 +109,21 @@ def reference_outputs(
         ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
         completion = next((written[:i] for i, token in enumerate(written) if token in ends), written)
         yield ReferenceOutput(logits.numpy(), tokenizer.decode(completion, skip_special_tokens=False), len(completion))
+
+
+def _adapted(model: Any, adapter: Path) -> Any:
+    """The model with PEFT's adapters in it; PEFT only warns of tensors that it does not find."""
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("peft is not installed", "--verify", "pip install -e '.[parity]', or leave out --verify")
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return PeftModel.from_pretrained(model, str(adapter)).get_base_model()
+        except Exception as error:  # whatever PEFT raises, or warns of
+            what = f"PEFT cannot load the adapter ({reason_of(error)})"
+            raise InputError(what, str(adapter), "do not use it, and report this") from None
 
 
 @contextlib.contextmanager

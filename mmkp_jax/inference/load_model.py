@@ -6,14 +6,16 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.errors import InputError
+from mmkp_jax.hf.adapter import load_adapter, read_lora
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.hf.preprocessor import read_settings
+from mmkp_jax.hf.preprocessor import PREPROCESSOR, read_settings
 from mmkp_jax.hf.prompt_limits import PromptLimits, read_prompt_limits
 from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params, as_dtype
@@ -54,7 +56,7 @@ class LoadedModel(NamedTuple):
     answer_tokens: int
 
 
-def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -> LoadedModel:
+def load_model(model: str, *, adapter: str = "", zero_shot: bool = False, verified: bool = False) -> LoadedModel:
     """Loads a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
 
     A run's model takes its inputs, and computes, as its config says. A folder's pixel limits are those that
@@ -62,6 +64,7 @@ def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
     those of docs/config.md. A folder's model computes in its own dtype.
 
     Args:
+        adapter: folder of a PEFT adapter of a folder's model; empty for none.
         zero_shot: whether the prompt describes the output's format; a zero-shot run's prompt always does.
         verified: whether the checkpoint's checksums were verified already.
 
@@ -70,22 +73,43 @@ def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
     """
     path, at, step = (model, "", "latest") if Path(model).is_dir() else model.partition("@")
     if holds_run(Path(path)):
+        if adapter:
+            raise InputError("a run's model has its own adapters", f"--adapter={adapter}", "give the run alone")
         return _open_run(Path(path), step or "latest", run_config(Path(path)), zero_shot, verified)
     if at:
         raise InputError(f"there is no run here with a step {at + step}", path, "give a run's work directory")
-    return _open_folder(open_folder(path), zero_shot)
+    return _open_folder(open_folder(path), adapter, zero_shot)
 
 
-def _open_folder(folder: Folder, zero_shot: bool) -> LoadedModel:
+def load_folder(folder: Folder, adapter: str, mesh: Mesh, dtype: jnp.dtype) -> tuple[Definition, Params]:
+    """The model of a folder, with an adapter (its parameters in float32) where that is not empty.
+
+    Raises:
+        InputError: the folder's tensors are not the model's, or the adapter is not one of this model.
+    """
+    if not adapter:
+        definition = define_on(mesh, folder.config, folder.config_file)
+        return definition, load_params(folder, param_structs(definition, mesh, DEFAULT_RULES, dtype))
+    lora = read_lora(Path(adapter).expanduser(), folder.family)
+    try:
+        definition = define_on(mesh, folder.config, folder.config_file, lora=lora)
+    except InputError as error:  # its modules are not the model's
+        raise InputError(error.what, adapter, f"give an adapter of {folder.path}") from None
+    trained, others = split_trained(definition, param_structs(definition, mesh, DEFAULT_RULES, dtype), ())
+    params = load_adapter(definition, adapter, as_dtype(trained, jnp.float32))
+    return definition, join_params(params, load_params(folder, others, every=definition.base_shapes()))
+
+
+def _open_folder(folder: Folder, adapter: str, zero_shot: bool) -> LoadedModel:
     dtype = _dtype_of(folder)
-    mesh = make_mesh(MESH)
-    definition = define_on(mesh, folder.config, folder.config_file)
-    structs = param_structs(definition, mesh, DEFAULT_RULES, dtype)
+    definition, params = load_folder(folder, adapter, make_mesh(MESH), dtype)
     tokenizer = load_tokenizer(folder)
-    processor = definition.family.processor(
-        definition.config, read_settings(folder.path, definition.family, definition.config)
+    own = Path(adapter).expanduser() if adapter else folder.path
+    settings = read_settings(
+        own if (own / PREPROCESSOR).is_file() else folder.path, definition.family, definition.config
     )
-    limits = read_prompt_limits(folder.path) or PromptLimits(MAX_TEXT_TOKENS, ANSWER_TOKENS)
+    processor = definition.family.processor(definition.config, settings)
+    limits = read_prompt_limits(own) or PromptLimits(MAX_TEXT_TOKENS, ANSWER_TOKENS)
     recipe = Recipe(
         template=processor.template(tokenizer),
         processor=processor,
@@ -93,9 +117,7 @@ def _open_folder(folder: Folder, zero_shot: bool) -> LoadedModel:
         zero_shot=zero_shot,
     )
     stops = stop_tokens(folder, recipe.template.end_token)
-    return LoadedModel(
-        definition, load_params(folder, structs), recipe, tokenizer, stops, dtype, BATCH_SIZE, limits.answer_tokens
-    )
+    return LoadedModel(definition, params, recipe, tokenizer, stops, dtype, BATCH_SIZE, limits.answer_tokens)
 
 
 def _dtype_of(folder: Folder) -> jnp.dtype:
