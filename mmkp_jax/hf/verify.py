@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +89,7 @@ def reference_outputs(
         what = f"transformers cannot load the export ({reason_of(error)})"
         raise InputError(what, str(folder), "check the base's generation_config.json and config.json") from None
     if adapter is not None:
-        model = _adapted(model, adapter)
+        model = adapted(model, adapter)
     model.eval()
     greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
     for tree, image in zip(trees, images, strict=True):
@@ -111,19 +110,27 @@ def reference_outputs(
         yield ReferenceOutput(logits.numpy(), tokenizer.decode(completion, skip_special_tokens=False), len(completion))
 
 
-def _adapted(model: Any, adapter: Path) -> Any:
-    """The model with PEFT's adapters in it; PEFT only warns of tensors that it does not find."""
+def adapted(model: Any, adapter: Path) -> Any:
+    """transformers' model with an adapter's tensors in it, by PEFT, which itself only warns of what it does not find.
+
+    Raises:
+        InputError: PEFT is not installed, or the adapter is not one of this model.
+    """
     if importlib.util.find_spec("peft") is None:
         raise InputError("peft is not installed", "--verify", "pip install -e '.[parity]', or leave out --verify")
-    from peft import PeftModel
+    import peft
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            return PeftModel.from_pretrained(model, str(adapter)).get_base_model()
-        except Exception as error:  # whatever PEFT raises, or warns of
-            what = f"PEFT cannot load the adapter ({reason_of(error)})"
-            raise InputError(what, str(adapter), "do not use it, and report this") from None
+    try:
+        model = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(str(adapter)))
+        found = peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(adapter), device="cpu"))
+    except Exception as error:  # whatever PEFT raises
+        what = f"PEFT cannot load the adapter ({reason_of(error)})"
+        raise InputError(what, str(adapter), "do not use it, and report this") from None
+    missing = [name for name in found.missing_keys if ".lora_" in name or ".modules_to_save." in name]
+    if missing or found.unexpected_keys:
+        what = f"PEFT misses {len(missing)} tensors of it, and does not know {len(found.unexpected_keys)}"
+        raise InputError(what, str(adapter), "do not use it, and report this")
+    return model.get_base_model()
 
 
 @contextlib.contextmanager

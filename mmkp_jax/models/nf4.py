@@ -38,7 +38,8 @@ def quantise(weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     blocks = weight.astype(jnp.float32).reshape(*weight.shape[:-1], -1, BLOCK)
     absmax = jnp.abs(blocks).max(axis=-1)
-    code = sum((blocks > bound * absmax[..., None]).astype(jnp.uint8) for bound in BOUNDS)
+    unit = jnp.where(absmax > 0, absmax, 1)[..., None]  # the code of 0 in a block of zeros
+    code = sum((blocks > bound * unit).astype(jnp.uint8) for bound in BOUNDS)
     pairs = code.reshape(*weight.shape[:-1], -1, 2)
     return pairs[..., 0] << 4 | pairs[..., 1], absmax
 
