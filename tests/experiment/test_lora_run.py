@@ -121,17 +121,37 @@ def test_a_run_whose_base_has_another_number_is_neither_resumed_nor_exported(poc
 
 
 @pytest.mark.nightly
+def test_a_run_in_4_bits_resumes_and_its_exports_say_so(pocket, tmp_path, capsys):
+    needs_torch()
+    flags = ("--config.lora_projector=full", "--config.eval_every=2", "--config.export_every=1")
+    done = train(pocket, tmp_path / "run", *flags, tune="qlora")
+    assert done.returncode == 0, done.stderr[-3000:]
+    again = shutil.copytree(tmp_path / "run", tmp_path / "again")
+    shutil.rmtree(again / "checkpoints" / str(STEPS))
+    done = train(pocket, again, *flags, tune="qlora")
+    assert done.returncode == 0 and f"resuming from step 2 of {STEPS}" in done.stdout, done.stderr[-3000:]
+    before, after = state_of(tmp_path / "run"), state_of(again)
+    assert all(before[path].tobytes() == after[path].tobytes() for path in before)
+    for name, *flags in (("merged",), ("adapter", "--adapter")):
+        status, output = exported(
+            capsys, f"--workdir={again}", f"--out={tmp_path / name}", "--verify", "--step=best", *flags
+        )
+        assert status == 0, output
+        assert "note: trained on a base in 4 bits (NF4), " in output and (NOT_IN_VLLM in output) == bool(flags)
+    exports = {file.parent.name for file in (again / "export").glob("*/config.json")}
+    assert exports == {"2", str(STEPS)}
+
+
+@pytest.mark.nightly
 def test_both_exports_of_a_run_are_the_run(pocket, finished, tmp_path, capsys):
     """transformers loads the merged folder, PEFT the adapter, and both predict as the run does."""
     needs_torch()
     workdir, _ = finished
-    outputs = {}
     for name, *flags in (("merged",), ("adapter", "--adapter")):
         out = tmp_path / name
         status, output = exported(capsys, f"--workdir={workdir}", f"--out={out}", "--verify", *flags)
         assert status == 0, output
         assert "answers are the same" in output and NOT_IN_VLLM not in output
-        outputs[name] = output
     assert set(ADAPTER_FILES) <= {file.name for file in (tmp_path / "adapter").iterdir()}
     assert not (tmp_path / "adapter/config.json").exists()
     posts = [open_split(str(pocket / "dataset"), "test")[number] for number in range(3)]

@@ -169,7 +169,7 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_line(adapter, tmp_path, 
 def test_an_adapter_of_other_modules_is_refused_by_the_model(folder, adapter, tmp_path):
     harmed = shutil.copytree(adapter[2], tmp_path / "adapter")
     renamed(harmed, "self_attn.q_proj", "self_attn.query")
-    with pytest.raises(InputError, match="missing: .*unexpected: .*query"):
+    with pytest.raises(InputError, match=r"unexpected: .*query"):
         load_folder(folder, str(harmed), one_device(), jnp.float32)
 
 

@@ -1,4 +1,4 @@
-"""Adapters: which linears get one, that they change nothing at first, dropout, FLOPs, and what a run trains and holds."""
+"""Adapters: which linears get one, that they change nothing at first, dropout, FLOPs; and a base in 4 bits."""
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from mmkp_jax.models.flops import products_of, step_flops
 from mmkp_jax.models.freezing import split_trained
 from mmkp_jax.models.layers import Linear
 from mmkp_jax.models.lora import Adapter, Lora, is_adapter, with_dropout
+from mmkp_jax.models.nf4 import dequantise, quantise
 from tests.support import toy_family
 from tests.support.lora import with_adapters
 from tests.support.parity import our_logits
@@ -110,10 +111,8 @@ def test_adapters_before_the_first_step_give_the_base_bit_by_bit(folder):
 def linear_with(lora, layers=None):
     linear = Linear((6, 200), ("heads", "embed"), bias=False, layers=layers, rngs=nnx.Rngs(0))
     linear.lora = Adapter(linear, lora, "name", None)
-    shapes = linear.lora.a.shape, linear.lora.b.shape
-    linear.lora.a[...], linear.lora.b[...] = (
-        jax.random.normal(jax.random.key(n), each) for n, each in enumerate(shapes)
-    )
+    for n, each in enumerate((linear.lora.a, linear.lora.b)):
+        each[...] = jax.random.normal(jax.random.key(n), each.shape)
     return linear
 
 
@@ -188,3 +187,28 @@ def test_flops_know_what_lora_saves():
     assert of_full["decoder"].backward == pytest.approx(2 * matrices + 2 * attention)
     assert of_lora["decoder"].backward == pytest.approx(matrices + 2 * attention + 2 * adapters)
     assert of_lora["tower"].backward == 0 and of_lora["head"].total == of_full["head"].forward * 2
+
+
+def test_a_base_in_4_bits_computes_with_the_matrices_that_its_codes_stand_for(tmp_path):
+    """Codes are those of the folder's matrices; only the decoder's; and logits are those of the values, bit by bit."""
+    config = tiny_config(intermediate_size=128, num_layers=2)
+    write_model(tmp_path / "model", config)
+    folder = open_folder(str(tmp_path / "model"))
+    definition = define_from(FAMILY, config, lora=Lora(4, 8.0, base="nf4"))
+    plain, whole = with_adapters(folder, Lora(4, 8.0))
+    whole = flatten(whole)
+    structs = {path: leaf for path, leaf in flatten(definition.shapes()).items() if not is_adapter(path)}
+    held = flatten(load_params(folder, unflatten(structs)))
+    matrices = {path.removesuffix(".codes") for path in held if path.endswith(".codes")}
+    assert matrices == {f"{path}.weight" for path in ATTENTION | MLP}
+    for path in matrices:
+        codes, absmax = quantise(whole[path])
+        assert np.array_equal(codes, held[f"{path}.codes"]) and np.array_equal(absmax, held[f"{path}.absmax"])
+    values = {path: dequantise(held[f"{path}.codes"], held[f"{path}.absmax"], jnp.float32) for path in matrices}
+    adapters = {path: leaf for path, leaf in whole.items() if is_adapter(path)}
+    forest = forest_of([[random_tree(0, config)]], config)
+    ours = our_logits(definition, unflatten(held | adapters), forest)
+    assert ours.tobytes() == our_logits(plain, unflatten(whole | values), forest).tobytes()
+    assert not np.array_equal(ours, our_logits(plain, unflatten(whole), forest))
+    size = sum(leaf.nbytes for path, leaf in held.items() if path.rpartition(".")[0] in matrices)
+    assert size / sum(whole[path].size for path in matrices) == 0.5625  # bytes a number
