@@ -53,7 +53,7 @@ EXTRAS_REQUIRE = {
     ],
     # The reference that tests hold our models against, to bounds measured with this very release of PyTorch, and what
     # its `transformers serve` needs: an endpoint for the teacher's client. mmkp_jax uses it in export --verify only.
-    "parity": ["torch==2.13.0", "transformers[serving]"],
+    "parity": ["peft>=0.21", "torch==2.13.0", "transformers[serving]"],
     "teacher": TEACHER,
     "tsne": [TSNE],  # another picture of the prompts' clusters, in the report
     "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine

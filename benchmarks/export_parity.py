@@ -24,8 +24,9 @@ from benchmarks.machine import describe_machine
 from mmkp_jax.data.posts import Post, read_jsonl
 from mmkp_jax.export import difference, verification_text
 from mmkp_jax.hf.card import CARD
-from mmkp_jax.inference.export_run import export, facts_of, open_step, verify
+from mmkp_jax.inference.export_run import export, facts_of, open_step
 from mmkp_jax.inference.predictor import load_predictor
+from mmkp_jax.inference.verify_export import verify
 
 
 def main() -> int:

@@ -155,6 +155,28 @@ def h100_1(c: ConfigDict) -> None:
     c.global_batch_size = 8
 
 
+def l4_1(c: ConfigDict) -> None:
+    """One GPU of 24 GB for LoRA, eight rows a step one after the other: gradients of adapters are small."""
+    one_device(c)
+    c.global_batch_size = c.accumulation_steps = 8
+
+
+def full(c: ConfigDict) -> None:
+    """Trains all that `freeze` leaves, as the paper does."""
+
+
+def lora(c: ConfigDict) -> None:
+    """Adapters of rank 16 on all linears of decoder and projector; every weight of the base is frozen."""
+    c.lora_rank, c.lora_alpha = 16, 32.0
+    c.learning_rate = 1e-4
+
+
+def qlora(c: ConfigDict) -> None:
+    """As `lora`, with the decoder's matrices in 4 bits."""
+    lora(c)
+    c.lora_base = "nf4"
+
+
 def packed_batch(c: ConfigDict) -> None:
     """Packs as many posts into a step as its rows hold."""
     c.posts_per_step = 0
@@ -173,6 +195,7 @@ def paper_batch(c: ConfigDict) -> None:
 MESHES = {
     "one": one_device,
     "fsdp": all_fsdp,
+    "l4_1": l4_1,
     "h100_1": h100_1,
     "h100_8": fsdp_on(8),
     "v5e_8": fsdp_on(8),
@@ -205,6 +228,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "data": {"pocket": pocket_data, "mmkp": mmkp, "mmkp_v2": mmkp_v2, "mmkp_360k": mmkp_360k},
     "mesh": MESHES,
     "batch": {"packed": packed_batch, "paper": paper_batch},
+    "tune": {"full": full, "lora": lora, "qlora": qlora},
 }
 """Presets by kind, in the order in which they are applied."""
 

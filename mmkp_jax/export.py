@@ -1,6 +1,7 @@
 """Exports a run's checkpoint as a Hugging Face folder: `python -m mmkp_jax.export --workdir=DIR [--step=N] --out=DIR`.
 
-With --verify, transformers loads the folder and is compared with our model. Only --push_to_hub uploads anything.
+A run with LoRA is merged into its base, or with --adapter written as an adapter for PEFT. With --verify, transformers
+(for an adapter with PEFT) loads the folder and is compared with our model. Only --push_to_hub uploads anything.
 """
 
 import argparse
@@ -27,6 +28,7 @@ def parser() -> Parser:
     add("--step", default="latest", metavar="N", help="the checkpoint's step: a number, latest (default) or best")
     add("--out", type=Path, metavar="DIR", help="required: a folder that does not exist yet, or is empty")
     add("--verify", action="store_true", help="compare logits and answers with transformers' (needs torch)")
+    add("--adapter", action="store_true", help="write the adapter of a run with LoRA, for PEFT, and no base")
     add("--push_to_hub", default="", metavar="REPO", help="upload it to a private repository; needs --yes")
     add("--yes", action="store_true", help="confirm --push_to_hub")
     return flags
@@ -36,24 +38,29 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Exports as the flags say, and prints what was written."""
     flags = _parse(arguments)
     # Here, as these import JAX: a wrong flag is reported at once.
+    from mmkp_jax.hf.adapter import notes_on
     from mmkp_jax.hf.export import check_out, push
     from mmkp_jax.hf.verify import has_torch
-    from mmkp_jax.inference.export_run import export, facts_of, open_step, verify
+    from mmkp_jax.inference.export_run import export, facts_of, open_step
+    from mmkp_jax.inference.verify_export import verify
 
     check_out(flags.out)  # before the work, not after it
     step, loaded = open_step(flags.workdir, flags.step)
-    facts = facts_of(step, flags.push_to_hub)
+    facts = facts_of(step, flags.push_to_hub, adapter=flags.adapter)
     if facts.no_data:
         print(f"the card has no data and scores: {facts.no_data}")
-    counts = export(step, facts, flags.out)
+    counts = export(step, facts, flags.out, adapter=flags.adapter)
+    base = "" if flags.adapter else f", {counts.copied:,} copied from the base; config.json is the base's"
+    kind = "adapter " if flags.adapter else ""
     print(
-        f"written: {flags.out}, step {step.number:,} of {flags.workdir}: {counts.trained:,} trained tensors, "
-        f"{counts.copied:,} copied from the base; config.json is the base's"
+        f"written: {kind}{flags.out}, step {step.number:,} of {flags.workdir}: {counts.trained:,} trained tensors{base}"
     )
+    for note in notes_on(step.definition.lora, adapter=flags.adapter):
+        print(f"note: {note}")
     if flags.verify and not has_torch():
         print("not verified: torch is not installed")
     elif flags.verify:
-        verification = verify(step, loaded, flags.out)
+        verification = verify(step, loaded, flags.out, adapter=flags.adapter)
         print(verification_text(verification))
         if what := difference(verification):
             raise InputError(what, str(flags.out), "do not use it, and report this")

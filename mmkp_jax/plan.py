@@ -11,9 +11,9 @@ from mmkp_jax.runtime.config import read_config
 from mmkp_jax.runtime.interrupts import while_loading
 
 EPILOG = (
-    "Topologies are chips and how they are joined: v5e:4x4, v6e:2x4, v5p:2x2x4, h100:8, h200:8, a100:8; *N for N "
-    "slices or machines: v5e:16x16*2, h100:8*4; cpu:8 for eight devices on this machine. Several, separated by commas, "
-    "make a line each. "
+    "Topologies are chips and how they are joined: v5e:4x4, v6e:2x4, v5p:2x2x4, h100:8, h200:8, a100:8, l4:1, "
+    "rtx4090:1; *N for N slices or machines: v5e:16x16*2, h100:8*4; cpu:8 for eight devices on this machine. Several, "
+    "separated by commas, make a line each. "
     "The TPU compiler comes with the extra tpu, that of GPUs with cuda12."
 )
 

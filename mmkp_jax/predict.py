@@ -30,7 +30,7 @@ INPUTS = {"data": ("split",), "posts": ("images",), "text": ("image",)}
 
 SHARED = ("model", "temperature", "max_tokens")
 """Flags for a local model and for an endpoint."""
-LOCAL = ("zero_shot", "top_p", "seed", "n", "batch_size")
+LOCAL = ("adapter", "zero_shot", "top_p", "seed", "n", "batch_size")
 """Flags for a local model only."""
 MAX_TOKENS = 384
 """Default for the most tokens of an endpoint's answer."""
@@ -46,6 +46,7 @@ def parser() -> Parser:
         help="required: a Hugging Face folder, a hub id, or a work directory: DIR[@STEP|@best]; "
         "with --base_url, as the endpoint names it",
     )
+    add("--adapter", default="", metavar="DIR", help="a PEFT adapter of --model, a Hugging Face folder or hub id")
     add("--data", type=Path, metavar="DIR", help="a prepared dataset")
     add("--split", metavar="NAME", help="the split of --data")
     add("--posts", type=Path, metavar="FILE", help=f"JSON Lines (.jsonl), or CMKP ({{split}}{CMKP_ENDING})")

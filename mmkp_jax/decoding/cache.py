@@ -31,6 +31,7 @@ from mmkp_jax.decoding.paging import NOWHERE, Pages
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.layers import Rotation
 from mmkp_jax.models.model import Attend, Layer, Memory, Model, Project, attend_by
+from mmkp_jax.models.nf4 import is_quantised
 from mmkp_jax.ops.layout import HEAD_AXIS, ROW_AXES, over_rows
 
 
@@ -184,11 +185,19 @@ class Weights(NamedTuple):
 
 
 def weights_of(model: Model, dtype: jnp.dtype) -> Weights:
-    """Copies of the weights, with the same sharding."""
+    """Copies of the weights, with the same sharding; matrices in 4 bits stay as they are."""
     names = dict.fromkeys(each.stack for each in model.layers())
-    stacks = {name: jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(model.stack(name))) for name in names}
+    stacks = {name: _cast(nnx.state(model.stack(name)), dtype) for name in names}
     layers = [jax.tree.map(operator.itemgetter(each.index), stacks[each.stack]) for each in model.layers()]
     return Weights(layers, model.head.astype(dtype))
+
+
+def _cast(state: nnx.State, dtype: jnp.dtype) -> nnx.State:
+    def cast(path: tuple, leaf: jax.Array) -> jax.Array:
+        name = ".".join(str(getattr(key, "key", "")) for key in path if hasattr(key, "key"))
+        return leaf if is_quantised(name) else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, state)
 
 
 def extend(

@@ -83,7 +83,7 @@ def _run_watched(
         return predictor.with_params(params)
 
     def export(step: int, params: Params) -> None:
-        export_into_run(RunStep(workdir, config, folder, step, params))
+        export_into_run(RunStep(workdir, config, folder, step, params, definition))
 
     if config.strategy == "zeroshot":
         evaluation = Evaluation(config, watchdog)
@@ -98,7 +98,7 @@ def _run_watched(
         plan = plan_training(config, folder.config, where, total_steps=training.steps)
         definition, evaluation = plan.definition, Evaluation(config, watchdog)
         check_exports(config, folder)
-        check_tensors(folder, definition.shapes())
+        check_tensors(folder, definition.base_shapes())
         check_agreement({"dataset": training.feed.records.fingerprint})
         _claim(config, workdir, extend, folder, lock)
         on_writer(lambda: (record_base(workdir, folder), write_left_out(workdir, training.left_out)))

@@ -18,6 +18,8 @@ from mmkp_jax.hf.card_text import (
     DATED,
     EXAMPLE,
     NEEDS,
+    NEEDS_PEFT,
+    NOT_SERVED,
     PARTS,
     PROCESSOR,
     READ,
@@ -117,6 +119,8 @@ class CardFacts(NamedTuple):
     no_data: str
     """Why data and scores are unknown, where they are."""
     environment: Environment
+    adapter_of: str = ""
+    """Where the base of an adapter is loaded from; empty for a whole model."""
 
 
 def licence_of(folder: Path) -> Licence:
@@ -171,7 +175,7 @@ def _metadata(facts: CardFacts, title: str) -> ModelCardData:
         license=licence.id,
         license_name=licence.name,
         license_link=licence.link,
-        library_name="transformers",
+        library_name="peft" if facts.adapter_of else "transformers",
         pipeline_tag=_task(facts),
         tags=["keyphrase-generation", "social-media", "mmkp_jax"],
         model_name=title,
@@ -228,7 +232,8 @@ def _training(facts: CardFacts) -> list[tuple[str, str]]:
         "steps": f"{facts.step:,} (planned: {length})",
         "γ": gamma if c["strategy"] == "dyncot" else None,
         "weight of the SFT loss": f"{c['multitask_weight']:g}" if c["strategy"] == "multitask" else None,
-        "frozen": ", ".join(map(_code, c["freeze"])) or "nothing",
+        "adapters": _adapters(c) or None,
+        "frozen": _frozen(c),
         "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts"
         + (f", {c['posts_per_step']:,} posts a step" if c.get("posts_per_step") else ""),
         "optimizer": f"AdamW, β = ({c['b1']:g}, {c['b2']:g}), ε = {c['eps']:g}, weight decay {c['weight_decay']:g}, "
@@ -240,6 +245,24 @@ def _training(facts: CardFacts) -> list[tuple[str, str]]:
         "device": _plain(facts.environment.device),
     }
     return [(name, value) for name, value in rows.items() if value]
+
+
+def _frozen(c: Mapping[str, Any]) -> str:
+    if c.get("lora_rank"):
+        return "all of the base" + ", except for the projector" * (c["lora_projector"] == "full")
+    return ", ".join(map(_code, c["freeze"])) or "nothing"
+
+
+def _adapters(c: Mapping[str, Any]) -> str:
+    """The run's LoRA in words; empty without."""
+    if not c.get("lora_rank"):
+        return ""
+    where = ", ".join(map(_code, c["lora_targets"])) or "all linears of the decoder"
+    where += " and of the projector" * (c["lora_projector"] == "lora")
+    scale = f"α = {c['lora_alpha']:g}{' over the root of the rank (rsLoRA)' * bool(c['lora_rs'])}"
+    dropout = f", dropout {c['lora_dropout']:g}" * bool(c["lora_dropout"])
+    held = "; the decoder's base in 4 bits (NF4) in training, in its own dtype here" * (c["lora_base"] == "nf4")
+    return f"LoRA of rank {c['lora_rank']}, {scale}{dropout}, on {where}{held}"
 
 
 def _data(facts: CardFacts) -> str:
@@ -274,15 +297,17 @@ def _code(text: str) -> str:
 
 
 def _snippets(facts: CardFacts) -> dict[str, str]:
-    """Code for transformers and vLLM, and what it needs."""
+    """Code for transformers and vLLM (or why that cannot serve this), and what it needs."""
     settings, own = _settings(facts), facts.family.reference.snippets
     if own is None:
-        needs, codes = NEEDS, (TRANSFORMERS, VLLM)
+        needs, transformers, vllm = NEEDS_PEFT if facts.adapter_of else NEEDS, TRANSFORMERS, VLLM
     else:
-        needs, codes = own.needs, (Template(own.transformers), Template(own.vllm))
-    return dict(zip(("transformers", "vllm"), (code.substitute(settings) for code in codes), strict=True)) | {
-        "needs": needs
-    }
+        needs, transformers, vllm = own.needs, Template(own.transformers), Template(own.vllm)
+        if facts.adapter_of:
+            needs = needs.replace("Needs ", "Needs `peft>=0.21`, ", 1)
+    if facts.adapter_of and facts.config["lora_projector"] == "full":
+        vllm = Template(NOT_SERVED)
+    return {"needs": needs, "transformers": transformers.substitute(settings), "vllm": vllm.substitute(settings)}
 
 
 def _settings(facts: CardFacts) -> dict[str, str]:
@@ -295,9 +320,26 @@ def _settings(facts: CardFacts) -> dict[str, str]:
         "vllm_template": f", chat_template_kwargs={{'date_string': {DATE!r}}}" if reference.is_dated else "",
         "adjusting": reference.adjusting,
         **(_with_images(reference) if reference.image_processor else _without_images(reference)),
-        "folder": json.dumps(facts.repo or "."),
+        "folder": json.dumps(facts.adapter_of or facts.repo or "."),
+        **_adapter_code(facts),
         "reading": READING.substitute(post | {"read": READ if reference.image_processor else ""}),
         "answer_tokens": str(facts.config["answer_tokens"]),
+    }
+
+
+def _adapter_code(facts: CardFacts) -> dict[str, str]:
+    """What an adapter adds to the code of a whole model."""
+    here = "# this folder, or its name on the hub"
+    if not facts.adapter_of:
+        return {"folder_is": here, "peft": "", "adapted": "", "vllm_peft": "", "vllm_rank": "", "vllm_request": ""}
+    own = json.dumps(facts.repo or ".")
+    return {
+        "folder_is": "# the base",
+        "peft": "from peft import PeftModel\n",
+        "adapted": f"model = PeftModel.from_pretrained(model, {own}).eval()  {here}\n",
+        "vllm_peft": "from vllm.lora.request import LoRARequest\n",
+        "vllm_rank": f", enable_lora=True, max_lora_rank={max(16, facts.config['lora_rank'])}",
+        "vllm_request": f', lora_request=LoRARequest("adapter", 1, {own})',
     }
 
 

@@ -41,14 +41,14 @@ import re
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+${peft}from PIL import Image, ImageOps
 from transformers import $classes
 
-FOLDER = $folder  # this folder, or its name on the hub
+FOLDER = $folder  $folder_is
 device = "cuda" if torch.cuda.is_available() else "cpu"
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 ${processor}model = $model.from_pretrained(FOLDER, dtype="auto").to(device).eval()
-$adjusting$reading
+$adjusting$adapted$reading
 
 def answer(text, image=None):
     """What the model writes about a post: its text, and its image file if it has one."""
@@ -76,6 +76,7 @@ print(keyphrases("the eras tour was everything"))$example
 ''')
 
 NEEDS = "Needs `transformers>=5.23`, `torch` and `pillow`."
+NEEDS_PEFT = "Needs `transformers>=5.23`, `peft>=0.21`, `torch` and `pillow`."
 
 PROCESSOR = "processor = {}.from_pretrained(FOLDER)  # resizes with Pillow, as training did\n"
 
@@ -107,15 +108,17 @@ VLLM = Template("""\
 import numpy as np
 from PIL import Image, ImageOps
 from vllm import LLM, SamplingParams
-
+$vllm_peft
 $reading
 
-llm = LLM($folder$options)
+llm = LLM($folder$options$vllm_rank)
 tokenizer = llm.get_tokenizer()
 content = $vllm_content
 greedy = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=$answer_tokens)
-print(llm.chat([{"role": "user", "content": content}], greedy$vllm_template)[0].outputs[0].text)
+print(llm.chat([{"role": "user", "content": content}], greedy$vllm_request$vllm_template)[0].outputs[0].text)
 """)
+
+NOT_SERVED = "# vLLM cannot serve this adapter: it holds the whole projector (modules_to_save). Merge it first.\n"
 
 BODY = Template("""\
 # $title

@@ -15,17 +15,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.card import CARD
+from mmkp_jax.hf.fetch import fetch
 from mmkp_jax.hf.folder import CONFIG, FETCHED, Folder
 from mmkp_jax.hf.load import find_tensors
+from mmkp_jax.hf.merge import merged_tensors
 from mmkp_jax.hf.names import Published, compact, pieces_of, published_name, published_tensors, source_of
 from mmkp_jax.hf.preprocessor import with_settings
 from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, read, reason_of
-from mmkp_jax.models.definition import Params, flatten
+from mmkp_jax.models.definition import Definition, Params, base_shapes, flatten, unflatten
+from mmkp_jax.models.nf4 import ABSMAX, CODES, is_quantised, quantise, unquantised_shape
 from mmkp_jax.runtime.atomic import replacing_folder
 from mmkp_jax.runtime.hosts import is_writer
 from mmkp_jax.runtime.json_files import read_object
@@ -50,6 +52,7 @@ def export_folder(
     limits: PromptLimits,
     card: str,
     replace: bool = False,
+    definition: Definition | None = None,
 ) -> TensorCounts:
     """Writes the folder tensor by tensor; it appears atomically.
 
@@ -64,12 +67,13 @@ def export_folder(
         limits: the run's limits of prompts and completions, in the place of the base's, where it is an export.
         card: the text of the model card, which replaces the base's.
         replace: whether the folder may exist; it is replaced once the new one is complete.
+        definition: the model whose parameters these are, where it has adapters, which are merged.
 
     Raises:
         InputError: `out` is not empty or cannot be written, or the base is not what the run started from.
     """
     settings = _changed(base, with_settings(base.path, base.family, images)) | {PROMPT_LIMITS: limits._asdict()}
-    made = _made_anew(trained, frozen, base)
+    made = _made_anew(trained, frozen, base, definition)
     weights = sorted({tensor.file for tensor in base.tensors.values()})
     counts = TensorCounts(len(made), len(base.tensors) - len(made))
     if not is_writer():
@@ -78,7 +82,7 @@ def export_folder(
         return counts
     if not replace:
         check_out(out)
-    with _appearing(out) as unfinished:
+    with appearing(out) as unfinished:
         for file in base.path.iterdir():
             if _is_copied(file) and file.name not in settings:
                 shutil.copyfile(file, unfinished / file.name)
@@ -128,41 +132,50 @@ def rewrite(source: Path, target: Path, made: Mapping[str, Make]) -> None:
                 new.write(old.read(min(BLOCK_BYTES, end - at)))
 
 
-def _made_anew(trained: Params, frozen: Params, base: Folder) -> dict[str, Make]:
+def _made_anew(trained: Params, frozen: Params, base: Folder, definition: Definition | None) -> dict[str, Make]:
     """A function that makes each trained tensor, by its name in the base's files."""
     names = base.family.names
     arrays = flatten(trained) | flatten(frozen)
-    parts = published_tensors({path: array.shape for path, array in arrays.items()}, names)
+    shapes = {path: leaf.shape for path, leaf in flatten(base_shapes(unflatten(arrays))).items()}
+    parts = published_tensors(shapes, names)
     found = find_tensors(base, parts, names)
-    _check_frozen({path: (arrays[path], parts[path]) for path in flatten(frozen)}, found, base)
+    _check_frozen(flatten(frozen), parts, found, base)
     made = {
         found[name].name: functools.partial(_joined, [arrays[path] for path in paths], pieces, found[name].dtype)
         for name, (paths, pieces) in pieces_of(parts).items()
         if not flatten(trained).keys().isdisjoint(paths)
     }
+    if definition is not None:
+        made |= merged_tensors(definition, trained, parts, found)
     heads = {source_of(path, names).name: repeated for path, repeated in names.tied.items()}
     for name, tensor in base.tensors.items():
         repeated = heads.get(published_name(name, names))
         if repeated in flatten(trained) and tensor not in found.values():  # a tied checkpoint's own copy of its head
-            made[name] = functools.partial(_fetch, arrays[repeated], None, DTYPES[tensor.dtype])
+            made[name] = functools.partial(fetch, arrays[repeated], None, DTYPES[tensor.dtype])
     return made
 
 
 def _joined(arrays: Sequence[jax.Array], parts: Sequence[Published], dtype: str) -> np.ndarray:
     """A whole published tensor from our parameters."""
-    pieces = [_fetch(array, part.layer, DTYPES[dtype]) for array, part in zip(arrays, parts, strict=True)]
+    pieces = [fetch(array, part.layer, DTYPES[dtype]) for array, part in zip(arrays, parts, strict=True)]
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _check_frozen(
-    frozen: Mapping[str, tuple[jax.Array, list[Published]]], found: Mapping[str, Tensor], base: Folder
+    frozen: Mapping[str, jax.Array], parts: Mapping[str, list[Published]], found: Mapping[str, Tensor], base: Folder
 ) -> None:
     changed = []
-    for array, parts in frozen.values():
-        for part in parts:
+    for path, array in frozen.items():
+        if path.endswith(f".{ABSMAX}"):  # compared with its codes
+            continue
+        source, _ = unquantised_shape(path, array.shape)
+        held = {CODES: array, ABSMAX: frozen[f"{source}.{ABSMAX}"]} if is_quantised(path) else {"": array}
+        for part in parts[source]:
             tensor = part.of(found[part.name])
-            theirs = read(tensor, (slice(None),) * len(tensor.shape)).astype(array.dtype, copy=False)
-            if not np.array_equal(theirs.view(np.uint8), _fetch(array, part.layer, array.dtype).view(np.uint8)):
+            theirs = read(tensor, (slice(None),) * len(tensor.shape))
+            made = quantise(theirs) if is_quantised(path) else (theirs.astype(array.dtype, copy=False),)
+            ours = (fetch(each, part.layer, each.dtype) for each in held.values())
+            if not all(map(_same_bits, map(np.asarray, made), ours)):
                 changed.append(tensor.name)
     if changed:
         raise InputError(
@@ -172,19 +185,8 @@ def _check_frozen(
         )
 
 
-def _fetch(array: jax.Array, layer: int | None, dtype: np.dtype) -> np.ndarray:
-    part = _part(array, layer, dtype)
-    if not part.is_fully_addressable:  # other processes hold parts of it, and fetch it too
-        part = multihost_utils.process_allgather(part, tiled=True)
-    return np.ascontiguousarray(part)
-
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def _part(array: jax.Array, layer: int | None, dtype: np.dtype) -> jax.Array:
-    """One layer of a stack, or all of an unstacked array, rounded on its devices."""
-    if layer is not None:
-        array = jax.lax.dynamic_index_in_dim(array, layer, keepdims=False)
-    return array.astype(dtype)
+def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
 def _is_copied(file: Path) -> bool:
@@ -215,7 +217,7 @@ def push(folder: Path, repo: str) -> str:
 
 
 @contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
+def appearing(out: Path) -> Iterator[Path]:
     """A folder to write into, which replaces `out` at the end; a failure leaves nothing."""
     try:
         with replacing_folder(out) as unfinished:

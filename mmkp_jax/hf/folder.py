@@ -13,6 +13,7 @@ from mmkp_jax.hf.names import published_name, source_of
 from mmkp_jax.hf.preprocessor import check_preprocessor
 from mmkp_jax.hf.tensors import AGAIN, DTYPES, Tensor, find_files, header_of, is_there, reason_of, same_numbers
 from mmkp_jax.models.family import Family
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.json_files import Fields, is_integer, read_object
 from mmkp_jax.runtime.lines import read_bytes
 
@@ -70,6 +71,11 @@ def open_folder(path: str) -> Folder:
             not implemented.
     """
     local = _locate(path)
+    if is_there(local / ADAPTER) and not is_there(local / CONFIG):
+        base = read_object(local / ADAPTER, AGAIN).text("base_model_name_or_path", "") or "another model"
+        what = f"this is not a model, but an adapter (PEFT) of {for_terminal(base)}"
+        hint = "give that as the model, and this folder as predict --adapter, or as config.lora_adapter to train on"
+        raise InputError(what, str(local), hint)
     if not is_there(local / CONFIG):
         raise InputError(f"the folder has no {CONFIG}", str(local), "give the folder of a Hugging Face checkpoint")
     if is_there(local / ADAPTER):

@@ -12,11 +12,12 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.hf.names import Published, compact, published_name, published_tensors, source_of
 from mmkp_jax.hf.tensors import DTYPES, Index, Tensor, read
-from mmkp_jax.models.definition import Params, flatten, unflatten
+from mmkp_jax.models.definition import Params, base_shapes, flatten, unflatten
 from mmkp_jax.models.family import Names
+from mmkp_jax.models.nf4 import ABSMAX, is_quantised, quantise, unquantised_shape
 
 
-def load_params(folder: Folder, target: Params) -> Params:
+def load_params(folder: Folder, target: Params, every: Params | None = None) -> Params:
     """Loads the parameters that `target` describes.
 
     Host memory holds one published tensor at a time. In a run of many processes, all call this
@@ -25,22 +26,42 @@ def load_params(folder: Folder, target: Params) -> Params:
     Args:
         folder: the folder of the tensors.
         target: `jax.ShapeDtypeStruct`s. An array gets the dtype and the sharding of its struct; without a
-            sharding, it is on the first local device.
+            sharding, it is on the first local device. A matrix in 4 bits (`models.nf4`) is made here.
+        every: the shapes of all published parameters (`Definition.base_shapes`), where `target` lacks some.
 
     Raises:
         InputError: tensors are missing, unexpected, of another shape, or no floats; one error lists all.
         ValueError: a sharding splits the layers of a stack.
     """
-    structs = flatten(target)
-    wanted, found = check_tensors(folder, target)
+    wanted, found = check_tensors(folder, target if every is None else every)
+    return load_tensors(target, wanted, found)
 
+
+def load_tensors(target: Params, wanted: Mapping[str, list[Published]], found: Mapping[str, Tensor]) -> Params:
+    """Loads the parameters that `target` describes from tensors that were checked.
+
+    Args:
+        target: as for `load_params`.
+        wanted: the published tensors of each parameter by its path.
+        found: the location of each tensor by its published name.
+    """
+    structs = flatten(target)
     # The largest first: temporary memory is then smallest when the devices are fullest.
-    order = sorted(wanted, key=lambda path: math.prod(wanted[path][0].shape), reverse=True)
+    sources = {path: unquantised_shape(path, struct.shape)[0] for path, struct in structs.items()}
+    order = sorted(
+        (path for path in structs if not path.endswith(f".{ABSMAX}")),
+        key=lambda path: math.prod(wanted[sources[path]][0].shape),
+        reverse=True,
+    )
     loaded = {}
     for path in order:
-        tensors = [part.of(found[part.name]) for part in wanted[path]]
-        load = _load_whole if wanted[path][0].layer is None else _load_stack
-        loaded[path] = load(tensors, structs[path])
+        parts = wanted[sources[path]]
+        tensors = [part.of(found[part.name]) for part in parts]
+        if is_quantised(path):
+            absmax = f"{sources[path]}.{ABSMAX}"
+            loaded[path], loaded[absmax] = _load_quantised(tensors, parts[0].layer, structs[path], structs[absmax])
+            continue
+        loaded[path] = (_load_whole if parts[0].layer is None else _load_stack)(tensors, structs[path])
     return unflatten({path: loaded[path] for path in structs})
 
 
@@ -54,7 +75,8 @@ def check_tensors(folder: Folder, target: Params) -> tuple[dict[str, list[Publis
         InputError: as `load_params`.
     """
     names = folder.family.names
-    wanted = published_tensors({path: struct.shape for path, struct in flatten(target).items()}, names)
+    shapes = {path: struct.shape for path, struct in flatten(base_shapes(target)).items()}
+    wanted = published_tensors(shapes, names)
     return wanted, find_tensors(folder, wanted, names)
 
 
@@ -115,6 +137,28 @@ def _load_stack(tensors: list[Tensor], struct: jax.ShapeDtypeStruct) -> jax.Arra
         stack = set_layer(stack, _put(tensor, of_layer), i)
         stack.block_until_ready()  # otherwise the host reads ahead, and holds every waiting layer
     return stack
+
+
+def _load_quantised(
+    tensors: list[Tensor], layer: int | None, codes: jax.ShapeDtypeStruct, absmax: jax.ShapeDtypeStruct
+) -> tuple[jax.Array, jax.Array]:
+    """Codes and `absmax` of a matrix or of a stack, quantised a layer at a time on the devices."""
+    shardings = tuple(struct.sharding or _default_sharding() for struct in (codes, absmax))
+    if layer is None:
+        (tensor,) = tensors
+        return jax.jit(quantise, out_shardings=shardings)(_put(tensor, shardings[0]))
+    of_layers = tuple(map(_layer_sharding, shardings))
+    make = jax.jit(quantise, out_shardings=of_layers)
+    put = [jax.jit(_set_layer, donate_argnums=0, out_shardings=sharding) for sharding in shardings]
+    stacks = [
+        jax.jit(_zeros, static_argnums=(0, 1), out_shardings=sharding)(struct.shape, struct.dtype)
+        for sharding, struct in zip(shardings, (codes, absmax), strict=True)
+    ]
+    for i, tensor in enumerate(tensors):
+        made = make(_put(tensor, of_layers[0]))
+        stacks = [put_one(stack, one, i) for put_one, stack, one in zip(put, stacks, made, strict=True)]
+        jax.block_until_ready(stacks)  # as in `_load_stack`
+    return stacks[0], stacks[1]
 
 
 def _put(tensor: Tensor, sharding: Sharding) -> jax.Array:

@@ -74,7 +74,7 @@ def find_files(folder: Path) -> dict[str, Tensor]:
         InputError: the folder has no safetensors files, or one of them, or their index, is damaged.
     """
     if is_there(folder / WEIGHTS):
-        return _read_header(folder / WEIGHTS)
+        return read_header(folder / WEIGHTS)
     if is_there(folder / INDEX):
         return _read_indexed(folder)
     absent = f"the folder has neither {WEIGHTS} nor {INDEX}"
@@ -131,13 +131,13 @@ def _read_indexed(folder: Path) -> dict[str, Tensor]:
     files = sorted(set(weight_map.values()))
     if absent := [file for file in files if not is_there(folder / file)]:
         raise InputError(f"the index names files that are not there: {', '.join(absent)}", str(index), AGAIN)
-    headers = {file: _read_header(folder / file) for file in files}
+    headers = {file: read_header(folder / file) for file in files}
     if lacking := [f"{name} ({file})" for name, file in weight_map.items() if name not in headers[file]]:
         raise InputError(f"the index names tensors that their file lacks: {', '.join(lacking)}", str(index), AGAIN)
     return {name: headers[file][name] for name, file in weight_map.items()}
 
 
-def _read_header(file: Path) -> dict[str, Tensor]:
+def read_header(file: Path) -> dict[str, Tensor]:
     try:
         declared = _declared_bytes(file)
     except OSError as error:  # checked first, as safetensors reports any failure to open as an absent file

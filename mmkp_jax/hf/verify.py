@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,16 +61,22 @@ def our_logits(definition: Definition, params: Params, trees: Sequence[Tree]) ->
 
 
 def reference_outputs(
-    family: Family, folder: Path, trees: Sequence[Tree], images: Sequence[bytes], answer_tokens: int
+    family: Family,
+    folder: Path,
+    trees: Sequence[Tree],
+    images: Sequence[bytes],
+    answer_tokens: int,
+    adapter: Path | None = None,
 ) -> Iterator[ReferenceOutput]:
     """Loads the folder in transformers, on the CPU, and runs it on the prompts and SFT targets of `trees`.
 
     Args:
         images: the file of each tree's image, empty without one: the folder's own image processor reads it.
         answer_tokens: most tokens of a greedy completion.
+        adapter: folder of an adapter that PEFT adds to the model.
 
     Raises:
-        InputError: transformers cannot load the folder.
+        InputError: transformers or PEFT cannot load the folder, or PEFT is not installed.
     """
     import torch
     import transformers
@@ -88,6 +94,8 @@ def reference_outputs(
     except Exception as error:  # from values in the base's files that only transformers reads
         what = f"transformers cannot load the export ({reason_of(error)})"
         raise InputError(what, str(folder), "check the base's generation_config.json and config.json") from None
+    if adapter is not None:
+        model = adapted(model, adapter)
     model.eval()
     reference.adjust(model)
     greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
@@ -109,6 +117,29 @@ def reference_outputs(
         ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
         completion = next((written[:i] for i, token in enumerate(written) if token in ends), written)
         yield ReferenceOutput(logits.numpy(), tokenizer.decode(completion, skip_special_tokens=False), len(completion))
+
+
+def adapted(model: Any, adapter: Path) -> Any:
+    """transformers' model with an adapter's tensors in it, by PEFT, which itself only warns of what it does not find.
+
+    Raises:
+        InputError: PEFT is not installed, or the adapter is not one of this model.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("peft is not installed", "--verify", "pip install -e '.[parity]', or leave out --verify")
+    import peft
+
+    try:
+        model = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(str(adapter)))
+        found = peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(adapter), device="cpu"))
+    except Exception as error:  # whatever PEFT raises
+        what = f"PEFT cannot load the adapter ({reason_of(error)})"
+        raise InputError(what, str(adapter), "do not use it, and report this") from None
+    missing = [name for name in found.missing_keys if ".lora_" in name or ".modules_to_save." in name]
+    if missing or found.unexpected_keys:
+        what = f"PEFT misses {len(missing)} tensors of it, and does not know {len(found.unexpected_keys)}"
+        raise InputError(what, str(adapter), "do not use it, and report this")
+    return model.get_base_model()
 
 
 @contextlib.contextmanager

@@ -1,47 +1,38 @@
-"""Exports a step of a run as a Hugging Face folder with its card, and verifies it with transformers."""
+"""Exports a step of a run with its card: as a Hugging Face folder, or its adapter alone."""
 
 import contextlib
+import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from mmkp_jax.data.examples import Recipe, tree_of
-from mmkp_jax.data.forest import Tree
-from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.numbered import each_of
-from mmkp_jax.data.posts import Record, text_of
-from mmkp_jax.data.records import Split, dataset_folders, open_split, rejected_posts
+from mmkp_jax.data.posts import text_of
+from mmkp_jax.data.records import dataset_folders, open_split, rejected_posts
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.evaluation.significance import RESAMPLES, intervals
 from mmkp_jax.evaluation.systems import read_system
 from mmkp_jax.families.registry import define
-from mmkp_jax.hf.card import Base, CardFacts, DatasetFacts, Environment, Results, card_of, licence_of
-from mmkp_jax.hf.export import TensorCounts, export_folder
-from mmkp_jax.hf.folder import CONFIG, Folder, digests, open_folder
-from mmkp_jax.hf.load import load_params
+from mmkp_jax.hf.adapter import adapter_tensors, write_adapter
+from mmkp_jax.hf.card import CARD, Base, CardFacts, DatasetFacts, Environment, Results, card_of, licence_of
+from mmkp_jax.hf.export import TensorCounts, appearing, export_folder
+from mmkp_jax.hf.folder import CONFIG, Folder, digests
 from mmkp_jax.hf.names import compact
 from mmkp_jax.hf.preprocessor import with_settings
-from mmkp_jax.hf.prompt_limits import PromptLimits
-from mmkp_jax.hf.verify import our_logits, reference_outputs
+from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.inference.evaluate import TEST
 from mmkp_jax.inference.load_model import LoadedModel, checkpoint_of, load_model, open_base, verify_checkpoint
-from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.inference.run_config import run_config
-from mmkp_jax.models.definition import Params, flatten
-from mmkp_jax.models.freezing import split_params
+from mmkp_jax.models.definition import Definition, Params, flatten
+from mmkp_jax.models.freezing import split_trained
+from mmkp_jax.models.lora import lora_of
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.hosts import is_writer
 from mmkp_jax.runtime.json_files import read_object, read_rows
 from mmkp_jax.training.batches import Dataset, datasets_of
-
-VERIFIED = 16
-"""Posts of the test split that an export is verified on."""
 
 EXPORTS = "export"
 """The folder of a work directory that holds a run's own exports, one folder a step."""
@@ -61,20 +52,7 @@ class RunStep(NamedTuple):
     """The model folder that the run started from."""
     number: int
     params: Params
-
-
-class Verification(NamedTuple):
-    """Differences between an export, the run and transformers, over some posts."""
-
-    posts: int
-    logits: float
-    """Largest difference between transformers' logits and ours on the export, as a share of the largest logit."""
-    other_answers: list[str]
-    """Ids of posts for which the two complete differently."""
-    rounding: float
-    """Largest difference between logits of the export and of the run's parameters."""
-    largest: float
-    """The largest logit."""
+    definition: Definition
 
 
 def open_step(workdir: Path, step: str) -> tuple[RunStep, LoadedModel]:
@@ -92,9 +70,9 @@ def open_step(workdir: Path, step: str) -> tuple[RunStep, LoadedModel]:
     base = open_base(workdir, config)
     check_base(workdir, base)
     verify_checkpoint(checkpoint)
-    _check_shapes(checkpoint / "state", base)
+    _check_shapes(checkpoint / "state", config, base)
     loaded = load_model(f"{workdir}@{step if step == 'best' else checkpoint.name}", verified=True)
-    return RunStep(workdir, config, base, int(checkpoint.name), loaded.params), loaded
+    return RunStep(workdir, config, base, int(checkpoint.name), loaded.params, loaded.definition), loaded
 
 
 def check_exports(config: ConfigDict, base: Folder) -> None:
@@ -130,17 +108,18 @@ def check_base(workdir: Path, base: Folder) -> None:
         raise InputError(what, str(base.path), _RESTORE_BASE)
 
 
-def _check_shapes(state: Path, base: Folder) -> None:
+def _check_shapes(state: Path, config: ConfigDict, base: Folder) -> None:
     """Raises `InputError` if the base's config does not describe the parameters of a checkpoint."""
     try:
         metadata = ocp.PyTreeCheckpointHandler().metadata(state.absolute()).tree
     except Exception as error:  # damaged files raise any kind of error
         reason = " ".join(str(error).split())
         raise InputError(f"the checkpoint cannot be read ({reason})", str(state.parent), "give another step") from None
-    there = {
-        path: tuple(leaf.shape) for part in ("trainable", "frozen") for path, leaf in flatten(metadata[part]).items()
-    }
-    here = {path: leaf.shape for path, leaf in flatten(define(base.config).shapes()).items()}
+    parts = [part for part in ("trainable", "frozen") if part in metadata]
+    there = {path: tuple(leaf.shape) for part in parts for path, leaf in flatten(metadata[part]).items()}
+    definition = define(base.config, base.config_file, lora=lora_of(config))
+    shapes = split_trained(definition, definition.shapes(), config.freeze)[: len(parts)]
+    here = {path: leaf.shape for part in shapes for path, leaf in flatten(part).items()}
     if others := [path for path in sorted(there.keys() | here.keys()) if there.get(path) != here.get(path)]:
         raise InputError(
             f"it is not the base that the run started from: the checkpoint has other shapes of {compact(others)}",
@@ -162,24 +141,52 @@ def export_into_run(step: RunStep) -> None:
     print(f"exported: {out}")
 
 
-def export(step: RunStep, facts: CardFacts, out: Path) -> TensorCounts:
-    """Writes the folder, with a card of the facts.
+def export(step: RunStep, facts: CardFacts, out: Path, *, adapter: bool = False) -> TensorCounts:
+    """Writes the folder, with a card of the facts: the model, or with `adapter` only what LoRA trained.
 
     Raises:
-        InputError: as `export_folder`.
+        InputError: as `export_folder`, or the run has no adapter.
     """
-    return _export(step, card_of(facts), out)
+    return (_export_adapter if adapter else _export)(step, card_of(facts), out)
 
 
-def _export(step: RunStep, card: str, out: Path, **options: bool) -> TensorCounts:
+def _export(step: RunStep, card: str, out: Path, **options: Any) -> TensorCounts:
     images = step.config.data.images.to_dict()
-    trained, frozen = split_params(step.params, step.base.family.paths(step.config.freeze))
+    trained, frozen = split_trained(step.definition, step.params, step.config.freeze)
+    options["definition"] = step.definition if step.definition.lora else None
     limits = PromptLimits(step.config.data.max_text_tokens, step.config.answer_tokens)
     return export_folder(trained, frozen, step.base, out, images=images, limits=limits, card=card, **options)
 
 
-def facts_of(step: RunStep, repo: str = "") -> CardFacts:
-    """The card's facts about a step (`repo` on the hub); without the dataset, it has no data and scores."""
+def _export_adapter(step: RunStep, card: str, out: Path) -> TensorCounts:
+    """Writes the adapter's folder, with the run's image settings and prompt limits; on one host."""
+    base = step.base
+    trained, _ = split_trained(step.definition, step.params, step.config.freeze)
+    tensors = adapter_tensors(step.definition, trained)
+    settings = with_settings(base.path, base.family, step.config.data.images.to_dict())
+    limits = PromptLimits(step.config.data.max_text_tokens, step.config.answer_tokens)
+    with appearing(out) as unfinished:
+        for name, content in (settings | {PROMPT_LIMITS: limits._asdict()}).items():
+            (unfinished / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (unfinished / CARD).write_text(card, encoding="utf-8")
+        write_adapter(tensors, step.definition, base_name(step.config.model.path), unfinished)
+    return TensorCounts(len(tensors), 0)
+
+
+def base_name(path: str) -> str:
+    """The base as PEFT finds it: a hub id, or the path of a local folder."""
+    return str(Path(path).expanduser().resolve()) if Path(path).expanduser().is_dir() else path
+
+
+def facts_of(step: RunStep, repo: str = "", *, adapter: bool = False) -> CardFacts:
+    """The card's facts about a step (`repo` on the hub); without the dataset, it has no data and scores.
+
+    Raises:
+        InputError: `adapter`, and the run has none.
+    """
+    if adapter and step.definition.lora is None:
+        what = "this run has no adapter: its weights were trained themselves (config.lora_rank=0)"
+        raise InputError(what, str(step.workdir), "leave out --adapter")
     data, results, no_data = [], None, ""
     try:
         datasets = datasets_of(step.config)
@@ -195,12 +202,13 @@ def facts_of(step: RunStep, repo: str = "") -> CardFacts:
         base=Base(Path(path).resolve().name if local else path, not local, licence_of(step.base.path)),
         config=step.config.to_dict(),
         step=step.number,
-        dtypes=sorted({tensor.dtype for tensor in step.base.tensors.values()}),
+        dtypes=["F32"] if adapter else sorted({tensor.dtype for tensor in step.base.tensors.values()}),
         data=data,
         left_out=sum(1 for _ in read_rows(rejects)) if rejects.is_file() else 0,
         results=results,
         no_data=no_data,
         environment=_environment(step.workdir / "environment.json"),
+        adapter_of=base_name(path) if adapter else "",
     )
 
 
@@ -239,55 +247,3 @@ def _results(step: RunStep, data: str) -> Results | None:
     train = (text_of(record) for split in splits for record in each_of(split))
     system = read_system([file], test, seen_keyphrases(step.config.data.train_keyphrases, train), None)
     return Results(system.mean, intervals(system.runs), RESAMPLES)
-
-
-def verify(step: RunStep, loaded: LoadedModel, out: Path, posts: int = VERIFIED) -> Verification:
-    """Compares transformers with our model, both on the export in float32, over the first posts of the test split.
-
-    Raises:
-        InputError: the run's dataset or the export cannot be opened.
-    """
-    records, trees = _posts(open_split(datasets_of(step.config)[0].path, TEST), loaded.recipe, posts)
-    structs = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), loaded.params
-    )
-    params = load_params(open_folder(str(out)), structs)
-    predictor = Predictor(
-        loaded.definition,
-        params,
-        loaded.recipe,
-        loaded.tokenizer,
-        stop_tokens=loaded.stop_tokens,
-        batch_size=loaded.batch_size,
-        answer_tokens=loaded.answer_tokens,
-        dtype=jnp.float32,
-    )
-    with jax.default_matmul_precision("highest"):
-        answers = dict(predictor.predict(records))
-    live = our_logits(loaded.definition, loaded.params, trees)
-    ours = our_logits(loaded.definition, params, trees)
-    theirs = reference_outputs(
-        loaded.definition.family, out, trees, [record.image for record in records], loaded.answer_tokens
-    )
-    logits = rounding = largest = 0.0
-    others = []
-    for number, (live_MV, our_MV, their) in enumerate(zip(live, ours, theirs, strict=True)):
-        # numpy's, since Python's max ignores NaN
-        logits = np.maximum(logits, np.abs(our_MV - their.logits_MV).max())
-        rounding = np.maximum(rounding, np.abs(our_MV - live_MV).max())
-        largest = np.maximum(largest, np.abs(their.logits_MV).max())
-        if (answers[number].output, answers[number].tokens) != (their.completion, their.tokens):
-            others.append(records[number].id)
-    return Verification(len(records), float(logits / largest), others, float(rounding), float(largest))
-
-
-def _posts(split: Split, recipe: Recipe, posts: int) -> tuple[list[Record], list[Tree]]:
-    """The first usable posts, with their keyphrases as target."""
-    records, trees = [], []
-    for number in range(len(split)):
-        if len(records) == posts:
-            break
-        with contextlib.suppress(ImageError):  # evaluation counts and lists these posts
-            trees.append(tree_of(split[number], recipe, ("sft",)))
-            records.append(split[number])
-    return records, trees

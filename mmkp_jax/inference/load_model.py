@@ -4,27 +4,31 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from mmkp_jax.data.examples import Recipe
 from mmkp_jax.errors import InputError
+from mmkp_jax.hf.adapter import load_adapter, read_lora
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.hf.preprocessor import read_settings
+from mmkp_jax.hf.preprocessor import PREPROCESSOR, read_settings
 from mmkp_jax.hf.prompt_limits import PromptLimits, read_prompt_limits
 from mmkp_jax.inference.run_config import holds_run, run_config
-from mmkp_jax.models.definition import Definition, Params
-from mmkp_jax.models.freezing import join_params, split_params
+from mmkp_jax.models.definition import Definition, Params, as_dtype
+from mmkp_jax.models.digest import digest_of
+from mmkp_jax.models.freezing import join_params, split_trained
+from mmkp_jax.models.lora import lora_of
 from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_structs
 from mmkp_jax.runtime.checksums import find_damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.fields import field_named
 from mmkp_jax.training.batches import recipe_of
-from mmkp_jax.training.checkpoint import no_checksums_message
+from mmkp_jax.training.checkpoint import BASE, metadata_of, no_checksums_message
+from mmkp_jax.training.frozen import check_frozen
 from mmkp_jax.training.setup import DTYPES, define_on
 
 MAX_TEXT_TOKENS, BATCH_SIZE, ANSWER_TOKENS = (
@@ -53,7 +57,7 @@ class LoadedModel(NamedTuple):
     answer_tokens: int
 
 
-def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -> LoadedModel:
+def load_model(model: str, *, adapter: str = "", zero_shot: bool = False, verified: bool = False) -> LoadedModel:
     """Loads a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
 
     A run's model takes its inputs, and computes, as its config says. A folder's pixel limits are those that
@@ -61,6 +65,7 @@ def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
     those of docs/config.md. A folder's model computes in its own dtype.
 
     Args:
+        adapter: folder of a PEFT adapter of a folder's model; empty for none.
         zero_shot: whether the prompt describes the output's format; a zero-shot run's prompt always does.
         verified: whether the checkpoint's checksums were verified already.
 
@@ -69,22 +74,43 @@ def load_model(model: str, *, zero_shot: bool = False, verified: bool = False) -
     """
     path, at, step = (model, "", "latest") if Path(model).is_dir() else model.partition("@")
     if holds_run(Path(path)):
+        if adapter:
+            raise InputError("a run's model has its own adapters", f"--adapter={adapter}", "give the run alone")
         return _open_run(Path(path), step or "latest", run_config(Path(path)), zero_shot, verified)
     if at:
         raise InputError(f"there is no run here with a step {at + step}", path, "give a run's work directory")
-    return _open_folder(open_folder(path), zero_shot)
+    return _open_folder(open_folder(path), adapter, zero_shot)
 
 
-def _open_folder(folder: Folder, zero_shot: bool) -> LoadedModel:
+def load_folder(folder: Folder, adapter: str, mesh: Mesh, dtype: jnp.dtype) -> tuple[Definition, Params]:
+    """The model of a folder, with an adapter (its parameters in float32) where that is not empty.
+
+    Raises:
+        InputError: the folder's tensors are not the model's, or the adapter is not one of this model.
+    """
+    if not adapter:
+        definition = define_on(mesh, folder.config, folder.config_file)
+        return definition, load_params(folder, param_structs(definition, mesh, DEFAULT_RULES, dtype))
+    lora = read_lora(Path(adapter).expanduser(), folder.family)
+    try:
+        definition = define_on(mesh, folder.config, folder.config_file, lora=lora)
+    except InputError as error:  # its modules are not the model's
+        raise InputError(error.what, adapter, f"give an adapter of {folder.path}") from None
+    trained, others = split_trained(definition, param_structs(definition, mesh, DEFAULT_RULES, dtype), ())
+    params = load_adapter(definition, adapter, as_dtype(trained, jnp.float32))
+    return definition, join_params(params, load_params(folder, others, every=definition.base_shapes()))
+
+
+def _open_folder(folder: Folder, adapter: str, zero_shot: bool) -> LoadedModel:
     dtype = _dtype_of(folder)
-    mesh = make_mesh(MESH)
-    definition = define_on(mesh, folder.config, folder.config_file)
-    structs = param_structs(definition, mesh, DEFAULT_RULES, dtype)
+    definition, params = load_folder(folder, adapter, make_mesh(MESH), dtype)
     tokenizer = load_tokenizer(folder)
-    processor = definition.family.processor(
-        definition.config, read_settings(folder.path, definition.family, definition.config)
+    own = Path(adapter).expanduser() if adapter else folder.path
+    settings = read_settings(
+        own if (own / PREPROCESSOR).is_file() else folder.path, definition.family, definition.config
     )
-    limits = read_prompt_limits(folder.path) or PromptLimits(MAX_TEXT_TOKENS, ANSWER_TOKENS)
+    processor = definition.family.processor(definition.config, settings)
+    limits = read_prompt_limits(own) or PromptLimits(MAX_TEXT_TOKENS, ANSWER_TOKENS)
     recipe = Recipe(
         template=processor.template(tokenizer),
         processor=processor,
@@ -92,9 +118,7 @@ def _open_folder(folder: Folder, zero_shot: bool) -> LoadedModel:
         zero_shot=zero_shot,
     )
     stops = stop_tokens(folder, recipe.template.end_token)
-    return LoadedModel(
-        definition, load_params(folder, structs), recipe, tokenizer, stops, dtype, BATCH_SIZE, limits.answer_tokens
-    )
+    return LoadedModel(definition, params, recipe, tokenizer, stops, dtype, BATCH_SIZE, limits.answer_tokens)
 
 
 def _dtype_of(folder: Folder) -> jnp.dtype:
@@ -124,16 +148,22 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other devices
         mesh = make_mesh(MESH)
-    definition = define_on(mesh, folder.config, folder.config_file)
+    definition = define_on(mesh, folder.config, folder.config_file, lora=lora_of(config))
     structs = param_structs(definition, mesh, config.sharding_rules, jnp.float32)
-    trainable, frozen = split_params(structs, definition.family.paths(config.freeze))
-    frozen = jax.tree.map(lambda leaf: leaf.update(dtype=DTYPES[config.frozen_dtype]), frozen)
+    trainable, frozen = split_trained(definition, structs, config.freeze)
+    frozen = as_dtype(frozen, DTYPES[config.frozen_dtype])
     if checkpoint is None:
         params = load_params(folder, join_params(trainable, frozen))
     else:
         if not verified:
             verify_checkpoint(checkpoint)
-        params = _restored(checkpoint, {"trainable": trainable, "frozen": frozen})
+        saved = metadata_of(checkpoint).get(BASE)
+        restored = _restored(checkpoint, {"trainable": trainable, **({} if saved else {"frozen": frozen})})
+        if saved:
+            frozen = load_params(folder, frozen, every=definition.base_shapes())
+            check_frozen(digest_of(frozen), saved, folder)
+            restored["frozen"] = frozen
+        params = join_params(*restored.values())
     tokenizer = load_tokenizer(folder)
     if zero_shot and trained:
         config.strategy = "zeroshot"  # which changes only the prompt here
@@ -191,8 +221,8 @@ def verify_checkpoint(checkpoint: Path) -> None:
         raise InputError(f"the checkpoint is damaged ({found})", str(checkpoint), "give another step")
 
 
-def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
-    """The parameters in a checkpoint, sharded like `state`; nothing else is read."""
+def _restored(checkpoint: Path, state: dict[str, Params]) -> dict[str, Params]:
+    """Parts of the state in a checkpoint, sharded like `state`; nothing else is read."""
     structs = {part: params for part, params in state.items() if params}
     args = ocp.args.PyTreeRestore(
         item=structs,
@@ -201,10 +231,9 @@ def _restored(checkpoint: Path, state: dict[str, Params]) -> Params:
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         try:
-            restored = checkpointer.restore((checkpoint / "state").absolute(), args=args)
+            return checkpointer.restore((checkpoint / "state").absolute(), args=args)
         except Exception as error:  # damaged files raise any kind of error
             reason = " ".join(str(error).split())
             raise InputError(
                 f"the checkpoint cannot be read ({reason})", str(checkpoint), "give another step"
             ) from None
-    return join_params(*restored.values())

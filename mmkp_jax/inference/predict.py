@@ -64,6 +64,7 @@ def _predicted(
     keep_compiled(user_cache())
     predictor = load_predictor(
         flags.model,
+        adapter=flags.adapter,
         zero_shot=flags.zero_shot,
         batch_size=flags.batch_size,
         answer_tokens=flags.max_tokens,

@@ -175,6 +175,7 @@ class Predictor:
 def load_predictor(
     model: str | Path,
     *,
+    adapter: str = "",
     zero_shot: bool = False,
     batch_size: int | None = None,
     answer_tokens: int | None = None,
@@ -185,13 +186,14 @@ def load_predictor(
 
     Args:
         model: a Hugging Face folder, a hub id, or a run's work directory, `DIR`, `DIR@STEP` or `DIR@best`.
+        adapter: folder of a PEFT adapter of a folder's model; empty for none.
         zero_shot: whether the prompt describes the output's format, for a model that has not learnt it.
         batch_size, answer_tokens: as for `Predictor`; None for the run's, or the defaults of `runtime.fields`.
 
     Raises:
         InputError: there is no such model or checkpoint, or it cannot be used.
     """
-    loaded = load_model(str(model), zero_shot=zero_shot)
+    loaded = load_model(str(model), adapter=adapter, zero_shot=zero_shot)
     return Predictor(
         loaded.definition,
         loaded.params,

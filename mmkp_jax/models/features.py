@@ -6,18 +6,16 @@ A family need not know of it: `Model.encode` computes the features, `Model.decod
 is read off the computation itself.
 """
 
-import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from mmkp_jax.data.feature_store import FeatureKind
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.data.processor import Processor, holds_features
-from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
+from mmkp_jax.models.definition import Definition, flatten, unflatten
 
 ANY_TOKENS = 64
 """Tokens of the row whose default slots images are described with; nothing depends on the number."""
@@ -66,35 +64,6 @@ def params_read(definition: Definition, dtype: jnp.dtype) -> tuple[str, ...]:
             needed |= {id(each) for each in equation.invars}
     paths = sorted(flat)  # the order of a dict's leaves
     return tuple(path for path, each in zip(paths, jaxpr.invars, strict=True) if id(each) in needed)
-
-
-def fingerprint_of(params: Params) -> str:
-    """A hash of parameters: of paths, shapes, dtypes, and two 32-bit sums of each one's hashed bits.
-
-    Integers are added exactly in any order, so the sharding does not matter, and no parameter leaves its devices.
-    """
-    flat = dict(sorted(flatten(params).items()))
-    sums = jax.jit(lambda leaves: [_sums(leaf) for leaf in leaves])(list(flat.values()))
-    named = [(path, leaf.shape, leaf.dtype.name) for path, leaf in flat.items()]
-    return hashlib.sha256(repr((named, np.asarray(sums).tolist())).encode()).hexdigest()[:24]
-
-
-def _sums(leaf: jax.Array) -> jax.Array:
-    bits = lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]).astype(
-        jnp.uint32
-    )
-    index = jnp.zeros(leaf.shape, jnp.uint32)
-    for axis, size in enumerate(leaf.shape):
-        index = index * jnp.uint32(size & 0xFFFFFFFF) + lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-    seeds = (0x9E3779B9, 0x85EBCA6B)
-    return jnp.stack([jnp.sum(_mixed(bits ^ _mixed(index ^ jnp.uint32(s))), dtype=jnp.uint32) for s in seeds])
-
-
-def _mixed(x: jax.Array) -> jax.Array:
-    """Each number hashed: MurmurHash3's finalizer (A. Appleby, public domain)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
 
 
 def _features(definition: Definition, images: Any, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:

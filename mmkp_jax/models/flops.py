@@ -5,7 +5,8 @@ each other, padding not at all, and frozen parts forward only: so MFU's numerato
 Norms, activations, softmax and the optimizer are left out, as is usual: they are not matrix products.
 
 In the backward pass each matrix that trains costs its forward product once more, and so does each product through
-which a gradient flows to something that trains. Recomputed products do not count, unless requested (`remat`).
+which a gradient flows to something that trains. With LoRA the base's matrices therefore cost less; the adapters' own
+products count. Recomputed products do not count, unless requested (`remat`).
 """
 
 import math
@@ -18,7 +19,7 @@ from mmkp_jax.data.forest import COT, SFT, TRUNK, Forest, RowSize
 from mmkp_jax.data.processor import Processor
 from mmkp_jax.models.definition import Definition, flatten
 from mmkp_jax.models.family import Family, Product, Work
-from mmkp_jax.models.freezing import split_params
+from mmkp_jax.models.freezing import split_trained
 from mmkp_jax.ops.sliced import forest_slices, image_slices, pairs
 
 
@@ -78,9 +79,18 @@ def with_matrices(sizes: Mapping[str, int], stage: str, vectors: float, within: 
 
 
 def products_of(definition: Definition, work: Work) -> list[Product]:
-    """The products of a forward pass over `work`."""
-    sizes = {path: math.prod(leaf.shape) for path, leaf in flatten(definition.shapes()).items()}
-    return definition.family.products(definition.config, sizes, work)
+    """The products of a forward pass over `work`; an adapter's two are next to those of its linear."""
+    sizes = {path: math.prod(leaf.shape) for path, leaf in flatten(definition.base_shapes()).items()}
+    products = definition.family.products(definition.config, sizes, work)
+    of_adapters = {path: math.prod(leaf.shape) for path, leaf in flatten(definition.shapes()).items()}
+    counted: set[str] = set()
+    for each in list(products):
+        pair = definition.adapters.get(each.matrix.removesuffix(".weight"))
+        for path in pair or ():
+            if path not in counted:  # an A that several share is multiplied once
+                products.append(Product(each.stage, path, each.flops / sizes[each.matrix] * of_adapters[path]))
+            counted.add(path)
+    return products
 
 
 def step_flops(
@@ -89,13 +99,13 @@ def step_flops(
     """FLOPs of a train step over `work`, by part.
 
     Args:
-        freeze: what is frozen, as in `config.freeze`.
+        freeze: what is frozen without LoRA, as in `config.freeze`.
         remat: None counts nothing twice. Otherwise what the backward pass recomputes counts too: the head, whose logits
             are never saved, and attention's scores (half of its products), which are not either; if true, the layers'
             products with matrices, too, except for the last, which nothing needs.
         features: rows hold the frozen tower's features in place of pixels: it is not computed.
     """
-    trained = set(flatten(split_params(definition.shapes(), definition.family.paths(freeze))[0]))
+    trained = set(flatten(split_trained(definition, definition.shapes(), freeze)[0]))
     stages, every = definition.family.stages, products_of(definition, work)
     stages = tuple(stage for stage in stages if not (features and stage.part == "tower"))
     flops = {stage.part: Flops(0.0, 0.0) for stage in stages}

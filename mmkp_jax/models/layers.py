@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mmkp_jax.models.nf4 import NF4Weight
 from mmkp_jax.ops.attention import SAVED
 from mmkp_jax.ops.layout import over_rows
 
@@ -43,8 +44,13 @@ def parameter(
     return nnx.Param(init(rngs.params(), shape, jnp.float32), logical_axes=axes)
 
 
+def product(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x W^T of [T, in] and [out, in]."""
+    return jax.lax.dot_general(x, weight, (((1,), (1,)), ((), ())))
+
+
 class Linear(nnx.Module):
-    """x W^T + b, with W as published: [out, in]."""
+    """x W^T + b, with W as published: [out, in]; `models.lora.adapt` may add an adapter, and hold W in 4 bits."""
 
     def __init__(
         self,
@@ -57,12 +63,16 @@ class Linear(nnx.Module):
     ):
         self.weight = parameter(rngs, size, axes, layers)
         self.bias = parameter(rngs, size[:1], axes[:1], layers, jax.nn.initializers.zeros) if bias else nnx.data(None)
+        self.lora = nnx.data(None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         flat = x.reshape(-1, x.shape[-1])  # XLA's CPU backend multiplies 2-D operands much faster
-        y = jax.lax.dot_general(flat, self.weight[...].astype(x.dtype), (((1,), (1,)), ((), ())))
+        weight = self.weight.values(x.dtype) if isinstance(self.weight, NF4Weight) else self.weight[...].astype(x.dtype)
+        y = product(flat, weight)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
+        if self.lora is not None:
+            y = y + self.lora(flat)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

@@ -21,7 +21,7 @@ def needed_flops(definition: Definition, freeze: Sequence[str], forest: Forest) 
     """FLOPs that a train step over packed rows needs: no padding, nothing twice (`models.flops`).
 
     Args:
-        freeze: what is frozen, as in `config.freeze`.
+        freeze: what is frozen without LoRA, as in `config.freeze`.
         forest: numpy arrays with any leading axes.
     """
     features = holds_features(forest.images, definition.processor)

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.errors import InputError, nearest
-from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
+from mmkp_jax.models.definition import Definition, Params, as_dtype, flatten, unflatten
 from mmkp_jax.ops.layout import ROW_AXES
 from mmkp_jax.runtime.fields import DEFAULT_RULES, MESH_AXES
 
@@ -109,10 +109,10 @@ def param_shardings(definition: Definition, mesh: Mesh, rules: Rules = DEFAULT_R
 
 
 def param_structs(definition: Definition, mesh: Mesh, rules: Rules, dtype: jnp.dtype) -> Params:
-    """Every parameter as a `jax.ShapeDtypeStruct` with its sharding, all of one dtype."""
+    """Every parameter as a `jax.ShapeDtypeStruct` with its sharding, all of one dtype (except matrices in 4 bits)."""
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
-        definition.shapes(),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        as_dtype(definition.shapes(), dtype),
         param_shardings(definition, mesh, rules),
     )
 

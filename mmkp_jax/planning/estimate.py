@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.family import Work
 from mmkp_jax.models.flops import Flops, step_flops, work_of_slots
-from mmkp_jax.models.freezing import split_params
+from mmkp_jax.models.freezing import split_trained
 from mmkp_jax.planning.collectives import Collective, collectives
 from mmkp_jax.planning.compiling import Compiled, CompileOutcome
 from mmkp_jax.planning.counts import ProgramCounts, count_program
@@ -98,7 +98,7 @@ def saved_activations(workload: Workload, outcome: CompileOutcome) -> float:
     config, definition = workload.config, workload.definition
     rows = config.global_batch_size / config.accumulation_steps / outcome.mesh["data"] / outcome.mesh["fsdp"]
     each = jnp.dtype(dtype_of(config, "compute_dtype")).itemsize
-    trained, _ = split_params(definition.shapes(), definition.family.paths(config.freeze))
+    trained, _ = split_trained(definition, definition.shapes(), config.freeze)
     kept = definition.family.saved_by_layers(definition.config, workload.row.slots())
     trains = {stage: any(path.startswith(f"{stage}.") for path in flatten(trained)) for stage in kept}
     return each * rows * sum(numbers for stage, numbers in kept.items() if trains[stage])

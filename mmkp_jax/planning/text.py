@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from mmkp_jax.data.forest import RowSize
+from mmkp_jax.models.lora import NF4
 from mmkp_jax.planning.compiling import Compiled, CompileOutcome, NotCompiled
 from mmkp_jax.planning.estimate import StepEstimate, saved_activations, slots_flops
 from mmkp_jax.planning.search import Change, fits
@@ -138,7 +139,7 @@ def _memory(workload: Workload, outcome: CompileOutcome) -> str:
         waiting = (state["trainable"] + kept) * trains[name]
         kinds[name] = {
             "parameters that train (float32)": state["trainable"],
-            f"parameters that do not ({config.frozen_dtype})": state["frozen"],
+            f"parameters that do not ({_frozen_dtype(workload)})": state["frozen"],
             f"optimizer's moments ({config.moments_dtype})": state["optimizer"],
             "rows; or cache, prompts, decoding weights": max(each.arguments - given, 0.0),
             "gradients (float32)": state["trainable"] * trains[name],
@@ -155,6 +156,12 @@ def _memory(workload: Workload, outcome: CompileOutcome) -> str:
         moved = f"{outcome.in_host / GB:.3f} GB a chip, which every step moves there and back; not in the times below"
         lines.append(f"in the host's memory: moments, {moved}")
     return "\n".join(lines)
+
+
+def _frozen_dtype(workload: Workload) -> str:
+    config = workload.config
+    in_4_bits = workload.definition.lora is not None and workload.definition.lora.base == NF4
+    return f"4 bits, {config.frozen_dtype}" if in_4_bits else config.frozen_dtype
 
 
 def _flops(workload: Workload, found: StepEstimate) -> str:

@@ -1,4 +1,4 @@
-"""Machines by name: `v5e:4x4`, `v5p:2x2x4`, `v6e:16x16*2` (two slices), `h100:8`, `h100:8*4` (four machines of eight).
+"""Machines by name: `v5e:4x4`, `v5p:2x2x4`, `v6e:16x16*2` (two slices), `l4:1`, `h100:8*4` (four machines of eight).
 
 `cpu:8` is this machine as eight devices, to try a mesh with the local compiler alone. It has no rates.
 
@@ -9,7 +9,10 @@ interconnect a chip (half of it each way here), data center network a pod divide
 compiler can allocate, as its error for a too large program reports (libtpu 0.0.42): less than the HBM.
 
 GPU: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM: TFLOPS without sparsity, memory, total NVLink (half
-of it each way here); between machines, the 400 Gb/s (A100: 200 Gb/s) a GPU of DGX and HGX systems.
+of it each way here); between machines, the 400 Gb/s (A100: 200 Gb/s) a GPU of DGX and HGX systems. L4 and GeForce RTX
+4090 (NVIDIA's data sheet of the L4, and its white paper on the Ada architecture: bfloat16 products summed in float32):
+links are PCIe 4.0 x16, and between machines 100 Gb/s for eight GPUs. Their memory is what CUDA reports, which is less
+than 24 GiB.
 """
 
 import math
@@ -50,7 +53,7 @@ class Gpu(NamedTuple):
     """What XLA must know about a GPU that is not present, in addition to `Chip`."""
 
     device: str
-    compute_capability: int
+    compute_capability: tuple[int, int]
     multiprocessors: int
     fpus: int
     """Floating-point units of a multiprocessor."""
@@ -69,6 +72,8 @@ CHIPS = {
         Chip("v5e", "tpu", 15.75 * GiB, PEAK_FLOPS["TPU v5 lite"], 819e9, 200e9, 3.1e9),
         Chip("v6e", "tpu", 31.25 * GiB, PEAK_FLOPS["TPU v6 lite"], 1638e9, 400e9, 12.5e9),
         Chip("v5p", "tpu", 95.74 * GiB, PEAK_FLOPS["TPU v5"], 2765e9, 600e9, 6.25e9),
+        Chip("l4", "gpu", GPU_SHARE * 22.03 * GiB, PEAK_FLOPS["NVIDIA L4"], 300e9, 32e9, 1.6e9),
+        Chip("rtx4090", "gpu", GPU_SHARE * 23.64 * GiB, PEAK_FLOPS["NVIDIA GeForce RTX 4090"], 1008e9, 32e9, 1.6e9),
         Chip("a100", "gpu", GPU_SHARE * 85_100_068_864, PEAK_FLOPS["NVIDIA A100-SXM4-80GB"], 2039e9, 300e9, 25e9),
         Chip("h100", "gpu", GPU_SHARE * 84_942_979_072, PEAK_FLOPS["NVIDIA H100 80GB HBM3"], 3352e9, 450e9, 50e9),
         Chip("h200", "gpu", GPU_SHARE * 151_397_597_184, PEAK_FLOPS["NVIDIA H200"], 4800e9, 450e9, 50e9),
@@ -76,9 +81,11 @@ CHIPS = {
 }
 
 GPUS = {
-    "a100": Gpu("NVIDIA A100-SXM4-80GB", 8, 108, 64, 1.41, (167_936, 166_912), 41_943_040, 85_100_068_864),
-    "h100": Gpu("NVIDIA H100 80GB HBM3", 9, 132, 128, 1.98, (233_472, 232_448), 52_428_800, 84_942_979_072),
-    "h200": Gpu("NVIDIA H200 141GB HBM3e", 9, 132, 128, 1.98, (233_472, 232_448), 52_428_800, 151_397_597_184),
+    "l4": Gpu("NVIDIA L4", (8, 9), 58, 128, 2.04, (102_400, 101_376), 50_331_648, int(22.03 * GiB)),
+    "rtx4090": Gpu("NVIDIA GeForce RTX 4090", (8, 9), 128, 128, 2.52, (102_400, 101_376), 75_497_472, int(23.64 * GiB)),
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", (8, 0), 108, 64, 1.41, (167_936, 166_912), 41_943_040, 85_100_068_864),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 128, 1.98, (233_472, 232_448), 52_428_800, 84_942_979_072),
+    "h200": Gpu("NVIDIA H200 141GB HBM3e", (9, 0), 132, 128, 1.98, (233_472, 232_448), 52_428_800, 151_397_597_184),
 }
 
 
@@ -145,7 +152,7 @@ gpu_device_info {{
   l2_cache_size: {gpu.l2_cache}
   clock_rate_ghz: {gpu.clock_ghz}
   device_memory_size: {gpu.memory}
-  cuda_compute_capability {{ major: {gpu.compute_capability} }}
+  cuda_compute_capability {{ major: {gpu.compute_capability[0]} minor: {gpu.compute_capability[1]} }}
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536
 }}

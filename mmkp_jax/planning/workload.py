@@ -19,6 +19,7 @@ from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder, read_config
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.models.family import Work
 from mmkp_jax.models.flops import tree_pairs
+from mmkp_jax.models.lora import lora_of
 from mmkp_jax.training.batches import (
     branches_of,
     complete_config,
@@ -102,7 +103,7 @@ def workload_of(config: ConfigDict) -> Workload:
     """
     make_data(config)
     published, where = published_config(config.model.path)
-    definition = define(published, where)
+    definition = define(published, where, lora=lora_of(config))
     config = complete_config(config, definition)
     return Workload(config, published, where, definition, load_of(config, definition))
 

@@ -12,7 +12,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmkp_jax.errors import InputError, all_of, nearest
-from mmkp_jax.runtime.field_checks import SEE_HELP, Fault, check_settings, fault_of, faults_of, unknown
+from mmkp_jax.runtime.field_checks import (
+    SEE_HELP,
+    Fault,
+    check_settings,
+    fault_of,
+    faults_of,
+    frozen_by_hand,
+    unknown,
+)
 from mmkp_jax.runtime.field_types import CONTENT, Field
 from mmkp_jax.runtime.fields import FIELDS, field_named, leaves, names_by_resume
 from mmkp_jax.runtime.paths import check_local
@@ -64,6 +72,8 @@ def read_config(named_by: str, overrides: Sequence[str] = (), fields: Sequence[F
         raise all_of(errors, SEE_HELP)
     override(config, values)
     check_settings(config, fields)
+    if "freeze" in given and config.get("lora_rank"):
+        raise frozen_by_hand(config.to_dict()).error()
     _check_paths(config)
     return config
 

@@ -157,6 +157,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
+UNSET_FREEZE = ((), field_named("freeze").default)
+"""Values of `freeze` that a preset or the table gives, which LoRA replaces."""
+
+
+def frozen_by_hand(content: Mapping[str, Any]) -> Fault:
+    """The fault of a `freeze` that was set next to LoRA, which freezes all of the base's weights."""
+    what = f"lora_rank={content['lora_rank']} freezes all of the base's weights"
+    hint = "leave config.freeze out; config.lora_projector says what the projector does"
+    return Fault("freeze", content["freeze"], what, "", hint)
+
+
 def _together(content: Mapping[str, Any], invalid: Collection[str]) -> Iterator[Fault]:
     """Faults of fields that are valid alone but inconsistent together; `invalid` ones are skipped."""
 
@@ -168,6 +179,8 @@ def _together(content: Mapping[str, Any], invalid: Collection[str]) -> Iterator[
     ):
         what = "num_epochs is 0 and total_steps is 0"
         yield Fault("num_epochs", 0, what, "", "give one of them; total_steps wins where both are given")
+    if valid("lora_rank", "freeze") and content["lora_rank"] and tuple(content["freeze"]) not in UNSET_FREEZE:
+        yield frozen_by_hand(content)
     if valid("mesh"):
         sizes = list(content["mesh"].values())
         if 0 in sizes or sizes.count(-1) > 1:

@@ -42,6 +42,8 @@ DYNAMIC = Need("strategy", "strategy {} has no γ", only=("dyncot",))
 WEIGHTED = Need("strategy", "strategy {} has no such weight", only=("multitask",))
 FIXED = Need("gamma_mode", "gamma_mode={}", only=("fixed",))
 MOVING = Need("gamma_mode", "gamma_mode={}", only=("ema",))
+ADAPTED = Need("lora_rank", "lora_rank={} adds no adapters", never=(0,))
+UNADAPTED = Need("lora_rank", "lora_rank={} freezes all of the base's weights", only=(0,))
 VALIDATED = Need("eval_every", "eval_every={}", never=(0,))
 
 
@@ -135,6 +137,7 @@ OPTIMIZER = (
         *("freeze", ("tower",)),
         "parts of the model, or parameter paths, that do not train: the vision tower",
         source=PAPER,
+        needs=(UNADAPTED,),
     ),
     Field("learning_rate", 5e-5, "peak learning rate", low=0, source=PAPER),
     Field(
@@ -156,6 +159,72 @@ OPTIMIZER = (
     Field("eps", 1e-8, "AdamW's ε", low=0, source=OURS),
     Field("weight_decay", 0.01, "decay a step, times the learning rate; matrices only", low=0, source=OURS),
     Field("clip_norm", 1.0, "largest global norm of the gradient", low=1e-12, source=OURS),
+)
+
+LORA = (
+    Field(
+        *("lora_rank", 0),
+        "rank of the adapters that train instead of the base's weights, which are then frozen; 0: no adapters",
+        low=0,
+        source=OURS,
+        needs=(TRAINS,),
+        before=0,
+    ),
+    Field(
+        *("lora_alpha", 32.0),
+        "an adapter's product is multiplied by lora_alpha / lora_rank",
+        low=1e-6,
+        source=OURS,
+        needs=(TRAINS, ADAPTED),
+        before=32.0,
+    ),
+    Field(
+        *("lora_dropout", 0.0),
+        "share of an adapter's inputs that a train step drops",
+        low=0,
+        below=1,
+        source=OURS,
+        needs=(TRAINS, ADAPTED),
+        before=0.0,
+    ),
+    Field(
+        *("lora_targets", ()),
+        "linears with an adapter, as in PEFT: ends of transformers' module names (q_proj), or regexes of whole ones; "
+        "empty: all of the decoder",
+        source=OURS,
+        needs=(TRAINS, ADAPTED),
+        before=(),
+    ),
+    Field(
+        *("lora_rs", False),
+        "divide lora_alpha by the root of the rank instead (rsLoRA)",
+        source=OURS,
+        needs=(TRAINS, ADAPTED),
+        before=False,
+    ),
+    Field(
+        *("lora_base", "bf16"),
+        "how the decoder's frozen matrices are held: as all frozen parameters (frozen_dtype), or in 4 bits (QLoRA)",
+        choices=("bf16", "nf4"),
+        source=OURS,
+        needs=(TRAINS, ADAPTED),
+        before="bf16",
+    ),
+    Field(
+        *("lora_projector", "lora"),
+        "the projector: adapters too, or trained in full, or frozen",
+        choices=("lora", "full", "frozen"),
+        source=OURS,
+        needs=(TRAINS, ADAPTED),
+        before="lora",
+    ),
+    Field(
+        *("lora_adapter", ""),
+        "folder of a PEFT adapter that training starts from; empty: adapters that change nothing yet",
+        resume=CONTENT,
+        needs=(TRAINS, ADAPTED),
+        before="",
+    ),
 )
 
 ROWS = (
@@ -286,6 +355,7 @@ SECTIONS = (
     Section("Model and data", MODEL_AND_DATA),
     Section("Strategy", STRATEGY),
     Section("Optimizer and length", OPTIMIZER),
+    Section("LoRA", LORA),
     Section("Steps and rows", ROWS),
     Section("Evaluation", EVALUATION),
     Section("Progress, checkpoints and ends", KEEPING),

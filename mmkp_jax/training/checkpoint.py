@@ -21,8 +21,15 @@ from mmkp_jax.runtime.atomic import rename_damaged
 from mmkp_jax.runtime.checksums import CHECKSUMS_FILE, find_damage, has_checksums
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.hosts import is_multi_host, is_writer, true_on_all_hosts, wait_for_all
+from mmkp_jax.runtime.json_files import read_object
 from mmkp_jax.training.sealing import ChecksummedPath
 from mmkp_jax.training.step import State
+
+BASE = "base"
+"""Key in a checkpoint's metadata: the digest of the frozen parameters (`training.frozen`), which it does not hold."""
+
+NOTE = "note/metadata"
+"""The file of a checkpoint with its metadata."""
 
 RESUME_HINT = "remove its folder, to resume from an earlier one or from the beginning"
 
@@ -32,11 +39,21 @@ def no_checksums_message(folder: Path) -> str:
     return f"{folder}: it has no checksums ({CHECKSUMS_FILE}), so that damage in it would not be noticed"
 
 
+def metadata_of(folder: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    return dict(read_object(folder / NOTE, RESUME_HINT).content)
+
+
 class Restored(NamedTuple):
     """A checkpoint as it was saved."""
 
     step: int
     state: State
+    """The state, without `frozen` where `BASE` is in the metadata."""
     metadata: dict[str, Any]
 
 
@@ -91,10 +108,14 @@ class Checkpoints:
     def restore(self, step: int, state: State) -> Restored:
         """The checkpoint of `step`, laid out as `state`: `jax.ShapeDtypeStruct`s with any shardings.
 
+        Frozen parameters are read only from checkpoints of earlier versions, which hold them.
+
         Raises:
             InputError: it is damaged, or cannot be read.
         """
         self.verify(step)
+        if BASE in metadata_of(self._folder / str(step)):
+            state = {part: of for part, of in state.items() if part != "frozen"}
         args = ocp.args.Composite(state=ocp.args.StandardRestore(state), note=ocp.args.JsonRestore())
         try:
             restored = self._read(step, args)
@@ -205,8 +226,6 @@ class Best:
     Use as a context manager, as `Checkpoints`.
     """
 
-    PARTS = ("trainable", "frozen")
-
     def __init__(self, folder: Path, metric: str, step: int):
         """Resumes at `step`: a best step after it is removed, as it will be computed and offered again."""
         self._metric, self._kept = metric, Checkpoints(folder, keep=1)
@@ -219,20 +238,23 @@ class Best:
     def __exit__(self, *_: object) -> None:
         self._kept.__exit__()
 
-    def offer(self, step: int, state: State, scores: Mapping[str, float]) -> None:
-        """Saves the state's parameters if they beat the best score so far; they are written before this returns.
+    def offer(self, step: int, state: State, scores: Mapping[str, float], base: str) -> None:
+        """Saves the parameters that train if they beat the best score so far; they are written before this returns.
+
+        Args:
+            base: digest of the frozen parameters.
 
         Raises:
             InputError: they cannot be written.
         """
         if (score := scores[self._metric]) > self.score:
             self.score = score
-            metadata = {"metric": self._metric, "score": score}
-            self._kept.save(step, {part: state[part] for part in self.PARTS}, metadata)
+            metadata = {"metric": self._metric, "score": score, BASE: base}
+            self._kept.save(step, {"trainable": state["trainable"]}, metadata)
             self._kept.wait()  # the run's own checkpoint must not exist without it
 
     def restore(self, state: State) -> Restored | None:
-        """The best parameters, laid out as those of `state` (`jax.ShapeDtypeStruct`s).
+        """The best parameters that train, laid out as those of `state` (`jax.ShapeDtypeStruct`s).
 
         None where none were offered, or where they are damaged: they are then renamed.
         """
@@ -241,7 +263,7 @@ class Best:
             return None
         restored = None
         try:
-            restored = self._kept.restore(step, {part: state[part] for part in self.PARTS})
+            restored = self._kept.restore(step, {part: state[part] for part in ("trainable", "frozen")})
         except InputError as error:
             print(for_terminal(str(error)), file=sys.stderr)
         if true_on_all_hosts(restored is not None):

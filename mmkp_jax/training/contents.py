@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmkp_jax.data.records import open_split, split_names
+from mmkp_jax.hf.adapter import ADAPTER_FILES
 from mmkp_jax.hf.folder import Folder, digests
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.field_types import CONTENT
@@ -45,6 +46,9 @@ def contents_of(config: ConfigDict, base: Folder) -> dict[str, str]:
         "data.path": _digest(datasets),
         **{f"data.{name}": _digest(_file(config.data[name])) for name in ("train_keyphrases", "kinds")},
         "model.path": _digest((digests(base), weights)),
+        "lora_adapter": _digest([_file(str(Path(config.lora_adapter).expanduser() / name)) for name in ADAPTER_FILES])
+        if config.lora_adapter
+        else _digest(""),
     }
 
 

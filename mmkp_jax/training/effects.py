@@ -17,8 +17,9 @@ def without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: 
         first: the step that the run starts or resumes at.
         profiled: steps to trace.
     """
+    held = list(_held(config))
     by_length = [*_length(config, steps), *_beyond(config, steps), *_profile(steps, first, profiled)] if steps else []
-    return [*by_length, *_needs(config)]
+    return [*by_length, *held, *_needs(config)]
 
 
 def lines_without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> str:
@@ -60,6 +61,15 @@ def _profile(steps: int, first: int, profiled: range) -> Iterator[str]:
         yield f"{flag} is before step {first:,}, at which the run resumes: nothing is traced"
     elif profiled.stop - 1 > steps or profiled.start < first:
         yield f"{flag} is cut to the steps that are run: {max(profiled.start, first)}:{min(profiled.stop - 1, steps)}"
+
+
+def _held(config: ConfigDict) -> Iterator[str]:
+    if (
+        config.lora_rank
+        and config.strategy != "zeroshot"
+        and (config.lora_base, config.frozen_dtype) == ("bf16", "float32")
+    ):
+        yield f"lora_base=bf16: frozen_dtype={config.frozen_dtype} holds the base in {config.frozen_dtype}"
 
 
 def _needs(config: ConfigDict) -> Iterator[str]:

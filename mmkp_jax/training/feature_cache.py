@@ -31,8 +31,9 @@ from mmkp_jax.data.plan import Rows
 from mmkp_jax.data.processor import Processor
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
-from mmkp_jax.models.features import as_values, feature_kind, fingerprint_of, params_read
-from mmkp_jax.models.freezing import join_params, split_params
+from mmkp_jax.models.digest import digest_of
+from mmkp_jax.models.features import as_values, feature_kind, params_read
+from mmkp_jax.models.freezing import join_params, split_trained
 from mmkp_jax.models.sharding import place_batch
 from mmkp_jax.ops.layout import ROW_AXES
 from mmkp_jax.runtime.hosts import check_agreement, true_on_all_hosts, wait_for_all
@@ -54,7 +55,7 @@ def why_unused(config: ConfigDict, definition: Definition) -> str | None:
     """Why `data.features` has no effect in a run that trains; None where it has one."""
     if not definition.processor.values:
         return "the model takes no images"
-    trained = flatten(split_params(definition.shapes(), definition.family.paths(config.freeze))[0])
+    trained = flatten(split_trained(definition, definition.shapes(), config.freeze)[0])
     read = [path for path in params_read(definition, dtype_of(config, "compute_dtype")) if path in trained]
     return f"{read[0]} trains, and features depend on it (config.freeze)" if read else None
 
@@ -110,7 +111,7 @@ def store_of(config: ConfigDict, plan: Plan, state: State, processor: Processor)
     dtype, params = dtype_of(config, "compute_dtype"), flatten(join_params(state["trainable"], state["frozen"]))
     tower = unflatten({path: params[path] for path in params_read(plan.definition, dtype)})
     kind = feature_kind(plan.definition, dtype)
-    named = (VERSION, plan.definition.family.name, processor.fingerprint, fingerprint_of(tower), kind)
+    named = (VERSION, plan.definition.family.name, processor.fingerprint, digest_of(tower)[:24], kind)
     key = hashlib.sha256(repr(named).encode()).hexdigest()[:16]
     return FeatureStore(Path(config.data.features).expanduser() / key, kind)
 

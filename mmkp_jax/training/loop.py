@@ -19,18 +19,20 @@ from mmkp_jax.data.pipeline import Position, batches, position_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.models.definition import Params
+from mmkp_jax.models.digest import digest_of
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.models.mfu import needed_flops, peak_flops
 from mmkp_jax.models.sharding import place_batch, planned_rows
 from mmkp_jax.runtime.hosts import is_multi_host, stop_requested
 from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
 from mmkp_jax.training.batches import TrainingData
-from mmkp_jax.training.checkpoint import Best, Checkpoints
+from mmkp_jax.training.checkpoint import BASE, Best, Checkpoints
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.feature_cache import feed_of
+from mmkp_jax.training.frozen import check_frozen
 from mmkp_jax.training.metrics import Meter
 from mmkp_jax.training.profiler import Profiler
-from mmkp_jax.training.setup import Plan, load_state
+from mmkp_jax.training.setup import Plan, load_frozen, load_state
 from mmkp_jax.training.step import State
 from mmkp_jax.training.watchdog import Watchdog
 
@@ -84,10 +86,10 @@ def train(
     """
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(_StopSignals())  # first, so that it is active until the last checkpoint is written
-        kept = {"keep": config.keep_checkpoints, "keep_hours": config.keep_hours}
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **kept))
+        keep = {"keep": config.keep_checkpoints, "keep_hours": config.keep_hours}
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **keep))
         data = training.feed.records.fingerprint
-        step, state = _begin(plan, folder, checkpoints, data, config.data.path, training.steps)
+        step, state, base = _begin(plan, folder, checkpoints, data, config.data.path, training.steps)
         best = stack.enter_context(Best(workdir / "best", config.best_metric, step)) if validate else None
         if step:
             print(f"resuming from step {step:,} of {training.steps:,}")
@@ -121,17 +123,19 @@ def train(
             if best and (last or step % config.eval_every == 0):
                 with meter.spending("evaluation"), watchdog.pausing(), jax.transfer_guard("allow"):
                     scores = validate(join_params(state["trainable"], state["frozen"]))
-                    best.offer(step, state, scores)
+                    best.offer(step, state, scores, base)
                     if config.export_every and step % (config.export_every * config.eval_every) == 0:
                         export(step, join_params(state["trainable"], state["frozen"]))
                 meter.annotate(scores)
             if stop or last or step % config.checkpoint_every == 0:
                 meter.flush()
                 with meter.spending("checkpoint"), watchdog.pausing():
-                    checkpoints.save(step, state, {"data": data})
+                    kept = {part: of for part, of in state.items() if part != "frozen"}
+                    checkpoints.save(step, kept, {"data": data, BASE: base})
             if stop:
                 raise Stopped(step, asked.by_user)
-        params = join_params(state["trainable"], state["frozen"])
+        frozen = state["frozen"]
+        params = join_params(state["trainable"], frozen)
         del state  # frees the optimizer state, the largest part
         if not best:
             return step, params
@@ -140,13 +144,17 @@ def train(
         if restored is None:  # damaged, or the run was trained to its end before it validated
             return step, params
         print(f"best on valid: step {restored.step:,}, {restored.metadata['metric']} {restored.metadata['score']:.4f}")
-        return restored.step, join_params(restored.state["trainable"], restored.state["frozen"])
+        return restored.step, join_params(restored.state["trainable"], frozen)
 
 
-def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path: str, steps: int) -> tuple[int, State]:
+def _begin(
+    plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path: str, steps: int
+) -> tuple[int, State, str]:
+    """The step to go on from, the state there, and the digest of its frozen parameters."""
     restored = checkpoints.restore_latest(plan.state)
     if restored is None:
-        return 0, load_state(plan, folder)
+        state = load_state(plan, folder)
+        return 0, state, digest_of(state["frozen"])
     step = restored.step
     if step > steps:
         what = f"the run is at step {step:,} already, and its config now ends at step {steps:,}"
@@ -154,7 +162,10 @@ def _begin(plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path
     if restored.metadata["data"] != data:
         hint = "prepare the same posts again, or give another --workdir"
         raise InputError(f"the training posts are not those that this run used up to step {step:,}", path, hint)
-    return step, restored.state
+    state = restored.state if "frozen" in restored.state else restored.state | {"frozen": load_frozen(plan, folder)}
+    base = digest_of(state["frozen"])
+    check_frozen(base, restored.metadata.get(BASE, base), folder)
+    return step, state, base
 
 
 def _feed(config: ConfigDict, training: TrainingData, step: int) -> Iterator[tuple[Position, Forest]]:

@@ -12,10 +12,12 @@ from ml_collections import ConfigDict
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import define
+from mmkp_jax.hf.adapter import load_adapter
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.models.definition import Definition, Params, define_from, flatten, unflatten
-from mmkp_jax.models.freezing import join_params, split_params
+from mmkp_jax.models.definition import Definition, Params, as_dtype, define_from, flatten, unflatten
+from mmkp_jax.models.freezing import split_trained
+from mmkp_jax.models.lora import first_adapters, is_adapter, lora_of
 from mmkp_jax.models.sharding import (
     batch_sharding,
     make_mesh,
@@ -49,6 +51,10 @@ class Plan(NamedTuple):
     state: State
     """The state as `jax.ShapeDtypeStruct`s with shardings."""
     step: Step
+    seed: int
+    """Of the adapters' first numbers."""
+    adapter: str = ""
+    """Folder of the adapter that training starts from."""
 
 
 def plan_training(
@@ -89,7 +95,13 @@ def plan_training(
     state = _abstract_state(config, definition, mesh, optimizer, schedule)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(
-        definition, optimizer, train, schedule, examples=config.row.examples, dtype=dtype_of(config, "compute_dtype")
+        definition,
+        optimizer,
+        train,
+        schedule,
+        examples=config.row.examples,
+        dtype=dtype_of(config, "compute_dtype"),
+        seed=config.seed,
     )
     step = jax.jit(
         step,
@@ -97,7 +109,7 @@ def plan_training(
         out_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
         donate_argnums=0,
     )
-    return Plan(definition, mesh, optimizer, schedule, state, step)
+    return Plan(definition, mesh, optimizer, schedule, state, step, config.seed, config.lora_adapter)
 
 
 def plan_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Definition, Params]:
@@ -127,32 +139,45 @@ def define_on(
 def _define_for_rows(config: ConfigDict, mesh: Mesh, published: Mapping[str, Any], where: str) -> Definition:
     """The model with the attention of training rows, whose trees and images have limits."""
     definition = define(published, where)
+    lora = lora_of(config)
     attention = RowAttention(
         backend_name(config.attention, mesh.devices.flat[0].platform),
         longest_tree=config.row.tree_tokens or None,
         longest_image=image_processor(config, definition).longest_image or None,
     )
-    return define_from(definition.family, definition.config, attention=attention, remat=config.remat)
+    return define_from(definition.family, definition.config, attention=attention, remat=config.remat, lora=lora)
 
 
 def load_state(plan: Plan, folder: Folder) -> State:
     """The state before the first step, with the folder's weights, sharded as planned.
 
     Raises:
-        InputError: the folder's tensors are not those of the model.
+        InputError: the folder's tensors are not those of the model, or an adapter to start from does not fit.
     """
-    trainable, frozen = plan.state["trainable"], plan.state["frozen"]
-    params = flatten(load_params(folder, join_params(trainable, frozen)))
-
-    def part(of: Params) -> Params:
-        return unflatten({path: params[path] for path in flatten(of)})
-
+    trainable, frozen = flatten(plan.state["trainable"]), flatten(plan.state["frozen"])
+    structs = trainable | frozen
+    params = flatten(load_params(folder, unflatten({path: structs[path] for path in structs if not is_adapter(path)})))
+    if adapters := {path: struct for path, struct in structs.items() if is_adapter(path)}:
+        if plan.adapter:
+            params |= flatten(load_adapter(plan.definition, plan.adapter, plan.state["trainable"]))
+        else:
+            params |= first_adapters(adapters, plan.seed)
     start = jax.jit(
         lambda trainable, frozen: init_state(trainable, frozen, plan.optimizer, plan.gamma_schedule),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.state),
         donate_argnums=(0, 1),
     )
-    return start(part(trainable), part(frozen))
+    parts = (unflatten({path: params[path] for path in part}) for part in (trainable, frozen))
+    return start(*parts)
+
+
+def load_frozen(plan: Plan, folder: Folder) -> Params:
+    """The frozen parameters, which no checkpoint holds, from the folder.
+
+    Raises:
+        InputError: the folder's tensors are not those of the model.
+    """
+    return load_params(folder, plan.state["frozen"], every=plan.definition.base_shapes())
 
 
 def _abstract_state(
@@ -163,12 +188,10 @@ def _abstract_state(
     schedule: GammaSchedule,
 ) -> State:
     """Shapes, dtypes and shardings of the state."""
-    freeze = definition.family.paths(config.freeze)
-    trainable, frozen = split_params(definition.shapes(), freeze)
-    frozen_dtype = dtype_of(config, "frozen_dtype")
-    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, frozen_dtype), frozen)
+    trainable, frozen = split_trained(definition, definition.shapes(), config.freeze)
+    frozen = as_dtype(frozen, dtype_of(config, "frozen_dtype"))
     of_params = param_shardings(definition, mesh, config.sharding_rules)
-    of_trainable, of_frozen = split_params(of_params, freeze)
+    of_trainable, of_frozen = split_trained(definition, of_params, config.freeze)
     shardings = {
         "step": replicated(mesh),
         "trainable": of_trainable,

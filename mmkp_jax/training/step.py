@@ -43,7 +43,15 @@ def init_state(
     }
 
 
-def forest_losses(definition: Definition, params: Params, forest: Forest, *, examples: int, dtype: jnp.dtype) -> Losses:
+def forest_losses(
+    definition: Definition,
+    params: Params,
+    forest: Forest,
+    *,
+    examples: int,
+    dtype: jnp.dtype,
+    dropout_key: jax.Array | None = None,
+) -> Losses:
     """Every example's loss under each of its targets, from one forward pass over a batch [B, ...].
 
     Rows with features in place of pixels leave out the tower.
@@ -51,8 +59,9 @@ def forest_losses(definition: Definition, params: Params, forest: Forest, *, exa
     Args:
         examples: S, the most examples a row may hold.
         dtype: the model's compute dtype; softmax and losses are float32 at least.
+        dropout_key: key of the adapters' dropout; None for none.
     """
-    model = definition.bind(params)
+    model = definition.bind(params, dropout_key)
     features = given_features(definition, forest, dtype)
     hidden_BTD = model(forest, dtype) if features is None else model.decode(forest, features, dtype)
     nll_BM = label_nll(hidden_BTD, model.head, forest.label_slot_BM, forest.label_BM)
@@ -67,33 +76,43 @@ def make_train_step(
     *,
     examples: int,
     dtype: jnp.dtype,
+    seed: int = 0,
 ) -> Step:
     """The train step; jit it with shardings and donate the state.
+
+    Dropout, where the model's LoRA has it, depends on `seed`, the step and the micro-batch alone.
 
     The loss of a step is the mean over the posts that count, over all micro-batches: sums are accumulated and divided
     once, so A micro-batches of B rows give what one batch of A * B rows gives.
     """
 
     processor = definition.processor
+    has_dropout = definition.lora is not None and definition.lora.dropout > 0
 
-    def loss_of(trainable: Params, frozen: Params, forest: Forest, gamma: jax.Array) -> tuple[jax.Array, tuple]:
+    def loss_of(
+        trainable: Params, frozen: Params, forest: Forest, gamma: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, tuple]:
         params = join_params(trainable, frozen)
-        losses = forest_losses(definition, params, forest, examples=examples, dtype=dtype)
+        losses = forest_losses(definition, params, forest, examples=examples, dtype=dtype, dropout_key=key)
         sums = _sums(losses, objective(losses, gamma), forest, processor)
         return sums["loss"], (sums, losses)
 
     def train_step(state: State, batch: Forest) -> tuple[State, Metrics, Losses]:
         trainable, gamma = state["trainable"], state["gamma"]["gamma"]
 
-        def accumulate(total: tuple, forest: Forest) -> tuple[tuple, Losses]:
-            gradient, (sums, losses) = jax.grad(loss_of, has_aux=True)(trainable, state["frozen"], forest, gamma)
+        def accumulate(total: tuple, each: tuple[Forest, jax.Array | None]) -> tuple[tuple, Losses]:
+            gradient, (sums, losses) = jax.grad(loss_of, has_aux=True)(
+                trainable, state["frozen"], each[0], gamma, each[1]
+            )
             return jax.tree.map(jnp.add, total, (gradient, sums)), losses
 
         nothing = (
             jax.tree.map(jnp.zeros_like, trainable),
             dict.fromkeys((*SUMS, *_slots(batch, processor)), jnp.float32(0)),
         )
-        (gradient, sums), losses = jax.lax.scan(accumulate, nothing, batch)
+        key = jax.random.fold_in(jax.random.key(seed), state["step"]) if has_dropout else None
+        keys = jax.random.split(key, batch.segment_BT.shape[0]) if has_dropout else None
+        (gradient, sums), losses = jax.lax.scan(accumulate, nothing, (batch, keys))
         each = 1 / jnp.maximum(
             sums["posts"], 1
         )  # the gradient's sum is divided where it is read, not in a pass of its own

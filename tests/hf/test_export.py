@@ -27,9 +27,11 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.names import published_tensors
 from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.hf.verify import BOUND
-from mmkp_jax.inference.export_run import open_step, verify
+from mmkp_jax.inference.export_run import open_step
 from mmkp_jax.inference.load_model import checkpoint_of, load_model
+from mmkp_jax.inference.verify_export import verify
 from mmkp_jax.models.definition import flatten
+from mmkp_jax.models.digest import digest_of
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.training.checkpoint import Best
 from tests.support.devices import fake_devices
@@ -221,8 +223,8 @@ def kill(*_):
     os.kill(os.getpid(), 9)
 
 if sys.argv[1] == "among tensors":
-    fetch, left = writer._fetch, iter(range(60))  # of which 49 are compared with the base
-    writer._fetch = lambda *arguments: kill() if next(left, None) is None else fetch(*arguments)
+    fetch, left = writer.fetch, iter(range(60))  # of which 49 are compared with the base
+    writer.fetch = lambda *arguments: kill() if next(left, None) is None else fetch(*arguments)
 else:
     writer.os.replace = kill
 sys.exit(export.main(sys.argv[2:]))
@@ -272,7 +274,7 @@ def test_the_best_checkpoint_is_in_a_folder_of_its_own(run_of, tmp_path):
     with Best(run / "best", "valid/all/f1@1", step=0) as best:
         halved = jax.tree.map(lambda leaf: leaf / 2, trained)
         frozen = split_params(load_model(str(workdir)).params, FROZEN)[1]
-        best.offer(3, {"trainable": halved, "frozen": frozen}, {"valid/all/f1@1": 0.5})
+        best.offer(3, {"trainable": halved}, {"valid/all/f1@1": 0.5}, digest_of(frozen))
     assert checkpoint_of(run, "best") == run / "best" / "3"
     assert checkpoint_of(run, "latest") == checkpoint_of(run, str(STEP)) == run / "checkpoints" / str(STEP)
     assert main([f"--workdir={run}", "--step=best", f"--out={tmp_path / 'out'}"]) == 0

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmkp_jax.hf.verify import BOUND
-from mmkp_jax.inference.export_run import export, facts_of, open_step, verify
+from mmkp_jax.inference.export_run import export, facts_of, open_step
+from mmkp_jax.inference.verify_export import verify
 from tests.support.needs_torch import needs_torch
 from tests.support.paths import ROOT
 from tests.support.small_pocket import environment

@@ -13,8 +13,9 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import Params, random_params
+from mmkp_jax.models.digest import digest_of
 from mmkp_jax.pocket.model import preprocessor_json
-from mmkp_jax.training.checkpoint import Checkpoints
+from mmkp_jax.training.checkpoint import BASE, Checkpoints
 from mmkp_jax.training.setup import load_state, plan_training
 from tests.support.tiny import hf_config_dict, write_tokenizer
 
@@ -38,9 +39,12 @@ def write_base(
 
 
 def write_run(
-    workdir: Path, base: Path, dataset: Path | str = "", freeze: tuple[str, ...] = FROZEN, **fields
+    workdir: Path, base: Path, dataset: Path | str = "", freeze: tuple[str, ...] = FROZEN, whole: bool = False, **fields
 ) -> Params:
-    """A work directory whose checkpoint's trained parameters are a little off the base's; returns them."""
+    """A work directory whose checkpoint's trained parameters are a little off the base's; returns them.
+
+    `whole` writes the frozen ones too, as earlier versions did.
+    """
     config = dyncot.get_config()
     config.update(make="", freeze=freeze, total_steps=10, num_epochs=0, warmup_steps=2, **fields)
     config.model.path, config.data.path = str(base), str(dataset)
@@ -59,7 +63,8 @@ def write_run(
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        checkpoints.save(STEP, state, {})
+        frozen = {} if whole else {BASE: digest_of(state.pop("frozen"))}
+        checkpoints.save(STEP, state, frozen)
     return state["trainable"]
 
 

@@ -28,7 +28,7 @@ def main(workdir: Path, address: str, count: str, number: str) -> None:
     params = load_params(base, structs)
     print("out of reach:", sum(not leaf.is_fully_addressable for leaf in jax.tree.leaves(params)), file=sys.stderr)
     for _ in range(2):
-        export_into_run(RunStep(workdir, config, base, 7, params))
+        export_into_run(RunStep(workdir, config, base, 7, params, definition))
 
 
 if __name__ == "__main__":

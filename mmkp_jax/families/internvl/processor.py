@@ -76,6 +76,7 @@ class InternVLProcessor:
     """Whether prompts follow the tokenizer's chat template; else the original `conversation.py`'s `internvl2_5`."""
 
     slots: ClassVar[tuple[str, ...]] = ("tiles",)
+    values: ClassVar[str] = "tile_BLPC"
     axes: ClassVar[int] = 1
     pixel_limit: ClassVar[None] = None
 
@@ -197,19 +198,21 @@ class InternVLProcessor:
         )
 
     def lay(
-        self, row: Images, layout: Layout, pixels: np.ndarray, *, number: int, token: int, starts: Sequence[int]
+        self, row: Images, layout: Layout, pixels: np.ndarray | None, *, number: int, token: int, starts: Sequence[int]
     ) -> None:
-        """Writes one image into views of a row.
+        """Writes one image into views of a row; without `pixels`, all but their values.
 
         Raises:
             ValueError: the pixels do not match the layout.
         """
         (tiles,), (start,) = layout.slots, starts
-        if pixels.shape != (expected := (tiles, *row.tile_BLPC.shape[1:])):
+        expected = (tiles, *row.tile_BLPC.shape[1:])
+        if pixels is not None and pixels.shape != expected:
             grid = " x ".join(map(str, layout.shape))
             raise ValueError(f"image {number} is {dtype_and_shape(pixels)}, not {list(expected)} for its {grid} tiles")
         here = slice(start, start + tiles)
-        row.tile_BLPC[here] = pixels
+        if pixels is not None:
+            row.tile_BLPC[here] = pixels
         row.image_BL[here] = number
         places = np.indices(layout.shape).reshape(2, -1).T
         row.place_BL2[here] = -1

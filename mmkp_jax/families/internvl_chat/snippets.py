@@ -1,6 +1,6 @@
 """Code for the card of a folder in the original layout, which other programs read with the folder's own code.
 
-Placeholders: `$folder`, `$reading` (how a post's text and image are read) and `$answer_tokens`.
+Placeholders: those of `hf/card_text.py`.
 """
 
 from mmkp_jax.families.internvl.processor import IMAGENET_MEAN, IMAGENET_STD, SYSTEM
@@ -16,14 +16,14 @@ import re
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+${{peft}}from PIL import Image, ImageOps
 from transformers import AutoModel, AutoTokenizer
 
-FOLDER = $folder  # this folder, or its name on the hub
+FOLDER = $folder  $folder_is
 device = "cuda" if torch.cuda.is_available() else "cpu"
 tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
 model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True, torch_dtype="auto").to(device).eval()
-$reading
+$adapted$reading
 
 def tiles(image, side, most):
     """The image's tiles and thumbnail, as training cut them: [tiles, 3, side, side], normalised."""
@@ -70,7 +70,7 @@ VLLM = f'''\
 import numpy as np
 from PIL import Image, ImageOps
 from vllm import LLM, SamplingParams
-
+$vllm_peft
 $reading
 
 SYSTEM = "{SYSTEM}"
@@ -84,11 +84,11 @@ def prompt(text):
     ) + "<|im_start|>assistant\\n"
 
 
-llm = LLM($folder, trust_remote_code=True, limit_mm_per_prompt={{"image": 1}})
+llm = LLM($folder, trust_remote_code=True, limit_mm_per_prompt={{"image": 1}}$vllm_rank)
 tokenizer = llm.get_tokenizer()
 greedy = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=$answer_tokens, stop=["<|im_end|>"])
 post = {{"prompt": prompt("the eras tour was everything"), "multi_modal_data": {{"image": read("stage.jpg")}}}}
-print(llm.generate(post, greedy)[0].outputs[0].text)
+print(llm.generate(post, greedy$vllm_request)[0].outputs[0].text)
 '''
 
 SNIPPETS = Snippets(NEEDS, TRANSFORMERS, VLLM)

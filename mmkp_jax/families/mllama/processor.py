@@ -59,6 +59,7 @@ class MllamaProcessor:
     """Tiles of an image."""
 
     slots: ClassVar[tuple[str, ...]] = ("images",)
+    values: ClassVar[str] = "patch_BJZPC"
     axes: ClassVar[int] = 1
     pixel_limit: ClassVar[None] = None
     settings: ClassVar[Mapping[str, int]] = {}
@@ -137,9 +138,9 @@ class MllamaProcessor:
         )
 
     def lay(
-        self, row: Images, layout: Layout, pixels: np.ndarray, *, number: int, token: int, starts: Sequence[int]
+        self, row: Images, layout: Layout, pixels: np.ndarray | None, *, number: int, token: int, starts: Sequence[int]
     ) -> None:
-        """Writes one image into views of a row.
+        """Writes one image into views of a row; without `pixels`, all but their values.
 
         Raises:
             ValueError: the pixels do not match the layout.
@@ -147,10 +148,11 @@ class MllamaProcessor:
         canvas: Canvas = layout.shape[:2]
         tiles, (slot,) = math.prod(canvas), starts
         expected = (tiles, *row.patch_BJZPC.shape[-2:])
-        if pixels.shape != expected:
+        if pixels is not None and pixels.shape != expected:
             what = f"not {list(expected)} for its canvas of {' x '.join(map(str, canvas))} tiles"
             raise ValueError(f"image {number} is {dtype_and_shape(pixels)}, {what}")
-        row.patch_BJZPC[slot, :tiles] = pixels
+        if pixels is not None:
+            row.patch_BJZPC[slot, :tiles] = pixels
         row.canvas_BJ[slot] = 1 + canvases(self.max_tiles).index(canvas)
         row.token_BJ[slot] = token
 
