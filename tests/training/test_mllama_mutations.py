@@ -50,8 +50,13 @@ def right() -> float:
     return error()
 
 
-def assert_broken(**mistake) -> None:
+@pytest.fixture(autouse=True)
+def without_a_mistake():
+    """No mistake, no error: before each mutation."""
     assert right() <= BOUND
+
+
+def assert_broken(**mistake) -> None:
     assert error(**mistake) >= 100 * BOUND
 
 
@@ -91,7 +96,6 @@ def without_tanh(gate, dtype):
 
 @pytest.mark.parametrize("module", [mllama, tower])
 def test_a_gate_without_tanh_breaks_the_forest(module, monkeypatch):
-    alone()
     monkeypatch.setattr(module, "opened", without_tanh)
     assert_broken()
 
@@ -111,7 +115,6 @@ def only_filled(canvas_N, config):
 )
 def test_a_mistake_in_the_tower_breaks_the_forest(name, value, monkeypatch):
     """Padding that sees padding, or that is not seen; another activation."""
-    alone()
     monkeypatch.setattr(tower, name, value)
     assert_broken()
 
@@ -132,7 +135,6 @@ def memory_with(change):
 )
 def test_a_mistake_in_what_tokens_see_breaks_the_forest(change, monkeypatch):
     """The 68 are four tiles of 17 tokens."""
-    alone()
     monkeypatch.setattr(mllama.Mllama, "memory", memory_with(change))
     assert_broken()
 
@@ -149,7 +151,6 @@ def test_each_tensor_of_its_own_matters(path):
     params = jax.tree.map(lambda leaf: leaf, MODEL.params)
     module, name = path.split(".")
     params["tower"][module][name] = np.zeros_like(params["tower"][module][name])
-    assert right() <= BOUND
     assert jitted()(params) >= 100 * BOUND
 
 
