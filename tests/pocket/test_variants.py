@@ -2,21 +2,26 @@
 
 import importlib
 import json
+import re
 import shutil
 
 import pytest
 
 from configs import dyncot
 from configs.presets import PRESETS
+from mmkp_jax.data.prompts import DATE
+from mmkp_jax.describe import main as describe
 from mmkp_jax.errors import InputError
 from mmkp_jax.export import main as export
 from mmkp_jax.families.registry import define, family_of
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
+from mmkp_jax.inference.predictor import load_predictor
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.pocket.make import STAMP
 from mmkp_jax.pocket.variants import make_variant
 from tests.support.needs_torch import needs_torch
+from tests.support.paths import ROOT
 from tests.support.small_pocket import SIZES, metrics, run_here, small_pocket
 
 MAKERS = [preset.removeprefix("pocket_") for preset in PRESETS["model"] if preset.startswith("pocket_")]
@@ -91,7 +96,9 @@ def test_a_variant_is_made_once_and_nothing_else_is_overwritten(made, pocket, tm
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(made, pocket, tmp_path, maker):
+def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
+    made, pocket, tmp_path, maker, monkeypatch
+):
     model, workdir, out = made(maker), tmp_path / "run", tmp_path / "out"
     config = f"configs/dyncot.py:model=pocket_{maker}"
     fields = {
@@ -121,3 +128,25 @@ def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
     assert export([f"--workdir={workdir}", f"--out={out}", *verify]) == 0
     assert_transformers_loads(out)
     assert (out / "config.json").read_bytes() == (model / "config.json").read_bytes()
+    if maker == VERIFIED:
+        flags = [
+            f"--config={ROOT / config}",
+            "--config.make=",
+            f"--config.model.path={model}",
+            f"--data={pocket / 'dataset'}",
+        ]
+        assert describe([*flags, f"--out={tmp_path / 'dataset.html'}"]) == 0
+        assert_the_cards_code_answers_as_we_do(out, monkeypatch)
+
+
+def assert_the_cards_code_answers_as_we_do(out, monkeypatch) -> None:
+    """Of a template that writes a date, and a tokenizer that puts a token in front of every text."""
+    transformers, vllm = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    compile(vllm, "README.md", "exec")
+    assert f"date_string={DATE!r}" in transformers and f"{{'date_string': {DATE!r}}}" in vllm
+    monkeypatch.chdir(out)
+    names: dict = {}
+    exec(compile(transformers, "README.md", "exec"), names)
+    texts = ["the band at <place> 12345", "rain again " * 60]
+    ours = load_predictor(out, answer_tokens=4)(texts, [None, None])
+    assert [names["answer"](text) for text in texts] == [each.output for each in ours]
