@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 
 import jax
@@ -11,15 +12,19 @@ import pytest
 
 from configs import dyncot
 from configs.presets import PRESETS
+from mmkp_jax.data.prompts import DATE
+from mmkp_jax.describe import main as describe
 from mmkp_jax.errors import InputError
 from mmkp_jax.export import main as export
 from mmkp_jax.families.registry import define, family_of
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
+from mmkp_jax.inference.predictor import load_predictor
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.pocket.make import STAMP
 from mmkp_jax.pocket.variants import make_variant
 from tests.support.needs_torch import needs_torch
+from tests.support.paths import ROOT
 from tests.support.small_pocket import SIZES, metrics, run_here, small_pocket
 
 MAKERS = [preset.removeprefix("pocket_") for preset in PRESETS["model"] if preset.startswith("pocket_")]
@@ -114,7 +119,9 @@ def six_steps(pocket, model, maker: str, workdir):
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(made, pocket, tmp_path, maker):
+def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
+    made, pocket, tmp_path, maker, monkeypatch
+):
     model, workdir, out = made(maker), tmp_path / "run", tmp_path / "out"
     done = six_steps(pocket, model, maker, workdir)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -129,6 +136,28 @@ def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
     assert export([f"--workdir={workdir}", f"--out={out}", *verify]) == 0
     assert_transformers_loads(out)
     assert (out / "config.json").read_bytes() == (model / "config.json").read_bytes()
+    if maker == VERIFIED:
+        flags = [
+            f"--config={ROOT / 'configs/dyncot.py'}:model=pocket_{maker}",
+            "--config.make=",
+            f"--config.model.path={model}",
+            f"--data={pocket / 'dataset'}",
+        ]
+        assert describe([*flags, f"--out={tmp_path / 'dataset.html'}"]) == 0
+        assert_the_cards_code_answers_as_we_do(out, monkeypatch)
+
+
+def assert_the_cards_code_answers_as_we_do(out, monkeypatch) -> None:
+    """Of a template that writes a date, and a tokenizer that puts a token in front of every text."""
+    transformers, vllm = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    compile(vllm, "README.md", "exec")
+    assert f"date_string={DATE!r}" in transformers and f"{{'date_string': {DATE!r}}}" in vllm
+    monkeypatch.chdir(out)
+    names: dict = {}
+    exec(compile(transformers, "README.md", "exec"), names)
+    texts = ["the band at <place> 12345", "rain again " * 60]
+    ours = load_predictor(out, answer_tokens=4)(texts, [None, None])
+    assert [names["answer"](text) for text in texts] == [each.output for each in ours]
 
 
 @pytest.mark.nightly
