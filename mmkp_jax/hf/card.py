@@ -307,7 +307,13 @@ def _snippets(facts: CardFacts) -> dict[str, str]:
             needs = needs.replace("Needs ", "Needs `peft>=0.21`, ", 1)
     if facts.adapter_of and facts.config["lora_projector"] == "full":
         vllm = Template(NOT_SERVED)
-    return {"needs": needs, "transformers": transformers.substitute(settings), "vllm": vllm.substitute(settings)}
+    note = facts.family.reference.vllm_note
+    return {
+        "needs": needs,
+        "transformers": transformers.substitute(settings),
+        "vllm": vllm.substitute(settings),
+        "vllm_note": f"{note}\n\n" if note else "",
+    }
 
 
 def _settings(facts: CardFacts) -> dict[str, str]:

@@ -141,7 +141,7 @@ $transformers```
 
 ## Use it in vLLM
 
-```python
+$vllm_note```python
 $vllm```
 
 `vllm serve` takes a repetition penalty from `generation_config.json`: start it with `--generation-config vllm`. The

@@ -131,6 +131,8 @@ class Reference(NamedTuple):
     """Makes a model that transformers has loaded compute what the published one was trained to."""
     adjusting: str = ""
     """Code for the card: the same for `model`."""
+    vllm_note: str = ""
+    """Sentence for the card on the releases of vLLM that have the family, if not all do."""
     converted: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] | None = None
     """(content of `config.json`) -> the JSON files, by name, of the same model in a layout that transformers loads;
     None where it loads the family's own without code of the folder."""

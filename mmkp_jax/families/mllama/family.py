@@ -117,6 +117,7 @@ FAMILY = Family(
         of_images=reference.of_images,
         adjust=reference.adjust,
         adjusting=reference.ADJUSTING,
+        vllm_note=reference.VLLM,
     ),
     published=PUBLISHED,
     # Llama's figures, with the image's token instead of the system line

@@ -29,17 +29,21 @@ def adjust(model: Any) -> None:
     From release 4.56 on it takes the outputs of the layers that the config names.
     """
     vision = model.model.vision_model
-    one_token = vision.class_embedding.new_zeros(1, 1, len(vision.class_embedding))
-    states = vision.transformer(one_token).hidden_states
+    states = vision.transformer(vision.class_embedding[None, None]).hidden_states
     if len(states) == len(vision.transformer.layers):  # the first layer's input is not among them
         vision.intermediate_layers_indices = [layer - 1 for layer in vision.intermediate_layers_indices]
 
 
 ADJUSTING = """\
-vision = model.model.vision_model  # transformers takes the outputs of layers whose inputs the model was trained on
-vision.intermediate_layers_indices = [layer - 1 for layer in vision.intermediate_layers_indices]
+vision = model.model.vision_model
+token = vision.class_embedding[None, None]
+if len(vision.transformer(token).hidden_states) == len(vision.transformer.layers):
+    # this release takes the outputs of layers whose inputs the model was trained on
+    vision.intermediate_layers_indices = [layer - 1 for layer in vision.intermediate_layers_indices]
 """
-"""`adjust` as code, for the releases that the card asks for."""
+"""`adjust` as code."""
+
+VLLM = "vLLM has this family up to release 0.10.2: `pip install vllm==0.10.2`."
 
 EXPAND = """\
 inputs.pop("num_tiles")
