@@ -7,9 +7,10 @@ import pytest
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.mllama.config import config_from_hf
 from mmkp_jax.families.registry import define, known_config
-from mmkp_jax.hf.names import pieces_of, published_tensors
+from mmkp_jax.hf.names import pieces_of, published_name, published_tensors
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.freezing import split_params
+from tests.support.needs_torch import needs_torch
 from tests.support.zoo_mllama import config
 
 INSTRUCT, BASE = (f"meta-llama/Llama-3.2-11B-Vision{end}" for end in ("-Instruct", ""))
@@ -108,3 +109,16 @@ def test_the_papers_freeze_leaves_projector_and_decoder_to_train():
     assert {path.split(".")[0] for path in flatten(trained)} == {"projector", "decoder", "lm_head"}
     assert {path.split(".")[0] for path in flatten(frozen)} == {"tower"}
     assert {"decoder.cross.attention_gate", "decoder.cross.mlp_gate"} <= flatten(trained).keys()
+
+
+@pytest.mark.parametrize("hub_id", [INSTRUCT, BASE])
+def test_names_and_shapes_are_those_of_transformers(hub_id):
+    """Its model on the meta device, whose names are those in memory: aliases of the published ones."""
+    torch = needs_torch()
+    from transformers import MllamaConfig, MllamaForConditionalGeneration
+
+    with torch.device("meta"):
+        model = MllamaForConditionalGeneration(MllamaConfig(**known_config(hub_id)))
+    names = define(known_config(hub_id)).family.names
+    theirs = {published_name(name, names): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert theirs == shapes_of(hub_id)
