@@ -5,6 +5,9 @@ import json
 import re
 import shutil
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from configs import dyncot
@@ -44,6 +47,25 @@ def assert_transformers_loads(path) -> None:
     kind = getattr(transformers, family_of(folder.config, folder.config_file).reference.model)
     _, info = kind.from_pretrained(folder.path, output_loading_info=True)
     assert not any(info[keys] for keys in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+
+
+def assert_the_cards_code_answers_as_we_do(out, monkeypatch) -> None:
+    """Of a template that writes a date, and a tokenizer that puts a token in front of every text."""
+    transformers, vllm = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    compile(vllm, "README.md", "exec")
+    assert f"date_string={DATE!r}" in transformers and f"{{'date_string': {DATE!r}}}" in vllm
+    monkeypatch.chdir(out)
+    names: dict = {}
+    exec(compile(transformers, "README.md", "exec"), names)
+    texts = ["the band at <place> 12345", "rain again " * 60]
+    ours = load_predictor(out, answer_tokens=4)(texts, [None, None])
+    assert [names["answer"](text) for text in texts] == [each.output for each in ours]
+
+
+def assert_describe_takes_it(pocket, model, maker: str, page) -> None:
+    config = f"--config={ROOT / 'configs/dyncot.py'}:model=pocket_{maker}"
+    flags = [config, "--config.make=", f"--config.model.path={model}", f"--data={pocket / 'dataset'}"]
+    assert describe([*flags, f"--out={page}"]) == 0 and page.stat().st_size > 10_000
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +117,8 @@ def test_a_variant_is_made_once_and_nothing_else_is_overwritten(made, pocket, tm
         make_variant(variant_of(maker), other)
 
 
-@pytest.mark.parametrize("maker", MAKERS)
-def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
-    made, pocket, tmp_path, maker, monkeypatch
-):
-    model, workdir, out = made(maker), tmp_path / "run", tmp_path / "out"
-    config = f"configs/dyncot.py:model=pocket_{maker}"
+def six_steps(pocket, model, maker: str, workdir):
+    """The main job of a variant in this process: six steps, with a checkpoint after three."""
     fields = {
         "make": "",
         "model.path": model,
@@ -115,7 +133,16 @@ def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
         "answer_tokens": 4,
         "ablations": False,
     }
-    done = run_here(pocket, f"--workdir={workdir}", fields=fields, config=config)
+    config = f"configs/dyncot.py:model=pocket_{maker}"
+    return run_here(pocket, f"--workdir={workdir}", fields=fields, config=config)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
+    made, pocket, tmp_path, monkeypatch, maker
+):
+    model, workdir, out = made(maker), tmp_path / "run", tmp_path / "out"
+    done = six_steps(pocket, model, maker, workdir)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = metrics(workdir)
     assert len(lines) == 6 and 0 < max(line["cot_share"] for line in lines) <= 1
@@ -127,26 +154,31 @@ def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
     verify = ["--verify"] if maker == VERIFIED else []
     assert export([f"--workdir={workdir}", f"--out={out}", *verify]) == 0
     assert_transformers_loads(out)
-    assert (out / "config.json").read_bytes() == (model / "config.json").read_bytes()
     if maker == VERIFIED:
-        flags = [
-            f"--config={ROOT / config}",
-            "--config.make=",
-            f"--config.model.path={model}",
-            f"--data={pocket / 'dataset'}",
-        ]
-        assert describe([*flags, f"--out={tmp_path / 'dataset.html'}"]) == 0
+        assert_describe_takes_it(pocket, model, maker, tmp_path / "dataset.html")
         assert_the_cards_code_answers_as_we_do(out, monkeypatch)
+    assert (out / "config.json").read_bytes() == (model / "config.json").read_bytes()
 
 
-def assert_the_cards_code_answers_as_we_do(out, monkeypatch) -> None:
-    """Of a template that writes a date, and a tokenizer that puts a token in front of every text."""
-    transformers, vllm = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
-    compile(vllm, "README.md", "exec")
-    assert f"date_string={DATE!r}" in transformers and f"{{'date_string': {DATE!r}}}" in vllm
-    monkeypatch.chdir(out)
-    names: dict = {}
-    exec(compile(transformers, "README.md", "exec"), names)
-    texts = ["the band at <place> 12345", "rain again " * 60]
-    ours = load_predictor(out, answer_tokens=4)(texts, [None, None])
-    assert [names["answer"](text) for text in texts] == [each.output for each in ours]
+@pytest.mark.nightly
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_resumed_run_of_a_variant_is_bit_identical_to_an_unbroken_one(made, pocket, tmp_path, maker):
+    """`tests/test_main.py` kills and resumes pocket's own model by default."""
+    unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
+    assert six_steps(pocket, made(maker), maker, unbroken).returncode == 0
+    shutil.copytree(unbroken, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "6")
+    done = six_steps(pocket, made(maker), maker, resumed)
+    assert done.returncode == 0 and "resuming from step 3" in done.stdout, done.stderr[-3000:]
+    ours, theirs = (state_of(workdir) for workdir in (resumed, unbroken))
+    assert ours.keys() == theirs.keys() and len(theirs) > 20
+    for path, leaf in theirs.items():
+        np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
+
+
+def state_of(workdir) -> dict[str, np.ndarray]:
+    """The whole state after six steps."""
+    folder = workdir / "checkpoints" / "6" / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        leaves = jax.tree_util.tree_leaves_with_path(checkpointer.restore(folder.absolute()))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
