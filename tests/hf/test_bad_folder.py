@@ -276,7 +276,7 @@ def test_a_hub_id_fetches_no_pickle(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert open_folder("Qwen/Qwen2.5-VL-3B-Instruct").path == tmp_path
     assert asked == {
-        "Qwen/Qwen2.5-VL-3B-Instruct": ["*.json", "*.safetensors", "*.jinja", "*.txt", "README.md", "LICENSE*"]
+        "Qwen/Qwen2.5-VL-3B-Instruct": ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.py", "README.md", "LICENSE*"]
     }
 
 
