@@ -1,13 +1,13 @@
 """The mesh changes where numbers live, not what they are; and where each parameter lives can be read in a file."""
 
 import json
-import math
 import os
 import subprocess
 import sys
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
 
@@ -15,8 +15,9 @@ from configs import dyncot
 from configs.presets import MESHES
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.qwen2_5_vl.family import FAMILY
-from mmkp_jax.models.definition import define_from, flatten
-from mmkp_jax.models.freezing import split_params
+from mmkp_jax.models.definition import as_dtype, define_from, flatten
+from mmkp_jax.models.freezing import split_trained
+from mmkp_jax.models.lora import lora_of
 from mmkp_jax.models.sharding import MESH_AXES, check_rules, make_mesh, param_shardings, sharding_table
 from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
@@ -85,28 +86,38 @@ def test_the_sharding_of_every_parameter_is_in_the_golden_file(name, config, siz
 
 
 def test_what_every_mesh_preset_keeps_on_a_chip_is_in_the_golden_file():
-    """Parameters and optimizer of both models; to accept a change, as above."""
-    lines = [f"{'mesh':10} {'model':4} {'data x fsdp x tensor':22} {'rows':>5} {'micro-batches':>14} {'GB a chip':>10}"]
+    """Parameters and optimizer of both models, trained in full and by LoRA; to accept a change, as above."""
+    heads = f"{'GB a chip':>10} {'lora':>8} {'qlora':>8}"
+    lines = [f"{'mesh':10} {'model':4} {'data x fsdp x tensor':22} {'rows':>5} {'micro-batches':>14} {heads}"]
+    models = {
+        (model, tune): define_from(FAMILY, config, lora=lora_of(dyncot.get_config(f"tune={tune}")))
+        for model, config in (("3b", QWEN2_5_VL_3B), ("7b", QWEN2_5_VL_7B))
+        for tune in ("full", "lora", "qlora")
+    }
     for name in MESHES:
-        for model, config in (("3b", QWEN2_5_VL_3B), ("7b", QWEN2_5_VL_7B)):
+        for model in ("3b", "7b"):
             c = dyncot.get_config(f"model=qwen2_5_vl_{model},mesh={name}")
             sizes = tuple(8 if c.mesh[axis] == -1 else c.mesh[axis] for axis in MESH_AXES)
             mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-            definition = define_from(FAMILY, config)
-            local = jax.tree.map(
-                lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)),
-                definition.shapes(),
-                param_shardings(definition, mesh, c.sharding_rules),
-            )
-            trained, frozen = (sum(flatten(part).values()) for part in split_params(local, FAMILY.paths(c.freeze)))
-            kept = (4 + 8) * trained + 2 * frozen
+            kept = [_kept(models[model, tune], mesh, c) / 1e9 for tune in ("full", "lora", "qlora")]
             by = " x ".join(map(str, sizes))
             rows = f"{c.global_batch_size:>5} {c.accumulation_steps:>14}"
-            lines.append(f"{name:10} {model:4} {by:22} {rows} {kept / 1e9:>10.3f}")
+            lines.append(f"{name:10} {model:4} {by:22} {rows} {kept[0]:>10.3f} {kept[1]:>8.3f} {kept[2]:>8.3f}")
     text, file = "\n".join(lines) + "\n", GOLDEN / "presets.txt"
     if os.environ.get("MMKP_UPDATE_GOLDEN"):
         file.write_text(text)
     assert text == file.read_text()
+
+
+def _kept(definition, mesh, c):
+    """Bytes of a chip: float32 with two moments for what trains, else bf16, or what a matrix in 4 bits takes."""
+    local = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(leaf.shape), leaf.dtype),
+        as_dtype(definition.shapes(), jnp.bfloat16),
+        param_shardings(definition, mesh, c.sharding_rules),
+    )
+    trained, frozen = (flatten(part).values() for part in split_trained(definition, local, c.freeze))
+    return 12 * sum(leaf.size for leaf in trained) + sum(leaf.size * leaf.dtype.itemsize for leaf in frozen)
 
 
 def test_rows_of_every_mesh_preset_divide_over_its_chips():
