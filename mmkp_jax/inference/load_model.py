@@ -27,7 +27,7 @@ from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.fields import field_named
 from mmkp_jax.training.batches import recipe_of
 from mmkp_jax.training.checkpoint import BASE, metadata_of, no_checksums_message
-from mmkp_jax.training.frozen import check_frozen, frozen_digest
+from mmkp_jax.training.frozen import check_frozen, frozen_digests
 from mmkp_jax.training.setup import DTYPES, define_on
 
 MAX_TEXT_TOKENS, BATCH_SIZE, ANSWER_TOKENS = (
@@ -156,11 +156,11 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
     else:
         if not verified:
             verify_checkpoint(checkpoint)
-        saved = metadata_of(checkpoint).get(BASE)
-        restored = _restored(checkpoint, {"trainable": trainable, **({} if saved else {"frozen": frozen})})
-        if saved:
+        saved = metadata_of(checkpoint).get(BASE)  # None in checkpoints of earlier versions, which hold all parameters
+        restored = _restored(checkpoint, {"trainable": trainable, **({} if saved is not None else {"frozen": frozen})})
+        if saved is not None:
             frozen = load_params(folder, frozen, every=definition.base_shapes())
-            check_frozen(frozen_digest(frozen), saved, folder)
+            check_frozen(frozen_digests(frozen), saved, folder)
             restored["frozen"] = frozen
         params = join_params(*restored.values())
     tokenizer = load_tokenizer(folder)

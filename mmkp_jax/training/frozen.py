@@ -1,7 +1,8 @@
-"""A digest of the frozen parameters: checkpoints do not hold them, and a resumed run must have the same ones."""
+"""Digests of the frozen parameters: checkpoints do not hold them, and a resumed run must have the same ones."""
 
-import hashlib
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,28 +11,34 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.models.definition import Params, flatten
 
+SHOWN = 3
+"""Number of paths to name."""
+
 _STARTS = (0x243F6A88, 0x85A308D3)
 """Two starts make two sums of 32 bits an array."""
 
 
-def frozen_digest(frozen: Params) -> str:
-    """SHA-256 over paths, shapes, dtypes and a checksum of every number; the same on any mesh and device.
+def frozen_digests(frozen: Params) -> dict[str, str]:
+    """A digest of each frozen parameter by its path: of shape, dtype and every number; the same on any mesh and device.
 
-    The checksum is a sum of the numbers' bits, mixed with their place: exact, and independent of the order.
+    It holds sums of the numbers' bits, mixed with their place: exact, and independent of the order.
     """
     arrays = flatten(frozen)
     with jax.transfer_guard("allow"):
         sums = jax.device_get(jax.jit(_sums)(arrays)) if arrays else {}
-    parts = [(path, array.shape, str(array.dtype), *map(int, sums[path])) for path, array in sorted(arrays.items())]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return {path: f"{_kind(array)} {sums[path][0]:08x}{sums[path][1]:08x}" for path, array in sorted(arrays.items())}
 
 
-def check_frozen(now: str, saved: str, base: Folder) -> None:
-    """Raises `InputError` if the frozen parameters are not those of the run (`saved`)."""
-    if now != saved:
-        what = "its weights are not those that the run started from"
-        hint = "restore the base model of the run (config.model.path), or start in another --workdir"
-        raise InputError(what, str(base.path), hint)
+def check_frozen(now: Mapping[str, str], saved: Mapping[str, Any], base: Folder) -> None:
+    """Raises `InputError`, with their paths, if the frozen parameters are not those of the run (`saved`)."""
+    if other := [path for path in sorted(now.keys() | saved.keys()) if now.get(path) != saved.get(path)]:
+        more = f" and {len(other) - SHOWN} more" * (len(other) > SHOWN)
+        what = f"weights that did not train are not those that the run started from: {', '.join(other[:SHOWN])}{more}"
+        raise InputError(what, str(base.path), "restore the base model of the run, or start in another --workdir")
+
+
+def _kind(array: jax.Array) -> str:
+    return f"{array.dtype}{list(array.shape)}".replace(" ", "")
 
 
 def _sums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:

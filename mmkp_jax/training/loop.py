@@ -27,7 +27,7 @@ from mmkp_jax.runtime.interrupts import INTERRUPTED, end_at_once
 from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.checkpoint import BASE, Best, Checkpoints
 from mmkp_jax.training.effects import lines_without_effect
-from mmkp_jax.training.frozen import check_frozen, frozen_digest
+from mmkp_jax.training.frozen import check_frozen, frozen_digests
 from mmkp_jax.training.metrics import Meter
 from mmkp_jax.training.profiler import Profiler
 from mmkp_jax.training.setup import Plan, load_frozen, load_state
@@ -143,12 +143,12 @@ def train(
 
 def _begin(
     plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path: str, steps: int
-) -> tuple[int, State, str]:
-    """The step to go on from, the state there, and the digest of its frozen parameters."""
+) -> tuple[int, State, dict[str, str]]:
+    """The step to go on from, the state there, and the digests of its frozen parameters."""
     restored = checkpoints.restore_latest(plan.state)
     if restored is None:
         state = load_state(plan, folder)
-        return 0, state, frozen_digest(state["frozen"])
+        return 0, state, frozen_digests(state["frozen"])
     step = restored.step
     if step > steps:
         what = f"the run is at step {step:,} already, and its config now ends at step {steps:,}"
@@ -157,7 +157,7 @@ def _begin(
         hint = "prepare the same posts again, or give another --workdir"
         raise InputError(f"the training posts are not those that this run used up to step {step:,}", path, hint)
     state = restored.state if "frozen" in restored.state else restored.state | {"frozen": load_frozen(plan, folder)}
-    base = frozen_digest(state["frozen"])
+    base = frozen_digests(state["frozen"])
     check_frozen(base, restored.metadata.get(BASE, base), folder)
     return step, state, base
 

@@ -15,7 +15,7 @@ from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import Params, random_params
 from mmkp_jax.pocket.model import preprocessor_json
 from mmkp_jax.training.checkpoint import BASE, Checkpoints
-from mmkp_jax.training.frozen import frozen_digest
+from mmkp_jax.training.frozen import frozen_digests
 from mmkp_jax.training.setup import load_state, plan_training
 from tests.support.tiny import hf_config_dict, write_tokenizer
 
@@ -63,7 +63,7 @@ def write_run(
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        frozen = {} if whole else {BASE: frozen_digest(state.pop("frozen"))}
+        frozen = {} if whole else {BASE: frozen_digests(state.pop("frozen"))}
         checkpoints.save(STEP, state, frozen)
     return state["trainable"]
 
