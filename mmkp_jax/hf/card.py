@@ -13,12 +13,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmkp_jax import __version__
 from mmkp_jax.data.prompts import DATE, user_text
+from mmkp_jax.hf.card_lora import adapter_code, adapters, as_code, frozen
 from mmkp_jax.hf.card_text import (
     BODY,
     DATED,
     EXAMPLE,
     NEEDS,
-    NEEDS_PEFT,
     NOT_SERVED,
     PARTS,
     PROCESSOR,
@@ -31,7 +31,7 @@ from mmkp_jax.hf.card_text import (
     VLLM_PARTS,
 )
 from mmkp_jax.models.family import Family, Reference
-from mmkp_jax.runtime.escape import for_markdown, for_terminal
+from mmkp_jax.runtime.escape import for_markdown
 
 CARD = "README.md"
 
@@ -151,7 +151,7 @@ def card_of(facts: CardFacts) -> str:
     base = facts.base.name
     parts = {
         "title": _plain(title),
-        "base": f"[{base}](https://huggingface.co/{base})" if facts.base.on_hub else _code(base),
+        "base": f"[{base}](https://huggingface.co/{base})" if facts.base.on_hub else as_code(base),
         "strategy": STRATEGIES[facts.config["strategy"]],
         "results": _results(facts),
         **_snippets(facts),
@@ -232,8 +232,8 @@ def _training(facts: CardFacts) -> list[tuple[str, str]]:
         "steps": f"{facts.step:,} (planned: {length})",
         "γ": gamma if c["strategy"] == "dyncot" else None,
         "weight of the SFT loss": f"{c['multitask_weight']:g}" if c["strategy"] == "multitask" else None,
-        "adapters": _adapters(c) or None,
-        "frozen": _frozen(c),
+        "adapters": adapters(c) or None,
+        "frozen": frozen(c),
         "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts"
         + (f", {c['posts_per_step']:,} posts a step" if c.get("posts_per_step") else ""),
         "optimizer": f"AdamW, β = ({c['b1']:g}, {c['b2']:g}), ε = {c['eps']:g}, weight decay {c['weight_decay']:g}, "
@@ -245,24 +245,6 @@ def _training(facts: CardFacts) -> list[tuple[str, str]]:
         "device": _plain(facts.environment.device),
     }
     return [(name, value) for name, value in rows.items() if value]
-
-
-def _frozen(c: Mapping[str, Any]) -> str:
-    if c.get("lora_rank"):
-        return "all of the base" + ", except for the projector" * (c["lora_projector"] == "full")
-    return ", ".join(map(_code, c["freeze"])) or "nothing"
-
-
-def _adapters(c: Mapping[str, Any]) -> str:
-    """The run's LoRA in words; empty without."""
-    if not c.get("lora_rank"):
-        return ""
-    where = ", ".join(map(_code, c["lora_targets"])) or "all linears of the decoder"
-    where += " and of the projector" * (c["lora_projector"] == "lora")
-    scale = f"α = {c['lora_alpha']:g}{' over the root of the rank (rsLoRA)' * bool(c['lora_rs'])}"
-    dropout = f", dropout {c['lora_dropout']:g}" * bool(c["lora_dropout"])
-    held = "; the decoder's base in 4 bits (NF4) in training, in its own dtype here" * (c["lora_base"] == "nf4")
-    return f"LoRA of rank {c['lora_rank']}, {scale}{dropout}, on {where}{held}"
 
 
 def _data(facts: CardFacts) -> str:
@@ -291,27 +273,18 @@ def _plain(text: str) -> str:
     return text if re.fullmatch(r"\w([\w ./-]*\w)?", text) and not text.startswith("_") else for_markdown(text)
 
 
-def _code(text: str) -> str:
-    """Text of unknown origin as a code span."""
-    return f"`{for_terminal(text).replace('`', '')}`"
-
-
 def _snippets(facts: CardFacts) -> dict[str, str]:
     """Code for transformers and vLLM (or why that cannot serve this), and what it needs."""
-    settings, own = _settings(facts), facts.family.reference.snippets
-    if own is None:
-        needs, transformers, vllm = NEEDS_PEFT if facts.adapter_of else NEEDS, TRANSFORMERS, VLLM
-    else:
-        needs, transformers, vllm = own.needs, Template(own.transformers), Template(own.vllm)
-        if facts.adapter_of:
-            needs = needs.replace("Needs ", "Needs `peft>=0.21`, ", 1)
-    if facts.adapter_of and facts.config["lora_projector"] == "full":
-        vllm = Template(NOT_SERVED)
+    settings, general = _settings(facts), (NEEDS, TRANSFORMERS.template, VLLM.template)
+    needs, transformers, vllm = facts.family.reference.snippets or general
+    if facts.adapter_of:
+        needs = needs.replace("Needs ", "Needs `peft>=0.21`, ", 1)
+        vllm = NOT_SERVED if facts.config["lora_projector"] == "full" else vllm
     note = facts.family.reference.vllm_note
     return {
         "needs": needs,
-        "transformers": transformers.substitute(settings),
-        "vllm": vllm.substitute(settings),
+        "transformers": Template(transformers).substitute(settings),
+        "vllm": Template(vllm).substitute(settings),
         "vllm_note": f"{note}\n\n" if note else "",
     }
 
@@ -327,25 +300,9 @@ def _settings(facts: CardFacts) -> dict[str, str]:
         "adjusting": reference.adjusting,
         **(_with_images(reference) if reference.image_processor else _without_images(reference)),
         "folder": json.dumps(facts.adapter_of or facts.repo or "."),
-        **_adapter_code(facts),
+        **adapter_code(facts.adapter_of, facts.repo or ".", facts.config),
         "reading": READING.substitute(post | {"read": READ if reference.image_processor else ""}),
         "answer_tokens": str(facts.config["answer_tokens"]),
-    }
-
-
-def _adapter_code(facts: CardFacts) -> dict[str, str]:
-    """What an adapter adds to the code of a whole model."""
-    here = "# this folder, or its name on the hub"
-    if not facts.adapter_of:
-        return {"folder_is": here, "peft": "", "adapted": "", "vllm_peft": "", "vllm_rank": "", "vllm_request": ""}
-    own = json.dumps(facts.repo or ".")
-    return {
-        "folder_is": "# the base",
-        "peft": "from peft import PeftModel\n",
-        "adapted": f"model = PeftModel.from_pretrained(model, {own}).eval()  {here}\n",
-        "vllm_peft": "from vllm.lora.request import LoRARequest\n",
-        "vllm_rank": f", enable_lora=True, max_lora_rank={max(16, facts.config['lora_rank'])}",
-        "vllm_request": f', lora_request=LoRARequest("adapter", 1, {own})',
     }
 
 

@@ -76,7 +76,6 @@ print(keyphrases("the eras tour was everything"))$example
 ''')
 
 NEEDS = "Needs `transformers>=5.23`, `torch` and `pillow`."
-NEEDS_PEFT = "Needs `transformers>=5.23`, `peft>=0.21`, `torch` and `pillow`."
 
 PROCESSOR = "processor = {}.from_pretrained(FOLDER)  # resizes with Pillow, as training did\n"
 

@@ -19,7 +19,7 @@ from mmkp_jax.hf.preprocessor import PREPROCESSOR, read_settings
 from mmkp_jax.hf.prompt_limits import PromptLimits, read_prompt_limits
 from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params, as_dtype
-from mmkp_jax.models.digest import digest_of
+from mmkp_jax.models.digest import digests_of
 from mmkp_jax.models.freezing import join_params, split_trained
 from mmkp_jax.models.lora import lora_of
 from mmkp_jax.models.sharding import DEFAULT_RULES, make_mesh, param_structs
@@ -157,11 +157,11 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
     else:
         if not verified:
             verify_checkpoint(checkpoint)
-        saved = metadata_of(checkpoint).get(BASE)
-        restored = _restored(checkpoint, {"trainable": trainable, **({} if saved else {"frozen": frozen})})
-        if saved:
+        saved = metadata_of(checkpoint).get(BASE)  # None in checkpoints of earlier versions, which hold all parameters
+        restored = _restored(checkpoint, {"trainable": trainable, **({} if saved is not None else {"frozen": frozen})})
+        if saved is not None:
             frozen = load_params(folder, frozen, every=definition.base_shapes())
-            check_frozen(digest_of(frozen), saved, folder)
+            check_frozen(digests_of(frozen), saved, folder)
             restored["frozen"] = frozen
         params = join_params(*restored.values())
     tokenizer = load_tokenizer(folder)

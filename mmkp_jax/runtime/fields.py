@@ -15,9 +15,10 @@ from mmkp_jax.runtime.field_types import (
     OURS,
     PAPER,
     Field,
-    Need,
     Section,
 )
+from mmkp_jax.runtime.lora_fields import LORA
+from mmkp_jax.runtime.needs import DYNAMIC, FIXED, MOVING, TRAINS, UNADAPTED, VALIDATED, WEIGHTED
 
 MESH_AXES = ("data", "fsdp", "tensor")
 """Mesh axes: copies of the model; shards that see different rows; shards that see the same rows."""
@@ -36,15 +37,6 @@ DEFAULT_RULES: Mapping[str, str | None] = {
 """Mesh axes by parameter axes."""
 
 DTYPE_NAMES = ("float32", "bfloat16")
-
-TRAINS = Need("strategy", "strategy {} trains nothing", never=("zeroshot",))
-DYNAMIC = Need("strategy", "strategy {} has no γ", only=("dyncot",))
-WEIGHTED = Need("strategy", "strategy {} has no such weight", only=("multitask",))
-FIXED = Need("gamma_mode", "gamma_mode={}", only=("fixed",))
-MOVING = Need("gamma_mode", "gamma_mode={}", only=("ema",))
-ADAPTED = Need("lora_rank", "lora_rank={} adds no adapters", never=(0,))
-UNADAPTED = Need("lora_rank", "lora_rank={} freezes all of the base's weights", only=(0,))
-VALIDATED = Need("eval_every", "eval_every={}", never=(0,))
 
 
 MODEL_AND_DATA = (
@@ -159,72 +151,6 @@ OPTIMIZER = (
     Field("eps", 1e-8, "AdamW's ε", low=0, source=OURS),
     Field("weight_decay", 0.01, "decay a step, times the learning rate; matrices only", low=0, source=OURS),
     Field("clip_norm", 1.0, "largest global norm of the gradient", low=1e-12, source=OURS),
-)
-
-LORA = (
-    Field(
-        *("lora_rank", 0),
-        "rank of the adapters that train instead of the base's weights, which are then frozen; 0: no adapters",
-        low=0,
-        source=OURS,
-        needs=(TRAINS,),
-        before=0,
-    ),
-    Field(
-        *("lora_alpha", 32.0),
-        "an adapter's product is multiplied by lora_alpha / lora_rank",
-        low=1e-6,
-        source=OURS,
-        needs=(TRAINS, ADAPTED),
-        before=32.0,
-    ),
-    Field(
-        *("lora_dropout", 0.0),
-        "share of an adapter's inputs that a train step drops",
-        low=0,
-        below=1,
-        source=OURS,
-        needs=(TRAINS, ADAPTED),
-        before=0.0,
-    ),
-    Field(
-        *("lora_targets", ()),
-        "linears with an adapter, as in PEFT: ends of transformers' module names (q_proj), or regexes of whole ones; "
-        "empty: all of the decoder",
-        source=OURS,
-        needs=(TRAINS, ADAPTED),
-        before=(),
-    ),
-    Field(
-        *("lora_rs", False),
-        "divide lora_alpha by the root of the rank instead (rsLoRA)",
-        source=OURS,
-        needs=(TRAINS, ADAPTED),
-        before=False,
-    ),
-    Field(
-        *("lora_base", "bf16"),
-        "how the decoder's frozen matrices are held: as all frozen parameters (frozen_dtype), or in 4 bits (QLoRA)",
-        choices=("bf16", "nf4"),
-        source=OURS,
-        needs=(TRAINS, ADAPTED),
-        before="bf16",
-    ),
-    Field(
-        *("lora_projector", "lora"),
-        "the projector: adapters too, or trained in full, or frozen",
-        choices=("lora", "full", "frozen"),
-        source=OURS,
-        needs=(TRAINS, ADAPTED),
-        before="lora",
-    ),
-    Field(
-        *("lora_adapter", ""),
-        "folder of a PEFT adapter that training starts from; empty: adapters that change nothing yet",
-        resume=CONTENT,
-        needs=(TRAINS, ADAPTED),
-        before="",
-    ),
 )
 
 ROWS = (

@@ -26,7 +26,7 @@ from mmkp_jax.training.sealing import ChecksummedPath
 from mmkp_jax.training.step import State
 
 BASE = "base"
-"""Key in a checkpoint's metadata: the digest of the frozen parameters (`training.frozen`), which it does not hold."""
+"""Key in a checkpoint's metadata: digests of the frozen parameters (`training.frozen`), which it does not hold."""
 
 NOTE = "note/metadata"
 """The file of a checkpoint with its metadata."""
@@ -238,18 +238,18 @@ class Best:
     def __exit__(self, *_: object) -> None:
         self._kept.__exit__()
 
-    def offer(self, step: int, state: State, scores: Mapping[str, float], base: str) -> None:
+    def offer(self, step: int, state: State, scores: Mapping[str, float], base: Mapping[str, str]) -> None:
         """Saves the parameters that train if they beat the best score so far; they are written before this returns.
 
         Args:
-            base: digest of the frozen parameters.
+            base: digests of the frozen parameters.
 
         Raises:
             InputError: they cannot be written.
         """
         if (score := scores[self._metric]) > self.score:
             self.score = score
-            metadata = {"metric": self._metric, "score": score, BASE: base}
+            metadata = {"metric": self._metric, "score": score, BASE: dict(base)}
             self._kept.save(step, {"trainable": state["trainable"]}, metadata)
             self._kept.wait()  # the run's own checkpoint must not exist without it
 

@@ -31,7 +31,7 @@ from mmkp_jax.data.plan import Rows
 from mmkp_jax.data.processor import Processor
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
-from mmkp_jax.models.digest import digest_of
+from mmkp_jax.models.digest import digests_of
 from mmkp_jax.models.features import as_values, feature_kind, params_read
 from mmkp_jax.models.freezing import join_params, split_trained
 from mmkp_jax.models.sharding import place_batch
@@ -111,7 +111,7 @@ def store_of(config: ConfigDict, plan: Plan, state: State, processor: Processor)
     dtype, params = dtype_of(config, "compute_dtype"), flatten(join_params(state["trainable"], state["frozen"]))
     tower = unflatten({path: params[path] for path in params_read(plan.definition, dtype)})
     kind = feature_kind(plan.definition, dtype)
-    named = (VERSION, plan.definition.family.name, processor.fingerprint, digest_of(tower)[:24], kind)
+    named = (VERSION, plan.definition.family.name, processor.fingerprint, digests_of(tower), kind)
     key = hashlib.sha256(repr(named).encode()).hexdigest()[:16]
     return FeatureStore(Path(config.data.features).expanduser() / key, kind)
 

@@ -19,7 +19,7 @@ from mmkp_jax.data.pipeline import Position, batches, position_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder
 from mmkp_jax.models.definition import Params
-from mmkp_jax.models.digest import digest_of
+from mmkp_jax.models.digest import digests_of
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.models.mfu import needed_flops, peak_flops
 from mmkp_jax.models.sharding import place_batch, planned_rows
@@ -149,12 +149,12 @@ def train(
 
 def _begin(
     plan: Plan, folder: Folder, checkpoints: Checkpoints, data: str, path: str, steps: int
-) -> tuple[int, State, str]:
-    """The step to go on from, the state there, and the digest of its frozen parameters."""
+) -> tuple[int, State, dict[str, str]]:
+    """The step to go on from, the state there, and the digests of its frozen parameters."""
     restored = checkpoints.restore_latest(plan.state)
     if restored is None:
         state = load_state(plan, folder)
-        return 0, state, digest_of(state["frozen"])
+        return 0, state, digests_of(state["frozen"])
     step = restored.step
     if step > steps:
         what = f"the run is at step {step:,} already, and its config now ends at step {steps:,}"
@@ -163,7 +163,7 @@ def _begin(
         hint = "prepare the same posts again, or give another --workdir"
         raise InputError(f"the training posts are not those that this run used up to step {step:,}", path, hint)
     state = restored.state if "frozen" in restored.state else restored.state | {"frozen": load_frozen(plan, folder)}
-    base = digest_of(state["frozen"])
+    base = digests_of(state["frozen"])
     check_frozen(base, restored.metadata.get(BASE, base), folder)
     return step, state, base
 

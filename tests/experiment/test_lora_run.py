@@ -111,7 +111,8 @@ def test_a_run_whose_base_has_another_number_is_neither_resumed_nor_exported(poc
     workdir, _ = finished
     again = shutil.copytree(workdir, tmp_path / "again")
     shutil.rmtree(again / "checkpoints" / str(STEPS))
-    line = f"{pocket / 'model'}: its weights are not those that the run started from; restore the base model of the run"
+    what = "weights that did not train are not those that the run started from: decoder.layers.mlp.up.weight"
+    line = f"{pocket / 'model'}: {what}; restore the base model of the run"
     with another_number(pocket / "model/model.safetensors"):
         done = train(pocket, again)
         assert done.returncode == 2 and line in done.stderr and len(done.stderr.strip().splitlines()) == 1

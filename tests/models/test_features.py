@@ -11,7 +11,7 @@ from mmkp_jax.data.feature_store import FeatureKind
 from mmkp_jax.data.forest import RowSize, pack_rows
 from mmkp_jax.families.qwen2_5_vl.family import FAMILY
 from mmkp_jax.models.definition import define_from, flatten, random_params, unflatten
-from mmkp_jax.models.digest import digest_of
+from mmkp_jax.models.digest import digests_of
 from mmkp_jax.models.features import as_values, feature_kind, params_read
 from mmkp_jax.models.flops import step_flops, work_of
 from mmkp_jax.models.freezing import join_params, split_params
@@ -111,14 +111,14 @@ def test_features_depend_on_the_tower_alone():
 
 def test_the_fingerprint_sees_every_weight_its_place_and_its_dtype():
     params = {"a": {"w": np.arange(12, dtype=np.float32).reshape(3, 4)}, "b": np.ones(5, np.float32)}
-    named = [digest_of(jax.tree.map(jnp.asarray, params))]
+    named = [digests_of(jax.tree.map(jnp.asarray, params))]
     params["a"]["w"][2, 3] = np.nextafter(params["a"]["w"][2, 3], 0, dtype=np.float32)
-    named.append(digest_of(params))
+    named.append(digests_of(params))
     params["a"]["w"][[0, 1]] = params["a"]["w"][[1, 0]]
-    named += [digest_of(params), digest_of({"c": params["a"], "b": params["b"]})]
-    named.append(digest_of(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), params)))
+    named += [digests_of(params), digests_of({"c": params["a"], "b": params["b"]})]
+    named.append(digests_of(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), params)))
     assert len(set(named)) == 5
-    assert digest_of(params) == named[2]
+    assert digests_of(params) == named[2]
 
 
 def test_the_tower_is_not_counted_in_rows_of_features():

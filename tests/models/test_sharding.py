@@ -1,21 +1,22 @@
 """The mesh changes where numbers live, not what they are; and where each parameter lives can be read in a file."""
 
 import json
-import math
 import os
 import subprocess
 import sys
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
 
 from configs import dyncot, presets
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import define, known_config
-from mmkp_jax.models.definition import Definition, flatten
-from mmkp_jax.models.freezing import split_params
+from mmkp_jax.models.definition import Definition, as_dtype, flatten
+from mmkp_jax.models.freezing import split_trained
+from mmkp_jax.models.lora import lora_of
 from mmkp_jax.models.sharding import MESH_AXES, check_rules, make_mesh, param_shardings, sharding_table
 from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
@@ -78,9 +79,13 @@ def test_fsdp_and_tensor_axes_really_divide_parameters(report):
 PRESETS = [preset for preset in presets.PRESETS["model"] if not preset.startswith("pocket")]
 
 
-def definition_of(preset: str) -> Definition:
+TUNES = ("full", "lora", "qlora")
+
+
+def definition_of(preset: str, tune: str = "full") -> Definition:
     """The published model of a preset."""
-    return define(known_config(dyncot.get_config(f"model={preset}").model.path))
+    c = dyncot.get_config(f"model={preset},tune={tune}")
+    return define(known_config(c.model.path), lora=lora_of(c))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -96,31 +101,34 @@ def test_the_sharding_of_every_parameter_is_in_the_golden_file(preset, sizes):
 
 
 def test_what_every_mesh_preset_keeps_on_a_chip_is_in_the_golden_file():
-    """Parameters and optimizer of every model; to accept a change, as above."""
-    header = f"{'data x fsdp x tensor':22} {'rows':>5} {'micro-batches':>14} {'GB a chip':>10}"
-    lines = [f"{'mesh':10} {'model':20} {header}"]
-    definitions = {preset: definition_of(preset) for preset in PRESETS}
+    """Parameters and optimizer of every model, trained in full and by LoRA; to accept a change, as above."""
+    heads = f"{'GB a chip':>10} {'lora':>8} {'qlora':>8}"
+    lines = [f"{'mesh':10} {'model':20} {'data x fsdp x tensor':22} {'rows':>5} {'micro-batches':>14} {heads}"]
+    models = {(preset, tune): definition_of(preset, tune) for preset in PRESETS for tune in TUNES}
     for name in presets.MESHES:
-        for preset, definition in definitions.items():
+        for preset in PRESETS:
             c = dyncot.get_config(f"model={preset},mesh={name}")
             sizes = tuple(8 if c.mesh[axis] == -1 else c.mesh[axis] for axis in MESH_AXES)
             mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-            local = jax.tree.map(
-                lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)),
-                definition.shapes(),
-                param_shardings(definition, mesh, c.sharding_rules),
-            )
-            trained, frozen = (
-                sum(flatten(part).values()) for part in split_params(local, definition.family.paths(c.freeze))
-            )
-            kept = (4 + 8) * trained + 2 * frozen
+            kept = [_kept(models[preset, tune], mesh, c) / 1e9 for tune in TUNES]
             by = " x ".join(map(str, sizes))
             rows = f"{c.global_batch_size:>5} {c.accumulation_steps:>14}"
-            lines.append(f"{name:10} {preset:20} {by:22} {rows} {kept / 1e9:>10.3f}")
+            lines.append(f"{name:10} {preset:20} {by:22} {rows} {kept[0]:>10.3f} {kept[1]:>8.3f} {kept[2]:>8.3f}")
     text, file = "\n".join(lines) + "\n", GOLDEN / "presets.txt"
     if os.environ.get("MMKP_UPDATE_GOLDEN"):
         file.write_text(text)
     assert text == file.read_text()
+
+
+def _kept(definition, mesh, c):
+    """Bytes of a chip: float32 with two moments for what trains, else bf16, or what a matrix in 4 bits takes."""
+    local = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(leaf.shape), leaf.dtype),
+        as_dtype(definition.shapes(), jnp.bfloat16),
+        param_shardings(definition, mesh, c.sharding_rules),
+    )
+    trained, frozen = (flatten(part).values() for part in split_trained(definition, local, c.freeze))
+    return 12 * sum(leaf.size for leaf in trained) + sum(leaf.size * leaf.dtype.itemsize for leaf in frozen)
 
 
 def test_rows_of_every_mesh_preset_divide_over_its_chips():

@@ -49,6 +49,25 @@ def assert_transformers_loads(path) -> None:
     assert not any(info[keys] for keys in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
 
 
+def assert_the_cards_code_answers_as_we_do(out, monkeypatch) -> None:
+    """Of a template that writes a date, and a tokenizer that puts a token in front of every text."""
+    transformers, vllm = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    compile(vllm, "README.md", "exec")
+    assert f"date_string={DATE!r}" in transformers and f"{{'date_string': {DATE!r}}}" in vllm
+    monkeypatch.chdir(out)
+    names: dict = {}
+    exec(compile(transformers, "README.md", "exec"), names)
+    texts = ["the band at <place> 12345", "rain again " * 60]
+    ours = load_predictor(out, answer_tokens=4)(texts, [None, None])
+    assert [names["answer"](text) for text in texts] == [each.output for each in ours]
+
+
+def assert_describe_takes_it(pocket, model, maker: str, page) -> None:
+    config = f"--config={ROOT / 'configs/dyncot.py'}:model=pocket_{maker}"
+    flags = [config, "--config.make=", f"--config.model.path={model}", f"--data={pocket / 'dataset'}"]
+    assert describe([*flags, f"--out={page}"]) == 0 and page.stat().st_size > 10_000
+
+
 @pytest.fixture(scope="module")
 def pocket(tmp_path_factory):
     return small_pocket(tmp_path_factory.mktemp("variants"))
@@ -120,7 +139,7 @@ def six_steps(pocket, model, maker: str, workdir):
 
 @pytest.mark.parametrize("maker", MAKERS)
 def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
-    made, pocket, tmp_path, maker, monkeypatch
+    made, pocket, tmp_path, monkeypatch, maker
 ):
     model, workdir, out = made(maker), tmp_path / "run", tmp_path / "out"
     done = six_steps(pocket, model, maker, workdir)
@@ -135,29 +154,10 @@ def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
     verify = ["--verify"] if maker == VERIFIED else []
     assert export([f"--workdir={workdir}", f"--out={out}", *verify]) == 0
     assert_transformers_loads(out)
-    assert (out / "config.json").read_bytes() == (model / "config.json").read_bytes()
     if maker == VERIFIED:
-        flags = [
-            f"--config={ROOT / 'configs/dyncot.py'}:model=pocket_{maker}",
-            "--config.make=",
-            f"--config.model.path={model}",
-            f"--data={pocket / 'dataset'}",
-        ]
-        assert describe([*flags, f"--out={tmp_path / 'dataset.html'}"]) == 0
+        assert_describe_takes_it(pocket, model, maker, tmp_path / "dataset.html")
         assert_the_cards_code_answers_as_we_do(out, monkeypatch)
-
-
-def assert_the_cards_code_answers_as_we_do(out, monkeypatch) -> None:
-    """Of a template that writes a date, and a tokenizer that puts a token in front of every text."""
-    transformers, vllm = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
-    compile(vllm, "README.md", "exec")
-    assert f"date_string={DATE!r}" in transformers and f"{{'date_string': {DATE!r}}}" in vllm
-    monkeypatch.chdir(out)
-    names: dict = {}
-    exec(compile(transformers, "README.md", "exec"), names)
-    texts = ["the band at <place> 12345", "rain again " * 60]
-    ours = load_predictor(out, answer_tokens=4)(texts, [None, None])
-    assert [names["answer"](text) for text in texts] == [each.output for each in ours]
+    assert (out / "config.json").read_bytes() == (model / "config.json").read_bytes()
 
 
 @pytest.mark.nightly

@@ -13,7 +13,7 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.models.definition import Params, random_params
-from mmkp_jax.models.digest import digest_of
+from mmkp_jax.models.digest import digests_of
 from mmkp_jax.pocket.model import preprocessor_json
 from mmkp_jax.training.checkpoint import BASE, Checkpoints
 from mmkp_jax.training.setup import load_state, plan_training
@@ -63,7 +63,7 @@ def write_run(
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        frozen = {} if whole else {BASE: digest_of(state.pop("frozen"))}
+        frozen = {} if whole else {BASE: digests_of(state.pop("frozen"))}
         checkpoints.save(STEP, state, frozen)
     return state["trainable"]
 

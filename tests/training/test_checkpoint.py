@@ -162,7 +162,7 @@ def test_a_damaged_best_step_is_set_aside_and_later_steps_are_offered(tmp_path, 
     for harmed_at_start in (True, False):
         folder = tmp_path / f"best-{harmed_at_start}"
         with Best(folder, "score", step=0) as best:
-            best.offer(2, state, {"score": 0.5}, "digest")
+            best.offer(2, state, {"score": 0.5}, {"w": "digest"})
             if not harmed_at_start:
                 os.truncate(largest(folder / "2"), 10)
                 assert best.restore(layout) is None
@@ -170,8 +170,8 @@ def test_a_damaged_best_step_is_set_aside_and_later_steps_are_offered(tmp_path, 
             os.truncate(largest(folder / "2"), 10)
             with Best(folder, "score", step=2) as best:
                 assert best.score == -math.inf
-                best.offer(4, state, {"score": 0.1}, "digest")
-                assert best.restore(layout).metadata == {"metric": "score", "score": 0.1, "base": "digest"}
+                best.offer(4, state, {"score": 0.1}, {"w": "digest"})
+                assert best.restore(layout).metadata == {"metric": "score", "score": 0.1, "base": {"w": "digest"}}
         assert "2: it is damaged" in capsys.readouterr().err
         assert [each.name for each in folder.iterdir() if "damaged" not in each.name] == ["4"] * harmed_at_start
     with Best(tmp_path / "best-True", "score", step=4) as best:
