@@ -83,8 +83,9 @@ def assert_close(ours, theirs) -> None:
     assert error <= BOUND
 
 
+@pytest.mark.nightly
 def test_logits_of_packed_rows_equal_transformers_alone(pair):
-    """Every kind of post, both targets of each, two rows: all logits of all positions."""
+    """Every kind of post, both targets of each: all logits. By default `test_zoo_parity.py` has one geometry."""
     theirs, definition, params = pair
     config = definition.config
     trees = [internvl_tree(i, config, **kind) for i, kind in enumerate(POSTS.values())]
