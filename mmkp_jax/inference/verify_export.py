@@ -1,6 +1,7 @@
 """Verifies an export: transformers against our model, on posts of the run's test split."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +52,8 @@ def verify(
         InputError: the run's dataset or the export cannot be opened.
     """
     records, trees = _posts(open_split(datasets_of(step.config)[0].path, TEST), loaded.recipe, posts)
-    folder = step.base if adapter else open_folder(str(out))
+    # the run's own config: another one in the export is what is to be found
+    folder = step.base if adapter else dataclasses.replace(open_folder(str(out)), config=step.base.config)
     mesh = jax.tree.leaves(loaded.params)[0].sharding.mesh
     definition, params = load_folder(folder, str(out) if adapter else "", mesh, jnp.float32)
     predictor = Predictor(
