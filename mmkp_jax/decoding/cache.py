@@ -295,7 +295,9 @@ def _attend(q_BNH: jax.Array, layer: Paged, pages: Pages, cache_position_B: jax.
 
 def _attend_images(q_BNH: jax.Array, layer: Static) -> jax.Array:
     """Attention of one query per slot to the keys of images that it sees, 0 without any; [B, N, H]."""
-    (B, N, H), K = q_BNH.shape, layer.key_BKHE.shape[1]
+    (B, N, H), (_, K, _, E) = q_BNH.shape, layer.key_BKHE.shape
+    if E == 0:  # no prompt has an image
+        return jnp.zeros_like(q_BNH)
     wide = jnp.promote_types(q_BNH.dtype, jnp.float32)
     product = functools.partial(jnp.einsum, preferred_element_type=wide)
     scores_BKGE = product("bkgh,bkhe->bkge", q_BNH.reshape(B, K, N // K, H), layer.key_BKHE) * H**-0.5

@@ -63,7 +63,10 @@ def attend_by(attention: RowAttention, forest: Forest, memory: Memory | None = N
     own = attention.forest(forest.segment_BT, forest.branch_BT)
     if memory is None:
         return Attend(own)
-    cross = attention.intervals(memory.first_BT, memory.end_BT, memory.features_BSX.shape[1])
+    keys = memory.features_BSX.shape[1]
+    if keys == 0:  # rows for text only
+        return Attend(own, lambda q, project: jnp.zeros_like(q), memory.has_images_BT)
+    cross = attention.intervals(memory.first_BT, memory.end_BT, keys)
     return Attend(own, lambda q, project: cross(q, *project(memory.features_BSX)), memory.has_images_BT)
 
 

@@ -87,6 +87,16 @@ def test_decoding_with_static_keys_equals_whole_forward_passes(model):
     assert [i for i, tiles in enumerate(TILES) if (found[i] == without[i]) != (tiles == 0)] == []
 
 
+def test_prompts_without_images_need_no_room_for_keys(model):
+    definition, params = model
+    trees = [tree(seed, 0) for seed in range(5)]
+    prompts = [prompt_of(str(i), each, definition.processor) for i, each in enumerate(trees)]
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    generator = Generator(definition, mesh, slots=2, answer_tokens=ANSWER, stop_tokens=[], dtype=jnp.float32)
+    found = {each.prompt: each.tokens for each in generator(params, prompts, trees.__getitem__)}
+    assert found == {i: uncached(definition, params, each) for i, each in enumerate(trees)}
+
+
 def test_the_lowered_programs_hold_the_static_keys(model):
     definition, params = model
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])

@@ -86,7 +86,8 @@ class ToyCross(Toy):
         tree_BZ = jnp.where(token_BZ >= 0, jnp.take_along_axis(segment_BT, jnp.maximum(token_BZ, 0), axis=1), 0)
         after_BTZ = jnp.arange(segment_BT.shape[1])[:, None] >= token_BZ[:, None]
         sees_BTZ = after_BTZ & (tree_BZ[:, None] == segment_BT[..., None]) & (token_BZ >= 0)[:, None]
-        first_BT = KEYS * jnp.argmax(sees_BTZ, axis=2)
+        number_Z = jnp.arange(token_BZ.shape[1])
+        first_BT = KEYS * jnp.min(jnp.where(sees_BTZ, number_Z, len(number_Z)), axis=2, initial=len(number_Z))
         return Memory(features, first_BT, first_BT + KEYS * sees_BTZ.sum(axis=2), sees_BTZ.any(axis=2))
 
     def layers(self):

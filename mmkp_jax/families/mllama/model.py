@@ -28,7 +28,7 @@ class CrossLayer(nnx.Module):
 
     def __init__(self, config: MllamaConfig, *, layers: int | None, rngs):
         D, N, K, H = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
-        self.head_dim = H
+        self.kv_heads, self.head_dim = K, H
         stacked = dict(layers=layers, rngs=rngs)
         norm = dict(eps=config.rms_norm_eps, **stacked)
         self.attention_norm, self.mlp_norm = (RMSNorm(D, "embed", **norm) for _ in range(2))
@@ -43,7 +43,7 @@ class CrossLayer(nnx.Module):
     def project(self, features_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Keys and values of images, [B, S, K, H] each."""
         B, S, _ = features_BSD.shape
-        k, v = (each(features_BSD).reshape(B, S, -1, self.head_dim) for each in (self.k, self.v))
+        k, v = (each(features_BSD).reshape(B, S, self.kv_heads, self.head_dim) for each in (self.k, self.v))
         return self.k_norm(k), v
 
     def __call__(self, x_BTD: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
