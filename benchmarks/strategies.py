@@ -1,12 +1,15 @@
 """The paper's Table 4 in miniature: every strategy on pocket, the same posts in the same steps, and Tables 4, 5 and 7.
 
-    python -m benchmarks.strategies [--seeds=N] [--runs=DIR] [--jobs=N]
+    python -m benchmarks.strategies [--seeds=N] [--runs=DIR] [--jobs=N] [--gammas] [--presets=NAME=VALUE,…]
 
 Runs of `mmkp_jax.main`, `--jobs` at a time, each on cores of its own: the strategies seed by seed, then the other γ. A
 seed is that of the order of posts; the weights that runs begin with are the same, as a published checkpoint's are. A
 run that is complete is kept and a stopped one resumes, so this can be interrupted and called again; a table is of
 the seeds under which each of its systems is complete (where there is none, of what is complete under the first), and
 `--jobs=0` prints them alone.
+
+With `--presets` it is a published model on its own dataset, a run at a time: `--gammas` alone is the paper's Table 5.
+All runs read one dataset and its one cache of posts' sizes.
 """
 
 import argparse
@@ -68,6 +71,8 @@ class Job(NamedTuple):
     system: str
     seed: int
     workdir: Path
+    presets: str = ""
+    """Presets of its config, as in `configs/dyncot.py:…`; pocket without any."""
 
     @property
     def complete(self) -> bool:
@@ -76,7 +81,7 @@ class Job(NamedTuple):
 
     def command(self) -> list[str]:
         """The command that starts or resumes it."""
-        config = f"--config=configs/{self.system.partition('-')[0]}.py"
+        config = f"--config=configs/{self.system.partition('-')[0]}.py{f':{self.presets}' if self.presets else ''}"
         shared = ("--config.pack_for=both", "--config.ablations=False", f"--config.seed={self.seed}")
         return [
             *(sys.executable, "-m", "mmkp_jax.main", config, *shared),
@@ -84,11 +89,11 @@ class Job(NamedTuple):
         ]
 
 
-def jobs_of(seeds: int, runs: Path) -> list[Job]:
-    """All runs in order; zero-shot, which does not depend on the order of posts, once."""
+def jobs_of(seeds: int, runs: Path, presets: str = "", *, gammas: bool = False) -> list[Job]:
+    """All runs in order, or those of several γ; zero-shot, which does not depend on the order of posts, once."""
     return [
-        Job(system, seed, runs / f"{system}-seed{seed}")
-        for systems in (BY_STRATEGY, set(BY_GAMMA) - {OURS})
+        Job(system, seed, runs / f"{system}-seed{seed}", presets)
+        for systems in ([BY_GAMMA] if gammas else [BY_STRATEGY, set(BY_GAMMA) - {OURS}])
         for seed in range(seeds)
         for system in OVERRIDES
         if system in systems and (system != "zeroshot" or seed == 0)
@@ -183,7 +188,10 @@ def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Resul
     by_system = {system: own for system, own in by_system.items() if own}
     if OURS not in by_system:
         return {}
-    posts, seen = read_posts(POCKET / "dataset"), read_train_keyphrases(POCKET / "dataset")
+    dataset = POCKET / "dataset"
+    if shown[0].presets:
+        dataset = ROOT / next(iter(runs.values())).config["data"]["path"]
+    posts, seen = read_posts(dataset), read_train_keyphrases(dataset)
     scored = {
         system: read_system([run.file for run in own.values()], posts, seen, None) for system, own in by_system.items()
     }
@@ -325,13 +333,17 @@ def run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/strategies"), help="folder of the runs")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time; 0 for none")
+    parser.add_argument("--jobs", type=int, help="runs at a time, else one a core, or one with --presets; 0 for none")
+    parser.add_argument("--presets", default="", help="model, data and mesh, as in configs/dyncot.py:…; else pocket")
+    parser.add_argument("--gammas", action="store_true", help="only Dynamic CoT under each γ (Table 5)")
     args = parser.parse_args(arguments)
-    jobs = jobs_of(args.seeds, args.runs.resolve())
-    make(POCKET)
+    jobs = jobs_of(args.seeds, args.runs.resolve(), args.presets, gammas=args.gammas)
+    if not args.presets:
+        make(POCKET)
+    at_a_time = args.jobs if args.jobs is not None else 1 if args.presets else len(os.sched_getaffinity(0))
     try:
-        if args.jobs:
-            run_all(jobs, args.jobs)
+        if at_a_time:
+            run_all(jobs, at_a_time)
     finally:
         show(jobs)
     return 0 if all(job.complete for job in jobs) else 1

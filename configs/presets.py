@@ -1,6 +1,6 @@
 """Presets of an experiment: `configs/dyncot.py:model=qwen2_5_vl_3b,data=mmkp_v2,mesh=v5e_16`; without any, pocket."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -10,16 +10,41 @@ Preset = Callable[[ConfigDict], None]
 
 
 def pocket_model(c: ConfigDict) -> None:
-    """The pocket model: a few million random parameters, all of which train, in float32."""
+    """The pocket model: a few million random parameters of Qwen2.5-VL, all of which train, in float32."""
+    small_model(c)
     c.model.path = "runs/pocket/model"
     c.make = "mmkp_jax.pocket.make"
+    c.row.images = {"patches": 208, "windows": 6}
+    c.data.images = {"min_pixels": 3_136, "max_pixels": 12_544}
+
+
+def pocket_variant(maker: str, **fields: Mapping[str, int]) -> Preset:
+    """A small model of another family for pocket's posts.
+
+    Args:
+        maker: its module in `mmkp_jax.pocket`; the model is in `runs/pocket_{maker}`.
+        fields: `row_images` and `data_images` (the config's `row.images` and `data.images`) in a family with images.
+    """
+
+    def preset(c: ConfigDict) -> None:
+        small_model(c)
+        c.model.path = f"runs/pocket_{maker}/model"
+        c.make = f"mmkp_jax.pocket.{maker}"
+        c.row.images, c.data.images = (dict(fields.get(f"{part}_images", {})) for part in ("row", "data"))
+
+    preset.__doc__ = f"A model for pocket's posts, with random parameters, made by `mmkp_jax.pocket.{maker}`."
+    return preset
+
+
+def small_model(c: ConfigDict) -> None:
+    """What all models of pocket's posts share."""
     c.freeze = ()
     c.compute_dtype = c.frozen_dtype = "float32"
     c.remat = False
     c.learning_rate, c.warmup_steps, c.num_epochs = 6e-4, 50, 4
     c.global_batch_size = 1  # it learns more from many small steps than from few large ones
-    c.row.update(tokens=384, labels=224, examples=8, images={"patches": 208, "windows": 6})
-    c.data.update(images={"min_pixels": 3_136, "max_pixels": 12_544}, max_text_tokens=96)
+    c.row.update(tokens=384, labels=224, examples=8)
+    c.data.max_text_tokens = 96
     c.eval_batch_size, c.answer_tokens, c.ablations = 64, 96, True
     c.checkpoint_every = 500
     one_device(c)
@@ -43,6 +68,21 @@ def qwen2_5_vl_7b(c: ConfigDict) -> None:
     c.num_epochs = 3
 
 
+def text_model(hub_id: str, num_epochs: int) -> Preset:
+    """A model that takes no images, whose rows hold more posts.
+
+    Args:
+        num_epochs: the paper's for models of this size.
+    """
+
+    def preset(c: ConfigDict) -> None:
+        c.model.path, c.num_epochs = hub_id, num_epochs
+        c.row.update(labels=3072, examples=48)
+
+    preset.__doc__ = f"{hub_id}: posts without their images."
+    return preset
+
+
 def mmkp(c: ConfigDict) -> None:
     """CMKP's own split, prepared in data/mmkp."""
     c.data.path = "data/mmkp"
@@ -51,6 +91,13 @@ def mmkp(c: ConfigDict) -> None:
 def mmkp_v2(c: ConfigDict) -> None:
     """The resampled split, prepared in data/mmkp_v2."""
     c.data.path = "data/mmkp_v2"
+
+
+def mmkp_360k(c: ConfigDict) -> None:
+    """MMKP-360k, prepared in data/mmkp_360k, as the paper trains on it; scores are F1@M."""
+    c.data.path = "data/mmkp_360k"
+    c.learning_rate, c.num_epochs = 3e-5, 3
+    c.best_metric = "valid/all/f1@M"
 
 
 def one_device(c: ConfigDict) -> None:
@@ -134,8 +181,18 @@ MESHES = {
 """Mesh presets by chips; `plan` computes what each needs, with which model."""
 
 PRESETS: dict[str, dict[str, Preset]] = {
-    "model": {"pocket": pocket_model, "qwen2_5_vl_3b": qwen2_5_vl_3b, "qwen2_5_vl_7b": qwen2_5_vl_7b},
-    "data": {"pocket": pocket_data, "mmkp": mmkp, "mmkp_v2": mmkp_v2},
+    "model": {
+        "pocket": pocket_model,
+        "pocket_qwen2_5": pocket_variant("qwen2_5"),
+        "pocket_llama3_2": pocket_variant("llama3_2"),
+        "qwen2_5_vl_3b": qwen2_5_vl_3b,
+        "qwen2_5_vl_7b": qwen2_5_vl_7b,
+        "qwen2_5_3b": text_model("Qwen/Qwen2.5-3B-Instruct", num_epochs=5),
+        "qwen2_5_7b": text_model("Qwen/Qwen2.5-7B-Instruct", num_epochs=3),
+        "llama3_2_1b": text_model("meta-llama/Llama-3.2-1B-Instruct", num_epochs=5),
+        "llama3_2_3b": text_model("meta-llama/Llama-3.2-3B-Instruct", num_epochs=5),
+    },
+    "data": {"pocket": pocket_data, "mmkp": mmkp, "mmkp_v2": mmkp_v2, "mmkp_360k": mmkp_360k},
     "mesh": MESHES,
     "batch": {"packed": packed_batch, "paper": paper_batch},
     "tune": {"full": full, "lora": lora, "qlora": qlora},
@@ -144,7 +201,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 
 def apply(c: ConfigDict, presets: str) -> None:
-    """Applies `name=preset,…`; pocket for a model that is not named, and for its data.
+    """Applies `name=preset,…`; pocket for a model that is not named, and for the data of any of pocket's models.
 
     Raises:
         InputError: there are no such presets.
@@ -163,7 +220,7 @@ def apply(c: ConfigDict, presets: str) -> None:
     if errors:
         raise all_of(errors, "name known presets")
     chosen = {"model": "pocket"} | chosen
-    if chosen["model"] == "pocket":
+    if chosen["model"].startswith("pocket"):
         chosen = {"data": "pocket"} | chosen
     for name in filter(chosen.get, PRESETS):
         PRESETS[name][chosen[name]](c)

@@ -25,6 +25,10 @@ ZERO_SHOT = "Answer with the keyphrases only, like this: first keyphrase; second
 PROMPT_VERSION = 1
 """Version of the wording of prompt and targets, stored in exported folders. Raise it with any change of either."""
 
+DATE = "26 Jul 2024"
+"""The date that chat templates get which write one, as Llama 3's do: the fallback of its own. Else the day of training
+would be part of every prompt, and the day of a request another."""
+
 _HERE = "[[post]]"
 
 
@@ -59,6 +63,9 @@ def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int | No
     Raises:
         InputError: the tokenizer has no chat template or end token, or the template has another form.
     """
+    if tokenizer.is_fast and tokenizer.chat_template is None:
+        what = "the tokenizer has no chat template, as those of base models"
+        raise InputError(what, f"the tokenizer of {tokenizer.name_or_path}", "take the Instruct model of the same size")
     if not tokenizer.is_fast or tokenizer.chat_template is None or tokenizer.eos_token_id is None:
         raise _unfit(tokenizer, "it is not a fast tokenizer with a chat template and an eos_token")
     contents = [_HERE] * 2
@@ -69,6 +76,10 @@ def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int | No
     (before, after), (before_image, after_image) = pieces
     if after != after_image:
         raise _unfit(tokenizer, "its chat template writes an image after the user's text")
+    if not after.lstrip().startswith(tokenizer.eos_token):
+        what = f"its chat template ends no turn with its eos_token {tokenizer.eos_token!r}, as of a base model"
+        hint = "take the Instruct model of the same size"
+        raise InputError(what, f"the tokenizer of {tokenizer.name_or_path}", hint)
     before, before_image, after = (
         np.asarray(tokenizer(piece, add_special_tokens=False).input_ids, np.int32)
         for piece in (before, before_image, after)
@@ -89,12 +100,13 @@ def read_template(tokenizer: "PreTrainedTokenizerBase", *, image_token: int | No
 
 
 def _rendered(tokenizer: "PreTrainedTokenizerBase", content: str | list[dict[str, str]]) -> list[str]:
-    turn = [{"role": "user", "content": content}]
+    turn, options = [{"role": "user", "content": content}], {"add_generation_prompt": True, "date_string": DATE}
     try:
-        parts = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False).split(_HERE)
+        rendered = tokenizer.apply_chat_template(turn, tokenize=False, **options)
     except Exception as error:  # Jinja's errors, and any that an expression in the template raises
         raise _unfit(tokenizer, f"its chat template cannot be rendered ({type(error).__name__}: {error})") from None
-    if len(parts) != 2:
+    parts = rendered.split(_HERE)
+    if len(parts) != 2 or "{'type'" in rendered:  # a template for strings writes a list as Python does
         raise _unfit(tokenizer, "its chat template does not write the user's text once")
     return parts
 

@@ -14,6 +14,12 @@ HEADLINES = ("f1@1", "f1@M")
 """The metrics that papers report; they are shown with an interval."""
 
 
+def main_metric(best_metric: str) -> str:
+    """The one of `HEADLINES` that tables of a run are headed with: F1@M if its `config.best_metric` is, else F1@1."""
+    metric = best_metric.rpartition("/")[2]
+    return metric if metric in HEADLINES else HEADLINES[0]
+
+
 def table(scores: Scores, intervals: Intervals | None = None) -> str:
     """One row a group, with its n and every metric; `HEADLINES` with ± half the width of their interval, if given.
 

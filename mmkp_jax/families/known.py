@@ -23,8 +23,22 @@ FAMILIES = {
         slots=("patches", "windows"),
         settings=("min_pixels", "max_pixels"),
     ),
+    "qwen2": Known("mmkp_jax.families.qwen2.family"),
+    "llama": Known("mmkp_jax.families.llama.family"),
 }
 """The families by the `model_type` of their Hugging Face config."""
+
+NEAREST = {
+    "qwen2_vl": ("Qwen2-VL", "Qwen/Qwen2.5-VL-3B-Instruct"),
+    "qwen2_5_omni": ("Qwen2.5-Omni", "Qwen/Qwen2.5-VL-3B-Instruct"),
+    "qwen3_vl": ("Qwen3-VL", "Qwen/Qwen2.5-VL-3B-Instruct"),
+    "qwen3_vl_moe": ("Qwen3-VL", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    "qwen2_moe": ("Qwen's mixture of experts", "Qwen/Qwen2.5-3B-Instruct"),
+    "qwen3": ("Qwen3", "Qwen/Qwen2.5-3B-Instruct"),
+    "qwen3_moe": ("Qwen3", "Qwen/Qwen2.5-7B-Instruct"),
+    "llama4": ("Llama 4", "meta-llama/Llama-3.2-3B-Instruct"),
+}
+"""Models like those of `FAMILIES` that are not implemented, by `model_type`: the name, and the nearest that is."""
 
 
 def fields() -> tuple[Field, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmkp_jax.errors import InputError, nearest
-from mmkp_jax.families.known import FAMILIES
+from mmkp_jax.families.known import FAMILIES, NEAREST
 from mmkp_jax.models.definition import Definition, define_from
 from mmkp_jax.models.family import Family
 
@@ -17,6 +17,10 @@ def family_of(published: Mapping[str, Any], where: str) -> Family:
         InputError: the architecture is not implemented.
     """
     kind = str(published.get("model_type"))
+    if kind not in FAMILIES and kind in NEAREST:
+        name, other = NEAREST[kind]
+        what = f"{name} (model_type {kind!r}) is not implemented"
+        raise InputError(what, where, f"take {other}, which is the nearest that is")
     if kind not in FAMILIES:
         raise InputError(
             f"model_type {kind!r} is not implemented{nearest(kind, FAMILIES)}",

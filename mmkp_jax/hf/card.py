@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmkp_jax import __version__
-from mmkp_jax.data.prompts import user_text
+from mmkp_jax.data.prompts import DATE, user_text
 from mmkp_jax.hf.card_lora import adapter_code, adapters, as_code, frozen, vllm
 from mmkp_jax.hf.card_text import (
     BODY,
+    DATED,
     EXAMPLE,
     NEEDS_PEFT,
     PARTS,
@@ -156,6 +157,8 @@ def card_of(facts: CardFacts) -> str:
         "training": _rows([("", ""), *_training(facts)]),
         "data": _data(facts),
         "prompt": user_text("{text}"),
+        "end": facts.family.reference.end,
+        "dated": DATED.format(DATE) if facts.family.reference.is_dated else "",
         **_image_words(facts),
         "text_tokens": f"{facts.config['data']['max_text_tokens']:,}",
         "licence": _licence(facts.base.licence),
@@ -275,6 +278,8 @@ def _settings(facts: CardFacts) -> dict[str, str]:
     return {
         "model": reference.model,
         "extra": textwrap.indent(reference.extra, " " * 4),
+        "template": f", date_string={DATE!r}" if reference.is_dated else "",
+        "vllm_template": f", chat_template_kwargs={{'date_string': {DATE!r}}}" if reference.is_dated else "",
         **(_with_images(reference) if reference.image_processor else _without_images(reference)),
         "folder": json.dumps(facts.adapter_of or facts.repo or "."),
         **adapter_code(facts.adapter_of, facts.repo or ".", facts.config),

@@ -5,12 +5,13 @@ from string import Template
 READING = Template('''\
 PROMPT = $prompt
 TEXT_TOKENS = $text_tokens
+PLAIN = {"add_special_tokens": False}  # the chat template writes them
 
 
 def cut(text):
     """The text without what comes after its first TEXT_TOKENS tokens."""
     text = text.strip()
-    while len(spans := tokenizer(text, return_offsets_mapping=True)["offset_mapping"]) > TEXT_TOKENS:
+    while len(spans := tokenizer(text, **PLAIN, return_offsets_mapping=True)["offset_mapping"]) > TEXT_TOKENS:
         text = text[: spans[TEXT_TOKENS][0]].rstrip()
     return text
 $read''')
@@ -53,8 +54,8 @@ def answer(text, image=None):
     """What the model writes about a post: its text, and its image file if it has one."""
     content, inputs = $content, {}
 $see    turn = [{"role": "user", "content": content}]
-    prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-$expand    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False$template)
+$expand    ids = tokenizer(prompt, **PLAIN, return_tensors="pt").input_ids
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 $extra    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     written = model.generate(**inputs, max_new_tokens=$answer_tokens, do_sample=False, repetition_penalty=1.0)
@@ -98,6 +99,10 @@ VLLM_PARTS = """\
 VLLM_OPTIONS = ', limit_mm_per_prompt={"image": 1}'
 """Options of vLLM for models with images; it resizes them as the folder says."""
 
+DATED = """ The chat template
+writes a date, which was {} in training, and is here: without it, the template writes that of the day."""
+"""Sentence for the card of a model whose chat template writes a date."""
+
 VLLM = Template("""\
 import numpy as np
 from PIL import Image, ImageOps
@@ -109,7 +114,7 @@ llm = LLM($folder$options$vllm_rank)
 tokenizer = llm.get_tokenizer()
 content = $vllm_content
 greedy = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=$answer_tokens)
-print(llm.chat([{"role": "user", "content": content}], greedy$vllm_request)[0].outputs[0].text)
+print(llm.chat([{"role": "user", "content": content}], greedy$vllm_template$vllm_request)[0].outputs[0].text)
 """)
 
 BODY = Template("""\
@@ -148,7 +153,7 @@ $prompt
 ```
 
 $images A text was cut off after $text_tokens tokens. In training, a post's text was never read
-as special tokens: remove tokens such as `<|im_end|>` from text that you do not trust.
+as special tokens: remove tokens such as `$end` from text that you do not trust.$dated
 
 ## Training
 

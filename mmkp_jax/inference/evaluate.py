@@ -19,7 +19,7 @@ from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.evaluation.metric import Scores, score, score_by_kind
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words, outputs_line
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
-from mmkp_jax.evaluation.table import headline, table
+from mmkp_jax.evaluation.table import headline, main_metric, table
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.runtime.atomic import replacing, write_json
 from mmkp_jax.runtime.escape import for_terminal
@@ -108,10 +108,11 @@ class Evaluation:
             write_json(workdir / "results.json", {**scores[name], "forms": forms})
             write_json(workdir / "comparisons.json", {"scores": scores, "by_kind": by_kind})
             _write_hidden(workdir / "hidden.npz", {predictions[number].id: hidden[number] for number in sorted(hidden)})
-        parts = [headline(scores)]
+        metric = main_metric(self._config.best_metric)
+        parts = [headline(scores, metric)]
         if by_kind:
             title = for_terminal(f"by what a keyphrase needs ({self._config.data.kinds}):")
-            parts.append(f"\n{title}\n{headline(by_kind)}")
+            parts.append(f"\n{title}\n{headline(by_kind, metric)}")
         parts.append(f"\n{table(scores[name])}")
         parts.append(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
         parts += _skipped_lines(self._test.skipped)

@@ -12,6 +12,9 @@ from mmkp_jax.data.processor import Processor
 PARTS = ("tower", "projector", "decoder", "head")
 """Parts of a model that FLOPs are grouped by and `config.freeze` may name; a family may lack some."""
 
+TEMPLATE_TOKENS = 64
+"""Upper bound of a prompt's tokens without its image and the post's text, in most families."""
+
 
 class Source(NamedTuple):
     """Where a parameter is published, if not simply as one tensor, or as one for each layer 0, 1, 2, …"""
@@ -100,6 +103,10 @@ class Reference(NamedTuple):
     """Code for the card: adds the further `inputs` for `ids`."""
     images: str
     """Sentence for the card on how images are resized, with `{setting}` of `config.data.images`."""
+    end: str = "<|im_end|>"
+    """A special token, as an example for the card."""
+    is_dated: bool = False
+    """Whether the chat template writes a date, which code for the card then gives (`data.prompts.DATE`)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,6 +148,8 @@ class Family:
     """The `config.json` of published models that are known without network access, by hub id."""
     typical_post: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Slots of CMKP's mean post under the published tokenizer: `trunk`, `sft`, `cot`, and the family's own."""
+    template_tokens: int = TEMPLATE_TOKENS
+    """Upper bound of a prompt's tokens without its image and the post's text."""
 
     def paths(self, freeze: Sequence[str]) -> tuple[str, ...]:
         """Patterns of parameter paths for `config.freeze`, in which parts of the model may be named."""

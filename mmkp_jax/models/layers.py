@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from mmkp_jax.models.nf4 import NF4Weight
@@ -99,17 +98,6 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
-
-
-def rotary_frequencies(width: int, theta: float) -> np.ndarray:
-    """1 / theta^(2i / width) for i < width / 2, each of the three operations rounded to float32.
-
-    So transformers computes them (its power is off by one unit in the last place now and then). One such unit is
-    an angle of 1e-4 at position 2,000: rounding only once would cost parity there.
-    """
-    exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    power = np.power(np.float64(theta), exponent.astype(np.float64)).astype(np.float32)
-    return np.float32(1) / power
 
 
 class Rotation(NamedTuple):

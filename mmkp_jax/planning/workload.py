@@ -21,7 +21,6 @@ from mmkp_jax.models.family import Work
 from mmkp_jax.models.flops import tree_pairs
 from mmkp_jax.models.lora import lora_of
 from mmkp_jax.training.batches import (
-    TEMPLATE_TOKENS,
     branches_of,
     complete_config,
     datasets_of,
@@ -81,7 +80,9 @@ class Workload(NamedTuple):
         processor = image_processor(self.config, self.definition)
         image = processor.largest()
         return RowSize(
-            tokens=_round_up(self.config.data.max_text_tokens + image.tokens + TEMPLATE_TOKENS, 8),
+            tokens=_round_up(
+                self.config.data.max_text_tokens + image.tokens + self.definition.family.template_tokens, 8
+            ),
             labels=0,
             examples=1,
             images=dict(zip(processor.slots, image.slots, strict=True)),

@@ -1,17 +1,20 @@
 """Makes pocket: posts, images and a model in one folder, written atomically."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.pocket.posts import SIZES, make_posts, write_posts
+from mmkp_jax.pocket.posts import SIZES, PocketPost, make_posts, write_posts
 from mmkp_jax.pocket.world import make_world
 from mmkp_jax.runtime.atomic import making_folder, write_json
 
 VERSION = 1
 """Increased when the same seed gives other posts or another model."""
+
+POCKET = Path("runs/pocket")
+"""The folder that the default experiment makes."""
 
 STAMP = "pocket.json"
 """The file with the version, seed and sizes of a pocket."""
@@ -44,8 +47,13 @@ def _write(out: Path, seed: int, sizes: Mapping[str, int]) -> None:
 
     splits = make_posts(make_world(seed), seed, sizes)
     write_posts(splits, seed, out)
-    parts = [(post.text, "; ".join(post.keyphrases), post.cot or "") for post in splits["train"]]
-    write_model(train_tokenizer(text for part in parts for text in part), seed, out / "model")
+    write_model(train_tokenizer(texts_of(splits["train"])), seed, out / "model")
+
+
+def texts_of(posts: Iterable[PocketPost]) -> Iterator[str]:
+    """The texts of posts that a tokenizer is trained on."""
+    for post in posts:
+        yield from (post.text, "; ".join(post.keyphrases), post.cot or "")
 
 
 def _is_made(out: Path, stamp: Mapping[str, Any]) -> bool:
@@ -62,7 +70,7 @@ def _is_made(out: Path, stamp: Mapping[str, Any]) -> bool:
     raise InputError(what, str(out), "give another folder, or remove it")
 
 
-def make(root: Path = Path("runs/pocket")) -> None:
+def make(root: Path = POCKET) -> None:
     """Makes pocket and its prepared dataset unless they exist; a config's `make` calls this."""
     from mmkp_jax.data.posts import read_jsonl
     from mmkp_jax.data.records import write_dataset

@@ -1,7 +1,10 @@
-"""Makes pocket's model: Qwen2.5-VL's architecture with a few million random parameters, as a Hugging Face folder."""
+"""Makes pocket's model: Qwen2.5-VL's architecture with a few million random parameters, as a Hugging Face folder.
+
+`variants.py` makes models of other families with what is for all of them here.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,18 +48,40 @@ _ADD_TO_STREAM = ("layers.o.weight", "blocks.proj.weight", "mlp.down.weight")
 
 def write_model(tokenizer: "PreTrainedTokenizerBase", seed: int, out: Path) -> None:
     """Writes the folder: tokenizer, preprocessor, generation defaults, random parameters, config."""
+    files = {"preprocessor_config.json": preprocessor_json(), "generation_config.json": generation_json(tokenizer)}
+    write_folder(out, tokenizer, config_json(tokenizer), files, seed)
+
+
+def write_folder(
+    out: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    config: Mapping[str, Any],
+    files: Mapping[str, Mapping[str, Any]],
+    seed: int,
+    constant: Callable[[str], float | None] = lambda path: None,
+) -> None:
+    """Writes a model folder with random parameters.
+
+    Args:
+        config: content of its `config.json`.
+        files: content of its other JSON files.
+        constant: as in `initial_params`.
+    """
     out.mkdir(parents=True)
     tokenizer.save_pretrained(out)
-    _write_json(out / "preprocessor_config.json", preprocessor_json())
-    _write_json(out / "generation_config.json", generation_json(tokenizer))
-    config = config_json(tokenizer)
-    save_params(initial_params(define(config), seed), config, out)
+    for name, content in files.items():
+        _write_json(out / name, content)
+    save_params(initial_params(define(config), seed, constant), config, out)
+
+
+def padded_vocabulary(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The rows of an embedding: a multiple of 64, as the published ones have."""
+    return -(-len(tokenizer) // 64) * 64
 
 
 def config_json(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     """The `config.json`, in the flat layout of the published ones."""
     token = tokenizer.convert_tokens_to_ids
-    vocabulary = -(-len(tokenizer) // 64) * 64  # padded, like the published ones
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
@@ -92,7 +117,7 @@ def config_json(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
             "tokens_per_second": 2,
             "window_size": 112,
         },
-        "vocab_size": vocabulary,
+        "vocab_size": padded_vocabulary(tokenizer),
     }
 
 
@@ -117,11 +142,19 @@ def generation_json(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     return {"bos_token_id": pad, "pad_token_id": pad, "eos_token_id": [end, pad], "do_sample": False}
 
 
-def initial_params(definition: Definition, seed: int) -> Params:
-    """Initial float32 parameters: matrices normal with standard deviation `INIT`, norms 1, biases 0, as published."""
+def initial_params(
+    definition: Definition, seed: int, constant: Callable[[str], float | None] = lambda path: None
+) -> Params:
+    """Initial float32 parameters: matrices normal with standard deviation `INIT`, norms 1, biases 0, as published.
+
+    Args:
+        constant: (path) -> the number that all of a parameter is instead; None for the above.
+    """
     generator = np.random.default_rng(seed)
 
     def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        if (number := constant(path)) is not None:
+            return np.full(shape, number, np.float32)
         if path.endswith(".scale"):
             return np.ones(shape, np.float32)
         if path.endswith(".bias"):

@@ -1,7 +1,7 @@
-"""Trains pocket's tokenizer: Qwen2.5's byte-level BPE, special tokens and chat template, with its own vocabulary."""
+"""Trains pocket's tokenizers: a family's byte-level BPE, special tokens and chat template, with its own vocabulary."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmkp_jax.data.prompts import user_text
 
@@ -46,30 +46,69 @@ MAX_LENGTH = 4096
 """Most tokens of a text, as in the model's config."""
 
 
-def train_tokenizer(texts: Iterable[str]) -> "PreTrainedTokenizerFast":
-    """A byte-level BPE of `texts` and of the words of prompts, with Qwen's special tokens and chat template."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+class Vocabulary(NamedTuple):
+    """What a family's tokenizer has besides its plain tokens."""
+
+    special_tokens: tuple[str, ...]
+    """In the order of their numbers, which follow those of the plain tokens."""
+    chat_template: str
+    system: str
+    """The system turn that the template writes, for the vocabulary of pocket."""
+    end: str
+    """The token that ends a turn."""
+    pad: str
+    begin: str | None = None
+    """The token that begins a text, which the tokenizer puts in front of it and the template writes, too."""
+    words: str = QWEN_WORDS
+    """The pattern that splits a text into words."""
+    normalised: bool = True
+    """Whether texts are brought into the form NFC."""
+
+
+QWEN2_5_VL = Vocabulary(SPECIAL_TOKENS, CHAT_TEMPLATE, _SYSTEM, end="<|im_end|>", pad="<|endoftext|>")
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocabulary: Vocabulary = QWEN2_5_VL, plain_tokens: int = PLAIN_TOKENS
+) -> "PreTrainedTokenizerFast":
+    """A byte-level BPE of `texts` and of the words of prompts, with a family's special tokens and chat template."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
+    if vocabulary.normalised:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN_WORDS), "isolated"),
+            pre_tokenizers.Split(Regex(vocabulary.words), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    instructions = (_SYSTEM, "user", "assistant", user_text("", zero_shot=True), "<think></think><answer></answer>")
+    instructions = (
+        vocabulary.system,
+        "user",
+        "assistant",
+        user_text("", zero_shot=True),
+        "<think></think><answer></answer>",
+    )
     bytes_first = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=PLAIN_TOKENS, initial_alphabet=bytes_first, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=plain_tokens, initial_alphabet=bytes_first, show_progress=False)
     tokenizer.train_from_iterator([*texts, *instructions], trainer)
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.add_special_tokens(list(vocabulary.special_tokens))
+    begin = {}
+    if vocabulary.begin:
+        number = tokenizer.token_to_id(vocabulary.begin)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{vocabulary.begin} $A", special_tokens=[(vocabulary.begin, number)]
+        )
+        begin = {"bos_token": vocabulary.begin}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
-        chat_template=CHAT_TEMPLATE,
+        eos_token=vocabulary.end,
+        pad_token=vocabulary.pad,
+        additional_special_tokens=[token for token in vocabulary.special_tokens if token != vocabulary.pad],
+        chat_template=vocabulary.chat_template,
         model_max_length=MAX_LENGTH,
+        **begin,
     )

@@ -24,9 +24,6 @@ from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.training.objectives import OWN_BRANCHES, objective
 
-TEMPLATE_TOKENS = 64
-"""Upper bound of a prompt's tokens without its image and the post's text."""
-
 KEYPHRASE_TOKENS = 64
 """Upper bound of the tokens of a post's keyphrases as a target, for the default of `row.tree_tokens`."""
 
@@ -170,13 +167,15 @@ def complete_config(config: ConfigDict, definition: Definition) -> ConfigDict:
     completed.row.images = row_size(config.row, processor).images
     if config.data.workers < 0:
         completed.data.workers = WORKERS if usable_cores() >= 2 * WORKERS else 0
-    completed.row.tree_tokens = config.row.tree_tokens or min(config.row.tokens, _tree_tokens(config, processor))
+    completed.row.tree_tokens = config.row.tree_tokens or min(
+        config.row.tokens, _tree_tokens(config, definition, processor)
+    )
     return completed
 
 
-def _tree_tokens(config: ConfigDict, processor: Processor) -> int:
+def _tree_tokens(config: ConfigDict, definition: Definition, processor: Processor) -> int:
     """Tokens of the longest tree that the limits allow: template, text, image, and both targets."""
-    prompt = TEMPLATE_TOKENS + config.data.max_text_tokens + processor.largest().tokens
+    prompt = definition.family.template_tokens + config.data.max_text_tokens + processor.largest().tokens
     return prompt + config.answer_tokens + KEYPHRASE_TOKENS
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import strategies
-from benchmarks.strategies import BY_STRATEGY, OURS, OVERRIDES, comparable, jobs_of, show
+from benchmarks.strategies import BY_GAMMA, BY_STRATEGY, OURS, OVERRIDES, comparable, jobs_of, show
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.runtime.config import leaves, read_config
@@ -37,6 +37,17 @@ def test_runs_differ_in_strategy_gamma_and_seed_alone(tmp_path):
         assert differing(ours, config) <= {"strategy", "gamma", "gamma_mode", "seed"}
         assert system == OURS or differing(configs[OURS, seed if system != "zeroshot" else 0], config)
         assert seed == 0 or differing(configs[system, 0], config) == {"seed"}
+
+
+def test_a_sweep_of_gamma_trains_a_published_model_on_one_dataset(tmp_path):
+    presets = "model=qwen2_5_vl_3b,data=mmkp_v2,mesh=h100_1"
+    jobs = jobs_of(1, tmp_path, presets, gammas=True)
+    assert [job.system for job in jobs] == [system for system in OVERRIDES if system in BY_GAMMA]
+    configs = [config_of(job) for job in jobs]
+    for config in configs:
+        assert config["model"]["path"] == "Qwen/Qwen2.5-VL-3B-Instruct" and config["data"]["path"] == "data/mmkp_v2"
+        assert differing(configs[0], config) <= {"gamma", "gamma_mode"}
+    assert len({(config["gamma"], config["gamma_mode"]) for config in configs}) == len(configs)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from mmkp_jax.decoding.sampling import Sampling
 from mmkp_jax.models.definition import define_from
 from mmkp_jax.models.sharding import make_mesh
 from mmkp_jax.ops.backends import RowAttention
+from tests.support import zoo
 from tests.support.needs_torch import needs_torch
-from tests.support.parity import BOUND, ours_in, pair_of, relative_error, their_inputs
+from tests.support.parity import BOUND, ours_in, relative_error
 from tests.support.tiny import tiny_config
 from tests.support.trees import random_tree
 
@@ -28,41 +29,44 @@ KINDS = (
     dict(grids=[], text=3),
 )
 
+OF_ANY_FAMILY = (
+    dict(images=[1]),
+    dict(images=[], text=30),
+    dict(images=[0, 2]),
+    dict(images=[2], text=2),
+    dict(images=[0], text=70),
+    dict(images=[], text=3),
+)
+"""Prompts of mixed lengths and images, by the numbers of a member's images."""
+
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
     return ours_in(tmp_path_factory.mktemp("ours"), tiny_config())
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    return pair_of(tiny_config(), tmp_path_factory.mktemp("model"))
+def reference(model: zoo.TinyModel):
+    """transformers' model, without what it stores of an earlier prompt."""
+    found = zoo.reference_of(model.name, model.geometry)
+    if hasattr(found.model, "rope_deltas"):
+        found.model.rope_deltas = None
+    return found
 
 
-@pytest.fixture(scope="module")
-def untied(tmp_path_factory):
-    config = tiny_config(tie_embeddings=False, num_heads=8, num_kv_heads=4, mrope_section=(1, 2, 1))
-    return pair_of(config, tmp_path_factory.mktemp("untied"))
-
-
-def theirs(model, tree, config, stop: list[int], answer_tokens: int = ANSWER_TOKENS) -> list[int]:
-    model.model.rope_deltas = None
-    inputs = prompt_inputs(tree, config)
-    inputs["attention_mask"] = needs_torch().ones_like(inputs["input_ids"])
-    out = model.generate(**inputs, max_new_tokens=answer_tokens, do_sample=False, eos_token_id=stop, pad_token_id=0)
+def theirs(model: zoo.TinyModel, tree, stop: list[int], answer_tokens: int) -> list[int]:
+    """The greedy completion of transformers, without its stop token."""
+    ends = dict(eos_token_id=stop, pad_token_id=0)
+    inputs = zoo.their_inputs(model, tree, tree.prompt)
+    out = reference(model).generate(**inputs, max_new_tokens=answer_tokens, do_sample=False, **ends)
     answer = out[0, len(tree.prompt) :].tolist()
     return answer[:-1] if answer[-1] in stop else answer
 
 
-def their_state(model, tree, config) -> np.ndarray:
+def their_state(model: zoo.TinyModel, tree) -> np.ndarray:
     """The hidden state of the prompt's last token, after the last norm: [D]."""
-    model.model.rope_deltas = None
+    inputs = zoo.their_inputs(model, tree, tree.prompt)
     with needs_torch().no_grad():
-        return model(**prompt_inputs(tree, config), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
-
-
-def prompt_inputs(tree, config) -> dict:
-    return their_inputs(tree, np.zeros(1, np.int32), config)  # all of a target but its last token: nothing of it
+        return reference(model)(**inputs, output_hidden_states=True).hidden_states[-1][0, -1].numpy()
 
 
 def answers(definition, params, trees, num_samples=1, names=None, **options):
@@ -79,32 +83,32 @@ def decoded(definition, params, trees, num_samples=1, names=None, **options) -> 
     return list(generator(params, prompts, trees.__getitem__, num_samples))
 
 
-BOTH = ["pair", pytest.param("untied", marks=pytest.mark.nightly)]
-
-
-@pytest.mark.parametrize("which", BOTH)
-def test_completions_are_those_of_transformers(request, which):
-    model, definition, params = request.getfixturevalue(which)
-    config = definition.config
-    trees = [random_tree(i, config, **kind) for i, kind in enumerate(KINDS)]
-    free = [theirs(model, tree, config, [-1], answer_tokens=64) for tree in trees]
+@pytest.mark.parametrize("name, geometry", zoo.all_geometries())
+def test_completions_are_those_of_transformers(name, geometry):
+    """More prompts than slots, so that slots are filled again; completions that end at different times."""
+    model = zoo.model_of(name, geometry)
+    trees = [zoo.random_tree(i, model, **kind) for i, kind in enumerate(OF_ANY_FAMILY)]
+    most = 64 if name == "qwen2_5_vl" else 20  # the first beyond a page of the cache
+    free = [theirs(model, tree, [-1], most) for tree in trees]
     stop = [free[0][5], free[1][9]]  # tokens that answers really come to, so that some end early
-    expected = [theirs(model, tree, config, stop, answer_tokens=64) for tree in trees]
-    for stop_tokens, theirs_of in (((), free), (stop, expected)):
-        ours = answers(definition, params, trees, stop_tokens=stop_tokens, slots=2, answer_tokens=64)
+    ended = [next((answer[:n] for n, token in enumerate(answer) if token in stop), answer) for answer in free]
+    assert theirs(model, trees[0], stop, most) == ended[0]
+    for stop_tokens, theirs_of in (((), free), (stop, ended)):
+        ours = answers(model.definition, model.params, trees, stop_tokens=stop_tokens, slots=2, answer_tokens=most)
         assert [ours[i, 0] for i in range(len(trees))] == theirs_of
-    assert len({len(answer) for answer in expected}) > 2
+    assert len({len(answer) for answer in ended}) > 1
 
 
-@pytest.mark.parametrize("which", BOTH)
-def test_states_are_those_of_transformers_in_any_slot(request, which):
+@pytest.mark.parametrize("name, geometry", zoo.all_geometries())
+def test_states_are_those_of_transformers_in_any_slot(name, geometry):
     """With more prompts than slots, whose completions end at different times, and two samples of each."""
-    model, definition, params = request.getfixturevalue(which)
-    trees = [random_tree(i, definition.config, **kind) for i, kind in enumerate(KINDS)]
-    found = decoded(definition, params, trees, num_samples=2, stop_tokens=range(0, 320, 11), slots=3, answer_tokens=9)
-    assert len(found) == 2 * len(KINDS) and len({len(each.tokens) for each in found}) > 1
+    model = zoo.model_of(name, geometry)
+    trees = [zoo.random_tree(i, model, **kind) for i, kind in enumerate(OF_ANY_FAMILY)]
+    options = dict(stop_tokens=range(0, 320, 11), slots=3, answer_tokens=9)
+    found = decoded(model.definition, model.params, trees, num_samples=2, **options)
+    assert len(found) == 2 * len(trees) and len({len(each.tokens) for each in found}) > 1
     for each in found:
-        assert relative_error(each.state_D, their_state(model, trees[each.prompt], definition.config)) < BOUND
+        assert relative_error(each.state_D, their_state(model, trees[each.prompt])) < BOUND
 
 
 def test_completions_equal_recomputing_the_whole_text_for_every_token(ours):

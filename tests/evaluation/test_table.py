@@ -1,7 +1,7 @@
 """The table that people read."""
 
 from mmkp_jax.evaluation.metric import METRICS, score, score_by_kind
-from mmkp_jax.evaluation.table import headline, table
+from mmkp_jax.evaluation.table import headline, main_metric, table
 from tests.support.shared_folder import TextPost
 
 POSTS = [TextPost("a dog", ("dog",)), TextPost("", ("bus", "cat"))]
@@ -30,6 +30,11 @@ def test_systems_are_rows_and_groups_columns():
     assert lines[2].split() == ["model", "85.71", "100.00", "66.67", "100.00", "66.67"]
     assert lines[3].split() == ["most", "frequent", "50.00", "100.00", "0.00", "100.00", "0.00"]
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+
+
+def test_a_run_is_headed_with_the_metric_that_selects_its_best_step():
+    names = ("valid/all/f1@1", "valid/unseen/f1@M", "valid/words", "")
+    assert list(map(main_metric, names)) == ["f1@1", "f1@M", "f1@1", "f1@1"]
 
 
 def test_kinds_are_columns_as_groups_are():

@@ -53,7 +53,7 @@ FAULTS = [
     (vision(fullatt_block_indexes=None), "has no 'vision_config.fullatt_block_indexes'"),
     ({"text_config": {"hidden_size": 64}}, "has no 'text_config.vocab_size'"),
     # not implemented
-    ({"quantization_config": {"bits": 4}}, "'quantization_config' is an object, not absent"),
+    ({"compression_config": {"bits": 4}}, "'compression_config' is an object, not absent"),
     ({"hidden_act": "gelu"}, f"'hidden_act' is \"gelu\", not 'silu', {ONLY}"),
     ({"use_sliding_window": True}, f"'use_sliding_window' is true, not False, {ONLY}"),
     ({"layer_types": ["sliding_attention"] * 3}, "'layer_types' is a list, not 3 times 'full_attention'"),
@@ -83,6 +83,16 @@ def test_a_fault_is_reported_in_one_line(change, what):
     line = str(caught.value)
     assert line.startswith(f"ckpt/config.json: {what}") and "\n" not in line
     assert line.endswith("; take the config.json published with the weights")
+
+
+@pytest.mark.parametrize(
+    "content, by", [({"quant_method": "awq", "bits": 4}, " by AWQ"), ({"quant_method": "gptq"}, " by GPTQ"), ({}, "")]
+)
+def test_a_quantised_model_is_reported_in_one_short_line(content, by):
+    with pytest.raises(InputError) as caught:
+        config_from_hf({**hf_config_dict(tiny_config()), "quantization_config": content}, "ckpt/config.json")
+    what = f"ckpt/config.json: 'quantization_config' says that the weights are quantised{by}"
+    assert str(caught.value) == f"{what}; take the checkpoint that is not quantised, in bfloat16"
 
 
 def test_inconsistent_sizes_are_reported_at_once():

@@ -6,7 +6,7 @@ import pytest
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.families import known
-from mmkp_jax.families.registry import define
+from mmkp_jax.families.registry import define, family_of, known_config
 from mmkp_jax.runtime.config import read_config
 from tests.support.paths import ROOT
 
@@ -21,6 +21,16 @@ def test_a_row_is_what_the_familys_processor_says(name):
     for config in family.published.values():
         processor = define(config).processor
         assert (row.slots, set(row.settings)) == (processor.slots, processor.settings.keys())
+
+
+@pytest.mark.parametrize("kind", known.NEAREST)
+def test_a_model_that_is_not_implemented_is_named_with_the_nearest_that_is(kind):
+    name, other = known.NEAREST[kind]
+    with pytest.raises(InputError) as caught:
+        family_of({"model_type": kind}, "ckpt/config.json")
+    what = f"ckpt/config.json: {name} (model_type {kind!r}) is not implemented"
+    assert str(caught.value) == f"{what}; take {other}, which is the nearest that is"
+    assert known_config(other)["model_type"] in known.FAMILIES
 
 
 def test_mistyped_keys_of_images_are_reported_with_all_others():

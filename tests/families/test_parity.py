@@ -16,8 +16,8 @@ from flax import nnx
 from mmkp_jax.data.forest import COT, SFT
 from mmkp_jax.families.qwen2_5_vl.geometry import patch_layout
 from mmkp_jax.families.qwen2_5_vl.model import mrope_rotation, vision_rotation
-from mmkp_jax.models.layers import rotary_frequencies
 from mmkp_jax.models.model import Attend
+from mmkp_jax.models.rope import rotary_frequencies
 from mmkp_jax.ops.attention import DENSE
 from mmkp_jax.ops.tiles import lay_tiles
 from tests.support.needs_torch import needs_torch

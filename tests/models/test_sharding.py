@@ -11,29 +11,25 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
 
-from configs import dyncot
-from configs.presets import MESHES
+from configs import dyncot, presets
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.qwen2_5_vl.family import FAMILY
-from mmkp_jax.models.definition import as_dtype, define_from, flatten
+from mmkp_jax.families.registry import define, known_config
+from mmkp_jax.models.definition import Definition, as_dtype, flatten
 from mmkp_jax.models.freezing import split_trained
-from mmkp_jax.models.lora import lora_of
+from mmkp_jax.models.lora import Lora, lora_of
 from mmkp_jax.models.sharding import MESH_AXES, check_rules, make_mesh, param_shardings, sharding_table
 from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
-from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
-from tests.support.tiny import write_model
+from tests.support.zoo import first_geometries
 
 GOLDEN = ROOT / "tests" / "golden"
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def report():
     """What `sharded_step.py` prints, from a process with eight fake devices."""
-    folder = tmp_path_factory.mktemp("model")
-    write_model(folder)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.sharded_step", str(folder)],
+        [sys.executable, "-m", "tests.support.sharded_step"],
         cwd=ROOT,
         env=fake_devices(8),
         capture_output=True,
@@ -44,7 +40,11 @@ def report(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("mesh", ["8x1x1", "1x8x1", "2x2x2", "1x1x1 in 4 micro-batches"])
+MODELS = [param.values[0] for param in first_geometries()]
+WITH_OTHER_MESHES = [f"qwen2_5_vl on {mesh}" for mesh in ("8x1x1", "1x8x1", "1x1x1 in 4 micro-batches")]
+
+
+@pytest.mark.parametrize("mesh", [*WITH_OTHER_MESHES, *(f"{name} on 2x2x2" for name in MODELS)])
 def test_three_steps_equal_one_device(report, mesh):
     """float32; 1e-5 of a metric's value and of a parameter's norm, where about 2e-7 is seen.
 
@@ -56,6 +56,7 @@ def test_three_steps_equal_one_device(report, mesh):
 
 
 def test_the_steps_move_between_targets_and_compile_once(report):
+    assert len(report) == 5 + 2 * (len(MODELS) - 1)
     for mesh in report.values():
         assert [step["cot_share"] == 0 for step in mesh["metrics"]] == [True, False, False]
         assert mesh["metrics"][-1]["cot_share"] < 1 and mesh["metrics"][0]["posts"] == 15
@@ -68,41 +69,48 @@ def test_moments_are_sharded_as_their_parameters(report):
 
 
 def test_fsdp_and_tensor_axes_really_divide_parameters(report):
-    assert report["8x1x1"]["sharded"] == 0
-    assert report["1x8x1"]["sharded"] >= 15
-    assert report["2x2x2"]["sharded"] > report["1x8x1"]["sharded"]
+    divided = {mesh: each["sharded"] for mesh, each in report.items()}
+    assert divided["qwen2_5_vl on 8x1x1"] == 0
+    assert divided["qwen2_5_vl on 1x8x1"] >= 15
+    assert divided["qwen2_5_vl on 2x2x2"] > divided["qwen2_5_vl on 1x8x1"]
+    assert all(divided[f"{name} on 2x2x2"] >= 11 for name in MODELS)
 
 
-@pytest.mark.parametrize("name, config", [("3b", QWEN2_5_VL_3B), ("7b", QWEN2_5_VL_7B)])
+PRESETS = [preset for preset in presets.PRESETS["model"] if not preset.startswith("pocket")]
+
+
+def definition_of(preset: str, lora: Lora | None = None) -> Definition:
+    """The published model of a preset."""
+    return define(known_config(dyncot.get_config(f"model={preset}").model.path), lora=lora)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 4, 2)], ids=["1x8x1", "2x4x2"])
-def test_the_sharding_of_every_parameter_is_in_the_golden_file(name, config, sizes):
+def test_the_sharding_of_every_parameter_is_in_the_golden_file(preset, sizes):
     """To accept a change: MMKP_UPDATE_GOLDEN=1 python -m pytest tests/models/test_sharding.py, and read the diff."""
     mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-    text = sharding_table(define_from(FAMILY, config), mesh)
-    file = GOLDEN / f"qwen2_5_vl_{name}_{'x'.join(map(str, sizes))}.txt"
+    text = sharding_table(definition_of(preset), mesh)
+    file = GOLDEN / f"{preset}_{'x'.join(map(str, sizes))}.txt"
     if os.environ.get("MMKP_UPDATE_GOLDEN"):
         file.write_text(text)
     assert text == file.read_text()
 
 
 def test_what_every_mesh_preset_keeps_on_a_chip_is_in_the_golden_file():
-    """Parameters and optimizer of both models, trained in full and by LoRA; to accept a change, as above."""
-    heads = f"{'GB a chip':>10} {'lora':>8} {'qlora':>8}"
-    lines = [f"{'mesh':10} {'model':4} {'data x fsdp x tensor':22} {'rows':>5} {'micro-batches':>14} {heads}"]
-    models = {
-        (model, tune): define_from(FAMILY, config, lora=lora_of(dyncot.get_config(f"tune={tune}")))
-        for model, config in (("3b", QWEN2_5_VL_3B), ("7b", QWEN2_5_VL_7B))
-        for tune in ("full", "lora", "qlora")
-    }
-    for name in MESHES:
-        for model in ("3b", "7b"):
-            c = dyncot.get_config(f"model=qwen2_5_vl_{model},mesh={name}")
+    """Parameters and optimizer of every model, trained in full and by LoRA; to accept a change, as above."""
+    header = f"{'data x fsdp x tensor':22} {'rows':>5} {'micro-batches':>14} {'GB a chip':>10} {'lora':>8} {'qlora':>8}"
+    lines = [f"{'mesh':10} {'model':18} {header}"]
+    tunes = {tune: lora_of(dyncot.get_config(f"tune={tune}")) for tune in ("full", "lora", "qlora")}
+    definitions = {preset: [definition_of(preset, lora) for lora in tunes.values()] for preset in PRESETS}
+    for name in presets.MESHES:
+        for preset, models in definitions.items():
+            c = dyncot.get_config(f"model={preset},mesh={name}")
             sizes = tuple(8 if c.mesh[axis] == -1 else c.mesh[axis] for axis in MESH_AXES)
             mesh = jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-            kept = [_kept(models[model, tune], mesh, c) / 1e9 for tune in ("full", "lora", "qlora")]
+            kept = [_kept(definition, mesh, c) / 1e9 for definition in models]
             by = " x ".join(map(str, sizes))
             rows = f"{c.global_batch_size:>5} {c.accumulation_steps:>14}"
-            lines.append(f"{name:10} {model:4} {by:22} {rows} {kept[0]:>10.3f} {kept[1]:>8.3f} {kept[2]:>8.3f}")
+            lines.append(f"{name:10} {preset:18} {by:22} {rows} {kept[0]:>10.3f} {kept[1]:>8.3f} {kept[2]:>8.3f}")
     text, file = "\n".join(lines) + "\n", GOLDEN / "presets.txt"
     if os.environ.get("MMKP_UPDATE_GOLDEN"):
         file.write_text(text)
@@ -121,7 +129,7 @@ def _kept(definition, mesh, c):
 
 
 def test_rows_of_every_mesh_preset_divide_over_its_chips():
-    for name in MESHES:
+    for name in presets.MESHES:
         c = dyncot.get_config(f"model=qwen2_5_vl_3b,mesh={name}")
         shards = c.mesh.data * (8 if c.mesh.fsdp == -1 else c.mesh.fsdp)
         assert c.global_batch_size % (c.accumulation_steps * shards) == 0, name

@@ -422,6 +422,20 @@ def test_baselines_that_runs_share_are_shown_once(runs, tmp_path):
     assert ["F1@1, %", "image"] in page.rows
 
 
+def test_a_run_that_selects_by_f1_at_m_is_headed_with_it(tmp_path, data):
+    run = write_run(tmp_path / "a", data, "dyncot", best_metric="valid/all/f1@M")
+    mine = score(posts_of("test", TEST), ANSWERS["dyncot"], {"snow"})
+    (run / "comparisons.json").write_text(json.dumps({"scores": {"step 40": mine}, "by_kind": {}}))
+    line = {"step": 41, "valid/all/f1@1": 0.25, "valid/all/f1@M": 0.5}
+    lines = (run / "metrics.jsonl").read_text() + json.dumps(line) + "\n"
+    (run / "metrics.jsonl").write_text(lines + json.dumps(line | {"step": 42}) + "\n")
+    page = page_of([run], tmp_path / "page.html")
+    assert page.text.index("F1@M by group, %") < page.text.index("F1@1 by group, %")
+    assert page.row("F1@M, %") and page.row("step 40")[1] == f"{100 * mine['all']['f1@M']:.2f}"
+    assert "F1@M on valid, all" in page.text and "F1@1 on valid, all" not in page.text
+    assert re.search(r"at step 40: F1@M [\d.]+ \(", page.text)
+
+
 def test_an_input_error_is_one_line_and_exit_2(runs, data, tmp_path, capsys):
     def message(*flags, out="page.html"):
         assert main([*map(str, flags), f"--out={tmp_path / out}"]) == 2

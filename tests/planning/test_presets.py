@@ -1,14 +1,12 @@
 """Mesh presets compile, at reduced depth: for their own chips where the compiler is installed, else on fake devices."""
 
-import dataclasses
 import importlib.util
 
 import jax
 import pytest
 
 from configs import dyncot
-from mmkp_jax.families.qwen2_5_vl.family import FAMILY
-from mmkp_jax.families.registry import define
+from mmkp_jax.families.registry import define, known_config
 from mmkp_jax.models.definition import Params
 from mmkp_jax.models.freezing import split_params
 from mmkp_jax.planning.compiling import COMPILERS
@@ -17,20 +15,24 @@ from mmkp_jax.planning.search import compile_workload
 from mmkp_jax.planning.topologies import Topology, read_topology
 from mmkp_jax.planning.workload import Workload, load_of
 from tests.support.needs_tokamax import needs_tokamax
-from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
-from tests.support.tiny import hf_config_dict
 
-ROW = {"tokens": 1024, "labels": 384, "examples": 8, "images": {"patches": 2304, "windows": 48}}
-MODELS = {"3b": QWEN2_5_VL_3B, "7b": QWEN2_5_VL_7B}
+ROW = {"tokens": 1024, "labels": 384, "examples": 8}
+IMAGES = {"qwen2_5_vl": {"patches": 2304, "windows": 48}}
+"""Slots for images of a row, by family."""
+
+TOWERS = {"qwen2_5_vl": {"depth": 2, "fullatt_block_indexes": [1]}}
+"""Changes of a tower's config that leave two layers of it, by family."""
 
 
 def shallow(model: str, mesh: str) -> Workload:
     """A preset with two layers of the decoder and two of the tower, at the published widths."""
-    whole = MODELS[model]
-    tower = dataclasses.replace(whole.vision, depth=2, full_attention_layers=(1,))
-    published = hf_config_dict(dataclasses.replace(whole, num_layers=2, vision=tower))
-    config = dyncot.get_config(f"model=qwen2_5_vl_{model},mesh={mesh}")
+    config = dyncot.get_config(f"model={model},mesh={mesh}")
+    published = {**known_config(config.model.path), "num_hidden_layers": 2}
+    kind = published["model_type"]
+    if kind in TOWERS:
+        published["vision_config"] = {**published["vision_config"], **TOWERS[kind]}
     config.row.update(ROW)
+    config.row.images = IMAGES.get(kind, {})
     config.data.path = "no/such/folder"
     definition = define(published)
     return Workload(config, published, "config.json", definition, load_of(config, definition))
@@ -43,18 +45,27 @@ def topology_of(name: str) -> Topology:
     return topology if any(map(importlib.util.find_spec, modules)) else read_topology(f"cpu:{topology.chips}")
 
 
-OTHERS = [("3b", "h100_1", "h100:1"), ("7b", "v6e_8", "v6e:2x4"), ("7b", "h100_8", "h100:8")]
+OTHERS = [
+    ("qwen2_5_vl_3b", "h100_1", "h100:1"),
+    ("qwen2_5_vl_7b", "v6e_8", "v6e:2x4"),
+    ("qwen2_5_vl_7b", "h100_8", "h100:8"),
+    ("qwen2_5_7b", "v5e_16", "v5e:4x4"),
+    ("llama3_2_1b", "h100_1", "h100:1"),
+    ("llama3_2_3b", "v6e_8", "v6e:2x4"),
+]
 
 
 @pytest.mark.parametrize(
     "model, mesh, topology",
-    [("3b", "v5e_16", "v5e:4x4"), *(pytest.param(*each, marks=pytest.mark.nightly) for each in OTHERS)],
+    [("qwen2_5_vl_3b", "v5e_16", "v5e:4x4"), *(pytest.param(*each, marks=pytest.mark.nightly) for each in OTHERS)],
 )
 def test_a_preset_compiles_with_its_parameters_divided_over_its_chips(model, mesh, topology):
     workload, topology = shallow(model, mesh), topology_of(topology)
     outcome = compile_workload(workload, topology, decoding=False)
     found = estimate_step(workload, topology, outcome)
-    trained, frozen = split_params(workload.definition.shapes(), FAMILY.paths(workload.config.freeze))
+    trained, frozen = split_params(
+        workload.definition.shapes(), workload.definition.family.paths(workload.config.freeze)
+    )
     whole = 12 * _size(trained) + 2 * _size(frozen)  # float32 with two moments; bf16
     assert sum(outcome.state.values()) == pytest.approx(whole / topology.chips, rel=0.01)
     assert outcome.programs["train"].arguments == pytest.approx(sum(outcome.state.values()), rel=0.02)
@@ -68,7 +79,7 @@ def test_a_preset_compiles_with_its_parameters_divided_over_its_chips(model, mes
 @pytest.mark.nightly
 def test_with_tokamax_a_step_for_h100_holds_no_array_of_all_pairs_of_tokens_or_patches():
     """Where the compiler for GPUs is not installed, tokamax's plain XLA is compiled instead."""
-    workload = shallow("3b", "h100_1")
+    workload = shallow("qwen2_5_vl_3b", "h100_1")
     workload.config.attention = "tokamax"
     topology = topology_of("h100:1")
     outcome = compile_workload(workload, topology, decoding=False)
@@ -81,7 +92,7 @@ def test_with_tokamax_a_step_for_h100_holds_no_array_of_all_pairs_of_tokens_or_p
         if instruction.opcode != "bitcast"  # the square of a matrix, in another shape, on its way to a norm
         for array in instruction.arrays
     }
-    for length in (ROW["tokens"], ROW["images"]["patches"]):
+    for length in (ROW["tokens"], IMAGES["qwen2_5_vl"]["patches"]):
         assert not [shape for shape in shapes if shape.count(length) > 1]
 
 

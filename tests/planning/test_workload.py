@@ -4,7 +4,7 @@ import pytest
 
 from configs import dyncot
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.qwen2_5_vl.published import PUBLISHED
+from mmkp_jax.families.registry import known_config
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.models.flops import work_of
 from mmkp_jax.planning.workload import published_config, workload_of
@@ -13,9 +13,9 @@ from mmkp_jax.training.batches import plan_posts, recipe_of
 from tests.support.small_pocket import SIZES, command, small_pocket
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-VL-3B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"])
 def test_known_models_need_no_hub(name):
-    assert published_config(name) == (PUBLISHED[name], name)
+    assert published_config(name) == (dict(known_config(name)), name)
 
 
 def test_an_unknown_model_is_one_line(monkeypatch):
@@ -33,6 +33,17 @@ def test_without_data_rows_hold_typical_posts(model):
     assert load.posts == pytest.approx(5.94, rel=0.01) and "typical" in load.source
     assert load.work.tokens == pytest.approx(0.96 * config.row.tokens, rel=0.01)
     assert load.steps == pytest.approx(config.num_epochs * 34_515 / load.posts / 8, rel=0.01)
+
+
+@pytest.mark.parametrize("model", ["qwen2_5_3b", "llama3_2_3b"])
+@pytest.mark.parametrize("strategy, tokens", [("dyncot", 0.9), ("sft", 0.9)])
+def test_rows_of_text_models_are_filled_by_posts_without_images(model, strategy, tokens):
+    """Neither label slots nor posts a row are full before the tokens are."""
+    config = dyncot.get_config(f"model={model},data=mmkp_v2")
+    config.data.path, config.strategy = "no/such/folder", strategy
+    load = workload_of(config).load
+    assert load.work.images == {} and load.work.tokens >= tokens * config.row.tokens
+    assert load.posts > (15 if strategy == "dyncot" else 40)
 
 
 def test_with_data_the_work_is_what_the_rows_hold(tmp_path):

@@ -1,48 +1,60 @@
 """Run by test_sharding.py in a process of its own, with eight fake devices; prints one JSON line.
 
-Three optimizer steps of Dynamic CoT with γ following the mean loss, on several meshes, from one model folder.
+Three optimizer steps of Dynamic CoT with γ following the mean loss, on several meshes, of every family of the zoo.
 """
 
 import dataclasses
 import json
-import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from configs.base import get_config
-from mmkp_jax.data.forest import Forest, map_arrays, pack_rows
+from mmkp_jax.data.forest import Forest, RowSize, map_arrays, pack_rows
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.models.sharding import MESH_AXES, place_batch
 from mmkp_jax.training.setup import load_state, plan_training
-from tests.support.tiny import tiny_config
-from tests.support.trees import processor_of, random_tree, row_size
+from tests.support.zoo import TinyModel, first_geometries, model_of, random_tree, row_size, write_folder
 
 MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "2x2x2": (2, 2, 2)}
+ON_ALL_MESHES = "qwen2_5_vl"
+"""The member on every mesh, and in micro-batches; the others are on the first and the last."""
 
 
-def batch_of(config, accumulation_steps: int) -> tuple[Forest, object]:
+def batch_of(model: TinyModel, accumulation_steps: int) -> tuple[Forest, RowSize]:
     """Eight rows of one to three posts, some without image, some without chain of thought."""
-    model = tiny_config()
-    kinds = [dict(grids=[(4, 6)]), dict(grids=[(10, 8)], cot=0), dict(grids=[]), dict(grids=[(8, 8), (2, 4)], cot=12)]
+    kinds = [dict(images=[2]), dict(images=[1], cot=0), dict(images=[]), dict(images=[0, 2], cot=12)]
     rows = [[random_tree(10 * b + s, model, **kinds[(b + s) % 4]) for s in range(1 + b % 3)] for b in range(8)]
-    size = row_size(rows, model, spare=1)
-    forest = pack_rows(rows, size, processor_of(model))
+    size = row_size(rows, model.processor, spare=1)
+    forest = pack_rows(rows, size, model.processor)
     return map_arrays(lambda a: a.reshape(accumulation_steps, -1, *a.shape[1:]), forest), size
 
 
-def main(folder: str) -> None:
-    results = {}
-    opened = open_folder(folder)
+def main() -> None:
+    report = {}
+    for name, geometry in (param.values for param in first_geometries()):
+        with tempfile.TemporaryDirectory() as folder:
+            found = compare(results_of(model_of(name, geometry), Path(folder), name == ON_ALL_MESHES))
+        report |= {f"{name} on {mesh}": each for mesh, each in found.items()}
+    print(json.dumps(report))
+
+
+def results_of(model: TinyModel, folder: Path, on_all: bool) -> dict:
+    """By mesh: the metrics of each step, the trained parameters, their shards, compilations, whether moments follow."""
+    results, opened = {}, open_folder(str(write_folder(folder, model)))
     for name, sizes in MESHES.items():
-        for accumulation_steps in (1, 4) if name == "1x1x1" else (1,):
+        if not on_all and name not in ("1x1x1", "2x2x2"):
+            continue
+        for accumulation_steps in (1, 4) if on_all and name == "1x1x1" else (1,):
             config = get_config()
             config.update(compute_dtype="float32", learning_rate=1e-2, eps=1e-3, warmup_steps=1, total_steps=20)
             config.frozen_dtype, config.gamma_mode = "float32", "mean"
             config.mesh.update(dict(zip(MESH_AXES, sizes, strict=True)))
             config.accumulation_steps = accumulation_steps
-            batch, size = batch_of(config, accumulation_steps)
+            batch, size = batch_of(model, accumulation_steps)
             config.row.update(dataclasses.asdict(size))
             devices = jax.devices()[: int(np.prod(sizes))]
             plan = plan_training(config, opened.config, devices=devices)
@@ -60,7 +72,7 @@ def main(folder: str) -> None:
             shards = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in flatten(state["trainable"]).items()}
             label = name if accumulation_steps == 1 else f"{name} in {accumulation_steps} micro-batches"
             results[label] = metrics, params, shards, plan.step._cache_size(), moments_as_parameters(state)
-    print(json.dumps(compare(results)))
+    return results
 
 
 def moments_as_parameters(state: dict) -> bool:
@@ -95,4 +107,4 @@ def compare(results: dict) -> dict:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -10,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
@@ -48,9 +49,11 @@ def _make(pocket: Path) -> Path:
     return pocket
 
 
-def command(pocket: Path, *flags: str, config: str = "configs/dyncot.py") -> list[str]:
-    """The main command on a small pocket, twelve short steps of it."""
-    fields = {
+def command(
+    pocket: Path, *flags: str, config: str = "configs/dyncot.py", fields: Mapping[str, object] | None = None
+) -> list[str]:
+    """The main command on a small pocket, with twelve short steps of it, or with `fields` of its config."""
+    twelve_steps = {
         "make": "",
         "model.path": pocket / "model",
         "data.path": pocket / "dataset",
@@ -71,6 +74,7 @@ def command(pocket: Path, *flags: str, config: str = "configs/dyncot.py") -> lis
         "answer_tokens": 4,
         "ablations": False,
     }
+    fields = twelve_steps if fields is None else fields
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     return [sys.executable, "-m", "mmkp_jax.main", f"--config={config}", *overrides, *flags]
 
@@ -108,7 +112,7 @@ class Done(NamedTuple):
     stderr: str
 
 
-def run_here(pocket: Path, *flags: str, **options: str) -> Done:
+def run_here(pocket: Path, *flags: str, **options: Any) -> Done:
     """The same as `run` in this process, which saves the seconds of importing everything again."""
     from mmkp_jax.main import main
 

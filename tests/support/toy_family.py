@@ -8,8 +8,9 @@ from flax import nnx
 from mmkp_jax.data.processor import TextProcessor
 from mmkp_jax.models.family import Family, Names, Product, Reference, Source, Stage
 from mmkp_jax.models.flops import with_matrices
-from mmkp_jax.models.layers import Linear, RMSNorm, parameter, rotary_frequencies, rotate, rotation_by
+from mmkp_jax.models.layers import Linear, RMSNorm, parameter, rotate, rotation_by
 from mmkp_jax.models.model import Layer, attend_by
+from mmkp_jax.models.rope import rotary_frequencies
 from mmkp_jax.ops.backends import ANY_ROWS
 from mmkp_jax.runtime.json_files import Fields
 

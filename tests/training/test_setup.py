@@ -112,11 +112,11 @@ def test_a_bad_setting_is_one_line(fields, line):
 
 
 def test_another_architecture_is_one_line():
-    llava = {**hf_config_dict(CONFIG), "model_type": "qwen2_vl"}
+    llava = {**hf_config_dict(CONFIG), "model_type": "qwen3_5_vl"}
     with pytest.raises(InputError) as error:
         plan_training(experiment(), llava, "ckpt/config.json", devices=jax.devices()[:1])
     assert str(error.value).startswith(
-        "ckpt/config.json: model_type 'qwen2_vl' is not implemented (did you mean 'qwen2_5_vl'?); "
+        "ckpt/config.json: model_type 'qwen3_5_vl' is not implemented (did you mean 'qwen2_5_vl'?); "
     )
 
 

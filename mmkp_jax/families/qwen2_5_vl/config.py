@@ -2,19 +2,23 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.families.config_fields import (
+    HINT,
+    MOST_LAYERS,
+    insist,
+    positive,
+    present,
+    refuse_changed,
+    rope_fields,
+    rope_type,
+    size,
+    whole_numbers,
+)
 from mmkp_jax.families.qwen2_5_vl.processor import MERGE, PATCH
-from mmkp_jax.runtime.json_files import Fields, is_integer
-
-_HINT = "take the config.json published with the weights"
-
-_LAYERS, _SIZE = 1_000, 10_000_000
-"""Upper limits of the number of layers, and of every other size, in a file."""
-
-_REFUSED = ("quantization_config", "compression_config", "per_layer_config")
-"""Fields that would change what transformers computes."""
+from mmkp_jax.runtime.json_files import Fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Qwen2_5_VLConfig:
     mrope_section: tuple[int, int, int] = (16, 24, 24)
     image_token_id: int = 151_655
 
+    qkv_bias: ClassVar[bool] = True
+
     @property
     def head_dim(self) -> int:
         """Width of an attention head."""
@@ -83,33 +89,30 @@ def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> 
     Raises:
         InputError: a field is missing, of another type, at odds with another, or asks for what is not implemented.
     """
-    whole = _present(Fields(published, where, _HINT))
-    text = _present(whole.object("text_config")) if "text_config" in whole.content else whole
-    vision = _present(whole.object("vision_config"))
-    for part in (whole, text, vision):
-        for name in _REFUSED:
-            if name in part.content:
-                part.refuse(name, "absent, which is all that is implemented")
+    whole = present(Fields(published, where, HINT))
+    text = present(whole.object("text_config")) if "text_config" in whole.content else whole
+    vision = present(whole.object("vision_config"))
+    refuse_changed(whole, text, vision)
     tower = _tower(vision)
-    rope = _rope(text)
-    _insist(rope, "rope_type" if "rope_type" in rope.content else "type", "default", "mrope")
-    _insist(text, "hidden_act", "silu", "swish")
-    _insist(text, "use_sliding_window", False)
+    rope = rope_fields(text)
+    insist(rope, rope_type(rope), "default", "mrope")
+    insist(text, "hidden_act", "silu", "swish")
+    insist(text, "use_sliding_window", False)
     config = Qwen2_5_VLConfig(
-        vocab_size=_size(text, "vocab_size"),
-        hidden_size=_size(text, "hidden_size"),
-        intermediate_size=_size(text, "intermediate_size"),
-        num_layers=_size(text, "num_hidden_layers", most=_LAYERS),
-        num_heads=_size(text, "num_attention_heads"),
-        num_kv_heads=_size(text, "num_key_value_heads"),
+        vocab_size=size(text, "vocab_size"),
+        hidden_size=size(text, "hidden_size"),
+        intermediate_size=size(text, "intermediate_size"),
+        num_layers=size(text, "num_hidden_layers", most=MOST_LAYERS),
+        num_heads=size(text, "num_attention_heads"),
+        num_kv_heads=size(text, "num_key_value_heads"),
         vision=tower,
         tie_embeddings=whole.flag("tie_word_embeddings", False) or text.flag("tie_word_embeddings", False),
-        rms_norm_eps=_positive(text, "rms_norm_eps"),
-        rope_theta=_positive(rope if "rope_theta" in rope.content else text, "rope_theta", 1_000_000.0),
-        mrope_section=_whole_numbers(rope, "mrope_section", (16, 24, 24)),
+        rms_norm_eps=positive(text, "rms_norm_eps"),
+        rope_theta=positive(rope if "rope_theta" in rope.content else text, "rope_theta", 1_000_000.0),
+        mrope_section=whole_numbers(rope, "mrope_section", (16, 24, 24)),
         image_token_id=whole.integer("image_token_id"),
     )
-    _insist(text, "head_dim", config.head_dim)
+    insist(text, "head_dim", config.head_dim)
     kinds = text.texts("layer_types", ["full_attention"] * config.num_layers)
     if kinds != ["full_attention"] * config.num_layers:
         text.refuse("layer_types", f"{config.num_layers} times 'full_attention', which is all that is implemented")
@@ -119,75 +122,29 @@ def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> 
 
 def _tower(vision: Fields) -> VisionConfig:
     """The config of the vision tower."""
-    rope = _rope(vision)
-    _insist(rope, "rope_type" if "rope_type" in rope.content else "type", "default", "axial")
-    _insist(vision, "hidden_act", "silu", "swish")
+    rope = rope_fields(vision)
+    insist(rope, rope_type(rope), "default", "axial")
+    insist(vision, "hidden_act", "silu", "swish")
     for name in ("in_channels", "in_chans"):
-        _insist(vision, name, 3)
-    _insist(vision, "patch_size", PATCH)
-    _insist(vision, "spatial_merge_size", MERGE)
+        insist(vision, name, 3)
+    insist(vision, "patch_size", PATCH)
+    insist(vision, "spatial_merge_size", MERGE)
     tower = VisionConfig(
-        depth=_size(vision, "depth", most=_LAYERS),
-        hidden_size=_size(vision, "hidden_size"),
-        intermediate_size=_size(vision, "intermediate_size"),
-        num_heads=_size(vision, "num_heads"),
-        out_hidden_size=_size(vision, "out_hidden_size"),
-        full_attention_layers=_whole_numbers(vision, "fullatt_block_indexes"),
-        window_size=_size(vision, "window_size"),
-        temporal_patch_size=_size(vision, "temporal_patch_size", 2, most=64),
-        rope_theta=_positive(rope if "rope_theta" in rope.content else vision, "rope_theta", 10_000.0),
+        depth=size(vision, "depth", most=MOST_LAYERS),
+        hidden_size=size(vision, "hidden_size"),
+        intermediate_size=size(vision, "intermediate_size"),
+        num_heads=size(vision, "num_heads"),
+        out_hidden_size=size(vision, "out_hidden_size"),
+        full_attention_layers=whole_numbers(vision, "fullatt_block_indexes"),
+        window_size=size(vision, "window_size"),
+        temporal_patch_size=size(vision, "temporal_patch_size", 2, most=64),
+        rope_theta=positive(rope if "rope_theta" in rope.content else vision, "rope_theta", 10_000.0),
     )
     # transformers accepts these names for the same numbers, and takes the head's width from `head_dim` if given
-    _insist(vision, "num_hidden_layers", tower.depth)
-    _insist(vision, "num_attention_heads", tower.num_heads)
-    _insist(vision, "head_dim", tower.head_dim)
+    insist(vision, "num_hidden_layers", tower.depth)
+    insist(vision, "num_attention_heads", tower.num_heads)
+    insist(vision, "head_dim", tower.head_dim)
     return tower
-
-
-def _rope(part: Fields) -> Fields:
-    """The fields of the rotary embedding: in transformers `rope_scaling` has priority, unless it is empty."""
-    names = [name for name in ("rope_scaling", "rope_parameters") if part.object(name, {}).content]
-    rope = _present(part.object(names[0] if names else "rope_scaling", {}))
-    for name, value in rope.content.items():
-        if isinstance(value, Mapping):
-            rope.refuse(name, "a number: parameters of kinds of layers are not implemented")
-    return rope
-
-
-def _present(fields: Fields) -> Fields:
-    """The fields without nulls."""
-    return fields._replace(content={name: value for name, value in fields.content.items() if value is not None})
-
-
-def _size(fields: Fields, name: str, *default: int, most: int = _SIZE) -> int:
-    """A whole number from 1 to `most`."""
-    value = fields.integer(name, *default)
-    if not 1 <= value <= most:
-        fields.refuse(name, f"a whole number from 1 to {most:,}")
-    return value
-
-
-def _positive(fields: Fields, name: str, *default: float) -> float:
-    """A number above 0."""
-    value = fields.number(name, *default)
-    if not value > 0:
-        fields.refuse(name, "a number above 0")
-    return float(value)
-
-
-def _whole_numbers(fields: Fields, name: str, *default: tuple[int, ...]) -> tuple[int, ...]:
-    """A list of whole numbers from 0 on."""
-    values = fields.numbers(name, *default)
-    if not all(is_integer(value) and value >= 0 for value in values):
-        fields.refuse(name, "a list of whole numbers from 0 on")
-    return tuple(values)
-
-
-def _insist(fields: Fields, name: str, *supported: Any) -> None:
-    """Refuses a value that is not among `supported`; an absent one is the first of them."""
-    value = fields.content.get(name, supported[0])
-    if value not in supported or isinstance(value, bool) != isinstance(supported[0], bool):
-        fields.refuse(name, f"{supported[0]!r}, which is all that is implemented")
 
 
 def _check_sizes(config: Qwen2_5_VLConfig, where: str) -> None:
@@ -213,4 +170,4 @@ def _check_sizes(config: Qwen2_5_VLConfig, where: str) -> None:
         f"window_size {tower.window_size} is less than a merged patch": tower.window_side > 0,
     }
     if wrong := [what for what, holds in checks.items() if not holds]:
-        raise InputError("; ".join(wrong), where, _HINT)
+        raise InputError("; ".join(wrong), where, HINT)

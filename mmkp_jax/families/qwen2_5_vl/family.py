@@ -10,6 +10,7 @@ from mmkp_jax.families.qwen2_5_vl.model import Qwen2_5_VL
 from mmkp_jax.families.qwen2_5_vl.names import NAMES
 from mmkp_jax.families.qwen2_5_vl.processor import CLIP_MEAN, CLIP_STD, MERGE, PATCH, processor_of
 from mmkp_jax.families.qwen2_5_vl.published import PUBLISHED
+from mmkp_jax.models.decoder import decoder_products, head_product, saved_by_decoder
 from mmkp_jax.models.family import Family, Preprocessor, Product, Reference, Stage, Work
 from mmkp_jax.models.flops import with_matrices
 
@@ -25,29 +26,25 @@ STAGES = (
 def products(config: Qwen2_5_VLConfig, sizes: Mapping[str, int], work: Work) -> list[Product]:
     """The products of a forward pass."""
     tower, images = config.vision, work.images
-    head = "decoder.embedding" if config.tie_embeddings else "lm_head"
     whole = _whole_layers(config)
     patch_pairs = whole * images["image_pairs"] + (tower.depth - whole) * images["window_pairs"]
-    token_pairs = config.num_layers * work.token_pairs
     return [
         # one kernel, summed over time
         *with_matrices(sizes, "visual.patch_embed", images["patches"] / tower.temporal_patch_size),
         *with_matrices(sizes, "visual.blocks", images["patches"]),
         Product("visual.blocks", "", 4 * tower.hidden_size * patch_pairs),
         *with_matrices(sizes, "visual.merger", images["merged"]),
-        *with_matrices(sizes, "decoder", work.tokens, within="decoder.layers"),
-        Product("decoder", "", 4 * config.num_heads * config.head_dim * token_pairs),
-        Product("lm_head", head, 2 * work.labels * sizes[head]),
+        *decoder_products(config, sizes, work),
+        head_product(config, sizes, work),
     ]
 
 
 def saved_by_layers(config: Qwen2_5_VLConfig, slots: Mapping[str, int]) -> dict[str, int]:
     """Numbers in the inputs of layers and the outputs of their attention, of a row."""
     tower = config.vision
-    heads = config.num_heads * config.head_dim
     return {
         "visual.blocks": tower.depth * 2 * tower.hidden_size * slots["patches"],
-        "decoder": config.num_layers * (config.hidden_size + heads) * slots["tokens"],
+        "decoder": saved_by_decoder(config, slots["tokens"]),
     }
 
 

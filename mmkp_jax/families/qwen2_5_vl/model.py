@@ -1,7 +1,7 @@
-"""Qwen2.5-VL over packed rows: the vision tower, the decoder, and the model that joins them.
+"""Qwen2.5-VL over packed rows: the vision tower, and the model that joins it with the shared decoder.
 
 B rows, T tokens, P patches, C values of a patch, W windows (tiles of 64 patches), M merged patches, D model width,
-N query heads, K key-value heads, H head width, I = H / 2, V vocabulary, L layers.
+N heads, H head width, I = H / 2, L layers.
 
 Follows transformers' `modeling_qwen2_5_vl.py`, block by block, for still images. Its two equal frames of an image
 are one here: the patch embedding's kernel is summed over its time axis.
@@ -15,21 +15,21 @@ from flax import nnx
 from mmkp_jax.data.forest import Forest
 from mmkp_jax.families.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from mmkp_jax.families.qwen2_5_vl.processor import CLIP_MEAN, CLIP_STD, Images
+from mmkp_jax.models.decoder import DecoderModel
 from mmkp_jax.models.layers import (
     Linear,
     RMSNorm,
     Rotation,
     SwiGLU,
     parameter,
-    rotary_frequencies,
     rotate,
     rotation_by,
     scan_layers,
 )
-from mmkp_jax.models.model import Attend, Layer, attend_by
+from mmkp_jax.models.rope import rotary_frequencies
 from mmkp_jax.ops.attention import Attention, dense_attention
 from mmkp_jax.ops.backends import ANY_ROWS, RowAttention
-from mmkp_jax.ops.layout import over_rows, whole_vectors
+from mmkp_jax.ops.layout import over_rows
 from mmkp_jax.ops.tiles import Tiles, from_tiles, lay_tiles, to_tiles
 
 VISION_NORM_EPS = 1e-6
@@ -143,53 +143,13 @@ def vision_rotation(position_BP2: jax.Array, config: VisionConfig) -> Rotation:
     return rotation_by((position_BP2[..., None] * frequency).reshape(*position_BP2.shape[:2], -1))
 
 
-class DecoderLayer(nnx.Module):
-    """Grouped-query attention with q/k/v bias, then SwiGLU; both after RMSNorm."""
-
-    def __init__(self, config: Qwen2_5_VLConfig, *, layers: int | None, rngs):
-        D, N, K, H = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
-        self.head_dim = H
-        norm = dict(eps=config.rms_norm_eps, layers=layers, rngs=rngs)
-        self.attention_norm = RMSNorm(D, "embed", **norm)
-        self.mlp_norm = RMSNorm(D, "embed", **norm)
-        self.q = Linear((N * H, D), ("heads", "embed"), bias=True, layers=layers, rngs=rngs)
-        self.k = Linear((K * H, D), ("kv_heads", "embed"), bias=True, layers=layers, rngs=rngs)
-        self.v = Linear((K * H, D), ("kv_heads", "embed"), bias=True, layers=layers, rngs=rngs)
-        self.o = Linear((D, N * H), ("embed", "heads"), bias=False, layers=layers, rngs=rngs)
-        self.mlp = SwiGLU(D, config.intermediate_size, ("embed", "mlp"), bias=False, layers=layers, rngs=rngs)
-
-    def __call__(self, x_BTD: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
-        B, T, _ = x_BTD.shape
-        h_BTD = self.attention_norm(x_BTD)
-        q, k, v = (f(h_BTD).reshape(B, T, -1, self.head_dim) for f in (self.q, self.k, self.v))
-        out_BTNH = attend.own(rotate(q, rotation), rotate(k, rotation), v)
-        x_BTD = x_BTD + self.o(out_BTNH.reshape(B, T, -1))
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
-
-
-class Decoder(nnx.Module):
-    """Token embedding, the layers, and the last norm."""
-
-    def __init__(self, config: Qwen2_5_VLConfig, *, remat: bool, rngs):
-        self.embedding = parameter(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), None)
-        self.layers = DecoderLayer(config, layers=config.num_layers, rngs=rngs)
-        self.norm = RMSNorm(config.hidden_size, "embed", eps=config.rms_norm_eps, layers=None, rngs=rngs)
-        self.remat = remat
-
-    def __call__(self, x_BTD: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
-        def layer(layer: DecoderLayer, x_BTD: jax.Array) -> jax.Array:
-            return layer(x_BTD, rotation, attend)
-
-        return self.norm(scan_layers(self.layers, x_BTD, layer, remat=self.remat))
-
-
 def mrope_rotation(position_BT3: jax.Array, config: Qwen2_5_VLConfig) -> Rotation:
     """Rotation of tokens, [B, T, I]: sections of the pairs by time, row and column, as `mrope_section` says."""
     axis_I = np.repeat(np.arange(3), config.mrope_section)
     return rotation_by(position_BT3[..., axis_I] * rotary_frequencies(config.head_dim, config.rope_theta))
 
 
-class Qwen2_5_VL(nnx.Module):
+class Qwen2_5_VL(DecoderModel):
     """The Qwen2.5-VL model.
 
     `remat` saves only each layer's input, and what attention saves, for the backward pass.
@@ -203,60 +163,22 @@ class Qwen2_5_VL(nnx.Module):
         attention: RowAttention = ANY_ROWS,
         rngs: nnx.Rngs,
     ):
-        self.config, self.attention = config, attention
+        super().__init__(config, remat=remat, attention=attention, rngs=rngs)
         self.visual = VisionTower(config.vision, remat=remat, attention=attention, rngs=rngs)
-        self.decoder = Decoder(config, remat=remat, rngs=rngs)
-        if not config.tie_embeddings:
-            self.lm_head = parameter(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), None)
-
-    def __call__(self, forest: Forest, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        """Hidden states after the last norm, [B, T, D], computed in `dtype`."""
-        return self.decode(forest, self.encode(forest.images, dtype), dtype)
 
     def encode(self, images: Images, dtype: jnp.dtype) -> jax.Array:
         """The vision tower's features of every patch, [B, P, D]; the merger is part of `embed`."""
         return self.visual(images, dtype)
 
-    def decode(self, forest: Forest, features: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Hidden states from the vision tower's features."""
-        attend = attend_by(self.attention, forest)
-        return self.decoder(self.embed(forest, features, dtype), self.rotation(forest.position_BTA), attend)
-
-    def memory(self, forest: Forest, features: jax.Array, dtype: jnp.dtype) -> None:
-        """No cross-attention: images are tokens."""
-        return None
-
     def embed(self, forest: Forest, features: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Token embeddings, with each image's merged features in place of its image tokens: [B, T, D]."""
-        x_BTD = whole_vectors(self.decoder.embedding[...])[forest.token_BT].astype(dtype)
+        x_BTD = self.embed_tokens(forest, dtype)
         if features.shape[1] > 0:
             merged_BMD, merged_BT = self.visual.merger(features), forest.images.merged_BT
             image_BTD = jnp.take_along_axis(merged_BMD, jnp.maximum(merged_BT, 0)[..., None], axis=1)
             x_BTD = jnp.where(merged_BT[..., None] >= 0, image_BTD, x_BTD)
         return over_rows(x_BTD)
 
-    def embed_text(self, token_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Embeddings of text tokens, [B, T, D]."""
-        return over_rows(self.decoder.embedding[...][token_BT].astype(dtype))
-
     def rotation(self, position_BTA: jax.Array) -> Rotation:
         """M-RoPE rotation by (time, row, column)."""
         return mrope_rotation(position_BTA, self.config)
-
-    def layers(self) -> tuple[Layer, ...]:
-        """The decoder's layers, all in one stack."""
-        config = self.config
-        return tuple(Layer("layers", i, config.num_kv_heads, config.head_dim) for i in range(config.num_layers))
-
-    def stack(self, name: str) -> nnx.Module:
-        """The decoder's layers."""
-        return getattr(self.decoder, name)
-
-    def finish(self, x_BTD: jax.Array) -> jax.Array:
-        """The last norm."""
-        return self.decoder.norm(x_BTD)
-
-    @property
-    def head(self) -> jax.Array:
-        """The output matrix [V, D]: the token embedding where it is tied."""
-        return (self.decoder.embedding if self.config.tie_embeddings else self.lm_head)[...]

@@ -30,12 +30,13 @@ CURVES = (
     ("learning_rate", "Learning rate", None, False),
     ("grad_norm", "Norm of the gradient, before clipping", None, True),
     ("fill_tokens", "Share of token slots filled", 1.0, True),
-    ("valid/all/f1@1", "F1@1 on valid, all", None, False),
-    ("valid/unseen/f1@1", "F1@1 on valid, unseen", None, False),
+    ("valid/all/{metric}", "{METRIC} on valid, all", None, False),
+    ("valid/unseen/{metric}", "{METRIC} on valid, unseen", None, False),
     ("valid/words", "Words written on valid", None, False),
     ("posts_per_second", f"Posts a second, over {RATED} steps", None, False),
 )
-"""Name, title, end of the axis (None if it depends on the values), and whether the curve is smoothed."""
+"""Name, title, end of the axis (None if it depends on the values), and whether the curve is smoothed. In names and
+titles `{metric}` is that of the first run's tables."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 GAMMAS = tuple(float(each) for each in paper.BY_GAMMA if each != "avg")
@@ -67,8 +68,9 @@ class Clusters(NamedTuple):
 def curves(runs: Sequence[ReportRun]) -> list[LineChart]:
     """Line charts of the logged metrics over the steps."""
     charts = []
-    for name, title, end, smooth in CURVES:
-        series = []
+    of_metric = {"metric": runs[0].metric, "METRIC": runs[0].metric.upper()}
+    for named, titled, end, smooth in CURVES:
+        name, title, series = named.format(**of_metric), titled.format(**of_metric), []
         for run in runs:
             step_S, values_S = _values(run, name)
             series.append((run.name, step_S, values_S))

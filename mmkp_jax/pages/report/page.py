@@ -54,6 +54,7 @@ def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool) ->
     data = None if isinstance(opened, str) else opened
     scored = score_runs(runs, data)
     differences = compare_runs(scored)
+    order = sorted(HEADLINES, key=lambda metric: metric != runs[0].metric)
     script = (HERE / "browser.js").read_text(encoding="utf-8")
     return render(
         "report/report.html.jinja",
@@ -65,7 +66,7 @@ def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool) ->
         runs_table=tables.runs_table(runs),
         config_table=tables.differences_of_config(runs) if len(runs) > 1 else None,
         files=[_written_at_the_start(run) for run in runs],
-        metrics=[_of_metric(runs, scored, differences, metric) for metric in HEADLINES],
+        metrics=[_of_metric(runs, scored, differences, metric) for metric in order],
         systems=tables.systems_table(runs, "scores", "Baselines and ablations"),
         kinds=tables.systems_table(runs, "by_kind", "By what a keyphrase needs"),
         paper_tables=[
@@ -103,19 +104,21 @@ def _written_at_the_start(run: ReportRun) -> tuple[str, str]:
 
 
 def _summary(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> str:
+    metric = runs[0].metric
+
     def with_interval(number: int) -> str:
-        score, found = scored[number].scores["all"]["f1@1"], scored[number].intervals["all"]["f1@1"]
+        score, found = scored[number].scores["all"][metric], scored[number].intervals["all"][metric]
         return f"{100 * score:.2f} ({100 * found.low:.1f}–{100 * found.high:.1f})"
 
     posts = f"{count(len(runs[0].answers))} test posts"
     if len(runs) == 1:
         strategy = paper.NAMES.get(runs[0].strategy, runs[0].strategy)
-        return f"{strategy}, at step {count(runs[0].step)}: F1@1 {with_interval(0)} over {posts}."
-    order = sorted(range(len(runs)), key=lambda number: scored[number].scores["all"]["f1@1"])
+        return f"{strategy}, at step {count(runs[0].step)}: {metric.upper()} {with_interval(0)} over {posts}."
+    order = sorted(range(len(runs)), key=lambda number: scored[number].scores["all"][metric])
     low, high = order[0], order[-1]
     names = [plain(runs[number].name, 60) for number in (low, high)]
     worst, best = (f"{with_interval(number)}, {name}" for number, name in zip((low, high), names, strict=True))
-    return f"{len(runs)} runs over the same {posts}: F1@1 from {worst}, to {best}."
+    return f"{len(runs)} runs over the same {posts}: {metric.upper()} from {worst}, to {best}."
 
 
 def _neighbours(runs: Sequence[ReportRun], scored: Sequence[RunScores], data: ReportData) -> list[dict[str, Any]]:

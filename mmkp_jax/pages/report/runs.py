@@ -13,6 +13,7 @@ import numpy as np
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.evaluation.metric import Scores
 from mmkp_jax.evaluation.predictions import Prediction
+from mmkp_jax.evaluation.table import main_metric
 from mmkp_jax.pages.report.run_files import (
     ARRAYS,
     read_answers,
@@ -50,6 +51,11 @@ class ReportRun:
     """`scores` and `by_kind` of every system; empty if the run has none."""
     arrays: Mapping[str, Mapping[str, np.ndarray]]
     """The arrays of `ARRAYS` that the run has."""
+
+    @property
+    def metric(self) -> str:
+        """The metric of its tables: F1@1 or F1@M."""
+        return main_metric(str(self.config.get("best_metric", "")))
 
     @property
     def strategy(self) -> str:

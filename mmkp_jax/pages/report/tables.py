@@ -135,7 +135,11 @@ def differences_table(runs: Sequence[ReportRun], differences: Sequence[Differenc
 
 
 def systems_table(runs: Sequence[ReportRun], kind: str, title: str) -> Table:
-    """F1@1 of the systems that runs were compared with, where `kind` is `scores` (by group) or `by_kind`."""
+    """F1@1, or the first run's metric, of the systems that runs were compared with.
+
+    Args:
+        kind: `scores` (by group) or `by_kind`.
+    """
     found = [(run.name, name, scores) for run in runs for name, scores in run.comparisons.get(kind, {}).items()]
     own: dict[str, Scores] = {}
     shared: dict[str, Scores] = {}
@@ -147,11 +151,14 @@ def systems_table(runs: Sequence[ReportRun], kind: str, title: str) -> Table:
             own[f"{run}: {name}" if len(runs) > 1 else name] = scores
     systems = own | shared
     groups = list(dict.fromkeys(group for scores in systems.values() for group in scores))
-    rows = [(plain(name, 80), *(_percent(scores, group) for group in groups)) for name, scores in systems.items()]
+    metric = runs[0].metric
+    rows = [
+        (plain(name, 80), *(_percent(scores, group, metric) for group in groups)) for name, scores in systems.items()
+    ]
     if rows:
         first = next(iter(systems.values()))
         rows.insert(0, ("posts", *(count(int(first[group]["n"])) if first.get(group) else NOTHING for group in groups)))
-    return Table(title, ("F1@1, %", *(plain(group, 40) for group in groups)), rows)
+    return Table(title, (f"{metric.upper()}, %", *(plain(group, 40) for group in groups)), rows)
 
 
 def strategies_table(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> Table:

@@ -1,0 +1,22 @@
+"""The geometry of Llama 3, read from a Hugging Face `config.json`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmkp_jax.families.config_fields import HINT, insist, present, read_decoder, read_rope, refuse_changed
+from mmkp_jax.models.decoder_config import DecoderConfig
+from mmkp_jax.runtime.json_files import Fields
+
+
+def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> DecoderConfig:
+    """The geometry in a `config.json` of Llama, as published or as transformers 5 writes it.
+
+    Raises:
+        InputError: a field is missing, of another type, at odds with another, or asks for what is not implemented.
+    """
+    part = present(Fields(published, where, HINT))
+    refuse_changed(part)
+    for name in ("attention_bias", "mlp_bias"):
+        insist(part, name, False)
+    rope = read_rope(part, "default", "llama3")
+    return read_decoder(part, rope, qkv_bias=False, tie_embeddings=part.flag("tie_word_embeddings", False))
