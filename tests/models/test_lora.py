@@ -95,7 +95,7 @@ def test_what_no_adapter_fits_is_refused_in_one_line(fields, message):
 def test_a_family_without_a_projector_takes_no_setting_of_one():
     config = toy_family.ToyConfig(50, 2, tie_embeddings=True)
     assert define_from(toy_family.FAMILY, config, lora=Lora(2, 4.0)).adapters
-    with pytest.raises(InputError, match="config.lora_projector: 'full', and toy has no projector; leave it out"):
+    with pytest.raises(InputError, match=r"config.lora_projector: 'full', and toy has no projector; leave it out"):
         define_from(toy_family.FAMILY, config, lora=Lora(2, 4.0, projector="full"))
 
 
