@@ -144,6 +144,9 @@ def chosen(linears: Mapping[str, Linear], family: Family, lora: Lora) -> list[st
     """
     parts = family.parts()
     of_projector = {path for path in linears if is_in(path, parts.get("projector", ()))}
+    if lora.projector in (FULL, FROZEN) and "projector" not in parts:
+        what = f"{lora.projector!r}, and {family.name} has no projector"
+        raise InputError(what, "config.lora_projector", "leave it out")
     allowed = {
         path: linears[path] for path in linears if lora.projector in (LORA, AS_TARGETS) or path not in of_projector
     }

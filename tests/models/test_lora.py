@@ -92,6 +92,13 @@ def test_what_no_adapter_fits_is_refused_in_one_line(fields, message):
     assert "\n" not in str(raised.value) and "config.lora_" in str(raised.value)
 
 
+def test_a_family_without_a_projector_takes_no_setting_of_one():
+    config = toy_family.ToyConfig(50, 2, tie_embeddings=True)
+    assert define_from(toy_family.FAMILY, config, lora=Lora(2, 4.0)).adapters
+    with pytest.raises(InputError, match=r"config.lora_projector: 'full', and toy has no projector; leave it out"):
+        define_from(toy_family.FAMILY, config, lora=Lora(2, 4.0, projector="full"))
+
+
 def test_adapters_before_the_first_step_give_the_base_bit_by_bit(folder):
     """A is within ±1 / sqrt(in), and B zero; once B is not, all logits are others."""
     forest = forest_of([[random_tree(0, CONFIG, grids=[(4, 6)])]], CONFIG)
@@ -147,7 +154,7 @@ def test_each_layer_and_each_linear_drops_inputs_of_its_own():
 
 def test_parts_of_one_published_tensor_share_one_adapter():
     """Queries, keys and values of the toy family are one tensor in its files: one A for the three, and a B by rows."""
-    lora = Lora(2, 4.0, targets=("in",), projector="frozen")
+    lora = Lora(2, 4.0, targets=("in",))
     definition = define_from(toy_family.FAMILY, toy_family.ToyConfig(50, 5, tie_embeddings=True), lora=lora)
     assert set(definition.adapters) == {f"{stack}.{name}" for stack in ("even", "odd") for name in "qkv"}
     shapes = {path: leaf.shape for path, leaf in flatten(definition.shapes()).items() if is_adapter(path)}

@@ -167,7 +167,7 @@ def test_rows_are_scaled_in_whole_lanes():
         (
             ["--config=configs/sft.py", "--topology=v6p:4x4"],
             "--topology=v6p:4x4: unknown chip 'v6p' (did you mean 'v6e'?); "
-            "use one of cpu, v5e, v6e, v5p, a100, h100, h200",
+            "use one of cpu, v5e, v6e, v5p, l4, rtx4090, a100, h100, h200",
         ),
         (
             ["--config=configs/sft.py", "--topology=v5e:16"],
