@@ -111,7 +111,7 @@ def test_the_papers_freeze_leaves_projector_and_decoder_to_train():
     assert {"decoder.cross.attention_gate", "decoder.cross.mlp_gate"} <= flatten(trained).keys()
 
 
-@pytest.mark.parametrize("hub_id", [INSTRUCT, BASE])
+@pytest.mark.parametrize("hub_id", [INSTRUCT, pytest.param(BASE, marks=pytest.mark.nightly)])
 def test_names_and_shapes_are_those_of_transformers(hub_id):
     """Its model on the meta device, whose names are those in memory: aliases of the published ones."""
     torch = needs_torch()

@@ -47,7 +47,9 @@ def plainly(first_BT, end_BT, q_BTNH, k_BSKH, v_BSKH) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.nightly if number else ()) for number, case in enumerate(CASES)]
+)
 @pytest.mark.parametrize(
     "backend", [pytest.param(name, marks=needs_tokamax if name == "tokamax" else ()) for name in BACKENDS]
 )
