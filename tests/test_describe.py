@@ -214,7 +214,7 @@ def test_a_damaged_split_is_not_a_missing_split(tmp_path, capsys):
         (["--dta=x"], "unknown flag --dta=x (did you mean '--data'?)"),
         (["--data=x", "--config.seed=1"], "--config.seed=1 goes with --config=FILE"),
         (["--data=x", "stray"], "unknown flag stray"),
-        (["--config=nowhere.py"], "--config: there is no config 'nowhere.py'"),
+        (["--config=nowhere.py"], "--config: there is no file 'nowhere.py'"),
         ([f"--config={CONFIG}:model=qwen"], "unknown preset 'model=qwen'"),
         ([f"--config={CONFIG}", "--config.sead=1"], "sead"),
         ([f"--config={CONFIG}", "--config.row.tokens=many"], "many"),

@@ -69,7 +69,7 @@ def test_every_post_and_every_label_comes_once_an_epoch(feed, plans, whole):
         assert sum(int(f.segment_BT.max(axis=1).sum()) for f in forests) == len(feed.records)
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_workers_load_the_same_batches(feed, plans, whole, workers):
     assert_same(list(batches(feed, plans, workers=workers)), whole)
 
@@ -89,7 +89,7 @@ def test_a_run_resumes_under_another_number_of_workers(feed, plans, whole):
     assert_same(list(batches(feed, plans, start=Position(1, 1), workers=2)), whole[step_of(plans, Position(1, 1)) :])
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
+@pytest.mark.parametrize("hosts", [2, pytest.param(4, marks=pytest.mark.nightly)])
 def test_hosts_together_load_the_whole_batch(feed, plans, whole, hosts):
     parts = [list(batches(feed, plans, host=host, hosts=hosts)) for host in range(hosts)]
     joined = [

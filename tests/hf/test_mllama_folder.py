@@ -82,6 +82,7 @@ def test_verify_compares_with_what_the_model_was_trained_to_compute(folder):
     assert with_image > 100 * BOUND and without <= BOUND
 
 
+@pytest.mark.nightly
 def test_the_cards_snippet_answers_as_we_do(folder, monkeypatch, capsys):
     """Its code unchanged: with an image and without."""
     needs_torch()

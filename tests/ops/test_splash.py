@@ -85,9 +85,9 @@ def test_blocks_that_no_query_may_see_are_skipped_and_not_fetched():
     """Four images of a block each: only the diagonal runs, and no other block of keys is ever asked for."""
     image_BP = runs([1, 512, 2, 512, 3, 512, 4, 100], slots=2048)
     rule = INTERPRETED.images(image_BP).args[1]
-    np.testing.assert_array_equal(rule.seen_Bnn[0], np.eye(4))
-    np.testing.assert_array_equal(rule.key_block_Bnn[0], np.broadcast_to(np.arange(4)[:, None], (4, 4)))
-    np.testing.assert_array_equal(rule.query_block_Bnn[0], np.broadcast_to(np.arange(4), (4, 4)))
+    np.testing.assert_array_equal(rule.seen_Bnm[0], np.eye(4))
+    np.testing.assert_array_equal(rule.key_block_Bnm[0], np.broadcast_to(np.arange(4)[:, None], (4, 4)))
+    np.testing.assert_array_equal(rule.query_block_Bnm[0], np.broadcast_to(np.arange(4), (4, 4)))
 
 
 def test_the_model_gives_the_losses_and_gradients_of_dense(monkeypatch):

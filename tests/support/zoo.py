@@ -69,13 +69,20 @@ class TinyModel(NamedTuple):
         return self.definition.processor
 
 
-def first_geometries(*names: str, layouts: bool = False) -> list[Any]:
+def first_geometries(*names: str, layouts: bool = False, default: Sequence[str] = ()) -> list[Any]:
     """(name, geometry) of each model, or of those named, in its first geometry: parameters of a default test.
 
-    With `layouts`, also of further layouts of a model that is there.
+    With `layouts`, also of further layouts of a model that is there; with `default`, others than these are nightly.
     """
     names = names or [name for name, member in ZOO.items() if layouts or not member.layout_of]
-    return [pytest.param(name, next(iter(ZOO[name].geometries)), id=name) for name in names]
+    return [
+        pytest.param(
+            *(name, next(iter(ZOO[name].geometries))),
+            id=name,
+            marks=() if not default or name in default else pytest.mark.nightly,
+        )
+        for name in names
+    ]
 
 
 def all_geometries(default: bool = True) -> list[Any]:
