@@ -1,6 +1,7 @@
 """Rows with a frozen tower's features in place of pixels give the losses and gradients of rows with pixels."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.mfu import needed_flops
 from mmkp_jax.training.step import forest_losses
 from tests.decoding.test_cross_attention import tree as toy_tree
-from tests.support import toy_cross
+from tests.support import toy_cross, zoo
 from tests.support.tiny import tiny_config
 from tests.support.toy_family import ToyConfig
 from tests.support.trees import processor_of, random_tree, row_size
@@ -42,11 +43,22 @@ def cross():
     return definition, random_params(definition, 4, spread=0.6), rows, RowSize(128, 48, 4, {"tiles": 8})
 
 
+def of_zoo(name):
+    """A model of the zoo, on posts with one image, several or none."""
+    (case,) = zoo.first_geometries(name)
+    model = zoo.model_of(*case.values)
+    trees = [zoo.random_tree(i, model, images=images) for i, images in enumerate([(0,), (1,), (), (2, 0)])]
+    rows = [trees[:2], trees[2:]]
+    return model.definition, model.params, rows, zoo.row_size(rows, model.processor, spare=1)
+
+
 def with_features(definition, params, rows, dtype):
     """The rows with features in place of pixels, each image computed alone."""
-    processor, encode = definition.processor, jax.jit(lambda images: definition.bind(params).encode(images, dtype))
+    processor, params = definition.processor, jax.tree.map(jnp.asarray, params)
+    encode = jax.jit(lambda images: definition.bind(params).encode(images, dtype))
     first = processor.slots[0]
-    most = {kind: n + n % 4 for kind, n in zip(processor.slots, (120, 12), strict=False)}
+    slots = [layout.slots for trees in rows for tree in trees for layout in tree.layouts]
+    most = {kind: n + -n % 4 for kind, n in zip(processor.slots, map(max, zip(*slots, strict=True)), strict=True)}
 
     def features(layout, pixels):
         images = processor.empty(1, 200, most)
@@ -68,6 +80,8 @@ def with_features(definition, params, rows, dtype):
     [
         (qwen, jnp.float32, 1e-6),  # the same products, summed in another order: rows of another length
         pytest.param(cross, jnp.float32, 1e-6, marks=pytest.mark.nightly),
+        pytest.param(functools.partial(of_zoo, "internvl"), jnp.float32, 1e-6, marks=pytest.mark.nightly),
+        pytest.param(functools.partial(of_zoo, "mllama"), jnp.float32, 1e-6, marks=pytest.mark.nightly),
         pytest.param(qwen, jnp.bfloat16, 2e-2, marks=pytest.mark.nightly),  # the same, rounded to 8 bits in each layer
     ],
 )
