@@ -30,6 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker more than cores, for `-n auto`: many tests wait for processes that they start."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     for folder in _made:
         shutil.rmtree(folder, ignore_errors=True)
@@ -49,7 +54,16 @@ LONGEST = (
     "test_splash",
     "test_plan",
     "test_posts_per_step",
+    "test_forest_equals_alone",
+    "test_variants",
+    "test_generate",
+    "test_sharding",
     "test_wheel",
+    "test_pipeline",
+    "test_watchdog",
+    "test_attention",
+    "test_train",
+    "test_accelerator",
 )
 """Files that take half a minute or more, the longest first."""
 

@@ -400,7 +400,8 @@ def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_restored(pocket, 
     assert differences(workdir, unbroken[0]) == []
 
 
-@pytest.mark.parametrize("starts_again", [False, pytest.param(True, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("starts_again", [False, True])
 def test_a_killed_worker_ends_the_run_which_then_resumes(pocket, unbroken, starts_again):
     workdir = pocket.parent / f"worker-{starts_again}"
     flags = (f"--workdir={workdir}", "--config.data.workers=1", "--config.ablations=True")

@@ -13,6 +13,8 @@ from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.posts_on_disk import write_posts
 
+pytestmark = pytest.mark.nightly  # tests/experiment/test_hosts.py trains on two hosts by default
+
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory) -> list[dict]:
@@ -40,7 +42,6 @@ def reported(tmp_path_factory) -> list[dict]:
     return [json.loads((folder / f"{number}.json").read_text()) for number in range(2)]
 
 
-@pytest.mark.nightly
 def test_two_processes_plan_alike(reported):
     one, other = reported
     assert one["hosts"] == other["hosts"] == 2

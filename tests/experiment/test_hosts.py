@@ -145,7 +145,8 @@ def survivor(processes, victim):
     assert "Traceback" not in error and "@ " not in error, error
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.nightly), 1])
+@pytest.mark.nightly
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_host_that_dies_ends_the_job_within_a_minute_and_one_host_continues(pocket, unbroken, victim):
     workdir = pocket.parent / f"killed-{victim}"
     processes = start(pocket, workdir)

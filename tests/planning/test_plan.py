@@ -69,6 +69,7 @@ def test_the_page_reports_fit_memory_and_work(model, capsys):
     assert "at published rates" not in page  # a CPU has none
 
 
+@pytest.mark.nightly
 def test_moments_in_the_hosts_memory_are_reported_apart(model, capsys):
     moments = {}
     for memory in ("device", "host"):

@@ -137,7 +137,9 @@ def six_steps(pocket, model, maker: str, workdir):
     return run_here(pocket, f"--workdir={workdir}", fields=fields, config=config)
 
 
-@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize(
+    "maker", [pytest.param(maker, marks=pytest.mark.nightly if maker == "qwen2_5" else ()) for maker in MAKERS]
+)
 def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
     made, pocket, tmp_path, monkeypatch, maker
 ):

@@ -69,6 +69,7 @@ def test_patches_row_by_row_break_the_pixel_shuffle():
     assert error(FOREST.images._replace(tile_BLPC=FOREST.images.tile_BLPC[:, :, order])) >= 100 * BOUND
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "name, value",
     [("merge_order", lambda side, merge: np.arange(side * side)), ("gelu", jax.nn.relu), ("IMAGENET_STD", (0.5,) * 3)],
@@ -79,6 +80,7 @@ def test_a_mistake_in_the_model_breaks_the_forest(name, value, monkeypatch):
     assert error() >= 100 * BOUND
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("path", ["embed.cls", "embed.position", "blocks.ls1", "blocks.ls2"])
 def test_each_tensor_of_its_own_matters(path):
     """Class token, positions and layer scales at their initial values give other losses."""

@@ -110,6 +110,7 @@ def only_filled(canvas_N, config):
     return first, first + (tower.tiles_of(canvas_N, config.max_tiles) * config.tile_keys)[:, None]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "name, value", [("intervals_of", everything), ("intervals_of", only_filled), ("gelu", jax.nn.relu)]
 )
@@ -139,6 +140,7 @@ def test_a_mistake_in_what_tokens_see_breaks_the_forest(change, monkeypatch):
     assert_broken()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "path",
     [

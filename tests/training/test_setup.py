@@ -35,7 +35,9 @@ def folder(tmp_path_factory):
     return open_folder(str(path))
 
 
-@pytest.mark.parametrize("mode", ["fixed", "mean", "ema"])
+@pytest.mark.parametrize(
+    "mode", ["fixed", *(pytest.param(mode, marks=pytest.mark.nightly) for mode in ("mean", "ema"))]
+)
 def test_bf16_dynamic_cot_overfits_both_targets(folder, mode):
     """Overfits eight posts: keyphrases first, then, where their loss is below γ, the chains of thought."""
     plan = plan_training(experiment(gamma_mode=mode, gamma=0.4), folder.config, devices=jax.devices()[:1])
