@@ -16,6 +16,9 @@ HINT = "take the config.json published with the weights"
 MOST_LAYERS, MOST_SIZE = 1_000, 10_000_000
 """Upper limits of the number of layers, and of every other size, in a file."""
 
+MOST_SIDE = 10_000
+"""Upper limit of the side of an image, a tile or a patch, in pixels."""
+
 REFUSED = ("compression_config", "per_layer_config")
 """Fields that would change what transformers computes, in any part of a config."""
 
@@ -31,6 +34,16 @@ def size(fields: Fields, name: str, *default: int, most: int = MOST_SIZE) -> int
     if not 1 <= value <= most:
         fields.refuse(name, f"a whole number from 1 to {most:,}")
     return value
+
+
+def side(fields: Fields, name: str, *default: int) -> int:
+    """The side of a square in pixels, written as one number or as two equal ones."""
+    value = fields.content.get(name, *default) if default else fields.content[name]
+    sides = value if isinstance(value, list) else [value, value]
+    is_square = len(sides) == 2 and sides[0] == sides[1]
+    if not is_square or not is_integer(sides[0]) or not 1 <= sides[0] <= MOST_SIDE:
+        fields.refuse(name, "the side of a square in pixels, or two equal ones")
+    return sides[0]
 
 
 def positive(fields: Fields, name: str, *default: float) -> float:
@@ -134,6 +147,11 @@ def read_decoder(part: Fields, rope: Rope, *, qkv_bias: bool, tie_embeddings: bo
         ),
         f"head_dim {config.head_dim} is no multiple of 2": config.head_dim % 2 == 0,
     }
-    if wrong := [what for what, holds in checks.items() if not holds]:
-        raise InputError("; ".join(wrong), part.where, HINT)
+    check_all(checks, part.where)
     return config
+
+
+def check_all(checks: Mapping[str, bool], where: str) -> None:
+    """Raises one `InputError` with every fault whose check does not hold."""
+    if wrong := [what for what, holds in checks.items() if not holds]:
+        raise InputError("; ".join(wrong), where, HINT)

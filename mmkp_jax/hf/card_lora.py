@@ -7,7 +7,7 @@ from typing import Any
 from mmkp_jax.runtime.escape import for_terminal
 
 VLLM_RANK = 16
-"""The largest rank that vLLM takes unless it is told of a larger one."""
+"""The largest rank that vLLM takes unless its max_lora_rank is larger."""
 
 
 def frozen(c: Mapping[str, Any]) -> str:

@@ -194,6 +194,8 @@ def _texts(text: str) -> tuple[Any, ...]:
 
 
 def _check_paths(config: ConfigDict) -> None:
+    if not config.model.path.strip():
+        raise InputError("it is empty", "config.model.path", f"give {field_named('model.path').about}")
     for name in (*names_by_resume(CONTENT), "data.features"):
         for each in dict(leaves(config.to_dict()))[name].split(","):
             check_local(each.strip(), f"config.{name}")

@@ -154,7 +154,7 @@ def _compute(
 ) -> bool:
     """Computes and stores the features of `missing`; false if the run was stopped before the end."""
     most = dict(zip(feed.recipe.processor.slots, images.slot_NX.max(axis=0).tolist(), strict=True))
-    slots = next(iter(most.values()))
+    slots = most[feed.recipe.processor.slots[0]]
     rows = _rows(config, plan, feed.size, slots)
     batches = [_own(missing[start : start + rows].tolist(), rows) for start in range(0, len(missing), rows)]
     source: list[Rows] = [[(int(images.post_N[n]),) if n is not None else () for n in own] for own in batches]
@@ -203,7 +203,7 @@ def _rows(config: ConfigDict, plan: Plan, size: RowSize, slots: int) -> int:
     """R: on each device, as many images as fill a micro-batch's slots, and one at least."""
     shards = plan.mesh.shape["data"] * plan.mesh.shape["fsdp"]
     rows = config.global_batch_size // (config.accumulation_steps * shards)
-    return shards * max(1, rows * (next(iter(size.images.values())) // slots))
+    return shards * max(1, rows * (size.images[plan.definition.processor.slots[0]] // slots))
 
 
 def _own(batch: list[int], rows: int) -> list[int | None]:

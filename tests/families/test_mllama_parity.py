@@ -2,7 +2,7 @@
 
 All float32 on CPU. Bound: 1e-5 of the largest value compared. No tensor is at its initial value: gates, class token and
 embeddings are 0 in a fresh model, and would hide what they scale. transformers takes the outputs of the layers whose
-inputs are features, so it is told the ones before (`zoo_mllama.reference_config`).
+inputs are features, so it is given the ones before (`zoo_mllama.reference_config`).
 """
 
 import jax

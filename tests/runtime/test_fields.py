@@ -117,6 +117,7 @@ def test_fields_that_may_differ_on_resume():
             "row.patches=5",
             "config.row.patches: 'row.patches' is now 'row.images.patches'; give config.row.images.patches",
         ),
+        ("model.path=", "config.model.path: it is empty; give a Hugging Face folder or hub id"),
         ("gamma=inf", "config.gamma: inf is out of range; give a number from 0"),
         ("row.images.patches=-1", "config.row.images.patches: -1 is out of range; give a whole number from 0"),
         (

@@ -4,21 +4,22 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mmkp_jax.errors import InputError
 from mmkp_jax.families.config_fields import (
     HINT,
     MOST_LAYERS,
+    check_all,
     insist,
     positive,
     present,
     read_decoder,
     read_rope,
     refuse_changed,
+    side,
     size,
 )
 from mmkp_jax.families.internvl.processor import MAX_TILES, MERGE
 from mmkp_jax.models.decoder_config import DecoderConfig
-from mmkp_jax.runtime.json_files import Fields, is_integer
+from mmkp_jax.runtime.json_files import Fields
 
 POSITIONS = 32_768
 """Positions of the published models."""
@@ -100,7 +101,7 @@ def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> 
     if vision.content.get("attention_bias") is not True:  # absent, it is false
         vision.refuse("attention_bias", "True, which is all that is implemented")
     tied = whole.flag("tie_word_embeddings") if "tie_word_embeddings" in whole.content else None
-    sides = {"image_size": _side(vision, "image_size", 448), "patch_size": _side(vision, "patch_size", 14)}
+    sides = {"image_size": side(vision, "image_size", 448), "patch_size": side(vision, "patch_size", 14)}
     config = InternVLConfig(
         **decoder_of(text, tied),
         vision=tower_of(vision, **sides),
@@ -137,15 +138,6 @@ def tower_of(vision: Fields, **sizes: int) -> VisionConfig:
     )
 
 
-def _side(vision: Fields, name: str, default: int) -> int:
-    """The side of a square, written as one number or as two equal ones."""
-    value = vision.content.get(name, default)
-    sides = value if isinstance(value, list) else [value, value]
-    if len(sides) != 2 or sides[0] != sides[1] or not all(is_integer(side) and 1 <= side <= 10_000 for side in sides):
-        vision.refuse(name, "the side of a square in pixels, or two equal ones")
-    return sides[0]
-
-
 def check_sizes(config: InternVLConfig, where: str) -> None:
     """Checks that the sizes of images are consistent, and reports all problems at once."""
     tower = config.vision
@@ -160,5 +152,4 @@ def check_sizes(config: InternVLConfig, where: str) -> None:
             tower.image_size % (MERGE * tower.patch_size) == 0
         ),
     }
-    if wrong := [what for what, holds in checks.items() if not holds]:
-        raise InputError("; ".join(wrong), where, HINT)
+    check_all(checks, where)

@@ -4,22 +4,23 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mmkp_jax.errors import InputError
 from mmkp_jax.families.config_fields import (
     HINT,
     MOST_LAYERS,
+    check_all,
     insist,
     positive,
     present,
     read_decoder,
     read_rope,
     refuse_changed,
+    side,
     size,
     whole_numbers,
 )
 from mmkp_jax.families.mllama.tiles import canvases
 from mmkp_jax.models.decoder_config import DecoderConfig
-from mmkp_jax.runtime.json_files import Fields, is_integer
+from mmkp_jax.runtime.json_files import Fields
 
 PERIOD, CROSS = 5, 3
 """Of every five layers of the decoder, the fourth is one of cross-attention: so in both published sizes."""
@@ -175,8 +176,8 @@ def _tower(vision: Fields) -> VisionConfig:
         hidden_size=size(vision, "hidden_size"),
         intermediate_size=size(vision, "intermediate_size"),
         num_heads=size(vision, heads, 16),
-        image_size=_side(vision, "image_size"),
-        patch_size=_side(vision, "patch_size"),
+        image_size=side(vision, "image_size"),
+        patch_size=side(vision, "patch_size"),
         max_tiles=size(vision, "max_num_tiles", most=64),
         taps=whole_numbers(vision, "intermediate_layers_indices"),
         norm_eps=positive(vision, "norm_eps"),
@@ -188,15 +189,6 @@ def _tower(vision: Fields) -> VisionConfig:
         what = f"{tower.features:,}: the hidden_size for the last layer and for each of intermediate_layers_indices"
         vision.refuse("vision_output_dim", what)
     return tower
-
-
-def _side(vision: Fields, name: str) -> int:
-    """The side of a square, written as one number or as two equal ones."""
-    value = vision.content[name]
-    sides = value if isinstance(value, list) else [value, value]
-    if len(sides) != 2 or sides[0] != sides[1] or not all(is_integer(side) and 1 <= side <= 10_000 for side in sides):
-        vision.refuse(name, "the side of a square in pixels, or two equal ones")
-    return sides[0]
 
 
 def _check_sizes(config: MllamaConfig, where: str) -> None:
@@ -216,5 +208,4 @@ def _check_sizes(config: MllamaConfig, where: str) -> None:
             list(tower.taps) == sorted({*tower.taps}) and all(tap < tower.depth for tap in tower.taps)
         ),
     }
-    if wrong := [what for what, holds in checks.items() if not holds]:
-        raise InputError("; ".join(wrong), where, HINT)
+    check_all(checks, where)

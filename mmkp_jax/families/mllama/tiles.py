@@ -38,7 +38,7 @@ def best_canvas(height: int, width: int, *, side: int, most: int) -> Canvas:
 
 
 def size_on(canvas: Canvas, height: int, width: int, *, side: int) -> tuple[int, int]:
-    """The (height, width) in pixels of an image on its canvas, with its aspect kept but for rounding down.
+    """The (height, width) in pixels of an image on its canvas, with its aspect kept, rounded down.
 
     A small image grows until one of its sides is a tile's, and none exceeds its canvas.
     """

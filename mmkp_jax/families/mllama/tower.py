@@ -3,8 +3,8 @@
 N images, Z tiles of an image, P patches of a tile, C values of a patch, K = P + 1 tokens of a tile with its class
 token, S tokens of an image, D width, A canvases, L taps.
 
-Follows transformers' `modeling_mllama.py`, block by block, but for the taps: they are the inputs of the layers that the
-config names, as in Meta's code and in transformers up to 4.53, by which the model was trained.
+Follows transformers' `modeling_mllama.py`, block by block, except for the taps: they are the inputs of the layers that
+the config names, as in Meta's code and in transformers up to 4.53, by which the model was trained.
 
 An image's tokens are those of its tiles, one tile after the other, then the padding of all tiles. Tokens of padding and
 of empty tiles do not see each other; everything else sees everything, padding included: so each token sees an interval.

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from mmkp_jax.errors import InputError
 from mmkp_jax.families.config_fields import (
     HINT,
     MOST_LAYERS,
+    check_all,
     insist,
     positive,
     present,
@@ -169,5 +169,4 @@ def _check_sizes(config: Qwen2_5_VLConfig, where: str) -> None:
         ),
         f"window_size {tower.window_size} is less than a merged patch": tower.window_side > 0,
     }
-    if wrong := [what for what, holds in checks.items() if not holds]:
-        raise InputError("; ".join(wrong), where, HINT)
+    check_all(checks, where)
