@@ -30,11 +30,6 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A worker more than cores, for `-n auto`: many tests wait for processes that they start."""
-    return len(os.sched_getaffinity(0)) + 1
-
-
 def pytest_unconfigure(config: pytest.Config) -> None:
     for folder in _made:
         shutil.rmtree(folder, ignore_errors=True)
