@@ -3,8 +3,8 @@
 S slots of the first kind that an image takes in a row, X numbers of a slot.
 
 A file is named by the hash of the image's own file, in a folder for each tower, processor and dtype
-(`training.features`), so that runs, strategies and datasets share what they have in common. It holds a header and the
-numbers, with a checksum over both. Numbers in bfloat16, which numpy lacks, are kept as their bits.
+(`training.feature_cache`), so that runs, strategies and datasets share what they have in common. It holds a header and
+the numbers, with a checksum over both. Numbers in bfloat16, which numpy lacks, are kept as their bits.
 """
 
 import dataclasses

@@ -5,7 +5,6 @@ of targets matches exactly the modules that have an adapter, so that PEFT builds
 """
 
 import itertools
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from mmkp_jax.hf.tensors import DTYPES, Tensor, is_there, read_header
 from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
 from mmkp_jax.models.family import Family
 from mmkp_jax.models.lora import AS_TARGETS, FULL, NF4, Lora, inside, is_adapter, is_in, module_path
+from mmkp_jax.runtime.atomic import json_bytes
 from mmkp_jax.runtime.json_files import Fields, read_object
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -105,8 +105,7 @@ def write_adapter(tensors: Mapping[str, np.ndarray], definition: Definition, bas
         base: hub id or path of the base.
     """
     save_file(dict(tensors), path / ADAPTER_WEIGHTS, {"format": "pt"})
-    text = json.dumps(config_json(definition, base), indent=2)
-    (path / ADAPTER).write_text(text + "\n", encoding="utf-8")
+    (path / ADAPTER).write_bytes(json_bytes(config_json(definition, base)))
 
 
 def notes_on(lora: Lora | None, *, adapter: bool) -> list[str]:

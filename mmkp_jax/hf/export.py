@@ -28,7 +28,7 @@ from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.hf.tensors import BLOCK_BYTES, DTYPES, INDEX, WEIGHTS, Tensor, read, reason_of
 from mmkp_jax.models.definition import Definition, Params, base_shapes, flatten, unflatten
 from mmkp_jax.models.nf4 import ABSMAX, CODES, is_quantised, quantise, unquantised_shape
-from mmkp_jax.runtime.atomic import replacing_folder
+from mmkp_jax.runtime.atomic import json_bytes, replacing_folder
 from mmkp_jax.runtime.hosts import is_writer
 from mmkp_jax.runtime.json_files import read_object
 
@@ -90,24 +90,20 @@ def export_folder(
             shutil.copyfile(base.path / INDEX, unfinished / INDEX)
         config = settings.pop(CONFIG, None)
         for name, content in settings.items():
-            _write_json(unfinished / name, content)
+            (unfinished / name).write_bytes(json_bytes(content))
         (unfinished / CARD).write_text(card, encoding="utf-8")
         for file in weights:
             rewrite(file, unfinished / file.name, made)
         if config is None:
             shutil.copyfile(base.path / CONFIG, unfinished / CONFIG)  # last: a folder with it is complete
         else:
-            _write_json(unfinished / CONFIG, config)
+            (unfinished / CONFIG).write_bytes(json_bytes(config))
     return counts
 
 
 def _changed(base: Folder, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The files whose content is not that of the base's: the others are copied byte for byte."""
     return {name: content for name, content in files.items() if content != read_object(base.path / name).content}
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_out(out: Path) -> None:

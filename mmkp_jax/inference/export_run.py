@@ -1,7 +1,6 @@
 """Exports a step of a run with its card: as a Hugging Face folder, or its adapter alone."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.models.definition import Definition, Params, flatten
 from mmkp_jax.models.freezing import split_trained
 from mmkp_jax.models.lora import lora_of
-from mmkp_jax.runtime.atomic import write_json
+from mmkp_jax.runtime.atomic import json_bytes, write_json
 from mmkp_jax.runtime.hosts import is_writer
 from mmkp_jax.runtime.json_files import read_object, read_rows
 from mmkp_jax.training.batches import Dataset, datasets_of
@@ -167,7 +166,7 @@ def _export_adapter(step: RunStep, card: str, out: Path) -> TensorCounts:
     limits = PromptLimits(step.config.data.max_text_tokens, step.config.answer_tokens)
     with appearing(out) as unfinished:
         for name, content in (settings | {PROMPT_LIMITS: limits._asdict()}).items():
-            (unfinished / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            (unfinished / name).write_bytes(json_bytes(content))
         (unfinished / CARD).write_text(card, encoding="utf-8")
         write_adapter(tensors, step.definition, base_name(step.config.model.path), unfinished)
     return TensorCounts(len(tensors), 0)

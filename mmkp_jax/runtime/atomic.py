@@ -156,12 +156,15 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, content: Any, *, indent: int | None = 2, sort_keys: bool = False) -> None:
-    """Writes a readable JSON file atomically; raises as `replacing`.
+    """Writes a readable JSON file atomically; raises as `replacing` and `json_bytes`."""
+    write_bytes(file, json_bytes(content, indent=indent, sort_keys=sort_keys))
 
-    Lone surrogates, as in file names that are not UTF-8, are written as escapes.
+
+def json_bytes(content: Any, *, indent: int | None = 2, sort_keys: bool = False) -> bytes:
+    """A readable JSON file's content; lone surrogates, as in file names that are not UTF-8, are escapes.
 
     Raises:
         ValueError: a number in it is not finite, which JSON cannot hold.
     """
     text = json.dumps(content, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
-    write_bytes(file, f"{text}\n".encode("utf-8", "backslashreplace"))
+    return f"{text}\n".encode("utf-8", "backslashreplace")

@@ -26,7 +26,7 @@ from mmkp_jax.training.sealing import ChecksummedPath
 from mmkp_jax.training.step import State
 
 BASE = "base"
-"""Key in a checkpoint's metadata: digests of the frozen parameters (`training.frozen`), which it does not hold."""
+"""Key in a checkpoint's metadata: digests of the frozen parameters (`models.digest`), which it does not hold."""
 
 NOTE = "note/metadata"
 """The file of a checkpoint with its metadata."""
