@@ -164,8 +164,7 @@ def module_path(path: str, names: Names) -> str:
 
     It is the published name, with the first alias of its prefix, as transformers renames what it loads.
     """
-    name = _source(path, names).name.removesuffix(".weight")
-    return inside(name, names)
+    return inside(_source(path, names).name, names).removesuffix(".weight")  # a prefix may be all of the path
 
 
 def inside(name: str, names: Names) -> str:
