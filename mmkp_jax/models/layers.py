@@ -18,7 +18,7 @@ from flax import nnx
 
 from mmkp_jax.models.nf4 import NF4Weight
 from mmkp_jax.ops.attention import SAVED
-from mmkp_jax.ops.layout import over_rows
+from mmkp_jax.ops.layout import filling_of, over_rows
 
 NORMAL = jax.nn.initializers.normal(0.02)
 
@@ -65,14 +65,18 @@ class Linear(nnx.Module):
         self.bias = parameter(rngs, size[:1], axes[:1], layers, jax.nn.initializers.zeros) if bias else nnx.data(None)
         self.lora = nnx.data(None)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, filling: int = 0) -> jax.Array:
+        """x W^T + b, and `filling` zeros after it; where `x` has such zeros at its end, they meet zeros of W."""
         flat = x.reshape(-1, x.shape[-1])  # XLA's CPU backend multiplies 2-D operands much faster
         weight = self.weight.values(x.dtype) if isinstance(self.weight, NF4Weight) else self.weight[...].astype(x.dtype)
+        width = weight.shape[1]
+        if filling or flat.shape[1] > width:
+            weight = jnp.pad(weight, ((0, filling), (0, flat.shape[1] - width)))
         y = product(flat, weight)
         if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)
+            y = y + jnp.pad(self.bias[...].astype(x.dtype), (0, filling))
         if self.lora is not None:
-            y = y + self.lora(flat)
+            y = y + jnp.pad(self.lora(flat[:, :width]), ((0, 0), (0, filling)))
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -109,12 +113,14 @@ class SwiGLU(nnx.Module):
 
     def __init__(self, width: int, hidden: int, axes: tuple[str, str], *, bias: bool, layers: int | None, rngs):
         D, F = axes
+        self.hidden = hidden
         self.gate = Linear((hidden, width), (F, D), bias=bias, layers=layers, rngs=rngs)
         self.up = Linear((hidden, width), (F, D), bias=bias, layers=layers, rngs=rngs)
         self.down = Linear((width, hidden), (D, F), bias=bias, layers=layers, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        filling = filling_of(self.hidden, x.dtype)
+        return self.down(jax.nn.silu(self.gate(x, filling)) * self.up(x, filling))
 
 
 class Rotation(NamedTuple):

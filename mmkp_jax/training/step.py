@@ -100,22 +100,12 @@ def make_train_step(
     def train_step(state: State, batch: Forest) -> tuple[State, Metrics, Losses]:
         trainable, gamma = state["trainable"], state["gamma"]["gamma"]
 
-        def accumulate(total: tuple, each: tuple[Forest, jax.Array | None]) -> tuple[tuple, Losses]:
-            gradient, (sums, losses) = jax.grad(loss_of, has_aux=True)(
-                trainable, state["frozen"], each[0], gamma, each[1]
-            )
-            return jax.tree.map(jnp.add, total, (gradient, sums)), losses
-
-        nothing = (
-            jax.tree.map(jnp.zeros_like, trainable),
-            dict.fromkeys((*SUMS, *_slots(batch, processor)), jnp.float32(0)),
-        )
         key = jax.random.fold_in(jax.random.key(seed), state["step"]) if has_dropout else None
         keys = jax.random.split(key, batch.segment_BT.shape[0]) if has_dropout else None
-        (gradient, sums), losses = jax.lax.scan(accumulate, nothing, (batch, keys))
-        each = 1 / jnp.maximum(
-            sums["posts"], 1
-        )  # the gradient's sum is divided where it is read, not in a pass of its own
+        gradient, sums, losses = _summed_gradient(
+            lambda params, forest, key: loss_of(params, state["frozen"], forest, gamma, key), trainable, (batch, keys)
+        )
+        each = 1 / jnp.maximum(sums["posts"], 1)  # divides the gradient where it is read, not in a pass of its own
         grad_norm = optax.tree.norm(gradient) * each
         finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
 
@@ -138,8 +128,30 @@ def make_train_step(
     return train_step
 
 
-SUMS = ("loss", "posts", "packed", "loss_sft", "posts_sft", "loss_cot", "posts_cot", "on_cot", "labels")
-"""Sums over a step's micro-batches, besides the filled slots."""
+def _summed_gradient(
+    loss_of: Callable[[Params, Forest, jax.Array | None], tuple[jax.Array, tuple[Metrics, Losses]]],
+    trainable: Params,
+    batches: tuple[Forest, jax.Array | None],
+) -> tuple[Params, Metrics, Losses]:
+    """The sums over A micro-batches of the gradient and of the metrics, and the losses of every example [A, ...].
+
+    Each micro-batch adds its gradient in place, layer by layer, to one buffer that the backward pass writes to: the
+    gradient is held once, not once more for the micro-batch at hand.
+    """
+    if batches[0].segment_BT.shape[0] == 1:
+        only = jax.tree.map(lambda array: array[0], batches)
+        gradient, (sums, losses) = jax.grad(loss_of, has_aux=True)(trainable, *only)
+        return gradient, sums, jax.tree.map(lambda array: array[None], losses)
+
+    total = jax.tree.map(lambda param: jax.new_ref(jnp.zeros_like(param)), trainable)
+
+    def accumulate(_: None, each: tuple[Forest, jax.Array | None]) -> tuple[None, tuple[Metrics, Losses]]:
+        loss, backward, aux = jax.vjp(lambda params: loss_of(params, *each), trainable, has_aux=True)
+        backward.with_refs(total)(jnp.ones_like(loss))
+        return None, aux
+
+    _, (sums, losses) = jax.lax.scan(accumulate, None, batches)
+    return jax.tree.map(jax.ref.freeze, total), jax.tree.map(lambda each: each.sum(axis=0), sums), losses
 
 
 def _slots(forest: Forest, processor: Processor) -> dict[str, jax.Array]:
@@ -148,6 +160,7 @@ def _slots(forest: Forest, processor: Processor) -> dict[str, jax.Array]:
 
 
 def _sums(losses: Losses, choice: Choice, forest: Forest, processor: Processor) -> Metrics:
+    """Sums over a micro-batch, and its filled slots by kind."""
     sums = {
         "loss": jnp.where(choice.counts_BS, choice.loss_BS, 0),
         "posts": choice.counts_BS,
