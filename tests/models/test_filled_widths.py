@@ -10,7 +10,7 @@ from mmkp_jax.models.layers import SwiGLU
 from mmkp_jax.models.lora import Adapter, Lora
 from mmkp_jax.ops.layout import filling_of
 
-WIDTH, HIDDEN = 16, 12
+WIDTH, HIDDEN = 24, 12
 LORA = Lora(rank=2, alpha=4)
 X = jax.random.normal(jax.random.key(1), (3, 5, WIDTH), jnp.bfloat16)
 
