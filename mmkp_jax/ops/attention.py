@@ -122,8 +122,8 @@ def _backward(saved: tuple[jax.Array, ...], g_BKGTH: jax.Array):
     share_BKGTS = jnp.exp(_scores(q_BKGTH, k_BKSH, mask_BTS) - top_BKGT1) * (1 / total_BKGT1)
     mean_BKGT1 = jnp.sum(g_BKGTH.astype(_wide(g_BKGTH)) * out_BKGTH, axis=-1, keepdims=True)
     g_share_BKGTS = _product("bkgth,bksh->bkgts", g_BKGTH, v_BKSH)
-    g_scores_BKGTS = share_BKGTS * (g_share_BKGTS - mean_BKGT1) * q_BKGTH.shape[-1] ** -0.5
-    g_scores_BKGTS = jnp.where(mask_BTS[:, None, None], g_scores_BKGTS, 0).astype(k_BKSH.dtype)
+    scale_BKGT1 = jnp.where(top_BKGT1 > _least(q_BKGTH), q_BKGTH.shape[-1] ** -0.5, 0)  # 0 for queries that see nothing
+    g_scores_BKGTS = (share_BKGTS * (g_share_BKGTS - mean_BKGT1) * scale_BKGT1).astype(k_BKSH.dtype)
     return (
         _product("bkgts,bksh->bkgth", g_scores_BKGTS, k_BKSH).astype(q_BKGTH.dtype),
         _product("bkgth,bkgts->bkhs", q_BKGTH, g_scores_BKGTS).mT,
@@ -157,11 +157,20 @@ def _wide(array: jax.Array) -> jnp.dtype:
     return jnp.promote_types(array.dtype, jnp.float32)
 
 
+def _least(array: jax.Array) -> float:
+    """The score of a key that a query may not see; its share is exactly 0 where the query sees any."""
+    return float(jnp.finfo(_wide(array)).min)
+
+
 def _scores(q_BKGTH: jax.Array, k_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """Scaled scores, the least number where the query may not see the key: [B, K, G, T, S]."""
-    wide = _wide(q_BKGTH)
-    scores_BKGTS = _product("bkgth,bksh->bkgts", q_BKGTH, k_BKSH)
-    return jnp.where(mask_BTS[:, None, None], scores_BKGTS * q_BKGTH.shape[-1] ** -0.5, jnp.finfo(wide).min)
+    """Scaled scores, the least number where the query may not see the key: [B, K, G, T, S].
+
+    A selection would have mask and least number as arrays of this shape, which JAX computes once before a scan over
+    layers and keeps; a bound is broadcast where it is read.
+    """
+    scores_BKGTS = _product("bkgth,bksh->bkgts", q_BKGTH, k_BKSH) * q_BKGTH.shape[-1] ** -0.5
+    bound_BTS = jnp.where(mask_BTS, -_least(q_BKGTH), _least(q_BKGTH)).astype(scores_BKGTS.dtype)
+    return jnp.minimum(scores_BKGTS, bound_BTS[:, None, None])
 
 
 def _dense_forest(segment_BT: jax.Array, branch_BT: jax.Array, longest: int | None = None) -> Attention:
