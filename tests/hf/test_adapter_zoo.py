@@ -19,13 +19,9 @@ from tests.support.needs_torch import needs_torch
 from tests.support.parity import BOUND, our_logits, relative_error, sequence
 from tests.support.zoo import all_geometries, forest_of, model_of, random_tree, reference_of, their_inputs, write_folder
 
-OF_ONE_PREPROCESSOR = ("internvl", "mllama")
-"""Members whose preprocessor file fits their first geometry alone."""
-
 CASES = [
     pytest.param(*case.values, id=case.id, marks=() if case.values[0] == "mllama" else pytest.mark.nightly)
     for case in all_geometries()
-    if not case.marks or case.values[0] not in OF_ONE_PREPROCESSOR
 ]
 """The default tier has the same of Qwen2.5-VL, in `test_adapter.py`."""
 

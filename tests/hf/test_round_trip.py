@@ -69,7 +69,7 @@ def test_what_transformers_saves_has_our_names_and_is_read(tmp_path, name, geome
     model = model_of(name, geometry)
     config = model.member.reference_config(model.published)
     reference_of(name, geometry).save_pretrained(tmp_path / "theirs")
-    write_others(tmp_path / "theirs", model.member)
+    write_others(tmp_path / "theirs", model)
     save_params(model.params, config, tmp_path / "ours")
     ours, theirs = (load_file(tmp_path / who / "model.safetensors") for who in ("ours", "theirs"))
     assert ours.keys() == theirs.keys()

@@ -10,11 +10,10 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.hf.save import save_params
 from tests.support import zoo_llama, zoo_qwen2
 from tests.support.needs_torch import needs_torch
 from tests.support.parity import BOUND, our_logits, relative_error
-from tests.support.zoo import ZOO, TinyModel, forest_of, random_params, random_tree, write_others
+from tests.support.zoo import ZOO, TinyModel, forest_of, random_params, random_tree, write_folder
 
 QWEN2, LLAMA = zoo_qwen2.config(num_hidden_layers=1), zoo_llama.config(num_hidden_layers=1)
 SCALING = zoo_llama.scaling
@@ -86,8 +85,8 @@ def folders(tmp_path_factory):
     for config in (QWEN2, LLAMA):
         name = config["model_type"]
         folder = tmp_path_factory.mktemp(name)
-        save_params(random_params(define(config), ZOO[name]), config, folder)
-        write_others(folder, ZOO[name])
+        model = TinyModel(name, "", config, define(config), random_params(define(config), ZOO[name]))
+        write_folder(folder, model)
         made[name] = folder
     return made
 

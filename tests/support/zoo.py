@@ -202,16 +202,17 @@ def their_logits(model: TinyModel, tree: Tree, target: np.ndarray) -> np.ndarray
 def write_folder(folder: Path, model: TinyModel, **how: Any) -> Path:
     """Writes a model folder: weights and config, and `write_others`; `how` goes to `save_params`."""
     save_params(model.params, model.published, folder, **how)
-    write_others(folder, model.member)
+    write_others(folder, model)
     return folder
 
 
-def write_others(folder: Path, member: Member) -> None:
+def write_others(folder: Path, model: TinyModel) -> None:
     """Writes the tokenizer and the JSON files next to weights and config."""
+    member = model.member
     tokenizer = train_tokenizer(SENTENCES, member.vocabulary, PLAIN_TOKENS)
     assert tokenizer.convert_tokens_to_ids(member.vocabulary.special_tokens[0]) == PLAIN_TOKENS
     tokenizer.save_pretrained(folder)
-    for name, content in member.files.items():
+    for name, content in member.files(model.published).items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     for name, text in member.texts.items():
         (folder / name).write_text(text, encoding="utf-8")

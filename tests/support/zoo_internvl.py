@@ -3,6 +3,7 @@
 import dataclasses
 
 from mmkp_jax.families.internvl_chat.converted import converted
+from mmkp_jax.families.registry import define
 from mmkp_jax.models.rope import Rope
 from mmkp_jax.pocket.internvl3 import VOCABULARY
 from tests.support.tiny_internvl import (
@@ -43,7 +44,7 @@ def member_of(layout: str) -> Member:
     return Member(
         vocabulary=VOCABULARY if layout == "internvl" else VOCABULARY._replace(chat_template=None),
         geometries={name: published_of(config, layout) for name, config in _GEOMETRIES.items()},
-        files=files_of(tiny_internvl(max_tiles=4), layout),
+        files=lambda published: files_of(dataclasses.replace(define(published).config, max_tiles=4), layout),
         layout_of="" if layout == "internvl" else "internvl",
         texts=CODE if layout == "internvl_chat" else {},
         sizes=((40, 40), (90, 50), (100, 170)),

@@ -62,5 +62,7 @@ MEMBER = Member(
             hidden_size=192, num_attention_heads=3, num_key_value_heads=3, head_dim=64, rope_scaling=None
         ),
     },
-    files={"generation_config.json": {"bos_token_id": BEGIN, "pad_token_id": PAD, "eos_token_id": STOPS}},
+    files=lambda published: {
+        "generation_config.json": {"bos_token_id": BEGIN, "pad_token_id": PAD, "eos_token_id": STOPS}
+    },
 )

@@ -30,8 +30,8 @@ class Member:
     geometries: Mapping[str, Mapping[str, Any]]
     """The `config.json` of models, by what they are to show. The default tier takes the first; token numbers are those
     of a tiny tokenizer (`number_of`), vocabularies have at least 320 rows."""
-    files: Mapping[str, Mapping[str, Any]]
-    """Other JSON files of a model folder, `generation_config.json` among them."""
+    files: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]
+    """`config.json` -> other JSON files of such a model's folder, `generation_config.json` among them."""
     layout_of: str = ""
     """Of two layouts of one model, the other member, which stands for both where nothing is read from files."""
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -148,8 +148,12 @@ MEMBER = Member(
             },
         ),
     },
-    files={
-        "preprocessor_config.json": preprocessor_json(),
+    files=lambda published: {
+        "preprocessor_config.json": {
+            **preprocessor_json(),
+            "max_image_tiles": published["vision_config"]["max_num_tiles"],
+            "size": dict.fromkeys(("height", "width"), published["vision_config"]["image_size"]),
+        },
         "generation_config.json": {"bos_token_id": BEGIN, "pad_token_id": PAD, "eos_token_id": STOPS},
     },
     sizes=((40, 40), (50, 110), (150, 60)),

@@ -48,5 +48,7 @@ MEMBER = Member(
             hidden_size=256, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=2, sliding_window=None
         ),
     },
-    files={"generation_config.json": {"bos_token_id": PAD, "pad_token_id": PAD, "eos_token_id": [END, PAD]}},
+    files=lambda published: {
+        "generation_config.json": {"bos_token_id": PAD, "pad_token_id": PAD, "eos_token_id": [END, PAD]}
+    },
 )
