@@ -77,7 +77,7 @@ def padded_size(sizes: Sequence[RowSize]) -> RowSize:
         tokens=_round_up(max(each.tokens for each in sizes), 8),
         labels=0,
         examples=1,
-        images={kind: _round_up(max(each.images[kind] for each in sizes), 8) for kind in sizes[0].images},
+        images={kind: _round_up(max(each.images[kind] for each in sizes), 1) for kind in sizes[0].images},
     )
 
 

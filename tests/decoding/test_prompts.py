@@ -54,3 +54,12 @@ def test_a_prompt_that_nothing_can_go_on_from_is_refused(tokens):
     layouts = [processor.layout_of((2, 2))] * tokens.count(tiny_config().image_token_id)
     with pytest.raises(ValueError, match="'a' must have two tokens at least and end with a text token"):
         prompt_of("a", Tree(tokens, [], [], layouts), processor)
+
+
+@pytest.mark.parametrize(
+    "slots, padded", [({"images": 1}, 1), ({"tiles": 13}, 14), ({"tiles": 7}, 7), ({"patches": 1156}, 1280)]
+)
+def test_a_prompts_few_images_are_not_rounded_up(slots, padded):
+    """One image as eight would cost eight towers, and eight times the keys that a slot keeps."""
+    size = padded_size([RowSize(tokens=100, labels=0, examples=1, images=slots)])
+    assert list(size.images.values()) == [padded]
