@@ -6,8 +6,8 @@ sentence that asks for the keyphrases, within the chat template of the model's o
 
 import dataclasses
 import hashlib
+import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -216,7 +216,9 @@ def chain_opening(template: Template) -> tuple[int, ...]:
     ends = [THINK[at:] for at in range(len(THINK))]
     after = {token[len(end) :] for token in template.plain.get_vocab() for end in ends if token.startswith(end)}
     texts = ["The", "1", *(each for each in sorted(after) if each.isascii() and each[:1].isalnum())]
-    return tuple(os.path.commonprefix([_plain(THINK + text, template).tolist() for text in texts]))
+    splits = [_plain(THINK + text, template).tolist() for text in texts]
+    alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*splits, strict=False))
+    return tuple(first for first, *_ in alike)
 
 
 def _target(text: str, template: Template) -> np.ndarray:

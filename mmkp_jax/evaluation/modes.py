@@ -14,7 +14,7 @@ import numpy as np
 
 from mmkp_jax.data.prompts import MODES, Mode
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.metric import CUTOFFS, METRICS, RANKED, PostCounts, scores_of
+from mmkp_jax.evaluation.metric import METRICS, PostCounts, corpus_scores, post_values, scores_of
 from mmkp_jax.evaluation.outputs import begins_with_thought
 from mmkp_jax.evaluation.significance import Difference, RunCounts, compare
 from mmkp_jax.evaluation.systems import System
@@ -113,15 +113,9 @@ def oracle(direct: RunCounts, think: RunCounts, metric: str = METRIC) -> RunCoun
 
 def post_scores(counts: PostCounts, metric: str) -> np.ndarray:
     """One of `METRICS` for each post alone [N]; 0 for a post without a target in the group."""
-    kind, _, cutoff = metric.partition("@")
-    if cutoff == str(RANKED) and kind in ("map", "ndcg"):
-        return counts.ap_N if kind == "map" else counts.ndcg_N
-    at = list(CUTOFFS).index(cutoff)
-    precision_N = counts.hits_NK[:, at] / np.maximum(counts.predictions_NK[:, at], 1)
-    recall_N = counts.hits_NK[:, at] / np.maximum(counts.targets_N, 1)
-    total_N = precision_N + recall_N
-    f1_N = 2 * precision_N * recall_N / np.where(total_N > 0, total_N, 1)
-    return {"p": precision_N, "r": recall_N, "f1": f1_N}[kind]
+    score_N = np.zeros(len(counts.targets_N))
+    score_N[counts.targets_N > 0] = corpus_scores(post_values(counts))[metric]
+    return score_N
 
 
 def modes_as_json(modes: Modes) -> dict[str, Any]:
@@ -182,5 +176,5 @@ def _check(by_mode: Mapping[Mode, System]) -> None:
                 hint = f"give what predict --mode={mode} wrote"
                 raise InputError(f"its posts were predicted with --mode={other}, not {mode}", str(file), hint)
         if len(by_mode[mode].files) != len(auto.files):
-            what = f"{len(by_mode[mode].files)} runs with --mode={mode} for {len(auto.files)} with --mode=auto"
+            what = f"runs: {len(by_mode[mode].files)} with --mode={mode}, {len(auto.files)} with --mode=auto"
             raise InputError(what, str(by_mode[mode].files[0]), "give each run's predictions with each mode")

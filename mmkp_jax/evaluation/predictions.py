@@ -54,8 +54,8 @@ def prediction_of(row: Fields) -> Prediction:
         row.text("form"),
         row.integer("tokens", 0),
         tuple(row.texts("outputs", ())),
-        read_think(row),
-        read_mode(row),
+        think=read_think(row),
+        mode=read_mode(row),
     )
 
 

@@ -177,7 +177,8 @@ class Predictor:
         several = tuple(outputs) if len(outputs) > 1 else ()
         think = None if think is None else float(f"{think:.4g}")
         tokens, keyphrases = len(drawn[0]), list(post.keyphrases)
-        return Prediction(post.id, keyphrases, predicted, outputs[0], form, tokens, several, think, self._mode)
+        found = Prediction(post.id, keyphrases, predicted, outputs[0], form, tokens, several)
+        return found._replace(think=think, mode=self._mode)
 
 
 def load_predictor(

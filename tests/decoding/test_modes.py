@@ -36,8 +36,8 @@ def tokens_of(*args, **options) -> list[list[int]]:
     return [each.tokens for _, each in sorted(completed(*args, **options).items())]
 
 
-def with_opening(tree: Tree) -> Tree:
-    return dataclasses.replace(tree, prompt=np.concatenate([tree.prompt, np.asarray(OPENING, np.int32)]))
+def with_opening(tree: Tree, opening=OPENING) -> Tree:
+    return dataclasses.replace(tree, prompt=np.concatenate([tree.prompt, np.asarray(opening, np.int32)]))
 
 
 def check_forced(definition, params, trees):
@@ -66,17 +66,16 @@ def test_a_direct_answer_does_not_begin_with_the_opening_and_others_are_as_they_
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % len(KINDS)]) for i in range(6)]
     free = answers(definition, params, trees)
-    for banned in {free[0, 0][0], free[3, 0][0]}:
+    for banned in {free[0, 0][0], free[3, 0][0]}:  # what some of them begin with
         generator = generator_of(definition, (banned, 5))
         direct = tokens_of(generator, definition, params, trees, ["direct"] * 6)
         begins = [free[n, 0][0] == banned for n in range(6)]
         assert any(begins)
         assert all(tokens[0] != banned for tokens in direct)
-        for n in range(6):
-            again = dataclasses.replace(trees[n], prompt=np.append(trees[n].prompt, np.int32(direct[n][0])))
-            rest = answers(definition, params, [again], answer_tokens=ANSWER_TOKENS - 1)[0, 0]
-            assert direct[n][1:] == rest  # the token is free again after the first
-            assert begins[n] or direct[n] == free[n, 0]
+        assert all(begins[n] or direct[n] == free[n, 0] for n in range(6))
+        again = [with_opening(tree, tokens[:1]) for tree, tokens in zip(trees, direct, strict=True)]
+        rest = tokens_of(generator, definition, params, again, ["auto"] * 6)  # the token is free again after the first
+        assert all(tokens[1:] == rest[n][:-1] for n, tokens in enumerate(direct))
 
 
 def test_auto_is_bit_for_bit_what_it_is_without_modes(ours):  # noqa: F811
@@ -98,14 +97,16 @@ def test_modes_mix_in_one_program(ours):  # noqa: F811
     trees = [random_tree(i, definition.config, **KINDS[i % 3]) for i in range(9)]
     opening = (answers(definition, params, trees[:1])[0, 0][0], 230)
     generator = generator_of(definition, opening, stop_tokens=[each for each in STOP if each not in opening])
-    alone = {mode: tokens_of(generator, definition, params, trees, [mode] * 9) for mode in ("auto", "direct", "think")}
+    alone = {"auto": tokens_of(generator, definition, params, trees, ["auto"] * 9)}
+    programs = generator._decode._cache_size()
+    alone |= {mode: tokens_of(generator, definition, params, trees, [mode] * 9) for mode in ("direct", "think")}
     assert alone["auto"][0][:1] == [opening[0]] and all(tokens[:1] != [opening[0]] for tokens in alone["direct"])
     assert len({len(tokens) for tokens in alone["think"]}) > 2
     mixed = ["auto", "direct", "think"] * 3
     for modes in (mixed, mixed[::-1]):
         found = tokens_of(generator, definition, params, trees, modes)
         assert found == [alone[mode][n] for n, mode in enumerate(modes)]
-    assert generator._decode._cache_size() == 1
+    assert generator._decode._cache_size() == programs
 
 
 def test_modes_constrain_samples_too(ours):  # noqa: F811
