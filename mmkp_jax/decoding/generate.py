@@ -101,9 +101,9 @@ class Generator:
                 cache, hidden_BD = extend(
                     model, weights, cache, pages, at.token_B, at.cache_position_B, rotation, dtype
                 )
-                allowed_BV = logits_of(weights, hidden_BD)
+                logits_BV = allowed_BV = logits_of(weights, hidden_BD)
                 if self._opening:
-                    allowed_BV = banned_first(allowed_BV, self._opening, at.mode_B, at.index_B)
+                    allowed_BV = banned_first(logits_BV, self._opening, at.mode_B, at.index_B)
                 token_B = over_rows(sample_tokens(allowed_BV, sampling, at.name_B, at.sample_B, at.index_B))
                 if self._opening:
                     token_B = forced_opening(token_B, self._opening, at.mode_B, at.index_B)

@@ -14,10 +14,14 @@ NOTES = (
 )
 
 
-def modes_table(modes: Modes, title: str = "Modes") -> Table:
+def modes_table(modes: Modes) -> Table:
     """A row a group; a dash where nothing was measured."""
-    rows = [(group, *(_cells(found) if found else ["–"] * len(HEADER))) for group, found in modes.items()]
-    return Table(title, ("", *HEADER), rows, NOTES)
+    return Table("Modes", ("", *HEADER), mode_rows(modes), NOTES)
+
+
+def mode_rows(modes: Modes) -> list[tuple[str, ...]]:
+    """The rows of one model: the group, then a cell for each of `HEADER`."""
+    return [(group, *(_cells(found) if found else ["–"] * len(HEADER))) for group, found in modes.items()]
 
 
 def _cells(group: ModeGroup) -> list[str]:
