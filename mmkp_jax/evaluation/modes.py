@@ -16,7 +16,7 @@ from mmkp_jax.data.prompts import MODES, Mode
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.metric import METRICS, PostCounts, corpus_scores, post_values, scores_of
 from mmkp_jax.evaluation.outputs import begins_with_thought
-from mmkp_jax.evaluation.significance import Difference, RunCounts, compare
+from mmkp_jax.evaluation.significance import RunCounts, compare
 from mmkp_jax.evaluation.systems import System
 
 METRIC = "f1@1"
@@ -40,6 +40,14 @@ class Choice(NamedTuple):
     """Mean probability of a chain of thought; None if it was not measured."""
 
 
+class Gain(NamedTuple):
+    """A difference as fractions with its 95% interval; of an oracle's, chance alone makes it positive."""
+
+    delta: float
+    low: float
+    high: float
+
+
 class ModeGroup(NamedTuple):
     """The posts of a group under each mode; means over runs."""
 
@@ -48,8 +56,8 @@ class ModeGroup(NamedTuple):
     """The metrics of each of `COLUMNS`; the oracle's are each by its own best choice."""
     best: str
     """The better mode for the whole group by `METRIC`."""
-    gain: Difference | None
-    """The oracle minus `best` by `METRIC`; None without resamples. Chance alone makes it positive."""
+    gain: Gain | None
+    """The oracle minus `best` by `METRIC`; None without resamples."""
     choice: Choice
     words: Mapping[str, float]
     """Mean words of an output by mode, tags included."""
@@ -88,7 +96,7 @@ def measure_modes(by_mode: Mapping[Mode, System], resamples: int = 0) -> Modes:
             int((counts.targets_N > 0).sum()),
             {column: columns[column] for column in COLUMNS},
             best,
-            gain and gain[group][METRIC],
+            gain and Gain(*gain[group][METRIC][:3]),
             Choice(*(_mean(values) for values in zip(*(each[group] for each in choices), strict=True))),
             {
                 mode: _mean([_words(system, n)[counts.targets_N > 0].mean() for n in range(len(pairs))])

@@ -25,7 +25,7 @@ PREDICTIONS = [
         "form": "cot",
         "tokens": 12,
         "think": 0.5,
-        "mode": "think",
+        "mode": "auto",
     }
     for post in POSTS
 ]
