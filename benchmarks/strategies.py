@@ -6,7 +6,8 @@ Runs of `mmkp_jax.main`, `--jobs` at a time, each on cores of its own: the strat
 seed is that of the order of posts; the weights that runs begin with are the same, as a published checkpoint's are. A
 run that is complete is kept and a stopped one resumes, so this can be interrupted and called again; a table is of
 the seeds under which each of its systems is complete (where there is none, of what is complete under the first), and
-`--jobs=0` prints them alone.
+`--jobs=0` prints them alone. Each complete run then predicts the test split with and without chains of thought
+(`benchmarks/modes.py`).
 
 With `--presets` it is a published model on its own dataset, a run at a time: `--gammas` alone is the paper's Table 5.
 All runs read one dataset and its one cache of posts' sizes.
@@ -14,19 +15,16 @@ All runs read one dataset and its one cache of posts' sizes.
 
 import argparse
 import os
-import queue
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.jobs import ROOT, run_all
 from benchmarks.machine import describe_machine
+from benchmarks.modes import ModeJob, mode_tables, modes_of
 from mmkp_jax.evaluation.files import read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
 from mmkp_jax.evaluation.significance import RESAMPLES, Differences, Intervals
@@ -38,7 +36,6 @@ from mmkp_jax.pocket.make import make
 from mmkp_jax.runtime.cli import status_of
 from mmkp_jax.runtime.terminal import without_repeats
 
-ROOT = Path(__file__).parents[1]
 POCKET = ROOT / "runs" / "pocket"
 
 OURS = "dyncot-0.4"
@@ -75,6 +72,11 @@ class Job(NamedTuple):
     """Presets of its config, as in `configs/dyncot.py:…`; pocket without any."""
 
     @property
+    def name(self) -> str:
+        """Its name on the terminal."""
+        return self.workdir.name
+
+    @property
     def complete(self) -> bool:
         """Whether it was trained to its end and evaluated."""
         return (self.workdir / "results.json").exists()
@@ -100,47 +102,6 @@ def jobs_of(seeds: int, runs: Path, presets: str = "", *, gammas: bool = False) 
     ]
 
 
-def run_all(jobs: Sequence[Job], at_a_time: int) -> None:
-    """Runs those that are not complete; Ctrl-C and SIGTERM stop them so that they can resume.
-
-    Raises:
-        KeyboardInterrupt: by those, when all have stopped.
-    """
-    cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
-    for share_of_cores in _split(sorted(os.sched_getaffinity(0)), at_a_time):
-        cores.put(share_of_cores)
-    children: list[subprocess.Popen] = []
-
-    def run(job: Job) -> str:
-        own, start = cores.get(), time.perf_counter()
-        os.sched_setaffinity(0, own)  # of this thread, and so of the process it starts
-        job.workdir.parent.mkdir(parents=True, exist_ok=True)
-        with Path(f"{job.workdir}.log").open("ab") as log:
-            # a session of its own, so that Ctrl-C reaches it only from here: a second one would interrupt its saving
-            child = subprocess.Popen(job.command(), cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-            children.append(child)
-            status = child.wait()
-        cores.put(own)
-        took = f"{time.perf_counter() - start:,.0f} s"
-        return f"{job.workdir.name}: {took if status == 0 else f'ended with {status} after {took}, see {log.name}'}"
-
-    left = [job for job in jobs if not job.complete]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with ThreadPoolExecutor(at_a_time) as pool:
-        try:
-            for number, done in enumerate(as_completed([pool.submit(run, job) for job in left]), 1):
-                print(f"{number} of {len(left)}: {done.result()}", flush=True)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in children:
-                child.terminate()
-            raise
-
-
-def _split(cores: Sequence[int], parts: int) -> list[set[int]]:
-    return [set(cores[part::parts]) or {cores[part % len(cores)]} for part in range(parts)]
-
-
 class Result(NamedTuple):
     """The complete runs of one system."""
 
@@ -150,6 +111,7 @@ class Result(NamedTuple):
     intervals: Intervals
     ours_minus_this: Differences
     """Differences from `OURS`; empty for `OURS` itself."""
+    dataset: Path
 
     @property
     def strategy(self) -> str:
@@ -188,9 +150,7 @@ def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Resul
     by_system = {system: own for system, own in by_system.items() if own}
     if OURS not in by_system:
         return {}
-    dataset = POCKET / "dataset"
-    if shown[0].presets:
-        dataset = ROOT / next(iter(runs.values())).config["data"]["path"]
+    dataset = dataset_of(shown[0], runs[shown[0]])
     posts, seen = read_posts(dataset), read_train_keyphrases(dataset)
     scored = {
         system: read_system([run.file for run in own.values()], posts, seen, None) for system, own in by_system.items()
@@ -205,9 +165,21 @@ def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Resul
             scored[system],
             compared.intervals[short[system]],
             compared.differences.get(short[system], {}),
+            dataset,
         )
         for system, own in by_system.items()
     }
+
+
+def dataset_of(job: Job, run: ReportRun) -> Path:
+    """The dataset that the run was evaluated on."""
+    return ROOT / run.config["data"]["path"] if job.presets else POCKET / "dataset"
+
+
+def mode_jobs(jobs: Sequence[Job]) -> list[ModeJob]:
+    """Predictions of the complete runs with and without chains of thought."""
+    runs = [(job, read_runs([job.workdir])[0]) for job in jobs if job.complete]
+    return [each for job, run in runs for each in modes_of(run, dataset_of(job, run))]
 
 
 def strategies_table(results: Mapping[str, Result]) -> Table:
@@ -326,6 +298,8 @@ def show(jobs: Sequence[Job]) -> None:
     ):
         for table in tables if results else ():
             print(f"\n{as_text(table(results))}")
+    for table in mode_tables({**by_strategy, **by_gamma}):
+        print(f"\n{as_text(table)}")
 
 
 def run(arguments: Sequence[str] | None) -> int:
@@ -344,6 +318,7 @@ def run(arguments: Sequence[str] | None) -> int:
     try:
         if at_a_time:
             run_all(jobs, at_a_time)
+            run_all(mode_jobs(jobs), at_a_time)
     finally:
         show(jobs)
     return 0 if all(job.complete for job in jobs) else 1

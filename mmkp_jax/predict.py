@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmkp_jax.data.prompts import MODES
 from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.inference.inputs import posts_of
@@ -30,7 +31,7 @@ INPUTS = {"data": ("split",), "posts": ("images",), "text": ("image",)}
 
 SHARED = ("model", "temperature", "max_tokens")
 """Flags for a local model and for an endpoint."""
-LOCAL = ("adapter", "zero_shot", "top_p", "seed", "n", "batch_size")
+LOCAL = ("adapter", "zero_shot", "mode", "top_p", "seed", "n", "batch_size")
 """Flags for a local model only."""
 MAX_TOKENS = 384
 """Default for the most tokens of an endpoint's answer."""
@@ -56,6 +57,8 @@ def parser() -> Parser:
     add("--out", type=Path, metavar="FILE", help="predictions: JSON Lines (.jsonl), else CMKP's form, a line a post")
     add("--explain", action="store_true", help="print the reasoning behind each answer")
     add("--zero_shot", action="store_true", help="describe the output's format, for a model that has not learnt it")
+    about = "whether answers begin with <think>: always, never (direct), or as the model chooses"
+    add("--mode", choices=MODES, default=MODES[0], help=f"{about} (%(default)s)")
     add(
         "--temperature",
         type=float,

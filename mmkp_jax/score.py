@@ -1,6 +1,7 @@
 """Scores predictions by CMKP's metric and by group: `python -m mmkp_jax.score --predictions=FILE --posts=FILE`.
 
-With `--compare=FILE`, also the difference from other predictions of the same posts, with its confidence interval.
+With `--compare=FILE`, also the difference from other predictions of the same posts, with its confidence interval; with
+`--direct=FILE` and `--think=FILE`, also how well the model chooses between the two.
 """
 
 import argparse
@@ -11,12 +12,14 @@ from pathlib import Path
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import read_aligned, read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.metric import Scores
+from mmkp_jax.evaluation.modes import measure_modes, modes_as_json
 from mmkp_jax.evaluation.outputs import READINGS
 from mmkp_jax.evaluation.significance import RESAMPLES
-from mmkp_jax.evaluation.systems import compare_systems, read_system
+from mmkp_jax.evaluation.systems import System, compare_systems, read_system
 from mmkp_jax.evaluation.table import overview
 from mmkp_jax.evaluation.tokenised import HiddenKeyphrases, hidden_keyphrases
-from mmkp_jax.pages.tables import plain
+from mmkp_jax.pages.modes import modes_table
+from mmkp_jax.pages.tables import as_text, plain
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.cli import Parser, file_list, status_of
 
@@ -38,6 +41,11 @@ def parser() -> Parser:
     add("--train", type=Path, metavar="FILE", help="training posts, or their keyphrases one a line: seen and unseen")
     add("--ocr", type=Path, metavar="FILE", help="words recognised in each image, one line a post; they count as text")
     add("--compare", type=file_list, metavar="FILE", action="append", default=[], help="predictions to compare with")
+    about = "its answers with --mode"
+    add(
+        "--direct", type=file_list, metavar="FILE", default=[], help=f"{about}=direct, for how well it chooses its mode"
+    )
+    add("--think", type=file_list, metavar="FILE", default=[], help=f"{about}=think, for the same; needs --direct")
     add(
         "--resamples", type=int, metavar="N", default=RESAMPLES, help="of the posts, for intervals and p; 0 for neither"
     )
@@ -56,15 +64,26 @@ def run(arguments: Sequence[str] | None = None) -> Scores:
     train = read_train_keyphrases(flags.train) if flags.train else None
     ocr = read_aligned(flags.ocr, len(posts)) if flags.ocr else None
     named = (flags.predictions, *flags.compare)
-    a, *others = (read_system(files, posts, train, ocr, flags.reading, tokenised=flags.tokenised) for files in named)
+
+    def system_of(files: Sequence[Path]) -> System:
+        return read_system(files, posts, train, ocr, flags.reading, tokenised=flags.tokenised)
+
+    a, *others = map(system_of, named)
     comparison = compare_systems(a, others, flags.resamples)
+    modes = None
+    if flags.direct:
+        by_mode = {"auto": a, "direct": system_of(flags.direct), "think": system_of(flags.think)}
+        modes = measure_modes(by_mode, flags.resamples)
     if flags.json:
         more = {"reading": flags.reading} if flags.reading != READINGS[0] else {}
         more |= {"tokenised": True} if flags.tokenised else {}
         more |= {"forms": a.forms} if a.forms else {}
         more |= {} if comparison.is_one_run else {"comparison": comparison.as_json()}
+        more |= {} if modes is None else {"modes": modes_as_json(modes)}
         write_json(flags.json, {**a.mean, **more})
     print(overview(comparison))
+    if modes is not None:
+        print(f"\n{as_text(modes_table(modes))}")
     print(_about_words(hidden_keyphrases(posts), flags.tokenised), end="")
     return a.mean
 
@@ -92,6 +111,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("predictions", "posts"):
         if not getattr(parsed, name):
             flags.error(f"--{name}=FILE is not given")
+    if bool(parsed.direct) != bool(parsed.think):
+        flags.error("give both --direct and --think, or neither")
     if parsed.resamples < FEWEST_RESAMPLES and (parsed.resamples or parsed.compare):
         flags.error(f"--resamples={parsed.resamples} is less than {FEWEST_RESAMPLES}")
     if parsed.resamples > MOST_RESAMPLES:

@@ -64,7 +64,7 @@ def test_a_run_writes_its_documented_files(unbroken):
     lines = [json.loads(line) for line in (workdir / "predictions/test-12.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == [f"test-{i}" for i in range(1, SIZES["test"] + 1)]
     assert lines[-1]["id"] == UNFED and lines[-1]["predicted"] == [] and lines[-1]["keyphrases"]
-    assert set(lines[0]) == {"id", "keyphrases", "predicted", "output", "form", "tokens"}
+    assert set(lines[0]) == {"id", "keyphrases", "predicted", "output", "form", "tokens", "think"}
     results = json.loads((workdir / "results.json").read_text())
     assert set(results.pop("forms")) == {"direct", "cot", "other", "broken"}
     assert results["all"]["n"] == SIZES["test"] and set(results) == {"all", "present", "absent", "seen", "unseen"}

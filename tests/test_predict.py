@@ -12,7 +12,7 @@ from mmkp_jax.inference.predict import _explained
 from mmkp_jax.predict import main
 from tests.support.small_pocket import ROOT, SIZES, environment, run, small_pocket
 
-FIELDS = ["id", "keyphrases", "predicted", "output", "form", "tokens"]
+FIELDS = ["id", "keyphrases", "predicted", "output", "form", "tokens", "think"]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,26 @@ def test_an_interrupted_file_resumes_and_ends_in_order(pocket, tmp_path, capsys)
     assert "6 of 6 posts are already predicted" in capsys.readouterr().out
 
 
+def test_a_mode_decides_how_outputs_begin_and_is_part_of_the_file(pocket, tmp_path, capsys):
+    out = {mode: tmp_path / f"{mode}.jsonl" for mode in ("auto", "direct", "think")}
+    for mode, file in out.items():
+        assert main(of_posts(pocket, file, f"--mode={mode}")) == 0, capsys.readouterr().err
+    found = {mode: lines(file) for mode, file in out.items()}
+    whole = [line for line in found["think"] if line["tokens"]]  # the last post's image is damaged
+    assert len(whole) == 5 and all(line["output"].startswith("<think>") for line in whole)
+    assert not any(line["output"].startswith("<think") for line in found["direct"])
+    assert [[line.get("mode") for line in found[mode]] for mode in out] == [[None] * 6, ["direct"] * 6, ["think"] * 6]
+    assert [line.get("think") for line in found["auto"]] == [line.get("think") for line in found["think"]]
+    capsys.readouterr()
+    assert main(of_posts(pocket, out["think"], "--mode=direct")) == 2
+    message = f"{out['think']}:1: it was predicted with --mode=think, not direct; name another --out, or remove it"
+    assert message in capsys.readouterr().err
+    as_cmkp = tmp_path / "p.txt"
+    as_cmkp.with_name("p.txt.jsonl").write_text(out["direct"].read_text().splitlines(keepends=True)[0])
+    assert main(of_posts(pocket, as_cmkp)) == 2
+    assert "it was predicted with --mode=direct, not auto" in capsys.readouterr().err
+
+
 def test_any_other_ending_is_cmkps_form(pocket, tmp_path):
     out, as_jsonl = tmp_path / "p.txt", tmp_path / "p.jsonl"
     assert main(of_posts(pocket, out)) == 0 and main(of_posts(pocket, as_jsonl)) == 0
@@ -143,6 +163,11 @@ def test_outputs_are_printed_without_moving_the_cursor():
         (["--model=x", "--text=a", "--top_p=0"], "--top_p=0.0 is not from"),
         (["--model=x", "--text=a", "--temprature=1"], "(did you mean '--temperature'?)"),
         (["--model=x", "--text=a", "--batch_size=0"], "--batch_size=0 is less than 1"),
+        (["--model=x", "--text=a", "--mode=cot"], "invalid choice: 'cot'"),
+        (
+            ["--model=x", "--posts=a", "--out=b.jsonl", "--base_url=u", "--mode=think"],
+            "--mode does not go with --base_url",
+        ),
         (["--model=no such", "--text=a"], "no such: there is no such folder"),
         (["--model={pocket}/model@3", "--text=a"], "there is no run here with a step @3"),
         (["--model={pocket}/images", "--text=a"], "the folder has no config.json"),

@@ -6,10 +6,11 @@ sentence that asks for the keyphrases, within the chat template of the model's o
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,13 @@ PROMPT_VERSION = 1
 DATE = "26 Jul 2024"
 """The date that chat templates get which write one, as Llama 3's do: the fallback of its own. Else the day of training
 would be part of every prompt, and the day of a request another."""
+
+Mode = Literal["auto", "direct", "think"]
+MODES: tuple[Mode, ...] = ("auto", "direct", "think")
+"""How an answer begins: as the model chooses, without a chain of thought, or with one."""
+
+THINK = "<think>"
+"""The opening of a chain of thought."""
 
 _HERE = "[[post]]"
 
@@ -196,7 +204,21 @@ def keyphrase_target(keyphrases: Sequence[str], template: Template) -> np.ndarra
 
 def cot_target(cot: str, keyphrases: Sequence[str], template: Template) -> np.ndarray:
     """The CoT target `<think>why</think><answer>kp; kp</answer>` and the end token, int32 [T]."""
-    return _target(f"<think>{cot}</think><answer>{'; '.join(keyphrases)}</answer>", template)
+    return _target(f"{THINK}{cot}</think><answer>{'; '.join(keyphrases)}</answer>", template)
+
+
+def chain_opening(template: Template) -> tuple[int, ...]:
+    """The tokens that every CoT target begins with: those of `<think>` that do not depend on the text after it.
+
+    The text after it is taken to begin with a letter or a digit. Where the tokenizer has a token for the end of
+    `<think>` with the beginning of such a text (as `>The` would be), that part of the opening is left out.
+    """
+    ends = [THINK[at:] for at in range(len(THINK))]
+    after = {token[len(end) :] for token in template.plain.get_vocab() for end in ends if token.startswith(end)}
+    texts = ["The", "1", *(each for each in sorted(after) if each.isascii() and each[:1].isalnum())]
+    splits = [_plain(THINK + text, template).tolist() for text in texts]
+    alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*splits, strict=False))
+    return tuple(first for first, *_ in alike)
 
 
 def _target(text: str, template: Template) -> np.ndarray:

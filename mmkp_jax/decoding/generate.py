@@ -26,7 +26,7 @@ from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
 from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, image_keys, insert, prefill, weights_of
 from mmkp_jax.decoding.paging import Pages, PageTable
 from mmkp_jax.decoding.prompts import Batch, Prompt, pack_trunks, padded_size, plan_batches
-from mmkp_jax.decoding.sampling import GREEDY, Sampling, sample_tokens
+from mmkp_jax.decoding.sampling import GREEDY, Sampling, banned_first, forced_opening, sample_tokens
 from mmkp_jax.decoding.slots import Completion, Pending, SlotState, Table
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.layers import Rotation
@@ -50,6 +50,8 @@ class Generator:
         slots: most completions decoded at a time; rounded up to a multiple that the mesh divides.
         answer_tokens: most tokens of a completion.
         stop_tokens: any of them ends a completion, and is not part of it.
+        opening: the tokens that every chain of thought begins with, for prompts with a mode and for the probability of
+            a chain; empty where neither is needed.
         dtype: dtype of the model's computation; logits are at least float32.
         sync_every: tokens decoded between two checks by the host of which completions have ended.
     """
@@ -64,11 +66,21 @@ class Generator:
         stop_tokens: Sequence[int],
         dtype: jnp.dtype,
         sampling: Sampling = GREEDY,
+        opening: Sequence[int] = (),
         sync_every: int = 8,
     ):
         self._mesh, self._processor = mesh, definition.processor
         self._shards = math.prod(mesh.shape[axis] for axis in ROW_AXES)
         self._slots, self._answer_tokens, self._stop_tokens = slots, answer_tokens, frozenset(stop_tokens)
+        self._opening = tuple(opening)
+
+        def logits_of(weights: Weights, hidden_BD: jax.Array) -> jax.Array:
+            wide = jnp.promote_types(dtype, jnp.float32)
+            return jnp.einsum("bd,vd->bv", hidden_BD, weights.head_VD, preferred_element_type=wide)
+
+        def think(weights: Weights, state_BD: jax.Array) -> jax.Array:
+            share_BV = jax.nn.softmax(logits_of(weights, over_rows(state_BD.astype(dtype))), axis=-1)
+            return jax.lax.with_sharding_constraint(share_BV[:, self._opening[0]], PartitionSpec())
 
         def filled(params: Params, trunks: Forest, width: int) -> tuple[Cache, jax.Array]:
             there_R = jax.lax.with_sharding_constraint((trunks.segment_BT > 0).any(axis=1), PartitionSpec())
@@ -89,13 +101,12 @@ class Generator:
                 cache, hidden_BD = extend(
                     model, weights, cache, pages, at.token_B, at.cache_position_B, rotation, dtype
                 )
-                logits_BV = jnp.einsum(
-                    "bd,vd->bv",
-                    hidden_BD,
-                    weights.head_VD,
-                    preferred_element_type=jnp.promote_types(dtype, jnp.float32),
-                )
-                token_B = over_rows(sample_tokens(logits_BV, sampling, at.name_B, at.sample_B, at.index_B))
+                logits_BV = allowed_BV = logits_of(weights, hidden_BD)
+                if self._opening:
+                    allowed_BV = banned_first(logits_BV, self._opening, at.mode_B, at.index_B)
+                token_B = over_rows(sample_tokens(allowed_BV, sampling, at.name_B, at.sample_B, at.index_B))
+                if self._opening:
+                    token_B = forced_opening(token_B, self._opening, at.mode_B, at.index_B)
                 following = at._replace(
                     token_B=token_B, cache_position_B=at.cache_position_B + 1, index_B=at.index_B + 1
                 )
@@ -114,6 +125,7 @@ class Generator:
         self._insert = jax.jit(insert, donate_argnums=0)
         self._weights = jax.jit(lambda params: weights_of(definition.bind(params), dtype))
         self._decode = jax.jit(decode, donate_argnums=2, keep_unused=True)
+        self._think = jax.jit(think)
 
     def __call__(
         self, params: Params, prompts: Sequence[Prompt], load: Load, num_samples: int = 1
@@ -121,7 +133,12 @@ class Generator:
         """Yields `num_samples` completions of each prompt, in the order in which they end.
 
         For few completions there are only as many slots as needed, rounded up to a power of two.
+
+        Raises:
+            ValueError: a prompt has a mode, and the generator has no opening.
         """
+        if not self._opening and any(prompt.mode != "auto" for prompt in prompts):
+            raise ValueError("a prompt's mode needs the opening of a chain of thought")
         slots, rows = self._sizes(min(self._slots, 1 << (len(prompts) * num_samples - 1).bit_length()))
         batches = plan_batches(prompts, rows)
         pages = self._pages(slots, max((batch.size.tokens for batch in batches), default=0))
@@ -130,6 +147,7 @@ class Generator:
         keys = max(map(self._keys, sizes), default=0)
         cache = self._on_mesh(self._empty, pages.in_all, pages.width, slots, keys)
         weights = self._on_mesh(self._weights, params)
+        think = functools.partial(self._on_mesh, self._think, weights) if self._opening else None
         trunks, waiting = None, collections.deque[Pending]()  # the rows prefilled last, and what waits for a slot
         with (
             ThreadPoolExecutor(LOADERS) as pool,
@@ -155,7 +173,7 @@ class Generator:
                 cache, token_KB, state_BD = self._on_mesh(
                     self._decode, params, weights, cache, pages.pages, table.slots
                 )
-                table.record_states(state_BD)
+                table.record_states(state_BD, think)
                 for slot, completion in table.advance(np.asarray(token_KB)):
                     pages.give_back(slot)
                     yield completion

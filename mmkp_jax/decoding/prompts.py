@@ -11,6 +11,7 @@ import numpy as np
 
 from mmkp_jax.data.forest import Forest, RowSize, Tree, pack_rows, tree_size
 from mmkp_jax.data.processor import Processor
+from mmkp_jax.data.prompts import Mode
 
 SHORT = 256
 """Trunks of up to this many tokens share a size: compiling for another costs more than their padding."""
@@ -28,6 +29,8 @@ class Prompt(NamedTuple):
     """The last token's position, the same on all axes."""
     most_tokens: int | None = None
     """Most tokens of a completion, if fewer than the generator allows."""
+    mode: Mode = "auto"
+    """Whether its completions must begin with a chain of thought (`think`), must not (`direct`), or may."""
 
 
 class Batch(NamedTuple):

@@ -1,14 +1,17 @@
-"""The next token from the logits: the most probable one, or a random sample.
+"""The next token from the logits: the most probable one, or a random sample; and constraints on the first tokens.
 
-B slots, V vocabulary, X blocks of it, Y tokens of a block.
+B slots, V vocabulary, X blocks of it, Y tokens of a block, O tokens of the opening of a chain of thought.
 """
 
 import math
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from mmkp_jax.data.prompts import MODES
 
 
 class Sampling(NamedTuple):
@@ -51,6 +54,26 @@ def sample_tokens(
 
     logits_BV = nucleus(logits_BV / sampling.temperature, sampling.top_p)
     return most_probable(logits_BV + jax.vmap(noise)(name_B, sample_B, index_B))
+
+
+def banned_first(logits_BV: jax.Array, opening: Sequence[int], mode_B: jax.Array, index_B: jax.Array) -> jax.Array:
+    """The logits, with -inf for the first token of the opening where a completion begins that may not have it.
+
+    Args:
+        opening: the tokens that every chain of thought begins with.
+        mode_B: index in `MODES`, int32.
+        index_B: index of the token in the completion.
+    """
+    begins_B = (mode_B == MODES.index("direct")) & (index_B == 0)
+    opens_V = jnp.arange(logits_BV.shape[1]) == opening[0]
+    return jnp.where(begins_B[:, None] & opens_V, -jnp.inf, logits_BV)
+
+
+def forced_opening(token_B: jax.Array, opening: Sequence[int], mode_B: jax.Array, index_B: jax.Array) -> jax.Array:
+    """The tokens, int32 [B], with those of the opening at the start of completions that must have it."""
+    opening_O = jnp.asarray(opening, jnp.int32)
+    forced_B = (mode_B == MODES.index("think")) & (index_B < len(opening))
+    return jnp.where(forced_B, opening_O[jnp.minimum(index_B, len(opening) - 1)], token_B)
 
 
 def most_probable(logits_BV: jax.Array) -> jax.Array:

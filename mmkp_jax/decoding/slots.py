@@ -4,12 +4,13 @@ B slots, M moves, K tokens between two syncs with the host, D model width.
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from mmkp_jax.data.prompts import MODES
 from mmkp_jax.decoding.prompts import Prompt
 from mmkp_jax.decoding.sampling import name_number
 
@@ -25,6 +26,8 @@ class Completion(NamedTuple):
     """Token numbers without the stop token; None for a prompt that could not be loaded."""
     state_D: np.ndarray | None = None
     """float32: the hidden state of the prompt's last token after the last norm; None where `tokens` is."""
+    think: float | None = None
+    """Probability of a chain of thought after the prompt, whatever its mode; None where it is not measured."""
 
 
 class SlotState(NamedTuple):
@@ -42,6 +45,8 @@ class SlotState(NamedTuple):
     """int32: number of the sample."""
     index_B: np.ndarray
     """int32: index of the next token in the completion."""
+    mode_B: np.ndarray
+    """int32: index in `MODES` of the prompt's mode."""
 
 
 class Pending(NamedTuple):
@@ -71,18 +76,26 @@ class Table:
             row_M[move], number, sample = waiting.popleft()
             slot_M[move] = slot = self.free.pop()
             prompt = self._prompts[number]
-            start = (prompt.last_token, prompt.size.tokens, prompt.last_position, name_number(prompt.name), sample, 0)
+            position, mode = prompt.last_position, MODES.index(prompt.mode)
+            start = (prompt.last_token, prompt.size.tokens, position, name_number(prompt.name), sample, 0, mode)
             for array, value in zip(self.slots, start, strict=True):
                 array[slot] = value
             self.taken[slot] = Completion(number, sample, [])
         return row_M, slot_M
 
-    def record_states(self, state_BD: jax.Array) -> None:
-        """Records the states of slots that just began: they belong to a prompt's last token."""
+    def record_states(self, state_BD: jax.Array, think: Callable[[jax.Array], jax.Array] | None = None) -> None:
+        """Records the states of slots that just began: they belong to a prompt's last token.
+
+        Args:
+            think: gives the probability of a chain of thought [B] for such states; None where it is not measured.
+        """
         begun = [slot for slot in self.taken if self.slots.index_B[slot] == 0]
         if begun:  # otherwise nothing has to leave the devices
+            measured = {} if think is None else dict(enumerate(np.asarray(think(state_BD)).tolist()))
             state_BD = np.asarray(state_BD)
-            self.taken |= {slot: self.taken[slot]._replace(state_D=state_BD[slot].copy()) for slot in begun}
+            for slot in begun:
+                found = dict(state_D=state_BD[slot].copy(), think=measured.get(slot))
+                self.taken[slot] = self.taken[slot]._replace(**found)
 
     def positions(self, slots: Iterable[int], *, ahead: int = 0) -> dict[int, int]:
         """Positions of the texts in those of `slots` that are taken, `ahead` tokens later, up to the allowed length."""

@@ -1,15 +1,20 @@
 """The files that `score` reads: posts, training keyphrases, predictions. Every error is one `InputError`."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import numpy as np
+
 from mmkp_jax.data.numbered import each_of
 from mmkp_jax.data.posts import SEPARATOR, Post, PostText, Reject, read_cmkp, read_jsonl
+from mmkp_jax.data.prompts import Mode
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import FORMS, Reading, merge_outputs, split_keyphrases
+from mmkp_jax.evaluation.predictions import read_mode, read_think
 from mmkp_jax.runtime import lines
 from mmkp_jax.runtime.json_files import Fields, read_rows
 
@@ -25,6 +30,10 @@ class PredictionFile(NamedTuple):
     outputs: list[str] | None
     changed: int | None = None
     """Number of posts with other keyphrases under the lenient reading; None under the strict one."""
+    think: list[float] | None = None
+    """Probability of a chain of thought by post, NaN where it was not measured; None if it was for no post."""
+    modes: frozenset[Mode] = frozenset()
+    """The modes that posts were predicted with; empty for a file without ids."""
 
 
 def read_posts(path: Path, split: str = "test") -> list[Post]:
@@ -108,13 +117,15 @@ def read_predictions(path: Path, posts: Sequence[Post], reading: Reading = "stri
     forms, outputs = (_in_all(ordered, name) for name in ("form", "output"))
     if forms and not set(forms) <= set(FORMS):
         forms = None
+    think = [math.nan if (found := read_think(row)) is None else found for row in ordered]
+    of_modes = {"think": None if np.isnan(think).all() else think, "modes": frozenset(map(read_mode, ordered))}
     if reading == "strict":
-        return PredictionFile(strict, forms, outputs)
+        return PredictionFile(strict, forms, outputs, **of_modes)
     read = [merge_outputs(_outputs(row), "lenient") for row in ordered]
     predicted = [phrases for phrases, _ in read]
     changed = sum(each != list(dict.fromkeys(before)) for each, before in zip(predicted, strict, strict=True))
     forms = [form if _outputs(row)[0] else "broken" for row, (_, form) in zip(ordered, read, strict=True)]
-    return PredictionFile(predicted, forms, outputs, changed)
+    return PredictionFile(predicted, forms, outputs, changed, **of_modes)
 
 
 def _in_all(rows: Sequence[Fields], name: str) -> list[str] | None:

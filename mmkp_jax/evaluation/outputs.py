@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from mmkp_jax.data.prompts import THINK
 from mmkp_jax.evaluation.lists import list_items
 
 Form = Literal["direct", "cot", "other", "broken"]
@@ -53,6 +54,11 @@ def merge_outputs(outputs: Sequence[str], reading: Reading = "strict") -> tuple[
 def split_keyphrases(text: str) -> list[str]:
     """The phrases of `KP; kp;`, stripped and lower-cased, without empty ones."""
     return [phrase for each in text.split(";") if (phrase := each.strip().lower())]
+
+
+def begins_with_thought(output: str) -> bool:
+    """Whether an output begins with a chain of thought, complete or not."""
+    return output.lstrip().startswith(THINK)
 
 
 def form_shares(forms: Sequence[str]) -> dict[Form, float]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mmkp_jax.data.prompts import MODES, Mode
 from mmkp_jax.evaluation.outputs import FORMS
 from mmkp_jax.runtime.atomic import write_bytes
 from mmkp_jax.runtime.json_files import Fields
@@ -25,10 +26,15 @@ class Prediction(NamedTuple):
     tokens: int
     outputs: tuple[str, ...] = ()
     """The outputs of all samples if there are several; else the line does not have this field."""
+    think: float | None = None
+    """Probability of a chain of thought after the prompt; without the field where it was not measured."""
+    mode: Mode = "auto"
+    """Whether the answer had to begin with a chain of thought (`think`) or without (`direct`); no field for `auto`."""
 
     def line(self) -> str:
         """The prediction as a line of JSON; lone surrogates, which UTF-8 cannot encode, are escaped."""
-        row = {name: value for name, value in self._asdict().items() if name != "outputs" or value}
+        absent = {"outputs": (), "think": None, "mode": "auto"}
+        row = {name: value for name, value in self._asdict().items() if name not in absent or value != absent[name]}
         return encodable(json.dumps(row, ensure_ascii=False)) + "\n"
 
 
@@ -48,7 +54,24 @@ def prediction_of(row: Fields) -> Prediction:
         row.text("form"),
         row.integer("tokens", 0),
         tuple(row.texts("outputs", ())),
+        think=read_think(row),
+        mode=read_mode(row),
     )
+
+
+def read_think(row: Fields) -> float | None:
+    """The probability of a chain of thought in a line of a predictions file; None where it was not measured."""
+    if row.content.get("think") is None:
+        return None
+    if not 0 <= (found := row.number("think")) <= 1:
+        row.refuse("think", "a probability")
+    return found
+
+
+def read_mode(row: Fields) -> Mode:
+    """The mode in a line of a predictions file."""
+    found = row.text("mode", "auto")
+    return found if found in MODES else row.refuse("mode", f"one of {', '.join(MODES)}")
 
 
 def write_predictions(file: Path, predictions: Sequence[Prediction]) -> None:

@@ -31,7 +31,7 @@ REASONING = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 
 def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: argparse.Namespace) -> list[Prediction]:
     """The predictions of a local model in the posts' order, printed and written as the flags say."""
-    file = ResumablePredictions(flags.out, ids) if flags.out else None
+    file = ResumablePredictions(flags.out, ids, flags.mode) if flags.out else None
     found = dict(file.found) if file else {}
     left = [number for number in range(len(ids)) if number not in found]
     if found:
@@ -70,6 +70,7 @@ def _predicted(
         answer_tokens=flags.max_tokens,
         sampling=Sampling(flags.temperature, flags.top_p, flags.seed),
         num_samples=flags.n,
+        mode=flags.mode,
     )
     for number, prediction in predictor.predict(posts.select(left), skipped.append):
         yield left[number], prediction

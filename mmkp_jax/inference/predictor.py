@@ -28,6 +28,7 @@ from mmkp_jax.data.forest import Tree
 from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Post, Record, Reject
+from mmkp_jax.data.prompts import Mode, chain_opening
 from mmkp_jax.data.shards import record_of
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.decoding.prompts import Prompt, prompt_of
@@ -71,6 +72,7 @@ class Predictor:
         answer_tokens: most tokens of a completion.
         dtype: the dtype that the model computes in.
         num_samples: completions for each post; without a temperature all would be the same.
+        mode: whether answers must begin with a chain of thought (`think`), must not (`direct`), or may (`auto`).
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Predictor:
         dtype: jnp.dtype,
         sampling: Sampling = GREEDY,
         num_samples: int = 1,
+        mode: Mode = "auto",
     ):
+        self._mode = mode
         self._params, self._recipe, self._tokenizer, self._num_samples = params, recipe, tokenizer, num_samples
         self._generator = Generator(
             definition,
@@ -96,6 +100,7 @@ class Predictor:
             stop_tokens=stop_tokens,
             dtype=dtype,
             sampling=sampling,
+            opening=chain_opening(recipe.template),
         )
 
     def with_params(self, params: Params) -> "Predictor":
@@ -134,7 +139,7 @@ class Predictor:
         def without_answer(number: int) -> tuple[int, Prediction]:
             post = posts[number]
             skipped(SkippedPost(post.id, lost.get(number, "its image can no longer be read")))
-            return number, Prediction(post.id, list(post.keyphrases), [], "", "broken", 0)
+            return number, Prediction(post.id, list(post.keyphrases), [], "", "broken", 0, mode=self._mode)
 
         def load(which: int) -> Tree | None:
             row = rows[usable[which]]
@@ -157,19 +162,23 @@ class Predictor:
                     yield without_answer(number)
                 else:
                     state(number, each.state_D)
-                    yield number, self._prediction(posts[number], drawn)
+                    yield number, self._prediction(posts[number], drawn, each.think)
 
     def _pending_post(self, row: Record | Reject) -> _PendingPost:
         if isinstance(row, Reject):
             return _PendingPost(row.id, row.post.keyphrases if row.post else (), None, row.reason)
         tree = measured_tree(row, self._recipe)
-        return _PendingPost(row.id, row.keyphrases, prompt_of(row.id, tree, self._recipe.processor))
+        prompt = prompt_of(row.id, tree, self._recipe.processor)._replace(mode=self._mode)
+        return _PendingPost(row.id, row.keyphrases, prompt)
 
-    def _prediction(self, post: _PendingPost, drawn: Sequence[Sequence[int]]) -> Prediction:
+    def _prediction(self, post: _PendingPost, drawn: Sequence[Sequence[int]], think: float | None = None) -> Prediction:
         outputs = [self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in drawn]
         predicted, form = merge_outputs(outputs)
         several = tuple(outputs) if len(outputs) > 1 else ()
-        return Prediction(post.id, list(post.keyphrases), predicted, outputs[0], form, len(drawn[0]), several)
+        think = None if think is None else float(f"{think:.4g}")
+        tokens, keyphrases = len(drawn[0]), list(post.keyphrases)
+        found = Prediction(post.id, keyphrases, predicted, outputs[0], form, tokens, several)
+        return found._replace(think=think, mode=self._mode)
 
 
 def load_predictor(
@@ -181,6 +190,7 @@ def load_predictor(
     answer_tokens: int | None = None,
     sampling: Sampling = GREEDY,
     num_samples: int = 1,
+    mode: Mode = "auto",
 ) -> Predictor:
     """Loads a model to predict with, on all devices.
 
@@ -188,6 +198,7 @@ def load_predictor(
         model: a Hugging Face folder, a hub id, or a run's work directory, `DIR`, `DIR@STEP` or `DIR@best`.
         adapter: folder of a PEFT adapter of a folder's model; empty for none.
         zero_shot: whether the prompt describes the output's format, for a model that has not learnt it.
+        mode: as for `Predictor`.
         batch_size, answer_tokens: as for `Predictor`; None for the run's, or the defaults of `runtime.fields`.
 
     Raises:
@@ -205,6 +216,7 @@ def load_predictor(
         dtype=loaded.dtype,
         sampling=sampling,
         num_samples=num_samples,
+        mode=mode,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mmkp_jax.data.prompts import Mode
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.predictions import Prediction, prediction_of, write_predictions
 from mmkp_jax.runtime.json_files import parse_object
@@ -19,13 +20,14 @@ class ResumablePredictions:
         found: the predictions made so far, by the number of their post.
     """
 
-    def __init__(self, out: Path, ids: Sequence[str]):
+    def __init__(self, out: Path, ids: Sequence[str], mode: Mode = "auto"):
         """Opens the file, and reads the predictions that an interrupted command left in it.
 
         Raises:
-            InputError: there is no such folder, or the file is complete, of other posts, or something else.
+            InputError: there is no such folder, or the file is complete, of other posts or another mode, or something
+                else.
         """
-        self._out, self._posts = out, len(ids)
+        self._out, self._posts, self._mode = out, len(ids), mode
         self._file = out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.jsonl")
         if not out.parent.is_dir():
             raise InputError("there is no such folder", str(out.parent), "make it, or name another --out")
@@ -50,6 +52,9 @@ class ResumablePredictions:
                 prediction = prediction_of(parse_object(line, where, HINT))
                 if prediction.id not in number_of:
                     what = f"it has a prediction of {prediction.id!r}, which is not among these posts"
+                    raise InputError(what, where, HINT)
+                if prediction.mode != self._mode:
+                    what = f"it was predicted with --mode={prediction.mode}, not {self._mode}"
                     raise InputError(what, where, HINT)
                 self.found[number_of[prediction.id]] = prediction
                 complete += len(line)

@@ -9,7 +9,15 @@ import pytest
 
 from mmkp_jax.data.chains import TAG
 from mmkp_jax.data.posts import read_jsonl
-from mmkp_jax.data.prompts import cot_target, keyphrase_target, prompt_tokens, read_template, trimmed, user_text
+from mmkp_jax.data.prompts import (
+    chain_opening,
+    cot_target,
+    keyphrase_target,
+    prompt_tokens,
+    read_template,
+    trimmed,
+    user_text,
+)
 from mmkp_jax.data.records import open_split, write_dataset
 from mmkp_jax.errors import InputError
 from mmkp_jax.pocket.tokenizer import SPECIAL_TOKENS
@@ -164,3 +172,33 @@ def test_whatever_token_numbers_depend_on_has_its_own_fingerprint(tokenizer, tem
     more.add_tokens(["<another>"])
     found.append(fingerprint(more))
     assert len(set(found)) == 4
+
+
+CHAINS = ("The stage is lit.", "a", "I see 3 dogs", "2024 was cold", "Über alles")
+
+
+def test_every_chain_begins_with_the_opening_as_targets_split_it(tokenizer, template):
+    opening = chain_opening(template)
+    assert tokenizer.decode(opening) == "<think>"
+    for chain in CHAINS:
+        assert tuple(cot_target(chain, ["kp"], template)[: len(opening)]) == opening
+
+
+def test_an_opening_ends_before_a_token_that_holds_some_of_the_chain(tokenizer):
+    """A tokenizer of the same words that has learnt `>The`."""
+    merged = copy.deepcopy(tokenizer)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    number = max(state["model"]["vocab"].values()) + 1
+    state["added_tokens"] = [token | {"id": token["id"] + 100} for token in state["added_tokens"]]
+    for pair in ("T h", "Th e", "> The"):
+        state["model"]["vocab"].setdefault(pair.replace(" ", ""), number)
+        number += 1
+    state["model"]["merges"] += [pair.split() for pair in ("T h", "Th e", "> The")]
+    merged._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    template = read_template(merged, image_token=merged.convert_tokens_to_ids("<|image_pad|>"))
+    targets = [cot_target(chain, ["kp"], template) for chain in CHAINS]
+    opening = chain_opening(template)
+    after = [int(target[len(opening)]) for target in targets]
+    assert template.plain.decode(opening) == "<think"
+    assert list(map(template.plain.id_to_token, after)) == [">The", ">", ">", ">", ">"]
+    assert all(tuple(target[: len(opening)]) == opening for target in targets)

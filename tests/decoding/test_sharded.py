@@ -48,7 +48,7 @@ def others(folder):
 
 @pytest.mark.parametrize("mesh", ["2x2x2", *(pytest.param(mesh, marks=pytest.mark.nightly) for mesh in OTHERS)])
 def test_a_mesh_generates_as_one_device_does(alone, mesh, request):
-    """Token by token, greedy and sampled, with more slots than posts on one shard and fewer."""
+    """Token by token, greedy in each mode and sampled, with more slots than posts on one shard and fewer."""
     expected = alone["1x1x1"]
     found = (request.getfixturevalue("others") if mesh in OTHERS else alone)[mesh]
     assert found["answers"] == expected["answers"] and found["loaded"] == expected["loaded"]
@@ -56,6 +56,7 @@ def test_a_mesh_generates_as_one_device_does(alone, mesh, request):
     assert expected["longest"] > 64
     assert greedy["4"] is None and sum(map(len, filter(None, greedy.values()))) > 40
     assert expected["loaded"] == sorted(2 * list(range(13)))
+    assert all(greedy[str(n)][0] != 5 and greedy[str(n + 1)][:2] == [5, 9] for n in (1, 7, 10))  # direct, think
     assert found["states"].keys() == expected["states"].keys() == greedy.keys() - {"4"}
     for prompt, state in found["states"].items():
         np.testing.assert_allclose(state, expected["states"][prompt], rtol=0, atol=1e-4)

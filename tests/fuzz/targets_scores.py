@@ -24,6 +24,8 @@ PREDICTIONS = [
         "output": "<think>So.</think><answer>snow; winter</answer>",
         "form": "cot",
         "tokens": 12,
+        "think": 0.5,
+        "mode": "auto",
     }
     for post in POSTS
 ]

@@ -1,7 +1,8 @@
 """Run by decoding/test_sharded.py in processes of their own, with eight fake devices in all; prints one JSON line.
 
-Greedy and sampled answers on several meshes, from one model folder: `MESHES FOLDER [ADDRESS PROCESS]`, of two processes
-where these are given. A mesh with a `*` is compiled only.
+Greedy (in each mode in turn) and sampled answers on several meshes, from one model folder: `MESHES FOLDER [ADDRESS
+PROCESS]`, of two processes where these are given. A mesh with a `*` is compiled only. The last number of a state is the
+probability of a chain of thought.
 """
 
 import json
@@ -11,6 +12,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
+from mmkp_jax.data.prompts import MODES
 from mmkp_jax.decoding.generate import Generator
 from mmkp_jax.decoding.prompts import prompt_of
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
@@ -23,6 +25,7 @@ from tests.support.trees import random_tree
 
 KINDS = (dict(grids=[(4, 6)]), dict(grids=[], text=20), dict(grids=[(8, 8), (2, 4)]))
 LOST = 4
+OPENING = (5, 9)
 
 
 def main(meshes: str, folder: str, address: str = "", process: str = "") -> None:
@@ -50,15 +53,16 @@ def main(meshes: str, folder: str, address: str = "", process: str = "") -> None
             return None if number == LOST else trees[number]
 
         found, answers = {}, []
-        for how, sampling in (("greedy", GREEDY), ("sampled", Sampling(1.0, 0.9, 5))):
+        for how, sampling in (("sampled", Sampling(1.0, 0.9, 5)), ("greedy", GREEDY)):
+            modes = MODES if how == "greedy" else MODES[:1]
             stop = range(0, 320, 30)  # some answers come to a second page of the cache, and to a third
-            generator = Generator(
-                definition, mesh, slots=5, answer_tokens=90, stop_tokens=stop, dtype=jnp.float32, sampling=sampling
-            )
+            settings = dict(slots=5, answer_tokens=90, stop_tokens=stop, dtype=jnp.float32, opening=OPENING)
+            generator = Generator(definition, mesh, **settings, sampling=sampling)
             if named == name:
-                answers = list(generator(params, prompts, load))
+                asked = [prompt._replace(mode=modes[n % len(modes)]) for n, prompt in enumerate(prompts)]
+                answers = list(generator(params, asked, load))
             found[how] = {each.prompt: each.tokens for each in answers}
-        states = {each.prompt: each.state_D.tolist() for each in answers if each.tokens is not None}
+        states = {each.prompt: [*each.state_D.tolist(), each.think] for each in answers if each.tokens is not None}
         lowered = generator.lower(params, prompts[0].size)["decode"]
         report[name] = {
             "answers": found,

@@ -87,7 +87,7 @@ def read_score_groups(groups: Fields) -> Scores:
     return found
 
 
-NO_GROUPS = ("forms", "reading", "tokenised", "comparison")
+NO_GROUPS = ("forms", "reading", "tokenised", "comparison", "modes")
 """Fields of `score --json` and `results.json` that are not groups."""
 
 

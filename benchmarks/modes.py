@@ -1,0 +1,142 @@
+"""The modes of complete runs: answers with a chain of thought, without one, by the model's choice, and the oracle's.
+
+`benchmarks.strategies` runs these predictions of the test split after the runs, and prints their tables. They are in a
+run's folder, `predictions/{direct,think}-{step}.jsonl`: what is there is kept, and a stopped one resumes.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mmkp_jax.data.prompts import Mode
+from mmkp_jax.evaluation.files import read_posts, read_train_keyphrases
+from mmkp_jax.evaluation.modes import Modes, measure_modes
+from mmkp_jax.evaluation.significance import RESAMPLES
+from mmkp_jax.evaluation.switches import Switches, count_switches
+from mmkp_jax.evaluation.systems import read_system
+from mmkp_jax.pages.modes import HEADER, NOTES, mode_rows, percent
+from mmkp_jax.pages.report.runs import SPLIT, ReportRun
+from mmkp_jax.pages.tables import Table
+from mmkp_jax.runtime.terminal import without_repeats
+
+if TYPE_CHECKING:
+    from benchmarks.strategies import Result
+
+FORCED: tuple[Mode, ...] = ("direct", "think")
+"""The modes that a run's own evaluation does not have."""
+
+NOTHING = "–"
+
+
+class ModeJob(NamedTuple):
+    """The predictions of a complete run with one of `FORCED`."""
+
+    run: Path
+    """The run's work directory."""
+    mode: Mode
+    step: int
+    """The step that was evaluated."""
+    model: str
+    """The run and its step, as `predict` takes them."""
+    dataset: Path
+    posts: int
+
+    @property
+    def name(self) -> str:
+        """Its name on the terminal."""
+        return f"{self.run.name}, {self.mode}"
+
+    @property
+    def workdir(self) -> Path:
+        """The file without its ending, by which its log is named."""
+        return self.run / "predictions" / f"{self.mode}-{self.step}"
+
+    @property
+    def file(self) -> Path:
+        """The predictions file."""
+        return self.workdir.with_name(f"{self.workdir.name}.jsonl")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every post is predicted."""
+        return self.file.exists() and self.file.read_bytes().count(b"\n") == self.posts
+
+    def command(self) -> list[str]:
+        """The command that starts or resumes it."""
+        posts = (f"--data={self.dataset}", f"--split={SPLIT}")
+        flags = (f"--model={self.model}", *posts, f"--mode={self.mode}", f"--out={self.file}")
+        return [sys.executable, "-m", "mmkp_jax.predict", *flags]
+
+
+def modes_of(run: ReportRun, dataset: Path) -> list[ModeJob]:
+    """The predictions of a run with each of `FORCED`, by the weights that were evaluated."""
+    best = run.path / "best" / str(run.step)
+    at = "" if run.strategy == "zeroshot" else "@best" if best.is_dir() else f"@{run.step}"
+    return [ModeJob(run.path, mode, run.step, f"{run.path}{at}", dataset, len(run.answers)) for mode in FORCED]
+
+
+def mode_tables(results: Mapping[str, "Result"]) -> list[Table]:
+    """The table of the systems whose runs all have their predictions, and that of the switches; none without rows."""
+    measured = {result.name: read_modes(result) for result in results.values()}
+    rows = [(name, *row) for name, modes in measured.items() if modes for row in mode_rows(modes)]
+    switches = {
+        result.name: [count for run in result.runs if (count := switches_of(run))] for result in results.values()
+    }
+    tables = [_switches_table({name: found for name, found in switches.items() if found})]
+    if rows:
+        notes = (*NOTES, f"means over runs; the interval: {RESAMPLES:,} resamples of the test posts")
+        tables.insert(0, Table("Modes", ("", "group", *HEADER), without_repeats(rows), notes, left=2))
+    return [table for table in tables if table.rows]
+
+
+def read_modes(result: "Result") -> Modes | None:
+    """The measures of a system's runs; None while predictions are missing."""
+    jobs = [job for run in result.runs for job in modes_of(run, result.dataset)]
+    if not all(job.complete for job in jobs):
+        return None
+    posts, seen = read_posts(result.dataset), read_train_keyphrases(result.dataset)
+    files = {mode: [job.file for job in jobs if job.mode == mode] for mode in FORCED}
+    forced = {mode: read_system(files[mode], posts, seen, None) for mode in FORCED}
+    return measure_modes({"auto": result.scored, **forced}, RESAMPLES)
+
+
+def switches_of(run: ReportRun) -> Switches | None:
+    """The switches of Dynamic CoT's posts; None where the run's losses do not say which target a post took.
+
+    They do under a fixed γ and the paper's decision: a post is on CoT where its SFT loss is below γ.
+    """
+    config, losses = run.config, run.arrays.get("losses", {})
+    by_loss = (
+        run.strategy == "dyncot" and config["gamma_mode"] == "fixed" and config.get("decision", "paper") == "paper"
+    )
+    if not by_loss or "has_cot_N" not in losses or not losses["has_cot_N"].any():
+        return None
+    on_cot_N = losses["nll_sft_N"] < np.float32(config["gamma"])
+    return count_switches(losses["epoch_N"], losses["post_N"], on_cot_N, losses["has_cot_N"])
+
+
+def _switches_table(by_name: Mapping[str, Sequence[Switches]]) -> Table:
+    """A row a system: means over its runs, by epoch where there is more than one number."""
+
+    def by_epoch(values: Sequence[np.ndarray]) -> str:
+        epochs = min(map(len, values))
+        means = np.mean([each[:epochs] for each in values], axis=0)
+        return " ".join(NOTHING if np.isnan(each) else f"{100 * each:.0f}" for each in means)
+
+    rows = [
+        (
+            name,
+            by_epoch([each.on_cot_E for each in found]),
+            by_epoch([each.switched_E for each in found]),
+            f"{np.mean([each.flips for each in found]):.2f}",
+            percent(float(np.mean([each.never_cot for each in found]))),
+            percent(float(np.mean([each.always_cot for each in found]))),
+        )
+        for name, found in by_name.items()
+    ]
+    header = ("", "on CoT by epoch, %", "switched since the epoch before, %", "flips a post", "never", "always on CoT")
+    notes = ("of the posts with a chain of thought, by their SFT losses and a fixed γ; means over runs",)
+    return Table("Switches of Dynamic CoT", header, rows, notes)

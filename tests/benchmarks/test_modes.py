@@ -1,0 +1,104 @@
+"""Modes of complete runs: the real command for a run that was not trained, and tables where every answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.modes import modes_of, switches_of
+from benchmarks.strategies import OURS, jobs_of, mode_jobs, show
+from configs.zeroshot import get_config
+from mmkp_jax.evaluation.switches import Switches
+from mmkp_jax.pages.report.runs import read_runs
+from mmkp_jax.predict import main as predict
+from tests.benchmarks.test_strategies import POSTS, complete, dataset, row_of, write_lines  # noqa: F401
+from tests.support.small_pocket import small_pocket
+
+
+@pytest.fixture
+def untrained(tmp_path):
+    """A zero-shot run of a small pocket, with the predictions of its evaluation."""
+    pocket, workdir = small_pocket(tmp_path), tmp_path / "zeroshot-seed0"
+    (workdir / "predictions").mkdir(parents=True)
+    config = get_config()
+    config.model.path, config.data.path, config.answer_tokens = str(pocket / "model"), str(pocket / "dataset"), 6
+    (workdir / "config.json").write_text(config.to_json())
+    data = [f"--data={pocket / 'dataset'}", "--split=test", f"--out={workdir / 'predictions/test-0.jsonl'}"]
+    assert predict([f"--model={workdir}", *data]) == 0
+    return workdir, pocket / "dataset"
+
+
+def test_a_run_is_predicted_in_both_modes_once(untrained, capsys):
+    workdir, data = untrained
+    (run,) = read_runs([workdir])
+    jobs = modes_of(run, data)
+    assert [(job.name, job.complete) for job in jobs] == [
+        ("zeroshot-seed0, direct", False),
+        ("zeroshot-seed0, think", False),
+    ]
+    for job in jobs:
+        _python, _, command, *flags = job.command()
+        assert command == "mmkp_jax.predict"
+        assert predict(flags) == 0, capsys.readouterr().err
+        assert job.complete
+        rows = [json.loads(line) for line in job.file.read_text().splitlines()]
+        assert {row["mode"] for row in rows} == {job.mode}
+        assert all(row["output"].startswith("<think>") == (job.mode == "think") for row in rows if row["tokens"])
+    whole = job.file.read_text()
+    job.file.write_text(whole.rpartition("{")[0])
+    assert not job.complete
+    assert predict(flags) == 0 and job.complete and job.file.read_text() == whole
+    assert [each.complete for each in modes_of(read_runs([workdir])[0], data)] == [True, True]  # it is still the run
+
+
+def test_the_weights_are_those_that_were_evaluated(tmp_path, dataset):  # noqa: F811
+    job = next(job for job in jobs_of(1, tmp_path / "runs") if job.system == OURS)
+    complete(job, right=True)
+    assert [each.model for each in mode_jobs([job])] == [f"{job.workdir}@7"] * 2
+    (job.workdir / "best" / "7").mkdir(parents=True)
+    direct, think = mode_jobs([job])
+    assert direct.model == think.model == f"{job.workdir}@best" and direct.posts == len(POSTS)
+    assert direct.dataset == tmp_path / "dataset"
+
+
+def test_tables_of_known_modes_and_switches(tmp_path, dataset, capsys):  # noqa: F811
+    """Direct answers are right on the first half of the posts, chains on the second; the run answers directly."""
+    jobs = [job for job in jobs_of(2, tmp_path / "runs") if job.system in ("zeroshot", "sft", OURS)]
+    for job in jobs:
+        complete(job, right=True)
+    show(jobs)
+    assert "\nModes\n" not in capsys.readouterr().out  # nothing is predicted yet
+    ours = [job for job in jobs if job.system == OURS]
+    for job in mode_jobs(ours):
+        first = job.mode == "direct"
+        outputs = ["a" if first else "<think>why not"] * len(POSTS)
+        rows = [
+            {"id": post.id, "keyphrases": post.keyphrases, "form": "direct", "output": output, "mode": job.mode}
+            | {"predicted": post.keyphrases if (n < 4) == first else ["no"]}
+            for n, (post, output) in enumerate(zip(POSTS, outputs, strict=True))
+        ]
+        write_lines(job.file, rows)
+    for job in ours:
+        epoch_N, post_N = np.repeat([0, 1], 4), np.tile(np.arange(4), 2)
+        loss_N = np.array([0.1, 0.5, 0.5, 0.2, 0.5, 0.1, 0.4, 0.2], np.float32)  # at γ itself, SFT
+        has_cot_N = np.tile([True, True, True, False], 2)
+        np.savez(job.workdir / "losses.npz", epoch_N=epoch_N, post_N=post_N, nll_sft_N=loss_N, has_cot_N=has_cot_N)
+    show(jobs)
+    shown = capsys.readouterr().out
+    row = row_of(shown, "\nModes\n", "Dynamic CoT, γ 0.4")
+    assert row[:8] == ["all", "8", "50.00", "50.00", "100.00", "100.00", "+50.00", "(+12.50"]
+    assert row[-8:] == ["50.0%", "100.0%", "50.0%", "0.0%", "–", "1.00", "2.00", "3.00"]
+    assert row_of(shown, "Switches of Dynamic CoT\n", "Dynamic CoT, γ 0.4") == [
+        "33",
+        "33",
+        "–",
+        "67",
+        "0.67",
+        "33.3%",
+        "0.0%",
+    ]
+    (run,) = read_runs([ours[0].workdir])
+    found = switches_of(run)
+    assert isinstance(found, Switches) and found.flips == 2 / 3
+    run.config["gamma_mode"] = "ema"  # whose γ of each step is not in the losses
+    assert switches_of(run) is None
