@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmkp_jax.data.forest import Tree
-from mmkp_jax.decoding.prompts import Prompt, pack_trunks, plan_batches, prompt_of
+from mmkp_jax.data.forest import RowSize, Tree
+from mmkp_jax.decoding.prompts import Prompt, pack_trunks, padded_size, plan_batches, prompt_of
 from tests.support.tiny import tiny_config
 from tests.support.trees import processor_of, random_tree, row_of
 
