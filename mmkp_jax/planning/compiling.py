@@ -27,10 +27,12 @@ COMPILERS = {
 }
 """For each platform: modules, any of which is its compiler, and the extras that install them."""
 
+XLA_FLAGS = "XLA_FLAGS"
+
 ENVIRONMENT = {
-    "cpu": {"XLA_FLAGS": "--xla_force_host_platform_device_count={chips}"},
+    "cpu": {XLA_FLAGS: "--xla_force_host_platform_device_count={chips}"},
     "tpu": {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_MIN_LOG_LEVEL": "3"},
-    "gpu": {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": "--xla_gpu_autotune_level=0"},
+    "gpu": {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", XLA_FLAGS: "--xla_gpu_autotune_level=0"},
 }
 
 
@@ -109,7 +111,10 @@ def compile_config(
         folder = Path(name)
         (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
         environment = {"JAX_PLATFORMS": "cpu", **ENVIRONMENT[topology.chip.platform]}
-        result = _run_child(folder, {name: text.format(chips=topology.chips) for name, text in environment.items()})
+        environment = {name: text.format(chips=topology.chips) for name, text in environment.items()}
+        if XLA_FLAGS in environment:  # next to those of the user, with which a run would be compiled too
+            environment[XLA_FLAGS] = f"{os.environ.get(XLA_FLAGS, '')} {environment[XLA_FLAGS]}".strip()
+        result = _run_child(folder, environment)
         if "error" in result:
             raise InputError(*result["error"])
         programs = {name: _outcome(each, folder / f"{name}.hlo") for name, each in result["programs"].items()}
