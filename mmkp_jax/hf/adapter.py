@@ -168,6 +168,25 @@ def load_adapter(definition: Definition, path: str, target: Params) -> Params:
         target: `jax.ShapeDtypeStruct`s of the parameters that train, as for `hf.load.load_params`.
 
     Raises:
+        InputError: as `check_adapter`.
+    """
+    structs, wanted, found = check_adapter(definition, path, target)
+    return load_tensors(structs, wanted, found)
+
+
+def check_adapter(
+    definition: Definition, path: str, target: Params
+) -> tuple[Params, dict[str, list[Published]], dict[str, Tensor]]:
+    """Checks the header of an adapter's file, and its config, against the model.
+
+    Args:
+        path, target: as for `load_adapter`.
+
+    Returns:
+        The parameters that the adapter has, the tensors of each by its path, and the location of each tensor by its
+        name.
+
+    Raises:
         InputError: the folder holds no adapter, or another rank, scale or other modules than `definition` has.
     """
     folder, lora = Path(path).expanduser(), definition.lora
@@ -182,7 +201,7 @@ def load_adapter(definition: Definition, path: str, target: Params) -> Params:
     wanted = _tensors({path: struct.shape for path, struct in structs.items()}, definition)
     found = _found(folder)
     _check(wanted, found, folder)
-    return load_tensors(unflatten(structs), wanted, found)
+    return unflatten(structs), wanted, found
 
 
 def _pattern(definition: Definition, family: Family) -> str:
