@@ -282,7 +282,11 @@ def _spread(values: Sequence[float]) -> str:
 
 def show(jobs: Sequence[Job]) -> None:
     """Prints where this was run, what is missing, and the tables."""
-    by_strategy, by_gamma = (read_results(systems, jobs) for systems in (BY_STRATEGY, BY_GAMMA))
+    shown = {job.system for job in jobs}  # of a sweep of γ, one is a strategy of Table 4 too: no table of itself
+    by_strategy, by_gamma = (
+        read_results(systems, jobs) if len(shown.intersection(systems)) > 1 else {}
+        for systems in (BY_STRATEGY, BY_GAMMA)
+    )
     missing = [job.workdir.name for job in jobs if not job.complete]
     runs = [run for results in (by_strategy, by_gamma) for result in results.values() for run in result.runs]
     revisions = ", ".join(sorted({str(run.environment.get("revision", NOTHING)) for run in runs}))

@@ -89,7 +89,7 @@ def test_a_sweep_of_gamma_really_trains_on_one_dataset_and_one_cache_of_sizes(tm
     assert gammas[OURS] == pytest.approx([0.4, 0.4]) and gammas["dyncot-avg"][1] != pytest.approx(0.4)
     show(jobs)
     shown = capsys.readouterr().out
-    assert "2 of 2 runs are complete" in shown and "(Table 4)" not in shown.replace("By strategy (Table 4)", "")
+    assert "2 of 2 runs are complete" in shown and "(Table 4)" not in shown
     assert row_of(shown, "(Table 5)", "Dynamic CoT, γ 0.4") and row_of(shown, "(Table 5)", "Dynamic CoT, γ avg")
 
 
@@ -166,6 +166,15 @@ def test_a_table_waits_for_whole_seeds(tmp_path, dataset, capsys):
     )
     assert row_of(shown, "(Table 4)", "SFT")[:3] == ["100.00", "±", "0.00"]
     assert row_of(shown, "(Table 5)", "Dynamic CoT, γ 0.3")[:2] == ["100.00", "(100.0–100.0)"]
+
+
+def test_a_sweep_of_gamma_has_its_own_table_alone(tmp_path, dataset, capsys):
+    jobs = jobs_of(1, tmp_path / "runs", gammas=True)
+    for job in jobs:
+        complete(job, right=True)
+    show(jobs)
+    shown = capsys.readouterr().out
+    assert "(Table 5)" in shown and "(Table 4)" not in shown and "(Table 7)" not in shown
 
 
 def test_a_first_seed_is_shown_as_far_as_it_is(tmp_path):
