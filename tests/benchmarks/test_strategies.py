@@ -80,7 +80,7 @@ def test_a_sweep_of_gamma_really_trains_on_one_dataset_and_one_cache_of_sizes(tm
         done = run_here(pocket, *flags, config=config.removeprefix("--config="), fields=tiny)
         assert done.returncode == 0, done.stderr[-3000:]
         seen.append({file: file.stat().st_mtime_ns for file in (pocket / "dataset").rglob("lengths-*.npz")})
-    assert len(seen[0]) == 1 and seen[0] == seen[1]  # measured by the first run, and read by the second
+    assert len(seen[0]) == 2 and seen[0] == seen[1]  # of train and test: measured by the first run, read by the second
     lines = [metrics(job.workdir) for job in jobs]
     assert [[(line["posts"], line["labels"]) for line in run] for run in lines] == [
         [(line["posts"], line["labels"]) for line in lines[0]] for _ in jobs
