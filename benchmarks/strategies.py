@@ -197,6 +197,8 @@ def gammas_table(results: Mapping[str, Result]) -> Table:
 
 def _scores_table(title: str, groups: Sequence[str], rows: Sequence[tuple[Result, Sequence[float]]]) -> Table:
     def cell(result: Result, group: str) -> str:
+        if result.intervals[group] is None:  # no test post is of it
+            return NOTHING
         low, high = result.intervals[group]["f1@1"]
         return f"{_spread(list(result.f1(group).values()))} ({100 * low:.1f}–{100 * high:.1f})"
 
@@ -241,6 +243,8 @@ def differences_table(results: Mapping[str, Result]) -> Table:
     ours, rows = results[OURS], []
     for result in results.values():
         for group, by_metric in result.ours_minus_this.items():
+            if by_metric is None:  # no test post is of this group
+                continue
             found, own, other = by_metric["f1@1"], ours.f1(group), result.f1(group)
             rows.append(
                 (
