@@ -197,6 +197,8 @@ def gammas_table(results: Mapping[str, Result]) -> Table:
 
 def _scores_table(title: str, groups: Sequence[str], rows: Sequence[tuple[Result, Sequence[float]]]) -> Table:
     def cell(result: Result, group: str) -> str:
+        if result.intervals[group] is None:  # no test post is of it
+            return NOTHING
         low, high = result.intervals[group]["f1@1"]
         return f"{_spread(list(result.f1(group).values()))} ({100 * low:.1f}–{100 * high:.1f})"
 
@@ -241,6 +243,8 @@ def differences_table(results: Mapping[str, Result]) -> Table:
     ours, rows = results[OURS], []
     for result in results.values():
         for group, by_metric in result.ours_minus_this.items():
+            if by_metric is None:  # no test post is of this group
+                continue
             found, own, other = by_metric["f1@1"], ours.f1(group), result.f1(group)
             rows.append(
                 (
@@ -282,7 +286,11 @@ def _spread(values: Sequence[float]) -> str:
 
 def show(jobs: Sequence[Job]) -> None:
     """Prints where this was run, what is missing, and the tables."""
-    by_strategy, by_gamma = (read_results(systems, jobs) for systems in (BY_STRATEGY, BY_GAMMA))
+    shown = {job.system for job in jobs}  # of a sweep of γ, one is a strategy of Table 4 too: no table of itself
+    by_strategy, by_gamma = (
+        read_results(systems, jobs) if len(shown.intersection(systems)) > 1 else {}
+        for systems in (BY_STRATEGY, BY_GAMMA)
+    )
     missing = [job.workdir.name for job in jobs if not job.complete]
     runs = [run for results in (by_strategy, by_gamma) for result in results.values() for run in result.runs]
     revisions = ", ".join(sorted({str(run.environment.get("revision", NOTHING)) for run in runs}))

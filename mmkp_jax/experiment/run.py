@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 import mmkp_jax
 from mmkp_jax.errors import BusyError, InputError
 from mmkp_jax.families.registry import define
+from mmkp_jax.hf.adapter import check_adapter
 from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import check_tensors, load_params
 from mmkp_jax.hf.prompt_limits import text_limit_warning
@@ -99,6 +100,8 @@ def _run_watched(
         definition, evaluation = plan.definition, Evaluation(config, watchdog)
         check_exports(config, folder)
         check_tensors(folder, definition.base_shapes())
+        if plan.adapter:
+            check_adapter(definition, plan.adapter, plan.state["trainable"])
         check_agreement({"dataset": training.feed.records.fingerprint})
         _claim(config, workdir, extend, folder, lock)
         on_writer(lambda: (record_base(workdir, folder), write_left_out(workdir, training.left_out)))

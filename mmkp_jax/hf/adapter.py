@@ -19,8 +19,9 @@ from mmkp_jax.hf.folder import ADAPTER
 from mmkp_jax.hf.load import load_tensors
 from mmkp_jax.hf.names import Published, compact, pieces_of, published_tensors
 from mmkp_jax.hf.tensors import DTYPES, Tensor, is_there, read_header
-from mmkp_jax.models.definition import Definition, Params, flatten, unflatten
+from mmkp_jax.models.definition import Definition, Params, define_from, flatten, unflatten
 from mmkp_jax.models.family import Family
+from mmkp_jax.models.freezing import split_trained
 from mmkp_jax.models.lora import AS_TARGETS, FULL, NF4, Lora, inside, is_adapter, is_in, module_path
 from mmkp_jax.runtime.atomic import json_bytes
 from mmkp_jax.runtime.json_files import Fields, read_object
@@ -58,18 +59,17 @@ def config_json(definition: Definition, base: str) -> dict[str, Any]:
     Args:
         base: hub id or path of the base.
     """
-    lora, names = definition.lora, definition.family.names
-    modules = sorted({re.escape(module_path(path, names)).replace(r"\{\}", r"\d+") for path in definition.adapters})
+    lora = definition.lora
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": definition.family.reference.peft_task,
         "base_model_name_or_path": base,
         "revision": None,
         "inference_mode": True,
         "r": lora.rank,
         "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": "|".join(modules),
+        "target_modules": _pattern(definition, definition.family),
         "exclude_modules": None,
         "modules_to_save": _in_full(definition),
         "bias": "none",
@@ -106,6 +106,26 @@ def write_adapter(tensors: Mapping[str, np.ndarray], definition: Definition, bas
     """
     save_file(dict(tensors), path / ADAPTER_WEIGHTS, {"format": "pt"})
     (path / ADAPTER).write_bytes(json_bytes(config_json(definition, base)))
+
+
+def write_renamed(adapter: Path, definition: Definition, other: Definition, path: Path) -> None:
+    """Writes an adapter of a model for the same model in another layout, whose tensors have other names.
+
+    Args:
+        adapter: folder of an adapter of `definition`'s model.
+        other: the model in the other layout, without adapters.
+        path: an existing folder.
+
+    Raises:
+        InputError: as `read_lora` and `load_adapter`.
+    """
+    here = define_from(definition.family, definition.config, lora=read_lora(adapter, definition.family))
+    there = define_from(other.family, other.config, lora=here.lora._replace(targets=(_pattern(here, other.family),)))
+    trained = flatten(load_adapter(here, str(adapter), split_trained(here, here.shapes(), ())[0]))
+    arrays = {path: leaf for path, leaf in trained.items() if not is_adapter(path)}
+    for linear, pair in there.adapters.items():
+        arrays |= {pair.a: trained[here.adapters[linear].a], pair.b: trained[here.adapters[linear].b]}
+    write_adapter(adapter_tensors(there, unflatten(arrays)), there, "", path)
 
 
 def notes_on(lora: Lora | None, *, adapter: bool) -> list[str]:
@@ -148,6 +168,25 @@ def load_adapter(definition: Definition, path: str, target: Params) -> Params:
         target: `jax.ShapeDtypeStruct`s of the parameters that train, as for `hf.load.load_params`.
 
     Raises:
+        InputError: as `check_adapter`.
+    """
+    structs, wanted, found = check_adapter(definition, path, target)
+    return load_tensors(structs, wanted, found)
+
+
+def check_adapter(
+    definition: Definition, path: str, target: Params
+) -> tuple[Params, dict[str, list[Published]], dict[str, Tensor]]:
+    """Checks the header of an adapter's file, and its config, against the model.
+
+    Args:
+        path, target: as for `load_adapter`.
+
+    Returns:
+        The parameters that the adapter has, the tensors of each by its path, and the location of each tensor by its
+        name.
+
+    Raises:
         InputError: the folder holds no adapter, or another rank, scale or other modules than `definition` has.
     """
     folder, lora = Path(path).expanduser(), definition.lora
@@ -162,7 +201,13 @@ def load_adapter(definition: Definition, path: str, target: Params) -> Params:
     wanted = _tensors({path: struct.shape for path, struct in structs.items()}, definition)
     found = _found(folder)
     _check(wanted, found, folder)
-    return load_tensors(unflatten(structs), wanted, found)
+    return unflatten(structs), wanted, found
+
+
+def _pattern(definition: Definition, family: Family) -> str:
+    """A regex of exactly the modules that have an adapter, by the paths that they have in `family`'s layout."""
+    paths = {module_path(path, family.names) for path in definition.adapters}
+    return "|".join(sorted(re.escape(path).replace(r"\{\}", r"\d+") for path in paths))
 
 
 def _config(folder: Path) -> Fields:

@@ -16,6 +16,7 @@ from mmkp_jax.data.forest import RowSize, Tree, pack_rows, tree_size
 from mmkp_jax.data.images import decode
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import define
+from mmkp_jax.hf.adapter import write_renamed
 from mmkp_jax.hf.folder import CONFIG, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.save import save_params
@@ -84,18 +85,19 @@ def reference_outputs(
 
     reference = family.reference
     try:
-        with _quiet(), _loadable(family, folder) as loadable:
+        with _quiet(), _loadable(family, folder, adapter) as (loadable, loadable_adapter):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             kind = reference.image_processor
             processor = kind and getattr(transformers, kind).from_pretrained(loadable, local_files_only=True)
             model = getattr(transformers, reference.model).from_pretrained(
                 loadable, dtype=torch.float32, local_files_only=True
             )
+            model = model if adapter is None else adapted(model, loadable_adapter)
+    except InputError:
+        raise
     except Exception as error:  # from values in the base's files that only transformers reads
         what = f"transformers cannot load the export ({reason_of(error)})"
         raise InputError(what, str(folder), "check the base's generation_config.json and config.json") from None
-    if adapter is not None:
-        model = adapted(model, adapter)
     model.eval()
     reference.adjust(model)
     greedy = {"max_new_tokens": answer_tokens, "do_sample": False, "repetition_penalty": 1.0}
@@ -143,10 +145,10 @@ def adapted(model: Any, adapter: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _loadable(family: Family, folder: Path) -> Iterator[Path]:
-    """The folder, or a temporary one with its numbers in the layout that transformers loads."""
+def _loadable(family: Family, folder: Path, adapter: Path | None) -> Iterator[tuple[Path, Path | None]]:
+    """The folder and the adapter, or temporary ones with their numbers in the layout that transformers loads."""
     if family.reference.converted is None:
-        yield folder
+        yield folder, adapter
         return
     opened = open_folder(str(folder))
     definition = define(opened.config, opened.config_file)
@@ -157,7 +159,13 @@ def _loadable(family: Family, folder: Path) -> Iterator[Path]:
         for name, content in files.items():
             (Path(made) / name).write_text(json.dumps(content), encoding="utf-8")
         save_params(load_params(opened, structs), files[CONFIG], Path(made))
-        yield Path(made)
+        if adapter is None:
+            yield Path(made), None
+            return
+        renamed = Path(made) / "adapter"
+        renamed.mkdir()
+        write_renamed(adapter, definition, define(files[CONFIG]), renamed)
+        yield Path(made), renamed
 
 
 @contextlib.contextmanager

@@ -138,6 +138,9 @@ class Reference(NamedTuple):
     None where it loads the family's own without code of the folder."""
     snippets: Snippets | None = None
     """Code for the card, in the place of what the fields above give."""
+    peft_task: str | None = "CAUSAL_LM"
+    """PEFT's task of an adapter; None where the model's class leaves generation to a part of it: PEFT's class for that
+    task then cannot be made."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -76,5 +76,5 @@ def with_state_dtype(dtype: jnp.dtype, optimizer: optax.GradientTransformation) 
 
 
 def decay_mask(params: Params) -> Params:
-    """Which parameters decay: matrices, not norm scales or biases."""
+    """Which parameters decay: all but norm scales and biases."""
     return unflatten({path: not path.endswith((".scale", ".bias")) for path in flatten(params)})

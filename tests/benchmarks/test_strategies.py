@@ -9,6 +9,8 @@ from benchmarks.strategies import BY_GAMMA, BY_STRATEGY, OURS, OVERRIDES, compar
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.runtime.config import leaves, read_config
+from tests.support.small_pocket import metrics, run_here, small_pocket
+from tests.support.zoo import model_of, write_folder
 
 POSTS = [
     Post(f"test-{number}", f"post {number} of a dog", None, (keyphrase,), None, "f", number)
@@ -48,6 +50,47 @@ def test_a_sweep_of_gamma_trains_a_published_model_on_one_dataset(tmp_path):
         assert config["model"]["path"] == "Qwen/Qwen2.5-VL-3B-Instruct" and config["data"]["path"] == "data/mmkp_v2"
         assert differing(configs[0], config) <= {"gamma", "gamma_mode"}
     assert len({(config["gamma"], config["gamma_mode"]) for config in configs}) == len(configs)
+
+
+@pytest.mark.nightly
+def test_a_sweep_of_gamma_really_trains_on_one_dataset_and_one_cache_of_sizes(tmp_path, capsys):
+    """A text model's preset with a tiny folder in the published one's place: the same posts in the same steps, and the
+    table of what was trained. The command differs from `command()` in the flags of the tiny sizes alone."""
+    model, pocket = write_folder(tmp_path / "model", model_of("qwen2")), small_pocket(tmp_path)
+    jobs = jobs_of(1, tmp_path / "runs", "model=qwen2_5_3b,data=mmkp_v2,mesh=h100_1", gammas=True)
+    jobs = [job for job in jobs if job.system in (OURS, "dyncot-avg")]
+    tiny = {
+        "model.path": model,
+        "data.path": pocket / "dataset",
+        "data.max_text_tokens": 64,
+        "row.tokens": 1024,
+        "row.tree_tokens": 1024,
+        "row.labels": 512,
+        "row.examples": 4,
+        "global_batch_size": 2,
+        "total_steps": 2,
+        "warmup_steps": 1,
+        "answer_tokens": 2,
+        "eval_every": 0,
+        "compute_dtype": "float32",
+    }
+    seen = []
+    for job in jobs:
+        config, *flags = job.command()[3:]
+        done = run_here(pocket, *flags, config=config.removeprefix("--config="), fields=tiny)
+        assert done.returncode == 0, done.stderr[-3000:]
+        seen.append({file: file.stat().st_mtime_ns for file in (pocket / "dataset").rglob("lengths-*.npz")})
+    assert len(seen[0]) == 2 and seen[0] == seen[1]  # of train and test: measured by the first run, read by the second
+    lines = [metrics(job.workdir) for job in jobs]
+    assert [[(line["posts"], line["labels"]) for line in run] for run in lines] == [
+        [(line["posts"], line["labels"]) for line in lines[0]] for _ in jobs
+    ]
+    gammas = {job.system: [line["gamma"] for line in run] for job, run in zip(jobs, lines, strict=True)}
+    assert gammas[OURS] == pytest.approx([0.4, 0.4]) and gammas["dyncot-avg"][1] != pytest.approx(0.4)
+    show(jobs)
+    shown = capsys.readouterr().out
+    assert "2 of 2 runs are complete" in shown and "(Table 4)" not in shown
+    assert row_of(shown, "(Table 5)", "Dynamic CoT, γ 0.4") and row_of(shown, "(Table 5)", "Dynamic CoT, γ avg")
 
 
 @pytest.fixture
@@ -123,6 +166,15 @@ def test_a_table_waits_for_whole_seeds(tmp_path, dataset, capsys):
     )
     assert row_of(shown, "(Table 4)", "SFT")[:3] == ["100.00", "±", "0.00"]
     assert row_of(shown, "(Table 5)", "Dynamic CoT, γ 0.3")[:2] == ["100.00", "(100.0–100.0)"]
+
+
+def test_a_sweep_of_gamma_has_its_own_table_alone(tmp_path, dataset, capsys):
+    jobs = jobs_of(1, tmp_path / "runs", gammas=True)
+    for job in jobs:
+        complete(job, right=True)
+    show(jobs)
+    shown = capsys.readouterr().out
+    assert "(Table 5)" in shown and "(Table 4)" not in shown and "(Table 7)" not in shown
 
 
 def test_a_first_seed_is_shown_as_far_as_it_is(tmp_path):

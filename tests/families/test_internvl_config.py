@@ -47,6 +47,7 @@ FAULTS = {
         ("template", "internlm2-chat", "'template' is \"internlm2-chat\", not 'internvl2_5'"),
         ("select_layer", -4, f"'select_layer' is -4, not -1, {ONLY}"),
         ("use_thumbnail", False, "'use_thumbnail' is false, not True"),
+        ("quantization_config", {"quant_method": "awq"}, "the weights are quantised by AWQ"),
         ("max_dynamic_patch", 0, "'max_dynamic_patch' is 0, not a whole number from 1 to 64"),
     ],
 }

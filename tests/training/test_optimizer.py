@@ -187,14 +187,14 @@ def test_each_setting_of_gamma_reaches_gamma(folder):
 def test_a_step_is_the_learning_rate_times_the_gradient_of_the_mean_loss():
     """Plain SGD against jax.grad of the mean of the posts' losses: the sum over posts is divided once, by all posts."""
     from mmkp_jax.training.step import forest_losses
-    from tests.training.test_step import DEFINITION, EXAMPLES, FOREST, PARAMS, plain_sgd, run
+    from tests.training.test_step import EXAMPLES, FOREST, MODEL, PARAMS, run
 
     def mean_loss(params):
-        losses = forest_losses(DEFINITION, params, FOREST, examples=EXAMPLES, dtype=jnp.float32)
+        losses = forest_losses(MODEL.definition, params, FOREST, examples=EXAMPLES, dtype=jnp.float32)
         return losses.sft_BS.sum() / losses.has_sft_BS.sum()
 
     gradient = flatten(jax.jit(jax.grad(mean_loss))(PARAMS))
-    state, _ = run(FOREST, 2, "sft", optimizer=plain_sgd(0.5), freeze=())
+    state, _ = run(FOREST, 2, "sft", optimizer=optax.sgd(0.5), freeze=())
     start = flatten(PARAMS)
     for path, leaf in flatten(state["trainable"]).items():
         moved, expected = np.asarray(leaf) - start[path], -0.5 * np.asarray(gradient[path])

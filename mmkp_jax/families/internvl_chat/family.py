@@ -39,7 +39,7 @@ FAMILY = dataclasses.replace(
         settings={"max_tiles": ("max_dynamic_patch", None)},
         settings_in="config.json",
     ),
-    reference=INTERNVL.reference._replace(converted=converted, snippets=SNIPPETS),
+    reference=INTERNVL.reference._replace(converted=converted, snippets=SNIPPETS, peft_task=None),
     published=PUBLISHED,
     typical_post=functools.partial(typical_post, system=42),  # about as many
     template_tokens=256,
