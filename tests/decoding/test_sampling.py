@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmkp_jax.decoding.sampling import GREEDY, Sampling, most_probable, name_number, nucleus, sample_tokens
+from mmkp_jax.decoding.sampling import (
+    GREEDY,
+    Sampling,
+    log_probabilities,
+    most_probable,
+    name_number,
+    nucleus,
+    sample_tokens,
+)
 from tests.support.needs_torch import needs_torch
 
 SHARE = np.array([0.05, 0.4, 0.2, 0.25, 0.1])
@@ -36,6 +44,14 @@ def test_tokens_come_as_often_as_they_should(sampling, expected):
     """Within five standard deviations; a token outside of the nucleus never."""
     expected = np.asarray(expected)
     assert (np.abs(shares(sampling) - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS)).all()
+
+
+def test_log_probabilities_are_those_of_a_softmax():
+    logits_BV = np.random.default_rng(0).normal(size=(50, 200)).astype(np.float32) * 9 + 300
+    token_B = np.arange(50) * 3
+    share_BV = np.exp(logits_BV.astype(float) - 300)
+    expected = np.log(share_BV[np.arange(50), token_B] / share_BV.sum(axis=1))
+    np.testing.assert_allclose(log_probabilities(jnp.asarray(logits_BV), jnp.asarray(token_B)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("vocabulary", [1, 7, 64, 320, 1344])
