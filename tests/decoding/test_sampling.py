@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmkp_jax.data.prompts import MODES
 from mmkp_jax.decoding.sampling import (
     GREEDY,
     Sampling,
+    banned_first,
     log_probabilities,
     most_probable,
     name_number,
@@ -52,6 +54,15 @@ def test_log_probabilities_are_those_of_a_softmax():
     share_BV = np.exp(logits_BV.astype(float) - 300)
     expected = np.log(share_BV[np.arange(50), token_B] / share_BV.sum(axis=1))
     np.testing.assert_allclose(log_probabilities(jnp.asarray(logits_BV), jnp.asarray(token_B)), expected, atol=1e-4)
+
+
+def test_a_token_that_may_not_open_an_answer_takes_no_probability():
+    """Given an answer without a chain of thought; the second slot, in another mode, has the model's own."""
+    logits_BV = jnp.broadcast_to(jnp.log(SHARE), (2, len(SHARE))).astype(jnp.float32)
+    mode_B = jnp.array([MODES.index("direct"), MODES.index("auto")])
+    allowed_BV = banned_first(logits_BV, (1,), mode_B, jnp.zeros(2, jnp.int32))
+    expected = np.log([0.25 / 0.6, 0.25])
+    np.testing.assert_allclose(log_probabilities(allowed_BV, jnp.array([3, 3])), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("vocabulary", [1, 7, 64, 320, 1344])

@@ -120,7 +120,9 @@ def test_files_have_one_line_a_post_in_either_form(tmp_path):
     predictions = [
         Prediction("a", ["x"], ["two words", "b"], "two words; b", "direct", 4),
         Prediction("b", [], [], "", "broken", 0),
-        Prediction("c", ["z"], ["over\ntwo lines"], "over\ntwo lines", "direct", 5, (), PhraseScores((-1.5,), (-0.5,))),
+        Prediction(
+            "c", ["z"], ["over\ntwo lines"], "over\ntwo lines", "direct", 5, scores=PhraseScores((-1.5,), (-0.5,))
+        ),
     ]
     write_predictions(tmp_path / "p.jsonl", predictions)
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
