@@ -55,6 +55,7 @@ EXTRAS_REQUIRE = {
     # its `transformers serve` needs: an endpoint for the teacher's client. mmkp_jax uses it in export --verify only.
     "parity": ["peft>=0.21", "torch==2.13.0", "transformers[serving]"],
     "teacher": TEACHER,
+    "semantic": ["torch>=2.13"],  # embeds keyphrases, for semantic F1
     "tsne": [TSNE],  # another picture of the prompts' clusters, in the report
     "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine
     # Attention kernels for NVIDIA GPUs. Its first release for JAX 0.11 is also its first without Python 3.11.

@@ -18,6 +18,8 @@ def parser() -> Parser:
     add("--out", type=Path, metavar="FILE.html", help="required: the page")
     add("--data", type=Path, metavar="DIR", help="the dataset of the posts; by default the first run's")
     add("--tsne", action="store_true", help="project hidden states by t-SNE instead of PCA; needs mmkp_jax[tsne]")
+    about = "folder of an embedding model (sentence-transformers), for semantic F1; needs mmkp_jax[semantic]"
+    add("--embeddings", type=Path, metavar="DIR", help=about)
     return flags
 
 
@@ -32,9 +34,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
     if not parsed.out.parent.is_dir():  # reported before the work, not after it
         raise InputError("there is no such folder", str(parsed.out.parent), "make it, or name another --out")
     with while_loading():  # imports that a wrong flag does not need
+        from mmkp_jax.evaluation.embedding import load_embedding
         from mmkp_jax.pages.report.page import write_report
 
-    write_report(parsed.runs, parsed.out, parsed.data, by_tsne=parsed.tsne)
+    embed = load_embedding(parsed.embeddings) if parsed.embeddings else None
+    write_report(parsed.runs, parsed.out, parsed.data, by_tsne=parsed.tsne, embed=embed)
     print(for_terminal(f"written: {parsed.out}"))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.embedding import load_embedding
 from mmkp_jax.evaluation.files import read_aligned, read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.metric import Scores
 from mmkp_jax.evaluation.modes import measure_modes, modes_as_json
@@ -53,6 +54,8 @@ def parser() -> Parser:
     add("--reading", choices=READINGS, default=READINGS[0], help=f"{about} (%(default)s)")
     about = "compare words without punctuation and hash signs, for texts that are not tokenised as CMKP's are"
     add("--tokenised", action="store_true", help=about)
+    about = "folder of an embedding model (sentence-transformers), for semantic F1; needs mmkp_jax[semantic]"
+    add("--embeddings", type=Path, metavar="DIR", help=about)
     add("--json", type=Path, metavar="FILE", help="write the scores here, as fractions")
     return flags
 
@@ -60,13 +63,14 @@ def parser() -> Parser:
 def run(arguments: Sequence[str] | None = None) -> Scores:
     """Scores predictions as the flags say, and prints and writes the scores."""
     flags = _parse(arguments)
+    embed = load_embedding(flags.embeddings) if flags.embeddings else None
     posts = read_posts(flags.posts)
     train = read_train_keyphrases(flags.train) if flags.train else None
     ocr = read_aligned(flags.ocr, len(posts)) if flags.ocr else None
     named = (flags.predictions, *flags.compare)
 
     def system_of(files: Sequence[Path]) -> System:
-        return read_system(files, posts, train, ocr, flags.reading, tokenised=flags.tokenised)
+        return read_system(files, posts, train, ocr, flags.reading, tokenised=flags.tokenised, embed=embed)
 
     a, *others = map(system_of, named)
     comparison = compare_systems(a, others, flags.resamples)
@@ -78,6 +82,8 @@ def run(arguments: Sequence[str] | None = None) -> Scores:
         more = {"reading": flags.reading} if flags.reading != READINGS[0] else {}
         more |= {"tokenised": True} if flags.tokenised else {}
         more |= {"forms": a.forms} if a.forms else {}
+        more |= {"answers": a.mean_answers} if a.mean_answers else {}
+        more |= {"semantic": a.mean_semantics} if a.mean_semantics else {}
         more |= {} if comparison.is_one_run else {"comparison": comparison.as_json()}
         more |= {} if modes is None else {"modes": modes_as_json(modes)}
         write_json(flags.json, {**a.mean, **more})

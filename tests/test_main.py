@@ -64,9 +64,11 @@ def test_a_run_writes_its_documented_files(unbroken):
     lines = [json.loads(line) for line in (workdir / "predictions/test-12.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == [f"test-{i}" for i in range(1, SIZES["test"] + 1)]
     assert lines[-1]["id"] == UNFED and lines[-1]["predicted"] == [] and lines[-1]["keyphrases"]
-    assert set(lines[0]) == {"id", "keyphrases", "predicted", "output", "form", "tokens", "think"}
+    fields = {"id", "keyphrases", "predicted", "output", "form", "tokens", "think"}
+    assert all(set(line) == fields | ({"scores"} if line["predicted"] else set()) for line in lines[:-1])
     results = json.loads((workdir / "results.json").read_text())
     assert set(results.pop("forms")) == {"direct", "cot", "other", "broken"}
+    assert {"words", "tokens"} <= set(results.pop("answers"))
     assert results["all"]["n"] == SIZES["test"] and set(results) == {"all", "present", "absent", "seen", "unseen"}
     assert json.loads((workdir / "comparisons.json").read_text())["scores"]["dyncot, step 12"] == results
     for shown in ("images permuted", "texts blanked", "report: "):

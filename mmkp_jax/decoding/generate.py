@@ -26,7 +26,14 @@ from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
 from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, image_keys, insert, prefill, weights_of
 from mmkp_jax.decoding.paging import Pages, PageTable
 from mmkp_jax.decoding.prompts import Batch, Prompt, pack_trunks, padded_size, plan_batches
-from mmkp_jax.decoding.sampling import GREEDY, Sampling, banned_first, forced_opening, sample_tokens
+from mmkp_jax.decoding.sampling import (
+    GREEDY,
+    Sampling,
+    banned_first,
+    forced_opening,
+    log_probabilities,
+    sample_tokens,
+)
 from mmkp_jax.decoding.slots import Completion, Pending, SlotState, Table
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.layers import Rotation
@@ -88,7 +95,7 @@ class Generator:
 
         def decode(
             params: Params, weights: Weights, cache: Cache, pages: Pages, slots: SlotState
-        ) -> tuple[Cache, jax.Array, jax.Array]:
+        ) -> tuple[Cache, jax.Array, jax.Array, jax.Array]:
             model = definition.bind(params)
             pages, slots = jax.tree.map(over_rows, (pages, slots))
 
@@ -101,19 +108,20 @@ class Generator:
                 cache, hidden_BD = extend(
                     model, weights, cache, pages, at.token_B, at.cache_position_B, rotation, dtype
                 )
-                logits_BV = allowed_BV = logits_of(weights, hidden_BD)
+                logits_BV = logits_of(weights, hidden_BD)
                 if self._opening:
-                    allowed_BV = banned_first(logits_BV, self._opening, at.mode_B, at.index_B)
-                token_B = over_rows(sample_tokens(allowed_BV, sampling, at.name_B, at.sample_B, at.index_B))
+                    logits_BV = banned_first(logits_BV, self._opening, at.mode_B, at.index_B)
+                token_B = over_rows(sample_tokens(logits_BV, sampling, at.name_B, at.sample_B, at.index_B))
                 if self._opening:
                     token_B = forced_opening(token_B, self._opening, at.mode_B, at.index_B)
+                logprob_B = log_probabilities(logits_BV, token_B)
                 following = at._replace(
                     token_B=token_B, cache_position_B=at.cache_position_B + 1, index_B=at.index_B + 1
                 )
-                return (cache, following), (token_B, hidden_BD)
+                return (cache, following), (token_B, logprob_B, hidden_BD)
 
-            (cache, _), (token_KB, hidden_KBD) = jax.lax.scan(one_more, (cache, slots), rotations)
-            outputs = token_KB, hidden_KBD[0].astype(jnp.float32)
+            (cache, _), (token_KB, logprob_KB, hidden_KBD) = jax.lax.scan(one_more, (cache, slots), rotations)
+            outputs = token_KB, logprob_KB.astype(jnp.float32), hidden_KBD[0].astype(jnp.float32)
             return cache, *jax.lax.with_sharding_constraint(outputs, PartitionSpec())
 
         self._sync_every = sync_every
@@ -170,11 +178,11 @@ class Generator:
                 if not table.taken:
                     return
                 cache = self._with_room(cache, pages, table.positions(table.taken, ahead=self._sync_every))
-                cache, token_KB, state_BD = self._on_mesh(
+                cache, token_KB, logprob_KB, state_BD = self._on_mesh(
                     self._decode, params, weights, cache, pages.pages, table.slots
                 )
                 table.record_states(state_BD, think)
-                for slot, completion in table.advance(np.asarray(token_KB)):
+                for slot, completion in table.advance(np.asarray(token_KB), np.asarray(logprob_KB)):
                     pages.give_back(slot)
                     yield completion
 

@@ -89,6 +89,12 @@ def most_probable(logits_BV: jax.Array) -> jax.Array:
     return (best_B * blocks_BXY.shape[2] + within_B).astype(jnp.int32)
 
 
+def log_probabilities(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
+    """The log-probability of each slot's token by the model itself, whatever it was sampled with; nats, [B]."""
+    chosen_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
+    return chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
+
+
 def nucleus(logits_BV: jax.Array, top_p: float) -> jax.Array:
     """The logits, with -inf for all but the fewest most probable tokens that together have probability `top_p`.
 

@@ -24,6 +24,8 @@ class Completion(NamedTuple):
     """Number of the sample for this prompt, from 0."""
     tokens: list[int] | None
     """Token numbers without the stop token; None for a prompt that could not be loaded."""
+    logprobs: list[float] | None = None
+    """The log-probability of each token by the model itself, in nats; None where `tokens` is."""
     state_D: np.ndarray | None = None
     """float32: the hidden state of the prompt's last token after the last norm; None where `tokens` is."""
     think: float | None = None
@@ -80,7 +82,7 @@ class Table:
             start = (prompt.last_token, prompt.size.tokens, position, name_number(prompt.name), sample, 0, mode)
             for array, value in zip(self.slots, start, strict=True):
                 array[slot] = value
-            self.taken[slot] = Completion(number, sample, [])
+            self.taken[slot] = Completion(number, sample, [], [])
         return row_M, slot_M
 
     def record_states(self, state_BD: jax.Array, think: Callable[[jax.Array], jax.Array] | None = None) -> None:
@@ -106,10 +108,10 @@ class Table:
                 found[slot] = min(int(self.slots.cache_position_B[slot]) + ahead, most)
         return found
 
-    def advance(self, token_KB: np.ndarray) -> Iterator[tuple[int, Completion]]:
+    def advance(self, token_KB: np.ndarray, logprob_KB: np.ndarray) -> Iterator[tuple[int, Completion]]:
         """Adds the tokens to the completions; frees the slots of those that have ended, and yields both."""
-        tokens_B = token_KB.T.tolist()
-        ended = [slot for slot, completion in self.taken.items() if self._has_ended(completion, tokens_B[slot])]
+        tokens_B, logprobs_B = token_KB.T.tolist(), logprob_KB.T.tolist()
+        ended = [slot for slot, each in self.taken.items() if self._has_ended(each, tokens_B[slot], logprobs_B[slot])]
         for slot in ended:
             self.free.append(slot)
             yield slot, self.taken.pop(slot)
@@ -118,13 +120,14 @@ class Table:
         for array in (self.slots.cache_position_B, self.slots.position_B, self.slots.index_B):
             array[going] += len(token_KB)
 
-    def _has_ended(self, completion: Completion, following: list[int]) -> bool:
+    def _has_ended(self, completion: Completion, following: list[int], logprobs: list[float]) -> bool:
         most = self._prompts[completion.prompt].most_tokens
         most = self._answer_tokens if most is None else min(most, self._answer_tokens)
-        for token in following:
+        for token, logprob in zip(following, logprobs, strict=True):
             if token in self._stop_tokens:
                 return True
             completion.tokens.append(token)
+            completion.logprobs.append(logprob)
             if len(completion.tokens) == most:
                 return True
         return False

@@ -14,7 +14,7 @@ from mmkp_jax.data.posts import SEPARATOR, Post, PostText, Reject, read_cmkp, re
 from mmkp_jax.data.prompts import Mode
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import FORMS, Reading, merge_outputs, split_keyphrases
-from mmkp_jax.evaluation.predictions import read_mode, read_think
+from mmkp_jax.evaluation.predictions import all_logprobs, phrase_scores_of, read_mode, read_think
 from mmkp_jax.runtime import lines
 from mmkp_jax.runtime.json_files import Fields, read_rows
 
@@ -23,7 +23,7 @@ CMKP_ENDING = "_src.txt"
 
 
 class PredictionFile(NamedTuple):
-    """A file's predictions in the posts' order; forms and outputs are None unless every line has them."""
+    """A file's predictions in the posts' order; what is None is not in every line."""
 
     predictions: list[list[str] | str]
     forms: list[str] | None
@@ -34,6 +34,9 @@ class PredictionFile(NamedTuple):
     """Probability of a chain of thought by post, NaN where it was not measured; None if it was for no post."""
     modes: frozenset[Mode] = frozenset()
     """The modes that posts were predicted with; empty for a file without ids."""
+    tokens: list[int] | None = None
+    logprobs: list[Sequence[float]] | None = None
+    """Log-probabilities of each post's predictions (`predictions.PhraseScores`); None under the lenient reading."""
 
 
 def read_posts(path: Path, split: str = "test") -> list[Post]:
@@ -118,14 +121,17 @@ def read_predictions(path: Path, posts: Sequence[Post], reading: Reading = "stri
     if forms and not set(forms) <= set(FORMS):
         forms = None
     think = [math.nan if (found := read_think(row)) is None else found for row in ordered]
-    of_modes = {"think": None if np.isnan(think).all() else think, "modes": frozenset(map(read_mode, ordered))}
+    more = {"think": None if np.isnan(think).all() else think, "modes": frozenset(map(read_mode, ordered))}
+    if all("tokens" in row.content for row in ordered):
+        more["tokens"] = [row.integer("tokens") for row in ordered]
     if reading == "strict":
-        return PredictionFile(strict, forms, outputs, **of_modes)
+        logprobs = all_logprobs([phrase_scores_of(row) for row in ordered], strict)
+        return PredictionFile(strict, forms, outputs, logprobs=logprobs, **more)
     read = [merge_outputs(_outputs(row), "lenient") for row in ordered]
     predicted = [phrases for phrases, _ in read]
     changed = sum(each != list(dict.fromkeys(before)) for each, before in zip(predicted, strict, strict=True))
     forms = [form if _outputs(row)[0] else "broken" for row, (_, form) in zip(ordered, read, strict=True)]
-    return PredictionFile(predicted, forms, outputs, changed, **of_modes)
+    return PredictionFile(predicted, forms, outputs, changed, **more)
 
 
 def _in_all(rows: Sequence[Fields], name: str) -> list[str] | None:

@@ -17,6 +17,11 @@ The rules, cited by number below:
 
 Ours, where the protocol says nothing: an empty target is no target, and a post without targets is in no group.
 
+Beyond the protocol, by the same rules:
+9. F1@O is F1@k with k = the post's own number of targets, in a group of those of the group (Yuan et al., ACL 2020, "One
+   Size Does Not Fit All"; they take the mean of the posts' F1, here it is rule 5's).
+10. HitRate@k is the share of posts with at least one hit among the first k. HitRate@1 is P@1.
+
 Legend: `N` posts, `Q` predicted phrases of all posts, `K` cut-offs 1, 3, 5, M, `V` values of a post (`post_values`).
 """
 
@@ -29,7 +34,11 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.stemming import stem_words
 
 GROUPS = ("all", "present", "absent", "seen", "unseen")
-METRICS = ("p@1", "r@1", "f1@1", "f1@3", "f1@5", "f1@M", "map@5", "ndcg@5")
+PROTOCOL = ("p@1", "r@1", "f1@1", "f1@3", "f1@5", "f1@M", "map@5", "ndcg@5")
+"""The metrics of CMKP's protocol."""
+FURTHER = ("f1@O", "hit@1", "hit@3", "hit@5")
+"""The metrics of rules 9 and 10, which scores of earlier versions do not have."""
+METRICS = PROTOCOL + FURTHER
 CUTOFFS = {"1": 1, "3": 3, "5": 5, "M": np.iinfo(np.int64).max}
 RANKED = 5  # the k of MAP and NDCG
 
@@ -60,6 +69,8 @@ class PostCounts(NamedTuple):
     hits_NK: np.ndarray
     ap_N: np.ndarray
     ndcg_N: np.ndarray
+    hits_at_targets_N: np.ndarray
+    """Hits among as many predictions as the post has targets (rule 9)."""
 
 
 def score(
@@ -133,25 +144,37 @@ def scores_of(by_group: Mapping[str, PostCounts | None]) -> dict[str, dict[str, 
 
 
 def post_values(counts: PostCounts) -> np.ndarray:
-    """`value_NV`: P@K, R@K, AP@5 and NDCG@5 of the posts with a target in the group.
+    """`value_NV`: P@K, R@K, AP@5, NDCG@5, P@O, R@O, and 1 for a hit among 3, among 5, of the posts with a target in
+    the group.
 
     `corpus_scores` of its mean over posts is the score; of means over resampled posts, resampled scores.
     """
     counts = PostCounts(*(each[counts.targets_N > 0] for each in counts))
     precision_NK = counts.hits_NK / np.maximum(counts.predictions_NK, 1)  # rule 4: no prediction left is 0
     recall_NK = counts.hits_NK / counts.targets_N[:, None]
-    return np.column_stack((precision_NK, recall_NK, counts.ap_N, counts.ndcg_N))
+    at_targets_N = np.minimum(counts.predictions_NK[:, -1], counts.targets_N)
+    precision_N = counts.hits_at_targets_N / np.maximum(at_targets_N, 1)
+    recall_N = counts.hits_at_targets_N / counts.targets_N
+    hit_NK = counts.hits_NK[:, 1:3] > 0
+    return np.column_stack((precision_NK, recall_NK, counts.ap_N, counts.ndcg_N, precision_N, recall_N, hit_NK))
 
 
 def corpus_scores(mean_V: np.ndarray) -> dict[str, np.ndarray]:
     """`METRICS` from means over posts; leading axes (such as resamples) are kept."""
     cuts = len(CUTOFFS)
     precision_K, recall_K = mean_V[..., :cuts], mean_V[..., cuts : 2 * cuts]
-    total_K = precision_K + recall_K
-    f1_K = 2 * precision_K * recall_K / np.where(total_K > 0, total_K, 1)  # rule 5: of the means
+    ap, ndcg, precision, recall, hit_3, hit_5 = np.moveaxis(mean_V[..., 2 * cuts :], -1, 0)
+    f1_K = harmonic_mean(precision_K, recall_K)  # rule 5: of the means
     f1 = {f"f1@{k}": f1_K[..., index] for index, k in enumerate(CUTOFFS)}
-    ranked = {f"map@{RANKED}": mean_V[..., -2], f"ndcg@{RANKED}": mean_V[..., -1]}
-    return {"p@1": precision_K[..., 0], "r@1": recall_K[..., 0], **f1, **ranked}
+    ranked = {f"map@{RANKED}": ap, f"ndcg@{RANKED}": ndcg}
+    further = {"f1@O": harmonic_mean(precision, recall), "hit@1": precision_K[..., 0], "hit@3": hit_3, "hit@5": hit_5}
+    return {"p@1": precision_K[..., 0], "r@1": recall_K[..., 0], **f1, **ranked, **further}
+
+
+def harmonic_mean(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """F1 of precision and recall; 0 where both are."""
+    total = precision + recall
+    return 2 * precision * recall / np.where(total > 0, total, 1)
 
 
 def why_missing(group: str, scores: Scores) -> str:
@@ -174,10 +197,10 @@ def _per_post(
     post_T, group_T, post_Q, group_Q, hit_Q = [], [], [], [], []
     for number, (post, predicted) in enumerate(zip(posts, predictions, strict=True)):
         groups = groups_of(number)
-        targets = {stemmed: groups(stemmed, raw) for stemmed, raw in _targets(post.keyphrases).items()}
+        targets = {stemmed: groups(stemmed, raw) for stemmed, raw in target_phrases(post.keyphrases).items()}
         post_T += [number] * len(targets)
         group_T += targets.values()
-        for stemmed, raw in _predictions(predicted).items():
+        for stemmed, raw in predicted_phrases(predicted).items():
             post_Q.append(number)
             group_Q.append(groups(stemmed, raw))
             hit_Q.append(group_Q[-1] & targets.get(stemmed, 0))  # rule 7: both sides are filtered to the group
@@ -220,13 +243,15 @@ def _first_of_each(phrases: Iterable[tuple[str, str]]) -> dict[str, str]:
     return kept
 
 
-def _targets(phrases: Phrases) -> dict[str, str]:
+def target_phrases(phrases: Phrases) -> dict[str, str]:
+    """A post's targets, from stemmed to raw, by rules 1 and 2."""
     kept = _first_of_each(_split(phrases))
     kept.pop("", None)
     return kept
 
 
-def _predictions(phrases: Phrases) -> dict[str, str]:
+def predicted_phrases(phrases: Phrases) -> dict[str, str]:
+    """A post's predictions that count, from stemmed to raw, in order of rank, by rules 1 to 3."""
     kept = _first_of_each(_split(phrases))
     return {stemmed: raw for stemmed, raw in kept.items() if UNWANTED.isdisjoint(stemmed.split(" "))}
 
@@ -252,4 +277,5 @@ def _counts(targets_N: np.ndarray, post_Q: np.ndarray, hit_Q: np.ndarray) -> Pos
     ideal_N = np.concatenate(([0.0], np.cumsum(gain)))[np.minimum(hits_NK[:, -1], RANKED)]
     dcg_N = total_N(top_Q / np.log2(rank_Q + 1))
     ndcg_N = dcg_N / np.where(ideal_N > 0, ideal_N, 1)
-    return PostCounts(targets_N, np.minimum(predictions_N[:, None], cuts_K), hits_NK, ap_N, ndcg_N)
+    at_targets_N = total_N(hit_Q & (rank_Q <= targets_N[post_Q])).astype(np.int64)
+    return PostCounts(targets_N, np.minimum(predictions_N[:, None], cuts_K), hits_NK, ap_N, ndcg_N, at_targets_N)

@@ -32,13 +32,39 @@ def parse_output(text: str, reading: Reading = "strict") -> tuple[list[str], For
     - `cot`: an answer in tags, as the prompt asks.
     - `direct`: the same without tags.
     """
-    answers = ANSWER.findall(text)
-    if not answers and TAG.search(text):
+    if (span := _answer_span(text)) is None:
         return [], "broken"
-    answer = answers[-1] if answers else text
+    answer = text[slice(*span)]
     strict, lenient = (list(dict.fromkeys(each)) for each in (split_keyphrases(answer), list_items(answer)))
-    form: Form = "other" if lenient != strict else "cot" if answers else "direct"
+    form: Form = "other" if lenient != strict else "direct" if span == (0, len(text)) else "cot"
     return (strict if reading == "strict" else lenient), form
+
+
+def _answer_span(text: str) -> tuple[int, int] | None:
+    """Where the answer begins and ends in an output; None if it is broken."""
+    answers = [found.span(1) for found in ANSWER.finditer(text)]
+    return answers[-1] if answers else None if TAG.search(text) else (0, len(text))
+
+
+def written_keyphrases(text: str, reading: Reading = "strict") -> list[str]:
+    """The keyphrases of one output as they were written: `parse_output`'s, with repeats."""
+    if (span := _answer_span(text)) is None:
+        return []
+    return (split_keyphrases if reading == "strict" else list_items)(text[slice(*span)])
+
+
+def keyphrase_spans(text: str) -> dict[str, tuple[int, int]]:
+    """Where each keyphrase of an output, read strictly, is written first: the characters (first, end)."""
+    if (answer := _answer_span(text)) is None:
+        return {}
+    spans: dict[str, tuple[int, int]] = {}
+    at = answer[0]
+    for part in text[slice(*answer)].split(";"):
+        if phrase := part.strip():
+            first = at + part.index(phrase)
+            spans.setdefault(phrase.lower(), (first, first + len(phrase)))
+        at += len(part) + 1
+    return spans
 
 
 def merge_outputs(outputs: Sequence[str], reading: Reading = "strict") -> tuple[list[str], Form]:
@@ -69,6 +95,17 @@ def form_shares(forms: Sequence[str]) -> dict[Form, float]:
 def mean_words(outputs: Sequence[str]) -> float:
     """Mean number of words generated for a post: separated by spaces, tags included (the paper's Table 7)."""
     return sum(len(output.split()) for output in outputs) / len(outputs)
+
+
+def mean_tokens(tokens: Sequence[int], outputs: Sequence[str]) -> float | None:
+    """Mean number of tokens generated for a post; None if an output's tokens were not counted (0, as an endpoint may).
+
+    Args:
+        tokens: tokens of each output.
+    """
+    if any(output and not count for output, count in zip(outputs, tokens, strict=True)):
+        return None
+    return sum(tokens) / len(tokens)
 
 
 def outputs_line(forms: Sequence[str] | None, outputs: Sequence[str] | None) -> str:

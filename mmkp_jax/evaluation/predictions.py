@@ -8,7 +8,20 @@ from typing import NamedTuple
 from mmkp_jax.data.prompts import MODES, Mode
 from mmkp_jax.evaluation.outputs import FORMS
 from mmkp_jax.runtime.atomic import write_bytes
-from mmkp_jax.runtime.json_files import Fields
+from mmkp_jax.runtime.json_files import Fields, is_number
+
+
+class PhraseScores(NamedTuple):
+    """Log-probabilities of the predicted keyphrases, in nats, one of each `Prediction.predicted`.
+
+    They are the model's own, whatever tokens were sampled with, of the tokens that a keyphrase is written with where
+    it is written first: given all that is before it (and the mode `direct`), and without what ends it.
+    """
+
+    logprob: tuple[float, ...]
+    """Sum over the tokens."""
+    mean_logprob: tuple[float, ...]
+    """Mean over the tokens."""
 
 
 class Prediction(NamedTuple):
@@ -30,11 +43,14 @@ class Prediction(NamedTuple):
     """Probability of a chain of thought after the prompt; without the field where it was not measured."""
     mode: Mode = "auto"
     """Whether the answer had to begin with a chain of thought (`think`) or without (`direct`); no field for `auto`."""
+    scores: PhraseScores | None = None
+    """None, and not in the line, where they are not known: of several samples, or from an endpoint."""
 
     def line(self) -> str:
         """The prediction as a line of JSON; lone surrogates, which UTF-8 cannot encode, are escaped."""
-        absent = {"outputs": (), "think": None, "mode": "auto"}
-        row = {name: value for name, value in self._asdict().items() if name not in absent or value != absent[name]}
+        absent = {"outputs": (), "think": None, "mode": "auto", "scores": None}
+        row = self._replace(scores=self.scores and self.scores._asdict())._asdict()
+        row = {name: value for name, value in row.items() if name not in absent or value != absent[name]}
         return encodable(json.dumps(row, ensure_ascii=False)) + "\n"
 
 
@@ -56,6 +72,7 @@ def prediction_of(row: Fields) -> Prediction:
         tuple(row.texts("outputs", ())),
         think=read_think(row),
         mode=read_mode(row),
+        scores=phrase_scores_of(row),
     )
 
 
@@ -72,6 +89,37 @@ def read_mode(row: Fields) -> Mode:
     """The mode in a line of a predictions file."""
     found = row.text("mode", "auto")
     return found if found in MODES else row.refuse("mode", f"one of {', '.join(MODES)}")
+
+
+def phrase_scores_of(row: Fields) -> PhraseScores | None:
+    """The scores in a line of a predictions file; None if it has none.
+
+    Raises:
+        InputError: they are not a log-probability for each keyphrase of `predicted`.
+    """
+    if "scores" not in row.content:
+        return None
+    scores, count = row.object("scores"), len(row.texts("predicted"))
+    found = []
+    for name in PhraseScores._fields:
+        values = scores.content.get(name)
+        if (
+            not isinstance(values, list)
+            or len(values) != count
+            or not all(is_number(each) and each <= 0 for each in values)
+        ):
+            scores.refuse(name, f"a list of {count} numbers of at most 0, one for each predicted keyphrase")
+        found.append(tuple(values))
+    return PhraseScores(*found)
+
+
+def all_logprobs(
+    scores: Sequence[PhraseScores | None], predicted: Sequence[Sequence[str]]
+) -> list[Sequence[float]] | None:
+    """The log-probabilities of all posts' predictions; None if a post with predictions, or every post, has none."""
+    if not any(scores) or any(phrases and not each for phrases, each in zip(predicted, scores, strict=True)):
+        return None
+    return [each.logprob if each else () for each in scores]
 
 
 def write_predictions(file: Path, predictions: Sequence[Prediction]) -> None:

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmkp_jax.data.posts import Post
+from mmkp_jax.evaluation.companions import companions, mean_over_runs
 from mmkp_jax.evaluation.files import PredictionFile, read_predictions
-from mmkp_jax.evaluation.metric import METRICS, Scores, per_post, scores_of
+from mmkp_jax.evaluation.metric import METRICS, PostLike, Scores, per_post, scores_of
 from mmkp_jax.evaluation.outputs import Form, Reading, form_shares
+from mmkp_jax.evaluation.semantic import SEMANTIC, Embed, semantic_scores
 from mmkp_jax.evaluation.significance import Differences, Intervals, RunCounts, compare, intervals
 from mmkp_jax.evaluation.tokenised import tokenise, tokenise_phrases, tokenise_posts
 
@@ -21,6 +23,24 @@ class System(NamedTuple):
     predicted: Sequence[PredictionFile]
     runs: Sequence[RunCounts]
     scores: Sequence[Scores]
+    answers: Sequence[Mapping[str, float]]
+    """Those of `companions.MEASURES` that each run has."""
+    semantics: Sequence[Mapping[str, float] | None]
+    """`semantic.semantic_scores` of each run; None without an embedding."""
+
+    @property
+    def mean_answers(self) -> dict[str, float]:
+        """The mean over runs of each measure that all have."""
+        return mean_over_runs(self.answers)
+
+    @property
+    def mean_semantics(self) -> dict[str, float] | None:
+        """The mean of the runs' semantic scores."""
+        if None in self.semantics:
+            return None
+        return {"n": self.semantics[0]["n"]} | {
+            name: float(np.mean([each[name] for each in self.semantics])) for name in SEMANTIC
+        }
 
     @property
     def mean(self) -> Scores:
@@ -59,12 +79,15 @@ class Comparison(NamedTuple):
         """The comparison as plain values, by system."""
 
         def of(name: str, system: System) -> dict[str, Any]:
+            semantic = {"semantic": system.mean_semantics} if system.mean_semantics else {}
             return {
                 "runs": dict(zip(map(str, system.files), system.scores, strict=True)),
                 "mean": system.mean,
                 "deviation": system.deviation,
                 "intervals": self.intervals.get(name),
                 "a_minus_this": _plain(self.differences[name]) if name in self.differences else None,
+                "answers": system.mean_answers,
+                **semantic,
             }
 
         return {"resamples": self.resamples, "systems": {name: of(name, each) for name, each in self.systems.items()}}
@@ -78,22 +101,38 @@ def read_system(
     reading: Reading = "strict",
     *,
     tokenised: bool = False,
+    embed: Embed | None = None,
 ) -> System:
     """The system whose runs' predictions of `posts` are in these files, scored as `metric.score` does.
 
     Args:
         reading: as `read_predictions`.
         tokenised: compare words without punctuation on both sides (`evaluation.tokenised`), unlike CMKP's protocol.
+        embed: the embedding for semantic scores.
     """
     predicted = [read_predictions(file, posts, reading) for file in files]
+    words: Sequence[PostLike] = posts
+    phrases = [each.predictions for each in predicted]
     if tokenised:
         words = tokenise_posts(posts)
         train_keyphrases = train_keyphrases and {tokenise(each) or each for each in train_keyphrases}
         ocr = ocr and [tokenise(each) for each in ocr]
-        runs = [per_post(words, tokenise_phrases(each.predictions), train_keyphrases, ocr) for each in predicted]
-    else:
-        runs = [per_post(posts, each.predictions, train_keyphrases, ocr) for each in predicted]
-    return System(files, predicted, runs, [scores_of(run) for run in runs])
+        phrases = [tokenise_phrases(each) for each in phrases]
+    runs = [per_post(words, each, train_keyphrases, ocr) for each in phrases]
+    answers = [
+        companions(
+            words,
+            each,
+            train_keyphrases,
+            outputs=file.outputs,
+            tokens=file.tokens,
+            logprobs=file.logprobs,
+            reading=reading,
+        )
+        for each, file in zip(phrases, predicted, strict=True)
+    ]
+    semantics = [None if embed is None else semantic_scores(words, each, embed) for each in phrases]
+    return System(files, predicted, runs, [scores_of(run) for run in runs], answers, semantics)
 
 
 def compare_systems(a: System, others: Sequence[System], resamples: int) -> Comparison:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
+from mmkp_jax.evaluation.companions import MEASURES
 from mmkp_jax.evaluation.files import PredictionFile
-from mmkp_jax.evaluation.metric import GROUPS, METRICS, Scores, why_missing
+from mmkp_jax.evaluation.metric import FURTHER, GROUPS, PROTOCOL, Scores, why_missing
 from mmkp_jax.evaluation.outputs import outputs_line
+from mmkp_jax.evaluation.semantic import SEMANTIC
 from mmkp_jax.evaluation.significance import Differences, Intervals
 from mmkp_jax.evaluation.systems import Comparison, System
 from mmkp_jax.runtime.escape import for_terminal
@@ -21,15 +23,45 @@ def main_metric(best_metric: str) -> str:
 
 
 def table(scores: Scores, intervals: Intervals | None = None) -> str:
-    """One row a group, with its n and every metric; `HEADLINES` with ± half the width of their interval, if given.
+    """One row a group, with its n and the metrics of CMKP's protocol.
 
+    `HEADLINES` have ± half the width of their interval, if given.
     A group that cannot be formed is a row of dashes, and a line below says why.
     """
-    lines = [["group", "n", *map(str.upper, METRICS)]]
+    lines = [["group", "n", *map(str.upper, PROTOCOL)]]
     for group in GROUPS:
-        cells = (_cell(scores, group, m, (intervals or {}) if m in HEADLINES else {}) for m in METRICS)
+        cells = (_cell(scores, group, m, (intervals or {}) if m in HEADLINES else {}) for m in PROTOCOL)
         lines.append([group, _n(scores[group]), *cells])
     return "\n".join([*aligned(lines, lambda column: column < 1), *_reasons(scores)])
+
+
+def further_table(scores_by_name: Mapping[str, Scores]) -> str:
+    """The metrics beyond the protocol (`metric.FURTHER`): one row a group for a single system, else one a system."""
+    if len(scores_by_name) == 1:
+        (scores,) = scores_by_name.values()
+        rows = [(group, scores, group) for group in GROUPS]
+    else:
+        rows = [(name, scores, "all") for name, scores in scores_by_name.items()]
+    lines = [["group" if len(scores_by_name) == 1 else "all", *map(str.upper, FURTHER)]]
+    lines += [[name, *(_cell(scores, group, metric, {}) for metric in FURTHER)] for name, scores, group in rows]
+    return "\n".join(aligned(lines, lambda column: column < 1))
+
+
+MEASURE_NAMES = dict(zip(MEASURES, ("words", "tokens", "repeats", "diversity", "novel", "novel P", "ECE"), strict=True))
+"""What tables call the measures."""
+
+
+def measure(name: str, value: float | None) -> str:
+    """A measure as a table has it: a share in percent, words and tokens as they are; a dash for None."""
+    return "–" if value is None else f"{value if name in ('words', 'tokens') else 100 * value:.2f}"
+
+
+def answers_table(answers_by_name: Mapping[str, Mapping[str, float]]) -> str:
+    """What `companions` measured, one row a system, one column a measure that some system has; empty without any."""
+    names = [name for name in MEASURES if any(name in each for each in answers_by_name.values())]
+    lines = [["answers", *(MEASURE_NAMES[name] for name in names)]]
+    lines += [[who, *(measure(name, each.get(name)) for name in names)] for who, each in answers_by_name.items()]
+    return "\n".join(aligned(lines, lambda column: column < 1)) if names else ""
 
 
 def headline(
@@ -84,6 +116,15 @@ def _overview(comparison: Comparison) -> Iterator[str]:
         yield "\n" + difference_table(comparison.differences)
         yield f"interval and p: over {resamples} resamples of the posts; Holm: for all groups and systems of a metric;"
         yield f"swaps: over {resamples} random swaps of posts between the two, – if they have different numbers of runs"
+    yield "\n" + further_table({name: each.mean for name, each in systems.items()})
+    if lines := answers_table(
+        {"all" if len(systems) == 1 else name: each.mean_answers for name, each in systems.items()}
+    ):
+        yield "\n" + lines
+    for name, system in systems.items():
+        if found := system.mean_semantics:
+            cells = ", ".join(f"{each} {100 * found[each]:.2f}" for each in SEMANTIC)
+            yield f"{name}, " * (len(systems) > 1) + f"semantic: {cells} (n = {found['n']:,})"
     for name, system in systems.items():
         for file, predicted in zip(system.files, system.predicted, strict=True):
             if predicted.changed is not None:

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from mmkp_jax import __version__
 from mmkp_jax.data.prompts import DATE, user_text
 from mmkp_jax.hf.card_lora import adapter_code, adapters, as_code, frozen
+from mmkp_jax.hf.card_results import HEADLINES, Results, results_text, rows_of
 from mmkp_jax.hf.card_text import (
     BODY,
     DATED,
@@ -34,8 +35,6 @@ from mmkp_jax.models.family import Family, Reference
 from mmkp_jax.runtime.escape import for_markdown
 
 CARD = "README.md"
-
-HEADLINES = ("f1@1", "f1@M")
 
 FINGERPRINT = 16
 """Digits of a dataset's fingerprint in the card."""
@@ -81,15 +80,6 @@ class DatasetFacts(NamedTuple):
     posts: Mapping[str, int]
     """Number of posts by split."""
     fingerprints: Mapping[str, str]
-
-
-class Results(NamedTuple):
-    """Scores of the exported step on the first dataset's test split, as fractions."""
-
-    scores: Mapping[str, Mapping[str, float] | None]
-    intervals: Mapping[str, Mapping[str, tuple[float, float]] | None]
-    """95% intervals; empty where there are none."""
-    resamples: int
 
 
 class Environment(NamedTuple):
@@ -153,9 +143,9 @@ def card_of(facts: CardFacts) -> str:
         "title": _plain(title),
         "base": f"[{base}](https://huggingface.co/{base})" if facts.base.on_hub else as_code(base),
         "strategy": STRATEGIES[facts.config["strategy"]],
-        "results": _results(facts),
+        "results": results_text(facts.results),
         **_snippets(facts),
-        "training": _rows([("", ""), *_training(facts)]),
+        "training": rows_of([("", ""), *_training(facts)]),
         "data": _data(facts),
         "prompt": user_text("{text}"),
         "end": facts.family.reference.end,
@@ -204,25 +194,6 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
     ]
 
 
-def _results(facts: CardFacts) -> str:
-    if facts.results is None:
-        return "No scores: this step was not evaluated, or its dataset was not available."
-    scores, intervals, resamples = facts.results
-    lines = [("group", "n", *map(str.upper, HEADLINES))]
-    for group, found in scores.items():
-        if found is not None:
-            cells = (_cell(found[metric], (intervals.get(group) or {}).get(metric)) for metric in HEADLINES)
-            lines.append((group, f"{found['n']:,}", *cells))
-    note = "In percent, on the test split, by the protocol of CMKP (Wang et al., EMNLP 2020)"
-    note += f"; in brackets 95% intervals over {resamples:,} resamples of the posts." if intervals else "."
-    without = [group for group, found in scores.items() if found is None]
-    return f"{note}\n\n{_rows(lines)}" + (f"\n\nNo such posts: {', '.join(without)}." if without else "")
-
-
-def _cell(value: float, interval: tuple[float, float] | None) -> str:
-    return f"{100 * value:.2f}" + (f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if interval else "")
-
-
 def _training(facts: CardFacts) -> list[tuple[str, str]]:
     c = facts.config
     gamma = f"{c['gamma']:g} nats a label" if c["gamma_mode"] == "fixed" else f"{c['gamma_mode']} of earlier SFT losses"
@@ -258,7 +229,7 @@ def _data(facts: CardFacts) -> str:
             for split, posts in each.posts.items()
         ]
     left_out = f"\n\n{facts.left_out:,} training posts were left out." if facts.left_out else ""
-    return _rows(lines) + left_out
+    return rows_of(lines) + left_out
 
 
 def _licence(licence: Licence) -> str:
@@ -340,8 +311,3 @@ def _without_images(reference: Reference) -> dict[str, str]:
     empty = dict.fromkeys(("processor", "see", "expand", "example", "options"), "")
     content, vllm = "PROMPT.format(cut(text))", 'PROMPT.format(cut("the eras tour was everything"))'
     return {"classes": f"AutoTokenizer, {reference.model}", "content": content, "vllm_content": vllm, **empty}
-
-
-def _rows(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], re.sub(r"[^|]+", " --- ", lines[0]), *lines[1:]])

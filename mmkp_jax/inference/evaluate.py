@@ -15,11 +15,12 @@ from mmkp_jax.data.posts import PostText, Record, text_of
 from mmkp_jax.data.records import Split, open_split, rejected_posts
 from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.evaluation.baselines import most_frequent, nearest_neighbour
+from mmkp_jax.evaluation.companions import companions
 from mmkp_jax.evaluation.files import seen_keyphrases
 from mmkp_jax.evaluation.metric import Scores, score, score_by_kind
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words, outputs_line
-from mmkp_jax.evaluation.predictions import Prediction, write_predictions
-from mmkp_jax.evaluation.table import headline, main_metric, table
+from mmkp_jax.evaluation.predictions import Prediction, all_logprobs, write_predictions
+from mmkp_jax.evaluation.table import answers_table, further_table, headline, main_metric, table
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.runtime.atomic import replacing, write_json
 from mmkp_jax.runtime.escape import for_terminal
@@ -82,10 +83,10 @@ class Evaluation:
     def test(self, predictor: Predictor, workdir: Path, step: int) -> str:
         """Decodes the test split, and writes predictions and scores into the work directory.
 
-        Writes `predictions/test-{step}.jsonl`, `results.json` (the model's scores, and `forms`, the shares of its
-        outputs' forms), `comparisons.json` (`scores` and `by_kind` of every system of the tables) and `hidden.npz`
-        (`id_N`, and `hidden_ND`, float16: the state of the prompt's last token for each usable post). A post that
-        cannot be used counts, with nothing predicted, and is listed.
+        Writes `predictions/test-{step}.jsonl`, `results.json` (the model's scores, `forms`, the shares of its outputs'
+        forms, and `answers`, what `companions` measures), `comparisons.json` (`scores` and `by_kind` of every system of
+        the tables) and `hidden.npz` (`id_N`, and `hidden_ND`, float16: the state of the prompt's last token for each
+        usable post). A post that cannot be used counts, with nothing predicted, and is listed.
 
         Returns:
             tables and samples for the terminal; print them when all files of the run are written.
@@ -102,10 +103,18 @@ class Evaluation:
         lines = {who: _lines(each) for who, each in ({name: predicted[name]} | self._baselines | predicted).items()}
         scores = {who: score(test, each, self._seen) for who, each in lines.items()}
         by_kind = {who: score_by_kind(test, each, kinds) for who, each in lines.items()} if kinds else {}
+        measured = companions(
+            test,
+            predicted[name],
+            self._seen,
+            outputs=[each.output for each in predictions],
+            tokens=[each.tokens for each in predictions],
+            logprobs=all_logprobs([each.scores for each in [*predictions, *self._test.skipped]], predicted[name]),
+        )
         if jax.process_index() == 0:
             write_predictions(workdir / "predictions" / f"{TEST}-{step}.jsonl", [*predictions, *self._test.skipped])
             forms = form_shares([each.form for each in predictions])
-            write_json(workdir / "results.json", {**scores[name], "forms": forms})
+            write_json(workdir / "results.json", {**scores[name], "forms": forms, "answers": measured})
             write_json(workdir / "comparisons.json", {"scores": scores, "by_kind": by_kind})
             _write_hidden(workdir / "hidden.npz", {predictions[number].id: hidden[number] for number in sorted(hidden)})
         metric = main_metric(self._config.best_metric)
@@ -114,6 +123,7 @@ class Evaluation:
             title = for_terminal(f"by what a keyphrase needs ({self._config.data.kinds}):")
             parts.append(f"\n{title}\n{headline(by_kind, metric)}")
         parts.append(f"\n{table(scores[name])}")
+        parts.append(f"\n{further_table({name: scores[name]})}\n\n{answers_table({'all': measured})}\n")
         parts.append(outputs_line([each.form for each in predictions], [each.output for each in predictions]))
         parts += _skipped_lines(self._test.skipped)
         parts += _samples(test, predictions)

@@ -16,7 +16,8 @@ from mmkp_jax.evaluation.significance import RESAMPLES, intervals
 from mmkp_jax.evaluation.systems import read_system
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.adapter import adapter_tensors, write_adapter
-from mmkp_jax.hf.card import CARD, Base, CardFacts, DatasetFacts, Environment, Results, card_of, licence_of
+from mmkp_jax.hf.card import CARD, Base, CardFacts, DatasetFacts, Environment, card_of, licence_of
+from mmkp_jax.hf.card_results import Results
 from mmkp_jax.hf.export import TensorCounts, appearing, export_folder
 from mmkp_jax.hf.folder import CONFIG, Folder, digests
 from mmkp_jax.hf.names import compact
@@ -245,4 +246,4 @@ def _results(step: RunStep, data: str) -> Results | None:
     splits = (open_split(dataset.path, "train") for dataset in datasets_of(step.config))
     train = (text_of(record) for split in splits for record in each_of(split))
     system = read_system([file], test, seen_keyphrases(step.config.data.train_keyphrases, train), None)
-    return Results(system.mean, intervals(system.runs), RESAMPLES)
+    return Results(system.mean, intervals(system.runs), RESAMPLES, system.mean_answers)

@@ -30,13 +30,14 @@ from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Post, Record, Reject
 from mmkp_jax.data.prompts import Mode, chain_opening
 from mmkp_jax.data.shards import record_of
-from mmkp_jax.decoding.generate import Generator
+from mmkp_jax.decoding.generate import Completion, Generator
 from mmkp_jax.decoding.prompts import Prompt, prompt_of
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import merge_outputs
 from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.inference.load_model import load_model
+from mmkp_jax.inference.phrase_scores import score_phrases
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.sharding import make_mesh
 
@@ -152,17 +153,17 @@ class Predictor:
             return None
 
         yield from map(without_answer, list(lost))
-        answers: dict[int, dict[int, list[int]]] = collections.defaultdict(dict)
+        answers: dict[int, dict[int, Completion]] = collections.defaultdict(dict)
         for each in self._generator(self._params, [posts[n].prompt for n in usable], load, self._num_samples):
             number = usable[each.prompt]
-            answers[number][each.sample] = each.tokens
+            answers[number][each.sample] = each
             if len(answers[number]) == self._num_samples:
-                drawn = [tokens for _, tokens in sorted(answers.pop(number).items())]
+                drawn = [completion for _, completion in sorted(answers.pop(number).items())]
                 if each.tokens is None:
                     yield without_answer(number)
                 else:
                     state(number, each.state_D)
-                    yield number, self._prediction(posts[number], drawn, each.think)
+                    yield number, self._prediction(posts[number], drawn)
 
     def _pending_post(self, row: Record | Reject) -> _PendingPost:
         if isinstance(row, Reject):
@@ -171,14 +172,19 @@ class Predictor:
         prompt = prompt_of(row.id, tree, self._recipe.processor)._replace(mode=self._mode)
         return _PendingPost(row.id, row.keyphrases, prompt)
 
-    def _prediction(self, post: _PendingPost, drawn: Sequence[Sequence[int]], think: float | None = None) -> Prediction:
-        outputs = [self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in drawn]
+    def _prediction(self, post: _PendingPost, drawn: Sequence[Completion]) -> Prediction:
+        outputs, first = [self._decode(each.tokens) for each in drawn], drawn[0]
         predicted, form = merge_outputs(outputs)
-        several = tuple(outputs) if len(outputs) > 1 else ()
-        think = None if think is None else float(f"{think:.4g}")
-        tokens, keyphrases = len(drawn[0]), list(post.keyphrases)
-        found = Prediction(post.id, keyphrases, predicted, outputs[0], form, tokens, several)
-        return found._replace(think=think, mode=self._mode)
+        found = Prediction(post.id, list(post.keyphrases), predicted, outputs[0], form, len(first.tokens))
+        think = None if first.think is None else float(f"{first.think:.4g}")
+        found = found._replace(think=think, mode=self._mode)
+        if len(outputs) > 1:
+            return found._replace(outputs=tuple(outputs))
+        scores = score_phrases(predicted, outputs[0], first.tokens, first.logprobs, self._decode)
+        return found._replace(scores=scores)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=False)
 
 
 def load_predictor(

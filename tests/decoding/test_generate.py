@@ -62,11 +62,14 @@ def theirs(model: zoo.TinyModel, tree, stop: list[int], answer_tokens: int) -> l
     return answer[:-1] if answer[-1] in stop else answer
 
 
-def their_state(model: zoo.TinyModel, tree) -> np.ndarray:
-    """The hidden state of the prompt's last token, after the last norm: [D]."""
-    inputs = zoo.their_inputs(model, tree, tree.prompt)
-    with needs_torch().no_grad():
-        return reference(model)(**inputs, output_hidden_states=True).hidden_states[-1][0, -1].numpy()
+def their_outputs(model: zoo.TinyModel, tree, tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The hidden state of the prompt's last token, after the last norm: [D]; log-probabilities of the tokens after."""
+    torch = needs_torch()
+    with torch.no_grad():
+        found = reference(model)(**zoo.their_inputs(model, tree, [*tree.prompt, *tokens]), output_hidden_states=True)
+    last = len(tree.prompt) - 1
+    logprobs = found.logits[0, last : last + len(tokens)].log_softmax(-1)
+    return found.hidden_states[-1][0, last].numpy(), logprobs[torch.arange(len(tokens)), tokens].numpy()
 
 
 def answers(definition, params, trees, num_samples=1, names=None, **options):
@@ -100,7 +103,7 @@ def test_completions_are_those_of_transformers(name, geometry):
 
 
 @pytest.mark.parametrize("name, geometry", zoo.all_geometries())
-def test_states_are_those_of_transformers_in_any_slot(name, geometry):
+def test_states_and_log_probabilities_are_those_of_transformers_in_any_slot(name, geometry):
     """With more prompts than slots, whose completions end at different times, and two samples of each."""
     model = zoo.model_of(name, geometry)
     trees = [zoo.random_tree(i, model, **kind) for i, kind in enumerate(OF_ANY_FAMILY)]
@@ -108,7 +111,9 @@ def test_states_are_those_of_transformers_in_any_slot(name, geometry):
     found = decoded(model.definition, model.params, trees, num_samples=2, **options)
     assert len(found) == 2 * len(trees) and len({len(each.tokens) for each in found}) > 1
     for each in found:
-        assert relative_error(each.state_D, their_state(model, trees[each.prompt])) < BOUND
+        state_D, logprobs = their_outputs(model, trees[each.prompt], each.tokens)
+        assert relative_error(each.state_D, state_D) < BOUND
+        np.testing.assert_allclose(each.logprobs, logprobs, rtol=0, atol=1e-4)
 
 
 def test_completions_equal_recomputing_the_whole_text_for_every_token(ours):

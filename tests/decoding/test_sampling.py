@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmkp_jax.decoding.sampling import GREEDY, Sampling, most_probable, name_number, nucleus, sample_tokens
+from mmkp_jax.data.prompts import MODES
+from mmkp_jax.decoding.sampling import (
+    GREEDY,
+    Sampling,
+    banned_first,
+    log_probabilities,
+    most_probable,
+    name_number,
+    nucleus,
+    sample_tokens,
+)
 from tests.support.needs_torch import needs_torch
 
 SHARE = np.array([0.05, 0.4, 0.2, 0.25, 0.1])
@@ -36,6 +46,23 @@ def test_tokens_come_as_often_as_they_should(sampling, expected):
     """Within five standard deviations; a token outside of the nucleus never."""
     expected = np.asarray(expected)
     assert (np.abs(shares(sampling) - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS)).all()
+
+
+def test_log_probabilities_are_those_of_a_softmax():
+    logits_BV = np.random.default_rng(0).normal(size=(50, 200)).astype(np.float32) * 9 + 300
+    token_B = np.arange(50) * 3
+    share_BV = np.exp(logits_BV.astype(float) - 300)
+    expected = np.log(share_BV[np.arange(50), token_B] / share_BV.sum(axis=1))
+    np.testing.assert_allclose(log_probabilities(jnp.asarray(logits_BV), jnp.asarray(token_B)), expected, atol=1e-4)
+
+
+def test_a_token_that_may_not_open_an_answer_takes_no_probability():
+    """Given an answer without a chain of thought; the second slot, in another mode, has the model's own."""
+    logits_BV = jnp.broadcast_to(jnp.log(SHARE), (2, len(SHARE))).astype(jnp.float32)
+    mode_B = jnp.array([MODES.index("direct"), MODES.index("auto")])
+    allowed_BV = banned_first(logits_BV, (1,), mode_B, jnp.zeros(2, jnp.int32))
+    expected = np.log([0.25 / 0.6, 0.25])
+    np.testing.assert_allclose(log_probabilities(allowed_BV, jnp.array([3, 3])), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("vocabulary", [1, 7, 64, 320, 1344])

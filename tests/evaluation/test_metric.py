@@ -92,6 +92,25 @@ def test_map_and_ndcg():
     assert unfound["ndcg@5"] == pytest.approx(dcg / (1 + 1 / math.log2(3)), abs=1e-15)
 
 
+def test_f1_at_o_takes_as_many_predictions_as_the_post_has_targets():
+    """Rule 9: one of two for the first post, of three predictions; one of one for the second, not the second hit."""
+    posts = [TextPost("", ["dog", "cat"]), TextPost("", ["bus"])]
+    found = score(posts, ["x;cat;dog", "bus;x"])["all"]
+    assert found["f1@O"] == 0.75 and found["f1@M"] == pytest.approx(2 * (7 / 12) / (7 / 12 + 1))
+    few = one("dog", ["dog", "cat", "bus", "sky"])["all"]
+    assert few["f1@O"] == few["f1@M"] == pytest.approx(2 * 0.25 / 1.25)  # P of one prediction, R of four targets
+    absent = one("sky;dog;bus", ["dog", "bus", "cat"], text="dog")["absent"]  # two absent targets, so `sky;bus`
+    assert absent["f1@O"] == 0.5
+
+
+def test_hit_rate_counts_posts_with_a_hit_among_the_first_k():
+    """Rule 10: first hits at ranks 1, 2, 4 and none; more hits in a post count no more."""
+    posts = [TextPost("", ["dog", "cat"])] * 4
+    found = score(posts, ["dog;cat", "x;cat;dog", "x;y;z;dog", ""])["all"]
+    assert [found[f"hit@{k}"] for k in (1, 3, 5)] == [0.25, 0.5, 0.75]
+    assert found["hit@1"] == found["p@1"]
+
+
 def test_a_group_filters_targets_and_predictions_before_the_top_k():
     """Rule 7: `blue sky` is the first absent prediction, though third in the line."""
     scores = one("dogs;car;blue sky", ["dog", "blue sky"], text="A dog on a red car")

@@ -1,6 +1,7 @@
 """The command: what it reads, prints and writes, and one line for each mistake."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -48,7 +49,7 @@ def test_every_form_of_posts_and_predictions_gives_the_same_scores(files, tmp_pa
     flags = [f"--predictions={predictions}", f"--posts={files(*posts)}", f"--train={train}", f"--json={written}"]
     assert main(flags) == 0
     scores = json.loads(written.read_text())
-    assert list(scores) == [*GROUPS, *["forms"] * (form == "ids")] and list(scores["all"]) == ["n", *METRICS]
+    assert list(scores) == [*GROUPS, *["forms"] * (form == "ids"), "answers"] and list(scores["all"]) == ["n", *METRICS]
     assert scores["all"]["p@1"] == 1 and scores["all"]["r@1"] == 0.75
     assert scores["present"]["n"] == 1 and scores["absent"]["f1@1"] == 1
     assert scores["seen"]["f1@1"] == 0.5  # `dog` is not seen, `dogs` is
@@ -107,13 +108,13 @@ def compared(files, tmp_path):
 
 def test_a_comparison_is_printed_after_the_scores(compared, capsys):
     alone = compared(("predictions", "a"))
-    assert list(alone) == list(GROUPS)
+    assert list(alone) == [*GROUPS, "answers"] and alone.pop("answers") == {"diversity": 0.1}
     capsys.readouterr()
     found = compared(("predictions", "a"), ("compare", "b"), ("compare", "c"))
     assert {group: found[group] for group in GROUPS} == alone
     systems = found["comparison"]["systems"]
     assert list(systems) == ["A", "B1", "B2"] and systems["A"]["a_minus_this"] is None
-    assert systems["A"]["mean"] == alone
+    assert systems["A"]["mean"] == alone and systems["B2"]["answers"] == {"diversity": 0.1}
     cell = systems["B1"]["a_minus_this"]["all"]["f1@1"]
     assert cell["delta"] == pytest.approx(0.4) and cell["low"] < 0.4 < cell["high"]
     assert cell["p"] < cell["p_holm"] < 0.05 and cell["p_swaps"] < 0.01
@@ -291,6 +292,55 @@ def test_the_lenient_reading_splits_lists_and_reports_how_many_posts_change(file
     flags[1] = f"--posts={files('one.jsonl', JSON_POSTS[1:])}"
     assert main([*flags, "--reading=lenient"]) == 0
     assert "no post has other keyphrases than read strictly" in capsys.readouterr().out
+
+
+def scored(*logprobs):
+    return {"logprob": list(logprobs), "mean_logprob": [each / 2 for each in logprobs]}
+
+
+ANSWERED = [
+    {
+        "id": "a",
+        "predicted": ["dog", "x"],
+        "output": "dog; dog; x",
+        "form": "direct",
+        "tokens": 9,
+        "scores": scored(0, -2),
+    },
+    {"id": "b", "predicted": [], "output": "", "form": "broken", "tokens": 0},
+]
+
+
+def test_measures_of_the_answers_are_printed_and_written(files, tmp_path, capsys):
+    """`dog` (certain, right) and `x` (e^-2, wrong, new) of three that were written; the second output is empty."""
+    out, train = tmp_path / "o.json", files("train.txt", "dog\n")
+    flags = [f"--predictions={files('p.jsonl', ANSWERED)}", f"--posts={files('test.jsonl', JSON_POSTS)}"]
+    assert main([*flags, f"--train={train}", f"--json={out}"]) == 0
+    ece = math.exp(-2) / 2
+    expected = {"words": 1.5, "tokens": 4.5, "repeats": 1 / 3, "diversity": 1, "novelty": 0.5, "novel_precision": 0}
+    assert json.loads(out.read_text())["answers"] == pytest.approx(expected | {"ece": ece})
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["answers", "words", "tokens", "repeats", "diversity", "novel", "novel", "P", "ECE"] in printed
+    assert ["all", "1.50", "4.50", "33.33", "100.00", "50.00", "0.00", f"{100 * ece:.2f}"] in printed
+    assert main([*flags, "--reading=lenient", f"--json={out}"]) == 0
+    assert "ece" not in json.loads(out.read_text())["answers"]  # its keyphrases are not those that have scores
+    files("p.jsonl", [{**ANSWERED[0], "scores": scored(0)}, ANSWERED[1]])
+    assert main(flags) == 2
+    assert "'scores.logprob' is a list, not a list of 2 numbers of at most 0" in capsys.readouterr().err
+
+
+def test_an_embedding_gives_semantic_scores_of_every_system(files, embedding_folder, tmp_path, capsys):
+    out, posts = tmp_path / "o.json", files("test.jsonl", JSON_POSTS)
+    flags = [f"--predictions={files('a.txt', chr(10).join(['dogs;park', 'city']))}", f"--posts={posts}"]
+    flags += [f"--compare={files('b.txt', chr(10) * 2)}", f"--json={out}", f"--embeddings={embedding_folder}"]
+    assert main(flags) == 0
+    found = json.loads(out.read_text())
+    assert found["semantic"] == {"n": 2, "precision": 1, "recall": 1, "f1": 1}
+    assert found["comparison"]["systems"]["B"]["semantic"] == {"n": 2, "precision": 0, "recall": 0, "f1": 0}
+    printed = capsys.readouterr().out
+    assert "A, semantic: precision 100.00, recall 100.00, f1 100.00 (n = 2)\nB, semantic: precision 0.00" in printed
+    assert main([*flags[:2], f"--embeddings={tmp_path / 'none'}"]) == 2
+    assert "none: there is no model here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

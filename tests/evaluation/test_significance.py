@@ -153,7 +153,7 @@ def test_holm_is_over_all_groups_and_systems_of_a_metric():
 def counts(hit_N, targets_N):
     """Counts of one prediction a post."""
     column = np.repeat(hit_N[:, None], len(CUTOFFS), axis=1)
-    return {"all": PostCounts(targets_N, np.ones_like(column), column, hit_N / targets_N, hit_N)}
+    return {"all": PostCounts(targets_N, np.ones_like(column), column, hit_N / targets_N, hit_N, hit_N)}
 
 
 def test_intervals_cover_the_truth_and_p_is_small_as_often_as_it_says():

@@ -93,8 +93,9 @@ def test_two_hosts_compute_what_one_does_and_only_the_first_prints(pocket, unbro
     nearly_equal(workdir, alone)
     answers = [read_answers(each / f"predictions/test-{STEPS}.jsonl") for each in (workdir, alone)]
     for ours, theirs in zip(*answers, strict=True):
-        assert ours._replace(think=None) == theirs._replace(think=None)
+        assert ours._replace(think=None, scores=None) == theirs._replace(think=None, scores=None)
         assert ours.think == pytest.approx(theirs.think, rel=1e-3)  # it is rounded
+        np.testing.assert_allclose(ours.scores or (), theirs.scores or (), rtol=0, atol=2e-4)  # they are, too
 
 
 @pytest.mark.nightly

@@ -26,6 +26,7 @@ PREDICTIONS = [
         "tokens": 12,
         "think": 0.5,
         "mode": "auto",
+        "scores": {"logprob": [-0.5, -2.0], "mean_logprob": [-0.5, -1.0]},
     }
     for post in POSTS
 ]
@@ -91,6 +92,10 @@ def _scores() -> dict:
         "f1@M": 0.5,
         "map@5": 0.5,
         "ndcg@5": 1.0,
+        "f1@O": 0.5,
+        "hit@1": 0.5,
+        "hit@3": 0.5,
+        "hit@5": 0.5,
     }
     return {group: dict(cell) for group in ("all", "present", "absent", "seen")} | {"unseen": None}
 

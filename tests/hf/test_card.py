@@ -90,6 +90,7 @@ def test_the_card_gives_scores_with_n_and_intervals_data_and_settings(exported_p
     assert re.search(r"\| keyphrase_posts \| test \| 5 \|", card)
     for part in ("| γ | 0.4 nats a label |", "3,136 to 12,544 pixels", "96 tokens", "`tower`", "| steps | 7 ("):
         assert part in card, part
+    assert "| F1@O | HIT@3 | HIT@5 | diversity | novelty | novel precision |" in card
     assert str(out.parent) not in card  # nothing of this machine
 
 

@@ -93,7 +93,9 @@ def test_hidden_states_of_every_usable_post_are_saved(predictor, config, tmp_pat
     shown = Evaluation(config).test(predictor, run, 7)
     assert DAMAGED in shown and "f1@1" in shown.lower()
     assert r"test-1: post 1\x1b[2J\nnext" in shown and "\x1b" not in shown  # a post's text moves no cursor
-    assert set(json.loads((run / "results.json").read_text())["forms"]) == {"direct", "cot", "other", "broken"}
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["forms"]) == {"direct", "cot", "other", "broken"}
+    assert results["answers"]["tokens"] > 0 and "F1@O" in shown and "answers  words  tokens" in shown
     answered = [json.loads(line)["id"] for line in (run / "predictions/test-7.jsonl").read_text().splitlines()]
     assert len(answered) == POSTS and DAMAGED in answered
     with np.load(run / "hidden.npz") as stored:

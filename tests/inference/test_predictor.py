@@ -9,10 +9,12 @@ import pytest
 
 import mmkp_jax.inference.predictor as predicting
 from mmkp_jax.data.posts import Post, Reject
+from mmkp_jax.decoding.generate import Completion
 from mmkp_jax.decoding.sampling import Sampling
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.predictions import Prediction, write_predictions
+from mmkp_jax.evaluation.predictions import PhraseScores, Prediction, prediction_of, write_predictions
 from mmkp_jax.inference.predictor import load_predictor, read_post
+from mmkp_jax.runtime.json_files import Fields
 from tests.data.test_images import random_image, saved
 from tests.support.posts_on_disk import write_posts
 from tests.support.tiny import write_model
@@ -94,16 +96,33 @@ def test_keyphrases_of_more_samples_come_first(predictor, folder):
     assert json.loads(prediction.line())["outputs"] == list(prediction.outputs)
     assert several(["news", "snow"])[1] != prediction  # another id, so other samples
     encode = predictor._tokenizer.encode
-    drawn = [encode(text) for text in ("b; a", "c; a; a", "<think>x</think><answer>c; a</answer>")]
+    texts = [encode(text) for text in ("b; a", "c; a; a", "<think>x</think><answer>c; a</answer>")]
+    drawn = [Completion(0, number, tokens, [-1.0] * len(tokens)) for number, tokens in enumerate(texts)]
     merged = several._prediction(predicting._PendingPost("x", (), None), drawn)
-    assert merged.predicted == ["a", "c", "b"] and (merged.form, merged.tokens) == ("direct", len(drawn[0]))
+    assert merged.predicted == ["a", "c", "b"] and (merged.form, merged.tokens) == ("direct", len(texts[0]))
+    assert merged.scores is prediction.scores is None  # several samples have several log-probabilities
+
+
+def test_keyphrases_have_the_log_probabilities_of_their_tokens(predictor):
+    tokens = predictor._tokenizer.encode("<think>x</think><answer>b c; z</answer>", add_special_tokens=False)
+    logprobs = [-0.25 * (number + 1) for number in range(len(tokens))]
+    found = predictor._prediction(predicting._PendingPost("x", (), None), [Completion(0, 0, tokens, logprobs)])
+    decode = predictor._tokenizer.decode
+    b, c, z = (next(n for n, token in enumerate(tokens) if decode([token]).strip() == each) for each in "bcz")
+    own = [logprobs[b : c + 1], logprobs[z : z + 1]]
+    assert found.predicted == ["b c", "z"] and len(own[0]) > 1
+    assert found.scores == PhraseScores(tuple(map(sum, own)), tuple(sum(each) / len(each) for each in own))
+    (real,) = predictor(["snow"])
+    assert real.scores is None if not real.predicted else len(real.scores.logprob) == len(real.predicted)
 
 
 def test_files_have_one_line_a_post_in_either_form(tmp_path):
     predictions = [
         Prediction("a", ["x"], ["two words", "b"], "two words; b", "direct", 4),
         Prediction("b", [], [], "", "broken", 0),
-        Prediction("c", ["z"], ["over\ntwo lines"], "over\ntwo lines", "direct", 5),
+        Prediction(
+            "c", ["z"], ["over\ntwo lines"], "over\ntwo lines", "direct", 5, scores=PhraseScores((-1.5,), (-0.5,))
+        ),
     ]
     write_predictions(tmp_path / "p.jsonl", predictions)
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
@@ -115,6 +134,8 @@ def test_files_have_one_line_a_post_in_either_form(tmp_path):
         "form": "direct",
         "tokens": 4,
     }
+    assert rows[2]["scores"] == {"logprob": [-1.5], "mean_logprob": [-0.5]}
+    assert [prediction_of(Fields(row, "p.jsonl")) for row in rows] == predictions
     write_predictions(tmp_path / "p.txt", predictions)
     assert (tmp_path / "p.txt").read_text() == "two words;b\n\nover two lines\n"
     assert len(list(tmp_path.iterdir())) == 2

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import random
 import re
 import shutil
@@ -170,6 +171,31 @@ def test_the_page_shows_what_each_run_was_trained_on_and_what_differs(runs, tmp_
     start = page.rows.index(["config.", "a", "b"])
     assert page.rows[start + 1 : start + 3] == [["seed", "0", "7"], ["strategy", '"sft"', '"dyncot"']]
     assert not page.rows[start + 3][0].startswith(("gamma", "model", "data"))
+
+
+def test_the_page_shows_further_measures_and_reliability(runs, tmp_path):
+    """Run b: e^-0.05 is right three times and wrong once; run a has no log-probabilities for one of its posts."""
+    for run, strategy in zip(runs, ("sft", "dyncot"), strict=True):
+        file = run / "predictions/test-40.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for number, row in enumerate(rows):
+            if strategy == "dyncot" or number:
+                row["scores"] = dict.fromkeys(("logprob", "mean_logprob"), [-0.05] * len(row["predicted"]))
+        write_predictions(run, rows)
+    page = page_of(runs, tmp_path / "page.html")
+    header = ["", "F1@O", "HIT@1", "HIT@3", "HIT@5", "words", "tokens"]
+    header += ["repeats", "diversity", "novel", "novel P", "ECE"]
+    at = page.rows.index(header)
+    scores = [score(posts_of("test", TEST), ANSWERS[each])["all"] for each in ("sft", "dyncot")]
+    for row, found in zip(page.rows[at + 1 : at + 3], scores, strict=True):
+        assert row[1:5] == [f"{100 * found[name]:.2f}" for name in ("f1@O", "hit@1", "hit@3", "hit@5")]
+    assert page.rows[at + 1][9:] == ["0.00", "–", "–"]  # snow, eras tour and rains are all known
+    confidence, right = math.exp(-0.05), 4 / 5
+    assert page.rows[at + 2][9:] == ["40.00", "100.00", f"{100 * (confidence - right):.2f}"]
+    assert page.row("b", "0–10")[2:] == ["0", "–", "–"]
+    assert page.row("", "90–100")[2:] == ["5", f"{100 * confidence:.2f}", "80.00"]
+    write_report(runs, tmp_path / "page.html", embed=lambda texts: np.eye(len(texts)))
+    assert "semantic f1" in Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
 
 
 def test_the_papers_tables_agree_with_each_other():

@@ -11,10 +11,11 @@ from typing import Any
 from markupsafe import Markup
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.evaluation.semantic import Embed
 from mmkp_jax.evaluation.significance import Differences
 from mmkp_jax.evaluation.table import HEADLINES
 from mmkp_jax.pages.render import render
-from mmkp_jax.pages.report import figures, paper, tables
+from mmkp_jax.pages.report import figures, measures, paper, tables
 from mmkp_jax.pages.report.browser import browser_data, thumbnail
 from mmkp_jax.pages.report.data import ReportData, open_data
 from mmkp_jax.pages.report.neighbours import neighbours
@@ -28,7 +29,9 @@ from mmkp_jax.runtime.escape import for_script
 HERE = Path(__file__).parent
 
 
-def write_report(runs: Sequence[Path], out: Path, data: Path | None = None, *, by_tsne: bool = False) -> None:
+def write_report(
+    runs: Sequence[Path], out: Path, data: Path | None = None, *, by_tsne: bool = False, embed: Embed | None = None
+) -> None:
     """Writes one page about one run, or several next to each other.
 
     Args:
@@ -37,22 +40,23 @@ def write_report(runs: Sequence[Path], out: Path, data: Path | None = None, *, b
         data: the dataset of the posts; by default the one that the first run's config names. If that one is missing,
             the page leaves out what needs it, and says so.
         by_tsne: project hidden states by t-SNE instead of PCA.
+        embed: the embedding for semantic scores; without it, there are none.
 
     Raises:
         InputError: there is no such run, it has no predictions, runs are of other test posts, `data` does not have
             the posts, t-SNE is requested but scikit-learn not installed, or `out` cannot be written.
     """
     found = read_runs(runs)
-    page = _page(found, open_data(found, data), by_tsne)
+    page = _page(found, open_data(found, data), by_tsne, embed)
     try:
         write_bytes(out, page.encode("utf-8", "replace"))  # outputs may have lone surrogates
     except OSError as error:
         raise InputError(f"it cannot be written ({error.strerror})", str(out), "name another --out") from error
 
 
-def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool) -> str:
+def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool, embed: Embed | None) -> str:
     data = None if isinstance(opened, str) else opened
-    scored = score_runs(runs, data)
+    scored = score_runs(runs, data, embed)
     differences = compare_runs(scored)
     order = sorted(HEADLINES, key=lambda metric: metric != runs[0].metric)
     script = (HERE / "browser.js").read_text(encoding="utf-8")
@@ -67,6 +71,8 @@ def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool) ->
         config_table=tables.differences_of_config(runs) if len(runs) > 1 else None,
         files=[_written_at_the_start(run) for run in runs],
         metrics=[_of_metric(runs, scored, differences, metric) for metric in order],
+        measures=measures.measures_table(runs, scored),
+        reliability=measures.reliability_table(runs, scored),
         systems=tables.systems_table(runs, "scores", "Baselines and ablations"),
         kinds=tables.systems_table(runs, "by_kind", "By what a keyphrase needs"),
         paper_tables=[

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.metric import METRICS, Scores
+from mmkp_jax.evaluation.metric import FURTHER, PROTOCOL, Scores
 from mmkp_jax.evaluation.predictions import Prediction, prediction_of
 from mmkp_jax.runtime.json_files import Fields, is_number, read_object, read_rows
 from mmkp_jax.runtime.limits import FILE
@@ -76,18 +76,19 @@ def read_comparisons(file: Path) -> Mapping[str, Mapping[str, Scores]]:
 
 
 def read_score_groups(groups: Fields) -> Scores:
-    """Scores by group, written by `score --json` or a run; other fields (`forms`, `comparison`) are ignored."""
+    """Scores by group, written by `score --json` or a run; other fields (`NO_GROUPS`) are ignored."""
     found: dict[str, dict[str, float] | None] = {}
     for name, content in groups.content.items():
         if content is None:
             found[name] = None
         elif name not in NO_GROUPS:
             group = groups.object(name)
-            found[name] = {"n": group.integer("n"), **{metric: group.number(metric) for metric in METRICS}}
+            metrics = (*PROTOCOL, *(metric for metric in FURTHER if metric in group.content))
+            found[name] = {"n": group.integer("n"), **{metric: group.number(metric) for metric in metrics}}
     return found
 
 
-NO_GROUPS = ("forms", "reading", "tokenised", "comparison", "modes")
+NO_GROUPS = ("forms", "answers", "semantic", "reading", "tokenised", "comparison", "modes")
 """Fields of `score --json` and `results.json` that are not groups."""
 
 
