@@ -28,6 +28,7 @@ from mmkp_jax.families.qwen2_5_vl.processor import processor_of
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.ops.backends import RowAttention, backend_name
+from mmkp_jax.training.decisions import Threshold
 from mmkp_jax.training.gamma import gamma_schedule
 from mmkp_jax.training.objectives import Objective, objective
 from mmkp_jax.training.optimizer import adamw
@@ -172,7 +173,7 @@ def check_equal(definition, params, forest: Forest, pair: Pair, gamma: float, dt
 
     def by_forest(params):
         examples = pair.has_cot_BS.shape[1]
-        choice = choose(forest_losses(definition, params, forest, examples=examples, dtype=dtype), gamma)
+        choice = choose(forest_losses(definition, params, forest, examples=examples, dtype=dtype), Threshold(gamma))
         return choice.loss_BS.sum(), (choice.loss_BS, choice.on_cot_BS)
 
     def by_two_passes(params):

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from mmkp_jax import __version__
 from mmkp_jax.data.prompts import DATE, user_text
 from mmkp_jax.hf.card_lora import adapter_code, adapters, as_code, frozen
+from mmkp_jax.hf.card_strategy import STRATEGIES, strategy_rows
 from mmkp_jax.hf.card_text import (
     BODY,
     DATED,
@@ -44,13 +45,6 @@ _LINK = re.compile(r"https?://[\w.~%/?=&#:@+-]+|[\w.-]+")
 """A URL, or a file of the folder; anything else in a base's metadata is not linked."""
 
 SOFTWARE = ("jax", "flax", "transformers", "pillow")
-
-STRATEGIES = {
-    "sft": "SFT: the target is the keyphrases",
-    "cot": "Fine-tune-CoT: the target is a chain of thought, then the keyphrases",
-    "multitask": "multi-task: the loss is a weighted mean of that of the keyphrases and that of the chain of thought",
-    "dyncot": "Dynamic CoT: the target is the keyphrases, after a chain of thought where their own loss is below γ",
-}
 
 
 class Licence(NamedTuple):
@@ -225,13 +219,11 @@ def _cell(value: float, interval: tuple[float, float] | None) -> str:
 
 def _training(facts: CardFacts) -> list[tuple[str, str]]:
     c = facts.config
-    gamma = f"{c['gamma']:g} nats a label" if c["gamma_mode"] == "fixed" else f"{c['gamma_mode']} of earlier SFT losses"
     length = f"{c['total_steps']:,} steps" if c["total_steps"] else f"{c['num_epochs']:g} epochs"
     packages = facts.environment.packages
     rows = {
         "steps": f"{facts.step:,} (planned: {length})",
-        "γ": gamma if c["strategy"] == "dyncot" else None,
-        "weight of the SFT loss": f"{c['multitask_weight']:g}" if c["strategy"] == "multitask" else None,
+        **strategy_rows(c),
         "adapters": adapters(c) or None,
         "frozen": frozen(c),
         "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mmkp_jax.runtime.hosts import is_writer, merge_over_hosts
 from mmkp_jax.training.batches import TrainingData
-from mmkp_jax.training.objectives import Losses
+from mmkp_jax.training.losses import Losses
 from mmkp_jax.training.optimizer import learning_rate
 from mmkp_jax.training.post_losses import PostLosses
 from mmkp_jax.training.step import Metrics
