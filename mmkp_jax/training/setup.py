@@ -41,7 +41,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Plan(NamedTuple):
     """A run before its weights are read: enough to compile, load or restore it.
 
-    The step is called as `with jax.set_mesh(plan.mesh): state, metrics, losses = plan.step(state, batch)` and donates
+    The step is called as `with jax.set_mesh(plan.mesh): state, metrics, outcomes = plan.step(state, batch)` and donates
     the state; its batch is [accumulation steps, rows, ...] (`models.sharding.place_batch`).
     """
 

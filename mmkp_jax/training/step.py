@@ -9,7 +9,7 @@ The state is a plain nested dict: `step` (int32), `trainable` (float32), `frozen
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,20 @@ from mmkp_jax.training.objectives import Choice, Objective
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
-Step = Callable[[State, Forest], tuple[State, Metrics, Losses]]
-"""A pure function `(state, batch [A, B, ...]) -> (state, metrics, every example's losses [A, B, S])`."""
+
+
+class Outcomes(NamedTuple):
+    """What became of each example, [A, B, S]."""
+
+    sft_BS: jax.Array
+    """The SFT loss; 0 without an SFT target."""
+    has_sft_BS: jax.Array
+    on_cot_BS: jax.Array
+    """Whether the strategy, or its decision, put it on CoT (bool)."""
+
+
+Step = Callable[[State, Forest], tuple[State, Metrics, Outcomes]]
+"""A pure function `(state, batch [A, B, ...]) -> (state, metrics, outcomes)`."""
 
 
 def init_state(
@@ -97,16 +109,17 @@ def make_train_step(
     ) -> tuple[jax.Array, tuple]:
         params = join_params(trainable, frozen)
         losses = forest_losses(definition, params, forest, examples=examples, dtype=dtype, dropout_key=key)
-        sums = _sums(losses, objective(losses, threshold), threshold, forest, processor)
-        return sums["loss"], (sums, losses)
+        choice = objective(losses, threshold)
+        sums = _sums(losses, choice, threshold, forest, processor)
+        return sums["loss"], (sums, Outcomes(losses.sft_BS, losses.has_sft_BS, choice.on_cot_BS))
 
-    def train_step(state: State, batch: Forest) -> tuple[State, Metrics, Losses]:
+    def train_step(state: State, batch: Forest) -> tuple[State, Metrics, Outcomes]:
         trainable, gamma = state["trainable"], state["gamma"]["gamma"]
         threshold = Threshold(gamma, state["gamma"].get("share", 0.5), step_keys(seed, state["step"]))
 
         key = jax.random.fold_in(jax.random.key(seed), state["step"]) if has_dropout else None
         keys = jax.random.split(key, batch.segment_BT.shape[0]) if has_dropout else None
-        gradient, sums, losses = _summed_gradient(
+        gradient, sums, outcomes = _summed_gradient(
             lambda params, forest, key: loss_of(params, state["frozen"], forest, threshold, key),
             trainable,
             (batch, keys),
@@ -129,35 +142,35 @@ def make_train_step(
         moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
         new_state = {"step": state["step"] + 1, "frozen": state["frozen"], **moved}
         metrics = {**_metrics(sums, grad_norm, gamma), **_fills(sums, batch, processor), "skipped": 1.0 - finite}
-        return new_state, metrics, losses
+        return new_state, metrics, outcomes
 
     return train_step
 
 
 def _summed_gradient(
-    loss_of: Callable[[Params, Forest, jax.Array | None], tuple[jax.Array, tuple[Metrics, Losses]]],
+    loss_of: Callable[[Params, Forest, jax.Array | None], tuple[jax.Array, tuple[Metrics, Outcomes]]],
     trainable: Params,
     batches: tuple[Forest, jax.Array | None],
-) -> tuple[Params, Metrics, Losses]:
-    """The sums over A micro-batches of the gradient and of the metrics, and the losses of every example [A, ...].
+) -> tuple[Params, Metrics, Outcomes]:
+    """The sums over A micro-batches of the gradient and of the metrics, and the outcomes of every example [A, ...].
 
     Each micro-batch adds its gradient in place, layer by layer, to one buffer that the backward pass writes to: the
     gradient is held once, not once more for the micro-batch at hand.
     """
     if batches[0].segment_BT.shape[0] == 1:
         only = jax.tree.map(lambda array: array[0], batches)
-        gradient, (sums, losses) = jax.grad(loss_of, has_aux=True)(trainable, *only)
-        return gradient, sums, jax.tree.map(lambda array: array[None], losses)
+        gradient, (sums, outcomes) = jax.grad(loss_of, has_aux=True)(trainable, *only)
+        return gradient, sums, jax.tree.map(lambda array: array[None], outcomes)
 
     total = jax.tree.map(lambda param: jax.new_ref(jnp.zeros_like(param)), trainable)
 
-    def accumulate(_: None, each: tuple[Forest, jax.Array | None]) -> tuple[None, tuple[Metrics, Losses]]:
+    def accumulate(_: None, each: tuple[Forest, jax.Array | None]) -> tuple[None, tuple[Metrics, Outcomes]]:
         loss, backward, aux = jax.vjp(lambda params: loss_of(params, *each), trainable, has_aux=True)
         backward.with_refs(total)(jnp.ones_like(loss))
         return None, aux
 
-    _, (sums, losses) = jax.lax.scan(accumulate, None, batches)
-    return jax.tree.map(jax.ref.freeze, total), jax.tree.map(lambda each: each.sum(axis=0), sums), losses
+    _, (sums, outcomes) = jax.lax.scan(accumulate, None, batches)
+    return jax.tree.map(jax.ref.freeze, total), jax.tree.map(lambda each: each.sum(axis=0), sums), outcomes
 
 
 def _slots(forest: Forest, processor: Processor) -> dict[str, jax.Array]:

@@ -1,6 +1,9 @@
 """Decisions and the parts of a loss, on numbers by hand and against a naive second implementation."""
 
+import json
 import math
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,8 @@ from mmkp_jax.training.decisions import DECISIONS, Threshold, decide, decision_n
 from mmkp_jax.training.gamma import Seen, gamma_schedule, init_gamma, update_gamma
 from mmkp_jax.training.losses import Losses, chain_loss, example_losses, keyphrase_loss
 from mmkp_jax.training.objectives import decoupled, objective
+from tests.support.devices import fake_devices
+from tests.support.paths import ROOT
 from tests.support.post_numbers import losses_of_numbers, naive_losses, naive_parts
 from tests.support.zoo import first_geometries, forest_of, model_of, random_tree, row_size
 
@@ -207,6 +212,23 @@ def test_random_decisions_put_their_share_of_posts_on_cot():
             assert abs(each.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / each.size)
         assert (chosen[0] == chosen[1]).all() == kept
         assert 0.5 < (chosen[0] == chosen[2]).mean() < 0.66  # independent: 0.58
+
+
+def test_decisions_are_the_same_on_any_mesh():
+    """And with rows in another order: a random decision knows the post, not its place."""
+    command = [sys.executable, "-m", "tests.support.sharded_decisions"]
+    done = subprocess.run(command, cwd=ROOT, env=fake_devices(8), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    one, *others = json.loads(done.stdout.splitlines()[-1]).values()
+    assert set(one) == set(DECISIONS) and len(others) == 3
+    for other in others:
+        for name, found in other.items():
+            assert found["on_cot"] == one[name]["on_cot"], name
+            assert found["gamma"] == pytest.approx(one[name]["gamma"], rel=1e-6)
+    steps = {name: [np.asarray(step) for step in found["on_cot"]] for name, found in one.items()}
+    assert all(0 < sum(step.sum() for step in found) < sum(step.size for step in found) for found in steps.values())
+    assert (steps["random"][0] != steps["random"][1]).any()
+    assert (steps["random_posts"][0] == steps["random_posts"][1]).all()
 
 
 def simulate(share, *, decision="paper", steps=600, posts=8, scale=lambda step: 1.0, seed=0):
