@@ -1,6 +1,7 @@
 """The paper's Table 4 in miniature: every strategy on pocket, the same posts in the same steps, and Tables 4, 5 and 7.
 
-    python -m benchmarks.strategies [--seeds=N] [--runs=DIR] [--jobs=N] [--gammas] [--decisions] [--presets=NAME=VALUE,…]
+    python -m benchmarks.strategies [--seeds=N] [--runs=DIR] [--jobs=N] [--gammas] [--decisions]
+                                    [--presets=NAME=VALUE,…]
 
 Runs of `mmkp_jax.main`, `--jobs` at a time, each on cores of its own: the strategies seed by seed, then the other γ. A
 seed is that of the order of posts; the weights that runs begin with are the same, as a published checkpoint's are. A
@@ -193,9 +194,7 @@ def gammas_table(results: Mapping[str, Result]) -> Table:
 
 def decisions_table(results: Mapping[str, Result]) -> Table:
     """Dynamic CoT by decision, with controls."""
-    title = (
-        "By decision: γ of 50% puts half of the posts on CoT; of the staged run, steps to words are its second half's"
-    )
+    title = "By decision (γ of 50% keeps half of the posts on CoT; steps to label tokens of the staged run: its second half's)"
     return _scores_table(title, ("all", "seen", "unseen", "absent"), [(result, ()) for result in results.values()])
 
 
@@ -319,9 +318,7 @@ def run(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--jobs", type=int, help="runs at a time, else one a core, or one with --presets; 0 for none")
     parser.add_argument("--presets", default="", help="model, data and mesh, as in configs/dyncot.py:…; else pocket")
     parser.add_argument("--gammas", action="store_true", help="only Dynamic CoT under each γ (Table 5)")
-    parser.add_argument(
-        "--decisions", action="store_true", help="other decisions and controls, in place of Tables 4, 5"
-    )
+    parser.add_argument("--decisions", action="store_true", help="only other decisions and controls")
     args = parser.parse_args(arguments)
     only = {"gammas": args.gammas, "decisions": args.decisions}
     jobs = jobs_of(args.seeds, args.runs.resolve(), args.presets, **only)
