@@ -194,7 +194,7 @@ def gammas_table(results: Mapping[str, Result]) -> Table:
 
 def decisions_table(results: Mapping[str, Result]) -> Table:
     """Dynamic CoT by decision, with controls."""
-    title = "By decision (γ of 50% keeps half of the posts on CoT; steps to label tokens of the staged run: its second half's)"
+    title = "By decision (γ of 50%: half of the posts are on CoT; of the staged run, counts are of its second half)"
     return _scores_table(title, ("all", "seen", "unseen", "absent"), [(result, ()) for result in results.values()])
 
 
