@@ -1,6 +1,6 @@
 """Cost of Dynamic CoT with the forest and with two passes, against Fine-tune-CoT on the same posts.
 
-    python -m benchmarks.forest [--rounds=N] [--posts=N] [--rows=N]
+    python -m benchmarks.forest [--rounds=N] [--posts=N] [--rows=N] [--decisions]
 
 Each is a whole jitted, donated train step (AdamW, frozen vision tower) over the same posts in the same rows, each in
 the smallest rows that hold them. The two passes are the best variant found: packed, in one program, with the vision
@@ -8,6 +8,8 @@ tower's features shared between them; a line below times them without that too. 
 machine disturbs all alike; the ratio is the median over rounds of the ratio within a round. On a CPU it is of processor
 seconds, which other work on the machine disturbs less; elsewhere of seconds. Before timing, the forest's choices,
 losses and gradient are checked to be those of the two passes.
+
+`--decisions` times the forest's step under each decision and with content and mode apart instead, against the paper's.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from mmkp_jax.families.qwen2_5_vl.processor import processor_of
 from mmkp_jax.models.definition import define_from, flatten, random_params
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.ops.backends import RowAttention, backend_name
+from mmkp_jax.training.decisions import DECISIONS, Threshold
 from mmkp_jax.training.gamma import gamma_schedule
 from mmkp_jax.training.objectives import Objective, objective
 from mmkp_jax.training.optimizer import adamw
@@ -105,6 +108,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--posts", type=int, default=2, help="posts a row")
     parser.add_argument("--rows", type=int, default=2, help="rows a step")
+    parser.add_argument("--decisions", action="store_true", help="time every decision instead")
     args = parser.parse_args()
 
     posts = random_posts(args.posts * args.rows, seed=0)
@@ -131,6 +135,13 @@ def main() -> None:
         schedule = gamma_schedule("fixed", gamma)
         return make_train_step(definition, optimizer, objective, schedule, examples=examples, dtype=dtype)
 
+    if args.decisions:
+        train = {f"decision {name}": objective("dyncot", decision=name) for name in DECISIONS}
+        train["decoupled"] = objective("decoupled", decision="mode_free")
+        steps = {name: (forest_step(each, both.examples), with_steps(forest)) for name, each in train.items()}
+        seconds = time_interleaved(steps, params, optimizer, gamma, args.rounds)
+        report(seconds, dict.fromkeys(steps, both), short, longer, len(posts), args)
+        return
     steps = {
         "Fine-tune-CoT": (forest_step(objective("cot"), own.examples), with_steps(cot_only)),
         "Dynamic CoT, forest": (forest_step(objective("dyncot"), both.examples), with_steps(forest)),
@@ -172,7 +183,7 @@ def check_equal(definition, params, forest: Forest, pair: Pair, gamma: float, dt
 
     def by_forest(params):
         examples = pair.has_cot_BS.shape[1]
-        choice = choose(forest_losses(definition, params, forest, examples=examples, dtype=dtype), gamma)
+        choice = choose(forest_losses(definition, params, forest, examples=examples, dtype=dtype), Threshold(gamma))
         return choice.loss_BS.sum(), (choice.loss_BS, choice.on_cot_BS)
 
     def by_two_passes(params):
@@ -213,11 +224,12 @@ def time_interleaved(steps: dict, params, optimizer, gamma: float, rounds: int) 
 
 
 def report(seconds: dict, sizes: dict, short: RowSize, longer: RowSize, posts: int, args) -> None:
-    """Prints the table: seconds a step, posts a second, and each as a multiple of Fine-tune-CoT in the same round."""
+    """Prints the table: seconds a step, posts a second, and each as a multiple of the first one in the same round."""
+    first = next(iter(seconds))
     print(f"{posts} posts a step in {args.rows} rows, {args.rounds} rounds; {describe_machine()}")
-    print(f"{'':26} {'tokens a row':>14} {'s/step':>8} {'posts/s':>8} {'of Fine-tune-CoT':>17} {'(quartiles)':>15}")
+    print(f"{'':26} {'tokens a row':>14} {'s/step':>8} {'posts/s':>8} {f'of {first}':>17} {'(quartiles)':>15}")
     clock = 1 if jax.default_backend() == "cpu" else 0
-    base = [each[clock] for each in seconds["Fine-tune-CoT"]]
+    base = [each[clock] for each in seconds[first]]
     for name, taken in seconds.items():
         ratios = [one[clock] / other for one, other in zip(taken, base, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)

@@ -1,6 +1,7 @@
 """The paper's Table 4 in miniature: every strategy on pocket, the same posts in the same steps, and Tables 4, 5 and 7.
 
-    python -m benchmarks.strategies [--seeds=N] [--runs=DIR] [--jobs=N] [--gammas] [--presets=NAME=VALUE,…]
+    python -m benchmarks.strategies [--seeds=N] [--runs=DIR] [--jobs=N] [--gammas] [--decisions]
+                                    [--presets=NAME=VALUE,…]
 
 Runs of `mmkp_jax.main`, `--jobs` at a time, each on cores of its own: the strategies seed by seed, then the other γ. A
 seed is that of the order of posts; the weights that runs begin with are the same, as a published checkpoint's are. A
@@ -8,6 +9,9 @@ run that is complete is kept and a stopped one resumes, so this can be interrupt
 the seeds under which each of its systems is complete (where there is none, of what is complete under the first), and
 `--jobs=0` prints them alone. Each complete run then predicts the test split with and without chains of thought
 (`benchmarks/modes.py`).
+
+`--decisions` compares other decisions and controls at equal posts and steps, most of them with half of the posts on CoT
+(`benchmarks/systems.py`).
 
 With `--presets` it is a published model on its own dataset, a run at a time: `--gammas` alone is the paper's Table 5.
 All runs read one dataset and its one cache of posts' sizes.
@@ -25,6 +29,7 @@ import numpy as np
 from benchmarks.jobs import ROOT, run_all
 from benchmarks.machine import describe_machine
 from benchmarks.modes import ModeJob, mode_tables, modes_of
+from benchmarks.systems import BY_DECISION, BY_GAMMA, BY_STRATEGY, DECIDED, OURS, OVERRIDES, STAGED
 from mmkp_jax.evaluation.files import read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
 from mmkp_jax.evaluation.significance import RESAMPLES, Differences, Intervals
@@ -37,27 +42,6 @@ from mmkp_jax.runtime.cli import status_of
 from mmkp_jax.runtime.terminal import without_repeats
 
 POCKET = ROOT / "runs" / "pocket"
-
-OURS = "dyncot-0.4"
-"""The system that represents Dynamic CoT, as in the paper; the others are compared with it."""
-
-OVERRIDES: Mapping[str, Sequence[str]] = {
-    "zeroshot": (),
-    "sft": (),
-    OURS: ("--config.gamma=0.4",),
-    "cot": (),
-    "multitask": (),
-    "dyncot-0.3": ("--config.gamma=0.3",),
-    "dyncot-0.5": ("--config.gamma=0.5",),
-    "dyncot-0.6": ("--config.gamma=0.6",),
-    "dyncot-avg": ("--config.gamma_mode=mean",),
-    "dyncot-ema": ("--config.gamma_mode=ema",),
-}
-"""Flags of each system, whose name begins with its strategy's."""
-
-BY_STRATEGY = ("zeroshot", "sft", "cot", "multitask", OURS)
-BY_GAMMA = ("dyncot-avg", "dyncot-ema", "dyncot-0.3", OURS, "dyncot-0.5", "dyncot-0.6")
-"""The systems of a table, in its order."""
 
 NOTHING = "–"
 
@@ -83,28 +67,38 @@ class Job(NamedTuple):
 
     def command(self) -> list[str]:
         """The command that starts or resumes it."""
-        config = f"--config=configs/{self.system.partition('-')[0]}.py{f':{self.presets}' if self.presets else ''}"
         shared = ("--config.pack_for=both", "--config.ablations=False", f"--config.seed={self.seed}")
-        return [
-            *(sys.executable, "-m", "mmkp_jax.main", config, *shared),
-            *(*OVERRIDES[self.system], f"--workdir={self.workdir}"),
-        ]
+        if self.system == STAGED:
+            run = ("benchmarks.staged", f"--presets={self.presets}")
+        else:
+            config = f"configs/{self.system.partition('-')[0]}.py{f':{self.presets}' if self.presets else ''}"
+            run = ("mmkp_jax.main", f"--config={config}")
+        flags = (OVERRIDES | DECIDED)[self.system]
+        return [sys.executable, "-m", *run, *shared, *flags, f"--workdir={self.workdir}"]
 
 
-def jobs_of(seeds: int, runs: Path, presets: str = "", *, gammas: bool = False) -> list[Job]:
-    """All runs in order, or those of several γ; zero-shot, which does not depend on the order of posts, once."""
-    return [
+def jobs_of(seeds: int, runs: Path, presets: str = "", *, gammas: bool = False, decisions: bool = False) -> list[Job]:
+    """All runs of the paper's tables in order, or those of several γ, or by decision.
+
+    Zero-shot, which does not depend on the order of posts, is there once.
+    """
+    tables = [BY_STRATEGY, set(BY_GAMMA) - {OURS}]
+    if gammas or decisions:
+        tables = [each for each, asked in ((BY_GAMMA, gammas), (BY_DECISION, decisions)) if asked]
+    jobs = [
         Job(system, seed, runs / f"{system}-seed{seed}", presets)
-        for systems in ([BY_GAMMA] if gammas else [BY_STRATEGY, set(BY_GAMMA) - {OURS}])
+        for systems in tables
         for seed in range(seeds)
-        for system in OVERRIDES
+        for system in OVERRIDES | DECIDED
         if system in systems and (system != "zeroshot" or seed == 0)
     ]
+    return list(dict.fromkeys(jobs))
 
 
 class Result(NamedTuple):
     """The complete runs of one system."""
 
+    system: str
     seeds: list[int]
     runs: list[ReportRun]
     scored: System
@@ -126,7 +120,9 @@ class Result(NamedTuple):
     @property
     def name(self) -> str:
         """The name with γ, where there is one."""
-        return paper.NAMES[self.strategy] + f", γ {self.gamma}" * (self.strategy == "dyncot")
+        run = self.runs[0]
+        name = "SFT, then Fine-tune-CoT" if self.system == STAGED else run.system
+        return name + f", γ {self.gamma}" * run.decides
 
     def f1(self, group: str) -> dict[int, float]:
         """F1@1 by seed, in percent."""
@@ -160,6 +156,7 @@ def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Resul
     short = dict(zip([OURS, *others], compared.systems, strict=True))
     return {
         system: Result(
+            system,
             list(own),
             list(own.values()),
             scored[system],
@@ -195,6 +192,12 @@ def gammas_table(results: Mapping[str, Result]) -> Table:
     return _scores_table("Dynamic CoT by γ (Table 5)", paper.GAMMA_GROUPS, rows)
 
 
+def decisions_table(results: Mapping[str, Result]) -> Table:
+    """Dynamic CoT by decision, with controls."""
+    title = "By decision (γ of 50%: half of the posts are on CoT; of the staged run, counts are of its second half)"
+    return _scores_table(title, ("all", "seen", "unseen", "absent"), [(result, ()) for result in results.values()])
+
+
 def _scores_table(title: str, groups: Sequence[str], rows: Sequence[tuple[Result, Sequence[float]]]) -> Table:
     def cell(result: Result, group: str) -> str:
         if result.intervals[group] is None:  # no test post is of it
@@ -203,12 +206,13 @@ def _scores_table(title: str, groups: Sequence[str], rows: Sequence[tuple[Result
         return f"{_spread(list(result.f1(group).values()))} ({100 * low:.1f}–{100 * high:.1f})"
 
     def reported(values: Sequence[float]) -> list[str]:
-        return [f"{value:.2f}" for value in values] or [NOTHING] * len(groups)
+        return [f"{value:.2f}" for value in values] or [NOTHING] * len(groups) * has_reported
 
-    header = ("", *groups, *FACTS, *(f"paper, {group}" for group in groups))
+    has_reported = any(values for _, values in rows)
+    header = ("", *groups, *FACTS, *(f"paper, {group}" for group in groups if has_reported))
     notes = [
-        "F1@1 in percent: mean ± standard deviation between seeds (95% interval over the test posts);"
-        " the paper's: Qwen2.5-VL-3B on MMKP-V2",
+        "F1@1 in percent: mean ± standard deviation between seeds (95% interval over the test posts)"
+        + "; the paper's: Qwen2.5-VL-3B on MMKP-V2" * has_reported,
         "label tokens: of the rows, both targets; a strategy's loss takes its own. on CoT: of the posts of all steps",
     ]
     return Table(
@@ -291,8 +295,11 @@ def show(jobs: Sequence[Job]) -> None:
         read_results(systems, jobs) if len(shown.intersection(systems)) > 1 else {}
         for systems in (BY_STRATEGY, BY_GAMMA)
     )
+    by_decision = read_results(BY_DECISION, jobs) if any(job.system in DECIDED for job in jobs) else {}
     missing = [job.workdir.name for job in jobs if not job.complete]
-    runs = [run for results in (by_strategy, by_gamma) for result in results.values() for run in result.runs]
+    runs = [
+        run for results in (by_strategy, by_gamma, by_decision) for result in results.values() for run in result.runs
+    ]
     revisions = ", ".join(sorted({str(run.environment.get("revision", NOTHING)) for run in runs}))
     print(describe_machine())
     print(
@@ -303,6 +310,7 @@ def show(jobs: Sequence[Job]) -> None:
     for results, tables in (
         (by_strategy, (strategies_table, differences_table, words_table)),
         (by_gamma, (gammas_table, differences_table)),
+        (by_decision, (decisions_table, differences_table, words_table)),
     ):
         for table in tables if results else ():
             print(f"\n{as_text(table(results))}")
@@ -318,8 +326,10 @@ def run(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--jobs", type=int, help="runs at a time, else one a core, or one with --presets; 0 for none")
     parser.add_argument("--presets", default="", help="model, data and mesh, as in configs/dyncot.py:…; else pocket")
     parser.add_argument("--gammas", action="store_true", help="only Dynamic CoT under each γ (Table 5)")
+    parser.add_argument("--decisions", action="store_true", help="only other decisions and controls")
     args = parser.parse_args(arguments)
-    jobs = jobs_of(args.seeds, args.runs.resolve(), args.presets, gammas=args.gammas)
+    only = {"gammas": args.gammas, "decisions": args.decisions}
+    jobs = jobs_of(args.seeds, args.runs.resolve(), args.presets, **only)
     if not args.presets:
         make(POCKET)
     at_a_time = args.jobs if args.jobs is not None else 1 if args.presets else len(os.sched_getaffinity(0))

@@ -3,7 +3,7 @@
 PAPER_POSTS, PAPER_EPOCHS = 34_515, 5
 """Training posts of MMKP-V2, and the epochs of the 2B and 3B models (arXiv 2510.09358); the batch size is 1."""
 
-USES_COT = ("cot", "multitask", "dyncot")
+USES_COT = ("cot", "multitask", "dyncot", "decoupled")
 """Strategies that learn from chains of thought."""
 
 FEW = 0.5
@@ -24,7 +24,11 @@ def chains_line(strategy: str, posts: int, with_cot: int) -> str:
         return ""
     some = f"{with_cot:,} of {posts:,} training posts ({with_cot / posts:.1%})"
     if not with_cot:
-        effect = {"cot": "so nothing is trained", "multitask": "so multi-task trains as SFT does"}
+        effect = {
+            "cot": "so nothing is trained",
+            "multitask": "so multi-task trains as SFT does",
+            "decoupled": "so it trains as SFT does",
+        }
         what = effect.get(strategy, "so Dynamic CoT trains as SFT does, whatever γ is")
         return f"WARNING: none of {posts:,} training posts has a chain of thought, {what}"
     if strategy == "cot":

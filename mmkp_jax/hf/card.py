@@ -15,6 +15,7 @@ from mmkp_jax import __version__
 from mmkp_jax.data.prompts import DATE, user_text
 from mmkp_jax.hf.card_lora import adapter_code, adapters, as_code, frozen
 from mmkp_jax.hf.card_results import HEADLINES, Results, results_text, rows_of
+from mmkp_jax.hf.card_strategy import STRATEGIES, strategy_rows
 from mmkp_jax.hf.card_text import (
     BODY,
     DATED,
@@ -43,13 +44,6 @@ _LINK = re.compile(r"https?://[\w.~%/?=&#:@+-]+|[\w.-]+")
 """A URL, or a file of the folder; anything else in a base's metadata is not linked."""
 
 SOFTWARE = ("jax", "flax", "transformers", "pillow")
-
-STRATEGIES = {
-    "sft": "SFT: the target is the keyphrases",
-    "cot": "Fine-tune-CoT: the target is a chain of thought, then the keyphrases",
-    "multitask": "multi-task: the loss is a weighted mean of that of the keyphrases and that of the chain of thought",
-    "dyncot": "Dynamic CoT: the target is the keyphrases, after a chain of thought where their own loss is below γ",
-}
 
 
 class Licence(NamedTuple):
@@ -196,13 +190,11 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
 
 def _training(facts: CardFacts) -> list[tuple[str, str]]:
     c = facts.config
-    gamma = f"{c['gamma']:g} nats a label" if c["gamma_mode"] == "fixed" else f"{c['gamma_mode']} of earlier SFT losses"
     length = f"{c['total_steps']:,} steps" if c["total_steps"] else f"{c['num_epochs']:g} epochs"
     packages = facts.environment.packages
     rows = {
         "steps": f"{facts.step:,} (planned: {length})",
-        "γ": gamma if c["strategy"] == "dyncot" else None,
-        "weight of the SFT loss": f"{c['multitask_weight']:g}" if c["strategy"] == "multitask" else None,
+        **strategy_rows(c),
         "adapters": adapters(c) or None,
         "frozen": frozen(c),
         "batch": f"{c['global_batch_size']:,} × {c['row']['tokens']:,} tokens of packed posts"

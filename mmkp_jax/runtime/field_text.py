@@ -1,8 +1,9 @@
 """The table of fields as text: `main --help` and `docs/config.md`."""
 
 import textwrap
+from typing import Any
 
-from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, OURS, PAPER, SAME, Field
+from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, OURS, PAPER, SAME, Field, Need
 from mmkp_jax.runtime.fields import SECTIONS
 
 WIDTH = 80
@@ -68,6 +69,10 @@ def _default(field: Field) -> str:
 def _needs(field: Field) -> list[str]:
     """Text on the settings without which a field has no effect."""
     return [
-        f"only with `{need.setting}={need.only[0]}`" if need.only else f"not with `{need.setting}={need.never[0]}`"
+        f"only with {_settings(need, need.only)}" if need.only else f"not with {_settings(need, need.never)}"
         for need in field.needs
     ]
+
+
+def _settings(need: Need, values: tuple[Any, ...]) -> str:
+    return " or ".join(f"`{need.setting}={value}`" for value in values)

@@ -18,7 +18,8 @@ from mmkp_jax.runtime.field_types import (
     Section,
 )
 from mmkp_jax.runtime.lora_fields import LORA
-from mmkp_jax.runtime.needs import DYNAMIC, FIXED, MOVING, TRAINS, UNADAPTED, VALIDATED, WEIGHTED
+from mmkp_jax.runtime.needs import TRAINS, UNADAPTED, VALIDATED
+from mmkp_jax.runtime.strategy_fields import STRATEGY
 
 MESH_AXES = ("data", "fsdp", "tensor")
 """Mesh axes: copies of the model; shards that see different rows; shards that see the same rows."""
@@ -89,39 +90,6 @@ MODEL_AND_DATA = (
         choices=("own", "both"),
     ),
     Field("seed", 0, "seed of the order of posts", low=0),
-)
-
-STRATEGY = (
-    Field(
-        *("strategy", "dyncot"),
-        "what an example is trained on",
-        choices=("zeroshot", "sft", "cot", "multitask", "dyncot"),
-    ),
-    Field(
-        *("multitask_weight", 0.5),
-        "share of the SFT loss under multitask",
-        low=0,
-        high=1,
-        source=OURS,
-        needs=(TRAINS, WEIGHTED),
-    ),
-    Field(
-        *("gamma_mode", "fixed"),
-        'how γ moves: not at all, as the mean of all posts (the paper\'s "avg"), or as a moving mean over steps',
-        choices=("fixed", "mean", "ema"),
-        needs=(TRAINS, DYNAMIC),
-    ),
-    Field(
-        "gamma", 0.4, "the threshold γ, nats a label; for fixed", low=0, source=PAPER, needs=(TRAINS, DYNAMIC, FIXED)
-    ),
-    Field(
-        *("gamma_ema_decay", 0.99),
-        "decay of γ a step; for ema",
-        low=0,
-        below=1,
-        source=OURS,
-        needs=(TRAINS, DYNAMIC, MOVING),
-    ),
 )
 
 OPTIMIZER = (

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from mmkp_jax.runtime.fields import FIELDS
+from mmkp_jax.runtime.fields import FIELDS, field_named
+from mmkp_jax.runtime.needs import COMPARED, DECIDES
 from mmkp_jax.training.optimizer import warmup_length
 
 
@@ -19,7 +20,7 @@ def without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: 
     """
     held = list(_held(config))
     by_length = [*_length(config, steps), *_beyond(config, steps), *_profile(steps, first, profiled)] if steps else []
-    return [*by_length, *held, *_needs(config)]
+    return [*by_length, *held, *_needs(config), *_share(config)]
 
 
 def lines_without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> str:
@@ -70,6 +71,14 @@ def _held(config: ConfigDict) -> Iterator[str]:
         and (config.lora_base, config.frozen_dtype) == ("bf16", "float32")
     ):
         yield f"lora_base=bf16: frozen_dtype={config.frozen_dtype} holds the base in {config.frozen_dtype}"
+
+
+def _share(config: ConfigDict) -> Iterator[str]:
+    """The share of posts on CoT, which has an effect by either of two fields."""
+    compares = config.strategy in DECIDES.only and COMPARED.holds(config.decision)
+    if compares and config.gamma_mode != "quantile" and config.gamma_share != field_named("gamma_share").default:
+        why = f"gamma_mode={config.gamma_mode}, and decision {config.decision} is not random"
+        yield f"gamma_share={config.gamma_share} has no effect: {why}"
 
 
 def _needs(config: ConfigDict) -> Iterator[str]:

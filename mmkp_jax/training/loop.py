@@ -114,10 +114,10 @@ def train(
             batch = place_batch(_micro_batches(forest, config), plan.mesh)
             step += 1
             with meter.spending("compile") if step == first else contextlib.nullcontext(), profiler.around(step):
-                state, metrics, losses = plan.step(state, batch)
+                state, metrics, outcomes = plan.step(state, batch)
             profiler.called(step, metrics)
             flops = needed_flops(plan.definition, config.freeze, forest) if peak else 0.0
-            meter.add(step, metrics, losses, flops)
+            meter.add(step, metrics, outcomes, flops)
             watchdog.beat()
             last, stop = step == training.steps, asked.stop or stop_requested(step)
             if best and (last or step % config.eval_every == 0):

@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from mmkp_jax.runtime.hosts import is_writer, merge_over_hosts
 from mmkp_jax.training.batches import TrainingData
-from mmkp_jax.training.objectives import Losses
 from mmkp_jax.training.optimizer import learning_rate
 from mmkp_jax.training.post_losses import PostLosses
-from mmkp_jax.training.step import Metrics
+from mmkp_jax.training.step import Metrics, Outcomes
 from mmkp_jax.training.watchdog import SkippedSteps
 from mmkp_jax.training.workdir import MetricsLog
 
@@ -121,7 +120,7 @@ class _Pending(NamedTuple):
 
     step: int
     metrics: Metrics
-    losses: Losses
+    outcomes: Outcomes
     flops: float
     annotations: dict[str, float]
 
@@ -175,7 +174,7 @@ class Meter(contextlib.AbstractContextManager):
         """Adds values to the line of the step added last."""
         self._pending[-1].annotations.update(values)
 
-    def add(self, step: int, metrics: Metrics, losses: Losses, flops: float) -> None:
+    def add(self, step: int, metrics: Metrics, outcomes: Outcomes, flops: float) -> None:
         """Takes a step's results, and writes those of the steps before it.
 
         Args:
@@ -186,7 +185,7 @@ class Meter(contextlib.AbstractContextManager):
         """
         self._times.called(step, metrics)
         self.write()
-        self._pending.append(_Pending(step, metrics, losses, flops, {}))
+        self._pending.append(_Pending(step, metrics, outcomes, flops, {}))
         self._bar.update()
 
     def write(self) -> None:
@@ -195,7 +194,7 @@ class Meter(contextlib.AbstractContextManager):
         Raises:
             InputError: too many steps in a row were not finite.
         """
-        for step, metrics, losses, flops, annotations in self._pending:
+        for step, metrics, outcomes, flops, annotations in self._pending:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}  # waits for the step
             line = {
                 **values,
@@ -206,9 +205,9 @@ class Meter(contextlib.AbstractContextManager):
             line |= {f"{each}_per_second": line[each] / line["seconds"] for each in ("posts", "tokens")}
             if self._peak:
                 line["mfu"] = flops / (line["seconds"] * self._peak)
-            nll_ABS = _of_this_host(losses.sft_BS)
-            nll_ABS[_of_this_host(losses.has_sft_BS) != 1] = np.nan
-            self._losses.record(step, nll_ABS.reshape(-1, nll_ABS.shape[-1])[self._place_R])
+            nll_ABS, on_cot_ABS = _of_this_host(outcomes.sft_BS), _of_this_host(outcomes.on_cot_BS)
+            nll_ABS[_of_this_host(outcomes.has_sft_BS) != 1] = np.nan
+            self._losses.record(step, *(self._as_planned(each_ABS) for each_ABS in (nll_ABS, on_cot_ABS)))
             if self._log:
                 self._log.write(step, {name: value if np.isfinite(value) else None for name, value in line.items()})
             if step % self._every == 0:
@@ -222,6 +221,9 @@ class Meter(contextlib.AbstractContextManager):
         self._losses.merge(merge_over_hosts)
         if self._writes:
             self._losses.write()
+
+    def _as_planned(self, value_ABS: np.ndarray) -> np.ndarray:
+        return value_ABS.reshape(-1, value_ABS.shape[-1])[self._place_R]
 
     def _ids(self, step: int) -> list[str]:
         return [self._records[number].id for number in self._losses.posts(step).tolist()]

@@ -3,25 +3,20 @@
 B rows, S examples a row. Losses are nats a label. Paper: arXiv 2510.09358.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mmkp_jax.data.forest import COT, SFT, Forest
+from mmkp_jax.data.forest import COT, SFT
 from mmkp_jax.errors import InputError, nearest
+from mmkp_jax.training.decisions import DECISIONS, Decision, Threshold, decide, decision_named
+from mmkp_jax.training.losses import Losses, chain_loss, keyphrase_loss, log_direct
 
-
-class Losses(NamedTuple):
-    """Losses of each example under its two targets; 0 where the target is absent."""
-
-    sft_BS: jax.Array
-    """Mean NLL of the SFT target's labels (eq. 2, over the target only)."""
-    cot_BS: jax.Array
-    """Mean NLL of the CoT target's labels (eq. 3)."""
-    has_sft_BS: jax.Array
-    has_cot_BS: jax.Array
+LEAST_SHARE = 0.05
+"""Bound of a mode's share in its weight under `decoupled`, which is at most ten times that of balanced modes."""
 
 
 class Choice(NamedTuple):
@@ -32,71 +27,78 @@ class Choice(NamedTuple):
     counts_BS: jax.Array
     """Whether the example is part of the step's mean (bool)."""
     on_cot_BS: jax.Array
-    """Whether only the CoT target gets a gradient (bool)."""
+    """Whether the strategy, or its decision, puts it on CoT (bool)."""
+    number_BS: jax.Array
+    """What γ is compared with, and follows."""
 
 
-Objective = Callable[[Losses, jax.Array], Choice]
-"""A function `(losses, γ) -> choice`."""
+Objective = Callable[[Losses, Threshold], Choice]
+"""A function `(losses, threshold) -> choice`."""
 
 
-def example_losses(nll_BM: jax.Array, forest: Forest, examples: int) -> Losses:
-    """Mean losses over each example's labels, from `nll_BM` at the label slots; `examples` is S, a static number.
-
-    Slots of weight 0 are masked before the division, so padding has a finite loss and gradient.
-    """
-    segment_BM = jnp.take_along_axis(forest.segment_BT, forest.label_slot_BM, axis=1)
-    branch_BM = jnp.take_along_axis(forest.branch_BT, forest.label_slot_BM, axis=1)
-    nll_BM = jnp.where(forest.weight_BM > 0, nll_BM * forest.weight_BM, 0)
-
-    def mean(branch: int) -> tuple[jax.Array, jax.Array]:
-        of_BMS = (segment_BM[..., None] == 1 + jnp.arange(examples)) & (branch_BM[..., None] == branch)
-        labels_BS = jnp.where(of_BMS, forest.weight_BM[..., None], 0).sum(axis=1)
-        total_BS = jnp.where(of_BMS, nll_BM[..., None], 0).sum(axis=1)
-        return total_BS / jnp.where(labels_BS > 0, labels_BS, 1), labels_BS > 0
-
-    (sft_BS, has_sft_BS), (cot_BS, has_cot_BS) = mean(SFT), mean(COT)
-    return Losses(sft_BS, cot_BS, has_sft_BS, has_cot_BS)
-
-
-def sft(losses: Losses, gamma: jax.Array) -> Choice:
+def sft(losses: Losses, threshold: Threshold) -> Choice:
     """SFT: the keyphrases alone."""
-    return Choice(losses.sft_BS, losses.has_sft_BS, jnp.zeros_like(losses.has_sft_BS))
+    return Choice(losses.sft_BS, losses.has_sft_BS, jnp.zeros_like(losses.has_sft_BS), losses.sft_BS)
 
 
-def cot(losses: Losses, gamma: jax.Array) -> Choice:
+def cot(losses: Losses, threshold: Threshold) -> Choice:
     """Fine-tune-CoT: the chain of thought alone; an example without one does not count."""
-    return Choice(losses.cot_BS, losses.has_cot_BS, losses.has_cot_BS)
+    return Choice(losses.cot_BS, losses.has_cot_BS, losses.has_cot_BS, losses.sft_BS)
 
 
-def multitask(losses: Losses, gamma: jax.Array, *, weight: float = 0.5) -> Choice:
+def multitask(losses: Losses, threshold: Threshold, *, weight: float = 0.5) -> Choice:
     """Both targets, at `weight` and 1 - `weight`; without a chain of thought, the SFT target at weight 1."""
     both_BS = weight * losses.sft_BS + (1 - weight) * losses.cot_BS
     loss_BS = jnp.where(losses.has_cot_BS, both_BS, losses.sft_BS)
-    return Choice(loss_BS, losses.has_sft_BS, jnp.zeros_like(losses.has_sft_BS))
+    return Choice(loss_BS, losses.has_sft_BS, jnp.zeros_like(losses.has_sft_BS), losses.sft_BS)
 
 
-def dyncot(losses: Losses, gamma: jax.Array) -> Choice:
-    """Dynamic CoT (eq. 4-5): the CoT target where the SFT loss is below γ, else (and at a tie) the SFT target.
+def dyncot(losses: Losses, threshold: Threshold, *, decision: Decision = DECISIONS["paper"]) -> Choice:
+    """Dynamic CoT (eq. 4-5): the CoT target where the decision says so, else the SFT target.
 
-    No gradient flows through the decision; an example without a chain of thought keeps its SFT target.
+    By the paper's decision that is where the SFT loss is below γ. No gradient flows through the decision; an example
+    without a chain of thought keeps its SFT target.
     """
-    decision_BS = jax.lax.stop_gradient(losses.sft_BS)
-    on_cot_BS = losses.has_cot_BS & (decision_BS < gamma)
-    return Choice(jnp.where(on_cot_BS, losses.cot_BS, losses.sft_BS), losses.has_sft_BS, on_cot_BS)
+    number_BS, on_cot_BS = decide(decision, losses, threshold)
+    return Choice(jnp.where(on_cot_BS, losses.cot_BS, losses.sft_BS), losses.has_sft_BS, on_cot_BS, number_BS)
 
 
-OBJECTIVES = {"sft": sft, "cot": cot, "multitask": multitask, "dyncot": dyncot}
+def decoupled(
+    losses: Losses,
+    threshold: Threshold,
+    *,
+    decision: Decision = DECISIONS["paper"],
+    weight: float = 0.5,
+    mode_weight: float = 0.25,
+) -> Choice:
+    """Content and mode apart: both targets' contents are learnt, and the decision only labels the mode.
+
+    The loss is `weight` L_kp + (1 - `weight`) L_chain + `mode_weight` w_m CE(m; P(think)), where m is the decision and
+    w_m = 0.5 / share of m, as a moving average: the rarer mode weighs more. No gradient flows through m and w_m. An
+    example whose targets begin with the same token has no mode term; one without a chain of thought keeps its SFT loss.
+    """
+    number_BS, thinks_BS = decide(decision, losses, threshold)
+    share = jnp.clip(threshold.share, LEAST_SHARE, 1 - LEAST_SHARE)
+    mode_BS = jnp.where(thinks_BS, losses.think_BS / share, -log_direct(losses) / (1 - share))
+    content_BS = weight * keyphrase_loss(losses) + (1 - weight) * chain_loss(losses)
+    loss_BS = content_BS + 0.5 * mode_weight * mode_BS
+    return Choice(jnp.where(losses.has_cot_BS, loss_BS, losses.sft_BS), losses.has_sft_BS, thinks_BS, number_BS)
+
+
+OBJECTIVES = {"sft": sft, "cot": cot, "multitask": multitask, "dyncot": dyncot, "decoupled": decoupled}
 STRATEGIES = ("zeroshot", *OBJECTIVES)
 
-OWN_BRANCHES = {"sft": (SFT,), "cot": (COT,), "multitask": (SFT, COT), "dyncot": (SFT, COT)}
+OWN_BRANCHES = {"sft": (SFT,), "cot": (COT,), **dict.fromkeys(("multitask", "dyncot", "decoupled"), (SFT, COT))}
 """Branches that each strategy learns from, for `pack_for="own"`."""
 
 
-def objective(strategy: str, *, multitask_weight: float = 0.5) -> Objective:
-    """The objective of a strategy that trains.
+def objective(
+    strategy: str, *, decision: str = "paper", multitask_weight: float = 0.5, mode_weight: float = 0.25
+) -> Objective:
+    """The objective of a strategy that trains; `decision` is one of `DECISIONS`, for those that make one.
 
     Raises:
-        InputError: the strategy is unknown, or is zero-shot, which has nothing to train.
+        InputError: the strategy or decision is unknown, or is zero-shot, which has nothing to train.
     """
     if strategy == "zeroshot":
         raise InputError("strategy 'zeroshot' trains nothing", "config.strategy", "evaluate the checkpoint as it is")
@@ -106,6 +108,13 @@ def objective(strategy: str, *, multitask_weight: float = 0.5) -> Objective:
             "config.strategy",
             f"choose one of {', '.join(STRATEGIES)}",
         )
-    if strategy == "multitask":
-        return lambda losses, gamma: multitask(losses, gamma, weight=multitask_weight)
-    return OBJECTIVES[strategy]
+    options = {
+        "multitask": {"weight": multitask_weight},
+        "dyncot": {"decision": decision_named(decision)},
+        "decoupled": {
+            "decision": decision_named(decision),
+            "weight": multitask_weight,
+            "mode_weight": mode_weight,
+        },
+    }
+    return functools.partial(OBJECTIVES[strategy], **options.get(strategy, {}))

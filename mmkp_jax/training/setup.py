@@ -29,7 +29,8 @@ from mmkp_jax.models.sharding import (
 from mmkp_jax.ops.backends import RowAttention, backend_name
 from mmkp_jax.runtime.field_checks import check_settings
 from mmkp_jax.training.batches import image_processor
-from mmkp_jax.training.gamma import GammaSchedule, gamma_schedule
+from mmkp_jax.training.decisions import decision_named
+from mmkp_jax.training.gamma import GammaSchedule, gamma_schedule, init_gamma
 from mmkp_jax.training.objectives import objective
 from mmkp_jax.training.optimizer import adamw, learning_rate
 from mmkp_jax.training.step import State, Step, init_state, make_train_step
@@ -40,7 +41,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Plan(NamedTuple):
     """A run before its weights are read: enough to compile, load or restore it.
 
-    The step is called as `with jax.set_mesh(plan.mesh): state, metrics, losses = plan.step(state, batch)` and donates
+    The step is called as `with jax.set_mesh(plan.mesh): state, metrics, outcomes = plan.step(state, batch)` and donates
     the state; its batch is [accumulation steps, rows, ...] (`models.sharding.place_batch`).
     """
 
@@ -75,8 +76,13 @@ def plan_training(
         InputError: a setting, or the model, cannot be used.
     """
     check_settings(config)
-    train = objective(config.strategy, multitask_weight=config.multitask_weight)
-    schedule = gamma_schedule(config.gamma_mode, config.gamma, config.gamma_ema_decay)
+    train = objective(
+        config.strategy,
+        decision=config.decision,
+        multitask_weight=config.multitask_weight,
+        mode_weight=config.mode_weight,
+    )
+    schedule = schedule_of(config)
     mesh = make_mesh(config.mesh, devices)
     definition = _define_for_rows(config, mesh, published, where)
     _check_batch(config, mesh)
@@ -110,6 +116,22 @@ def plan_training(
         donate_argnums=0,
     )
     return Plan(definition, mesh, optimizer, schedule, state, step, config.seed, config.lora_adapter)
+
+
+def schedule_of(config: ConfigDict) -> GammaSchedule:
+    """The schedule of γ; under a random decision, γ is the share of posts on CoT.
+
+    Raises:
+        InputError: a setting cannot be used.
+    """
+    decision, tracks_share = decision_named(config.decision), config.strategy == "decoupled"
+    if decision.is_random:
+        return gamma_schedule("fixed", config.gamma_share, tracks_share=tracks_share)
+    return gamma_schedule(
+        *(config.gamma_mode, config.gamma, config.gamma_ema_decay),
+        share_below=1 - config.gamma_share if decision.above else config.gamma_share,
+        tracks_share=tracks_share,
+    )
 
 
 def plan_untrained(config: ConfigDict, folder: Folder, where: str) -> tuple[Definition, Params]:
@@ -197,7 +219,7 @@ def _abstract_state(
         "trainable": of_trainable,
         "frozen": of_frozen,
         "optimizer": optimizer_shardings(optimizer, trainable, of_trainable, mesh, config.moments_memory),
-        "gamma": {"gamma": replicated(mesh), "posts": replicated(mesh)},
+        "gamma": dict.fromkeys(init_gamma(schedule), replicated(mesh)),
     }
     shapes = jax.eval_shape(lambda t, f: init_state(t, f, optimizer, schedule), trainable, frozen)
     return jax.tree.map(

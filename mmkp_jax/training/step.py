@@ -9,7 +9,7 @@ The state is a plain nested dict: `step` (int32), `trainable` (float32), `frozen
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,27 @@ from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.models.features import given_features
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.ops.cross_entropy import label_nll
-from mmkp_jax.training.gamma import GammaSchedule, init_gamma, update_gamma
-from mmkp_jax.training.objectives import Choice, Losses, Objective, example_losses
+from mmkp_jax.training.decisions import Threshold, step_keys
+from mmkp_jax.training.gamma import GammaSchedule, Seen, init_gamma, update_gamma
+from mmkp_jax.training.losses import Losses, example_losses, keyphrase_loss
+from mmkp_jax.training.objectives import Choice, Objective
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
-Step = Callable[[State, Forest], tuple[State, Metrics, Losses]]
-"""A pure function `(state, batch [A, B, ...]) -> (state, metrics, every example's losses [A, B, S])`."""
+
+
+class Outcomes(NamedTuple):
+    """What became of each example, [A, B, S]."""
+
+    sft_BS: jax.Array
+    """The SFT loss; 0 without an SFT target."""
+    has_sft_BS: jax.Array
+    on_cot_BS: jax.Array
+    """Whether the strategy, or its decision, put it on CoT (bool)."""
+
+
+Step = Callable[[State, Forest], tuple[State, Metrics, Outcomes]]
+"""A pure function `(state, batch [A, B, ...]) -> (state, metrics, outcomes)`."""
 
 
 def init_state(
@@ -80,7 +94,8 @@ def make_train_step(
 ) -> Step:
     """The train step; jit it with shardings and donate the state.
 
-    Dropout, where the model's LoRA has it, depends on `seed`, the step and the micro-batch alone.
+    Dropout, where the model's LoRA has it, depends on `seed`, the step and the micro-batch alone; a random decision on
+    `seed`, the step and the post.
 
     The loss of a step is the mean over the posts that count, over all micro-batches: sums are accumulated and divided
     once, so A micro-batches of B rows give what one batch of A * B rows gives.
@@ -90,20 +105,24 @@ def make_train_step(
     has_dropout = definition.lora is not None and definition.lora.dropout > 0
 
     def loss_of(
-        trainable: Params, frozen: Params, forest: Forest, gamma: jax.Array, key: jax.Array | None
+        trainable: Params, frozen: Params, forest: Forest, threshold: Threshold, key: jax.Array | None
     ) -> tuple[jax.Array, tuple]:
         params = join_params(trainable, frozen)
         losses = forest_losses(definition, params, forest, examples=examples, dtype=dtype, dropout_key=key)
-        sums = _sums(losses, objective(losses, gamma), forest, processor)
-        return sums["loss"], (sums, losses)
+        choice = objective(losses, threshold)
+        sums = _sums(losses, choice, threshold, forest, processor)
+        return sums["loss"], (sums, Outcomes(losses.sft_BS, losses.has_sft_BS, choice.on_cot_BS))
 
-    def train_step(state: State, batch: Forest) -> tuple[State, Metrics, Losses]:
+    def train_step(state: State, batch: Forest) -> tuple[State, Metrics, Outcomes]:
         trainable, gamma = state["trainable"], state["gamma"]["gamma"]
+        threshold = Threshold(gamma, state["gamma"].get("share", 0.5), step_keys(seed, state["step"]))
 
         key = jax.random.fold_in(jax.random.key(seed), state["step"]) if has_dropout else None
         keys = jax.random.split(key, batch.segment_BT.shape[0]) if has_dropout else None
-        gradient, sums, losses = _summed_gradient(
-            lambda params, forest, key: loss_of(params, state["frozen"], forest, gamma, key), trainable, (batch, keys)
+        gradient, sums, outcomes = _summed_gradient(
+            lambda params, forest, key: loss_of(params, state["frozen"], forest, threshold, key),
+            trainable,
+            (batch, keys),
         )
         each = 1 / jnp.maximum(sums["posts"], 1)  # divides the gradient where it is read, not in a pass of its own
         grad_norm = optax.tree.norm(gradient) * each
@@ -117,41 +136,41 @@ def make_train_step(
         moved = {
             "trainable": optax.apply_updates(trainable, updates),
             "optimizer": after,
-            "gamma": update_gamma(schedule, state["gamma"], sums["loss_sft"], sums["posts_sft"]),
+            "gamma": update_gamma(schedule, state["gamma"], _seen(sums)),
         }
         kept = {"trainable": trainable, "optimizer": before, "gamma": state["gamma"]}
         moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
         new_state = {"step": state["step"] + 1, "frozen": state["frozen"], **moved}
         metrics = {**_metrics(sums, grad_norm, gamma), **_fills(sums, batch, processor), "skipped": 1.0 - finite}
-        return new_state, metrics, losses
+        return new_state, metrics, outcomes
 
     return train_step
 
 
 def _summed_gradient(
-    loss_of: Callable[[Params, Forest, jax.Array | None], tuple[jax.Array, tuple[Metrics, Losses]]],
+    loss_of: Callable[[Params, Forest, jax.Array | None], tuple[jax.Array, tuple[Metrics, Outcomes]]],
     trainable: Params,
     batches: tuple[Forest, jax.Array | None],
-) -> tuple[Params, Metrics, Losses]:
-    """The sums over A micro-batches of the gradient and of the metrics, and the losses of every example [A, ...].
+) -> tuple[Params, Metrics, Outcomes]:
+    """The sums over A micro-batches of the gradient and of the metrics, and the outcomes of every example [A, ...].
 
     Each micro-batch adds its gradient in place, layer by layer, to one buffer that the backward pass writes to: the
     gradient is held once, not once more for the micro-batch at hand.
     """
     if batches[0].segment_BT.shape[0] == 1:
         only = jax.tree.map(lambda array: array[0], batches)
-        gradient, (sums, losses) = jax.grad(loss_of, has_aux=True)(trainable, *only)
-        return gradient, sums, jax.tree.map(lambda array: array[None], losses)
+        gradient, (sums, outcomes) = jax.grad(loss_of, has_aux=True)(trainable, *only)
+        return gradient, sums, jax.tree.map(lambda array: array[None], outcomes)
 
     total = jax.tree.map(lambda param: jax.new_ref(jnp.zeros_like(param)), trainable)
 
-    def accumulate(_: None, each: tuple[Forest, jax.Array | None]) -> tuple[None, tuple[Metrics, Losses]]:
+    def accumulate(_: None, each: tuple[Forest, jax.Array | None]) -> tuple[None, tuple[Metrics, Outcomes]]:
         loss, backward, aux = jax.vjp(lambda params: loss_of(params, *each), trainable, has_aux=True)
         backward.with_refs(total)(jnp.ones_like(loss))
         return None, aux
 
-    _, (sums, losses) = jax.lax.scan(accumulate, None, batches)
-    return jax.tree.map(jax.ref.freeze, total), jax.tree.map(lambda each: each.sum(axis=0), sums), losses
+    _, (sums, outcomes) = jax.lax.scan(accumulate, None, batches)
+    return jax.tree.map(jax.ref.freeze, total), jax.tree.map(lambda each: each.sum(axis=0), sums), outcomes
 
 
 def _slots(forest: Forest, processor: Processor) -> dict[str, jax.Array]:
@@ -159,7 +178,7 @@ def _slots(forest: Forest, processor: Processor) -> dict[str, jax.Array]:
     return {"tokens": forest.segment_BT > 0, **processor.filled(forest.images)}
 
 
-def _sums(losses: Losses, choice: Choice, forest: Forest, processor: Processor) -> Metrics:
+def _sums(losses: Losses, choice: Choice, threshold: Threshold, forest: Forest, processor: Processor) -> Metrics:
     """Sums over a micro-batch, and its filled slots by kind."""
     sums = {
         "loss": jnp.where(choice.counts_BS, choice.loss_BS, 0),
@@ -171,9 +190,18 @@ def _sums(losses: Losses, choice: Choice, forest: Forest, processor: Processor) 
         "posts_cot": losses.has_cot_BS,
         "on_cot": choice.on_cot_BS,
         "labels": forest.weight_BM,
+        "number": jnp.where(losses.has_sft_BS, choice.number_BS, 0),
+        "below": losses.has_cot_BS & (choice.number_BS < threshold.gamma),
+        "p_think": jnp.where(losses.has_mode_BS, jnp.exp(-losses.think_BS), 0),
+        "loss_kp": jnp.where(losses.has_mode_BS, keyphrase_loss(losses), 0),
+        "posts_mode": losses.has_mode_BS,
         **_slots(forest, processor),
     }
     return {name: jnp.sum(array, dtype=jnp.float32) for name, array in sums.items()}
+
+
+def _seen(sums: Metrics) -> Seen:
+    return Seen(sums["number"], sums["posts_sft"], sums["below"], sums["on_cot"], sums["posts_cot"])
 
 
 def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
@@ -189,6 +217,8 @@ def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
         "loss": mean("loss", "posts"),
         "loss_sft": mean("loss_sft", "posts_sft"),
         "loss_cot": mean("loss_cot", "posts_cot"),
+        "loss_kp": mean("loss_kp", "posts_mode"),
+        "p_think": mean("p_think", "posts_mode"),
         "cot_share": mean("on_cot", "posts"),
         "gamma": gamma,
         "grad_norm": grad_norm,

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from benchmarks import strategies
-from benchmarks.strategies import BY_GAMMA, BY_STRATEGY, OURS, OVERRIDES, comparable, jobs_of, show
+from benchmarks import staged, strategies
+from benchmarks.strategies import comparable, jobs_of, show
+from benchmarks.systems import BY_DECISION, BY_GAMMA, BY_STRATEGY, DECIDED, OURS, OVERRIDES, STAGED
 from mmkp_jax.data.posts import Post
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.runtime.config import leaves, read_config
@@ -19,7 +20,9 @@ POSTS = [
 
 
 def config_of(job):
-    """The run's config, as its command gives it."""
+    """The run's config, as its command gives it; of a staged one, that of its second half."""
+    if job.system == STAGED:
+        job = job._replace(system="cot")
     _, _, _, config, *overrides, _ = job.command()
     return read_config(config.removeprefix("--config="), overrides).to_dict()
 
@@ -39,6 +42,63 @@ def test_runs_differ_in_strategy_gamma_and_seed_alone(tmp_path):
         assert differing(ours, config) <= {"strategy", "gamma", "gamma_mode", "seed"}
         assert system == OURS or differing(configs[OURS, seed if system != "zeroshot" else 0], config)
         assert seed == 0 or differing(configs[system, 0], config) == {"seed"}
+
+
+def test_runs_by_decision_differ_in_their_decision_alone(tmp_path):
+    jobs = jobs_of(1, tmp_path, decisions=True)
+    configs = {job.system: config_of(job) for job in jobs if job.system in DECIDED and job.system != STAGED}
+    ours = config_of(next(job for job in jobs if job.system == OURS))
+    assert {job.system for job in jobs} == set(BY_DECISION) and len(configs) == len(DECIDED) - 1
+    for system, config in configs.items():
+        assert differing(ours, config) <= {"strategy", "decision", "gamma_mode"} and differing(ours, config)
+        assert all(config in (each,) or differing(config, each) for each in configs.values())
+        if system.endswith("half"):
+            assert config["gamma_share"] == 0.5
+            assert config["gamma_mode"] == "quantile" or config["decision"].startswith("random")
+
+
+def test_the_staged_recipe_has_both_halves_of_a_run(tmp_path, monkeypatch):
+    """SFT, an export, and Fine-tune-CoT from it; a half that is complete is not run again."""
+    calls, job = [], next(job for job in jobs_of(1, tmp_path, decisions=True) if job.system == STAGED)
+
+    def finish(name):
+        return lambda flags: calls.append((name, flags)) or 0
+
+    monkeypatch.setattr(staged, "main", finish("main"))
+    monkeypatch.setattr(staged, "export", finish("export"))
+    module, *flags = job.command()[2:]
+    assert module == "benchmarks.staged" and staged.run(flags) == 0
+    (_, sft), (_, export), (_, cot) = calls
+    first, second = (read_config(each[0].removeprefix("--config="), each[1:-1]) for each in (sft, cot))
+    whole = config_of(job)
+    assert (first.strategy, second.strategy) == ("sft", "cot")
+    assert first.num_epochs + second.num_epochs == whole["num_epochs"] and first.num_epochs == second.num_epochs
+    assert differing(whole, second.to_dict()) == {"num_epochs", "model.path"}
+    assert export[-1] == f"--out={second.model.path}" and cot[-1] == f"--workdir={job.workdir}"
+    assert sft[-1] == export[0] == f"--workdir={job.workdir}-first"
+    half = tmp_path / "staged-seed0-first" / "half"
+    half.mkdir(parents=True)
+    (half / "config.json").write_text("{}")
+    calls.clear()
+    assert staged.run(flags) == 0 and [name for name, _ in calls] == ["main"]
+
+
+def test_a_table_by_decision_of_known_answers(tmp_path, dataset, capsys):
+    jobs = jobs_of(1, tmp_path / "runs", decisions=True)
+    for job in jobs:
+        complete(job, right=job.system == OURS)
+    show(jobs)
+    table = capsys.readouterr().out.split("By decision")[1]
+    whole, none = ["100.00", "(100.0–100.0)"], ["0.00", "(0.0–0.0)"]
+    facts = ["1", "7", "14", "3,500", "25.00%"]
+    for name, cells in {
+        "Dynamic CoT, γ 0.4": whole,
+        "Dynamic CoT (mode_free), γ 0.4": none,
+        "Dynamic CoT (random), γ of 50%": none,
+        "decoupled (mode_free), γ of 50%": none,
+        "SFT, then Fine-tune-CoT": none,
+    }.items():
+        assert row_of(f"By decision{table}", "By decision", name) == [*cells * 4, *facts]
 
 
 def test_a_sweep_of_gamma_trains_a_published_model_on_one_dataset(tmp_path):

@@ -11,7 +11,7 @@ from mmkp_jax.data.forest import map_arrays
 from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.models.mfu import needed_flops, peak_flops
 from mmkp_jax.training.metrics import Meter
-from mmkp_jax.training.objectives import Losses
+from mmkp_jax.training.step import Outcomes
 from tests.planning.test_flops import DEFINITION, FOREST, FROZEN, by_hand
 from tests.support.trees import row_of
 
@@ -43,7 +43,7 @@ def test_mfu_is_a_steps_work_over_its_seconds_and_the_peak(tmp_path, peak):
     with Meter(SimpleNamespace(**settings), training, tmp_path, 0, np.zeros((1, 1), np.int64), peak) as meter:
         for step in range(1, 4):
             metrics = dict.fromkeys(names, jnp.float32(0))
-            meter.add(step, metrics, Losses(*[loss_ABS] * len(Losses._fields)), flops=3e9)
+            meter.add(step, metrics, Outcomes(*[loss_ABS] * len(Outcomes._fields)), flops=3e9)
         meter.write()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 3 and all(("mfu" in line) == bool(peak) for line in lines)

@@ -15,7 +15,8 @@ from mmkp_jax.runtime.config import default_config, override, parse_overrides, r
 from mmkp_jax.runtime.field_checks import check_settings, fault_of, faults_of
 from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, REQUIRED, SAME, Field
 from mmkp_jax.runtime.fields import DTYPE_NAMES, FIELDS, field_named, leaves, may_differ
-from mmkp_jax.training import gamma, objectives, setup
+from mmkp_jax.runtime.needs import COMPARED
+from mmkp_jax.training import decisions, gamma, objectives, setup
 from tests.support.paths import ROOT
 
 CONFIG = "configs/dyncot.py"
@@ -58,6 +59,8 @@ def test_choices_equal_what_is_implemented():
     choices = {field.name: field.choices for field in FIELDS}
     assert choices["strategy"] == objectives.STRATEGIES
     assert choices["gamma_mode"] == gamma.MODES
+    assert choices["decision"] == tuple(decisions.DECISIONS)
+    assert set(COMPARED.never) == {name for name, each in decisions.DECISIONS.items() if each.is_random}
     assert choices["attention"] == ("auto", *BACKENDS)
     assert choices["moments_memory"] == tuple(MEMORIES)
     assert tuple(setup.DTYPES) == DTYPE_NAMES

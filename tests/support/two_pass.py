@@ -16,7 +16,8 @@ from mmkp_jax.data.forest import Forest, RowSize, Tree, pack_rows
 from mmkp_jax.data.processor import Processor
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.ops.cross_entropy import label_nll
-from mmkp_jax.training.objectives import example_losses
+from mmkp_jax.training.decisions import DECISIONS, Decision, Threshold, decide
+from mmkp_jax.training.losses import Losses, example_losses
 
 
 class Pair(NamedTuple):
@@ -32,13 +33,17 @@ class Pair(NamedTuple):
     has_cot_BS: np.ndarray
 
 
-def pack_pair(rows: Sequence[Sequence[Tree]], first: RowSize, second: RowSize, processor: Processor) -> Pair:
+def pack_pair(
+    rows: Sequence[Sequence[Tree]], first: RowSize, second: RowSize, processor: Processor, *, with_think: bool = False
+) -> Pair:
     """Lays rows out for the two passes, in rows of size `first` and `second`.
+
+    With `with_think` the first pass has the first label of the CoT target too, for decisions without the mode.
 
     Raises:
         ValueError: the trees of a row do not fit.
     """
-    alone = [[dataclasses.replace(tree, cot=tree.sft[:0]) for tree in trees] for trees in rows]
+    alone = [[dataclasses.replace(tree, cot=tree.cot[: int(with_think)]) for tree in trees] for trees in rows]
     has_cot_BS = np.zeros((len(rows), second.examples), bool)
     for b, trees in enumerate(rows):
         has_cot_BS[b, : len(trees)] = [len(tree.cot) > 0 for tree in trees]
@@ -82,6 +87,7 @@ def two_pass_loss(
     *,
     dtype: jnp.dtype,
     share_features: bool = True,
+    decision: Decision = DECISIONS["paper"],
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The loss summed over posts; and each post's loss and choice, [B, S].
 
@@ -93,15 +99,14 @@ def two_pass_loss(
     features_BPD = model.encode(pair.first.images, dtype)
     again_BPD = features_BPD if share_features else model.encode(pair.sft.images, dtype)
 
-    def losses(forest: Forest, features_BPD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def losses(forest: Forest, features_BPD: jax.Array) -> Losses:
         nll_BM = label_nll(model.decode(forest, features_BPD, dtype), model.head, forest.label_slot_BM, forest.label_BM)
-        found = example_losses(nll_BM, forest, examples)
-        return found.sft_BS, found.has_sft_BS
+        return example_losses(nll_BM, forest, examples)
 
-    sft_BS = jax.lax.stop_gradient(losses(pair.first, features_BPD)[0])
-    on_cot_BS = pair.has_cot_BS & (sft_BS < gamma)
-    loss_BS, here_BS = losses(choose(pair, on_cot_BS), again_BPD)
-    return jnp.where(here_BS, loss_BS, 0).sum(), (loss_BS, on_cot_BS)
+    first = losses(pair.first, features_BPD)._replace(has_cot_BS=pair.has_cot_BS)
+    on_cot_BS = decide(decision, first, Threshold(gamma)).on_cot_BS
+    second = losses(choose(pair, on_cot_BS), again_BPD)
+    return jnp.where(second.has_sft_BS, second.sft_BS, 0).sum(), (second.sft_BS, on_cot_BS)
 
 
 def choose(pair: Pair, on_cot_BS: jax.Array) -> Forest:

@@ -14,6 +14,10 @@ def config_of(module=dyncot, **fields):
 
 def test_no_note_is_printed_when_every_setting_has_an_effect():
     assert lines_without_effect(config_of(), 5_000) == ""
+    for fields in ({"gamma_mode": "quantile"}, {"decision": "random"}, {"decision": "random_posts"}):
+        assert without_effect(config_of(gamma_share=0.3, **fields), 5_000) == []
+    apart = {"strategy": "decoupled", "decision": "mode_free", "mode_weight": 0.1, "multitask_weight": 0.4}
+    assert without_effect(config_of(**apart), 5_000) == []
     full = {"eval_every": 1_000, "export_every": 2, "valid_posts": 10, "gamma_mode": "ema", "gamma_ema_decay": 0.9}
     assert without_effect(config_of(**full), 5_000, profiled=range(10, 12)) == []
 
@@ -42,6 +46,14 @@ def test_no_note_is_printed_when_every_setting_has_an_effect():
         ({"multitask_weight": 0.3}, "multitask_weight=0.3 has no effect: strategy dyncot has no such weight"),
         ({"gamma_ema_decay": 0.5}, "gamma_ema_decay=0.5 has no effect: gamma_mode=fixed"),
         ({"gamma_mode": "mean", "gamma": 0.3}, "gamma=0.3 has no effect: gamma_mode=mean"),
+        ({"gamma_mode": "quantile", "gamma": 0.3}, "gamma=0.3 has no effect: gamma_mode=quantile"),
+        (
+            {"gamma_share": 0.3, "decision": "mode_free"},
+            "gamma_share=0.3 has no effect: gamma_mode=fixed, and decision mode_free is not random",
+        ),
+        ({"decision": "random", "gamma": 0.3}, "gamma=0.3 has no effect: decision random has no γ"),
+        ({"decision": "random", "gamma_mode": "mean"}, "gamma_mode=mean has no effect: decision random has no γ"),
+        ({"mode_weight": 1.0}, "mode_weight=1.0 has no effect: strategy dyncot has no mode of its own"),
     ],
 )
 def test_a_setting_without_effect_is_reported(fields, line):
@@ -50,9 +62,11 @@ def test_a_setting_without_effect_is_reported(fields, line):
 
 
 def test_settings_of_gamma_are_reported_for_a_strategy_without_it():
-    assert without_effect(config_of(sft, gamma=0.3, gamma_mode="mean"), 5_000) == [
+    assert without_effect(config_of(sft, gamma=0.3, gamma_mode="mean", gamma_share=0.3, decision="random"), 5_000) == [
+        "decision=random has no effect: strategy sft makes no decision",
         "gamma_mode=mean has no effect: strategy sft has no γ",
         "gamma=0.3 has no effect: strategy sft has no γ",
+        "gamma_share=0.3 has no effect: strategy sft makes no decision",
     ]
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from mmkp_jax.data.forest import Forest, RowSize, Tree, pack_rows
 from mmkp_jax.models.definition import flatten
-from mmkp_jax.training.objectives import dyncot, objective
+from mmkp_jax.training.decisions import DECISIONS, Threshold, decide
+from mmkp_jax.training.objectives import objective
 from mmkp_jax.training.step import forest_losses
 from tests.support.alone import alone_row, nll_alone
 from tests.support.two_pass import pack_pair, two_pass_loss
@@ -110,18 +111,20 @@ def test_packed_losses_and_gradients_equal_alone(name, geometry, target):
             assert relative(gradient, gradient_alone) <= BOUND
 
 
+@pytest.mark.parametrize("decision", ["paper", pytest.param("mode_free", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name, geometry", first_geometries(default=("qwen2_5_vl", "mllama")))
-def test_dynamic_cot_equals_the_literal_two_passes(name, geometry):
+def test_dynamic_cot_equals_the_literal_two_passes(name, geometry, decision):
     """Choices, losses and gradients are the same for every γ."""
     rows = rows_of(name, geometry)
     definition, params = rows.model.definition, rows.model.params
     bare = row_size(rows.rows, rows.model.processor)
-    pair = pack_pair(rows.rows, bare, bare, rows.model.processor)
+    pair = pack_pair(rows.rows, bare, bare, rows.model.processor, with_think=decision == "mode_free")
+    choose = objective("dyncot", decision=decision)
 
     @jax.jit
     def ours_of(params, gamma):
         def loss(params):
-            choice = dyncot(losses_of(rows.model, params, rows.forest, bare.examples), gamma)
+            choice = choose(losses_of(rows.model, params, rows.forest, bare.examples), Threshold(gamma))
             return choice.loss_BS.sum(), (choice.loss_BS, choice.on_cot_BS)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -129,12 +132,13 @@ def test_dynamic_cot_equals_the_literal_two_passes(name, geometry):
     @jax.jit
     def literal_of(params, gamma):
         def loss(params):
-            return two_pass_loss(definition, params, pair, gamma, dtype=jnp.float32)
+            return two_pass_loss(definition, params, pair, gamma, dtype=jnp.float32, decision=DECISIONS[decision])
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     losses = jax.jit(functools.partial(losses_of, rows.model))(params, rows.forest)
-    with_cot = np.asarray(losses.sft_BS)[np.asarray(losses.has_cot_BS)]
+    number_BS = decide(DECISIONS[decision], losses, Threshold(jnp.float32(0))).number_BS
+    with_cot = np.asarray(number_BS)[np.asarray(losses.has_cot_BS)]
     gammas = {"all SFT": 0.0, "all CoT": with_cot.max() + 1, "mixed": np.median(with_cot)}
     for choices, on_cot_expected in {"all SFT": 0, "all CoT": 4, "mixed": 2}.items():
         gamma = jnp.float32(gammas[choices])
@@ -206,9 +210,10 @@ def test_posts_without_cot_empty_slots_and_padding_rows_have_finite_loss_and_gra
     def gradients(params, forest, gamma):
         losses, back = jax.vjp(lambda params: losses_of(model, params, forest), params)
         found = {}
-        for strategy in ("sft", "cot", "multitask", "dyncot"):
+        for strategy in ("sft", "cot", "multitask", "dyncot", "decoupled"):
             value, to_losses = jax.value_and_grad(
-                lambda losses, strategy=strategy: objective(strategy)(losses, gamma).loss_BS.sum(), allow_int=True
+                lambda losses, strategy=strategy: objective(strategy)(losses, Threshold(gamma)).loss_BS.sum(),
+                allow_int=True,
             )(losses)
             found[strategy] = value, back(to_losses)[0]
         return found

@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.training.gamma import gamma_schedule, init_gamma, update_gamma
-from mmkp_jax.training.objectives import Losses, objective
+from mmkp_jax.training.decisions import Threshold
+from mmkp_jax.training.gamma import Seen, gamma_schedule, init_gamma, update_gamma
+from mmkp_jax.training.objectives import objective
+from tests.support.post_numbers import losses_of_numbers
 
 # five slots: below γ, at γ, above γ, below γ without a chain of thought, empty
-LOSSES = Losses(
-    sft_BS=jnp.array([[0.2, 0.5, 0.9, 0.1, 0.0]]),
-    cot_BS=jnp.array([[3.0, 4.0, 5.0, 0.0, 0.0]]),
-    has_sft_BS=jnp.array([[True, True, True, True, False]]),
-    has_cot_BS=jnp.array([[True, True, True, False, False]]),
-)
-GAMMA = jnp.float32(0.5)
+LOSSES = losses_of_numbers([[([0.2], [3.0]), ([0.5], [4.0]), ([0.9], [5.0]), ([0.1], []), ([], [])]])
+GAMMA = Threshold(jnp.float32(0.5))
 
 
 @pytest.mark.parametrize(
@@ -49,12 +46,17 @@ def test_the_weight_of_multitask_is_that_of_the_keyphrases():
     np.testing.assert_allclose(choice.loss_BS[0, 0], 0.8 * 0.2 + 0.2 * 3.0, rtol=1e-6)
 
 
+def seen_of(loss_sum, posts):
+    """What γ that follows the losses is moved by."""
+    return Seen(loss_sum, jnp.float32(posts), *[jnp.float32(0)] * 3)
+
+
 def run(schedule, steps):
     """γ before each step and after the last; each step is a list of its posts' SFT losses."""
     state, seen = init_gamma(schedule), []
     for losses in steps:
         seen.append(float(state["gamma"]))
-        state = update_gamma(schedule, state, jnp.float32(sum(losses)), jnp.float32(len(losses)))
+        state = update_gamma(schedule, state, seen_of(jnp.float32(sum(losses)), len(losses)))
     return [*seen, float(state["gamma"])], int(state["posts"])
 
 
@@ -85,11 +87,11 @@ def test_a_step_with_a_loss_that_is_not_finite_does_not_change_gamma(mode):
     assert (with_bad[-1], bad_posts) == (good[-1], posts) and with_bad[2] == with_bad[3]
 
 
-@pytest.mark.parametrize("mode", ["mean", "ema"])
+@pytest.mark.parametrize("mode", ["mean", "ema", "quantile"])
 def test_before_the_first_update_every_post_takes_sft(mode):
     gamma = init_gamma(gamma_schedule(mode))["gamma"]
     certain = LOSSES._replace(sft_BS=jnp.zeros((1, 5)))
-    assert not objective("dyncot")(certain, gamma).on_cot_BS.any()
+    assert not objective("dyncot")(certain, Threshold(gamma)).on_cot_BS.any()
 
 
 def test_mean_gamma_keeps_its_precision_over_a_million_posts():
@@ -97,7 +99,7 @@ def test_mean_gamma_keeps_its_precision_over_a_million_posts():
     values = np.random.default_rng(0).uniform(0, 2, (2000, 512)).astype(np.float32)
 
     def step(state, losses):
-        return update_gamma(schedule, state, losses.sum(), jnp.float32(len(losses))), None
+        return update_gamma(schedule, state, seen_of(losses.sum(), len(losses))), None
 
     state, _ = jax.lax.scan(step, init_gamma(schedule), jnp.asarray(values))
     np.testing.assert_allclose(state["gamma"], values.mean(dtype=np.float64), rtol=1e-5)  # the error of 2,000 roundings
@@ -109,7 +111,7 @@ def test_mean_gamma_keeps_its_precision_over_a_million_posts():
         (
             lambda: objective("dynct"),
             "config.strategy: unknown strategy 'dynct' (did you mean 'dyncot'?); "
-            "choose one of zeroshot, sft, cot, multitask, dyncot",
+            "choose one of zeroshot, sft, cot, multitask, dyncot, decoupled",
         ),
         (
             lambda: objective("zeroshot"),
@@ -117,7 +119,7 @@ def test_mean_gamma_keeps_its_precision_over_a_million_posts():
         ),
         (
             lambda: gamma_schedule("fix"),
-            "config.gamma_mode: unknown γ mode 'fix' (did you mean 'fixed'?); choose one of fixed, mean, ema",
+            "config.gamma_mode: unknown γ mode 'fix' (did you mean 'fixed'?); choose one of fixed, mean, ema, quantile",
         ),
         (
             lambda: gamma_schedule("ema", ema_decay=1.0),

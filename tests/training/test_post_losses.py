@@ -29,6 +29,12 @@ def losses(plans, step):
     return nll_RS
 
 
+def record(kept_losses, step, nll_RS):
+    """Takes losses, and CoT as the target of posts with an even number."""
+    on_cot_RS = np.nan_to_num(nll_RS, posinf=0).astype(int) % 2 == 0
+    kept_losses.record(step, nll_RS, np.where(np.isnan(nll_RS), np.nan, on_cot_RS))
+
+
 def of_plan(plans, steps):
     """Epoch, post and step of every post of the first steps."""
     batches = [(epoch, batch) for epoch, plan in enumerate(plans) for batch in plan]
@@ -44,7 +50,7 @@ def test_each_post_of_each_epoch_is_saved_once_in_the_plans_order(plans, tmp_pat
     steps = sum(map(len, plans)) - 2  # the last epoch is cut short
     kept_losses = PostLosses(tmp_path, plans, HAS_COT, steps=steps, step=0)
     for step in range(1, steps + 1):
-        kept_losses.record(step, losses(plans, step))
+        record(kept_losses, step, losses(plans, step))
     kept_losses.write()
     epoch_N, post_N, nll_N = kept(tmp_path)
     expected = of_plan(plans, steps)
@@ -52,6 +58,7 @@ def test_each_post_of_each_epoch_is_saved_once_in_the_plans_order(plans, tmp_pat
     assert post_N.tolist() == [post for _, post, _ in expected]
     np.testing.assert_allclose(nll_N, [post + step / 100 for _, post, step in expected], rtol=1e-6)
     with np.load(tmp_path / "losses.npz") as file:
+        assert file["on_cot_N"].tolist() == [post % 2 == 0 for post in post_N] and file["on_cot_N"].dtype == np.int8
         assert file["has_cot_N"].tolist() == [post % 3 == 0 for post in post_N]
     assert kept_losses.posts(2).tolist() == [post for _, post, step in expected if step == 2]
 
@@ -59,24 +66,43 @@ def test_each_post_of_each_epoch_is_saved_once_in_the_plans_order(plans, tmp_pat
 def test_a_resumed_run_drops_losses_after_its_step(plans, tmp_path):
     first = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
     for step in range(1, 6):
-        first.record(step, losses(plans, step))
+        record(first, step, losses(plans, step))
     first.write()
     again = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=3)  # the checkpoint of step 5 was lost
     again.write()
     assert len(kept(tmp_path)[2]) == len(of_plan(plans, 3))
     for step in range(4, STEPS + 1):
-        again.record(step, losses(plans, step))
+        record(again, step, losses(plans, step))
     again.write()
     np.testing.assert_allclose(kept(tmp_path)[2], [p + s / 100 for _, p, s in of_plan(plans, STEPS)], rtol=1e-6)
+    with np.load(tmp_path / "losses.npz") as file:
+        assert file["on_cot_N"].tolist() == [post % 2 == 0 for post in file["post_N"]]
+
+
+def test_targets_are_unknown_before_a_version_that_saves_them(plans, tmp_path):
+    first = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
+    for step in range(1, 4):
+        record(first, step, losses(plans, step))
+    first.write()
+    with np.load(tmp_path / "losses.npz") as file:
+        older = {name: file[name] for name in file.files if name != "on_cot_N"}
+    np.savez(tmp_path / "losses.npz", **older)
+    again = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=3)
+    record(again, 4, losses(plans, 4))
+    again.write()
+    before = len(of_plan(plans, 3))
+    with np.load(tmp_path / "losses.npz") as file:
+        assert (file["on_cot_N"][:before] == -1).all() and (file["on_cot_N"][before:] >= 0).all()
+        assert np.isfinite(file["nll_sft_N"]).all()
 
 
 def test_unknown_losses_are_nan_and_a_run_without_sft_targets_writes_no_file(plans, tmp_path):
     nothing = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
-    nothing.record(1, np.full((ROWS, S), np.nan))
+    record(nothing, 1, np.full((ROWS, S), np.nan))
     nothing.write()
     assert not (tmp_path / "losses.npz").exists()
     late = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=2)  # started by a version that saved none
-    late.record(3, losses(plans, 3))
+    record(late, 3, losses(plans, 3))
     late.write()
     before = len(of_plan(plans, 2))
     assert np.isnan(kept(tmp_path)[2][:before]).all() and np.isfinite(kept(tmp_path)[2][before:]).all()
@@ -88,7 +114,7 @@ def test_hosts_merge_their_losses(plans, tmp_path):
         for host, each in enumerate(hosts):
             own = losses(plans, step)
             own[1 - host] = np.nan  # the other one's row
-            each.record(step, own)
+            record(each, step, own)
     parts = []
     hosts[1].merge(lambda part: parts.append(part) or part)
     hosts[0].merge(lambda part: np.where(np.isnan(part), parts[0], part))
@@ -116,7 +142,7 @@ def test_hosts_merge_their_losses(plans, tmp_path):
 def test_a_damaged_file_is_set_aside_with_one_line_and_never_stops_a_run(plans, tmp_path, capsys, damaged):
     first = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=0)
     for step in range(1, 4):
-        first.record(step, losses(plans, step))
+        record(first, step, losses(plans, step))
     first.write()
     damaged(tmp_path / "losses.npz")
     again = PostLosses(tmp_path, plans, HAS_COT, steps=STEPS, step=3)
@@ -125,7 +151,7 @@ def test_a_damaged_file_is_set_aside_with_one_line_and_never_stops_a_run(plans, 
         line.startswith(f"{tmp_path / 'losses.npz'}: cannot be read (") and "put aside as losses.npz.damaged-" in line
     )
     assert [each.name.split("-")[0] for each in tmp_path.iterdir()] == ["losses.npz.damaged"]
-    again.record(4, losses(plans, 4))
+    record(again, 4, losses(plans, 4))
     again.write()
     before = len(of_plan(plans, 3))
     assert np.isnan(kept(tmp_path)[2][:before]).all() and np.isfinite(kept(tmp_path)[2][before:]).all()

@@ -57,22 +57,23 @@ def planned(folder, recipe, **fields):
 
 
 @functools.cache
-def plan_of(rows, micro, total_steps):
+def plan_of(rows, micro, total_steps, **fields):
     """The run, set up as `main` does it."""
     config = dyncot.get_config("model=qwen2_5_vl_3b")
     config.row.update(SIZE.__dict__)
     config.update(global_batch_size=rows, accumulation_steps=micro, remat=False, gamma=GAMMA)
     config.update(compute_dtype="float32", frozen_dtype="float32", learning_rate=PEAK, warmup_steps=WARMUP)
     config.update(b1=B1, b2=B2, eps=EPS, weight_decay=DECAY, clip_norm=CLIP, total_steps=total_steps)
+    config.update(fields)
     return plan_training(config, hf_config_dict(CONFIG), devices=jax.devices()[:1])
 
 
-def trained(training, rows, micro=1, steps=None, saved=None):
+def trained(training, rows, micro=1, steps=None, saved=None, **fields):
     """The state after `steps` (None: all) and the metrics of each, by the run's own feed and step.
 
     `saved`, a state of such a run, is resumed from.
     """
-    plan = plan_of(rows, micro, training.steps)
+    plan = plan_of(rows, micro, training.steps, **fields)
     params = split_params(random_params(DEFINITION, 0, spread=0.1), FROZEN)
     state, seen = saved or init_state(*params, plan.optimizer, plan.gamma_schedule), []
     start = position_of(training.plans, int(state["step"]))
@@ -151,11 +152,20 @@ def test_steps_are_known_before_training_and_the_position_resumes(folder, recipe
         map_arrays(np.testing.assert_array_equal, forest, same)
 
 
-def test_a_run_resumed_within_an_epoch_is_bit_identical(folder, recipe):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"strategy": "decoupled", "decision": "mode_free", "gamma_mode": "quantile"},
+        pytest.param({"decision": "random"}, marks=pytest.mark.nightly),
+    ],
+    ids=["paper", "decoupled by a share", "random"],
+)
+def test_a_run_resumed_within_an_epoch_is_bit_identical(folder, recipe, fields):
     training = planned(folder, recipe, posts_per_step=3, global_batch_size=4, num_epochs=1)
-    whole, expected = trained(training, 4, 2)
-    half, before = trained(training, 4, 2, steps=2)
-    resumed, after = trained(training, 4, 2, saved=jax.tree.map(np.asarray, half))
+    whole, expected = trained(training, 4, 2, **fields)
+    half, before = trained(training, 4, 2, steps=2, **fields)
+    resumed, after = trained(training, 4, 2, saved=jax.tree.map(np.asarray, half), **fields)
     assert (len(before), len(after)) == (2, 1)
     np.testing.assert_array_equal(*([list(each.values()) for each in run] for run in (before + after, expected)))
     for ours, theirs in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):

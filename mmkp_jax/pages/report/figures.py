@@ -26,6 +26,7 @@ CURVES = (
     ("loss_sft", "SFT loss, nats a label", None, True),
     ("loss_cot", "CoT loss, nats a label", None, True),
     ("cot_share", "Share of posts on CoT", 1.0, True),
+    ("p_think", "P(think), the CoT target's first label", 1.0, True),
     ("gamma", "γ, nats a label", None, False),
     ("learning_rate", "Learning rate", None, False),
     ("grad_norm", "Norm of the gradient, before clipping", None, True),

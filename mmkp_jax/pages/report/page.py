@@ -15,7 +15,7 @@ from mmkp_jax.evaluation.semantic import Embed
 from mmkp_jax.evaluation.significance import Differences
 from mmkp_jax.evaluation.table import HEADLINES
 from mmkp_jax.pages.render import render
-from mmkp_jax.pages.report import figures, measures, paper, tables
+from mmkp_jax.pages.report import figures, measures, tables
 from mmkp_jax.pages.report.browser import browser_data, thumbnail
 from mmkp_jax.pages.report.data import ReportData, open_data
 from mmkp_jax.pages.report.neighbours import neighbours
@@ -118,8 +118,7 @@ def _summary(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> str:
 
     posts = f"{count(len(runs[0].answers))} test posts"
     if len(runs) == 1:
-        strategy = paper.NAMES.get(runs[0].strategy, runs[0].strategy)
-        return f"{strategy}, at step {count(runs[0].step)}: {metric.upper()} {with_interval(0)} over {posts}."
+        return f"{runs[0].system}, at step {count(runs[0].step)}: {metric.upper()} {with_interval(0)} over {posts}."
     order = sorted(range(len(runs)), key=lambda number: scored[number].scores["all"][metric])
     low, high = order[0], order[-1]
     names = [plain(runs[number].name, 60) for number in (low, high)]

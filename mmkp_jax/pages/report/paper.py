@@ -7,7 +7,7 @@ NAMES = {
     "multitask": "multi-task",
     "dyncot": "Dynamic CoT",
 }
-"""The paper's names of the strategies, in the tables' order."""
+"""The paper's names of its strategies, in the tables' order."""
 
 STRATEGY_SETTINGS = ("3B, MMKP", "3B, MMKP-V2", "7B, MMKP", "7B, MMKP-V2")
 STRATEGY_GROUPS = ("all", "seen", "unseen")

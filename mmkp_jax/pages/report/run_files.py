@@ -27,10 +27,19 @@ losses: one row for each post of each epoch: the epoch, the post's number and it
 label. hidden: for each test post its id, and the hidden state of its prompt's last token.
 """
 
-OPTIONAL = {"losses": ("has_cot_N",)}
-"""Further arrays, which runs of earlier versions do not have: whether the post has a chain of thought."""
+OPTIONAL = {"losses": ("has_cot_N", "on_cot_N")}
+"""Further arrays, which runs of earlier versions do not have: whether the post has a chain of thought, and whether it
+was put on it (-1 where that is unknown)."""
 
-ARRAY_DTYPES = {"epoch_N": "iu", "post_N": "iu", "nll_sft_N": "f", "has_cot_N": "b", "id_N": "US", "hidden_ND": "iuf"}
+ARRAY_DTYPES = {
+    "epoch_N": "iu",
+    "post_N": "iu",
+    "nll_sft_N": "f",
+    "has_cot_N": "b",
+    "on_cot_N": "i",
+    "id_N": "US",
+    "hidden_ND": "iuf",
+}
 """The kinds of numpy dtypes that each array may have."""
 
 
@@ -38,7 +47,8 @@ def read_config_file(file: Path) -> Mapping[str, Any]:
     """A run's config, upgraded to current fields; those that the report reads are checked."""
     config = read_object(file, "give a work directory of main")
     config = config._replace(content=upgrade(config.content))
-    config.text("strategy"), config.text("gamma_mode"), config.number("gamma")
+    config.text("strategy"), config.text("decision"), config.text("gamma_mode")
+    config.number("gamma"), config.number("gamma_share")
     config.object("model").text("path", "")
     data = config.object("data")
     data.text("path", ""), data.text("train_keyphrases", "")

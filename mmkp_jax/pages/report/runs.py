@@ -14,6 +14,7 @@ from mmkp_jax.errors import InputError, nearest
 from mmkp_jax.evaluation.metric import Scores
 from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.evaluation.table import main_metric
+from mmkp_jax.pages.report import paper
 from mmkp_jax.pages.report.run_files import (
     ARRAYS,
     read_answers,
@@ -63,9 +64,23 @@ class ReportRun:
         return self.config["strategy"]
 
     @property
+    def decides(self) -> bool:
+        """Whether a decision and γ are part of the strategy."""
+        return self.strategy in ("dyncot", "decoupled")
+
+    @property
+    def system(self) -> str:
+        """The strategy's name, in the paper's words where it has some, with a decision that is not the paper's."""
+        name = paper.NAMES.get(self.strategy, self.strategy)
+        decision = self.config["decision"]
+        return f"{name} ({decision})" if self.decides and decision != "paper" else name
+
+    @property
     def gamma(self) -> str:
-        """γ such as `0.4`, or its mode if it is not fixed: `avg`, as the paper calls it, or `ema`."""
+        """γ such as `0.4`, its mode if it is not fixed (`avg`, as the paper calls it, or `ema`), or a share on CoT."""
         mode = self.config["gamma_mode"]
+        if mode == "quantile" or self.config["decision"].startswith("random"):
+            return f"of {self.config['gamma_share']:.0%}"
         return f"{self.config['gamma']:g}" if mode == "fixed" else "avg" if mode == "mean" else mode
 
 

@@ -28,11 +28,11 @@ def runs_table(runs: Sequence[ReportRun]) -> Table:
 
 def _facts(run: ReportRun) -> dict[str, str]:
     environment, metrics = run.environment, run.metrics
-    gamma = f", γ {run.gamma}" if run.strategy == "dyncot" else ""
+    gamma = f", γ {run.gamma}" if run.decides else ""
     devices = len(environment.get("devices", ()))
     packages = environment.get("packages", {})
     return {
-        "strategy": paper.NAMES.get(run.strategy, run.strategy) + gamma,
+        "strategy": run.system + gamma,
         "model": plain(str(run.config["model"].get("path", NOTHING))),
         "data": plain(str(run.config["data"].get("path", NOTHING))),
         "trained on": _trained_on(run),
@@ -164,12 +164,13 @@ def systems_table(runs: Sequence[ReportRun], kind: str, title: str) -> Table:
 def strategies_table(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> Table:
     """The paper's Table 4 with a row for each run."""
     rows = []
-    for strategy, name in paper.NAMES.items():
-        reported = tuple(" / ".join(f"{each:.2f}" for each in cell) for cell in paper.BY_STRATEGY[strategy])
+    for name, strategy in _systems(runs).items():
+        cells = paper.BY_STRATEGY.get(strategy, ((),) * len(paper.STRATEGY_SETTINGS))
+        reported = tuple(" / ".join(f"{each:.2f}" for each in cell) or NOTHING for cell in cells)
         own = [
             (plain(run.name, 60), *(_percent(each.scores, group) for group in paper.STRATEGY_GROUPS))
             for run, each in zip(runs, scored, strict=True)
-            if run.strategy == strategy
+            if run.system == name
         ]
         rows += [(name, *cells, *reported) for cells in own or [(NOTHING,) * 4]]
     header = ("strategy", "run", *paper.STRATEGY_GROUPS, *(f"paper, {each}" for each in paper.STRATEGY_SETTINGS))
@@ -177,9 +178,16 @@ def strategies_table(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> 
     return Table("By strategy (Table 4)", header, without_repeats(rows), notes, left=2)
 
 
+def _systems(runs: Sequence[ReportRun]) -> dict[str, str]:
+    """The rows of a table by strategy: the paper's, with the strategy of each, then what else was run."""
+    return {name: strategy for strategy, name in paper.NAMES.items()} | {
+        run.system: "" for run in runs if run.system not in paper.NAMES.values()
+    }
+
+
 def gammas_table(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> Table:
-    """The paper's Table 5 with a row for each Dynamic CoT run."""
-    own = [(run, each) for run, each in zip(runs, scored, strict=True) if run.strategy == "dyncot"]
+    """The paper's Table 5 with a row for each run of Dynamic CoT by the paper's decision."""
+    own = [(run, each) for run, each in zip(runs, scored, strict=True) if run.system == paper.NAMES["dyncot"]]
     gammas = sorted({*paper.BY_GAMMA, *(run.gamma for run, _ in own)}, key=lambda each: (each[0].isdigit(), each))
     rows = []
     for gamma in gammas:
@@ -206,11 +214,11 @@ def words_table(runs: Sequence[ReportRun]) -> Table:
     words = {run.name: mean_words([answer.output for answer in run.answers]) for run in runs}
     cot = next((words[run.name] for run in runs if run.strategy == "cot"), None)
     rows = []
-    for strategy, name in paper.NAMES.items():
+    for name, strategy in _systems(runs).items():
         reported = paper.WORDS.get(strategy)
         reported_cells = (f"{reported:.2f}", _less(reported, paper.WORDS["cot"])) if reported else (NOTHING,) * 2
         own = []
-        for run in [each for each in runs if each.strategy == strategy]:
+        for run in [each for each in runs if each.system == name]:
             shares = form_shares([answer.form for answer in run.answers])
             cells = f"{words[run.name]:.2f}", _less(words[run.name], cot), *(share(each, 1) for each in shares.values())
             own.append((plain(run.name, 60), *cells))
