@@ -35,6 +35,8 @@ class Outcomes(NamedTuple):
 
     sft_BS: jax.Array
     """The SFT loss; 0 without an SFT target."""
+    cot_BS: jax.Array
+    """The CoT loss; 0 without a CoT target."""
     has_sft_BS: jax.Array
     on_cot_BS: jax.Array
     """Whether the strategy, or its decision, put it on CoT (bool)."""
@@ -111,7 +113,7 @@ def make_train_step(
         losses = forest_losses(definition, params, forest, examples=examples, dtype=dtype, dropout_key=key)
         choice = objective(losses, threshold)
         sums = _sums(losses, choice, threshold, forest, processor)
-        return sums["loss"], (sums, Outcomes(losses.sft_BS, losses.has_sft_BS, choice.on_cot_BS))
+        return sums["loss"], (sums, Outcomes(losses.sft_BS, losses.cot_BS, losses.has_sft_BS, choice.on_cot_BS))
 
     def train_step(state: State, batch: Forest) -> tuple[State, Metrics, Outcomes]:
         trainable, gamma = state["trainable"], state["gamma"]["gamma"]

@@ -11,7 +11,7 @@ from mmkp_jax.families.qwen2_5_vl import model
 from mmkp_jax.ops import sliced
 from mmkp_jax.ops.attention import forest_mask
 from mmkp_jax.ops.tiles import lay_tiles
-from mmkp_jax.training import objectives
+from mmkp_jax.training import losses
 from mmkp_jax.training.step import forest_losses
 from tests.support.alone import alone_loss
 from tests.support.parity import BOUND, our_logits, ours_in, pair_of, relative_error, sequence, their_logits
@@ -95,8 +95,8 @@ def test_a_leaked_branch_breaks_the_forest(alone_error, monkeypatch):
 
 
 def test_swapped_branches_break_the_forest(alone_error, monkeypatch):
-    monkeypatch.setattr(objectives, "SFT", objectives.COT)
-    monkeypatch.setattr(objectives, "COT", 1)
+    monkeypatch.setattr(losses, "SFT", losses.COT)
+    monkeypatch.setattr(losses, "COT", 1)
     assert alone_error() >= 100 * BOUND
 
 

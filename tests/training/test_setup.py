@@ -66,11 +66,12 @@ def test_bf16_dynamic_cot_overfits_both_targets(folder, mode):
         (
             {"strategy": "dyn-cot"},
             "config.strategy: unknown strategy 'dyn-cot' (did you mean 'dyncot'?); "
-            "choose one of zeroshot, sft, cot, multitask, dyncot",
+            "choose one of zeroshot, sft, cot, multitask, dyncot, decoupled",
         ),
         (
             {"gamma_mode": "average"},
-            "config.gamma_mode: unknown gamma_mode 'average' (known: ema, fixed, mean); choose one of fixed, mean, ema",
+            "config.gamma_mode: unknown gamma_mode 'average' (known: ema, fixed, mean, quantile); "
+            "choose one of fixed, mean, ema, quantile",
         ),
         (
             {"freeze": ("vision",)},
