@@ -18,6 +18,7 @@ from mmkp_jax.hf.fetch import fetch
 from mmkp_jax.hf.folder import ADAPTER
 from mmkp_jax.hf.load import load_tensors
 from mmkp_jax.hf.names import Published, compact, pieces_of, published_tensors
+from mmkp_jax.hf.plain_lora import check_plain
 from mmkp_jax.hf.tensors import DTYPES, Tensor, is_there, read_header
 from mmkp_jax.models.definition import Definition, Params, define_from, flatten, unflatten
 from mmkp_jax.models.family import Family
@@ -36,21 +37,6 @@ PREFIX = "base_model.model."
 NOT_IN_VLLM = "vLLM cannot serve this adapter: it holds the whole projector (modules_to_save); export without --adapter"
 
 _AGAIN = "give an adapter that PEFT wrote for this model"
-
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    "use_dora": (False,),
-    "fan_in_fan_out": (False,),
-    "lora_bias": (False,),
-    "rank_pattern": ({},),
-    "alpha_pattern": ({},),
-    "layers_to_transform": (None,),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None,),
-    "use_bdlora": (None,),
-    "arrow_config": (None,),
-}
-"""Fields of PEFT that ask for more than plain LoRA, and the values under which they do not."""
 
 
 def config_json(definition: Definition, base: str) -> dict[str, Any]:
@@ -217,9 +203,7 @@ def _config(folder: Path) -> Fields:
     fields = read_object(folder / ADAPTER, _AGAIN)
     if fields.text("peft_type") != "LORA":
         fields.refuse("peft_type", "LORA, which is all that is implemented")
-    for name, plain in _ONLY.items():
-        if name in fields.content and fields.content[name] not in plain:
-            fields.refuse(name, f"{plain[0]!r}, which is all that is implemented")
+    check_plain(fields)
     return fields
 
 
