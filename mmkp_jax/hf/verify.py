@@ -87,12 +87,12 @@ def reference_outputs(
 
     reference = family.reference
     limits = read_prompt_limits(adapter) if adapter is not None else None
-    images = limits.images if limits else None
+    of_images = (limits.images if limits else None) or {}
     try:
-        with _quiet(), _loadable(family, folder, adapter, images) as (loadable, loadable_adapter):
+        with _quiet(), _loadable(family, folder, adapter, of_images) as (loadable, loadable_adapter):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             kind = reference.image_processor
-            settings = {} if family.reference.converted else named_settings(family, images or {})
+            settings = {} if family.reference.converted else named_settings(family, of_images)
             processor = kind and getattr(transformers, kind).from_pretrained(
                 loadable, local_files_only=True, **settings
             )
@@ -153,12 +153,12 @@ def adapted(model: Any, adapter: Path) -> Any:
 
 @contextlib.contextmanager
 def _loadable(
-    family: Family, folder: Path, adapter: Path | None, images: Mapping[str, int] | None
+    family: Family, folder: Path, adapter: Path | None, of_images: Mapping[str, int]
 ) -> Iterator[tuple[Path, Path | None]]:
     """The folder and the adapter, or temporary ones with their numbers in the layout that transformers loads.
 
     Args:
-        images: settings of images, in the place of the folder's.
+        of_images: settings of images, in the place of the folder's.
     """
     if family.reference.converted is None:
         yield folder, adapter
@@ -167,7 +167,7 @@ def _loadable(
     definition = define(opened.config, opened.config_file)
     dtype = np.result_type(*(DTYPES[tensor.dtype] for tensor in opened.tensors.values()))
     structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), definition.shapes())
-    files = dict(family.reference.converted({**opened.config, **named_settings(family, images or {})}))
+    files = dict(family.reference.converted({**opened.config, **named_settings(family, of_images)}))
     with tempfile.TemporaryDirectory() as made:
         for name, content in files.items():
             (Path(made) / name).write_text(json.dumps(content), encoding="utf-8")
