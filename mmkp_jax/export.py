@@ -55,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     print(
         f"written: {kind}{flags.out}, step {step.number:,} of {flags.workdir}: {counts.trained:,} trained tensors{base}"
     )
-    for note in notes_on(step.definition.lora, adapter=flags.adapter):
+    for note in notes_on(step.definition.lora, step.base.family, adapter=flags.adapter):
         print(f"note: {note}")
     if flags.verify and not has_torch():
         print("not verified: torch is not installed")

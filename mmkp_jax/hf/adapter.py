@@ -14,10 +14,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mmkp_jax.errors import InputError
+from mmkp_jax.hf.card_lora import not_served
 from mmkp_jax.hf.fetch import fetch
 from mmkp_jax.hf.folder import ADAPTER
 from mmkp_jax.hf.load import load_tensors
 from mmkp_jax.hf.names import Published, compact, pieces_of, published_tensors
+from mmkp_jax.hf.plain_lora import check_plain
 from mmkp_jax.hf.tensors import DTYPES, Tensor, is_there, read_header
 from mmkp_jax.models.definition import Definition, Params, define_from, flatten, unflatten
 from mmkp_jax.models.family import Family
@@ -33,24 +35,7 @@ ADAPTER_FILES = (ADAPTER, ADAPTER_WEIGHTS)
 PREFIX = "base_model.model."
 """PEFT's prefix of every tensor's name."""
 
-NOT_IN_VLLM = "vLLM cannot serve this adapter: it holds the whole projector (modules_to_save); export without --adapter"
-
 _AGAIN = "give an adapter that PEFT wrote for this model"
-
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    "use_dora": (False,),
-    "fan_in_fan_out": (False,),
-    "lora_bias": (False,),
-    "rank_pattern": ({},),
-    "alpha_pattern": ({},),
-    "layers_to_transform": (None,),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None,),
-    "use_bdlora": (None,),
-    "arrow_config": (None,),
-}
-"""Fields of PEFT that ask for more than plain LoRA, and the values under which they do not."""
 
 
 def config_json(definition: Definition, base: str) -> dict[str, Any]:
@@ -128,11 +113,12 @@ def write_renamed(adapter: Path, definition: Definition, other: Definition, path
     write_adapter(adapter_tensors(there, unflatten(arrays)), there, "", path)
 
 
-def notes_on(lora: Lora | None, *, adapter: bool) -> list[str]:
+def notes_on(lora: Lora | None, family: Family, *, adapter: bool) -> list[str]:
     """What a user should know of an export of a run, each in a line."""
     if lora is None:
         return []
-    notes = [NOT_IN_VLLM] if adapter and lora.projector == FULL else []
+    why = not_served(lora.rank, lora.projector, family) if adapter else ""
+    notes = [f"vLLM cannot serve this adapter: {why}; export without --adapter"] if why else []
     if lora.base == NF4:
         where = "for" if adapter else "merged into"
         notes.append(f"trained on a base in 4 bits (NF4), {where} the base's own weights: not quite what was trained")
@@ -193,7 +179,9 @@ def check_adapter(
     theirs = read_lora(folder, definition.family)
     here, there = ({"r": each.rank, "lora_alpha": each.alpha, "use_rslora": each.rs} for each in (lora, theirs))
     if other := [f"{name} is {there[name]}, not {here[name]}" for name in here if here[name] != there[name]]:
-        hint = "give config.lora_rank, config.lora_alpha and config.lora_rs as the adapter has them"
+        flags = {"r": "lora_rank", "lora_alpha": "lora_alpha", "use_rslora": "lora_rs"}
+        changes = (f"--config.{flags[name]}={_shown(there[name])}" for name in here if here[name] != there[name])
+        hint = f"give {' '.join(changes)}, or another adapter"
         raise InputError(f"its {', '.join(other)} as in the config", str(folder / ADAPTER), hint)
     structs = flatten(target)
     if theirs.projector != FULL:  # a projector that trains in full then starts as the base's
@@ -202,6 +190,10 @@ def check_adapter(
     found = _found(folder)
     _check(wanted, found, folder)
     return unflatten(structs), wanted, found
+
+
+def _shown(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _pattern(definition: Definition, family: Family) -> str:
@@ -217,9 +209,7 @@ def _config(folder: Path) -> Fields:
     fields = read_object(folder / ADAPTER, _AGAIN)
     if fields.text("peft_type") != "LORA":
         fields.refuse("peft_type", "LORA, which is all that is implemented")
-    for name, plain in _ONLY.items():
-        if name in fields.content and fields.content[name] not in plain:
-            fields.refuse(name, f"{plain[0]!r}, which is all that is implemented")
+    check_plain(fields)
     return fields
 
 
@@ -252,7 +242,10 @@ def _check(wanted: Mapping[str, list[Published]], found: Mapping[str, Tensor], f
     }
     if any(problems.values()):
         what = "; ".join(f"{problem}: {compact(names)}" for problem, names in problems.items() if names)
-        raise InputError(what, str(folder / ADAPTER_WEIGHTS), "give an adapter with the same targets, for this model")
+        hint = (
+            "give an adapter of this model; in training, config.lora_targets and config.lora_projector as it has them"
+        )
+        raise InputError(what, str(folder / ADAPTER_WEIGHTS), hint)
 
 
 def _in_full(definition: Definition) -> list[str] | None:

@@ -1,11 +1,8 @@
 """The model card of an exported folder: a README for the hub, with code that runs unchanged."""
 
-import json
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,26 +10,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmkp_jax import __version__
 from mmkp_jax.data.prompts import DATE, user_text
-from mmkp_jax.hf.card_lora import adapter_code, adapters, as_code, frozen
+from mmkp_jax.hf.card_code import snippets_of
+from mmkp_jax.hf.card_lora import adapters, as_code, frozen
 from mmkp_jax.hf.card_results import HEADLINES, Results, results_text, rows_of
 from mmkp_jax.hf.card_strategy import STRATEGIES, strategy_rows
-from mmkp_jax.hf.card_text import (
-    BODY,
-    DATED,
-    EXAMPLE,
-    NEEDS,
-    NOT_SERVED,
-    PARTS,
-    PROCESSOR,
-    READ,
-    READING,
-    SEE,
-    TRANSFORMERS,
-    VLLM,
-    VLLM_OPTIONS,
-    VLLM_PARTS,
-)
-from mmkp_jax.models.family import Family, Reference
+from mmkp_jax.hf.card_text import BODY, DATED
+from mmkp_jax.models.family import Family
 from mmkp_jax.runtime.escape import for_markdown
 
 CARD = "README.md"
@@ -138,7 +121,7 @@ def card_of(facts: CardFacts) -> str:
         "base": f"[{base}](https://huggingface.co/{base})" if facts.base.on_hub else as_code(base),
         "strategy": STRATEGIES[facts.config["strategy"]],
         "results": results_text(facts.results),
-        **_snippets(facts),
+        **snippets_of(facts.family, facts.config, facts.repo, facts.adapter_of),
         "training": rows_of([("", ""), *_training(facts)]),
         "data": _data(facts),
         "prompt": user_text("{text}"),
@@ -236,39 +219,6 @@ def _plain(text: str) -> str:
     return text if re.fullmatch(r"\w([\w ./-]*\w)?", text) and not text.startswith("_") else for_markdown(text)
 
 
-def _snippets(facts: CardFacts) -> dict[str, str]:
-    """Code for transformers and vLLM (or why that cannot serve this), and what it needs."""
-    settings, general = _settings(facts), (NEEDS, TRANSFORMERS.template, VLLM.template)
-    needs, transformers, vllm = facts.family.reference.snippets or general
-    if facts.adapter_of:
-        needs = needs.replace("Needs ", "Needs `peft>=0.21`, ", 1)
-        vllm = NOT_SERVED if facts.config["lora_projector"] == "full" else vllm
-    note = facts.family.reference.vllm_note
-    return {
-        "needs": needs,
-        "transformers": Template(transformers).substitute(settings),
-        "vllm": Template(vllm).substitute(settings),
-        "vllm_note": f"{note}\n\n" if note else "",
-    }
-
-
-def _settings(facts: CardFacts) -> dict[str, str]:
-    post = {"prompt": repr(user_text("{}")), "text_tokens": str(facts.config["data"]["max_text_tokens"])}
-    reference = facts.family.reference
-    return {
-        "model": reference.model,
-        "extra": textwrap.indent(reference.extra, " " * 4),
-        "template": f", date_string={DATE!r}" if reference.is_dated else "",
-        "vllm_template": f", chat_template_kwargs={{'date_string': {DATE!r}}}" if reference.is_dated else "",
-        "adjusting": reference.adjusting,
-        **(_with_images(reference) if reference.image_processor else _without_images(reference)),
-        "folder": json.dumps(facts.adapter_of or facts.repo or "."),
-        **adapter_code(facts.adapter_of, facts.repo or ".", facts.config),
-        "reading": READING.substitute(post | {"read": READ if reference.image_processor else ""}),
-        "answer_tokens": str(facts.config["answer_tokens"]),
-    }
-
-
 def _task(facts: CardFacts) -> str:
     """The hub's name for what the model does."""
     return "image-text-to-text" if facts.family.reference.image_processor else "text-generation"
@@ -284,22 +234,3 @@ def _image_words(facts: CardFacts) -> dict[str, str]:
         "turn": "The image comes first, then, in one user's turn:",
         "images": f"{reference.images.format(**settings)};\ntransparent parts become white.",
     }
-
-
-def _with_images(reference: Reference) -> dict[str, str]:
-    return {
-        "classes": f"AutoTokenizer, {reference.model}, {reference.image_processor}",
-        "processor": PROCESSOR.format(reference.image_processor),
-        "content": PARTS,
-        "see": SEE.format(options="".join(f"{name}={value!r}, " for name, value in reference.options.items())),
-        "expand": f"    if image is not None:\n{textwrap.indent(reference.expand, ' ' * 8)}",
-        "example": EXAMPLE,
-        "options": VLLM_OPTIONS,
-        "vllm_content": VLLM_PARTS,
-    }
-
-
-def _without_images(reference: Reference) -> dict[str, str]:
-    empty = dict.fromkeys(("processor", "see", "expand", "example", "options"), "")
-    content, vllm = "PROMPT.format(cut(text))", 'PROMPT.format(cut("the eras tour was everything"))'
-    return {"classes": f"AutoTokenizer, {reference.model}", "content": content, "vllm_content": vllm, **empty}

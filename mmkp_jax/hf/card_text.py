@@ -77,7 +77,7 @@ print(keyphrases("the eras tour was everything"))$example
 
 NEEDS = "Needs `transformers>=5.23`, `torch` and `pillow`."
 
-PROCESSOR = "processor = {}.from_pretrained(FOLDER)  # resizes with Pillow, as training did\n"
+PROCESSOR = "processor = {}.from_pretrained(FOLDER{})  # resizes with Pillow, as training did\n"
 
 PARTS = '[{"type": "text", "text": PROMPT.format(cut(text))}]'
 """The user's turn for a model that takes images; for other models it is the text itself."""
@@ -110,14 +110,12 @@ from vllm import LLM, SamplingParams
 $vllm_peft
 $reading
 
-llm = LLM($folder$options$vllm_rank)
+llm = LLM($folder$options$vllm_adapter)
 tokenizer = llm.get_tokenizer()
 content = $vllm_content
 greedy = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=$answer_tokens)
 print(llm.chat([{"role": "user", "content": content}], greedy$vllm_request$vllm_template)[0].outputs[0].text)
 """)
-
-NOT_SERVED = "# vLLM cannot serve this adapter: it holds the whole projector (modules_to_save). Merge it first.\n"
 
 BODY = Template("""\
 # $title

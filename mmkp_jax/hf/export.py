@@ -72,7 +72,7 @@ def export_folder(
     Raises:
         InputError: `out` is not empty or cannot be written, or the base is not what the run started from.
     """
-    settings = _changed(base, with_settings(base.path, base.family, images)) | {PROMPT_LIMITS: limits._asdict()}
+    settings = _changed(base, with_settings(base.path, base.family, images)) | {PROMPT_LIMITS: limits.content()}
     made = _made_anew(trained, frozen, base, definition)
     weights = sorted({tensor.file for tensor in base.tensors.values()})
     counts = TensorCounts(len(made), len(base.tensors) - len(made))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmkp_jax.data.images import MAX_DECODED_PIXELS
+from mmkp_jax.data.processor import Processor
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.tensors import is_there
 from mmkp_jax.models.family import Family, Preprocessor
@@ -65,12 +66,21 @@ def read_settings(folder: Path, family: Family, config: Any) -> dict[str, int]:
     """
     for file, _, fields in _with_settings(folder, family.preprocessor) if family.preprocessor else ():
         settings = _settings(fields, family.preprocessor)
-        try:
-            family.processor(config, settings)
-        except InputError as error:
-            raise InputError(error.what, str(file), _HINT) from None
+        processor_of(family, config, settings, file, _HINT)
         return settings
     return {}
+
+
+def processor_of(family: Family, config: Any, settings: Mapping[str, int], file: Path, hint: str) -> Processor:
+    """The processor of a model's config with the settings of images that a file gives.
+
+    Raises:
+        InputError: they contradict each other, or the family has no such settings.
+    """
+    try:
+        return family.processor(config, settings)
+    except InputError as error:
+        raise InputError(error.what, str(file), hint) from None
 
 
 def with_settings(folder: Path, family: Family, settings: Mapping[str, int]) -> dict[str, dict[str, Any]]:
@@ -90,6 +100,12 @@ def with_settings(folder: Path, family: Family, settings: Mapping[str, int]) -> 
         what = f"the folder has no {PREPROCESSOR}, which says how images are resized"
         raise InputError(what, str(folder), "copy it from the base checkpoint")
     return found
+
+
+def named_settings(family: Family, settings: Mapping[str, int]) -> dict[str, int]:
+    """Settings of images under the names that the image processor of the folder's readers has for them."""
+    names = family.preprocessor.settings if family.preprocessor else {}
+    return {at_top: settings[setting] for setting, (at_top, _) in names.items() if setting in settings}
 
 
 def _with_settings(folder: Path, known: Preprocessor) -> Iterator[_Description]:

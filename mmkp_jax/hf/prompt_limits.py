@@ -1,10 +1,12 @@
 """Limits of an exported model's prompts and completions, in a file of the folder that transformers and vLLM ignore.
 
-Pixel limits are not in it: they are in the preprocessor's own file.
+A model's settings of images are not in it, but in the file that transformers reads; an adapter's are: it has no such
+file.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmkp_jax.data.prompts import PROMPT_VERSION
 from mmkp_jax.hf.tensors import is_there
@@ -24,6 +26,12 @@ class PromptLimits(NamedTuple):
     answer_tokens: int
     """Most tokens of a completion."""
     prompt_version: int = PROMPT_VERSION
+    images: Mapping[str, int] | None = None
+    """Of an adapter: the settings of images (`config.data.images`)."""
+
+    def content(self) -> dict[str, Any]:
+        """The content of the file."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def read_prompt_limits(folder: Path) -> PromptLimits | None:
@@ -41,10 +49,13 @@ def read_prompt_limits(folder: Path) -> PromptLimits | None:
         newer = fields._replace(hint="predict with the release of mmkp_jax that exported it")
         newer.refuse("prompt_version", f"{PROMPT_VERSION}, the prompt that this release writes")
     found = PromptLimits(*(fields.integer(name, least=1) for name in PromptLimits._fields[:2]))
-    for name, value in zip(found._fields, found, strict=True):
+    for name, value in zip(found._fields[:2], found, strict=False):
         if value > _MOST:
             fields.refuse(name, f"a whole number from 1 to {_MOST:,}")
-    return found
+    if "images" not in fields.content:
+        return found
+    images = fields.object("images")
+    return found._replace(images={name: images.integer(name, least=1) for name in images.content})
 
 
 def text_limit_warning(folder: Path, max_text_tokens: int) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.adapter import write_renamed
 from mmkp_jax.hf.folder import CONFIG, open_folder
 from mmkp_jax.hf.load import load_params
+from mmkp_jax.hf.preprocessor import named_settings
+from mmkp_jax.hf.prompt_limits import read_prompt_limits
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.hf.tensors import DTYPES, reason_of
 from mmkp_jax.models.definition import Definition, Params
@@ -84,11 +86,16 @@ def reference_outputs(
     from transformers import AutoTokenizer
 
     reference = family.reference
+    limits = read_prompt_limits(adapter) if adapter is not None else None
+    of_images = (limits.images if limits else None) or {}
     try:
-        with _quiet(), _loadable(family, folder, adapter) as (loadable, loadable_adapter):
+        with _quiet(), _loadable(family, folder, adapter, of_images) as (loadable, loadable_adapter):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             kind = reference.image_processor
-            processor = kind and getattr(transformers, kind).from_pretrained(loadable, local_files_only=True)
+            settings = {} if family.reference.converted else named_settings(family, of_images)
+            processor = kind and getattr(transformers, kind).from_pretrained(
+                loadable, local_files_only=True, **settings
+            )
             model = getattr(transformers, reference.model).from_pretrained(
                 loadable, dtype=torch.float32, local_files_only=True
             )
@@ -145,8 +152,14 @@ def adapted(model: Any, adapter: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _loadable(family: Family, folder: Path, adapter: Path | None) -> Iterator[tuple[Path, Path | None]]:
-    """The folder and the adapter, or temporary ones with their numbers in the layout that transformers loads."""
+def _loadable(
+    family: Family, folder: Path, adapter: Path | None, of_images: Mapping[str, int]
+) -> Iterator[tuple[Path, Path | None]]:
+    """The folder and the adapter, or temporary ones with their numbers in the layout that transformers loads.
+
+    Args:
+        of_images: settings of images, in the place of the folder's.
+    """
     if family.reference.converted is None:
         yield folder, adapter
         return
@@ -154,7 +167,7 @@ def _loadable(family: Family, folder: Path, adapter: Path | None) -> Iterator[tu
     definition = define(opened.config, opened.config_file)
     dtype = np.result_type(*(DTYPES[tensor.dtype] for tensor in opened.tensors.values()))
     structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), definition.shapes())
-    files = dict(family.reference.converted(opened.config))
+    files = dict(family.reference.converted({**opened.config, **named_settings(family, of_images)}))
     with tempfile.TemporaryDirectory() as made:
         for name, content in files.items():
             (Path(made) / name).write_text(json.dumps(content), encoding="utf-8")

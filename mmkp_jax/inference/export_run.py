@@ -160,14 +160,12 @@ def _export(step: RunStep, card: str, out: Path, **options: Any) -> TensorCounts
 
 def _export_adapter(step: RunStep, card: str, out: Path) -> TensorCounts:
     """Writes the adapter's folder, with the run's image settings and prompt limits; on one host."""
-    base = step.base
     trained, _ = split_trained(step.definition, step.params, step.config.freeze)
     tensors = adapter_tensors(step.definition, trained)
-    settings = with_settings(base.path, base.family, step.config.data.images.to_dict())
-    limits = PromptLimits(step.config.data.max_text_tokens, step.config.answer_tokens)
+    data = step.config.data
+    limits = PromptLimits(data.max_text_tokens, step.config.answer_tokens, images=data.images.to_dict())
     with appearing(out) as unfinished:
-        for name, content in (settings | {PROMPT_LIMITS: limits._asdict()}).items():
-            (unfinished / name).write_bytes(json_bytes(content))
+        (unfinished / PROMPT_LIMITS).write_bytes(json_bytes(limits.content()))
         (unfinished / CARD).write_text(card, encoding="utf-8")
         write_adapter(tensors, step.definition, base_name(step.config.model.path), unfinished)
     return TensorCounts(len(tensors), 0)

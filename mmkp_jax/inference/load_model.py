@@ -15,8 +15,8 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.hf.adapter import load_adapter, read_lora
 from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import load_params
-from mmkp_jax.hf.preprocessor import PREPROCESSOR, read_settings
-from mmkp_jax.hf.prompt_limits import PromptLimits, read_prompt_limits
+from mmkp_jax.hf.preprocessor import PREPROCESSOR, processor_of, read_settings
+from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits, read_prompt_limits
 from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params, as_dtype
 from mmkp_jax.models.digest import digests_of
@@ -61,8 +61,8 @@ def load_model(model: str, *, adapter: str = "", zero_shot: bool = False, verifi
     """Loads a work directory's checkpoint (`DIR`, `DIR@STEP`, `DIR@best`), a Hugging Face folder, or a hub id.
 
     A run's model takes its inputs, and computes, as its config says. A folder's pixel limits are those that
-    transformers reads, and an exported folder has the limits of its run's inputs (`hf.prompt_limits`); other values are
-    those of docs/config.md. A folder's model computes in its own dtype.
+    transformers reads, and an exported folder has the limits of its run's inputs (`hf.prompt_limits`), an adapter's
+    also those of images; other values are those of docs/config.md. A folder's model computes in its own dtype.
 
     Args:
         adapter: folder of a PEFT adapter of a folder's model; empty for none.
@@ -106,11 +106,14 @@ def _open_folder(folder: Folder, adapter: str, zero_shot: bool) -> LoadedModel:
     definition, params = load_folder(folder, adapter, make_mesh(MESH), dtype)
     tokenizer = load_tokenizer(folder)
     own = Path(adapter).expanduser() if adapter else folder.path
-    settings = read_settings(
-        own if (own / PREPROCESSOR).is_file() else folder.path, definition.family, definition.config
-    )
-    processor = definition.family.processor(definition.config, settings)
     limits = read_prompt_limits(own) or PromptLimits(MAX_TEXT_TOKENS, ANSWER_TOKENS)
+    if adapter and limits.images is not None:
+        file = own / PROMPT_LIMITS
+        processor = processor_of(definition.family, definition.config, limits.images, file, "export the adapter again")
+    else:
+        of_images = own if (own / PREPROCESSOR).is_file() else folder.path
+        settings = read_settings(of_images, definition.family, definition.config)
+        processor = definition.family.processor(definition.config, settings)
     recipe = Recipe(
         template=processor.template(tokenizer),
         processor=processor,

@@ -133,6 +133,8 @@ class Reference(NamedTuple):
     """Code for the card: the same for `model`."""
     vllm_note: str = ""
     """Sentence for the card on the releases of vLLM that have the family, if not all do."""
+    vllm_lora: bool = True
+    """Whether vLLM has LoRA for the family."""
     converted: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] | None = None
     """(content of `config.json`) -> the JSON files, by name, of the same model in a layout that transformers loads;
     None where it loads the family's own without code of the folder."""

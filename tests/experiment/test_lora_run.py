@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from mmkp_jax import export
 from mmkp_jax.data.records import open_split
-from mmkp_jax.hf.adapter import ADAPTER_FILES, NOT_IN_VLLM, adapter_tensors, write_adapter
+from mmkp_jax.hf.adapter import ADAPTER_FILES, adapter_tensors, write_adapter
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.inference.load_model import load_model
 from mmkp_jax.inference.predictor import load_predictor
@@ -26,6 +26,8 @@ from tests.support.lora import with_adapters
 from tests.support.needs_torch import needs_torch
 from tests.support.run_on_disk import write_run
 from tests.support.small_pocket import metrics, run_here, small_pocket
+
+NOT_IN_VLLM = "vLLM cannot serve this adapter: it holds the whole projector (modules_to_save); export without --adapter"
 
 STEPS = 4
 FLAGS = (

@@ -146,12 +146,25 @@ def renamed(path, old, new):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda path: changed(path, r=8), r"its r is 8, not 4 as in the config; give config.lora_rank"),
-        (lambda path: changed(path, lora_alpha=4), r"its lora_alpha is 4.0, not 8.0"),
-        (lambda path: changed(path, use_rslora=True), r"its use_rslora is True, not False"),
+        (
+            lambda path: changed(path, r=8),
+            r"its r is 8, not 4 as in the config; give --config.lora_rank=8, or another adapter",
+        ),
+        (lambda path: changed(path, lora_alpha=4), r"its lora_alpha is 4.0, not 8.0 .*give --config.lora_alpha=4, or"),
+        (
+            lambda path: changed(path, use_rslora=True),
+            r"its use_rslora is True, not False .*give --config.lora_rs=true, or",
+        ),
         (lambda path: changed(path, use_dora=True), r"'use_dora' is true, not False, which is all that is implemented"),
+        (
+            lambda path: changed(path, init_lora_weights="pissa"),
+            r"'init_lora_weights' is \"pissa\", not true, false or",
+        ),
         (lambda path: changed(path, peft_type="IA3"), r"'peft_type' is \"IA3\", not LORA"),
-        (lambda path: renamed(path, "model.model.language_model.", "model.model."), r"missing: .*unexpected: "),
+        (
+            lambda path: renamed(path, "model.model.language_model.", "model.model."),
+            r"missing: .*unexpected: .*config.lora_targets and config.lora_projector",
+        ),
         (lambda path: renamed(path, "layers.2.", "layers.3."), r"layers.2.mlp.*unexpected: .*layers.3.mlp"),
         (lambda path: (path / ADAPTER_WEIGHTS).unlink(), "the folder has no adapter_config.json with adapter_model"),
     ],

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from PIL import Image
 from mmkp_jax.data.forest import Tree
 from mmkp_jax.hf.adapter import adapter_tensors, write_adapter
 from mmkp_jax.hf.folder import open_folder
+from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
 from mmkp_jax.hf.verify import our_logits, reference_outputs
 from mmkp_jax.inference.load_model import load_folder
 from mmkp_jax.models.freezing import split_trained
@@ -60,11 +63,12 @@ def written(request, folder, tmp_path_factory):
     return Written(path, tree, image, of_target(definition, params, tree))
 
 
-def post() -> tuple[Tree, bytes]:
-    """A prompt with an image of three tiles, and the image's file."""
+def post(**settings) -> tuple[Tree, bytes]:
+    """A prompt with an image of three tiles, or as the settings of images say, and the image's file."""
     image, file = Image.fromarray(np.random.default_rng(0).integers(0, 256, (56, 112, 3), np.uint8)), io.BytesIO()
     image.save(file, "png")
-    plain, processor = random_tree(0, MODEL, images=[], cot=0), MODEL.processor
+    plain = random_tree(0, MODEL, images=[], cot=0)
+    processor = MODEL.definition.family.processor(MODEL.definition.config, settings)
     layout = processor.layout(56, 112)
     prompt = np.concatenate([plain.prompt[:3], processor.placeholder(layout), plain.prompt[3:]])
     return Tree(prompt, plain.sft, plain.cot, (layout,), (processor.pixels(image, layout),)), file.getvalue()
@@ -108,6 +112,19 @@ def test_verify_gives_peft_the_adapter_under_transformers_own_names(written, fol
     family, path = MODEL.definition.family, folder.path
     (found,) = reference_outputs(family, path, [written.tree], [written.image], 3, adapter=written.path)
     assert relative_error(written.ours, found.logits_MV) <= BOUND
+
+
+def test_verify_reads_images_as_the_adapters_run_did(written, folder, tmp_path):
+    needs_torch()
+    adapter = shutil.copytree(written.path, tmp_path / "adapter")
+    limits = PromptLimits(96, 24, images={"max_tiles": 1})
+    (adapter / PROMPT_LIMITS).write_text(json.dumps(limits.content()))
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    definition, params = load_folder(folder, str(adapter), mesh, jnp.float32)
+    tree, image = post(max_tiles=1)
+    assert len(tree.prompt) < len(written.tree.prompt)
+    (found,) = reference_outputs(MODEL.definition.family, folder.path, [tree], [image], 3, adapter=adapter)
+    assert relative_error(of_target(definition, params, tree), found.logits_MV) <= BOUND
 
 
 @pytest.mark.nightly

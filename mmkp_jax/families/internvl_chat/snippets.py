@@ -47,7 +47,7 @@ def answer(text, image=None):
     """What the model writes about a post: its text, and its image file if it has one."""
     pixels = None
     if image is not None:
-        pixels = tiles(read(image), model.config.force_image_size, model.config.max_dynamic_patch)
+        pixels = tiles(read(image), model.config.force_image_size, $max_tiles)
         pixels = pixels.to(device, model.dtype)
     greedy = {{"max_new_tokens": $answer_tokens, "do_sample": False, "repetition_penalty": 1.0}}
     return model.chat(tokenizer, pixels, PROMPT.format(cut(text)), greedy)
@@ -84,7 +84,7 @@ def prompt(text):
     ) + "<|im_start|>assistant\\n"
 
 
-llm = LLM($folder, trust_remote_code=True, limit_mm_per_prompt={{"image": 1}}$vllm_rank)
+llm = LLM($folder, trust_remote_code=True, limit_mm_per_prompt={{"image": 1}}$vllm_adapter)
 tokenizer = llm.get_tokenizer()
 greedy = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=$answer_tokens, stop=["<|im_end|>"])
 post = {{"prompt": prompt("the eras tour was everything"), "multi_modal_data": {{"image": read("stage.jpg")}}}}

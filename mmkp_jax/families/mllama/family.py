@@ -118,6 +118,7 @@ FAMILY = Family(
         adjust=reference.adjust,
         adjusting=reference.ADJUSTING,
         vllm_note=reference.VLLM,
+        vllm_lora=False,
     ),
     published=PUBLISHED,
     # Llama's figures, with the image's token instead of the system line

@@ -86,9 +86,7 @@ prompt = prompt.replace("<|image_pad|>", "<|image_pad|>" * image_tokens, 1)
 EXTRA = """\
 inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()  # otherwise positions are those of plain text
 """
-IMAGES = (
-    "Images are resized (bicubic, by Pillow) to {min_pixels} to {max_pixels} pixels, as the preprocessor's config says"
-)
+IMAGES = "Images are resized (bicubic, by Pillow) to {min_pixels} to {max_pixels} pixels"
 
 FAMILY = Family(
     name="qwen2_5_vl",
