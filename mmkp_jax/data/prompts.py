@@ -102,10 +102,6 @@ def read_template(
     (before, after), (before_image, after_image) = pieces
     if after != after_image:
         raise _unfit(tokenizer, "its chat template writes an image after the user's text")
-    if not after.lstrip().startswith(tokenizer.eos_token):
-        what = f"its chat template ends no turn with its eos_token {tokenizer.eos_token!r}, as of a base model"
-        hint = "take the Instruct model of the same size"
-        raise InputError(what, f"the tokenizer of {tokenizer.name_or_path}", hint)
     written = next((text for text in replaced if text in before_image), "")
     if written and replaced[written] not in before_image:
         before_image = before_image.replace(written, replaced[written])
@@ -116,10 +112,15 @@ def template_of(tokenizer: "PreTrainedTokenizerBase", pieces: Pieces, *, image_t
     """A rendered chat template as tokens.
 
     Raises:
-        InputError: the tokenizer has no end token, or the template does not write the image token once.
+        InputError: the tokenizer has no end token or another than ends the template's turns, or the template does not
+            write the image token once.
     """
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise _unfit(tokenizer, _NO_TEMPLATE)
+    if not pieces.after.lstrip().startswith(tokenizer.eos_token):
+        what = f"its chat template ends no turn with its eos_token {tokenizer.eos_token!r}, as of a base model"
+        hint = "take the Instruct model of the same size"
+        raise InputError(what, f"the tokenizer of {tokenizer.name_or_path}", hint)
     before, before_image, after = (
         np.asarray(tokenizer(piece, add_special_tokens=False).input_ids, np.int32) for piece in pieces
     )

@@ -76,12 +76,11 @@ def open_step(workdir: Path, step: str) -> tuple[RunStep, LoadedModel]:
 
 
 def check_exports(config: ConfigDict, base: Folder) -> None:
-    """Raises `InputError` before training if the run's exports are bound to fail."""
+    """Raises `InputError` before training if an export, by the run or after it, is bound to fail."""
     if config.export_every and not config.eval_every:
         what = f"every {config.export_every} evaluations are exported, but eval_every is 0"
         raise InputError(what, "config.export_every", "give config.eval_every, or 0 here")
-    if config.eval_every:
-        with_settings(base.path, base.family, config.data.images.to_dict())
+    with_settings(base.path, base.family, config.data.images.to_dict())
 
 
 def record_base(workdir: Path, base: Folder) -> None:

@@ -243,3 +243,11 @@ def test_a_template_that_writes_plain_image_is_mended_and_another_tokenizer_refu
     np.testing.assert_array_equal(processor.template(old).before_image, before.before_image)
     with pytest.raises(InputError, match="<IMG_CONTEXT> is token 316, and the model's image token is 5"):
         processor_for(tiny_internvl(image_token_id=5)).template(TOKENIZER)
+
+
+@pytest.mark.parametrize("own_template", [True, False])
+def test_a_base_models_end_token_is_refused_in_either_layout(own_template):
+    base = make_tokenizer()
+    base.eos_token = "<|endoftext|>"
+    with pytest.raises(InputError, match=r"ends no turn with its eos_token '<\|endoftext\|>'.*take the Instruct model"):
+        processor_for(tiny_internvl(own_template=own_template)).template(base)
