@@ -49,6 +49,8 @@ class Stage(NamedTuple):
     """Whether its layers are recomputed in the backward pass with `config.remat`."""
     last: str = ""
     """Ending of the path of a layer's last matrix, whose product the backward pass does not need again."""
+    first: str = ""
+    """Ending of the path of its first matrix where it has several, after a norm and no other parameters."""
 
 
 class Work(NamedTuple):

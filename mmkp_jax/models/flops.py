@@ -5,12 +5,13 @@ each other, padding not at all, and frozen parts forward only: so MFU's numerato
 Norms, activations, softmax and the optimizer are left out, as is usual: they are not matrix products.
 
 In the backward pass each matrix that trains costs its forward product once more, and so does each product through
-which a gradient flows to something that trains. With LoRA the base's matrices therefore cost less; the adapters' own
-products count. Recomputed products do not count, unless requested (`remat`).
+which a gradient flows to something that trains; the input of the first that trains needs none. With LoRA the base's
+matrices therefore cost less; the adapters' own products count. Recomputed products do not count, unless requested
+(`remat`).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from mmkp_jax.data.forest import COT, SFT, TRUNK, Forest, RowSize
 from mmkp_jax.data.processor import Processor
 from mmkp_jax.models.definition import Definition, flatten
-from mmkp_jax.models.family import Family, Product, Work
+from mmkp_jax.models.family import Family, Product, Stage, Work
 from mmkp_jax.models.freezing import split_trained
 from mmkp_jax.ops.sliced import forest_slices, image_slices, pairs
 
@@ -121,11 +122,30 @@ def step_flops(
         to_matrices = sum(each.flops for each in products if each.matrix in trained)
         to_other_side = to_input * sum(each.flops for each in products if not each.matrix)  # of attention
         again += to_other_side / 2 * (remat is not None)
-        backward = to_input * forward + to_matrices + to_other_side + again
+        first = () if trains_before else _first_of(stage, products, definition, trained)
+        to_frozen = sum(each.flops for each in products if each.matrix in first)  # an input that nothing trained made
+        backward = to_input * (forward - to_frozen) + to_matrices + to_other_side + again
         before = flops[stage.part]
         flops[stage.part] = Flops(before.forward + forward, before.backward + backward)
         trains_before = trains_before or trains_here
     return flops
+
+
+def _first_of(
+    stage: Stage, products: Sequence[Product], definition: Definition, trained: Collection[str]
+) -> tuple[str, ...]:
+    """The matrices of a stage that its input is multiplied with: the first one, and the A of its adapter.
+
+    Empty in a layer's stage, of which only the first layer has them, and where a norm before them trains.
+    """
+    pairs = [path for pair in definition.adapters.values() for path in pair]
+    own = [each.matrix for each in products if each.matrix not in pairs]
+    firsts = own if len(own) == 1 else [path for path in own if stage.first and path.endswith(stage.first)]
+    modules = [path.removesuffix(".weight") for path in own]
+    norms = [path for path in trained if _is_in(path, stage.path) and not any(_is_in(path, each) for each in modules)]
+    if not firsts or (norms and len(own) > 1):
+        return ()
+    return (firsts[0], *definition.adapters.get(firsts[0].removesuffix(".weight"), ())[:1])
 
 
 def _is_in(path: str, stage: str) -> bool:

@@ -6,6 +6,7 @@ from configs import dyncot
 from mmkp_jax.families.registry import define, known_config
 from mmkp_jax.models.family import Work
 from mmkp_jax.models.flops import step_flops, work_of
+from mmkp_jax.models.lora import Lora
 from mmkp_jax.planning.workload import typical_load
 from mmkp_jax.training.batches import complete_config
 from tests.support.zoo import forest_of, model_of, random_tree
@@ -34,6 +35,19 @@ def test_work_counts_filled_tiles_and_every_allowed_pair_of_tokens():
     assert work.images == {"tiles": sum(layout.slots[0] for layout in tree.layouts)}
     assert (work.tokens, work.token_pairs) == (tokens, tokens * (tokens + 1) / 2)
     assert model.processor.work_of_slots({"tiles": 5}) == {"tiles": 5.0}
+
+
+def test_under_lora_the_first_matrix_of_the_projector_passes_no_gradient_on():
+    """up [128, 64] and down [64, 64], with adapters of rank 4: only what is between `up`'s A and the end gets one."""
+    model = model_of("internvl")
+    work = work_of(forest_of([[random_tree(0, model, images=[1])]], model, spare=2), model.processor)
+    merged = 2 * 4 * work.images["tiles"]
+    for lora in (Lora(4, 8.0), None):
+        backward = step_flops(define(model.published, lora=lora), ("tower",), work)["projector"].backward
+        up, down, every_a, every_b = 128 * 64, 64 * 64, 4 * 128 + 4 * 64, 2 * 4 * 64
+        to_inputs, to_matrices = down + 4 * 64 + every_b, every_a + every_b
+        needed = to_inputs + to_matrices if lora else 2 * (up + down)  # the norm before `up` trains without LoRA
+        assert backward == pytest.approx(merged * needed, rel=1e-12)
 
 
 def load_at(max_tiles: int):

@@ -10,6 +10,7 @@ from mmkp_jax.families.mllama.tower import intervals_of
 from mmkp_jax.families.registry import define, known_config
 from mmkp_jax.models.family import Work
 from mmkp_jax.models.flops import step_flops, work_of, work_of_slots
+from mmkp_jax.models.lora import Lora
 from mmkp_jax.planning.counts import count_program
 from mmkp_jax.planning.hlo import parse_hlo
 from mmkp_jax.training.setup import plan_training
@@ -61,6 +62,14 @@ def test_a_forward_pass_equals_the_count_by_hand():
 def _unneeded(part: str, forward: dict[str, float]) -> float:
     """The gradient of what comes from the frozen tower: it goes nowhere."""
     return forward["projector"] if part == "projector" else 0.0
+
+
+def test_under_lora_what_comes_from_the_frozen_tower_gets_no_gradient():
+    """Of the projector's adapter, A [96, 4] has the gradient of its numbers alone, and B [4, 64] its input's too."""
+    definition = define(MODEL.published, lora=Lora(4, 8.0))
+    keys = WORK.images["images"] * 4 * 17
+    backward = step_flops(definition, ("tower",), WORK)["projector"].backward
+    assert backward == pytest.approx(2 * keys * (96 * 4 + 2 * 4 * 64), rel=1e-12)
 
 
 def test_an_image_of_the_published_model_costs_what_is_known():

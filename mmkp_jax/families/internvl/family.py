@@ -24,7 +24,7 @@ from mmkp_jax.models.flops import with_matrices
 STAGES = (
     Stage("tower.embed", "tower"),
     Stage("tower.blocks", "tower", scanned=True, last="fc2.weight"),
-    Stage("projector", "projector"),
+    Stage("projector", "projector", first="up.weight"),
     Stage("decoder", "decoder", scanned=True, last="mlp.down.weight"),
     Stage("lm_head", "head"),
 )

@@ -17,7 +17,7 @@ from mmkp_jax.models.flops import with_matrices
 STAGES = (
     Stage("visual.patch_embed", "tower"),
     Stage("visual.blocks", "tower", scanned=True, last="mlp.down.weight"),
-    Stage("visual.merger", "projector"),
+    Stage("visual.merger", "projector", first="up.weight"),
     Stage("decoder", "decoder", scanned=True, last="mlp.down.weight"),
     Stage("lm_head", "head"),
 )
