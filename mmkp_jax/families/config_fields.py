@@ -13,6 +13,8 @@ from mmkp_jax.runtime.json_files import Fields, is_integer
 
 HINT = "take the config.json published with the weights"
 
+FULL_ATTENTION = "take a model without sliding windows, such as Qwen/Qwen2.5-3B-Instruct"
+
 MOST_LAYERS, MOST_SIZE = 1_000, 10_000_000
 """Upper limits of the number of layers, and of every other size, in a file."""
 
@@ -62,11 +64,16 @@ def whole_numbers(fields: Fields, name: str, *default: tuple[int, ...]) -> tuple
     return tuple(values)
 
 
-def insist(fields: Fields, name: str, *supported: Any) -> None:
-    """Refuses a value that is not among `supported`; an absent one is the first of them."""
+def insist(fields: Fields, name: str, *supported: Any, hint: str = "") -> None:
+    """Refuses a value that is not among `supported`; an absent one is the first of them.
+
+    Args:
+        hint: what to do about it, where published models have other values too; empty: the fields' own hint.
+    """
     value = fields.content.get(name, supported[0])
     if value not in supported or isinstance(value, bool) != isinstance(supported[0], bool):
-        fields.refuse(name, f"{supported[0]!r}, which is all that is implemented")
+        every = " or ".join(map(repr, dict.fromkeys(supported)))
+        fields._replace(hint=hint or fields.hint).refuse(name, f"{every}, which is all that is implemented")
 
 
 def refuse_changed(*parts: Fields) -> None:
@@ -139,7 +146,8 @@ def read_decoder(part: Fields, rope: Rope, *, qkv_bias: bool, tie_embeddings: bo
     )
     full = ["full_attention"] * config.num_layers
     if part.texts("layer_types", full) != full:
-        part.refuse("layer_types", f"{config.num_layers} times 'full_attention', which is all that is implemented")
+        fields = part._replace(hint=FULL_ATTENTION)
+        fields.refuse("layer_types", f"{config.num_layers} times 'full_attention', which is all that is implemented")
     checks = {
         f"hidden_size {D} is no multiple of num_attention_heads {N}": D % N == 0,
         f"num_attention_heads {N} is no multiple of num_key_value_heads {config.num_kv_heads}": (

@@ -3,7 +3,8 @@
 import pytest
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.families.qwen2_5_vl.config import config_from_hf
+from mmkp_jax.families.config_fields import HINT
+from mmkp_jax.families.qwen2_5_vl.config import FULL_ATTENTION, config_from_hf
 from tests.support.published import QWEN2_5_VL_3B, QWEN2_5_VL_7B
 from tests.support.tiny import hf_config_dict, tiny_config
 
@@ -54,7 +55,7 @@ FAULTS = [
     ({"text_config": {"hidden_size": 64}}, "has no 'text_config.vocab_size'"),
     # not implemented
     ({"compression_config": {"bits": 4}}, "'compression_config' is an object, not absent"),
-    ({"hidden_act": "gelu"}, f"'hidden_act' is \"gelu\", not 'silu', {ONLY}"),
+    ({"hidden_act": "gelu"}, f"'hidden_act' is \"gelu\", not 'silu' or 'swish', {ONLY}"),
     ({"use_sliding_window": True}, f"'use_sliding_window' is true, not False, {ONLY}"),
     ({"layer_types": ["sliding_attention"] * 3}, "'layer_types' is a list, not 3 times 'full_attention'"),
     ({"rope_scaling": {"rope_type": "yarn", "type": "mrope", "factor": 2.0}}, "'rope_scaling.rope_type' is \"yarn\""),
@@ -82,7 +83,7 @@ def test_a_fault_is_reported_in_one_line(change, what):
         config_from_hf({**hf_config_dict(tiny_config()), **change}, "ckpt/config.json")
     line = str(caught.value)
     assert line.startswith(f"ckpt/config.json: {what}") and "\n" not in line
-    assert line.endswith("; take the config.json published with the weights")
+    assert line.endswith(f"; {FULL_ATTENTION if 'sliding' in str(change) else HINT}")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,11 @@ def test_what_is_not_implemented_is_refused_in_one_line(name):
     assert "\n" not in str(caught.value) and "ckpt/config.json" in str(caught.value)
 
 
+def test_a_head_that_is_said_to_be_the_embedding_is_refused_at_the_top_too():
+    with pytest.raises(InputError, match=r"'tie_word_embeddings' is true, not False"):
+        config_from_hf(config() | {"tie_word_embeddings": True})
+
+
 def test_an_image_token_beyond_the_embedding_and_a_quantised_model_are_refused():
     with pytest.raises(InputError, match="the image token 400 is not from 0 to 328, the embedding's rows"):
         config_from_hf(config() | {"image_token_index": 400})

@@ -129,9 +129,11 @@ def test_the_head_is_what_the_files_hold(folders, tmp_path):
     tensors, config = load_file(alone / "model.safetensors"), json.loads((alone / "config.json").read_text())
     assert "tie_word_embeddings" not in config and open_folder(str(alone)).config["tie_word_embeddings"] is False
 
-    (alone / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))  # as transformers re-saves
-    with pytest.raises(InputError, match=r"says tie_word_embeddings, and language_model\.lm_head\.weight is not "):
-        open_folder(str(alone))
+    text = config["text_config"] | {"tie_word_embeddings": True}  # which vLLM reads
+    for change in ({"tie_word_embeddings": True}, {"text_config": text}):  # the first as transformers re-saves
+        (alone / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=r"says tie_word_embeddings, and language_model\.lm_head\.weight is not "):
+            open_folder(str(alone))
 
     (alone / "config.json").write_text(json.dumps(config))
     del tensors["language_model.lm_head.weight"]

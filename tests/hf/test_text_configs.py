@@ -140,3 +140,16 @@ def test_a_head_in_the_files_beside_a_config_that_says_tied_is_compared(folders,
     save_file(tensors | {"lm_head.weight": head + 1}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=r"says tie_word_embeddings, and lm_head.weight is not model.embed_tokens"):
         open_folder(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "published, change, line",
+    [
+        (LLAMA, {"rope_scaling": {"rope_type": "yarn"}}, r'"yarn", not \'default\' or \'llama3\', which is all'),
+        (QWEN2, {"use_sliding_window": True}, "; take a model without sliding windows, such as Qwen/"),
+        (QWEN2, {"layer_types": ["sliding_attention"]}, "; take a model without sliding windows, such as Qwen/"),
+    ],
+)
+def test_a_refusal_names_all_that_is_implemented_and_a_model_that_is(published, change, line):
+    with pytest.raises(InputError, match=line):
+        define(published | change)

@@ -21,6 +21,9 @@ from mmkp_jax.families.internvl.processor import MAX_TILES, MERGE
 from mmkp_jax.models.decoder_config import DecoderConfig
 from mmkp_jax.runtime.json_files import Fields
 
+MODELS = "take OpenGVLab/InternVL3-2B-hf or OpenGVLab/InternVL3-8B-hf"
+"""What to do about another model of the name: with InternLM as decoder, or the 6B tower."""
+
 POSITIONS = 32_768
 """Positions of the published models."""
 
@@ -97,10 +100,11 @@ def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> 
     refuse_changed(whole, text, vision)
     for part, known in ((whole, TRANSFORMERS), (vision, TOWER)):
         for name, value in known.items():
-            insist(part, name, value)
+            insist(part, name, value, hint=MODELS)
     if vision.content.get("attention_bias") is not True:  # absent, it is false
-        vision.refuse("attention_bias", "True, which is all that is implemented")
-    tied = whole.flag("tie_word_embeddings") if "tie_word_embeddings" in whole.content else None
+        vision._replace(hint=MODELS).refuse("attention_bias", "True, which is all that is implemented")
+    ties = {part.flag("tie_word_embeddings") for part in (whole, text) if "tie_word_embeddings" in part.content}
+    tied = True if True in ties else whole.content.get("tie_word_embeddings")
     sides = {"image_size": side(vision, "image_size", 448), "patch_size": side(vision, "patch_size", 14)}
     config = InternVLConfig(
         **decoder_of(text, tied),
@@ -119,8 +123,8 @@ def decoder_of(text: Fields, tied: bool | None) -> dict[str, Any]:
 
     Its `dynamic` scaling of positions begins beyond `max_position_embeddings`, and rows are shorter: so it is none.
     """
-    insist(text, "model_type", "qwen2")
-    insist(text, "use_sliding_window", False)
+    insist(text, "model_type", "qwen2", hint=MODELS)
+    insist(text, "use_sliding_window", False, hint=MODELS)
     decoder = read_decoder(text, read_rope(text, "default", "dynamic"), qkv_bias=True, tie_embeddings=tied)
     fields = {field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder)}
     return fields | {"max_positions": size(text, "max_position_embeddings", POSITIONS)}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmkp_jax.families.config_fields import HINT, insist, present, refuse_changed, size
-from mmkp_jax.families.internvl.config import InternVLConfig, check_sizes, decoder_of, tower_of
+from mmkp_jax.families.internvl.config import MODELS, InternVLConfig, check_sizes, decoder_of, tower_of
 from mmkp_jax.families.internvl.processor import MAX_TILES, MOST_TILES
 from mmkp_jax.runtime.json_files import Fields
 
@@ -44,7 +44,7 @@ def config_from_chat(published: Mapping[str, Any], where: str = "config.json") -
         for name in required.keys() - part.content.keys():
             part.refuse(name, "given")
         for name, value in (required | defaults).items():
-            insist(part, name, value)
+            insist(part, name, value, hint=MODELS)
     side = size(whole, "force_image_size", 448, most=10_000)
     insist(vision, "image_size", side)
     ties = [part.flag("tie_word_embeddings") for part in (whole, text) if "tie_word_embeddings" in part.content]

@@ -147,7 +147,8 @@ def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> 
     text, vision = (
         part._replace(content={**defaults, **part.content}) for part, defaults in ((text, TEXT), (vision, VISION))
     )
-    insist(text, "tie_word_embeddings", False)
+    for part in (whole, text):  # the head has fewer rows than the embedding
+        insist(part, "tie_word_embeddings", False)
     insist(text, "dropout", 0.0, 0)
     decoder = read_decoder(text, read_rope(text, "default", "llama3"), qkv_bias=False, tie_embeddings=False)
     insist(text, "head_dim", decoder.hidden_size // decoder.num_heads)

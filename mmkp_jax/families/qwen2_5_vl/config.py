@@ -20,6 +20,8 @@ from mmkp_jax.families.config_fields import (
 from mmkp_jax.families.qwen2_5_vl.processor import MERGE, PATCH
 from mmkp_jax.runtime.json_files import Fields
 
+FULL_ATTENTION = "take a model without sliding windows, such as Qwen/Qwen2.5-VL-3B-Instruct"
+
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
@@ -97,7 +99,7 @@ def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> 
     rope = rope_fields(text)
     insist(rope, rope_type(rope), "default", "mrope")
     insist(text, "hidden_act", "silu", "swish")
-    insist(text, "use_sliding_window", False)
+    insist(text, "use_sliding_window", False, hint=FULL_ATTENTION)
     config = Qwen2_5_VLConfig(
         vocab_size=size(text, "vocab_size"),
         hidden_size=size(text, "hidden_size"),
@@ -115,6 +117,7 @@ def config_from_hf(published: Mapping[str, Any], where: str = "config.json") -> 
     insist(text, "head_dim", config.head_dim)
     kinds = text.texts("layer_types", ["full_attention"] * config.num_layers)
     if kinds != ["full_attention"] * config.num_layers:
+        text = text._replace(hint=FULL_ATTENTION)
         text.refuse("layer_types", f"{config.num_layers} times 'full_attention', which is all that is implemented")
     _check_sizes(config, where)
     return config
