@@ -35,6 +35,7 @@ from mmkp_jax.data.records import write_dataset
 from mmkp_jax.families.qwen2_5_vl.processor import Qwen2_5_VLProcessor
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
+from mmkp_jax.hf.preprocessor import training_settings
 from mmkp_jax.models.flops import step_flops
 from mmkp_jax.models.mfu import needed_flops
 from mmkp_jax.models.sharding import place_batch
@@ -69,7 +70,7 @@ def prepared(config: ConfigDict) -> tuple[ConfigDict, Plan, State, TrainingData]
     folder = open_folder(config.model.path)
     tokenizer, where = load_tokenizer(folder), folder.config_file
     definition = define(folder.config, where)
-    config = complete_config(config, definition)
+    config = complete_config(config, definition, training_settings(folder.path, folder.family, folder.model_config))
     training = plan_posts(config, recipe_of(config, definition, tokenizer))
     plan = plan_training(config, folder.config, where, total_steps=training.steps)
     return config, plan, load_state(plan, folder), training

@@ -12,6 +12,7 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.adapter import check_adapter
 from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import check_tensors, load_params
+from mmkp_jax.hf.preprocessor import training_settings
 from mmkp_jax.hf.prompt_limits import text_limit_warning
 from mmkp_jax.inference.evaluate import Evaluation
 from mmkp_jax.inference.export_run import RunStep, check_exports, export_into_run, record_base
@@ -68,7 +69,7 @@ def _run_watched(
     folder = open_folder(config.model.path)
     tokenizer, where = load_tokenizer(folder), folder.config_file
     definition = define(folder.config, where)
-    config = complete_config(config, definition)
+    config = complete_config(config, definition, training_settings(folder.path, folder.family, folder.model_config))
     recipe = recipe_of(config, definition, tokenizer)
     stops = stop_tokens(folder, recipe.template.end_token)
     if warning := text_limit_warning(folder.path, recipe.max_text_tokens):

@@ -83,6 +83,19 @@ def processor_of(family: Family, config: Any, settings: Mapping[str, int], file:
         raise InputError(error.what, str(file), hint) from None
 
 
+def training_settings(folder: Path, family: Family, config: Any) -> dict[str, int]:
+    """The settings of images that a run takes from its folder where its config gives none.
+
+    All that the folder gives, except for Qwen2.5-VL: its published limit is 28 times the one that runs have by default,
+    so a run that starts from an export with another limit has to be given that.
+
+    Raises:
+        InputError: as `read_settings` does.
+    """
+    is_followed = family.preprocessor is not None and family.preprocessor.limits_training
+    return read_settings(folder, family, config) if is_followed else {}
+
+
 def with_settings(folder: Path, family: Family, settings: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """The files that give settings, by name, with `settings` under the names that each uses.
 

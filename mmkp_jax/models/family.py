@@ -92,6 +92,8 @@ class Preprocessor(NamedTuple):
     """Supported fields without which transformers would take other values."""
     settings_in: str | None = None
     """The file that gives the settings, where the preprocessor's own does not: `config.json`."""
+    limits_training: bool = True
+    """Whether a run whose config gives no settings takes those of the file; else the family's own."""
 
 
 class Snippets(NamedTuple):

@@ -16,6 +16,7 @@ from mmkp_jax.data.size_index import index
 from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import define, known_config
 from mmkp_jax.hf.folder import CONFIG, load_tokenizer, open_folder, read_config
+from mmkp_jax.hf.preprocessor import training_settings
 from mmkp_jax.models.definition import Definition
 from mmkp_jax.models.family import Work
 from mmkp_jax.models.flops import tree_pairs
@@ -104,7 +105,9 @@ def workload_of(config: ConfigDict) -> Workload:
     make_data(config)
     published, where = published_config(config.model.path)
     definition = define(published, where, lora=lora_of(config))
-    config = complete_config(config, definition)
+    folder = Path(config.model.path).expanduser()
+    images = training_settings(folder, definition.family, definition.config) if folder.is_dir() else {}
+    config = complete_config(config, definition, images)
     return Workload(config, published, where, definition, load_of(config, definition))
 
 

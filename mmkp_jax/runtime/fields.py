@@ -54,7 +54,7 @@ MODEL_AND_DATA = (
     ),
     Field(
         *("data.images", {}),
-        "settings of the images of the model's family, such as max_pixels; the family's own where they are not given",
+        "settings of the images of the model's family, such as max_pixels; else the folder's, or the family's own",
         low=0,
         source=OURS,
     ),

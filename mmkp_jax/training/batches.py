@@ -3,8 +3,9 @@
 import importlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,9 @@ KEYPHRASE_TOKENS = 64
 
 WORKERS = 2
 """Processes that load data, where the config leaves that to the machine and it has twice as many cores."""
+
+
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Dataset(NamedTuple):
@@ -156,13 +160,21 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def complete_config(config: ConfigDict, definition: Definition) -> ConfigDict:
+def complete_config(
+    config: ConfigDict, definition: Definition, folder_images: Mapping[str, int] = _NOTHING
+) -> ConfigDict:
     """The config with every setting and slot of the family's images, the longest tree and the workers written out.
+
+    Args:
+        folder_images: settings of images that the model's folder gives (`hf.preprocessor.training_settings`), for those
+            that the config does not; the family's own are taken where neither does.
 
     Raises:
         InputError: one of them cannot be used.
     """
-    processor, completed = image_processor(config, definition), ConfigDict(config.to_dict())
+    completed = ConfigDict(config.to_dict())
+    completed.data.images = {**folder_images, **config.data.images.to_dict()}
+    processor = image_processor(completed, definition)
     completed.data.images = processor.settings
     completed.row.images = row_size(config.row, processor).images
     if config.data.workers < 0:

@@ -122,6 +122,7 @@ def six_steps(pocket, model, maker: str, workdir):
     fields = {
         "make": "",
         "model.path": model,
+        "data.images": "",  # but the folder's own limits
         "data.path": pocket / "dataset",
         "data.kinds": pocket / "needs.jsonl",
         "num_epochs": 0,
@@ -159,7 +160,8 @@ def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
     if maker == VERIFIED:
         assert_describe_takes_it(pocket, model, maker, tmp_path / "dataset.html")
         assert_the_cards_code_answers_as_we_do(out, monkeypatch)
-    assert (out / "config.json").read_bytes() == (model / "config.json").read_bytes()
+    for name in ("config.json", "preprocessor_config.json")[: 1 + (model / "preprocessor_config.json").exists()]:
+        assert (out / name).read_bytes() == (model / name).read_bytes()
 
 
 @pytest.mark.nightly

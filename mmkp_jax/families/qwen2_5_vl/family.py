@@ -106,6 +106,7 @@ FAMILY = Family(
         ),
         supported=supported,
         settings={"min_pixels": ("min_pixels", "shortest_edge"), "max_pixels": ("max_pixels", "longest_edge")},
+        limits_training=False,  # the published 12,845,056 pixels are 16,384 image tokens, which no row holds
     ),
     reference=Reference(
         model="Qwen2_5_VLForConditionalGeneration",

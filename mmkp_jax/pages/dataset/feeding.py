@@ -8,6 +8,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.families import known
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import load_tokenizer, open_folder
+from mmkp_jax.hf.preprocessor import training_settings
 from mmkp_jax.pages.dataset.facts import BatchSetup
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import branches_of, complete_config, datasets_of, make_data, recipe_of
@@ -33,7 +34,7 @@ def read_batch_setup(named: str, overrides: Sequence[str], data: Path | None) ->
     folder = open_folder(config.model.path)
     tokenizer = load_tokenizer(folder)
     definition = define(folder.config, folder.config_file)
-    config = complete_config(config, definition)
+    config = complete_config(config, definition, training_settings(folder.path, folder.family, folder.model_config))
     recipe = recipe_of(config, definition, tokenizer)
     rows = row_size(config.row, recipe.processor)
     steps = (config.strategy, config.posts_per_step, config.num_epochs, config.total_steps)
