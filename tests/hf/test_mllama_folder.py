@@ -65,7 +65,7 @@ def verified(path, adjust: bool = True) -> list[float]:
     family = definition.family
     if not adjust:
         reference: Reference = family.reference._replace(adjust=lambda model: None)
-        family = type("Family", (), {"reference": reference})
+        family = family._replace(reference=reference)
     theirs = reference_outputs(family, opened.path, trees, [file.getvalue(), b""], 3)
     ours = our_logits(definition, load_params(opened, definition.shapes()), trees)
     return [

@@ -5,9 +5,12 @@ tensors' names and shapes give: `mlp1` is a Sequential, a block of the tower has
 values, and the decoder is transformers' own. The whole is no class that generates text by itself.
 """
 
-import torch
-from torch import nn
 from transformers import Qwen2ForCausalLM
+
+from tests.support.needs_torch import needs_torch
+
+torch = needs_torch()
+nn = torch.nn
 
 
 class Attention(nn.Module):
