@@ -1,5 +1,6 @@
 """Folders of Llama 3.2 Vision: what transformers makes of them, their preprocessor's file, and their card."""
 
+import dataclasses
 import io
 import json
 import re
@@ -65,7 +66,7 @@ def verified(path, adjust: bool = True) -> list[float]:
     family = definition.family
     if not adjust:
         reference: Reference = family.reference._replace(adjust=lambda model: None)
-        family = family._replace(reference=reference)
+        family = dataclasses.replace(family, reference=reference)
     theirs = reference_outputs(family, opened.path, trees, [file.getvalue(), b""], 3)
     ours = our_logits(definition, load_params(opened, definition.shapes()), trees)
     return [
