@@ -1,30 +1,14 @@
 """The miniature of Table 4: what its runs differ in, and its tables where every answer is known."""
 
-import json
-
 import pytest
 
-from benchmarks import staged, strategies
+from benchmarks import staged
 from benchmarks.strategies import comparable, jobs_of, show
 from benchmarks.systems import BY_DECISION, BY_GAMMA, BY_STRATEGY, DECIDED, OURS, OVERRIDES, STAGED
-from mmkp_jax.data.posts import Post
-from mmkp_jax.data.records import write_dataset
 from mmkp_jax.runtime.config import leaves, read_config
+from tests.support.finished_runs import complete, config_of, row_of
 from tests.support.small_pocket import metrics, run_here, small_pocket
 from tests.support.zoo import model_of, write_folder
-
-POSTS = [
-    Post(f"test-{number}", f"post {number} of a dog", None, (keyphrase,), None, "f", number)
-    for number, keyphrase in enumerate(["a dog", "a cat"] * 4, start=1)
-]
-
-
-def config_of(job):
-    """The run's config, as its command gives it; of a staged one, that of its second half."""
-    if job.system == STAGED:
-        job = job._replace(system="cot")
-    _, _, _, config, *overrides, _ = job.command()
-    return read_config(config.removeprefix("--config="), overrides).to_dict()
 
 
 def differing(one, other):
@@ -151,39 +135,6 @@ def test_a_sweep_of_gamma_really_trains_on_one_dataset_and_one_cache_of_sizes(tm
     shown = capsys.readouterr().out
     assert "2 of 2 runs are complete" in shown and "(Table 4)" not in shown
     assert row_of(shown, "(Table 5)", "Dynamic CoT, γ 0.4") and row_of(shown, "(Table 5)", "Dynamic CoT, γ avg")
-
-
-@pytest.fixture
-def dataset(tmp_path, monkeypatch):
-    """In pocket's place: present keyphrases are seen, absent ones unseen."""
-    monkeypatch.setattr(strategies, "POCKET", tmp_path)
-    train = Post("train-1", "walking a dog", None, ("a dog",), None, "f", 1)
-    write_dataset(tmp_path / "dataset", {"train": [train], "test": POSTS}, tmp_path)
-
-
-def complete(job, right):
-    """Leaves a run's folder, with all or none of the posts answered right."""
-    (job.workdir / "predictions").mkdir(parents=True)
-    said = {"output": "one two three", "form": "direct"} if right else {"output": "one", "form": "broken"}
-    rows = [
-        {"id": post.id, "keyphrases": post.keyphrases, "predicted": post.keyphrases if right else [], **said}
-        for post in POSTS
-    ]
-    steps = [{"step": n, "posts": 2, "labels": 500, "cot_share": 0.25} for n in range(1, 8)]
-    write_lines(job.workdir / "predictions" / "test-7.jsonl", rows)
-    write_lines(job.workdir / "metrics.jsonl", [] if job.system == "zeroshot" else steps)
-    (job.workdir / "config.json").write_text(json.dumps(config_of(job)))
-    (job.workdir / "results.json").write_text("{}")
-
-
-def write_lines(file, rows):
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-
-
-def row_of(shown, table, name):
-    """What stands behind the name in a table's row."""
-    rows = shown.split(table)[1].split("\n\n")[0].split("\n")
-    return next(row for row in map(str.strip, rows) if row.startswith(name)).removeprefix(name).split()
 
 
 def test_tables_of_known_answers(tmp_path, dataset, capsys):

@@ -14,8 +14,7 @@ from mmkp_jax.models.sharding import make_mesh
 from mmkp_jax.ops.backends import RowAttention
 from tests.support import zoo
 from tests.support.needs_torch import needs_torch
-from tests.support.parity import BOUND, ours_in, relative_error
-from tests.support.tiny import tiny_config
+from tests.support.parity import BOUND, relative_error
 from tests.support.trees import random_tree
 
 ANSWER_TOKENS = 24
@@ -38,11 +37,6 @@ OF_ANY_FAMILY = (
     dict(images=[], text=3),
 )
 """Prompts of mixed lengths and images, by the numbers of a member's images."""
-
-
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory):
-    return ours_in(tmp_path_factory.mktemp("ours"), tiny_config())
 
 
 def reference(model: zoo.TinyModel):

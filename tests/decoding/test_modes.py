@@ -11,7 +11,7 @@ from mmkp_jax.data.forest import RowSize, Tree, pack_rows
 from mmkp_jax.decoding.generate import Completion, Generator
 from mmkp_jax.decoding.prompts import prompt_of
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
-from tests.decoding.test_generate import ANSWER_TOKENS, KINDS, MESH, OF_ANY_FAMILY, answers, decoded, ours  # noqa: F401
+from tests.decoding.test_generate import ANSWER_TOKENS, KINDS, MESH, OF_ANY_FAMILY, answers, decoded
 from tests.support import zoo
 from tests.support.trees import random_tree
 
@@ -49,7 +49,7 @@ def check_forced(definition, params, trees):
     assert forced == [[*OPENING, *after[n, 0]] for n in range(len(trees))]
 
 
-def test_a_forced_chain_is_what_follows_a_prompt_with_the_opening(ours):  # noqa: F811
+def test_a_forced_chain_is_what_follows_a_prompt_with_the_opening(ours):
     """With more prompts than slots, whose completions end at different times."""
     definition, params = ours
     check_forced(definition, params, [random_tree(i, definition.config, **KINDS[i % len(KINDS)]) for i in range(7)])
@@ -62,7 +62,7 @@ def test_a_forced_chain_is_that_of_every_family(name, geometry):
     check_forced(model.definition, model.params, [zoo.random_tree(i, model, **k) for i, k in enumerate(OF_ANY_FAMILY)])
 
 
-def test_a_direct_answer_does_not_begin_with_the_opening_and_others_are_as_they_were(ours):  # noqa: F811
+def test_a_direct_answer_does_not_begin_with_the_opening_and_others_are_as_they_were(ours):
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % len(KINDS)]) for i in range(6)]
     free = answers(definition, params, trees)
@@ -78,7 +78,7 @@ def test_a_direct_answer_does_not_begin_with_the_opening_and_others_are_as_they_
         assert all(tokens[1:] == rest[n][:-1] for n, tokens in enumerate(direct))
 
 
-def test_auto_is_bit_for_bit_what_it_is_without_modes(ours):  # noqa: F811
+def test_auto_is_bit_for_bit_what_it_is_without_modes(ours):
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % len(KINDS)]) for i in range(5)]
     for sampling in (GREEDY, Sampling(0.9, 0.8, 1)):
@@ -91,7 +91,7 @@ def test_auto_is_bit_for_bit_what_it_is_without_modes(ours):  # noqa: F811
             assert each.think is None and 0 < after[key].think < 1
 
 
-def test_modes_mix_in_one_program(ours):  # noqa: F811
+def test_modes_mix_in_one_program(ours):
     """Each completion is that of its own mode, whatever was in its slot before."""
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % 3]) for i in range(9)]
@@ -109,7 +109,7 @@ def test_modes_mix_in_one_program(ours):  # noqa: F811
     assert generator._decode._cache_size() == programs
 
 
-def test_modes_constrain_samples_too(ours):  # noqa: F811
+def test_modes_constrain_samples_too(ours):
     definition, params = ours
     trees = [random_tree(1, definition.config, **KINDS[1])] * 3
     hot = dict(sampling=Sampling(5.0, seed=2), answer_tokens=5, slots=64)
@@ -122,7 +122,7 @@ def test_modes_constrain_samples_too(ours):  # noqa: F811
     assert len({found[2, sample].tokens[2] for sample in range(200)}) > 20
 
 
-def test_the_probability_of_a_chain_is_the_loss_of_its_first_label_in_training(ours):  # noqa: F811
+def test_the_probability_of_a_chain_is_the_loss_of_its_first_label_in_training(ours):
     """And does not depend on the mode, the slot or the sample."""
     definition, params = ours
     trees = [random_tree(i, definition.config, **KINDS[i % 3]) for i in range(4)]
@@ -144,7 +144,7 @@ def test_the_probability_of_a_chain_is_the_loss_of_its_first_label_in_training(o
         assert each.think == pytest.approx(expected[prompt], rel=1e-4)
 
 
-def test_a_mode_needs_an_opening(ours):  # noqa: F811
+def test_a_mode_needs_an_opening(ours):
     definition, params = ours
     tree = random_tree(1, definition.config, **KINDS[1])
     with pytest.raises(ValueError, match="opening"):

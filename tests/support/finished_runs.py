@@ -1,0 +1,45 @@
+"""Runs of `benchmarks.strategies` as their files leave them, where every answer is known."""
+
+import json
+
+from benchmarks.systems import STAGED
+from mmkp_jax.data.posts import Post
+from mmkp_jax.runtime.config import read_config
+
+POSTS = [
+    Post(f"test-{number}", f"post {number} of a dog", None, (keyphrase,), None, "f", number)
+    for number, keyphrase in enumerate(["a dog", "a cat"] * 4, start=1)
+]
+
+
+def config_of(job):
+    """The run's config, as its command gives it; of a staged one, that of its second half."""
+    if job.system == STAGED:
+        job = job._replace(system="cot")
+    _, _, _, config, *overrides, _ = job.command()
+    return read_config(config.removeprefix("--config="), overrides).to_dict()
+
+
+def complete(job, right):
+    """Leaves a run's folder, with all or none of the posts answered right."""
+    (job.workdir / "predictions").mkdir(parents=True)
+    said = {"output": "one two three", "form": "direct"} if right else {"output": "one", "form": "broken"}
+    rows = [
+        {"id": post.id, "keyphrases": post.keyphrases, "predicted": post.keyphrases if right else [], **said}
+        for post in POSTS
+    ]
+    steps = [{"step": n, "posts": 2, "labels": 500, "cot_share": 0.25} for n in range(1, 8)]
+    write_lines(job.workdir / "predictions" / "test-7.jsonl", rows)
+    write_lines(job.workdir / "metrics.jsonl", [] if job.system == "zeroshot" else steps)
+    (job.workdir / "config.json").write_text(json.dumps(config_of(job)))
+    (job.workdir / "results.json").write_text("{}")
+
+
+def write_lines(file, rows):
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def row_of(shown, table, name):
+    """What stands behind the name in a table's row."""
+    rows = shown.split(table)[1].split("\n\n")[0].split("\n")
+    return next(row for row in map(str.strip, rows) if row.startswith(name)).removeprefix(name).split()
