@@ -20,6 +20,7 @@ from mmkp_jax.evaluation.systems import read_system
 from mmkp_jax.pages.modes import HEADER, NOTES, mode_rows, percent
 from mmkp_jax.pages.report.runs import SPLIT, ReportRun
 from mmkp_jax.pages.tables import Table
+from mmkp_jax.runtime.needs import DECIDES
 from mmkp_jax.runtime.terminal import without_repeats
 
 if TYPE_CHECKING:
@@ -104,18 +105,13 @@ def read_modes(result: "Result") -> Modes | None:
 
 
 def switches_of(run: ReportRun) -> Switches | None:
-    """The switches of Dynamic CoT's posts; None where the run's losses do not say which target a post took.
-
-    They do under a fixed γ and the paper's decision: a post is on CoT where its SFT loss is below γ.
-    """
-    config, losses = run.config, run.arrays.get("losses", {})
-    by_loss = (
-        run.strategy == "dyncot" and config["gamma_mode"] == "fixed" and config.get("decision", "paper") == "paper"
-    )
-    if not by_loss or "has_cot_N" not in losses or not losses["has_cot_N"].any():
+    """The switches of a run's posts, by any decision; None where its losses do not say which target each post took."""
+    losses = run.arrays.get("losses", {})
+    if run.strategy not in DECIDES.only or "on_cot_N" not in losses or not losses["has_cot_N"].any():
         return None
-    on_cot_N = losses["nll_sft_N"] < np.float32(config["gamma"])
-    return count_switches(losses["epoch_N"], losses["post_N"], on_cot_N, losses["has_cot_N"])
+    if (losses["on_cot_N"] < 0).any():
+        return None
+    return count_switches(losses["epoch_N"], losses["post_N"], losses["on_cot_N"] > 0, losses["has_cot_N"])
 
 
 def _switches_table(by_name: Mapping[str, Sequence[Switches]]) -> Table:
@@ -138,5 +134,5 @@ def _switches_table(by_name: Mapping[str, Sequence[Switches]]) -> Table:
         for name, found in by_name.items()
     ]
     header = ("", "on CoT by epoch, %", "switched since the epoch before, %", "flips a post", "never", "always on CoT")
-    notes = ("of the posts with a chain of thought, by their SFT losses and a fixed γ; means over runs",)
+    notes = ("of the posts with a chain of thought; means over runs",)
     return Table("Switches of Dynamic CoT", header, rows, notes)

@@ -11,7 +11,7 @@ from configs.zeroshot import get_config
 from mmkp_jax.evaluation.switches import Switches
 from mmkp_jax.pages.report.runs import read_runs
 from mmkp_jax.predict import main as predict
-from tests.benchmarks.test_strategies import POSTS, complete, dataset, row_of, write_lines  # noqa: F401
+from tests.support.finished_runs import POSTS, complete, row_of, write_lines
 from tests.support.small_pocket import small_pocket
 
 
@@ -51,7 +51,7 @@ def test_a_run_is_predicted_in_both_modes_once(untrained, capsys):
     assert [each.complete for each in modes_of(read_runs([workdir])[0], data)] == [True, True]  # it is still the run
 
 
-def test_the_weights_are_those_that_were_evaluated(tmp_path, dataset):  # noqa: F811
+def test_the_weights_are_those_that_were_evaluated(tmp_path, dataset):
     job = next(job for job in jobs_of(1, tmp_path / "runs") if job.system == OURS)
     complete(job, right=True)
     assert [each.model for each in mode_jobs([job])] == [f"{job.workdir}@7"] * 2
@@ -61,7 +61,7 @@ def test_the_weights_are_those_that_were_evaluated(tmp_path, dataset):  # noqa: 
     assert direct.dataset == tmp_path / "dataset"
 
 
-def test_tables_of_known_modes_and_switches(tmp_path, dataset, capsys):  # noqa: F811
+def test_tables_of_known_modes_and_switches(tmp_path, dataset, capsys):
     """Direct answers are right on the first half of the posts, chains on the second; the run answers directly."""
     jobs = [job for job in jobs_of(2, tmp_path / "runs") if job.system in ("zeroshot", "sft", OURS)]
     for job in jobs:
@@ -80,9 +80,11 @@ def test_tables_of_known_modes_and_switches(tmp_path, dataset, capsys):  # noqa:
         write_lines(job.file, rows)
     for job in ours:
         epoch_N, post_N = np.repeat([0, 1], 4), np.tile(np.arange(4), 2)
-        loss_N = np.array([0.1, 0.5, 0.5, 0.2, 0.5, 0.1, 0.4, 0.2], np.float32)  # at γ itself, SFT
+        on_cot_N = np.array([1, 0, 0, 0, 0, 1, 0, 0], np.int8)
         has_cot_N = np.tile([True, True, True, False], 2)
-        np.savez(job.workdir / "losses.npz", epoch_N=epoch_N, post_N=post_N, nll_sft_N=loss_N, has_cot_N=has_cot_N)
+        arrays = dict(epoch_N=epoch_N, post_N=post_N, nll_sft_N=np.zeros(8, np.float32))
+        arrays |= dict(on_cot_N=on_cot_N, has_cot_N=has_cot_N)
+        np.savez(job.workdir / "losses.npz", **arrays)
     show(jobs)
     shown = capsys.readouterr().out
     row = row_of(shown, "\nModes\n", "Dynamic CoT, γ 0.4")
@@ -100,5 +102,7 @@ def test_tables_of_known_modes_and_switches(tmp_path, dataset, capsys):  # noqa:
     (run,) = read_runs([ours[0].workdir])
     found = switches_of(run)
     assert isinstance(found, Switches) and found.flips == 2 / 3
-    run.config["gamma_mode"] = "ema"  # whose γ of each step is not in the losses
-    assert switches_of(run) is None
+    del arrays["on_cot_N"]
+    for unknown in ({"on_cot_N": np.where(epoch_N, on_cot_N, -1)}, {}):  # after a damage, and of an old run
+        np.savez(ours[0].workdir / "losses.npz", **arrays, **unknown)
+        assert switches_of(*read_runs([ours[0].workdir])) is None
