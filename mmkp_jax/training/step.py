@@ -121,7 +121,7 @@ def make_train_step(
 
         key = jax.random.fold_in(jax.random.key(seed), state["step"]) if has_dropout else None
         keys = jax.random.split(key, batch.segment_BT.shape[0]) if has_dropout else None
-        gradient, sums, outcomes = _summed_gradient(
+        gradient, sums, outcomes = summed_gradient(
             lambda params, forest, key: loss_of(params, state["frozen"], forest, threshold, key),
             trainable,
             (batch, keys),
@@ -149,7 +149,7 @@ def make_train_step(
     return train_step
 
 
-def _summed_gradient(
+def summed_gradient(
     loss_of: Callable[[Params, Forest, jax.Array | None], tuple[jax.Array, tuple[Metrics, Outcomes]]],
     trainable: Params,
     batches: tuple[Forest, jax.Array | None],

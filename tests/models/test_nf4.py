@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmkp_jax.models.nf4 import BLOCK, VALUES, dequantise, quantise
+from tests.support.hoisted import kept_through_layers
 
 
 def stated(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,3 +39,9 @@ def test_the_error_on_normal_numbers_is_that_of_the_published_format():
     error = np.linalg.norm(dequantise(packed, absmax, jnp.float32) - weight) / np.linalg.norm(weight)
     assert error == pytest.approx(0.092, abs=0.003)
     assert len(np.unique(np.stack([packed >> 4, packed & 15]))) == 16
+
+
+def test_no_array_of_a_matrixs_size_is_kept_through_the_layers():
+    x, weights = jnp.ones((3, 128)), quantise(jnp.ones((2, 128, 128)))
+    kept = kept_through_layers(lambda x, w: x @ dequantise(*w, x.dtype).T, x, weights)
+    assert kept and max(np.prod(shape) for shape in kept) <= x.size

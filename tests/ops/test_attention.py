@@ -20,6 +20,7 @@ from mmkp_jax.ops.attention import same_segment_mask as image_mask
 from mmkp_jax.ops.sliced import BLOCK, MAX_BLOCKS, MAX_IMAGE_BLOCKS, SLICED, forest_slices, image_slices
 from mmkp_jax.planning.hlo import parse_hlo
 from tests.support.devices import fake_devices
+from tests.support.hoisted import kept_through_layers
 from tests.support.paths import ROOT
 from tests.support.plain_attention import plain_attention
 
@@ -285,3 +286,13 @@ def test_heads_over_the_tensor_axis_send_nothing_and_shared_keys_no_more_than_th
     assert divided["sliced"] == []
     assert shared["plain"]  # the gradients of keys that two devices share are summed: the text was read
     assert len(shared["sliced"]) <= len(shared["plain"])
+
+
+@pytest.mark.parametrize("backend", [DENSE, SLICED])
+def test_no_array_of_the_shape_of_scores_is_kept_through_the_layers(backend):
+    """Neither a mask for each head nor a constant to fill in; masks have one head."""
+    segment, branch = one_tree(6)
+    attend = backend.forest(segment, branch, None)
+    x, weights = jnp.ones((1, 6, 4, 8)), jnp.ones((2, 8, 8))
+    kept = kept_through_layers(lambda x, w: attend(jnp.einsum("btnh,hg->btng", x, w), x, x), x, weights)
+    assert (1, 1, 1, 6, 6) in kept and not any(np.prod(shape[:-2]) > 1 for shape in kept if shape[-2:] == (6, 6))

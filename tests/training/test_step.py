@@ -15,7 +15,7 @@ from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.training.gamma import gamma_schedule
 from mmkp_jax.training.objectives import objective
 from mmkp_jax.training.optimizer import adamw, decay_mask, learning_rate, warmup_length
-from mmkp_jax.training.step import init_state, make_train_step
+from mmkp_jax.training.step import init_state, make_train_step, summed_gradient
 from tests.support.zoo import TinyModel, first_geometries, forest_of, model_of, random_tree, row_size
 
 MODEL = model_of("qwen2_5_vl")
@@ -63,6 +63,19 @@ def run(forest, micro, strategy="dyncot", gamma=GAMMA, optimizer=SGD, freeze=FRO
     for _ in range(steps):
         state, metrics, _ = step(state, batch)
     return state, {name: float(value) for name, value in metrics.items()}
+
+
+def test_the_gradients_of_micro_batches_are_held_once():
+    """By the compiled program: no second copy of them for the micro-batch at hand."""
+    weights = jax.random.normal(jax.random.key(0), (8, 128, 128)) / 128**0.5
+
+    def loss_of(weights, forest, key):
+        hidden, _ = jax.lax.scan(jax.checkpoint(lambda h, w: (jnp.tanh(h @ w), None)), forest.segment_BT, weights)
+        return (hidden**2).sum(), ({}, hidden)
+
+    forest = FOREST._replace(segment_BT=jnp.ones((4, 2, 128)), images=())
+    compiled = jax.jit(lambda w: summed_gradient(loss_of, w, (forest, None))).lower(weights).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < weights.nbytes / 2
 
 
 def micro_batches_equal_one_batch(model: TinyModel, strategy: str) -> None:
