@@ -44,9 +44,9 @@ def step_job(size: str, attention: str) -> StepJob:
         config.update(global_batch_size=2, accumulation_steps=2, strategy="dyncot", total_steps=1000)
         config.row.update(tokens=row.tokens, labels=row.labels, examples=row.examples)
         config.row.images.update(row.images)
-        config = complete_config(config, definition)
+        config = complete_config(config, definition, {})
     else:
-        config = complete_config(dyncot.get_config(f"model=qwen2_5_vl_{size},mesh=h100_1"), definition)
+        config = complete_config(dyncot.get_config(f"model=qwen2_5_vl_{size},mesh=h100_1"), definition, {})
         row = RowSize(config.row.tokens, config.row.labels, config.row.examples, dict(config.row.images))
         rows = first_fit(trees, row, config.global_batch_size, image_processor(config, definition), config)
     config.update(learning_rate=STILL, attention=attention, total_steps=1_000_000)

@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +29,6 @@ KEYPHRASE_TOKENS = 64
 
 WORKERS = 2
 """Processes that load data, where the config leaves that to the machine and it has twice as many cores."""
-
-
-_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Dataset(NamedTuple):
@@ -160,9 +156,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def complete_config(
-    config: ConfigDict, definition: Definition, folder_images: Mapping[str, int] = _NOTHING
-) -> ConfigDict:
+def complete_config(config: ConfigDict, definition: Definition, folder_images: Mapping[str, int]) -> ConfigDict:
     """The config with every setting and slot of the family's images, the longest tree and the workers written out.
 
     Args:

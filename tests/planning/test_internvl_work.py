@@ -56,7 +56,7 @@ def load_at(max_tiles: int):
     config.data.images = {"max_tiles": max_tiles}
     config.row.update(labels=4096, examples=64)  # so that tokens bind
     config.data.path = "no/such/folder"
-    config = complete_config(config, definition)
+    config = complete_config(config, definition, {})
     return config, typical_load(config, definition)
 
 

@@ -111,7 +111,8 @@ def test_memory_equals_that_of_the_program_that_runs(tmp_path):
     decoder = here.definition.shapes()["decoder"]
     weights = 4 * sum(leaf.size for leaf in jax.tree.leaves((decoder["layers"], decoder["embedding"])))
     rest = decode.arguments - outcome.state["trainable"] - outcome.state["frozen"] - weights
-    assert 0 <= rest - cache - prefill.results < 256  # and the slots' state, and where their pages are
+    modes = 4 * config.eval_batch_size
+    assert 0 <= rest - cache - prefill.results - modes < 200  # and the slots' state, and where their pages are
     trunks = sum(array.nbytes for array in jax.tree.leaves(empty_rows(1, row, here.definition.processor)))
     assert 0 <= prefill.arguments + prefill.results - decode.arguments - trunks < 100  # decoding's waits meanwhile
     assert decode.arguments + 0.7 * cache < growth.bytes < decode.arguments + cache  # a second one for a moment

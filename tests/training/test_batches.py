@@ -20,7 +20,7 @@ DEFINITION = define(hf_config_dict(QWEN2_5_VL_3B))
 def completed(**row):
     config = dyncot.get_config("model=qwen2_5_vl_3b")
     config.row.update(row)
-    return complete_config(config, DEFINITION)
+    return complete_config(config, DEFINITION, {})
 
 
 @pytest.mark.parametrize(
