@@ -26,7 +26,7 @@ def score_phrases(
         logprobs: log-probabilities of the tokens, in nats.
 
     Returns:
-        None if nothing is predicted, the tokens cannot be told apart in the output, or a number is not finite.
+        None if nothing is predicted, a token cannot be found in the output, or a number is not finite.
     """
     spans = keyphrase_spans(output)
     if not predicted or not all(map(math.isfinite, logprobs)):
