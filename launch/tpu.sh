@@ -21,7 +21,8 @@
 #   --reserved            out of a reservation; with neither, on demand
 #   --repo=URL            what the hosts clone (this repository's origin)
 #   --revision=COMMIT     of it; has to be pushed (this repository's HEAD)
-#   --setup=COMMAND       on every host before the install; it mounts the shared folder, for one:
+#   --bucket=NAME         a bucket with a hierarchical namespace that every host mounts at /mnt/shared by GCS FUSE
+#   --setup=COMMAND       on every host before the install; without --bucket it mounts the shared folder, for one:
 #                         'sudo mkdir -p /mnt/shared && sudo mount 10.0.0.2:/share /mnt/shared'
 #   --restarts=N          in a row, not counting those before a start that lasted an hour (10)
 #   --delete              babysit gives the slices back when the run has ended, well or badly
@@ -31,8 +32,8 @@
 # babysit ends with the run's status (of several hosts, the first's that failed): 0 when it is done. On 75, when the run
 # was asked to stop, 76, when it lost a host or a step, and 134, when a library aborted it, it starts it again. Where it
 # failed because slices were lost, it asks for them again first. Ctrl-C leaves the run alone: the same command joins it.
-# --workdir and the data are on a path that every host sees: a Filestore share, or a bucket with a hierarchical
-# namespace under GCS FUSE. gs:// itself is not understood.
+# --workdir and the data are on a path that every host sees: under /mnt/shared with --bucket, else a Filestore share, for
+# one. gs:// itself is not understood.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -40,7 +41,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source launch/slices.sh
 
 name='' zone='' project='' accelerator='' slices=1 spot=false reserved=false
-repo='' revision='' setup='' delete=false poll=30
+repo='' revision='' bucket='' setup='' delete=false poll=30
 
 tpus() { run gcloud compute tpus "$@" "--zone=$zone" ${project:+"--project=$project"}; }
 
@@ -126,10 +127,20 @@ install() {
 # Leaves a host that is installed as it is: a run may be active there.
 install_where_missing() { install 'test -e mmkp_jax/.venv/installed && exit; '; }
 
+# A checkpoint becomes valid by the renaming of its folder, which only a hierarchical namespace does at once.
+has_folders() {
+  local about
+  about=$(run gcloud storage buckets describe "gs://$bucket" --format=json) || fail "gcloud does not know gs://$bucket"
+  if $dry_run; then echo "$about" && return; fi
+  grep -qi '"hierarchical_*namespace"' <<<"$about" \
+    || fail "gs://$bucket has no hierarchical namespace: make one by gcloud storage buckets create gs://NAME" \
+      "--enable-hierarchical-namespace --uniform-bucket-level-access --location=REGION"
+}
+
 start() {
   local line
   line=$(show launch/host.sh run "${EPOCHREALTIME/[.,]/}" .venv/bin/python -m mmkp_jax.main "${program[@]}")
-  on_all_hosts "cd mmkp_jax && $line"
+  on_all_hosts "cd mmkp_jax && ${bucket:+launch/host.sh mount $bucket && }$line"
 }
 
 babysit() {
@@ -160,7 +171,7 @@ case $command in
   --help) help ;;
   *) fail "the first word is a command: babysit, create, install, run, stop or delete; see --help" ;;
 esac
-parse "name zone project accelerator slices repo revision setup restarts poll" "spot reserved delete dry_run" "$@"
+parse "name zone project accelerator slices repo revision bucket setup restarts poll" "spot reserved delete dry_run" "$@"
 
 need name
 need zone
@@ -183,9 +194,13 @@ esac
 case $command in babysit | run)
   need_program
   [[ $(flag_of_program --workdir) == /* ]] || fail "--workdir is no absolute path: the hosts' own disks go with them"
+  [[ -z $bucket || $(flag_of_program --workdir) == /mnt/shared/* ]] \
+    || fail "--workdir is not under /mnt/shared, where --bucket is mounted"
   ;;
 esac
+[[ $bucket =~ ^[a-z0-9._-]*$ ]] || fail "--bucket=$bucket is no bucket's name (without gs://)"
 need_command gcloud
+if [[ -n $bucket && $command == @(babysit|run) ]]; then has_folders; fi
 trap 'say "left; a started run continues: run joins it, stop and delete end it" && exit 130' INT
 
 case $command in

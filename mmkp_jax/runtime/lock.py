@@ -6,6 +6,7 @@ changed for a while *as watched from here*: clocks are never compared.
 """
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -112,7 +113,10 @@ class Lock(contextlib.AbstractContextManager):
         self._thread.start()
 
     def _create(self) -> bool:
-        """Creates the lock; False where there is one already."""
+        """Creates the lock; False where there is one already.
+
+        A mounted bucket says so only when the file is closed, by ESTALE: the one that is there is another's.
+        """
         try:
             out = (self._folder / LOCK).open("x", encoding="utf-8")
         except FileExistsError:
@@ -120,7 +124,9 @@ class Lock(contextlib.AbstractContextManager):
         try:
             with out:
                 out.write(json.dumps(self._owner._asdict(), indent=2) + "\n")
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                return False
             (self._folder / LOCK).unlink(missing_ok=True)
             raise
         return True

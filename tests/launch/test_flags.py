@@ -87,6 +87,8 @@ def test_a_dry_run_prints_every_command_and_calls_nothing(fakes, launcher):
             "--workdir=gs://b/run is no path: mount it",
         ),
         ("tpu.sh", ["run", *TPU, "--", PROGRAM[0], "--workdir=runs/3b"], "--workdir is no absolute path"),
+        ("tpu.sh", ["run", *TPU, "--bucket=b", "--", PROGRAM[0], "--workdir=/data/3b"], "is not under /mnt/shared"),
+        ("tpu.sh", ["run", *TPU, "--bucket=gs://b", "--", *PROGRAM], "is no bucket's name (without gs://)"),
         ("gke.sh", ["create", *GKE, "--", PROGRAM[0], "--workdir=runs/3b"], "--workdir is not under /mnt/shared"),
         ("gke.sh", ["create", *GKE, "--name=My_Run", "--", *PROGRAM], "--name=My_Run: lower-case letters"),
         ("gke.sh", ["create", *GKE, "--accelerator=v6e-8", "--slices=2", "--", *PROGRAM], "v6e-8 has one"),

@@ -233,6 +233,34 @@ def test_a_host_is_prepared_once(fakes, tmp_path, missing):
     assert done_here == (["mount", "git", "git", "python3", "python3", "python3"] if missing else [])
 
 
+FOLDERS = '{"hierarchical_namespace": {"enabled": true}, "name": "posts"}'
+
+
+@pytest.mark.parametrize("about, status", [(FOLDERS, 0), ('{"name": "posts"}', 2)])
+def test_a_bucket_is_mounted_before_every_start_and_has_to_have_folders(gcloud, about, status):
+    fakes = gcloud(["ACTIVE"], [75, 0])
+    fakes.make("gcloud", f'if "storage" in words:\n    sys.exit(print({about!r}))\n' + GCLOUD)
+    done = fakes.run("tpu.sh", "babysit", *ASKED, "--bucket=posts", "--", *PROGRAM)
+    assert done.returncode == status, done.stderr
+    assert fakes.calls()[0] == ["gcloud", "storage", "buckets", "describe", "gs://posts", "--format=json"]
+    runs = [call[-2] for call in fakes.calls() if "host.sh run" in call[-2]]
+    start = "--command=cd mmkp_jax && launch/host.sh mount posts && launch/host.sh run "
+    assert len(runs) == (2 if status == 0 else 0) and all(run.startswith(start) for run in runs)
+    assert ("--enable-hierarchical-namespace" in done.stderr) == (status == 2)
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_a_host_mounts_a_bucket_once_and_keeps_no_state_of_files(fakes, mounted):
+    fakes.make("mountpoint", f"sys.exit({0 if mounted else 32})")
+    for name in ("sudo", "gcsfuse"):
+        fakes.make(name, "")
+    assert fakes.run("host.sh", "mount", "posts").returncode == 0
+    calls = [call for call in fakes.calls() if call[0] != "mountpoint"]
+    assert [call[:2] for call in calls[:2]] == ([] if mounted else [["sudo", "mkdir"], ["sudo", "chown"]])
+    ttls = ["--metadata-cache-ttl-secs=0", "--metadata-cache-negative-ttl-secs=0"]
+    assert calls[2:] == ([] if mounted else [["gcsfuse", "--implicit-dirs", *ttls, "posts", "/mnt/shared"]])
+
+
 @pytest.fixture
 def host(tmp_path):
     """launch/host.sh, started with a home of its own."""

@@ -1,6 +1,8 @@
 """One writer per folder: others are refused while the owner lives and take over when it is dead; a loser exits."""
 
 import contextlib
+import errno
+import io
 import json
 import os
 import signal
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -96,25 +99,54 @@ def test_a_lock_of_another_host_without_heartbeat_is_taken_over(tmp_path, capsys
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
-def test_a_lock_of_another_host_with_a_heartbeat_is_waited_for_and_respected(tmp_path):
-    on_another_host(tmp_path)
-    before, over = (tmp_path / LOCK).read_bytes(), threading.Event()
+@contextlib.contextmanager
+def heartbeat(folder):
+    over = threading.Event()
 
     def beat():
         number = 0
         while not over.wait(0.02):
             number += 1
-            (tmp_path / BEAT).write_text(str(number))
+            (folder / BEAT).write_text(str(number))
 
     beating = threading.Thread(target=beat)
     beating.start()
     try:
-        with pytest.raises(BusyError, match="12 on node-7 is writing this run"), Lock(tmp_path, 1, **QUICK) as lock:
-            lock.acquire()
+        yield
     finally:
         over.set()
         beating.join()
+
+
+def test_a_lock_of_another_host_with_a_heartbeat_is_waited_for_and_respected(tmp_path):
+    on_another_host(tmp_path)
+    before = (tmp_path / LOCK).read_bytes()
+    refused = pytest.raises(BusyError, match="12 on node-7 is writing this run")
+    with heartbeat(tmp_path), refused, Lock(tmp_path, 1, **QUICK) as lock:
+        lock.acquire()
     assert (tmp_path / LOCK).read_bytes() == before
+
+
+def test_of_two_who_create_the_lock_in_a_mounted_bucket_the_second_learns_it_at_the_close_and_waits(
+    tmp_path, monkeypatch
+):
+    opened = Path.open
+
+    class Late(io.StringIO):
+        def close(self):
+            if not self.closed:
+                super().close()
+                on_another_host(tmp_path)
+                raise OSError(errno.ESTALE, "Stale file handle")
+
+    def late_open(path, mode="r", **kwargs):
+        return Late() if mode == "x" and not path.exists() else opened(path, mode, **kwargs)
+
+    monkeypatch.setattr(Path, "open", late_open)
+    refused = pytest.raises(BusyError, match="12 on node-7 is writing this run")
+    with heartbeat(tmp_path), refused, Lock(tmp_path, 1, **QUICK) as lock:
+        lock.acquire()
+    assert json.loads((tmp_path / LOCK).read_text())["name"] == "node-7"
 
 
 def test_a_lock_released_during_the_wait_is_acquired_at_once(tmp_path):
