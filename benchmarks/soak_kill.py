@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,8 +25,8 @@ import orbax.checkpoint as ocp
 
 from benchmarks.machine import describe_machine
 
-TIMES = ("seconds", "data_wait_share", "posts_per_second", "tokens_per_second")
-"""Metrics that differ between any two runs."""
+TIMES = re.compile(r"(\w+_)?seconds|data_wait_share|\w+_per_second")
+"""Names of metrics that differ between any two runs."""
 
 
 def killed_run(command: Sequence[str], workdir: Path, kills: int, rng: random.Random) -> list[int]:
@@ -70,7 +71,7 @@ def _logged(workdir: Path) -> int:
 
 def _curve(workdir: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    return [{name: value for name, value in line.items() if not TIMES.fullmatch(name)} for line in lines]
 
 
 def _state(workdir: Path) -> dict[str, np.ndarray]:

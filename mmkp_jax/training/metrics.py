@@ -30,6 +30,7 @@ class Goodput:
 
     def __init__(self) -> None:
         self._spent: dict[str, float] = dict.fromkeys(get_args(Kind), 0.0)
+        self._told = dict(self._spent)
         self._began = time.perf_counter()
         self.idle_until = self._began
         """Time at which work other than a step or its wait for data last ended."""
@@ -49,6 +50,12 @@ class Goodput:
     def seconds(self, kind: Kind) -> float:
         """Seconds spent on that kind so far."""
         return self._spent[kind]
+
+    def news(self) -> dict[str, float]:
+        """`{kind}_seconds` spent since the last call, of the kinds other than data that took any."""
+        spent = {kind: seconds - self._told[kind] for kind, seconds in self._spent.items() if kind != "data"}
+        self._told = dict(self._spent)
+        return {f"{kind}_seconds": seconds for kind, seconds in spent.items() if seconds}
 
     def line(self) -> str:
         """One line with each kind's share of the time, the steps' first."""
@@ -200,6 +207,7 @@ class Meter(contextlib.AbstractContextManager):
                 **values,
                 "learning_rate": self._rate_at(step - 1 - self._skipped.steps),
                 **self._times.wait_for(step),
+                **self._goodput.news(),
                 **annotations,
             }
             line |= {f"{each}_per_second": line[each] / line["seconds"] for each in ("posts", "tokens")}

@@ -145,8 +145,9 @@ def page_of(runs, out, data=None):
     return page
 
 
-def test_the_page_shows_the_scores_next_to_the_papers(runs, tmp_path):
-    page = page_of(runs, tmp_path / "page.html")
+def test_the_page_shows_the_scores_next_to_the_papers(runs, data, tmp_path):
+    (tmp_path / "mmkp_v2").symlink_to(data)
+    page = page_of(runs, tmp_path / "page.html", tmp_path / "mmkp_v2")
     seen = {phrase for _, phrases in TRAIN for phrase in phrases}
     for run, strategy, name in zip(runs, ("sft", "dyncot"), ("SFT", "Dynamic CoT"), strict=True):
         scores = score(posts_of("test", TEST), ANSWERS[strategy], seen)
@@ -156,11 +157,60 @@ def test_the_page_shows_the_scores_next_to_the_papers(runs, tmp_path):
         ]
         cells = page.row(name, run.name)
         assert cells[2:5] == [f"{100 * scores[group]['f1@1']:.2f}" for group in paper.STRATEGY_GROUPS]
-        assert cells[5] == " / ".join(f"{each:.2f}" for each in paper.BY_STRATEGY[strategy][0])
+        assert cells[5] == " / ".join(f"{each:.2f}" for each in paper.BY_STRATEGY[strategy][1])  # the 3B on MMKP-V2
     assert page.row("posts") == ["posts", "4", "1", "3", "3", "3"]
     cells = [f"{100 * scores[group]['f1@1']:.2f}" for group in paper.GAMMA_GROUPS]
     assert page.row("0.4") == ["0.4", "b", *cells, "25.00%", "33.14", "20.19", "12.48"]
     assert page.row("0.3")[1:6] == ["–"] * 5
+    assert "next to the paper" in page.text
+
+
+def test_of_other_data_the_page_shows_no_numbers_of_the_paper(runs, tmp_path):
+    page = page_of(runs, tmp_path / "page.html")
+    assert "next to the paper" not in page.text and page.row("0.4")[:2] == ["0.4", "b"]
+    assert not any("paper" in cell for row in page.rows for cell in row)
+    assert not any(row and row[0] in ("0.3", "multi-task") for row in page.rows)
+
+
+@pytest.mark.parametrize(
+    "path, dataset",
+    [
+        ("data/mmkp_v2", "MMKP-V2"),
+        ("data/mmkp_v2:2,more", "MMKP-V2"),
+        ("/x/tw_mm_s1/", "MMKP"),
+        ("data/mmkp_360k", None),
+        ("runs/pocket/dataset", None),
+        ("mmkp/own", None),
+        ("", None),
+    ],
+)
+def test_a_dataset_of_the_paper_is_known_by_its_folder(path, dataset):
+    assert paper.dataset_of(path) == dataset
+
+
+def test_keyphrases_that_are_missed_most_are_counted(runs, tmp_path):
+    """By hand: `snow` is gold twice, found once by each run; b predicts `hill` once where it is not gold."""
+    page = page_of(runs, tmp_path / "page.html")
+    header = ["keyphrase", "posts", "in training posts", "a: found", "a: wrongly given", "b: found", "b: wrongly given"]
+    at = page.rows.index(header)
+    assert page.rows[at + 1 : at + 5] == [
+        ["snow", "2", "1", "1", "0", "1", "0"],
+        ["new place", "1", "0", "0", "0", "0", "0"],
+        ["sunday walk", "1", "0", "0", "0", "1", "0"],
+        ["taylor swift", "1", "0", "0", "0", "1", "0"],
+    ]
+    assert "the 4 of 5 test keyphrases that a misses most" in page.text  # it found rain, as `rains`
+
+
+def test_the_hours_of_a_run_are_split(runs, tmp_path):
+    line = {"loss": 1.0, "posts": 4.0, "seconds": 3600.0, "data_wait_share": 0.25}
+    lines = [{"step": 1, **line, "seconds": None, "data_wait_share": None, "compile_seconds": 1800.0}]
+    lines += [{"step": 2, **line}, {"step": 3, **line, "evaluation_seconds": 7200.0, "checkpoint_seconds": 900.0}]
+    (runs[0] / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    page = page_of(runs[:1], tmp_path / "page.html")
+    at = page.rows.index(["", "in all", "steps", "wait for data", "first call", "validation", "checkpoints"])
+    parts = ["1.50 (31.58%)", "0.50 (10.53%)", "0.50 (10.53%)", "2.00 (42.11%)", "0.25 (5.26%)"]
+    assert page.rows[at + 1] == ["a", "4.75", *parts]
 
 
 def test_the_page_shows_what_each_run_was_trained_on_and_what_differs(runs, tmp_path):
@@ -254,7 +304,7 @@ def test_without_its_dataset_a_run_is_reported_with_its_own_scores(runs, data, t
     config["data"]["path"] = str(tmp_path / "gone")
     (tmp_path / "moved/config.json").write_text(json.dumps(config))
     page = page_of([tmp_path / "moved"], tmp_path / "page.html")
-    assert "gone: there is no such folder" in page.text and "The training posts are not available" in page.text
+    assert "gone: there is no such folder" in page.text and "the training posts are not available" in page.text
     assert page.row("SFT", "moved")[2:5] == [f"{100 * scores[each]['f1@1']:.2f}" for each in ("all", "seen", "unseen")]
     assert [post[1] for post in page.data["posts"]] == [""] * 4 and page.data["images"] == 0
     whole = page_of([tmp_path / "moved"], tmp_path / "page.html", data)
@@ -270,8 +320,8 @@ def test_scores_that_differ_from_those_of_the_predictions_are_reported(runs, tmp
 
 def test_a_model_that_was_not_trained_is_reported(tmp_path, data):
     page = page_of([write_run(tmp_path / "z", data, "zeroshot", ANSWERS["sft"], steps=0)], tmp_path / "page.html")
-    assert "Nothing was trained" in page.text and page.row("trained on")[1] == "nothing"
-    assert "no comparisons.json" in page.text
+    assert "nothing was trained" in page.text and page.row("trained on")[1] == "nothing"
+    assert "no run has a comparisons.json" in page.text
 
 
 def test_training_posts_of_all_datasets_count(runs, data, tmp_path):
@@ -296,7 +346,7 @@ def test_validation_scores_are_drawn_at_the_steps_that_logged_them(runs, tmp_pat
 
 
 def test_losses_of_posts_show_what_each_gamma_would_choose(runs, tmp_path):
-    assert "a: no losses.npz" in page_of(runs[:1], tmp_path / "page.html").text
+    assert "there is no losses.npz of a" in page_of(runs[:1], tmp_path / "page.html").text
     loss_N = np.array([0.1, 0.35, 0.4, 0.55, 2.0] + [0.05] * 5)
     epoch_N = np.repeat([0, 1], 5)
     np.savez(runs[0] / "losses.npz", epoch_N=epoch_N, post_N=np.tile(range(5), 2), nll_sft_N=loss_N)
@@ -361,7 +411,7 @@ def test_hidden_states_are_drawn_by_their_keyphrase(runs, tmp_path):
     dots = re.findall(r'<circle class="(..)" cx="(.*?)" cy="(.*?)".*?<title>(.*?)</title>', text)
     assert [dot[3] for dot in dots] == ["test-1: snow", "test-2: snow", "test-3: rain"]  # test-4 is in no one cluster
     assert dots[0][:3] == dots[1][:3] != dots[2][:3]
-    assert "a: no hidden.npz" in page_of(runs[:1], tmp_path / "page.html").text
+    assert "there is no hidden.npz of a" in page_of(runs[:1], tmp_path / "page.html").text
 
 
 def test_two_directions_have_all_variance_of_a_plane():

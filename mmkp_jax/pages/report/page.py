@@ -15,11 +15,10 @@ from mmkp_jax.evaluation.semantic import Embed
 from mmkp_jax.evaluation.significance import Differences
 from mmkp_jax.evaluation.table import HEADLINES
 from mmkp_jax.pages.render import render
-from mmkp_jax.pages.report import figures, measures, tables
+from mmkp_jax.pages.report import figures, measures, paper, phrases, tables
 from mmkp_jax.pages.report.browser import browser_data, thumbnail
 from mmkp_jax.pages.report.data import ReportData, open_data
 from mmkp_jax.pages.report.neighbours import neighbours
-from mmkp_jax.pages.report.run_files import ARRAYS
 from mmkp_jax.pages.report.runs import ReportRun, read_runs
 from mmkp_jax.pages.report.scores import RunScores, compare_runs, differs_from_results, score_runs
 from mmkp_jax.pages.tables import count, plain
@@ -27,6 +26,9 @@ from mmkp_jax.runtime.atomic import write_bytes
 from mmkp_jax.runtime.escape import for_script
 
 HERE = Path(__file__).parent
+
+ARRAY_PARTS = {"losses": "Choosing γ", "hidden": "Clusters"}
+"""The part of the page that each file of `run_files.ARRAYS` is for."""
 
 
 def write_report(
@@ -47,18 +49,21 @@ def write_report(
             the posts, t-SNE is requested but scikit-learn not installed, or `out` cannot be written.
     """
     found = read_runs(runs)
-    page = _page(found, open_data(found, data), by_tsne, embed)
+    page = _page(found, open_data(found, data), data, by_tsne, embed)
     try:
         write_bytes(out, page.encode("utf-8", "replace"))  # outputs may have lone surrogates
     except OSError as error:
         raise InputError(f"it cannot be written ({error.strerror})", str(out), "name another --out") from error
 
 
-def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool, embed: Embed | None) -> str:
+def _page(
+    runs: Sequence[ReportRun], opened: ReportData | str, data_path: Path | None, by_tsne: bool, embed: Embed | None
+) -> str:
     data = None if isinstance(opened, str) else opened
     scored = score_runs(runs, data, embed)
     differences = compare_runs(scored)
     order = sorted(HEADLINES, key=lambda metric: metric != runs[0].metric)
+    of_paper = paper.dataset_of(str(data_path or runs[0].config["data"].get("path", "")))
     script = (HERE / "browser.js").read_text(encoding="utf-8")
     return render(
         "report/report.html.jinja",
@@ -75,22 +80,41 @@ def _page(runs: Sequence[ReportRun], opened: ReportData | str, by_tsne: bool, em
         reliability=measures.reliability_table(runs, scored),
         systems=tables.systems_table(runs, "scores", "Baselines and ablations"),
         kinds=tables.systems_table(runs, "by_kind", "By what a keyphrase needs"),
-        paper_tables=[
-            tables.strategies_table(runs, scored),
-            tables.gammas_table(runs, scored),
-            tables.words_table(runs),
+        times=tables.times_table(runs),
+        missed=phrases.missed_table(runs, [post.keyphrases for post in data.train] if data else None),
+        of_paper=of_paper,
+        strategy_tables=[
+            tables.strategies_table(runs, scored, of_paper),
+            tables.gammas_table(runs, scored, of_paper),
+            tables.words_table(runs, of_paper),
         ],
         curves=figures.curves(runs),
         without_chains=[plain(run.name, 60) for run in runs if figures.lacks_chains(run)],
         no_chain=figures.NO_CHAIN,
         losses=figures.loss_tables(runs),
         clusters=figures.clusters(runs, by_tsne),
-        lacking={each: [run.name for run in runs if each not in run.arrays] for each in ARRAYS},
+        left_out=_left_out(runs, data),
         neighbours=_neighbours(runs, scored, data) if data else [],
         browser=Markup(for_script(browser_data(runs, scored, data))),
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _left_out(runs: Sequence[ReportRun], data: ReportData | None) -> list[tuple[str, str]]:
+    """The parts that runs lack the files of, and why."""
+    left_out = []
+    if not any(run.comparisons.get("scores") for run in runs):
+        left_out.append(("Baselines", "no run has a comparisons.json, which mmkp_jax.main writes when it evaluates"))
+    if not any(run.metrics for run in runs):
+        left_out.append(("Training", "nothing was trained"))
+    for kind, part in ARRAY_PARTS.items():
+        lacking = ", ".join(plain(run.name, 60) for run in runs if kind not in run.arrays)
+        if lacking:
+            left_out.append((part, f"there is no {kind}.npz of {lacking}"))
+    if data is None:
+        left_out.append(("Errors and neighbours", "the training posts are not available"))
+    return left_out
 
 
 def _of_metric(

@@ -1,5 +1,7 @@
 """Results of the paper, arXiv 2510.09358: F1@1 in percent of Qwen2.5-VL-3B and -7B, and words generated."""
 
+from pathlib import Path
+
 NAMES = {
     "zeroshot": "zero-shot",
     "sft": "SFT",
@@ -8,6 +10,18 @@ NAMES = {
     "dyncot": "Dynamic CoT",
 }
 """The paper's names of its strategies, in the tables' order."""
+
+
+def dataset_of(path: str) -> str | None:
+    """The paper's dataset that a folder is of by its name: MMKP-V2, MMKP, or None for other data.
+
+    MMKP-V2 is drawn anew from MMKP by whoever prepares it, so that its posts cannot be told by their number.
+    """
+    name = Path(path.split(",")[0].rpartition(":")[0] or path.split(",")[0]).name.lower()
+    if not any(each in name for each in ("mmkp", "tw_mm")) or "360k" in name:
+        return None
+    return "MMKP-V2" if "v2" in name else "MMKP"
+
 
 STRATEGY_SETTINGS = ("3B, MMKP", "3B, MMKP-V2", "7B, MMKP", "7B, MMKP-V2")
 STRATEGY_GROUPS = ("all", "seen", "unseen")

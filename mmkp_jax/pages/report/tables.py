@@ -1,4 +1,4 @@
-"""The report's tables: runs next to each other, and the paper's Tables 4, 5 and 7 next to our results."""
+"""The report's tables: runs next to each other, and for its data the paper's Tables 4, 5 and 7 next to them."""
 
 import datetime
 import json
@@ -39,12 +39,43 @@ def _facts(run: ReportRun) -> dict[str, str]:
         "with a chain of thought": _with_chain(run),
         "steps": count(int(metrics["step"][-1])) if metrics else NOTHING,
         "label tokens": _total(metrics, "labels"),
-        "hours of steps": f"{np.nansum(metrics['seconds']) / 3600:.2f}" if "seconds" in metrics else NOTHING,
         "device": f"{environment['device_kind']} × {devices}" if "device_kind" in environment else NOTHING,
         "software": f"jax {packages['jax']}" if "jax" in packages else NOTHING,
         "revision": str(environment.get("revision") or NOTHING),
         "evaluated": f"step {count(run.step)}, {count(len(run.answers))} posts",
         "at": _when(run),
+    }
+
+
+def times_table(runs: Sequence[ReportRun]) -> Table:
+    """Hours of each run by what they went to, from the seconds that it logged; a run that logged none is no row."""
+    rows = []
+    for run in runs:
+        parts = _hours(run.metrics)
+        total = sum(parts.values())
+        if total:
+            cells = (f"{hours:.2f} ({share(hours, total)})" if hours else NOTHING for hours in parts.values())
+            rows.append((plain(run.name, 60), f"{total:.2f}", *cells))
+    notes = [
+        "steps: without their wait for data; first call: the compilation of the step, once a start. The last checkpoint"
+        " and the evaluation of the test posts are not in it."
+    ]
+    return Table("Hours of training", ("", "in all", *_hours({})), rows, notes)
+
+
+def _hours(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def total(name: str) -> float:
+        return float(np.nansum(metrics.get(name, np.zeros(0)))) / 3600
+
+    waited = 0.0
+    if {"seconds", "data_wait_share"} <= metrics.keys():
+        waited = float(np.nansum(metrics["seconds"] * metrics["data_wait_share"])) / 3600
+    return {
+        "steps": total("seconds") - waited,
+        "wait for data": waited,
+        "first call": total("compile_seconds"),
+        "validation": total("evaluation_seconds"),
+        "checkpoints": total("checkpoint_seconds"),
     }
 
 
@@ -161,21 +192,29 @@ def systems_table(runs: Sequence[ReportRun], kind: str, title: str) -> Table:
     return Table(title, (f"{metric.upper()}, %", *(plain(group, 40) for group in groups)), rows)
 
 
-def strategies_table(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> Table:
-    """The paper's Table 4 with a row for each run."""
+def strategies_table(runs: Sequence[ReportRun], scored: Sequence[RunScores], of_paper: str | None) -> Table:
+    """F1@1 by strategy; next to it, for data of the paper, its Table 4, in a row of every strategy.
+
+    Args:
+        of_paper: the paper's dataset that the runs are of, `paper.dataset_of`.
+    """
+    shown = [number for number, each in enumerate(paper.STRATEGY_SETTINGS) if each.endswith(f", {of_paper}")]
     rows = []
     for name, strategy in _systems(runs).items():
         cells = paper.BY_STRATEGY.get(strategy, ((),) * len(paper.STRATEGY_SETTINGS))
-        reported = tuple(" / ".join(f"{each:.2f}" for each in cell) or NOTHING for cell in cells)
+        reported = tuple(" / ".join(f"{each:.2f}" for each in cells[number]) or NOTHING for number in shown)
         own = [
             (plain(run.name, 60), *(_percent(each.scores, group) for group in paper.STRATEGY_GROUPS))
             for run, each in zip(runs, scored, strict=True)
             if run.system == name
         ]
-        rows += [(name, *cells, *reported) for cells in own or [(NOTHING,) * 4]]
-    header = ("strategy", "run", *paper.STRATEGY_GROUPS, *(f"paper, {each}" for each in paper.STRATEGY_SETTINGS))
-    notes = ["F1@1 in percent; the paper's cells: all / seen / unseen, of Qwen2.5-VL"]
-    return Table("By strategy (Table 4)", header, without_repeats(rows), notes, left=2)
+        rows += [(name, *cells, *reported) for cells in own or [(NOTHING,) * 4] * bool(shown)]
+    settings = (f"paper, {paper.STRATEGY_SETTINGS[number]}" for number in shown)
+    header = ("strategy", "run", *paper.STRATEGY_GROUPS, *settings)
+    notes = ["F1@1 in percent"]
+    if shown:
+        notes = ["F1@1 in percent; the paper's Table 4: all / seen / unseen, of Qwen2.5-VL"]
+    return Table("By strategy", header, without_repeats(rows), notes, left=2)
 
 
 def _systems(runs: Sequence[ReportRun]) -> dict[str, str]:
@@ -185,22 +224,26 @@ def _systems(runs: Sequence[ReportRun]) -> dict[str, str]:
     }
 
 
-def gammas_table(runs: Sequence[ReportRun], scored: Sequence[RunScores]) -> Table:
-    """The paper's Table 5 with a row for each run of Dynamic CoT by the paper's decision."""
+def gammas_table(runs: Sequence[ReportRun], scored: Sequence[RunScores], of_paper: str | None) -> Table:
+    """A row for each run of Dynamic CoT by the paper's decision; next to it, for MMKP-V2, the paper's Table 5."""
     own = [(run, each) for run, each in zip(runs, scored, strict=True) if run.system == paper.NAMES["dyncot"]]
-    gammas = sorted({*paper.BY_GAMMA, *(run.gamma for run, _ in own)}, key=lambda each: (each[0].isdigit(), each))
+    with_paper = of_paper == "MMKP-V2"
+    gammas = {run.gamma for run, _ in own} | (paper.BY_GAMMA.keys() if with_paper else set())
     rows = []
-    for gamma in gammas:
+    for gamma in sorted(gammas, key=lambda each: (each[0].isdigit(), each)):
         reported = tuple(f"{each:.2f}" for each in paper.BY_GAMMA.get(gamma, ())) or (NOTHING,) * 3
         cells = [
             (plain(run.name, 60), *(_percent(each.scores, group) for group in paper.GAMMA_GROUPS), _on_cot(run))
             for run, each in own
             if run.gamma == gamma
         ]
-        rows += [(gamma, *each, *reported) for each in cells or [(NOTHING,) * 5]]
-    header = ("γ", "run", *paper.GAMMA_GROUPS, "posts on CoT", *(f"paper, {each}" for each in paper.GAMMA_GROUPS))
-    notes = ["F1@1 in percent; the paper's: Qwen2.5-VL-3B on MMKP-V2. On CoT: of the posts of all steps."]
-    return Table("Dynamic CoT by γ (Table 5)", header, without_repeats(rows), notes, left=2)
+        rows += [(gamma, *each, *reported[: 3 * with_paper]) for each in cells or [(NOTHING,) * 5]]
+    header = ("γ", "run", *paper.GAMMA_GROUPS, "posts on CoT")
+    notes = ["F1@1 in percent. On CoT: of the posts of all steps."]
+    if with_paper:
+        header = (*header, *(f"paper, {each}" for each in paper.GAMMA_GROUPS))
+        notes.append("The paper's: its Table 5, Qwen2.5-VL-3B on MMKP-V2.")
+    return Table("Dynamic CoT by γ", header, without_repeats(rows), notes, left=2)
 
 
 def _on_cot(run: ReportRun) -> str:
@@ -209,10 +252,11 @@ def _on_cot(run: ReportRun) -> str:
     return share(np.nansum(run.metrics["cot_share"] * run.metrics["posts"]), np.nansum(run.metrics["posts"]))
 
 
-def words_table(runs: Sequence[ReportRun]) -> Table:
-    """The paper's Table 7 with a row for each run and the forms of its outputs."""
+def words_table(runs: Sequence[ReportRun], of_paper: str | None) -> Table:
+    """Words generated and the forms of outputs, a row a run; next to it, for MMKP-V2, the paper's Table 7."""
     words = {run.name: mean_words([answer.output for answer in run.answers]) for run in runs}
     cot = next((words[run.name] for run in runs if run.strategy == "cot"), None)
+    with_paper = of_paper == "MMKP-V2"
     rows = []
     for name, strategy in _systems(runs).items():
         reported = paper.WORDS.get(strategy)
@@ -222,15 +266,18 @@ def words_table(runs: Sequence[ReportRun]) -> Table:
             shares = form_shares([answer.form for answer in run.answers])
             cells = f"{words[run.name]:.2f}", _less(words[run.name], cot), *(share(each, 1) for each in shares.values())
             own.append((plain(run.name, 60), *cells))
-        rows += [(name, *cells, *reported_cells) for cells in own or [(NOTHING,) * (3 + len(FORMS))]]
-    header = ("strategy", "run", "words", "against CoT", *FORMS, "paper, words", "against CoT")
+        nothing = [(NOTHING,) * (3 + len(FORMS))] * with_paper
+        rows += [(name, *cells, *reported_cells[: 2 * with_paper]) for cells in own or nothing]
+    header = ("strategy", "run", "words", "against CoT", *FORMS)
     notes = [
-        "words generated for a post, tags and all; against CoT: of Fine-tune-CoT; the paper's: of Qwen2.5-VL-3B on"
-        " MMKP-V2",
+        "words generated for a post, tags and all; against CoT: of Fine-tune-CoT",
         "direct, cot: `kp; kp`, without and with reasoning; other: another form of list, read as one keyphrase (score"
         " --reading=lenient splits it); broken: cut off",
     ]
-    return Table("Words generated (Table 7)", header, without_repeats(rows), notes, left=2)
+    if with_paper:
+        header = (*header, "paper, words", "against CoT")
+        notes.append("The paper's: its Table 7, Qwen2.5-VL-3B on MMKP-V2.")
+    return Table("Words generated", header, without_repeats(rows), notes, left=2)
 
 
 def _less(words: float, cot: float | None) -> str:
