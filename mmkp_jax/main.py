@@ -74,19 +74,21 @@ def _run(arguments: Sequence[str] | None) -> int:
     config = read_config(parsed.config, overrides, known.fields())
     name = Path(parsed.config.partition(":")[0]).stem
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    resume = shlex.join([f"--config={parsed.config}", *overrides, f"--workdir={workdir}"])
-    return _run_checked(parsed, config, workdir, profiled, resume)
+    return _run_checked(parsed, config, workdir, profiled, [f"--config={parsed.config}", *overrides])
 
 
-def _run_checked(flags: argparse.Namespace, config: ConfigDict, workdir: Path, profiled: range, resume: str) -> int:
+def _run_checked(
+    flags: argparse.Namespace, config: ConfigDict, workdir: Path, profiled: range, experiment: list[str]
+) -> int:
     """The exit status of an experiment whose flags and config are valid.
 
     Args:
-        resume: the flags that resume it.
+        experiment: the flags that name it.
     """
     with while_loading():  # takes seconds, which a mistake in the flags does not cost
+        from mmkp_jax.experiment.afterwards import next_commands
         from mmkp_jax.experiment.run import raise_stopped, run_experiment
-        from mmkp_jax.runtime.hosts import ending_together, is_multi_host, join
+        from mmkp_jax.runtime.hosts import ending_together, is_multi_host, is_writer, join
         from mmkp_jax.runtime.maintenance import watch_maintenance
         from mmkp_jax.training.loop import Stopped
 
@@ -100,6 +102,8 @@ def _run_checked(flags: argparse.Namespace, config: ConfigDict, workdir: Path, p
             raise InputError(what, command_line("main"), "give a folder that all of them share")
         try:
             run_experiment(config, workdir, lock, extend=flags.extend, profiled=profiled)
+            if is_writer():
+                print("", *map(for_terminal, next_commands(workdir, config.strategy, experiment)), sep="\n")
         except BusyError as busy:
             print(for_terminal(str(busy)), file=sys.stderr, flush=True)
             if is_multi_host():
@@ -109,6 +113,7 @@ def _run_checked(flags: argparse.Namespace, config: ConfigDict, workdir: Path, p
             step, by_user = (stopped.step, stopped.by_user) if isinstance(stopped, Stopped) else (None, True)
             saved = f", and saved, at step {step:,}" if step else ""
             started = (workdir / "config.json").exists()
+            resume = shlex.join([*experiment, f"--workdir={workdir}"])
             next_step = (
                 f"to resume: {command_line('main')} {resume}" if started else "nothing was started: start it again"
             )

@@ -1,9 +1,11 @@
 """The main command: from a config to scores; stopped, killed and resumed; and unusable input in one line."""
 
+import importlib
 import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -100,6 +102,39 @@ def started(pocket, *flags):
     return subprocess.Popen(
         command(pocket, *flags), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def test_a_run_ends_with_commands_that_are_accepted_as_they_are(unbroken):
+    workdir, done = unbroken
+    commands = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith("  python -m mmkp_jax.")]
+    parsed = {
+        words[2].removeprefix("mmkp_jax."): importlib.import_module(words[2]).parser().parse_with_overrides(words[3:])
+        for words in commands
+    }
+    assert list(parsed) == ["predict", "main", "report", "export"]
+    (predict, _), (main, overrides), (report, _), (export, _) = parsed.values()
+    assert predict.model == str(workdir) and predict.text and export.workdir == workdir
+    assert overrides[-1] == "--config.strategy=sft" and "--config.total_steps=12" in overrides
+    assert report.runs == [workdir, main.workdir] and main.workdir != workdir
+
+
+@pytest.mark.nightly
+def test_the_commands_at_the_end_of_a_run_run(unbroken):
+    lines = [line for line in unbroken[1].stdout.splitlines() if line.startswith("  python -m mmkp_jax.")]
+    for line in lines:
+        done = subprocess.run(["bash", "-c", line], env=environment(), cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_finished_run_says_so_and_does_nothing_again(pocket, unbroken, tmp_path):
+    workdir = shutil.copytree(unbroken[0], tmp_path / "run")
+    files = {file: file.stat().st_mtime_ns for file in workdir.rglob("*") if file.is_file()}
+    done = run_here(pocket, f"--workdir={workdir}", "--config.ablations=True")
+    assert done.returncode == 0 and "this run has finished, and nothing is done" in done.stdout
+    assert {file: file.stat().st_mtime_ns for file in workdir.rglob("*") if file.is_file()} == files
+    (workdir / "results.json").unlink()  # then it evaluates again
+    assert run_here(pocket, f"--workdir={workdir}", "--config.ablations=True").returncode == 0
+    assert (workdir / "results.json").read_bytes() == (unbroken[0] / "results.json").read_bytes()
 
 
 def test_the_best_step_on_valid_is_tested(pocket, unbroken):

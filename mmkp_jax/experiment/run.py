@@ -1,13 +1,17 @@
 """A whole experiment: data, training, evaluation and report, on each of the job's hosts."""
 
+import json
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 import mmkp_jax
 from mmkp_jax.errors import BusyError, InputError
+from mmkp_jax.experiment.afterwards import finish, has_finished
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.adapter import check_adapter
 from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder, stop_tokens
@@ -57,12 +61,24 @@ def run_experiment(
     """
     check_settings(config)
     _check_hosts(config, workdir)
+    given = json.loads(config.to_json_best_effort())
+    if true_on_all_hosts(has_finished(workdir, given)):
+        if is_writer():
+            what = "this run has finished, and nothing is done; to train on, give more steps and --extend"
+            print(for_terminal(f"{workdir}: {what}"), _report_of(workdir), sep="\n")
+        return
     with Watchdog(workdir, config.hang_seconds, jax.process_index()) as watchdog:
-        _run_watched(config, workdir, lock, watchdog, extend, profiled)
+        _run_watched(config, given, workdir, lock, watchdog, extend, profiled)
 
 
 def _run_watched(
-    config: ConfigDict, workdir: Path, lock: Lock, watchdog: Watchdog, extend: bool, profiled: range
+    config: ConfigDict,
+    given: Mapping[str, Any],
+    workdir: Path,
+    lock: Lock,
+    watchdog: Watchdog,
+    extend: bool,
+    profiled: range,
 ) -> None:
     if config.make:
         on_writer(lambda: make_data(config))
@@ -115,7 +131,12 @@ def _run_watched(
     if config.strategy != "zeroshot" and config.eval_every:  # after the test, whose scores its card reports
         export(step, params)
     if is_writer():  # after all files are written: a terminal that closes cannot interrupt them
-        print(f"{tested}\n\nreport: {for_terminal(str(workdir / 'report.html'))}")
+        finish(workdir, given)
+        print(tested, _report_of(workdir), sep="\n\n")
+
+
+def _report_of(workdir: Path) -> str:
+    return for_terminal(f"report: {workdir / 'report.html'}")
 
 
 def raise_stopped(*_: object) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from mmkp_jax.data.numbered import OnDemand, each_of
 from mmkp_jax.data.posts import PostText, Record, text_of
@@ -25,6 +24,7 @@ from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.runtime.atomic import replacing, write_json
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.json_files import read_rows
+from mmkp_jax.runtime.progress import Progress
 from mmkp_jax.training.batches import datasets_of
 from mmkp_jax.training.watchdog import Watchdog
 
@@ -53,6 +53,7 @@ class Evaluation:
 
     def __init__(self, config: ConfigDict, watchdog: Watchdog | None = None):
         self._config, self._watchdog = config, watchdog or Watchdog(Path(), 0)
+        self._first = "compiling, first answers"
         splits = (open_split(each.path, "train") for each in datasets_of(config))
         train = [text_of(record) for split in splits for record in each_of(split)]
         self._seen = seen_keyphrases(config.data.train_keyphrases, train)
@@ -137,13 +138,14 @@ class Evaluation:
         state: Callable[[int, np.ndarray], None] = lambda *_: None,
     ) -> list[Prediction]:
         """The predictions, in the posts' order; `state` as `Predictor.predict`."""
-        bar = tqdm(total=len(records), unit="post", desc=name, dynamic_ncols=True, leave=name != VALID)
+        bar = Progress(len(records), unit="post", label=name, first=self._first, leave=name != VALID)
         with bar, self._watchdog.counting("answer"):
             found = []
             for each in predictor.predict(records, state=state):
                 found.append(each)
-                bar.update()
+                bar.advance()
                 self._watchdog.beat()
+        self._first = "first answers"
         return [prediction for _, prediction in sorted(found)]
 
 

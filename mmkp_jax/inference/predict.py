@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from mmkp_jax.data.numbered import OnDemand
 from mmkp_jax.data.posts import Record, Reject
 from mmkp_jax.errors import InputError
@@ -16,6 +14,7 @@ from mmkp_jax.evaluation.outputs import outputs_line
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.inference.resumable_predictions import ResumablePredictions
 from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.progress import Progress
 from mmkp_jax.teacher.flags import (
     endpoint_of,
     prices_of,
@@ -38,10 +37,11 @@ def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: a
         print(for_terminal(f"{len(found):,} of {len(ids):,} posts are already predicted in {flags.out}"))
     skipped: list[SkippedPost] = []
     predictions = _predicted(OnDemand(len(ids), read), left, flags, skipped) if left else iter(())
-    with tqdm(total=len(ids), initial=len(found), unit="post", dynamic_ncols=True, disable=len(left) < 2) as bar:
+    first = "loading, compiling, first answers"
+    with Progress(len(ids), initial=len(found), unit="post", first=first, leave=len(left) > 1, disable=not left) as bar:
         for number, prediction in file.write(predictions) if file else predictions:
             found[number] = prediction
-            bar.update()
+            bar.advance()
     in_order = [found[number] for number in range(len(ids))]
     _print_skipped(skipped, len(left))
     if flags.explain:

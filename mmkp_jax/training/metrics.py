@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from mmkp_jax.runtime.hosts import is_writer, merge_over_hosts
+from mmkp_jax.runtime.progress import Progress
 from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.optimizer import learning_rate
 from mmkp_jax.training.post_losses import PostLosses
@@ -23,6 +23,10 @@ from mmkp_jax.training.watchdog import SkippedSteps
 from mmkp_jax.training.workdir import MetricsLog
 
 Kind = Literal["compile", "data", "checkpoint", "evaluation"]
+
+
+DOING: dict[Kind, str] = {"compile": "compiling", "checkpoint": "saving", "evaluation": "evaluating"}
+"""What the bar says meanwhile."""
 
 
 class Goodput:
@@ -158,15 +162,15 @@ class Meter(contextlib.AbstractContextManager):
         self._skipped = SkippedSteps(workdir, most=config.max_nonfinite, step=step)
         self._records, self._place_R = training.feed.records, np.argsort(row_AB, axis=None)
         self._rate = learning_rate(config.learning_rate, warmup_steps=config.warmup_steps, total_steps=training.steps)
-        self._bar = tqdm(total=training.steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self._bar = Progress(training.steps, initial=step, unit="step")
         self._every = config.log_every
         self._pending: list[_Pending] = []
         self._goodput = Goodput()
         self._times = StepTimes(self._goodput)
         self._peak = peak
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
         print(self._goodput.line())
         if self._log:
             self._log.close()
@@ -174,7 +178,8 @@ class Meter(contextlib.AbstractContextManager):
     @contextlib.contextmanager
     def spending(self, kind: Kind) -> Iterator[None]:
         """Counts the time in the block as of that kind; except for data, it is not part of a step's seconds."""
-        with self._goodput.spending(kind):
+        shown = DOING.get(kind)
+        with self._goodput.spending(kind), self._bar.doing(shown) if shown else contextlib.nullcontext():
             yield
 
     def annotate(self, values: Mapping[str, float]) -> None:
@@ -193,7 +198,7 @@ class Meter(contextlib.AbstractContextManager):
         self._times.called(step, metrics)
         self.write()
         self._pending.append(_Pending(step, metrics, outcomes, flops, {}))
-        self._bar.update()
+        self._bar.advance()
 
     def write(self) -> None:
         """Fetches and writes the pending results.
@@ -219,7 +224,7 @@ class Meter(contextlib.AbstractContextManager):
             if self._log:
                 self._log.write(step, {name: value if np.isfinite(value) else None for name, value in line.items()})
             if step % self._every == 0:
-                self._bar.set_postfix_str(_summary(line))
+                self._bar.fields(_fields(line))
             self._skipped.record(step, values, lambda step=step: self._ids(step))
         self._pending.clear()
 
@@ -250,15 +255,21 @@ def _of_this_host(array: jax.Array) -> np.ndarray:
     return found
 
 
-def _summary(line: dict[str, Any]) -> str:
+def _fields(line: Mapping[str, Any]) -> list[str]:
+    """What the bar shows of a step, what matters most first."""
     fills = "/".join(f"{value:.0%}" for name, value in line.items() if name.startswith("fill_"))
-    text = (
-        f"loss {line['loss']:.3f} (sft {line['loss_sft']:.3f}, cot {line['loss_cot']:.3f}), "
-        f"{line['cot_share']:.0%} on cot, γ {line['gamma']:.2f}, lr {line['learning_rate']:.1e}, "
-        f"|g| {line['grad_norm']:.2f}, "
-        f"{line['posts_per_second']:.1f} posts/s, {line['tokens_per_second']:,.0f} tokens/s, "
-        f"fill {fills}, wait {line['data_wait_share']:.0%}"
-    )
-    if "mfu" in line:
-        text += f", MFU {line['mfu']:.0%}"
-    return re.sub(r"\bnan%?", "–", text)  # not measured
+    fields = [
+        f"loss {line['loss']:.3f}",
+        f"{line['cot_share']:.0%} on CoT",
+        f"{line['posts_per_second']:.1f} posts/s",
+        f"SFT {line['loss_sft']:.3f}",
+        f"CoT {line['loss_cot']:.3f}",
+        f"γ {line['gamma']:.2f}",
+        f"wait {line['data_wait_share']:.0%}",
+        *([f"MFU {line['mfu']:.0%}"] if "mfu" in line else []),
+        f"lr {line['learning_rate']:.1e}",
+        f"|g| {line['grad_norm']:.2f}",
+        f"{line['tokens_per_second']:,.0f} tokens/s",
+        f"fill {fills}",
+    ]
+    return [re.sub(r"\bnan%?", "–", field) for field in fields]  # not measured

@@ -1,0 +1,79 @@
+"""The progress bar: on a terminal of 80 columns, and on none."""
+
+import os
+
+import pytest
+
+from mmkp_jax.runtime import progress
+from mmkp_jax.runtime.progress import Progress
+
+FIELDS = ["loss 5.344", "12% on CoT", "31.5 posts/s", "SFT 5.344", "CoT 7.495", "γ 0.40", "wait 0%", "lr 1.2e-05"]
+
+
+class Terminal:
+    """What is on stderr so far, each line as it was drawn."""
+
+    def __init__(self, capsys):
+        self._capsys, self._text = capsys, ""
+
+    def drawn(self) -> list[str]:
+        self._text += self._capsys.readouterr().err
+        return [line.rstrip() for line in self._text.split("\r") if line.strip()]
+
+
+@pytest.fixture
+def terminal(capsys):
+    return Terminal(capsys)
+
+
+def widths(monkeypatch, columns):
+    monkeypatch.setattr(progress, "_columns", lambda: columns)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200, None])
+def test_as_many_fields_are_shown_as_there_is_room_for(terminal, monkeypatch, columns):
+    widths(monkeypatch, columns)
+    with Progress(2487, unit="step") as bar:
+        bar.advance(1200)
+        bar.fields(FIELDS)
+        bar._bar.refresh()
+    (*_, line) = [line for line in terminal.drawn() if "loss" in line]
+    assert columns is None or len(line) < columns
+    shown = [field for field in FIELDS if field in line]
+    assert shown == FIELDS[: len(shown)] and (columns is not None or shown == FIELDS)
+    if columns == 80:
+        assert len(shown) >= 2
+    if columns == 200:
+        assert shown == FIELDS
+
+
+def test_the_time_left_is_shown_after_two_units_and_leaves_out_what_came_first(terminal, monkeypatch):
+    widths(monkeypatch, 80)
+    with Progress(100, unit="post", label="test", first="compiling", initial=40) as bar:
+        assert terminal.drawn()[-1].startswith("test: compiling…  40%|")
+        bar._bar.start_t -= 1000  # as if that had taken long
+        bar._bar.last_print_t -= 1000
+        bar.advance()
+        bar._bar.refresh()
+        assert "<" not in terminal.drawn()[-1] and "compiling" not in terminal.drawn()[-1]
+        bar.advance()
+        bar._bar.refresh()
+        line = terminal.drawn()[-1]
+        assert line.startswith("test  42%|") and "<00:0" in line, line
+
+
+def test_what_is_done_in_between_is_shown_and_taken_away(terminal):
+    with Progress(10, unit="step") as bar:
+        with bar.doing("saving"):
+            assert terminal.drawn()[-1].startswith("saving…   0%|")
+        assert "saving" not in terminal.drawn()[-1]
+
+
+def test_the_width_is_that_of_the_terminal_on_stderr(monkeypatch):
+    assert progress._columns() is None  # no terminal
+    ours, theirs = os.openpty()
+    try:
+        monkeypatch.setattr("sys.stderr", os.fdopen(os.dup(theirs), "w"))
+        assert progress._columns() == os.get_terminal_size(theirs).columns
+    finally:
+        os.close(ours), os.close(theirs)
