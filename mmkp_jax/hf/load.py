@@ -15,6 +15,7 @@ from mmkp_jax.hf.tensors import DTYPES, Index, Tensor, read
 from mmkp_jax.models.definition import Params, base_shapes, flatten, unflatten
 from mmkp_jax.models.family import Names
 from mmkp_jax.models.nf4 import ABSMAX, is_quantised, quantise, unquantised_shape
+from mmkp_jax.runtime.progress import SHOWN_AFTER, Progress
 
 
 def load_params(folder: Folder, target: Params, every: Params | None = None) -> Params:
@@ -54,14 +55,16 @@ def load_tensors(target: Params, wanted: Mapping[str, list[Published]], found: M
         reverse=True,
     )
     loaded = {}
-    for path in order:
-        parts = wanted[sources[path]]
-        tensors = [part.of(found[part.name]) for part in parts]
-        if is_quantised(path):
-            absmax = f"{sources[path]}.{ABSMAX}"
-            loaded[path], loaded[absmax] = _load_quantised(tensors, parts[0].layer, structs[path], structs[absmax])
-            continue
-        loaded[path] = (_load_whole if parts[0].layer is None else _load_stack)(tensors, structs[path])
+    with Progress(len(order), units="arrays", label="loading weights", delay=SHOWN_AFTER) as bar:
+        for path in order:
+            parts = wanted[sources[path]]
+            tensors = [part.of(found[part.name]) for part in parts]
+            if is_quantised(path):
+                absmax = f"{sources[path]}.{ABSMAX}"
+                loaded[path], loaded[absmax] = _load_quantised(tensors, parts[0].layer, structs[path], structs[absmax])
+            else:
+                loaded[path] = (_load_whole if parts[0].layer is None else _load_stack)(tensors, structs[path])
+            bar.advance()
     return unflatten({path: loaded[path] for path in structs})
 
 

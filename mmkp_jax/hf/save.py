@@ -16,6 +16,7 @@ from mmkp_jax.hf.names import Published, pieces_of, published_tensors
 from mmkp_jax.hf.tensors import INDEX, WEIGHTS
 from mmkp_jax.models.definition import Params, flatten
 from mmkp_jax.runtime.atomic import renaming, write_json
+from mmkp_jax.runtime.progress import SHOWN_AFTER, Progress
 
 MAX_SHARD_BYTES = 2 * 10**9
 
@@ -88,8 +89,10 @@ def save_tensors(
     files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
         files = [WEIGHTS]
-    for file, shard in zip(files, shards, strict=True):
-        _save_shard(shard, path / file)
+    with Progress(len(files), units="files", label="writing", delay=SHOWN_AFTER) as bar:
+        for file, shard in zip(files, shards, strict=True):
+            _save_shard(shard, path / file)
+            bar.advance()
     if len(shards) > 1:
         write_json(path / INDEX, _index(files, shards))
     write_json(path / CONFIG, config_json)

@@ -138,7 +138,7 @@ class Evaluation:
         state: Callable[[int, np.ndarray], None] = lambda *_: None,
     ) -> list[Prediction]:
         """The predictions, in the posts' order; `state` as `Predictor.predict`."""
-        bar = Progress(len(records), unit="post", label=name, first=self._first, leave=name != VALID)
+        bar = Progress(len(records), units="posts", label=name, first=self._first, leave=name != VALID)
         with bar, self._watchdog.counting("answer"):
             found = []
             for each in predictor.predict(records, state=state):

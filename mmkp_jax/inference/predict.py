@@ -38,7 +38,9 @@ def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: a
     skipped: list[SkippedPost] = []
     predictions = _predicted(OnDemand(len(ids), read), left, flags, skipped) if left else iter(())
     first = "loading, compiling, first answers"
-    with Progress(len(ids), initial=len(found), unit="post", first=first, leave=len(left) > 1, disable=not left) as bar:
+    with Progress(
+        len(ids), initial=len(found), units="posts", first=first, leave=len(left) > 1, disable=not left
+    ) as bar:
         for number, prediction in file.write(predictions) if file else predictions:
             found[number] = prediction
             bar.advance()

@@ -2,7 +2,8 @@
 
     python -m mmkp_jax.planning.compile_worker FOLDER
 
-Reads `request.json` in FOLDER; writes `{program}.hlo` there for each program that compiles, and `result.json`.
+Reads `request.json` in FOLDER. Writes there `doing`, the name of the program that is compiled; `{program}.hlo` for each
+that compiles; and `result.json`.
 """
 
 import json
@@ -25,10 +26,11 @@ from mmkp_jax.models.definition import Params
 from mmkp_jax.models.freezing import join_params
 from mmkp_jax.models.sharding import MEMORIES, batch_sharding
 from mmkp_jax.planning.topologies import Topology, gpu_description, read_topology
+from mmkp_jax.runtime.atomic import write_text
 from mmkp_jax.training.feature_cache import planned_features
 from mmkp_jax.training.setup import Plan, dtype_of, plan_training
 
-REQUEST, RESULT = "request.json", "result.json"
+REQUEST, DOING, RESULT = "request.json", "doing", "result.json"
 
 MEMORY = ("argument", "output", "alias", "temp", "generated_code")
 """The parts of a program's memory that the compiler reports."""
@@ -77,6 +79,7 @@ def compile_all(programs: Mapping[str, jax.stages.Lowered], folder: Path) -> dic
     results = {}
     for name, lowered in programs.items():
         start = time.perf_counter()
+        write_text(folder / DOING, name)
         try:
             compiled, fallback = compile_anyhow(lowered)
         except jax.errors.JaxRuntimeError as error:

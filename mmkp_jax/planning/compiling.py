@@ -3,6 +3,7 @@
 The compilers for TPUs and for GPUs interfere with each other, and both are set up by environment variables.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -17,9 +18,10 @@ from ml_collections import ConfigDict
 
 from mmkp_jax.data.forest import RowSize
 from mmkp_jax.errors import InputError
-from mmkp_jax.planning.compile_worker import REQUEST, RESULT
+from mmkp_jax.planning.compile_worker import DOING, REQUEST, RESULT
 from mmkp_jax.planning.hlo import Program, parse_hlo
 from mmkp_jax.planning.topologies import Topology
+from mmkp_jax.runtime.progress import Waiting
 
 COMPILERS = {
     "tpu": (("libtpu",), ("tpu",)),
@@ -55,6 +57,10 @@ class Compiled(NamedTuple):
     def bytes(self) -> float:
         """Total bytes."""
         return self.arguments + self.temporaries + self.results + self.code
+
+
+SECONDS_BETWEEN_LOOKS = 0.2
+"""How often the compiling process is looked at."""
 
 
 class NotCompiled(NamedTuple):
@@ -114,25 +120,36 @@ def compile_config(
         environment = {name: text.format(chips=topology.chips) for name, text in environment.items()}
         if XLA_FLAGS in environment:  # next to those of the user, with which a run would be compiled too
             environment[XLA_FLAGS] = f"{os.environ.get(XLA_FLAGS, '')} {environment[XLA_FLAGS]}".strip()
-        result = _run_child(folder, environment)
+        result = _run_child(folder, environment, topology.name)
         if "error" in result:
             raise InputError(*result["error"])
         programs = {name: _outcome(each, folder / f"{name}.hlo") for name, each in result["programs"].items()}
     return CompileOutcome(result["state"], result["in_host"], result["mesh"], programs)
 
 
-def _run_child(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+def _run_child(folder: Path, environment: Mapping[str, str], topology: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "mmkp_jax.planning.compile_worker", str(folder)]
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True, check=False
-    )
-    if done.returncode < 0:
-        what = f"the compiling process was killed by signal {-done.returncode}"
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    with (folder / "stderr").open("w+b") as errors, Waiting(f"compiling for {topology}") as waiting:
+        child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        try:
+            while child.poll() is None:
+                doing = folder / DOING
+                waiting.show(doing.read_text(encoding="utf-8") if doing.exists() else "shapes")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(SECONDS_BETWEEN_LOOKS)
+        finally:
+            child.kill()
+            child.wait()
+        errors.seek(0)
+        text = errors.read().decode(errors="replace")
+    if child.returncode < 0:
+        what = f"the compiling process was killed by signal {-child.returncode}"
         raise InputError(what, "plan", "give it more memory, or smaller rows")
-    if done.returncode:
-        raise RuntimeError(f"the compiling process failed:\n{done.stderr[-4000:]}")
+    if child.returncode:
+        raise RuntimeError(f"the compiling process failed:\n{text[-4000:]}")
     return json.loads((folder / RESULT).read_text(encoding="utf-8"))
 
 

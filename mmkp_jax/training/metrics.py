@@ -162,7 +162,7 @@ class Meter(contextlib.AbstractContextManager):
         self._skipped = SkippedSteps(workdir, most=config.max_nonfinite, step=step)
         self._records, self._place_R = training.feed.records, np.argsort(row_AB, axis=None)
         self._rate = learning_rate(config.learning_rate, warmup_steps=config.warmup_steps, total_steps=training.steps)
-        self._bar = Progress(training.steps, initial=step, unit="step")
+        self._bar = Progress(training.steps, initial=step, units="steps")
         self._every = config.log_every
         self._pending: list[_Pending] = []
         self._goodput = Goodput()

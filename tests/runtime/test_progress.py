@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mmkp_jax.runtime import progress
-from mmkp_jax.runtime.progress import Progress
+from mmkp_jax.runtime.progress import Progress, Waiting
 
 FIELDS = ["loss 5.344", "12% on CoT", "31.5 posts/s", "SFT 5.344", "CoT 7.495", "γ 0.40", "wait 0%", "lr 1.2e-05"]
 
@@ -33,7 +33,7 @@ def widths(monkeypatch, columns):
 @pytest.mark.parametrize("columns", [60, 80, 100, 200, None])
 def test_as_many_fields_are_shown_as_there_is_room_for(terminal, monkeypatch, columns):
     widths(monkeypatch, columns)
-    with Progress(2487, unit="step") as bar:
+    with Progress(2487, units="steps") as bar:
         bar.advance(1200)
         bar.fields(FIELDS)
         bar._bar.refresh()
@@ -49,7 +49,7 @@ def test_as_many_fields_are_shown_as_there_is_room_for(terminal, monkeypatch, co
 
 def test_the_time_left_is_shown_after_two_units_and_leaves_out_what_came_first(terminal, monkeypatch):
     widths(monkeypatch, 80)
-    with Progress(100, unit="post", label="test", first="compiling", initial=40) as bar:
+    with Progress(100, units="posts", label="test", first="compiling", initial=40) as bar:
         assert terminal.drawn()[-1].startswith("test: compiling…  40%|")
         bar._bar.start_t -= 1000  # as if that had taken long
         bar._bar.last_print_t -= 1000
@@ -63,7 +63,7 @@ def test_the_time_left_is_shown_after_two_units_and_leaves_out_what_came_first(t
 
 
 def test_what_is_done_in_between_is_shown_and_taken_away(terminal):
-    with Progress(10, unit="step") as bar:
+    with Progress(10, units="steps") as bar:
         with bar.doing("saving"):
             assert terminal.drawn()[-1].startswith("saving…   0%|")
         assert "saving" not in terminal.drawn()[-1]
@@ -77,3 +77,21 @@ def test_the_width_is_that_of_the_terminal_on_stderr(monkeypatch):
         assert progress._columns() == os.get_terminal_size(theirs).columns
     finally:
         os.close(ours), os.close(theirs)
+
+
+def test_what_takes_less_than_the_delay_has_no_bar(terminal):
+    with Progress(10, units="MB", label="loading weights", delay=60) as bar:
+        bar.advance(10)
+    assert terminal.drawn() == []
+
+
+@pytest.mark.parametrize("columns, lines", [(80, 4), (None, 2)])
+def test_a_wait_says_what_for_and_off_a_terminal_only_once(terminal, monkeypatch, columns, lines):
+    widths(monkeypatch, columns)
+    with Waiting("compiling for v6e:2x4") as waiting:
+        terminal.drawn()
+        before = len(terminal.drawn())
+        for what in ("train", "train", "train", "decode"):
+            waiting.show(what)
+        drawn = terminal.drawn()[before:]
+    assert len(drawn) == lines and drawn[0].startswith("compiling for v6e:2x4: train… [00:0")
