@@ -286,9 +286,7 @@ class Session:
         keys = max(map(generator._keys, distinct), default=0)
         self._cache = self._on_mesh(generator._empty, self._pages.in_all, self._pages.width, slots, keys)
         self._weights = self._on_mesh(generator._weights, params)
-        self._think = (
-            functools.partial(self._on_mesh, generator._think, self._weights) if generator._opening else None
-        )
+        self._think = functools.partial(self._on_mesh, generator._think, self._weights) if generator._opening else None
 
     def prefill(self, forest: Forest) -> tuple[Cache, jax.Array]:
         """Keys and values of the trunks of a batch on the mesh, and whether each row has one: bool [R]."""

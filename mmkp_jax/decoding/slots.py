@@ -63,7 +63,11 @@ class Table:
     """The assignment of completions to slots, and their tokens so far."""
 
     def __init__(
-        self, prompts: Sequence[Prompt] | Mapping[int, Prompt], slots: int, answer_tokens: int, stop_tokens: frozenset[int]
+        self,
+        prompts: Sequence[Prompt] | Mapping[int, Prompt],
+        slots: int,
+        answer_tokens: int,
+        stop_tokens: frozenset[int],
     ):
         self._prompts, self._answer_tokens, self._stop_tokens = prompts, answer_tokens, stop_tokens
         self.slots = SlotState(

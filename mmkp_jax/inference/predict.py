@@ -1,7 +1,6 @@
 """The body of `predict`: with a local model, or with one behind an endpoint."""
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from mmkp_jax.data.numbered import OnDemand
 from mmkp_jax.data.posts import Record, Reject
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.outputs import outputs_line
+from mmkp_jax.evaluation.outputs import outputs_line, reasoning_in
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.inference.resumable_predictions import ResumablePredictions
 from mmkp_jax.runtime.escape import for_terminal
@@ -25,8 +24,6 @@ from mmkp_jax.teacher.zero_shot import predictions_of, why_no_prediction, zero_s
 
 if TYPE_CHECKING:
     from mmkp_jax.inference.predictor import SkippedPost
-
-REASONING = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 
 
 def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: argparse.Namespace) -> list[Prediction]:
@@ -117,7 +114,7 @@ def _print_written(out: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def _explained(prediction: Prediction) -> str:
-    thought = REASONING.search(prediction.output)
-    why = " ".join(thought[1].split()) if thought else "answered without reasoning"
+    thought = reasoning_in(prediction.output)
+    why = " ".join(thought.split()) if thought is not None else "answered without reasoning"
     lines = [prediction.id, f"  reasoning  {why}", f"  predicted  {'; '.join(prediction.predicted) or '–'}"]
     return "\n".join(map(for_terminal, lines))
