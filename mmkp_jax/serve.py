@@ -28,9 +28,7 @@ def parser() -> Parser:
     add = flags.add_argument
     about = "required: a Hugging Face folder, a hub id, or a work directory: DIR[@STEP|@best]; several: A,B,…"
     add("--model", metavar="MODEL[,MODEL …]", help=about)
-    add(
-        "--data", type=Path, metavar="DIR", help="the dataset of examples and nearest posts; by default the first run's"
-    )
+    add("--data", type=Path, metavar="DIR", help="the dataset of examples and nearest posts (the first run's)")
     add("--host", default=HOST, metavar="HOST", help="where to listen (%(default)s); others than loopback have a token")
     add("--port", type=int, default=PORT, metavar="N", help="the port; 0 for any free one (%(default)s)")
     add("--token", metavar="TOKEN", help="what requests must carry; by default a new one where --host is not loopback")

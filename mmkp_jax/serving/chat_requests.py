@@ -69,9 +69,7 @@ def chat_request(body: Mapping[str, Any], sampling: Sampling, *, last_only: bool
     if len(given) > 1:
         raise Refusal(400, f"messages has {len(given)} images; the model takes one", "messages")
     if turns[-1].role == "assistant":
-        raise Refusal(
-            400, "the last message is the assistant's; a beginning of its answer is not supported", "messages"
-        )
+        raise Refusal(400, "the last message is the assistant's, whose answer is asked for", "messages")
     stream = _flag(body, "stream")
     options = body.get("stream_options") or {}
     if not isinstance(options, dict) or options.keys() - {"include_usage"}:

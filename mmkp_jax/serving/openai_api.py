@@ -68,11 +68,9 @@ async def chat_completions(request: Request) -> Response:
             place = stack.pop_all()  # held until the stream ends
             return _Events(answer.events(tree), place)
         if asked.stops:
-            text, completion, found = "", None, False
             async with contextlib.aclosing(answer.growing(tree)) as growing:
-                async for text, completion, found in growing:
-                    pass
-            return JSONResponse(answer.whole(text, completion, found))
+                *_, last = [each async for each in growing]
+            return JSONResponse(answer.whole(*last))
         completion = (await service.complete(request, number, prompt, tree)).completion
         return JSONResponse(answer.whole(service.models[number].predictor.decode(completion.tokens), completion, False))
 
@@ -111,12 +109,14 @@ class _Answer:
         """Server-sent events; a failure after the first is one too."""
         try:
             yield self._event({"role": "assistant", "content": ""})
-            sent, completion, is_cut = "", None, False
+            sent, last = "", None
             async with contextlib.aclosing(self.growing(tree)) as growing:
-                async for text, completion, is_cut in growing:
+                async for last in growing:
+                    text = last[0]
                     if not self._is_post and len(text) > len(sent):
                         yield self._event({"content": text[len(sent) :]})
                         sent = text
+            _, completion, is_cut = last
             if self._is_post:
                 content, reasoning = self._said("", completion)
                 if reasoning:

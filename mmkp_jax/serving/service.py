@@ -103,8 +103,7 @@ class Service:
 
         async def last() -> Progress:
             async with contextlib.aclosing(self.decoder.completing(model, prompt, tree)) as progress:
-                async for each in progress:
-                    pass
+                *_, each = [each async for each in progress]
             return each
 
         answer, gone = asyncio.ensure_future(last()), asyncio.ensure_future(_disconnected(request))
