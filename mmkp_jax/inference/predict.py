@@ -20,7 +20,8 @@ from mmkp_jax.teacher.flags import (
     prices_of,
 )
 from mmkp_jax.teacher.session import NothingError, ask_questions, print_forecast
-from mmkp_jax.teacher.zero_shot import predictions_of, why_no_prediction, zero_shot_questions
+from mmkp_jax.teacher.templates import PROMPTS
+from mmkp_jax.teacher.zero_shot import prediction_questions, predictions_of, why_no_prediction
 
 if TYPE_CHECKING:
     from mmkp_jax.inference.predictor import SkippedPost
@@ -78,7 +79,7 @@ def predict_through_endpoint(
 ) -> list[Prediction] | None:
     """The predictions of all posts, from the answers in --store; None if --max_cost was reached first."""
     endpoint = endpoint_of(flags)
-    questions = len(ids), zero_shot_questions(read, endpoint, flags.image_edge), endpoint
+    questions = len(ids), prediction_questions(read, endpoint, flags.image_edge, PROMPTS[flags.prompt]), endpoint
     if flags.dry_run:
         print_forecast(flags, *questions)
         return []
