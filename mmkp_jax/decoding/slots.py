@@ -4,7 +4,7 @@ B slots, M moves, K tokens between two syncs with the host, D model width.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -62,7 +62,13 @@ class Pending(NamedTuple):
 class Table:
     """The assignment of completions to slots, and their tokens so far."""
 
-    def __init__(self, prompts: Sequence[Prompt], slots: int, answer_tokens: int, stop_tokens: frozenset[int]):
+    def __init__(
+        self,
+        prompts: Sequence[Prompt] | Mapping[int, Prompt],
+        slots: int,
+        answer_tokens: int,
+        stop_tokens: frozenset[int],
+    ):
         self._prompts, self._answer_tokens, self._stop_tokens = prompts, answer_tokens, stop_tokens
         self.slots = SlotState(
             *(np.zeros(slots, np.uint32 if field == "name_B" else np.int32) for field in SlotState._fields)
@@ -119,6 +125,14 @@ class Table:
         self.slots.token_B[going] = token_KB[-1, going]
         for array in (self.slots.cache_position_B, self.slots.position_B, self.slots.index_B):
             array[going] += len(token_KB)
+
+    def drop(self, number: int) -> list[int]:
+        """Frees the slots of a prompt's unfinished completions, which are lost; returns the slots."""
+        slots = [slot for slot, each in self.taken.items() if each.prompt == number]
+        for slot in slots:
+            self.free.append(slot)
+            del self.taken[slot]
+        return slots
 
     def _has_ended(self, completion: Completion, following: list[int], logprobs: list[float]) -> bool:
         most = self._prompts[completion.prompt].most_tokens

@@ -25,23 +25,38 @@ def nearest_neighbour(train_posts: Sequence[PostLike], texts: Sequence[str]) -> 
 
     Ties go to the first post; a text that shares no word with any training post gets no prediction.
     """
-    word_ids: dict[str, int] = {}
-    for post in train_posts:
-        for word in _words(post.text):
-            word_ids.setdefault(word, len(word_ids))
-    if not word_ids:
+    if not any(_words(post.text) for post in train_posts):
         return [[] for _ in texts]
-    count_MV = _counts([post.text for post in train_posts], word_ids)
-    posts_V = np.bincount(count_MV.indices, minlength=len(word_ids))  # how many posts have the word
-    idf_V = np.log((1 + len(train_posts)) / (1 + posts_V)) + 1
-    train_VM = _unit_rows(count_MV, idf_V).T.tocsr()
+    index = TextIndex([post.text for post in train_posts])
     predicted = []
     for start in range(0, len(texts), CHUNK):
-        text_NV = _unit_rows(_counts(texts[start : start + CHUNK], word_ids), idf_V)
-        cosine_NM = (text_NV @ train_VM).toarray().round(12)  # rounded, so that equal texts tie
+        cosine_NM = index.cosine(texts[start : start + CHUNK])
         for best, cosine in zip(cosine_NM.argmax(axis=1), cosine_NM.max(axis=1), strict=True):
             predicted.append(list(train_posts[best].keyphrases) if cosine > 0 else [])
     return predicted
+
+
+class TextIndex:
+    """Texts of training posts, with at least one word in all, and the weights of their words.
+
+    Args:
+        texts: the texts of the training posts.
+    """
+
+    def __init__(self, texts: Sequence[str]):
+        self._word_ids: dict[str, int] = {}
+        for text in texts:
+            for word in _words(text):
+                self._word_ids.setdefault(word, len(self._word_ids))
+        count_MV = _counts(texts, self._word_ids)
+        posts_V = np.bincount(count_MV.indices, minlength=len(self._word_ids))  # how many posts have the word
+        self._idf_V = np.log((1 + len(texts)) / (1 + posts_V)) + 1
+        self._train_VM = _unit_rows(count_MV, self._idf_V).T.tocsr()
+
+    def cosine(self, texts: Sequence[str]) -> np.ndarray:
+        """TF-IDF cosine of each text with each training post, [N, M]; rounded, so that equal texts tie."""
+        text_NV = _unit_rows(_counts(texts, self._word_ids), self._idf_V)
+        return (text_NV @ self._train_VM).toarray().round(12)
 
 
 def _words(text: str) -> list[str]:

@@ -19,6 +19,8 @@ ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 TAG = re.compile(r"</?(?:think|answer)>")
 """A tag as targets write it, in lower case only; anything else is part of the answer."""
 
+_REASONING = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
+
 
 def parse_output(text: str, reading: Reading = "strict") -> tuple[list[str], Form]:
     """The keyphrases of one output, in order, lower-cased and without repeats, and the output's form.
@@ -80,6 +82,12 @@ def merge_outputs(outputs: Sequence[str], reading: Reading = "strict") -> tuple[
 def split_keyphrases(text: str) -> list[str]:
     """The phrases of `KP; kp;`, stripped and lower-cased, without empty ones."""
     return [phrase for each in text.split(";") if (phrase := each.strip().lower())]
+
+
+def reasoning_in(output: str) -> str | None:
+    """The chain of thought in an output, as far as it was written; None without one."""
+    found = _REASONING.search(output)
+    return found[1] if found else None
 
 
 def begins_with_thought(output: str) -> bool:

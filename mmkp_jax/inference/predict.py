@@ -1,7 +1,6 @@
 """The body of `predict`: with a local model, or with one behind an endpoint."""
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from mmkp_jax.data.numbered import OnDemand
 from mmkp_jax.data.posts import Record, Reject
 from mmkp_jax.errors import InputError
-from mmkp_jax.evaluation.outputs import outputs_line
+from mmkp_jax.evaluation.outputs import outputs_line, reasoning_in
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
 from mmkp_jax.inference.resumable_predictions import ResumablePredictions
 from mmkp_jax.runtime.escape import for_terminal
@@ -20,12 +19,11 @@ from mmkp_jax.teacher.flags import (
     prices_of,
 )
 from mmkp_jax.teacher.session import NothingError, ask_questions, print_forecast
-from mmkp_jax.teacher.zero_shot import predictions_of, why_no_prediction, zero_shot_questions
+from mmkp_jax.teacher.templates import PROMPTS
+from mmkp_jax.teacher.zero_shot import prediction_questions, predictions_of, why_no_prediction
 
 if TYPE_CHECKING:
     from mmkp_jax.inference.predictor import SkippedPost
-
-REASONING = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 
 
 def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: argparse.Namespace) -> list[Prediction]:
@@ -83,7 +81,7 @@ def predict_through_endpoint(
 ) -> list[Prediction] | None:
     """The predictions of all posts, from the answers in --store; None if --max_cost was reached first."""
     endpoint = endpoint_of(flags)
-    questions = len(ids), zero_shot_questions(read, endpoint, flags.image_edge), endpoint
+    questions = len(ids), prediction_questions(read, endpoint, flags.image_edge, PROMPTS[flags.prompt]), endpoint
     if flags.dry_run:
         print_forecast(flags, *questions)
         return []
@@ -119,7 +117,7 @@ def _print_written(out: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def _explained(prediction: Prediction) -> str:
-    thought = REASONING.search(prediction.output)
-    why = " ".join(thought[1].split()) if thought else "answered without reasoning"
+    thought = reasoning_in(prediction.output)
+    why = " ".join(thought.split()) if thought is not None else "answered without reasoning"
     lines = [prediction.id, f"  reasoning  {why}", f"  predicted  {'; '.join(prediction.predicted) or '–'}"]
     return "\n".join(map(for_terminal, lines))

@@ -11,6 +11,7 @@ Keep the predictor: it compiles for its first posts, and reuses that for others 
 
 import collections
 import copy
+import dataclasses
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,16 +24,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from transformers import PreTrainedTokenizerBase
 
+from mmkp_jax.data.conversations import Turn, conversation_tokens
 from mmkp_jax.data.examples import Recipe, measured_tree, tree_of
-from mmkp_jax.data.forest import Tree
+from mmkp_jax.data.forest import RowSize, Tree
 from mmkp_jax.data.image_files import ImageError
 from mmkp_jax.data.numbered import Numbered
 from mmkp_jax.data.posts import Post, Record, Reject
-from mmkp_jax.data.prompts import Mode, chain_opening
+from mmkp_jax.data.processor import Processor
+from mmkp_jax.data.prompts import Mode, chain_opening, prompt_tokens
 from mmkp_jax.data.shards import record_of
 from mmkp_jax.decoding.generate import Completion, Generator
 from mmkp_jax.decoding.prompts import Prompt, prompt_of
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
+from mmkp_jax.decoding.stream import Compiling, Stream
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import merge_outputs
 from mmkp_jax.evaluation.predictions import Prediction
@@ -43,6 +47,9 @@ from mmkp_jax.models.sharding import make_mesh
 
 READERS = min(8, os.cpu_count() or 1)
 """Threads that read posts and measure their prompts."""
+
+SEAM = 8
+"""Tokens by which a text next to what is around it may differ from both alone."""
 
 
 class SkippedPost(NamedTuple):
@@ -91,7 +98,7 @@ class Predictor:
         num_samples: int = 1,
         mode: Mode = "auto",
     ):
-        self._mode = mode
+        self._mode, self.answer_tokens = mode, answer_tokens
         self._params, self._recipe, self._tokenizer, self._num_samples = params, recipe, tokenizer, num_samples
         self._generator = Generator(
             definition,
@@ -165,6 +172,57 @@ class Predictor:
                     state(number, each.state_D)
                     yield number, self._prediction(posts[number], drawn)
 
+    @property
+    def processor(self) -> Processor:
+        """How the model takes images."""
+        return self._recipe.processor
+
+    def prepare(
+        self, record: Record, *, mode: Mode | None = None, most_tokens: int | None = None, turns: Sequence[Turn] = ()
+    ) -> tuple[Prompt, Tree]:
+        """A post as `stream` takes it, its image decoded.
+
+        Args:
+            mode: in place of the predictor's own.
+            most_tokens: of the completion, if fewer than the predictor's.
+            turns: a conversation, which takes the place of the prompt of the post's text.
+
+        Raises:
+            ImageError: the image cannot be used.
+            InputError: the chat template does not write the conversation.
+        """
+        tree = tree_of(record, self._recipe, ())
+        if turns:
+            image = self.processor.placeholder(tree.layouts[0]) if tree.layouts else None
+            prompt = conversation_tokens(turns, image, self._recipe.template, self._tokenizer)
+            tree = dataclasses.replace(tree, prompt=prompt)
+        prompt = prompt_of(record.id, tree, self.processor)
+        return prompt._replace(mode=mode or self._mode, most_tokens=most_tokens), tree
+
+    def prediction(self, prompt: Prompt, completion: Completion) -> Prediction:
+        """What a completion from `stream` predicts for the prompt of a post, whose own keyphrases are not known."""
+        return self._prediction(_PendingPost(prompt.name, (), prompt), [completion])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Tokens of a completion as text, special tokens included."""
+        return self._decode(tokens)
+
+    def stream(self, compiling: Compiling = lambda _: None, *, room: int = 0) -> Stream:
+        """Slots for posts that come at any time, with room for the longest text and the largest image.
+
+        Args:
+            compiling: called before programs for a size of prompts are compiled.
+            room: the least tokens of a prompt that there is room for; conversations may need more than posts.
+        """
+        recipe, largest = self._recipe, self.processor.largest()
+        image = self.processor.placeholder(largest) if self.processor.slots else None
+        options = dict(max_text_tokens=recipe.max_text_tokens, zero_shot=recipe.zero_shot)
+        around = prompt_tokens("", image, recipe.template, **options)
+        tokens = max(len(around) + recipe.max_text_tokens + SEAM, room)
+        images = dict(zip(self.processor.slots, largest.slots, strict=True))
+        size = RowSize(tokens=tokens, labels=0, examples=1, images=images)
+        return Stream(self._generator, self._params, self.processor, size, compiling)
+
     def _pending_post(self, row: Record | Reject) -> _PendingPost:
         if isinstance(row, Reject):
             return _PendingPost(row.id, row.post.keyphrases if row.post else (), None, row.reason)
@@ -177,7 +235,7 @@ class Predictor:
         predicted, form = merge_outputs(outputs)
         found = Prediction(post.id, list(post.keyphrases), predicted, outputs[0], form, len(first.tokens))
         think = None if first.think is None else float(f"{first.think:.4g}")
-        found = found._replace(think=think, mode=self._mode)
+        found = found._replace(think=think, mode=post.prompt.mode)
         if len(outputs) > 1:
             return found._replace(outputs=tuple(outputs))
         scores = score_phrases(predicted, outputs[0], first.tokens, first.logprobs, self._decode)

@@ -136,3 +136,9 @@ CLEAN = Template(
 
 ZERO_SHOT = Template("", f"{{{IMAGE}}}{user_text('{text}', zero_shot=True)}")
 """The zero-shot prompt of a local model, so that both answer the same question."""
+
+TRAINING = Template("", f"{{{IMAGE}}}{user_text('{text}')}")
+"""The prompt that models are trained with, for a trained model behind an endpoint."""
+
+PROMPTS = {"zero_shot": ZERO_SHOT, "training": TRAINING}
+"""The prompts of `predict --base_url`, by name."""

@@ -1,4 +1,4 @@
-"""Zero-shot predictions of a model behind an endpoint, with a local model's prompt."""
+"""Predictions of a model behind an endpoint, with a local model's prompt."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,20 +13,22 @@ from mmkp_jax.teacher.endpoint import Endpoint
 from mmkp_jax.teacher.progress import AskState
 from mmkp_jax.teacher.questions import Question, QuestionOf, Unaskable, ask_about
 from mmkp_jax.teacher.store import Store
-from mmkp_jax.teacher.templates import ZERO_SHOT
+from mmkp_jax.teacher.templates import ZERO_SHOT, Template
 
 ReadPost = Callable[[int], Record | Reject]
 """Reads a post by its number; called in several threads."""
 
 
-def zero_shot_questions(read: ReadPost, endpoint: Endpoint, image_edge: int) -> QuestionOf:
-    """Returns the function that builds the question about a post, by number."""
+def prediction_questions(
+    read: ReadPost, endpoint: Endpoint, image_edge: int, template: Template = ZERO_SHOT
+) -> QuestionOf:
+    """Returns the function that builds the question about a post, by number, with one of `templates.PROMPTS`."""
 
     def question(number: int) -> Question:
         row = read(number)
         if isinstance(row, Reject):
             raise Unaskable(row.reason)
-        return ask_about(row, ZERO_SHOT, {"text": row.text}, endpoint, image_edge)
+        return ask_about(row, template, {"text": row.text}, endpoint, image_edge)
 
     return question
 

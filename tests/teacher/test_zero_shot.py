@@ -11,6 +11,7 @@ import time
 import pytest
 
 from mmkp_jax.data.posts import Post
+from mmkp_jax.data.prompts import user_text
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.evaluation.files import read_posts, read_predictions
 from mmkp_jax.predict import main
@@ -93,6 +94,16 @@ def test_every_post_gets_a_prediction_in_order(posts, tmp_path, capsys):
     assert "image_url" not in str(sent[1])
     assert read_predictions(out, read_posts(posts)).predictions[1] == ["snow", "winter 1"]  # as `score` reads it
     assert (tmp_path / "p.txt").read_text().splitlines()[1] == "snow;winter 1"
+
+
+def test_the_prompt_of_training_does_not_describe_the_output(posts, tmp_path):
+    asked = {}
+    for prompt in ("training", "zero_shot"):
+        with FakeEndpoint(answer=said_to) as server:
+            assert main(flags(server, posts, tmp_path / f"{prompt}.jsonl", f"--prompt={prompt}")) == 0
+        asked[prompt] = sorted(call.text for call in server.calls)
+    assert asked["training"] == [user_text(f"text {n}") for n in range(COUNT)]
+    assert asked["zero_shot"] == [user_text(f"text {n}", zero_shot=True) for n in range(COUNT)]
 
 
 def test_a_dataset_is_predicted_with_the_posts_that_it_could_not_use(tmp_path, capsys):

@@ -39,9 +39,14 @@ def open_data(runs: Sequence[ReportRun], path: Path | None) -> ReportData | str:
     if path is not None:
         return _open(runs, [path])
     try:
-        return _open(runs, [_folder(each.strip()) for each in runs[0].config["data"].get("path", "").split(",")])
+        return _open(runs, folders_of(runs[0].config["data"].get("path", "")))
     except InputError as error:
         return str(error)
+
+
+def folders_of(paths: str) -> list[Path]:
+    """The datasets that a run's `config.data.path` names; the first one's test split is the run's."""
+    return [_folder(each.strip()) for each in paths.split(",")]
 
 
 def _folder(named: str) -> Path:
