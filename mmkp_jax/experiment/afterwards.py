@@ -46,6 +46,7 @@ def next_commands(workdir: Path, strategy: str, experiment: Sequence[str]) -> li
     compared = shlex.quote(f"{workdir}-and-{other}.html")
     commands = {
         "try it": f"{command_line('predict')} --model={folder} --text='what a goal , river town !' --explain",
+        "on a page": f"{command_line('serve')} --model={folder}",
         f"next to {other}": f"{command_line('main')} {again} --workdir={second}",
         "compare": f"{command_line('report')} {folder} {second} --out={compared}",
         "export it": f"{command_line('export')} --workdir={folder} --out={shlex.quote(f'{workdir}-exported')}",
