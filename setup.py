@@ -63,6 +63,7 @@ EXTRAS_REQUIRE = {
     "wandb": ["wandb>=0.31"],  # trackers, for config.report_to
     "mlflow": ["alembic>=1.20", "mlflow-skinny>=3.17", "sqlalchemy>=2.1"],  # which writes SQLite with the other two
     "trackio": ["trackio>=0.43"],  # asks for an older Pillow than the tested one
+    "docs": ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"],  # builds the site of docs/
     "tpu": ["jax[tpu]"],
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],

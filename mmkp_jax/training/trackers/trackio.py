@@ -40,7 +40,7 @@ class TrackioRun:
 
     def close(self, *, is_complete: bool) -> None:
         with _quiet():
-            self._run.finish()
+            self._trackio.finish()
 
 
 def _quiet() -> contextlib.AbstractContextManager:
