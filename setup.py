@@ -64,6 +64,7 @@ EXTRAS_REQUIRE = {
     "mlflow": ["alembic>=1.20", "mlflow-skinny>=3.17", "sqlalchemy>=2.1"],  # which writes SQLite with the other two
     "trackio": ["trackio>=0.43"],  # asks for an older Pillow than the tested one
     "docs": ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"],  # builds the site of docs/
+    "notebook": ["ipykernel>=7", "nbclient>=0.11"],  # runs docs/pocket.ipynb
     "tpu": ["jax[tpu]"],
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],

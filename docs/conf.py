@@ -7,6 +7,7 @@ Furo takes the system's fonts, and the pages load nothing from elsewhere.
 import re
 
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
 
 from mmkp_jax import __version__
 
@@ -18,7 +19,7 @@ root_doc = "docs/index"
 include_patterns = ["README.md", "benchmarks/README.md", "docs/**"]
 exclude_patterns = [".*", "build", "configs", "dist", "launch", "mmkp_jax", "requirements", "runs", "tests", "venv"]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 4
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
@@ -38,12 +39,10 @@ ITEM = re.compile(r"(?:\d+\.|-) ")
 
 
 def as_restructured_text(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
-    """Rewrites a docstring, which is Markdown, in place: code, lists that follow a paragraph, and indented blocks."""
+    """Rewrites a docstring, which is Markdown, in place: code, lists, indented blocks, sections."""
     text = CODE.sub(lambda code: f"``{code[1]}``" + "\\ " * bool(code[2]), "\n".join(lines))
     text = re.sub(r"^(\S.*)\n\n(?=    \S)", r"\1\n\n::\n\n", text, flags=re.MULTILINE)
-    lines[:] = [""] * (
-        what in ("attribute", "data", "property")
-    )  # else Napoleon takes what is before a colon for a type
+    lines.clear()
     indent = 0  # of what belongs to the last item of a list
     for line in text.split("\n"):
         if item := ITEM.match(line):
@@ -52,8 +51,10 @@ def as_restructured_text(app: Sphinx, what: str, name: str, value: object, optio
         elif not line:
             indent = 0
         lines.append(" " * (indent if line[:1].strip() and not item else 0) + line)
+    if what not in ("attribute", "data", "property"):  # of which Napoleon takes what is before a colon for a type
+        lines[:] = GoogleDocstring(list(lines), Config(), app, what, name, value, options).lines()
 
 
 def setup(app: Sphinx) -> None:
-    """Has docstrings rewritten before Napoleon reads their sections."""
-    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)
+    """Has docstrings rewritten."""
+    app.connect("autodoc-process-docstring", as_restructured_text)
