@@ -64,6 +64,11 @@ EXTRAS_REQUIRE = {
     "beam": ["apache-beam>=2.77"],  # prepares sets that are too large for one machine
     # Attention kernels for NVIDIA GPUs. Its first release for JAX 0.11 is also its first without Python 3.11.
     "tokamax": ["tokamax>=0.0.12; python_version < '3.12'", "tokamax>=0.0.17; python_version >= '3.12'"],
+    "wandb": ["wandb>=0.31"],  # trackers, for config.report_to
+    "mlflow": ["alembic>=1.20", "mlflow-skinny>=3.17", "sqlalchemy>=2.1"],  # which writes SQLite with the other two
+    "trackio": ["trackio>=0.43"],  # asks for an older Pillow than the tested one
+    "docs": ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"],  # builds the site of docs/
+    "notebook": ["ipykernel>=7", "nbclient>=0.11"],  # runs docs/pocket.ipynb
     "tpu": ["jax[tpu]"],
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],

@@ -21,6 +21,7 @@ from mmkp_jax.runtime.interrupts import INTERRUPTED, while_loading
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.runtime.meeting import JOIN_SECONDS
 from mmkp_jax.runtime.program import command_line
+from mmkp_jax.training.trackers.installed import check_installed
 
 
 def parser() -> Parser:
@@ -72,6 +73,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         flags.error(f"--join_seconds={parsed.join_seconds:g} is not a number of seconds above 0")
     profiled = _steps(parsed.profile_steps, flags)
     config = read_config(parsed.config, overrides, known.fields())
+    check_installed(config.report_to)
     name = Path(parsed.config.partition(":")[0]).stem
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     return _run_checked(parsed, config, workdir, profiled, [f"--config={parsed.config}", *overrides])

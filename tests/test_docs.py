@@ -73,6 +73,8 @@ def check(words: list[str]) -> None:
             assert importlib.util.find_spec(module) and (ROOT / file).exists()
         case ["python", "-m", module, *flags] if module.startswith("mmkp_jax."):
             check_flags(module.removeprefix("mmkp_jax."), flags)
+        case ["python", "-m", "sphinx", *flags]:
+            assert "-W" in flags and (ROOT / flags[flags.index("-c") + 1] / "conf.py").exists()
         case ["python", "-m", module]:
             assert importlib.util.find_spec(module)
         case ["mmkp", command, *flags]:

@@ -24,6 +24,7 @@ from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.models.compilation_cache import keep_compiled
 from mmkp_jax.models.definition import Definition, Params
 from mmkp_jax.pages.report.page import write_report
+from mmkp_jax.runtime.atomic import write_text
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.field_checks import check_settings
 from mmkp_jax.runtime.hosts import (
@@ -38,6 +39,7 @@ from mmkp_jax.training.contents import contents_of, same_content, write_contents
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.loop import Stopped, train
 from mmkp_jax.training.setup import dtype_of, plan_training, plan_untrained
+from mmkp_jax.training.trackers.reporting import Trackers
 from mmkp_jax.training.watchdog import Watchdog
 from mmkp_jax.training.workdir import check_claim, claim, revision, write_environment, write_left_out
 
@@ -67,8 +69,9 @@ def run_experiment(
             what = "this run has finished, and nothing is done; to train on, give more steps and --extend"
             print(for_terminal(f"{workdir}: {what}"), _report_of(workdir), sep="\n")
         return
-    with Watchdog(workdir, config.hang_seconds, jax.process_index()) as watchdog:
-        _run_watched(config, given, workdir, lock, watchdog, extend, profiled)
+    watched = Watchdog(workdir, config.hang_seconds, jax.process_index())
+    with watched as watchdog, Trackers(config.report_to, workdir) as trackers:
+        _run_watched(config, given, workdir, lock, watchdog, trackers, extend, profiled)
 
 
 def _run_watched(
@@ -77,6 +80,7 @@ def _run_watched(
     workdir: Path,
     lock: Lock,
     watchdog: Watchdog,
+    trackers: Trackers,
     extend: bool,
     profiled: range,
 ) -> None:
@@ -108,6 +112,7 @@ def _run_watched(
         definition, structs = plan_untrained(config, folder, where)
         check_tensors(folder, structs)
         _claim(config, workdir, extend, folder, lock)
+        on_writer(lambda: trackers.start(config.to_dict()))
         print(lines_without_effect(config, 0), end="")
         params = load_params(folder, structs)
         step = 0
@@ -122,12 +127,15 @@ def _run_watched(
         check_agreement({"dataset": training.feed.records.fingerprint})
         _claim(config, workdir, extend, folder, lock)
         on_writer(lambda: (record_base(workdir, folder), write_left_out(workdir, training.left_out)))
+        on_writer(lambda: trackers.start(config.to_dict()))
         print(training_summary(training))
         validate = (lambda params: evaluation.validate(predictor_of(params, definition))) if config.eval_every else None
-        step, params = train(config, plan, folder, training, workdir, validate, export, watchdog, profiled)
+        step, params = train(config, plan, folder, training, workdir, validate, export, watchdog, trackers, profiled)
     signal.signal(signal.SIGTERM, raise_stopped)  # everything is saved, and the loop no longer checks for signals
     tested = evaluation.test(predictor_of(params, definition), workdir, step)
+    on_writer(lambda: write_text(workdir / "results.txt", tested))
     on_writer(lambda: write_report([workdir], workdir / "report.html"))
+    on_writer(lambda: trackers.summarise(step))
     if config.strategy != "zeroshot" and config.eval_every:  # after the test, whose scores its card reports
         export(step, params)
     if is_writer():  # after all files are written: a terminal that closes cannot interrupt them

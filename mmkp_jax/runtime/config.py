@@ -174,7 +174,7 @@ def _parsed(field: Field, text: str) -> Any:
         return BOOLEANS.get(text.lower(), text)
     if None in field.choices and text == "None":
         return None
-    if isinstance(field.default, str) or field.choices:
+    if isinstance(field.default, str) or (field.choices and not isinstance(field.default, tuple)):
         return text
     try:
         if isinstance(field.default, tuple):
@@ -185,11 +185,11 @@ def _parsed(field: Field, text: str) -> Any:
 
 
 def _texts(text: str) -> tuple[Any, ...]:
-    """A tuple in Python's syntax; anything else becomes its only member."""
+    """A tuple in Python's syntax, or words with commas between them; anything else becomes its only member."""
     try:
         value = ast.literal_eval(text)
     except ValueError:  # not a literal: a plain word
-        value = text
+        value = tuple(each.strip() for each in text.split(","))
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 

@@ -97,6 +97,11 @@ def fault_of(field: Field, name: str, value: Any) -> Fault | None:
             what, hint = f"unknown key {key!r}{nearest(key, field.keys)}", f"give {' or '.join(field.keys)}"
             return Fault(name, value, what, expected, hint)
         default, expected = 0, field.expected.replace("mapping of names to whole numbers", "whole number")
+    if field.choices and isinstance(default, tuple):
+        if not _is_of_type(value, default):
+            return Fault(name, value, f"{_shown(value)} is not a list of texts", expected)
+        found = [fault_of(field._replace(default=""), name, each) for each in value]
+        return next(filter(None, found), None)
     if field.choices:
         if value is None or isinstance(value, str):
             if value in field.choices:

@@ -44,6 +44,7 @@ class Field(NamedTuple):
     below: float = math.inf
     """Exclusive bound; `low` and `high` are inclusive."""
     choices: tuple[str | None, ...] = ()
+    """Valid values; of a list, its valid members."""
     source: str = ""
     """`PAPER`, `OURS`, or empty where it does not affect the numbers."""
     resume: str = SAME
@@ -56,6 +57,8 @@ class Field(NamedTuple):
     @property
     def expected(self) -> str:
         """Description of valid values."""
+        if self.choices and isinstance(self.default, tuple):
+            return f"a list of any of {', '.join(map(str, self.choices))}"
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         if isinstance(self.default, bool):

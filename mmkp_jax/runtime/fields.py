@@ -184,6 +184,13 @@ EVALUATION = (
 
 KEEPING = (
     Field("log_every", 10, "steps between updates of the progress line", low=1, resume=MAY_DIFFER),
+    Field(
+        *("report_to", ()),
+        "experiment trackers that get the metrics too, next to TensorBoard; each is an extra to install",
+        choices=("wandb", "mlflow", "trackio"),
+        resume=MAY_DIFFER,
+        before=(),
+    ),
     Field("checkpoint_every", 500, "steps between checkpoints", low=1, resume=MAY_DIFFER),
     Field("keep_checkpoints", 2, "number of latest checkpoints kept", low=1, resume=MAY_DIFFER),
     Field("keep_hours", 0.0, "hours between checkpoints that are kept for good; 0 for none", low=0, resume=MAY_DIFFER),

@@ -34,6 +34,7 @@ from mmkp_jax.training.metrics import Meter
 from mmkp_jax.training.profiler import Profiler
 from mmkp_jax.training.setup import Plan, load_frozen, load_state
 from mmkp_jax.training.step import State
+from mmkp_jax.training.trackers.reporting import Trackers
 from mmkp_jax.training.watchdog import Watchdog
 
 
@@ -66,6 +67,7 @@ def train(
     validate: Validate | None,
     export: Export,
     watchdog: Watchdog,
+    trackers: Trackers,
     profiled: range = range(0),
 ) -> tuple[int, Params]:
     """Trains to the end, from the start or from the work directory's last checkpoint.
@@ -74,6 +76,7 @@ def train(
         validate: called every `config.eval_every` steps and at the end; None where that is 0.
         export: called at every `config.export_every`-th evaluation; never where that is 0.
         watchdog: ends the process when a step hangs.
+        trackers: are sent the metrics.
         profiled: steps to trace, into `workdir/profile`.
 
     Returns:
@@ -100,7 +103,7 @@ def train(
         training = training._replace(feed=loading)
         row_AB = planned_rows(plan.mesh, config.accumulation_steps, config.global_batch_size)
         peak = peak_flops(jax.local_devices(), config.compute_dtype)
-        meter = stack.enter_context(Meter(config, training, workdir, step, row_AB, peak))
+        meter = stack.enter_context(Meter(config, training, workdir, step, row_AB, peak, trackers))
         profile = workdir / "profile" / f"host-{jax.process_index()}"  # one folder per process, also on one machine
         profiler = stack.enter_context(Profiler(profile, profiled))
         feed = stack.enter_context(contextlib.closing(_feed(config, training, step)))

@@ -19,6 +19,7 @@ from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.optimizer import learning_rate
 from mmkp_jax.training.post_losses import PostLosses
 from mmkp_jax.training.step import Metrics, Outcomes
+from mmkp_jax.training.trackers.reporting import Trackers
 from mmkp_jax.training.watchdog import SkippedSteps
 from mmkp_jax.training.workdir import MetricsLog
 
@@ -145,6 +146,7 @@ class Meter(contextlib.AbstractContextManager):
         step: the step that the run resumes from.
         row_AB: for each row of the step's batch, the index of its planned row (int64).
         peak: FLOP/s of this host's devices, or None where that is not known, and so MFU neither.
+        trackers: where the metrics are sent to as well.
     """
 
     def __init__(
@@ -155,9 +157,10 @@ class Meter(contextlib.AbstractContextManager):
         step: int,
         row_AB: np.ndarray,
         peak: float | None,
+        trackers: Trackers,
     ):
         self._writes = is_writer()
-        self._log = MetricsLog(workdir, step) if self._writes else None
+        self._log = MetricsLog(workdir, step, trackers) if self._writes else None
         self._losses = PostLosses(workdir, training.plans, training.has_cot_N, steps=training.steps, step=step)
         self._skipped = SkippedSteps(workdir, most=config.max_nonfinite, step=step)
         self._records, self._place_R = training.feed.records, np.argsort(row_AB, axis=None)

@@ -24,6 +24,7 @@ from mmkp_jax.runtime.limits import LINE
 from mmkp_jax.runtime.lines import lines_of
 from mmkp_jax.runtime.old_configs import upgrade
 from mmkp_jax.training.contents import CONTENT_FIELDS
+from mmkp_jax.training.trackers.reporting import Trackers
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy", "pillow")
 
@@ -153,12 +154,14 @@ def truncate_log(file: Path, step: int) -> None:
 
 
 class MetricsLog:
-    """`metrics.jsonl` and TensorBoard events, both truncated to `step` when a run resumes there."""
+    """`metrics.jsonl` and TensorBoard events, both truncated to `step` when a run resumes there; and trackers."""
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, trackers: Trackers):
         self._file = workdir / "metrics.jsonl"
         truncate_log(self._file, step)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._trackers = trackers
+        trackers.catch_up()
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Writes one line, and one point of each curve; None is null in the file."""
@@ -168,6 +171,7 @@ class MetricsLog:
         for name, value in metrics.items():
             if value is not None:
                 self._events.add_scalar(name, value, step)
+        self._trackers.log(step, metrics)
 
     def close(self) -> None:
         """Flushes and closes the TensorBoard events."""

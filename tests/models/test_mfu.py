@@ -12,6 +12,7 @@ from mmkp_jax.data.plan import plan_epoch
 from mmkp_jax.models.mfu import needed_flops, peak_flops
 from mmkp_jax.training.metrics import Meter
 from mmkp_jax.training.step import Outcomes
+from mmkp_jax.training.trackers.reporting import Trackers
 from tests.planning.test_flops import DEFINITION, FOREST, FROZEN, by_hand
 from tests.support.trees import row_of
 
@@ -40,7 +41,8 @@ def test_mfu_is_a_steps_work_over_its_seconds_and_the_peak(tmp_path, peak):
     settings = dict(max_nonfinite=0, learning_rate=1e-3, warmup_steps=0, log_every=1)
     loss_ABS = jnp.zeros((1, 1, 1))
     names = ["loss", "loss_sft", "loss_cot", "cot_share", "gamma", "grad_norm", "posts", "tokens", "skipped"]
-    with Meter(SimpleNamespace(**settings), training, tmp_path, 0, np.zeros((1, 1), np.int64), peak) as meter:
+    settings, row_AB, trackers = SimpleNamespace(**settings), np.zeros((1, 1), np.int64), Trackers((), tmp_path)
+    with Meter(settings, training, tmp_path, 0, row_AB, peak, trackers) as meter:
         for step in range(1, 4):
             metrics = dict.fromkeys(names, jnp.float32(0))
             meter.add(step, metrics, Outcomes(*[loss_ABS] * len(Outcomes._fields)), flops=3e9)
