@@ -24,7 +24,18 @@ from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.errors import AGAIN, LOST
 from mmkp_jax.runtime.lock import BEAT, LOCK, Lock, this_process
-from tests.support.small_pocket import ROOT, SIZES, UNFED, command, environment, metrics, run, run_here, small_pocket
+from tests.support.small_pocket import (
+    ROOT,
+    SIZES,
+    UNFED,
+    command,
+    environment,
+    metrics,
+    run,
+    run_here,
+    small_pocket,
+    unfinished,
+)
 
 COMPUTED = ("loss", "loss_sft", "loss_cot", "cot_share", "gamma", "grad_norm", "learning_rate", "posts", "tokens")
 
@@ -370,7 +381,7 @@ def test_weights_of_another_model_are_refused_before_the_work_directory_is_creat
 
 
 def test_a_second_run_on_a_work_directory_is_refused_and_the_first_unharmed(pocket, unbroken, tmp_path):
-    workdir = shutil.copytree(unbroken[0], tmp_path / "run")
+    workdir = unfinished(unbroken[0], tmp_path / "run")
     with Lock(workdir, 120) as lock:
         lock.acquire()
         before = {file: file.read_bytes() for file in workdir.rglob("*") if file.is_file() and file.name != BEAT}
@@ -383,7 +394,7 @@ def test_a_second_run_on_a_work_directory_is_refused_and_the_first_unharmed(pock
 
 def test_a_run_that_another_host_writes_ends_with_75(pocket, unbroken, tmp_path):
     """A takeover would need fifteen seconds without a heartbeat."""
-    workdir = shutil.copytree(unbroken[0], tmp_path / "run")
+    workdir = unfinished(unbroken[0], tmp_path / "run")
     owner = this_process()._replace(host="another", name="node-7", pid=12)
     (workdir / LOCK).write_text(json.dumps(owner._asdict()))
     done = run_here(pocket, f"--workdir={workdir}", "--config.ablations=True", "--lock_seconds=0.5")
@@ -426,8 +437,7 @@ def test_a_run_killed_at_random_moments_equals_an_unbroken_one(pocket, unbroken,
 
 
 def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_restored(pocket, unbroken, tmp_path):
-    workdir = tmp_path / "damaged"
-    shutil.copytree(unbroken[0], workdir)
+    workdir = unfinished(unbroken[0], tmp_path / "damaged")
     for file in (workdir / "checkpoints/12/state").rglob("*"):
         if file.is_file() and file.stat().st_size > 100_000:
             file.write_bytes(file.read_bytes()[:50_000])

@@ -199,8 +199,9 @@ class Generator:
         pages = self._pages(slots, size.tokens)
         fewer = max(pages.count, pages.before_last)
         pages.grow(pages.most)
+        keys = self._keys(size)  # of one row, which a mesh would not divide
         with jax.set_mesh(self._mesh):
-            room = pages.width, slots, self._keys(size)
+            room = pages.width, slots, keys
             cache = _result_structs(self._empty.lower(pages.in_all, *room))
             weights = _result_structs(self._weights.lower(params))
             free = Table([], slots, self._answer_tokens, frozenset()).slots

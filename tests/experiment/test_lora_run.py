@@ -25,7 +25,7 @@ from mmkp_jax.training.setup import load_frozen, load_state, plan_training
 from tests.support.lora import with_adapters
 from tests.support.needs_torch import needs_torch
 from tests.support.run_on_disk import write_run
-from tests.support.small_pocket import metrics, run_here, small_pocket
+from tests.support.small_pocket import metrics, run_here, small_pocket, unfinished
 
 NOT_IN_VLLM = "vLLM cannot serve this adapter: it holds the whole projector (modules_to_save); export without --adapter"
 
@@ -125,7 +125,7 @@ def test_a_run_with_lora_and_dropout_resumes_bit_by_bit(pocket, finished, adapte
     The adapter that it started from is in another folder now; one of other content is another run.
     """
     workdir, _ = finished
-    again = shutil.copytree(workdir, tmp_path / "again")
+    again = unfinished(workdir, tmp_path / "again")
     shutil.rmtree(again / "checkpoints" / str(STEPS))
     refused = train(pocket, again)
     assert refused.returncode == 2 and "lora_adapter" in refused.stderr and len(refused.stderr.splitlines()) == 1
@@ -173,7 +173,7 @@ def test_a_checkpoint_of_an_earlier_version_that_holds_frozen_weights_is_read_ba
     Then also when the base has changed, whose number is not read.
     """
     workdir, _ = finished
-    config, old = run_config(workdir), shutil.copytree(workdir, tmp_path / "old")
+    config, old = run_config(workdir), unfinished(workdir, tmp_path / "old")
     folder = open_folder(config.model.path)
     plan = plan_training(config, folder.config)
     with Checkpoints(old / "checkpoints") as checkpoints:
@@ -248,7 +248,7 @@ def test_a_run_whose_base_has_another_number_is_neither_resumed_nor_exported(
     pocket, finished, adapter, tmp_path, capsys
 ):
     workdir, _ = finished
-    again = shutil.copytree(workdir, tmp_path / "again")
+    again = unfinished(workdir, tmp_path / "again")
     shutil.rmtree(again / "checkpoints" / str(STEPS))
     what = "weights that did not train are not those that the run started from: decoder.layers.mlp.up.weight"
     line = f"{pocket / 'model'}: {what}; restore the base model of the run"
@@ -266,7 +266,7 @@ def test_a_run_in_4_bits_resumes_and_its_exports_say_so(pocket, tmp_path, capsys
     flags = ("--config.lora_projector=full", "--config.eval_every=2", "--config.export_every=1")
     done = train(pocket, tmp_path / "run", *flags, tune="qlora")
     assert done.returncode == 0, done.stderr[-3000:]
-    again = shutil.copytree(tmp_path / "run", tmp_path / "again")
+    again = unfinished(tmp_path / "run", tmp_path / "again")
     shutil.rmtree(again / "checkpoints" / str(STEPS))
     done = train(pocket, again, *flags, tune="qlora")
     assert done.returncode == 0 and f"resuming from step 2 of {STEPS}" in done.stdout, done.stderr[-3000:]

@@ -8,8 +8,10 @@ import jax
 import pytest
 
 import mmkp_jax.inference.predictor as predicting
+from mmkp_jax.data.forest import RowSize
 from mmkp_jax.data.posts import Post, Reject
 from mmkp_jax.decoding.generate import Completion
+from mmkp_jax.decoding.prompts import Prompt
 from mmkp_jax.decoding.sampling import Sampling
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.predictions import PhraseScores, Prediction, prediction_of, write_predictions
@@ -98,7 +100,7 @@ def test_keyphrases_of_more_samples_come_first(predictor, folder):
     encode = predictor._tokenizer.encode
     texts = [encode(text) for text in ("b; a", "c; a; a", "<think>x</think><answer>c; a</answer>")]
     drawn = [Completion(0, number, tokens, [-1.0] * len(tokens)) for number, tokens in enumerate(texts)]
-    merged = several._prediction(predicting._PendingPost("x", (), None), drawn)
+    merged = several._prediction(predicting._PendingPost("x", (), Prompt("x", RowSize(2, 0, 0), 0, 0)), drawn)
     assert merged.predicted == ["a", "c", "b"] and (merged.form, merged.tokens) == ("direct", len(texts[0]))
     assert merged.scores is prediction.scores is None  # several samples have several log-probabilities
 
@@ -106,7 +108,9 @@ def test_keyphrases_of_more_samples_come_first(predictor, folder):
 def test_keyphrases_have_the_log_probabilities_of_their_tokens(predictor):
     tokens = predictor._tokenizer.encode("<think>x</think><answer>b c; z</answer>", add_special_tokens=False)
     logprobs = [-0.25 * (number + 1) for number in range(len(tokens))]
-    found = predictor._prediction(predicting._PendingPost("x", (), None), [Completion(0, 0, tokens, logprobs)])
+    found = predictor._prediction(
+        predicting._PendingPost("x", (), Prompt("x", RowSize(2, 0, 0), 0, 0)), [Completion(0, 0, tokens, logprobs)]
+    )
     decode = predictor._tokenizer.decode
     b, c, z = (next(n for n, token in enumerate(tokens) if decode([token]).strip() == each) for each in "bcz")
     own = [logprobs[b : c + 1], logprobs[z : z + 1]]

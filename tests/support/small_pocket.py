@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
+from mmkp_jax.experiment.afterwards import FINISHED
 from mmkp_jax.pocket.make import make_pocket
 from tests.support.devices import fake_devices
 from tests.support.paths import ONCE, ROOT
@@ -132,3 +133,8 @@ def run_here(pocket: Path, *flags: str, **options: Any) -> Done:
 def metrics(workdir: Path) -> list[dict]:
     """The lines of a run's metrics file."""
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def unfinished(workdir: Path, folder: Path) -> Path:
+    """A copy of a run in `folder`, as if it had been killed right before its end."""
+    return shutil.copytree(workdir, folder, ignore=shutil.ignore_patterns(FINISHED))
