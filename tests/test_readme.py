@@ -9,9 +9,9 @@ CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
 def block_of(title: str) -> list[str]:
-    """The lines of the one block of commands in a section."""
+    """The lines of the first block of commands in a section."""
     section = README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    (block,) = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    block, *_ = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
     return block.splitlines()
 
 

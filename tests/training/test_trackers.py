@@ -136,6 +136,7 @@ def test_a_tracker_that_fails_costs_one_line_and_the_next_start_sends_what_it_la
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("recorder is left out from here on (OSError: the disk is full); the run continues")
     assert [step for step, _ in recorder.steps] == [1, 2] and recorder.closed == []
+    assert trackers.lost == {"recorder"}  # so that the run does not count as finished
     recorder.fails = False
     report(tmp_path, "recorder", 4, range(5, 7))
     assert [(step, values["loss"]) for step, values in recorder.steps] == [
