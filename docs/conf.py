@@ -16,7 +16,7 @@ author = "The mmkp_jax authors"
 copyright = "the mmkp_jax authors, Apache-2.0"
 version = release = __version__
 root_doc = "docs/index"
-include_patterns = ["README.md", "benchmarks/README.md", "docs/**"]
+include_patterns = ["README.md", "benchmarks/README.md", "docs/*"]
 exclude_patterns = [".*", "build", "configs", "dist", "launch", "mmkp_jax", "requirements", "runs", "tests", "venv"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
@@ -27,9 +27,11 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 
+html_static_path = ["_static"]
 html_theme = "furo"
 html_title = f"mmkp_jax {version}"
 html_copy_source = False
+html_css_files = ["site.css"]
 html_show_sphinx = False
 pygments_style, pygments_dark_style = "friendly", "monokai"
 

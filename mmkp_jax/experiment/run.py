@@ -139,7 +139,8 @@ def _run_watched(
     if config.strategy != "zeroshot" and config.eval_every:  # after the test, whose scores its card reports
         export(step, params)
     if is_writer():  # after all files are written: a terminal that closes cannot interrupt them
-        finish(workdir, given)
+        if not trackers.lost:  # else its next start sends them what they lack
+            finish(workdir, given)
         print(tested, _report_of(workdir), sep="\n\n")
 
 

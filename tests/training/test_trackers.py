@@ -14,6 +14,7 @@ from mmkp_jax.runtime.fields import field_named
 from mmkp_jax.training.trackers import installed
 from mmkp_jax.training.trackers.reporting import Sent, Trackers
 from mmkp_jax.training.workdir import MetricsLog
+from tests.support.small_pocket import run_here, small_pocket
 from tests.support.tracked import READ
 
 CONFIG = {"strategy": "dyncot", "row": {"tokens": 2048}, "freeze": ("tower",)}
@@ -74,6 +75,25 @@ def test_a_run_that_was_killed_and_resumed_is_one_run_with_each_step_once(tmp_pa
     assert "is left out" not in capsys.readouterr().err
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", READ)
+def test_the_main_command_reports_a_run_and_its_continuation(tmp_path, no_network, name):
+    if find_spec(name) is None:
+        pytest.skip(f"{name} is not installed: pip install -e '.[{name}]'")
+    pocket, workdir = small_pocket(tmp_path), tmp_path / "run"
+    for flags in (["--config.total_steps=2"], ["--config.total_steps=4", "--extend"]):
+        done = run_here(pocket, f"--workdir={workdir}", f"--config.report_to={name}", *flags)
+        assert done.returncode == 0 and "is left out" not in done.stderr, done.stderr
+    found = READ[name](workdir / "trackers" / name, (workdir / f"trackers/{name}.txt").read_text().split()[0])
+    losses = [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    points = {point: count for point, count in found.points.items() if point[0] == "loss"}
+    assert points == {("loss", step, loss): 1 for step, loss in enumerate(losses, start=1)}
+    results = json.loads((workdir / "results.json").read_text())
+    assert found.summary["test/all/f1@1"] == results["all"]["f1@1"]
+    files = {"config.json", "environment.json", "results.json", "results.txt", "report.html"}
+    assert files <= found.artifacts
+
+
 class Recorder:
     """A tracker in memory, which can fail."""
 
@@ -116,6 +136,7 @@ def test_a_tracker_that_fails_costs_one_line_and_the_next_start_sends_what_it_la
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("recorder is left out from here on (OSError: the disk is full); the run continues")
     assert [step for step, _ in recorder.steps] == [1, 2] and recorder.closed == []
+    assert trackers.lost == {"recorder"}  # so that the run does not count as finished
     recorder.fails = False
     report(tmp_path, "recorder", 4, range(5, 7))
     assert [(step, values["loss"]) for step, values in recorder.steps] == [

@@ -43,6 +43,8 @@ class Trackers(contextlib.AbstractContextManager):
         self._names, self._workdir = tuple(dict.fromkeys(names)), workdir
         self._sent: dict[str, Sent] = {}
         self._adapters: dict[str, Adapter] = {}
+        self.lost: set[str] = set()
+        """Trackers that were left out since the start."""
         self._is_complete = False
 
     def start(self, config: Mapping[str, Any]) -> None:
@@ -102,6 +104,7 @@ class Trackers(contextlib.AbstractContextManager):
             return True
         except Exception as error:  # a tracker's code may raise anything, and the run is worth more than its curves
             self._adapters.pop(name, None)
+            self.lost.add(name)
             reason = for_terminal(" ".join(f"{type(error).__name__}: {error}".split())[:300])
             tqdm.write(
                 f"{name} is left out from here on ({reason}); the run continues, metrics.jsonl has everything, and its "
