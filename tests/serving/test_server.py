@@ -208,7 +208,7 @@ def test_memory_is_flat(server):
             "/v1/chat/completions",
             {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 99},
             400,
-            "max_tokens is 99, more than the 12 of this server",
+            "max_tokens is 99, more than the 12 that there is room for",
         ),
         (
             "/v1/chat/completions",
