@@ -87,7 +87,8 @@ def read_trackio(folder: Path, run: str) -> Tracked:
         for name, value in line.items()
         if name not in ("step", "timestamp")
     )
-    query = "SELECT manifest FROM artifact_versions JOIN artifacts ON artifacts.id = artifact_id WHERE name = ? ORDER BY version"
+    joined = "artifact_versions JOIN artifacts ON artifacts.id = artifact_id"
+    query = f"SELECT manifest FROM {joined} WHERE name = ? ORDER BY version"
     with sqlite3.connect(SQLiteStorage.get_project_db_path("mmkp_jax")) as database:
         *_, (manifest,) = database.execute(query, [f"results-{run}"]).fetchall()
     artifacts = {Path(each["path"]).name for each in json.loads(manifest)}
