@@ -26,8 +26,8 @@ class Posts(NamedTuple):
     """A dataset's splits."""
 
     splits: Mapping[str, Split]
-    rejected: Mapping[str, int]
-    """How many posts of each split could not be prepared."""
+    rejected: Mapping[str, list[str]]
+    """Ids of the posts of each split that could not be prepared."""
 
 
 def open_posts(config: ConfigDict) -> Posts:
@@ -40,7 +40,8 @@ def open_posts(config: ConfigDict) -> Posts:
     if not path:
         raise InputError("it is empty", "config.data.path", "give a prepared dataset")
     names = split_names(path)
-    posts = Posts({each: open_split(path, each) for each in names}, {n: len(rejected_posts(path, n)) for n in names})
+    rejected = {name: [post.id for post in rejected_posts(path, name)] for name in names}
+    posts = Posts({name: open_split(path, name) for name in names}, rejected)
     if not len(open_split(path, TRAIN)):
         raise InputError("its train split has no posts", path, "give another dataset")
     return posts
@@ -66,7 +67,7 @@ def sidecars_of(config: ConfigDict, posts: Posts | None) -> Sidecars:
     sidecars = Sidecars(ocr, attributes, regions)
     if posts and (ocr or attributes):
         ids = {name: [record.id for record in each_of(split)] for name, split in posts.splits.items()}
-        sidecars.check(ids, {name: len(ids[name]) + posts.rejected[name] for name in ids})
+        sidecars.check({name: [*each, *posts.rejected[name]] for name, each in ids.items()})
     return sidecars
 
 

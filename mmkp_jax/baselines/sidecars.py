@@ -55,20 +55,19 @@ class WordLines:
         if SPLIT not in named:
             raise InputError(f"the name of these files has no {SPLIT}", f"config.{field}", f"give FOLDER/{SPLIT}_….txt")
 
-    def check(self, split: str, ids: Sequence[str], posts: int) -> None:
-        """Checks that each post has a line, and each line a post.
+    def check(self, split: str, ids: Sequence[str]) -> None:
+        """Checks that each post has a line; and each line a post, where the posts are a whole file's.
 
         Args:
-            posts: how many lines the split's file of posts has, where all of `ids` are lines of it.
+            ids: those of all posts of a split, rejected ones included.
 
         Raises:
             InputError: they differ.
         """
         for each in ids:
             self._find(each, needed=True)
-        lines = len(self._of(split)) if self._file(split).is_file() else None
-        if lines is not None and lines != posts and all(each.startswith(f"{split}-") for each in ids):
-            what = f"it has {lines:,} lines, and the split {split} has {posts:,} posts"
+        if set(ids) == {f"{split}-{number}" for number in range(1, len(ids) + 1)} and len(self._of(split)) != len(ids):
+            what = f"it has {len(self._of(split)):,} lines, and the split {split} has {len(ids):,} posts"
             raise InputError(
                 what, str(self._file(split)), f"give the file of the posts' release (config.{self._field})"
             )
@@ -140,11 +139,11 @@ class Sidecars:
     attributes: WordLines | None = None
     regions: Regions | None = None
 
-    def check(self, ids: Mapping[str, Sequence[str]], posts: Mapping[str, int]) -> None:
-        """Checks the lines against the splits' ids and numbers of posts; raises as `WordLines.check`."""
+    def check(self, ids: Mapping[str, Sequence[str]]) -> None:
+        """Checks the lines against the ids of the splits' posts; raises as `WordLines.check`."""
         for lines in filter(None, (self.ocr, self.attributes)):
             for split in ids:
-                lines.check(split, ids[split], posts[split])
+                lines.check(split, ids[split])
 
 
 def _mapped(file: Path) -> np.ndarray:
