@@ -9,8 +9,9 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmkp_jax/__init__.py").read_text(encoding="utf-8"))[1]
 
 # A wheel carries the experiments of configs/ as mmkp_jax.configs.
-PACKAGES = [*find_packages(include=["mmkp_jax", "mmkp_jax.*"], exclude=["mmkp_jax.configs"]), "mmkp_jax.configs"]
-PACKAGE_DIR = {"mmkp_jax.configs": "configs"}
+CONFIGS = ("mmkp_jax.configs", "mmkp_jax.configs.baselines")
+PACKAGES = [*find_packages(include=["mmkp_jax", "mmkp_jax.*"], exclude=["mmkp_jax.configs"]), *CONFIGS]
+PACKAGE_DIR = {"mmkp_jax.configs": "configs", "mmkp_jax.configs.baselines": "configs/baselines"}
 
 # Lower bounds only; requirements/tested.txt pins the releases tested together.
 INSTALL_REQUIRES = [

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from mmkp_jax.errors import AGAIN, BusyError, InputError
 from mmkp_jax.families import known
+from mmkp_jax.runtime.baseline_fields import TASKS
 from mmkp_jax.runtime.cli import Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.runtime.escape import for_terminal
@@ -72,8 +73,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     if not 0 < parsed.join_seconds < float("inf"):
         flags.error(f"--join_seconds={parsed.join_seconds:g} is not a number of seconds above 0")
     profiled = _steps(parsed.profile_steps, flags)
-    config = read_config(parsed.config, overrides, known.fields())
-    check_installed(config.report_to)
+    config = read_config(parsed.config, overrides, known.fields(), tasks=TASKS)
+    check_installed(config.get("report_to", ()))
     name = Path(parsed.config.partition(":")[0]).stem
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     return _run_checked(parsed, config, workdir, profiled, [f"--config={parsed.config}", *overrides])
@@ -89,6 +90,7 @@ def _run_checked(
     """
     with while_loading():  # takes seconds, which a mistake in the flags does not cost
         from mmkp_jax.experiment.afterwards import next_commands
+        from mmkp_jax.experiment.baseline import run_baseline
         from mmkp_jax.experiment.run import raise_stopped, run_experiment
         from mmkp_jax.runtime.hosts import ending_together, is_multi_host, is_writer, join
         from mmkp_jax.runtime.maintenance import watch_maintenance
@@ -103,6 +105,9 @@ def _run_checked(
             what = "several hosts need the same --workdir"
             raise InputError(what, command_line("main"), "give a folder that all of them share")
         try:
+            if config.task == "baseline":
+                run_baseline(config, workdir, lock, extend=flags.extend)
+                return 0
             run_experiment(config, workdir, lock, extend=flags.extend, profiled=profiled)
             if is_writer():
                 print("", *map(for_terminal, next_commands(workdir, config.strategy, experiment)), sep="\n")

@@ -117,7 +117,10 @@ class Evaluation:
             forms = form_shares([each.form for each in predictions])
             write_json(workdir / "results.json", {**scores[name], "forms": forms, "answers": measured})
             write_json(workdir / "comparisons.json", {"scores": scores, "by_kind": by_kind})
-            _write_hidden(workdir / "hidden.npz", {predictions[number].id: hidden[number] for number in sorted(hidden)})
+            if hidden:
+                _write_hidden(
+                    workdir / "hidden.npz", {predictions[number].id: hidden[number] for number in sorted(hidden)}
+                )
         metric = main_metric(self._config.best_metric)
         parts = [headline(scores, metric)]
         if by_kind:

@@ -161,7 +161,9 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
         if not verified:
             verify_checkpoint(checkpoint)
         saved = metadata_of(checkpoint).get(BASE)  # None in checkpoints of earlier versions, which hold all parameters
-        restored = _restored(checkpoint, {"trainable": trainable, **({} if saved is not None else {"frozen": frozen})})
+        restored = restored_state(
+            checkpoint, {"trainable": trainable, **({} if saved is not None else {"frozen": frozen})}
+        )
         if saved is not None:
             frozen = load_params(folder, frozen, every=definition.base_shapes())
             check_frozen(digests_of(frozen), saved, folder)
@@ -224,7 +226,7 @@ def verify_checkpoint(checkpoint: Path) -> None:
         raise InputError(f"the checkpoint is damaged ({found})", str(checkpoint), "give another step")
 
 
-def _restored(checkpoint: Path, state: dict[str, Params]) -> dict[str, Params]:
+def restored_state(checkpoint: Path, state: dict[str, Params]) -> dict[str, Params]:
     """Parts of the state in a checkpoint, sharded like `state`; nothing else is read."""
     structs = {part: params for part, params in state.items() if params}
     args = ocp.args.PyTreeRestore(

@@ -58,10 +58,15 @@ def _predicted(
 ) -> Iterator[tuple[int, Prediction]]:
     """Yields (number, prediction) of the posts `left` as they finish; posts that cannot be used go to `skipped`."""
     from mmkp_jax.decoding.sampling import Sampling
+    from mmkp_jax.inference.open_baseline import is_baseline, open_baseline
     from mmkp_jax.inference.predictor import load_predictor
     from mmkp_jax.models.compilation_cache import keep_compiled, user_cache
 
     keep_compiled(user_cache())
+    if is_baseline(flags.model):
+        predictor = open_baseline(flags)
+        yield from ((left[number], each) for number, each in predictor.predict(posts.select(left), skipped.append))
+        return
     predictor = load_predictor(
         flags.model,
         adapter=flags.adapter,

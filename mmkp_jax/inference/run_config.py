@@ -1,21 +1,27 @@
 """Reads and checks the `config.json` of a work directory, for commands that use a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import CONFIG
+from mmkp_jax.runtime.config import NO_BASELINE
 from mmkp_jax.runtime.field_checks import Fault, faults_of
 from mmkp_jax.runtime.field_types import REQUIRED
+from mmkp_jax.runtime.fields import table_of
 from mmkp_jax.runtime.json_files import abbreviated, read_object
 from mmkp_jax.runtime.old_configs import upgrade
 
 _HINT = "restore it: it is the config that the run was started with"
 
 
-def run_config(workdir: Path) -> ConfigDict:
+def run_config(workdir: Path, tasks: Sequence[str] = ("vlm",)) -> ConfigDict:
     """The config of the run in a work directory.
+
+    Args:
+        tasks: what the command takes: runs of vision-language models, or of baselines too.
 
     Raises:
         InputError: there is none, it cannot be read, or fields are missing, of another type or out of range.
@@ -24,7 +30,9 @@ def run_config(workdir: Path) -> ConfigDict:
     if "strategy" not in fields.content:
         raise InputError(f"its {CONFIG} is not a run's", str(workdir), "give a run's work directory")
     content = upgrade(fields.content)
-    if faults := list(faults_of(content, open_ended=True)):
+    if (task := content.get("task")) not in tasks:
+        raise InputError(f"this is the run of a {task}", str(workdir), NO_BASELINE)
+    if faults := list(faults_of(content, table_of(content), open_ended=True)):
         raise InputError("; ".join(map(_described, faults)), str(workdir / CONFIG), _HINT)
     try:
         return ConfigDict(content)
@@ -41,6 +49,11 @@ def holds_run(workdir: Path) -> bool:
         return "strategy" in read_object(workdir / CONFIG).content
     except InputError:  # reported when it is opened as a model folder
         return False
+
+
+def holds_baseline(workdir: Path) -> bool:
+    """Whether a folder has the config of a baseline's run."""
+    return holds_run(workdir) and read_object(workdir / CONFIG).content.get("task") == "baseline"
 
 
 def _described(fault: Fault) -> str:

@@ -22,13 +22,16 @@ from mmkp_jax.runtime.field_checks import (
     unknown,
 )
 from mmkp_jax.runtime.field_types import CONTENT, Field
-from mmkp_jax.runtime.fields import FIELDS, field_named, leaves, names_by_resume
+from mmkp_jax.runtime.fields import FIELDS, field_named, leaves, names_by_resume, table_of
 from mmkp_jax.runtime.paths import check_local
 
 SHIPPED = "mmkp_jax.configs"
 """Package of the shipped experiments; imported by name, as they import this room."""
 NOT_EXPERIMENTS = ("__init__", "base", "presets")
 """Files next to the experiments that are not experiments."""
+
+NO_BASELINE = "main, predict, score and report work on baselines; export, serve and plan need a model that exports"
+"""The hint of a command that takes no baselines."""
 
 BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
@@ -50,22 +53,29 @@ def default_config(fields: Sequence[Field] = FIELDS) -> ConfigDict:
     return config
 
 
-def read_config(named_by: str, overrides: Sequence[str] = (), fields: Sequence[Field] = FIELDS) -> ConfigDict:
+def read_config(
+    named_by: str, overrides: Sequence[str] = (), fields: Sequence[Field] = FIELDS, tasks: Sequence[str] = ("vlm",)
+) -> ConfigDict:
     """The config of FILE|NAME[:preset,…] with the `overrides`, checked.
 
     Args:
-        fields: the table of fields, perhaps with the keys that mappings take.
+        fields: the table of fields, perhaps with the keys that mappings take; a baseline has its own.
+        tasks: what the command takes: vision-language models, or baselines too.
 
     Raises:
         InputError: there is no such file, preset or field, or values are invalid; all faults are in one line.
     """
     file, presets = locate(named_by)
-    values, faults = parse_overrides(overrides, fields)
-    errors = [fault.error() for fault in faults]
     try:
         config = _built(file, presets)
     except InputError as error:
-        raise all_of([error, *errors], SEE_HELP) from None
+        _, faults = parse_overrides(overrides, fields)
+        raise all_of([error, *(fault.error() for fault in faults)], SEE_HELP) from None
+    if (task := config.get("task", "vlm")) not in tasks:
+        raise InputError(f"this is the config of a {task}", named_by, NO_BASELINE)
+    fields = table_of(config, fields)
+    values, faults = parse_overrides(overrides, fields)
+    errors = [fault.error() for fault in faults]
     given = {name for name, _ in values} | {fault.name for fault in faults}
     errors += [fault.error() for fault in faults_of(config.to_dict(), fields) if fault.name not in given]
     if errors:
@@ -102,7 +112,7 @@ def locate(named_by: str) -> tuple[Path, str]:
 def shipped_configs() -> dict[str, Path]:
     """Files of the shipped experiments, by name."""
     (folder,) = importlib.import_module(SHIPPED).__path__
-    files = sorted(Path(folder).glob("*.py"))
+    files = sorted([*Path(folder).glob("*.py"), *Path(folder).glob("baselines/*.py")])
     return {file.stem: file for file in files if file.stem not in NOT_EXPERIMENTS}
 
 
@@ -194,6 +204,10 @@ def _texts(text: str) -> tuple[Any, ...]:
 
 
 def _check_paths(config: ConfigDict) -> None:
+    if config.task == "baseline":
+        for field in ("model.path", *(f"data.{name}" for name in config.data)):
+            check_local(dict(leaves(config.to_dict()))[field].strip(), f"config.{field}")
+        return
     if not config.model.path.strip():
         raise InputError("it is empty", "config.model.path", f"give {field_named('model.path').about}")
     for name in (*names_by_resume(CONTENT), "data.features"):

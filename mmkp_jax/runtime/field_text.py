@@ -3,6 +3,7 @@
 import textwrap
 from typing import Any
 
+from mmkp_jax.runtime import baseline_fields
 from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, OURS, PAPER, SAME, Field, Need
 from mmkp_jax.runtime.fields import SECTIONS
 
@@ -20,14 +21,15 @@ Written by `python -m mmkp_jax.runtime.fields > docs/config.md` from the table i
 `--config.gamma=0.3` sets a field, after the config's presets; `--config.row.images.patches=4096` sets a name of a
 mapping, whose names depend on the model's family. Source: printed in the paper (arXiv 2510.09358), or ours where it
 is silent; a field without a source does not affect what is learnt or scored, or has to be given by the user. On
-resume: whether a resumed run may have another value than it started with.
+resume: whether a resumed run may have another value than it started with. Baselines have fields of their own, at the
+end, where the paper's means that of the baseline's own paper (CMKP).
 """
 
 
 def as_help() -> str:
     """The fields by section, with default and description, for a terminal."""
     lines = ["fields of --config.key=value ([P] the paper's default, [C] ours):"]
-    for section in SECTIONS:
+    for section in (*SECTIONS, *baseline_fields.SECTIONS):
         lines += ["", f"  {section.title}"]
         for field in section.fields:
             choices = f" ({field.expected})" if field.choices else ""
@@ -43,7 +45,7 @@ def markdown() -> str:
         f"\n## {section.title}\n\n| field | default | what it is | takes | source | on resume |\n"
         + "| --- | --- | --- | --- | --- | --- |\n"
         + "".join(_row(field) for field in section.fields)
-        for section in SECTIONS
+        for section in (*SECTIONS, *baseline_fields.SECTIONS)
     )
 
 

@@ -8,6 +8,7 @@ no heavy imports; `choices` name what other modules implement, and a test compar
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mmkp_jax.runtime.baseline_fields import BASELINE_FIELDS
 from mmkp_jax.runtime.field_types import (
     CONTENT,
     LENGTH,
@@ -41,6 +42,13 @@ DTYPE_NAMES = ("float32", "bfloat16")
 
 
 MODEL_AND_DATA = (
+    Field(
+        "task",
+        "vlm",
+        "which list of fields the config has: this one, or that of baselines",
+        choices=("vlm",),
+        before="vlm",
+    ),
     Field("model.path", "Qwen/Qwen2.5-VL-3B-Instruct", "a Hugging Face folder or hub id", resume=CONTENT),
     Field(
         *("make", ""),
@@ -276,9 +284,14 @@ def field_named(name: str, fields: Sequence[Field] = FIELDS) -> Field | None:
     return None
 
 
+def table_of(content: Mapping[str, Any], fields: Sequence[Field] = FIELDS) -> Sequence[Field]:
+    """The table of a config's fields: that of its `task`, or else `fields`."""
+    return BASELINE_FIELDS if content.get("task") == "baseline" else fields
+
+
 def may_differ(name: str, *, extend: bool = False) -> bool:
     """Whether a resumed run may have another value of a field, whatever its content."""
-    field = field_named(name)
+    field = field_named(name) or field_named(name, BASELINE_FIELDS)
     return field is not None and field.resume in ((MAY_DIFFER, LENGTH) if extend else (MAY_DIFFER,))
 
 

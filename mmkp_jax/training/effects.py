@@ -1,10 +1,11 @@
 """Settings that have no effect in a run, or not the stated one; all are reported before its first step."""
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
+from mmkp_jax.runtime.field_types import Field
 from mmkp_jax.runtime.fields import FIELDS, field_named
 from mmkp_jax.runtime.needs import COMPARED, DECIDES
 from mmkp_jax.training.optimizer import warmup_length
@@ -20,7 +21,7 @@ def without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: 
     """
     held = list(_held(config))
     by_length = [*_length(config, steps), *_beyond(config, steps), *_profile(steps, first, profiled)] if steps else []
-    return [*by_length, *held, *_needs(config), *_share(config)]
+    return [*by_length, *held, *needs_without_effect(config), *_share(config)]
 
 
 def lines_without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> str:
@@ -81,9 +82,9 @@ def _share(config: ConfigDict) -> Iterator[str]:
         yield f"gamma_share={config.gamma_share} has no effect: {why}"
 
 
-def _needs(config: ConfigDict) -> Iterator[str]:
-    """Fields that another field switches off; those at their default are skipped."""
-    for field in FIELDS:
+def needs_without_effect(config: ConfigDict, fields: Sequence[Field] = FIELDS) -> Iterator[str]:
+    """A line for each field that another field switches off; those at their default are skipped."""
+    for field in fields:
         value = operator.attrgetter(field.name)(config)
         for need in field.needs if value != field.default else ():
             setting = operator.attrgetter(need.setting)(config)

@@ -47,8 +47,10 @@ def read_config_file(file: Path) -> Mapping[str, Any]:
     """A run's config, upgraded to current fields; those that the report reads are checked."""
     config = read_object(file, "give a work directory of main")
     config = config._replace(content=upgrade(config.content))
-    config.text("strategy"), config.text("decision"), config.text("gamma_mode")
-    config.number("gamma"), config.number("gamma_share")
+    config.text("strategy")
+    if config.text("task", "vlm") != "baseline":
+        config.text("decision"), config.text("gamma_mode")
+        config.number("gamma"), config.number("gamma_share")
     config.object("model").text("path", "")
     data = config.object("data")
     data.text("path", ""), data.text("train_keyphrases", "")

@@ -72,8 +72,8 @@ class ReportRun:
     def system(self) -> str:
         """The strategy's name, in the paper's words where it has some, with a decision that is not the paper's."""
         name = paper.NAMES.get(self.strategy, self.strategy)
-        decision = self.config["decision"]
-        return f"{name} ({decision})" if self.decides and decision != "paper" else name
+        decision = self.config["decision"] if self.decides else "paper"
+        return f"{name} ({decision})" if decision != "paper" else name
 
     @property
     def gamma(self) -> str:

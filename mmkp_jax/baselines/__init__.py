@@ -1,0 +1,1 @@
+"""Traditional models and cheap modern ones, on the same posts and with the same scores as vision-language models."""

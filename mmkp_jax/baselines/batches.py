@@ -1,0 +1,126 @@
+"""Batches of posts for the traditional models.
+
+B posts, S source words, A attribute words, T words of a keyphrase with its end.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mmkp_jax.baselines.model import END, SEPARATOR, UNKNOWN, Inputs
+from mmkp_jax.baselines.sidecars import Regions, Sidecars
+from mmkp_jax.baselines.vocabulary import Vocabulary, padded, words_of
+from mmkp_jax.data.posts import Record
+
+ROUND = 16
+"""Lengths of sources are rounded up to multiples of this, so that few programs are compiled."""
+
+ATTRIBUTES = 5
+"""Attribute words of an image."""
+
+
+class Limits(NamedTuple):
+    """How much of a post a model reads and says."""
+
+    text_words: int
+    """Words of the text, and as many of OCR, at most."""
+    keyphrase_words: int
+
+
+class Source(NamedTuple):
+    """A post as the model reads it."""
+
+    record: Record
+    """Without its image where `regions` do not need it."""
+    source: list[int]
+    copied: list[int]
+    """The source, with words that the vocabulary lacks numbered from its size on."""
+    unknown: list[str]
+    """Those words."""
+    attributes: list[int]
+
+
+class Pair(NamedTuple):
+    """A post with one of its keyphrases, which is what a training step sees."""
+
+    post: int
+    target: list[int]
+    """Its words and `END`, numbered as `Source.copied`."""
+    label: int
+    """The classifier's number of it; -1 where it has none."""
+
+
+class Batch(NamedTuple):
+    """Pairs as arrays."""
+
+    inputs: Inputs
+    target_BT: np.ndarray
+    label_B: np.ndarray
+    weight_B: np.ndarray
+    """1 for a pair, 0 for filling."""
+
+
+def source_of(record: Record, vocabulary: Vocabulary, sidecars: Sidecars, limits: Limits, *, image: bool) -> Source:
+    """A post in the vocabulary's numbers.
+
+    Args:
+        image: whether the image's bytes are kept.
+    """
+    words = words_of(record.text)[: limits.text_words]
+    numbers = vocabulary.word_numbers(words)
+    if sidecars.ocr and (read := sidecars.ocr.words(record.id)[: limits.text_words]):
+        words, numbers = [*words, "", *read], [*numbers, SEPARATOR, *vocabulary.word_numbers(read)]
+    words, numbers = (words, numbers) if words else ([""], [SEPARATOR])
+    unknown = list(dict.fromkeys(word for word, number in zip(words, numbers, strict=True) if number == UNKNOWN))
+    place = {word: len(vocabulary.words) + number for number, word in enumerate(unknown)}
+    copied = [place[word] if n == UNKNOWN else n for word, n in zip(words, numbers, strict=True)]
+    of_image = sidecars.attributes.words(record.id)[:ATTRIBUTES] if sidecars.attributes else []
+    kept = record if image else Record(record.id, record.text, b"", 0, 0, record.keyphrases, None)
+    return Source(kept, numbers, copied, unknown, vocabulary.word_numbers(of_image))
+
+
+def pairs_of(sources: Sequence[Source], vocabulary: Vocabulary, limits: Limits) -> list[Pair]:
+    """Each post with each of its keyphrases (CMKP trains on 57,126 such pairs)."""
+    found = []
+    for number, source in enumerate(sources):
+        place = {word: len(vocabulary.words) + n for n, word in enumerate(source.unknown)}
+        for phrase in source.record.keyphrases:
+            words = words_of(phrase)[: limits.keyphrase_words]
+            target = [
+                place.get(word, UNKNOWN) if n == UNKNOWN else n
+                for word, n in zip(words, vocabulary.word_numbers(words), strict=True)
+            ]
+            found.append(Pair(number, [*target, END], vocabulary.classes.get(" ".join(words_of(phrase)), -1)))
+    return found
+
+
+def inputs_of(sources: Sequence[Source], regions: Regions | None, size: int) -> Inputs:
+    """Posts as arrays of `size` rows; those behind the last post are copies of the first."""
+    filled = [*sources, *sources[:1] * (size - len(sources))]
+    width = -(-max(len(each.source) for each in filled) // ROUND) * ROUND
+    return Inputs(
+        padded([each.source for each in filled], width),
+        padded([each.copied for each in filled], width),
+        padded([each.attributes for each in filled], ATTRIBUTES),
+        regions.read([each.record for each in filled]) if regions else np.zeros((size, 0, 0), np.float32),
+    )
+
+
+def batch_of(
+    pairs: Sequence[Pair], sources: Sequence[Source], regions: Regions | None, limits: Limits, size: int
+) -> Batch:
+    """Pairs as arrays of `size` rows; those behind the last pair have the weight 0."""
+    filling = size - len(pairs)
+    return Batch(
+        inputs_of([sources[pair.post] for pair in pairs], regions, size),
+        np.pad(padded([pair.target for pair in pairs], limits.keyphrase_words + 1), ((0, filling), (0, 0))),
+        np.pad(np.array([pair.label for pair in pairs], np.int32), (0, filling), constant_values=-1),
+        np.pad(np.ones(len(pairs), np.float32), (0, filling)),
+    )
+
+
+def epoch_batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """The numbers of the pairs in each batch of an epoch, in an order of its own."""
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    yield from (order[start : start + size] for start in range(0, count, size))

@@ -1,0 +1,94 @@
+"""The experiment of a baseline: its posts, training, evaluation and report, in a work directory like every other."""
+
+import signal
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from mmkp_jax.baselines.fit import Fit
+from mmkp_jax.baselines.model import initial_params, parameter_count
+from mmkp_jax.baselines.setup import (
+    class_words_of,
+    data_of,
+    open_posts,
+    predictor_of,
+    sidecars_of,
+    sizes_of,
+)
+from mmkp_jax.baselines.vocabulary import save_vocabulary
+from mmkp_jax.errors import InputError
+from mmkp_jax.inference.evaluate import Evaluation
+from mmkp_jax.models.compilation_cache import keep_compiled
+from mmkp_jax.models.definition import Params
+from mmkp_jax.pages.report.page import write_report
+from mmkp_jax.runtime.baseline_fields import BASELINE_FIELDS
+from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.field_checks import check_settings
+from mmkp_jax.runtime.hosts import is_multi_host
+from mmkp_jax.runtime.lock import Lock
+from mmkp_jax.training.batches import make_data
+from mmkp_jax.training.effects import needs_without_effect
+from mmkp_jax.training.loop import Stopped
+from mmkp_jax.training.watchdog import Watchdog
+from mmkp_jax.training.workdir import check_claim, claim, write_environment
+
+
+def run_baseline(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool = False) -> None:
+    """Runs the experiment of a baseline, on one host.
+
+    Args:
+        lock: the work directory's lock; the caller releases it.
+        extend: a run in the work directory may have been shorter.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+        BusyError: another host is writing this run.
+        Stopped: the run was asked to stop; it resumes from its last finished epoch.
+    """
+    check_settings(config, BASELINE_FIELDS)
+    if is_multi_host():
+        raise InputError("a baseline trains on one host", "config.task=baseline", "start it on one")
+    make_data(config)
+    with Watchdog(workdir, config.hang_seconds, jax.process_index()) as watchdog:
+        evaluation = Evaluation(config, watchdog)
+        fields = config.to_dict()
+        check_claim(workdir, fields, extend=extend)
+        _run(config, workdir, lock, extend, watchdog, evaluation)
+
+
+def _run(
+    config: ConfigDict, workdir: Path, lock: Lock, extend: bool, watchdog: Watchdog, evaluation: Evaluation
+) -> None:
+    posts = open_posts(config)
+    sidecars = sidecars_of(config, posts)
+    vocabulary, data = data_of(config, posts, sidecars)
+    sizes = sizes_of(config, vocabulary, sidecars)
+    predictor = predictor_of(config, sizes, vocabulary, sidecars, {})
+    lock.acquire()
+    resumed = claim(workdir, config.to_dict(), extend=extend)
+    save_vocabulary(vocabulary, workdir)
+    write_environment(workdir)
+    keep_compiled(workdir / "compiled")
+    print(for_terminal(f"{'resuming in' if resumed else 'work directory:'} {workdir}"))
+    params = initial_params(sizes, config.seed)
+    for line in needs_without_effect(config, BASELINE_FIELDS):
+        print(f"note: {line}")
+    print(
+        f"{parameter_count(params):,} parameters; {len(vocabulary.words):,} words, "
+        f"{len(vocabulary.keyphrases):,} keyphrases; {len(data.train):,} posts are {len(data.train_pairs):,} pairs"
+    )
+
+    def validate(params: Params, joint: bool) -> dict[str, float]:
+        return evaluation.validate(predictor.with_params(params, joint=joint))
+
+    fit = Fit(predictor.definition, config, data, class_words_of(config, vocabulary))
+    step, params, joint = fit.train(params, workdir, validate if config.eval_every else None, watchdog)
+    signal.signal(signal.SIGTERM, _raise_stopped)
+    tested = evaluation.test(predictor.with_params(params, joint=joint), workdir, step)
+    write_report([workdir], workdir / "report.html")
+    print(f"{tested}\n\nreport: {for_terminal(str(workdir / 'report.html'))}")
+
+
+def _raise_stopped(*_: object) -> None:
+    raise Stopped(None, by_user=False)
