@@ -35,8 +35,11 @@ def pocket(c: ConfigDict) -> None:
     """The pocket dataset, with a model of a size for it."""
     c.make = "mmkp_jax.pocket.make"
     c.data.path, c.data.kinds = "runs/pocket/dataset", "runs/pocket/needs.jsonl"
-    c.embedding_width, c.hidden_width = 64, 64
-    c.learning_rate, c.batch_size = 2e-3, 32
-    c.num_epochs, c.joint_epochs, c.patience = 10, 2, 3
-    c.valid_posts = 128
+    if c.strategy != "embeddings":
+        c.embedding_width, c.hidden_width = 64, 64
+        c.learning_rate, c.batch_size = 2e-3, 32
+        c.num_epochs, c.patience = 10, 3
+        c.valid_posts = 128
+    if c.strategy == "cmkp":
+        c.joint_epochs = 2
     c.ablations = True

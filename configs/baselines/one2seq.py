@@ -9,6 +9,4 @@ from mmkp_jax.configs.baselines import base
 
 def get_config(arg: str = "") -> ConfigDict:
     """The experiment with the preset in `arg`."""
-    c = base.get_config("one2seq", arg)
-    c.joint_epochs = 0
-    return c
+    return base.get_config("one2seq", arg)

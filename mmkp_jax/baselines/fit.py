@@ -125,7 +125,7 @@ class Fit:
         return progress.step, state["trainable"], progress.joint
 
     def _is_over(self, at: Progress) -> bool:
-        joint = self._config.joint_epochs
+        joint = self._config.strategy == "cmkp" and self._config.joint_epochs
         return self._phase_is_over(at) and (at.joint or not joint)
 
     def _phase_is_over(self, at: Progress) -> bool:

@@ -94,7 +94,7 @@ class KeyphrasePredictor:
                 found = self._of_classifier(class_BC[row])
             else:
                 found = self._of_decoder(word_BKT[row], logp_BK[row], source)
-            yield number, _prediction(source.record, found[: self._most])
+            yield number, prediction_of(source.record.id, source.record.keyphrases, found[: self._most])
 
     def _of_decoder(self, word_KT: np.ndarray, logp_K: np.ndarray, source: Source) -> list[tuple[str, float, int]]:
         """Each keyphrase with its log-probability and how many words it took, its end included."""
@@ -113,10 +113,11 @@ class KeyphrasePredictor:
         return [(self._vocabulary.keyphrases[each], float(logp_C[each]), 1) for each in best]
 
 
-def _prediction(post: Record, found: Sequence[tuple[str, float, int]]) -> Prediction:
+def prediction_of(post: str, keyphrases: Sequence[str], found: Sequence[tuple[str, float, int]]) -> Prediction:
+    """The prediction for a post of that id, of (keyphrase, log-probability, how many words it took), best first."""
     phrases = [phrase for phrase, _, _ in found]
     logprobs = [min(logp, 0.0) for _, logp, _ in found]
     means = [logp / length for logp, (_, _, length) in zip(logprobs, found, strict=True)]
     scores = PhraseScores(*(tuple(float(f"{each:.6g}") for each in values) for values in (logprobs, means)))
     tokens = sum(length for _, _, length in found)
-    return Prediction(post.id, list(post.keyphrases), phrases, "; ".join(phrases), "direct", tokens, scores=scores)
+    return Prediction(post, list(keyphrases), phrases, "; ".join(phrases), "direct", tokens, scores=scores)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from mmkp_jax.baselines.fit import Fit
 from mmkp_jax.baselines.model import initial_params, parameter_count
+from mmkp_jax.baselines.predictor import KeyphrasePredictor
 from mmkp_jax.baselines.setup import (
     class_words_of,
     data_of,
@@ -18,7 +19,9 @@ from mmkp_jax.baselines.setup import (
 )
 from mmkp_jax.baselines.vocabulary import save_vocabulary
 from mmkp_jax.errors import InputError
+from mmkp_jax.experiment.embeddings import fit_states
 from mmkp_jax.inference.evaluate import Evaluation
+from mmkp_jax.inference.hidden_states import StatePredictor
 from mmkp_jax.models.compilation_cache import keep_compiled
 from mmkp_jax.models.definition import Params
 from mmkp_jax.pages.report.page import write_report
@@ -60,20 +63,18 @@ def run_baseline(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool 
 def _run(
     config: ConfigDict, workdir: Path, lock: Lock, extend: bool, watchdog: Watchdog, evaluation: Evaluation
 ) -> None:
+    if config.strategy == "embeddings":
+        predictor, step = fit_states(config, workdir, lambda: _claimed(config, workdir, lock, extend), watchdog)
+        _finish(workdir, evaluation, predictor, step)
+        return
     posts = open_posts(config)
     sidecars = sidecars_of(config, posts)
     vocabulary, data = data_of(config, posts, sidecars)
     sizes = sizes_of(config, vocabulary, sidecars)
     predictor = predictor_of(config, sizes, vocabulary, sidecars, {})
-    lock.acquire()
-    resumed = claim(workdir, config.to_dict(), extend=extend)
+    _claimed(config, workdir, lock, extend)
     save_vocabulary(vocabulary, workdir)
-    write_environment(workdir)
-    keep_compiled(workdir / "compiled")
-    print(for_terminal(f"{'resuming in' if resumed else 'work directory:'} {workdir}"))
     params = initial_params(sizes, config.seed)
-    for line in needs_without_effect(config, BASELINE_FIELDS):
-        print(f"note: {line}")
     print(
         f"{parameter_count(params):,} parameters; {len(vocabulary.words):,} words, "
         f"{len(vocabulary.keyphrases):,} keyphrases; {len(data.train):,} posts are {len(data.train_pairs):,} pairs"
@@ -84,8 +85,27 @@ def _run(
 
     fit = Fit(predictor.definition, config, data, class_words_of(config, vocabulary))
     step, params, joint = fit.train(params, workdir, validate if config.eval_every else None, watchdog)
+    _finish(workdir, evaluation, predictor.with_params(params, joint=joint), step)
+
+
+def _claimed(config: ConfigDict, workdir: Path, lock: Lock, extend: bool) -> None:
+    lock.acquire()
+    resumed = claim(workdir, config.to_dict(), extend=extend)
+    write_environment(workdir)
+    keep_compiled(workdir / "compiled")
+    print(for_terminal(f"{'resuming in' if resumed else 'work directory:'} {workdir}"))
+    for line in needs_without_effect(config, BASELINE_FIELDS):
+        print(f"note: {line}")
+
+
+def _finish(
+    workdir: Path,
+    evaluation: Evaluation,
+    predictor: KeyphrasePredictor | StatePredictor,
+    step: int,
+) -> None:
     signal.signal(signal.SIGTERM, _raise_stopped)
-    tested = evaluation.test(predictor.with_params(params, joint=joint), workdir, step)
+    tested = evaluation.test(predictor, workdir, step)
     write_report([workdir], workdir / "report.html")
     print(f"{tested}\n\nreport: {for_terminal(str(workdir / 'report.html'))}")
 

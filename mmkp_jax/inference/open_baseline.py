@@ -10,6 +10,7 @@ from mmkp_jax.baselines.predictor import KeyphrasePredictor
 from mmkp_jax.baselines.setup import predictor_of, sidecars_of, sizes_of
 from mmkp_jax.baselines.vocabulary import load_vocabulary
 from mmkp_jax.errors import InputError
+from mmkp_jax.inference.hidden_states import HiddenStates, StatePredictor, read_fitted
 from mmkp_jax.inference.load_model import checkpoint_of, restored_state, verify_checkpoint
 from mmkp_jax.inference.run_config import holds_baseline, run_config
 from mmkp_jax.runtime.baseline_fields import TASKS
@@ -24,7 +25,7 @@ def is_baseline(model: str) -> bool:
     return holds_baseline(_run_of(model)[0])
 
 
-def open_baseline(flags: argparse.Namespace) -> KeyphrasePredictor:
+def open_baseline(flags: argparse.Namespace) -> KeyphrasePredictor | StatePredictor:
     """The predictor of the run that `predict --model` names.
 
     Raises:
@@ -35,6 +36,9 @@ def open_baseline(flags: argparse.Namespace) -> KeyphrasePredictor:
             raise InputError("a baseline has no such setting", f"--{name}", "leave it out")
     workdir, step = _run_of(flags.model)
     config = run_config(workdir, TASKS)
+    if config.strategy == "embeddings":
+        states = HiddenStates(config.model.path, config.inputs, flags.batch_size or config.eval_batch_size)
+        return StatePredictor(states, read_fitted(workdir), load_vocabulary(workdir), config)
     checkpoint, latest = checkpoint_of(workdir, step), checkpoint_of(workdir, "latest")
     vocabulary, sidecars = load_vocabulary(workdir), sidecars_of(config, None)
     sizes = sizes_of(config, vocabulary, sidecars)
