@@ -58,11 +58,9 @@ def sidecars_of(config: ConfigDict, posts: Posts | None) -> Sidecars:
     ocr = WordLines(config.data.ocr, "data.ocr") if config.data.ocr else None
     attributes = WordLines(config.data.attributes, "data.attributes") if config.data.attributes else None
     regions = None
-    if config.data.image_features == "tower":
-        raise InputError("features of a tower are not built yet", "config.data.image_features", "give a folder")
     if folder := config.data.image_features:
         if not Path(folder).is_dir():
-            raise InputError("there is no such folder", folder, "give tower, or a folder (config.data.image_features)")
+            raise InputError("there is no such folder", folder, "name another config.data.image_features")
         regions = RegionFiles(folder, sorted(file.stem for file in Path(folder).glob("*.npy")))
     sidecars = Sidecars(ocr, attributes, regions)
     if posts and (ocr or attributes):

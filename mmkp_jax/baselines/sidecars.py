@@ -1,4 +1,4 @@
-"""What accompanies posts: OCR words, attribute words and features of images, from files or from a vision tower.
+"""What accompanies posts: OCR words, attribute words and features of images, from files.
 
 Lines: `data.ocr` and `data.attributes` name files as CMKP releases them, a line for each line of the posts' file, with
 `{split}` for the split (`raw/{split}_ocr_final.txt`); a post of the id `valid-17` has line 17 of valid's file.

@@ -20,7 +20,7 @@ MODEL_AND_DATA = (
     ),
     Field(
         *("model.path", ""),
-        "a Hugging Face folder or hub id, whose hidden states or vision tower are read; empty: none",
+        "a Hugging Face folder or hub id, whose hidden states are read; empty: none",
     ),
     Field(
         *("make", ""),
@@ -40,7 +40,7 @@ MODEL_AND_DATA = (
     ),
     Field(
         *("data.image_features", ""),
-        "tower: of the vision tower of model.path; or a folder of {split}.npy and {split}.ids; empty: none",
+        "a folder of {split}.npy and {split}.ids, features of the images; empty: none",
         needs=(CLASSIFIED,),
     ),
     Field("data.train_keyphrases", "", "a file of the keyphrases that count as seen, one a line"),
