@@ -110,11 +110,13 @@ def test_neither_help_nor_a_mistaken_flag_of_any_command_imports_anything_heavy(
 def test_every_experiment_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     experiments = {file.stem for file in (ROOT / "configs").glob("*.py")} - {"__init__", "base", "presets"}
-    assert shipped_configs().keys() == experiments
+    baselines = {file.stem for file in (ROOT / "configs/baselines").glob("*.py")} - {"__init__", "base"}
+    assert shipped_configs().keys() == experiments | baselines and not experiments & baselines
     presets, flags = ":model=qwen2_5_vl_3b,data=mmkp_v2", ["--config.gamma=0.3"]
     by_file = {name: read_config(f"configs/{name}.py{presets}", flags) for name in experiments}
     monkeypatch.chdir(tmp_path)
     assert {name: read_config(f"{name}{presets}", flags) for name in experiments} == by_file
+    assert {read_config(f"{name}:data=mmkp_v2", tasks=["baseline"]).strategy for name in baselines} == baselines
 
 
 def test_a_copy_of_an_experiment_works_anywhere_and_a_file_wins_over_a_name(tmp_path, monkeypatch):
@@ -128,7 +130,7 @@ def test_a_copy_of_an_experiment_works_anywhere_and_a_file_wins_over_a_name(tmp_
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    known = "cot, dyncot, multitask, sft, zeroshot"
+    known = "cot, dyncot, multitask, sft, zeroshot, cmkp, embeddings, one2seq"
     with pytest.raises(InputError, match=rf"no config 'dincot' \(did you mean 'dyncot'\?\); give a file, .* {known}"):
         read_config("dincot")
     (tmp_path / "folder").mkdir()

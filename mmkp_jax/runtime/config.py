@@ -110,9 +110,9 @@ def locate(named_by: str) -> tuple[Path, str]:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Files of the shipped experiments, by name."""
+    """Files of the shipped experiments, by name: those that train a model, then the baselines."""
     (folder,) = importlib.import_module(SHIPPED).__path__
-    files = sorted([*Path(folder).glob("*.py"), *Path(folder).glob("baselines/*.py")])
+    files = [file for kind in ("*.py", "baselines/*.py") for file in sorted(Path(folder).glob(kind))]
     return {file.stem: file for file in files if file.stem not in NOT_EXPERIMENTS}
 
 
