@@ -18,11 +18,11 @@ from mmkp_jax.runtime.cli import Parser, disk_errors_in_one_line, status_of
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.field_text import as_help
+from mmkp_jax.runtime.installed import check_installed
 from mmkp_jax.runtime.interrupts import INTERRUPTED, while_loading
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.runtime.meeting import JOIN_SECONDS
 from mmkp_jax.runtime.program import command_line
-from mmkp_jax.training.trackers.installed import check_installed
 
 
 def parser() -> Parser:
@@ -74,7 +74,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         flags.error(f"--join_seconds={parsed.join_seconds:g} is not a number of seconds above 0")
     profiled = _steps(parsed.profile_steps, flags)
     config = read_config(parsed.config, overrides, known.fields(), tasks=TASKS)
-    check_installed(config.get("report_to", ()))
+    trackers = config.get("report_to", ())
+    check_installed(trackers, "config.report_to", trackers)
     name = Path(parsed.config.partition(":")[0]).stem
     workdir = parsed.workdir or Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     return _run_checked(parsed, config, workdir, profiled, [f"--config={parsed.config}", *overrides])
@@ -107,10 +108,10 @@ def _run_checked(
         try:
             if config.task == "baseline":
                 run_baseline(config, workdir, lock, extend=flags.extend)
-                return 0
-            run_experiment(config, workdir, lock, extend=flags.extend, profiled=profiled)
+            else:
+                run_experiment(config, workdir, lock, extend=flags.extend, profiled=profiled)
             if is_writer():
-                print("", *map(for_terminal, next_commands(workdir, config.strategy, experiment)), sep="\n")
+                print("", *map(for_terminal, next_commands(workdir, config, experiment)), sep="\n")
         except BusyError as busy:
             print(for_terminal(str(busy)), file=sys.stderr, flush=True)
             if is_multi_host():

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.cli import Parser, status_of
+from mmkp_jax.runtime.installed import check_installed
 from mmkp_jax.runtime.interrupts import while_loading
 
 HOST, PORT = "127.0.0.1", 8765
@@ -46,13 +46,8 @@ def parser() -> Parser:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Serves the models that the flags name, until Ctrl-C."""
     parsed = _parse(arguments)
+    check_installed(("starlette", "uvicorn"), "serve", ("serve", "serve"))
     with while_loading():  # imports that a wrong flag does not need
-        try:
-            import starlette  # noqa: F401
-            import uvicorn  # noqa: F401
-        except ImportError as error:
-            hint = "pip install 'mmkp_jax[serve]'"
-            raise InputError(f"{error.name} is not installed", "serve", hint) from None
         from mmkp_jax.decoding.sampling import Sampling
         from mmkp_jax.serving.served import Options
         from mmkp_jax.serving.server import Address, new_token, serve

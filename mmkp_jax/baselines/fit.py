@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from mmkp_jax.baselines.batches import Batch, Limits, Pair, Source, batch_of, epoch_batches
 from mmkp_jax.baselines.model import PAD, Definition, Inputs, choices_of
 from mmkp_jax.baselines.sidecars import Regions
 from mmkp_jax.errors import InputError
 from mmkp_jax.models.definition import Params
+from mmkp_jax.runtime.progress import Progress
 from mmkp_jax.training.checkpoint import Best, Checkpoints
 from mmkp_jax.training.optimizer import clip_by_norm
 from mmkp_jax.training.trackers.reporting import Trackers
@@ -40,7 +40,7 @@ class Data(NamedTuple):
     limits: Limits
 
 
-class Progress(NamedTuple):
+class Place(NamedTuple):
     """Where a run is; saved with its state."""
 
     epoch: int = 0
@@ -62,7 +62,7 @@ class Progress(NamedTuple):
         return {**self._asdict(), "lowest": None if math.isinf(self.lowest) else self.lowest}
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Progress":
+    def from_json(cls, fields: Mapping[str, Any]) -> "Place":
         """The inverse of `as_json`."""
         return cls(**{**fields, "lowest": math.inf if fields["lowest"] is None else fields["lowest"]})
 
@@ -104,7 +104,7 @@ class Fit:
         state = {"trainable": params, "optimizer": jax.jit(self._adam.init)(params)}
         with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
             restored = checkpoints.restore_latest(jax.tree.map(_struct, state))
-            progress = Progress.from_json(restored.metadata["progress"]) if restored else Progress()
+            progress = Place.from_json(restored.metadata["progress"]) if restored else Place()
             state = restored.state if restored else state
             log = MetricsLog(workdir, progress.step, Trackers((), workdir))
             with Best(workdir / "best", best_metric, progress.step) as best, watchdog.counting("step"):
@@ -124,32 +124,34 @@ class Fit:
                     return kept.step, kept.state["trainable"], progress.best_joint
         return progress.step, state["trainable"], progress.joint
 
-    def _is_over(self, at: Progress) -> bool:
+    def _is_over(self, at: Place) -> bool:
         joint = self._config.strategy == "cmkp" and self._config.joint_epochs
         return self._phase_is_over(at) and (at.joint or not joint)
 
-    def _phase_is_over(self, at: Progress) -> bool:
+    def _phase_is_over(self, at: Place) -> bool:
         if at.joint:
             return at.joint_epoch >= self._config.joint_epochs or self._is_patient_no_more(at)
         return at.epoch >= self._config.num_epochs or self._is_patient_no_more(at)
 
-    def _is_patient_no_more(self, at: Progress) -> bool:
+    def _is_patient_no_more(self, at: Place) -> bool:
         return bool(self._config.patience) and at.worse >= self._config.patience
 
     def _epoch(
-        self, state: dict[str, Any], at: Progress, log: MetricsLog, watchdog: Watchdog
-    ) -> tuple[dict[str, Any], Progress]:
+        self, state: dict[str, Any], at: Place, log: MetricsLog, watchdog: Watchdog
+    ) -> tuple[dict[str, Any], Place]:
         config, found = self._config, []
         rate = (config.joint_learning_rate if at.joint else config.learning_rate) / 2**at.halvings
         batches = list(epoch_batches(len(self._data.train_pairs), config.batch_size, config.seed, at.epoch))
         start, step = time.perf_counter(), at.step
-        for numbers in tqdm(batches, unit="step", desc=f"epoch {at.epoch + 1}", dynamic_ncols=True, leave=False):
-            batch = self._batch(self._data.train, [self._data.train_pairs[each] for each in numbers])
-            step += 1
-            key = jax.random.fold_in(jax.random.key(config.seed), step)
-            state, metrics = self._step(state, batch, key, np.float32(rate), joint=at.joint)
-            found.append(metrics)
-            watchdog.beat()
+        with Progress(len(batches), units="steps", label=f"epoch {at.epoch + 1}", leave=False) as bar:
+            for numbers in batches:
+                batch = self._batch(self._data.train, [self._data.train_pairs[each] for each in numbers])
+                step += 1
+                key = jax.random.fold_in(jax.random.key(config.seed), step)
+                state, metrics = self._step(state, batch, key, np.float32(rate), joint=at.joint)
+                found.append(metrics)
+                bar.advance()
+                watchdog.beat()
         seconds = (time.perf_counter() - start) / max(len(batches), 1)
         for number, metrics in enumerate(jax.device_get(found), start=at.step + 1):
             values = {name: float(value) for name, value in metrics.items()}
@@ -159,9 +161,7 @@ class Fit:
             log.write(number, {**values, "learning_rate": rate, "step_seconds": seconds})
         return state, at._replace(epoch=at.epoch + 1, step=step, joint_epoch=at.joint_epoch + at.joint)
 
-    def _evaluate(
-        self, state: dict[str, Any], at: Progress, log: MetricsLog, best: Best, validate: Callable
-    ) -> Progress:
+    def _evaluate(self, state: dict[str, Any], at: Place, log: MetricsLog, best: Best, validate: Callable) -> Place:
         params, before = state["trainable"], best.score
         scores = validate(params, at.joint) | {"valid/loss": self.valid_loss(params, joint=at.joint)}
         log.write(at.step, scores)

@@ -1,5 +1,6 @@
 """The experiment of a baseline: its posts, training, evaluation and report, in a work directory like every other."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from mmkp_jax.baselines.setup import (
 )
 from mmkp_jax.baselines.vocabulary import save_vocabulary
 from mmkp_jax.errors import InputError
+from mmkp_jax.experiment.afterwards import finish, is_over, report_line
 from mmkp_jax.experiment.embeddings import fit_states
+from mmkp_jax.experiment.run import raise_stopped
 from mmkp_jax.inference.evaluate import Evaluation
 from mmkp_jax.inference.hidden_states import StatePredictor
 from mmkp_jax.models.compilation_cache import keep_compiled
@@ -32,7 +35,6 @@ from mmkp_jax.runtime.hosts import is_multi_host
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.training.batches import make_data
 from mmkp_jax.training.effects import needs_without_effect
-from mmkp_jax.training.loop import Stopped
 from mmkp_jax.training.watchdog import Watchdog
 from mmkp_jax.training.workdir import check_claim, claim, write_environment
 
@@ -52,21 +54,30 @@ def run_baseline(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool 
     check_settings(config, BASELINE_FIELDS)
     if is_multi_host():
         raise InputError("a baseline trains on one host", "config.task=baseline", "start it on one")
+    given = json.loads(config.to_json_best_effort())
+    if is_over(workdir, given):
+        return
     make_data(config)
     with Watchdog(workdir, config.hang_seconds, jax.process_index()) as watchdog:
-        evaluation = Evaluation(config, watchdog)
+        evaluated = config.copy_and_resolve_references()
+        if config.strategy == "embeddings":  # nothing is chosen on valid
+            evaluated.eval_every = 0
+        evaluation = Evaluation(evaluated, watchdog)
         fields = config.to_dict()
         check_claim(workdir, fields, extend=extend)
-        _run(config, workdir, lock, extend, watchdog, evaluation)
+        tested = _run(config, workdir, lock, extend, watchdog, evaluation)
+    write_report([workdir], workdir / "report.html")
+    finish(workdir, given)
+    print(tested, report_line(workdir), sep="\n\n")
 
 
 def _run(
     config: ConfigDict, workdir: Path, lock: Lock, extend: bool, watchdog: Watchdog, evaluation: Evaluation
-) -> None:
+) -> str:
+    """Trains and evaluates; returns the tables for the terminal."""
     if config.strategy == "embeddings":
         predictor, step = fit_states(config, workdir, lambda: _claimed(config, workdir, lock, extend), watchdog)
-        _finish(workdir, evaluation, predictor, step)
-        return
+        return _tested(workdir, evaluation, predictor, step)
     posts = open_posts(config)
     sidecars = sidecars_of(config, posts)
     vocabulary, data = data_of(config, posts, sidecars)
@@ -85,7 +96,7 @@ def _run(
 
     fit = Fit(predictor.definition, config, data, class_words_of(config, vocabulary))
     step, params, joint = fit.train(params, workdir, validate if config.eval_every else None, watchdog)
-    _finish(workdir, evaluation, predictor.with_params(params, joint=joint), step)
+    return _tested(workdir, evaluation, predictor.with_params(params, joint=joint), step)
 
 
 def _claimed(config: ConfigDict, workdir: Path, lock: Lock, extend: bool) -> None:
@@ -98,17 +109,6 @@ def _claimed(config: ConfigDict, workdir: Path, lock: Lock, extend: bool) -> Non
         print(f"note: {line}")
 
 
-def _finish(
-    workdir: Path,
-    evaluation: Evaluation,
-    predictor: KeyphrasePredictor | StatePredictor,
-    step: int,
-) -> None:
-    signal.signal(signal.SIGTERM, _raise_stopped)
-    tested = evaluation.test(predictor, workdir, step)
-    write_report([workdir], workdir / "report.html")
-    print(f"{tested}\n\nreport: {for_terminal(str(workdir / 'report.html'))}")
-
-
-def _raise_stopped(*_: object) -> None:
-    raise Stopped(None, by_user=False)
+def _tested(workdir: Path, evaluation: Evaluation, predictor: KeyphrasePredictor | StatePredictor, step: int) -> str:
+    signal.signal(signal.SIGTERM, raise_stopped)
+    return evaluation.test(predictor, workdir, step)

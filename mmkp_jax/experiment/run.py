@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import mmkp_jax
 from mmkp_jax.errors import BusyError, InputError
-from mmkp_jax.experiment.afterwards import finish, has_finished
+from mmkp_jax.experiment.afterwards import finish, is_over, report_line
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.adapter import check_adapter
 from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder, stop_tokens
@@ -64,10 +64,7 @@ def run_experiment(
     check_settings(config)
     _check_hosts(config, workdir)
     given = json.loads(config.to_json_best_effort())
-    if true_on_all_hosts(has_finished(workdir, given)):
-        if is_writer():
-            what = "this run has finished, and nothing is done; to train on, give more steps and --extend"
-            print(for_terminal(f"{workdir}: {what}"), _report_of(workdir), sep="\n")
+    if is_over(workdir, given):
         return
     watched = Watchdog(workdir, config.hang_seconds, jax.process_index())
     with watched as watchdog, Trackers(config.report_to, workdir) as trackers:
@@ -141,11 +138,7 @@ def _run_watched(
     if is_writer():  # after all files are written: a terminal that closes cannot interrupt them
         if not trackers.lost:  # else its next start sends them what they lack
             finish(workdir, given)
-        print(tested, _report_of(workdir), sep="\n\n")
-
-
-def _report_of(workdir: Path) -> str:
-    return for_terminal(f"report: {workdir / 'report.html'}")
+        print(tested, report_line(workdir), sep="\n\n")
 
 
 def raise_stopped(*_: object) -> None:

@@ -1,6 +1,7 @@
 """The fields of a baseline (`task=baseline`): a list of its own, in the form of `runtime/fields.py`."""
 
 from mmkp_jax.runtime.field_types import LENGTH, MAY_DIFFER, OURS, PAPER, Field, Need, Section
+from mmkp_jax.runtime.needs import VALIDATED
 
 TASKS = ("vlm", "baseline")
 """What a config is of: a vision-language model, or a baseline."""
@@ -21,6 +22,7 @@ MODEL_AND_DATA = (
     Field(
         *("model.path", ""),
         "a Hugging Face folder or hub id, whose hidden states are read; empty: none",
+        needs=(EMBEDDED,),
     ),
     Field(
         *("make", ""),
@@ -55,21 +57,58 @@ MODEL = (
         choices=("m3h", "coatt"),
         needs=(CLASSIFIED,),
     ),
-    Field("vocabulary", 45_006, "words at most, the most frequent of the training posts", low=10, source=PAPER),
+    Field(
+        *("vocabulary", 45_006),
+        "words at most, the most frequent of the training posts",
+        low=10,
+        source=PAPER,
+        needs=(TRAINED,),
+    ),
     Field("embedding_width", 200, "width of a word's vector", low=1, source=PAPER, needs=(TRAINED,)),
     Field("hidden_width", 150, "width of the encoder in one direction", low=1, source=PAPER, needs=(TRAINED,)),
     Field("dropout", 0.1, "share of numbers that are left out", low=0, below=1, source=PAPER, needs=(TRAINED,)),
-    Field("text_words", 100, "words of a text, and of its OCR, that are read at most", low=1, source=OURS),
+    Field(
+        *("text_words", 100),
+        "words of a text, and of its OCR, that are read at most",
+        low=1,
+        source=OURS,
+        needs=(TRAINED,),
+    ),
     Field("keyphrase_words", 6, "words of a keyphrase at most", low=1, source=PAPER, needs=(TRAINED,)),
 )
 
 TRAINING = (
-    Field("generation_weight", 1.0, "weight of generation against classification (eq. 1)", low=0, source=OURS),
-    Field("learning_rate", 1e-3, "of Adam; halved when the valid loss does not fall", low=0, source=PAPER),
-    Field("batch_size", 64, "pairs of a post and a keyphrase in a step", low=1, source=PAPER),
-    Field("clip_norm", 5.0, "largest global norm of the gradient", low=1e-12, source=PAPER),
-    Field("num_epochs", 15, "passes over the training pairs at most", low=1, source=PAPER, resume=LENGTH),
-    Field("patience", 5, "evaluations without a lower valid loss that end the training; 0 never", low=0, source=PAPER),
+    Field(
+        *("generation_weight", 1.0),
+        "weight of generation against classification (eq. 1)",
+        low=0,
+        source=OURS,
+        needs=(CLASSIFIED,),
+    ),
+    Field(
+        *("learning_rate", 1e-3),
+        "of Adam; halved when the valid loss does not fall",
+        low=0,
+        source=PAPER,
+        needs=(TRAINED,),
+    ),
+    Field("batch_size", 64, "pairs of a post and a keyphrase in a step", low=1, source=PAPER, needs=(TRAINED,)),
+    Field("clip_norm", 5.0, "largest global norm of the gradient", low=1e-12, source=PAPER, needs=(TRAINED,)),
+    Field(
+        *("num_epochs", 15),
+        "passes over the training pairs at most",
+        low=1,
+        source=PAPER,
+        resume=LENGTH,
+        needs=(TRAINED,),
+    ),
+    Field(
+        *("patience", 5),
+        "evaluations without a lower valid loss that end the training; 0 never",
+        low=0,
+        source=PAPER,
+        needs=(TRAINED, VALIDATED),
+    ),
     Field(
         *("joint_epochs", 5),
         "passes after that in which the decoder alone trains, and copies from the classifier too; 0: none",
@@ -110,19 +149,37 @@ EVALUATION = (
         resume=MAY_DIFFER,
         needs=(CLASSIFIED,),
     ),
-    Field("beam_size", 10, "unfinished keyphrases of the beam search; 1 is greedy", low=1, source=PAPER),
+    Field(
+        *("beam_size", 10),
+        "unfinished keyphrases of the beam search; 1 is greedy",
+        low=1,
+        source=PAPER,
+        needs=(TRAINED,),
+    ),
     Field("most_predicted", 5, "keyphrases of a post at most", low=1, source=PAPER),
     Field(
         *("eval_every", 1),
         "epochs between evaluations on valid, whose best is then tested; 0 tests the last epoch",
         low=0,
+        needs=(TRAINED,),
     ),
-    Field("valid_posts", 0, "posts of the valid split, from its top, that are decoded then; 0 is all", low=0),
-    Field("best_metric", "valid/all/f1@1", "metric that selects the best epoch"),
+    Field(
+        *("valid_posts", 0),
+        "posts of the valid split, from its top, that are decoded then; 0 is all",
+        low=0,
+        needs=(TRAINED, VALIDATED),
+    ),
+    Field("best_metric", "valid/all/f1@1", "metric that selects the best epoch, and heads the tables"),
     Field("eval_posts", 0, "posts of the test split that are decoded at the end; 0 is all", low=0),
     Field("eval_batch_size", 64, "posts decoded at a time", low=1, resume=MAY_DIFFER),
     Field("ablations", False, "also evaluate with images permuted between posts, and with texts blanked"),
-    Field("keep_checkpoints", 2, "number of latest checkpoints kept, one an epoch", low=1, resume=MAY_DIFFER),
+    Field(
+        *("keep_checkpoints", 2),
+        "number of latest checkpoints kept, one an epoch",
+        low=1,
+        resume=MAY_DIFFER,
+        needs=(TRAINED,),
+    ),
     Field(
         "hang_seconds",
         1800.0,

@@ -21,7 +21,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from mmkp_jax.data.feature_store import FeatureKind, FeatureStore
 from mmkp_jax.data.forest import Forest, RowSize, map_arrays
@@ -37,6 +36,7 @@ from mmkp_jax.models.freezing import join_params, split_trained
 from mmkp_jax.models.sharding import place_batch
 from mmkp_jax.ops.layout import ROW_AXES
 from mmkp_jax.runtime.hosts import check_agreement, true_on_all_hosts, wait_for_all
+from mmkp_jax.runtime.progress import Progress
 from mmkp_jax.training.batches import TrainingData
 from mmkp_jax.training.setup import Plan, dtype_of
 from mmkp_jax.training.step import State
@@ -167,7 +167,7 @@ def _compute(
         filled = [(row, n) for row, n in enumerate(own) if n is not None]
         files = [(str(images.digest_N[n]), value_RSX[row, : images.slot_NX[n, 0]]) for row, n in filled]
         list(writers.map(lambda file: store.write(*file), files))
-        bar.update(len(files))
+        bar.advance(len(files))
 
     alone, ended, last = jax.process_count() == 1, False, None
     own_images = sum(n is not None for own in batches for n in own)
@@ -175,7 +175,7 @@ def _compute(
         jax.set_mesh(plan.mesh),
         contextlib.closing(load_each(source, only_images, config.data.workers)) as forests,
         ThreadPoolExecutor(WRITERS) as writers,
-        tqdm(total=own_images, desc="features", unit="image", dynamic_ncols=True) as bar,
+        Progress(own_images, units="images", label="features", first="compiling, first images") as bar,
     ):
         for own, forest in zip(batches, forests, strict=True):
             if ended := alone and stopped():  # several hosts would have to stop at the same batch

@@ -102,7 +102,10 @@ def test_the_lowered_programs_hold_the_static_keys(model):
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
     generator = Generator(definition, mesh, slots=4, answer_tokens=ANSWER, stop_tokens=[], dtype=jnp.float32)
     structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    counted, meshes = generator._keys, []
+    generator._keys = lambda size: meshes.append(jax.sharding.get_abstract_mesh().axis_names) or counted(size)
     programs = generator.lower(structs, RowSize(24, 0, 1, {"tiles": 3}))
     cache, *_ = programs["decode"].out_info
     static = [layer for layer in cache if isinstance(layer, Static)]
     assert [layer.seen_BE.shape for layer in static] == [(4, KEYS * 3)] * 2
+    assert meshes == [()]  # a mesh does not divide the one row that they are counted in

@@ -15,7 +15,7 @@ NAMES = {
 def dataset_of(path: str) -> str | None:
     """The paper's dataset that a folder is of by its name: MMKP-V2, MMKP, or None for other data.
 
-    MMKP-V2 is drawn anew from MMKP by whoever prepares it, so that its posts cannot be told by their number.
+    MMKP-V2 is drawn anew from MMKP by whoever prepares it, so the number of its posts does not show it.
     """
     name = Path(path.split(",")[0].rpartition(":")[0] or path.split(",")[0]).name.lower()
     if not any(each in name for each in ("mmkp", "tw_mm")) or "360k" in name:

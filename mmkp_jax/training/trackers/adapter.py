@@ -9,7 +9,7 @@ PROJECT = "mmkp_jax"
 
 
 class TrackedRun(NamedTuple):
-    """What a tracker is told of a run when it begins, and again when it resumes."""
+    """What a tracker gets to know of a run when it begins, and again when it resumes."""
 
     id: str
     """Eight hexadecimal digits, the same in every start of the run."""

@@ -12,7 +12,7 @@ import wandb
 
 
 class WandbRun:
-    """A run of W&B: of the machine it is told nothing but what the run itself logs."""
+    """A run of W&B, which gets nothing about the machine but what the run itself logs."""
 
     def __init__(self, run: TrackedRun):
         run.folder.mkdir(parents=True, exist_ok=True)
