@@ -32,7 +32,15 @@ def test_every_image_that_the_file_names_installs_extras_that_there_are(fakes, e
     fakes.make("pip", "")
     subprocess.run(["sh", "-c", INSTALL], env=fakes.environment(EXTRAS=extras), check=True, cwd=ROOT)
     (call,) = fakes.calls()
-    assert call == ["pip", "install", "--no-cache-dir", "-c", "requirements/tested.txt", "-e", f".[{extras}]"]
+    assert call == [
+        "pip",
+        "install",
+        "--no-cache-dir",
+        "-c",
+        "requirements/tested.txt",
+        "-e",
+        f".[{extras}]" if extras else ".",
+    ]
     assert (ROOT / call[4]).is_file()
     assert set(filter(None, extras.split(","))) <= set(metadata("mmkp_jax").get_all("Provides-Extra"))
 
