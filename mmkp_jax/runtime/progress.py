@@ -1,9 +1,14 @@
-"""A progress bar as wide as the terminal: what is done now, how far it is, the time left, and fields that have room."""
+"""A progress bar as wide as the terminal: what is done now, how far it is, the time left, and fields that have room.
+
+Where stderr is no terminal but a file or a pipe, it is a line now and then instead, which a log can hold.
+"""
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -12,6 +17,9 @@ BAR = 10
 
 TIMED = 2
 """Units after which the time left is shown: the first one is often compiled for, and says nothing of the next."""
+
+LINE_EVERY = 30.0
+"""Seconds between two lines where there is no terminal."""
 
 SHOWN_AFTER = 5.0
 """Seconds after which work that is mostly short has a bar."""
@@ -46,9 +54,9 @@ class Progress(contextlib.AbstractContextManager):
         self._label, self._begun, self._first, self._at_once = label, initial, first, not delay
         self._bar = tqdm(
             total=total, initial=initial, unit=units, leave=leave, disable=disable, smoothing=0.1, dynamic_ncols=True,
-            bar_format=_format(timed=False), delay=delay,
+            bar_format=_format(timed=False), delay=delay, file=_stderr(), mininterval=_interval(),
+            desc=self._words(first),
         )  # fmt: skip
-        self._show(first)
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
@@ -81,11 +89,15 @@ class Progress(contextlib.AbstractContextManager):
             room = width - len(bare) - 1
             fits = [number for number in range(len(fields) + 1) if len(", ".join(["", *fields[:number]])) <= room]
             fields = fields[: fits[-1] if fits else 0]
-        self._bar.set_postfix_str(", ".join(fields))
+        self._bar.set_postfix_str(", ".join(fields), refresh=width is not None)
 
     def _show(self, what: str) -> None:
+        refresh = self._at_once and (bool(what) or _columns() is not None)
+        self._bar.set_description_str(self._words(what), refresh=refresh)
+
+    def _words(self, what: str) -> str:
         words = ": ".join(filter(None, (self._label, f"{what}…" if what else "")))
-        self._bar.set_description_str(f"{words} " if words else "", refresh=self._at_once)
+        return f"{words} " if words else ""
 
 
 class Waiting(contextlib.AbstractContextManager):
@@ -93,7 +105,9 @@ class Waiting(contextlib.AbstractContextManager):
 
     def __init__(self, label: str):
         self._label, self._what = label, ""
-        self._bar = tqdm(bar_format="{desc} [{elapsed}]", leave=False, dynamic_ncols=True)
+        self._bar = tqdm(
+            bar_format="{desc} [{elapsed}]", leave=False, dynamic_ncols=True, file=_stderr(), desc=f"{label}…"
+        )
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
@@ -103,6 +117,29 @@ class Waiting(contextlib.AbstractContextManager):
         if what != self._what or _columns() is not None:
             self._bar.set_description_str(f"{self._label}: {what}…")
         self._what = what
+
+
+class _Lines:
+    """A file to which a bar is drawn: each drawing is a line of its own, and nothing is wiped out."""
+
+    def __init__(self, file: TextIO):
+        self._file, self.encoding = file, file.encoding
+
+    def write(self, text: str) -> None:
+        for line in re.split(r"[\r\n]+", text):
+            if line.strip():
+                self._file.write(f"{line.rstrip()}\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _stderr() -> Any:
+    return _Lines(sys.stderr) if _columns() is None else sys.stderr
+
+
+def _interval() -> float:
+    return LINE_EVERY if _columns() is None else 0.1  # as tqdm's own
 
 
 def _format(*, timed: bool) -> str:

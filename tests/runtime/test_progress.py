@@ -1,6 +1,7 @@
 """The progress bar: on a terminal of 80 columns, and on none."""
 
 import os
+import re
 
 import pytest
 
@@ -18,7 +19,7 @@ class Terminal:
 
     def drawn(self) -> list[str]:
         self._text += self._capsys.readouterr().err
-        return [line.rstrip() for line in self._text.split("\r") if line.strip()]
+        return [line.rstrip() for line in re.split(r"[\r\n]", self._text) if line.strip()]
 
 
 @pytest.fixture
@@ -62,7 +63,8 @@ def test_the_time_left_is_shown_after_two_units_and_leaves_out_what_came_first(t
         assert line.startswith("test  42%|") and "<00:0" in line, line
 
 
-def test_what_is_done_in_between_is_shown_and_taken_away(terminal):
+def test_what_is_done_in_between_is_shown_and_taken_away(terminal, monkeypatch):
+    widths(monkeypatch, 80)
     with Progress(10, units="steps") as bar:
         with bar.doing("saving"):
             assert terminal.drawn()[-1].startswith("saving…   0%|")
@@ -83,6 +85,25 @@ def test_what_takes_less_than_the_delay_has_no_bar(terminal):
     with Progress(10, units="MB", label="loading weights", delay=60) as bar:
         bar.advance(10)
     assert terminal.drawn() == []
+
+
+def test_off_a_terminal_a_bar_is_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY", 1000)
+    with Progress(300, units="steps", first="compiling") as bar:
+        for step in range(300):
+            bar.advance()
+            bar.fields([f"loss {step}"])
+            if step == 100:
+                with bar.doing("saving"):
+                    pass
+    err = capsys.readouterr().err
+    assert "\r" not in err
+    lines = [re.sub(r"\d\d:\d\d", "time", line) for line in err.splitlines()]
+    assert lines == [
+        "compiling…   0%|          | 0/300 steps [time]",
+        "saving…  34%|███▎      | 101/300 steps [time<time, loss 100]",
+        "100%|██████████| 300/300 steps [time<time, loss 299]",
+    ]
 
 
 @pytest.mark.parametrize("columns, lines", [(80, 4), (None, 2)])
