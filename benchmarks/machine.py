@@ -7,6 +7,9 @@ from pathlib import Path
 
 import jax
 
+VECTORS = {"avx512_bf16": "AVX-512 with bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
+"""Vector instructions by flag, the widest first: a product, and its rounding, depend on them."""
+
 
 def describe_machine() -> str:
     """Device, cores, versions and revision, in one line."""
@@ -17,9 +20,18 @@ def describe_machine() -> str:
 
 
 def _cpu_name() -> str:
+    """The name, and what tells processors of one name apart: family, model, widest vectors."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    pairs = (line.partition(":") for line in info.read_text().splitlines()) if info.exists() else ()
+    facts: dict[str, str] = {}
+    for key, _, value in pairs:
+        facts.setdefault(key.strip(), value.strip())
+    if "model name" not in facts:
+        return platform.machine()
+    flags = facts.get("flags", "").split()
+    widest = next((name for flag, name in VECTORS.items() if flag in flags), "")
+    numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+    return f"{facts['model name']} ({', '.join(filter(None, [*numbers, widest]))})"
 
 
 def _revision() -> str:
