@@ -16,7 +16,7 @@ an answer. Slots are on one CPU device.
 
 import argparse
 import importlib
-import os
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,10 +85,11 @@ def recipe_of(maker: str, pocket: Path) -> Recipe:
 
 
 def print_opening(name: str, recipe: Recipe, records: Sequence[Record]) -> None:
-    """A row of the table: tokens of the common opening, of the typical trunk and of pocket's, and the share of FLOPs."""
+    """A row of the table: tokens of the opening, of the typical trunk and of pocket's, and the share of FLOPs."""
     takes_images = recipe.processor.image_token is not None
     prompts = [measured_tree(each, recipe).prompt.tolist() for each in records if each.image or not takes_images]
-    common = len(os.path.commonprefix(prompts))
+    alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    common = len(list(alike))
     if takes_images:
         common = min(common, prompts[0].index(recipe.processor.image_token))  # the pixels differ
     definition = define(known_config(name))
@@ -142,17 +143,14 @@ def compare(loaded: LoadedModel, records: Sequence[Record], args: argparse.Names
         if apart != shared:
             raise SystemExit("the answers are not equal: no timing would mean anything")
     tokens = sum(map(len, apart.values()))
-    print(
-        f"{len(trees)} posts in {' and '.join(MODES)}: {len(asked)} answers of {tokens / len(asked):.1f} tokens, equal"
-    )
+    print(f"{len(trees)} posts, {len(asked)} answers of {tokens / len(asked):.1f} tokens, which are equal", flush=True)
     taken = {name: [] for name in sides}
     for number in range(args.rounds):
         for name in list(sides)[:: 1 if number % 2 else -1]:
             taken[name].append([timed(sides[name], most) for most in generators])
     print(f"{args.slots} slots, {args.rounds} rounds; {describe_machine()}")
-    print(
-        f"{'':16} {'posts/s':>8} {'processor':>10} {'of it prefill':>14}  times the first's; of processor; of prefill's"
-    )
+    ratios = "times the first's time; its processor seconds; those of prefill"
+    print(f"{'':16} {'posts/s':>8} {'processor':>10} {'of it prefill':>14}  {ratios}")
     first = np.array(taken[next(iter(sides))])
     for name, found in taken.items():  # [round, prefill and whole, wall and processor]
         times, ratio = np.median(found, axis=0), np.array(found) / first
