@@ -5,7 +5,8 @@
 First a table, for which nothing is decoded: of each family the opening that all prompts of posts with an image have in
 common (of a family without images: all prompts), by the chat template of its pocket variant and a tokenizer of that
 size; and its share of the FLOPs of the prefill of a typical post, image included, in the published geometry. Pocket's
-tokenizers write the opening in more tokens than the published ones: the share is an upper bound.
+tokenizers write the opening in no fewer tokens than the published ones: the share is an upper bound. `second` is the
+share that a second prefill has in all FLOPs of a typical post's two answers, the longer of them with reasoning.
 
 Then each post of pocket (text and image) is answered in the modes direct and think, greedily, by pocket's untrained
 model in float32: with the prompt of a post prefilled once, and once for each mode. Both are given the same numbers of
@@ -59,7 +60,7 @@ Answers = dict[tuple[int, str], list[int]]
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--posts", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0: the table alone")
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--max_tokens", type=int, default=384)
     parser.add_argument("--pocket", type=Path, default=POCKET, help="a pocket; made if it is not there")
@@ -68,11 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     posts = list(read_jsonl(args.pocket / "posts" / "train.jsonl"))[: args.posts]
     records = [record_of(post, args.pocket / "images") for post in posts]
     print(describe_machine())
-    print(f"{'':42} {'opening':>8} {'trunk':>6} {'pocket trunk':>13} {'share of FLOPs':>15}")
+    print(f"{'':42} {'opening':>8} {'trunk':>6} {'pocket trunk':>13} {'of prefill':>12} {'second':>12}")
     for maker, name in PUBLISHED.items():
         print_opening(name, recipe_of(maker, args.pocket), records)
     print(flush=True)
-    compare(load_model(str(args.pocket / "model")), records, args)
+    if args.rounds:
+        compare(load_model(str(args.pocket / "model")), records, args)
 
 
 def recipe_of(maker: str, pocket: Path) -> Recipe:
@@ -96,12 +98,18 @@ def print_opening(name: str, recipe: Recipe, records: Sequence[Record]) -> None:
     family, processor = definition.family, definition.processor
     post = family.typical(processor)
     slots = np.asarray([[post[kind] for kind in processor.slots]])
-    images = processor.work_of_posts(slots, np.asarray([post["trunk"]]))
-    whole = Work(post["trunk"], 0, float(tree_pairs(post["trunk"])), images)
-    opening = Work(common, 0, float(tree_pairs(common)), {kind: 0.0 for kind in images})
-    share = flops_of(definition, opening) / flops_of(definition, whole)
+
+    def flops(trunk: float, *answers: float) -> float:
+        tokens = trunk + sum(answers)
+        images = processor.work_of_posts(slots, np.asarray([tokens]))
+        return flops_of(definition, Work(tokens, sum(answers), float(tree_pairs(trunk, *answers)), images))
+
+    prefill, all_once = flops(post["trunk"]), flops(post["trunk"], post["sft"], post["cot"])
+    nothing = {kind: 0.0 for kind in processor.work_of_posts(slots, np.asarray([0.0]))}
+    opening = flops_of(definition, Work(common, 0, float(tree_pairs(common)), nothing))
     mean = np.mean([len(each) - 1 for each in prompts])
-    print(f"{name:42} {common:8} {post['trunk']:6.1f} {mean:13.1f} {share:15.1%}", flush=True)
+    row = f"{name:42} {common:8} {post['trunk']:6.1f} {mean:13.1f} {opening / prefill:12.1%}"
+    print(f"{row} {prefill / (all_once + prefill):12.1%}", flush=True)
 
 
 def flops_of(definition: Definition, work: Work) -> float:
