@@ -33,11 +33,10 @@ NOTHING = "–"
 
 
 class ModeJob(NamedTuple):
-    """The predictions of a complete run with one of `FORCED`."""
+    """The predictions of a complete run with each of `FORCED`, by one command."""
 
     run: Path
     """The run's work directory."""
-    mode: Mode
     step: int
     """The step that was evaluated."""
     model: str
@@ -48,35 +47,36 @@ class ModeJob(NamedTuple):
     @property
     def name(self) -> str:
         """Its name on the terminal."""
-        return f"{self.run.name}, {self.mode}"
+        return f"{self.run.name}, {' and '.join(FORCED)}"
 
     @property
     def workdir(self) -> Path:
-        """The file without its ending, by which its log is named."""
-        return self.run / "predictions" / f"{self.mode}-{self.step}"
+        """By which its log is named."""
+        return self.run / "predictions" / f"modes-{self.step}"
 
     @property
-    def file(self) -> Path:
-        """The predictions file."""
-        return self.workdir.with_name(f"{self.workdir.name}.jsonl")
+    def files(self) -> dict[Mode, Path]:
+        """The predictions file of each mode."""
+        return {mode: self.run / "predictions" / f"{mode}-{self.step}.jsonl" for mode in FORCED}
 
     @property
     def complete(self) -> bool:
-        """Whether every post is predicted."""
-        return self.file.exists() and self.file.read_bytes().count(b"\n") == self.posts
+        """Whether every post is predicted with each."""
+        return all(file.exists() and file.read_bytes().count(b"\n") == self.posts for file in self.files.values())
 
     def command(self) -> list[str]:
         """The command that starts or resumes it."""
         posts = (f"--data={self.dataset}", f"--split={SPLIT}")
-        flags = (f"--model={self.model}", *posts, f"--mode={self.mode}", f"--out={self.file}")
+        out = self.run / "predictions" / f"{{mode}}-{self.step}.jsonl"
+        flags = (f"--model={self.model}", *posts, f"--mode={','.join(FORCED)}", f"--out={out}")
         return [sys.executable, "-m", "mmkp_jax.predict", *flags]
 
 
-def modes_of(run: ReportRun, dataset: Path) -> list[ModeJob]:
+def modes_of(run: ReportRun, dataset: Path) -> ModeJob:
     """The predictions of a run with each of `FORCED`, by the weights that were evaluated."""
     best = run.path / "best" / str(run.step)
     at = "" if run.strategy == "zeroshot" else "@best" if best.is_dir() else f"@{run.step}"
-    return [ModeJob(run.path, mode, run.step, f"{run.path}{at}", dataset, len(run.answers)) for mode in FORCED]
+    return ModeJob(run.path, run.step, f"{run.path}{at}", dataset, len(run.answers))
 
 
 def mode_tables(results: Mapping[str, "Result"]) -> list[Table]:
@@ -95,12 +95,11 @@ def mode_tables(results: Mapping[str, "Result"]) -> list[Table]:
 
 def read_modes(result: "Result") -> Modes | None:
     """The measures of a system's runs; None while predictions are missing."""
-    jobs = [job for run in result.runs for job in modes_of(run, result.dataset)]
+    jobs = [modes_of(run, result.dataset) for run in result.runs]
     if not all(job.complete for job in jobs):
         return None
     posts, seen = read_posts(result.dataset), read_train_keyphrases(result.dataset)
-    files = {mode: [job.file for job in jobs if job.mode == mode] for mode in FORCED}
-    forced = {mode: read_system(files[mode], posts, seen, None) for mode in FORCED}
+    forced = {mode: read_system([job.files[mode] for job in jobs], posts, seen, None) for mode in FORCED}
     return measure_modes({"auto": result.scored, **forced}, RESAMPLES)
 
 

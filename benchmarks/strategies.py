@@ -176,7 +176,7 @@ def dataset_of(job: Job, run: ReportRun) -> Path:
 def mode_jobs(jobs: Sequence[Job]) -> list[ModeJob]:
     """Predictions of the complete runs with and without chains of thought."""
     runs = [(job, read_runs([job.workdir])[0]) for job in jobs if job.complete]
-    return [each for job, run in runs for each in modes_of(run, dataset_of(job, run))]
+    return [modes_of(run, dataset_of(job, run)) for job, run in runs]
 
 
 def strategies_table(results: Mapping[str, Result]) -> Table:

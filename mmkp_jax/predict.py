@@ -15,7 +15,7 @@ from mmkp_jax.data.prompts import MODES
 from mmkp_jax.evaluation.files import CMKP_ENDING
 from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.inference.inputs import posts_of
-from mmkp_jax.inference.predict import predict, predict_through_endpoint
+from mmkp_jax.inference.predict import PLACE, predict, predict_through_endpoint
 from mmkp_jax.runtime.cli import Parser, status_of
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.teacher.flags import (
@@ -57,8 +57,9 @@ def parser() -> Parser:
     add("--out", type=Path, metavar="FILE", help="predictions: JSON Lines (.jsonl), else CMKP's form, a line a post")
     add("--explain", action="store_true", help="print the reasoning behind each answer")
     add("--zero_shot", action="store_true", help="describe the output's format, for a model that has not learnt it")
-    about = "whether answers begin with <think>: always, never (direct), or as the model chooses"
-    add("--mode", choices=MODES, default=MODES[0], help=f"{about} (%(default)s)")
+    about = "whether answers begin with <think>: always, never (direct), or as the model chooses (auto, the default); "
+    about += f"several at a time, as direct,think, need {PLACE} in --out, a file for each"
+    add("--mode", type=_modes, default=MODES[0], metavar="MODE[,MODE]", help=about)
     add(
         "--temperature",
         type=float,
@@ -102,6 +103,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status_of(status, arguments, interrupted=message)
 
 
+def _modes(given: str) -> str:
+    """The modes of --mode, as they were given."""
+    modes = given.split(",")
+    for mode in modes:
+        if mode not in MODES:
+            raise argparse.ArgumentTypeError(f"invalid choice: {mode!r} (choose from {', '.join(MODES)})")
+    if len(set(modes)) < len(modes):
+        raise argparse.ArgumentTypeError(f"{given} names a mode twice")
+    return given
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     flags = parser()
     parsed = flags.parse(arguments)
@@ -119,6 +131,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         flags.error("--data=DIR needs --split=NAME")
     if parsed.text is None and not parsed.out:
         flags.error("--out=FILE is not given")
+    if "," in parsed.mode and PLACE not in (parsed.out.name if parsed.out else ""):
+        flags.error(f"--mode={parsed.mode} needs --out with {PLACE} in the file's name: a file is of one mode")
     for name, low, high in (("temperature", 0, 100), ("top_p", 1e-6, 1), ("n", 1, 1000)):
         if not low <= getattr(parsed, name) <= high:
             flags.error(f"--{name}={getattr(parsed, name)} is not from {low} to {high}")

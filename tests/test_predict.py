@@ -100,6 +100,24 @@ def test_a_mode_decides_how_outputs_begin_and_is_part_of_the_file(pocket, tmp_pa
     assert main(of_posts(pocket, out["think"], "--mode=direct")) == 2
     message = f"{out['think']}:1: it was predicted with --mode=think, not direct; name another --out, or remove it"
     assert message in capsys.readouterr().err
+    (tmp_path / "both").mkdir()
+    both = tmp_path / "both" / "{mode}.jsonl"
+    flags = of_posts(pocket, both, "--mode=think,direct")
+    assert main(flags) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("written: ") == 2 and "1 of 6 posts could not be used" in shown
+    theirs = {mode: both.with_name(f"{mode}.jsonl") for mode in ("direct", "think")}
+    kept = ("id", "output", "predicted", "form", "mode", "tokens")
+    for mode, file in theirs.items():
+        assert [[line.get(key) for key in kept] for line in lines(file)] == [
+            [line.get(key) for key in kept] for line in found[mode]
+        ]
+    written = {file: file.read_text() for file in theirs.values()}
+    for file, left in zip(theirs.values(), (1, 4), strict=True):  # some posts lack one mode, some both
+        file.write_text("".join(written[file].splitlines(keepends=True)[:left]))
+    assert main(flags) == 0 and {file: len(lines(file)) for file in written} == dict.fromkeys(written, 6)
+    assert "4 of 6 posts are already predicted" in capsys.readouterr().out
+    assert [line["output"] for line in lines(theirs["direct"])] == [line["output"] for line in found["direct"]]
     as_cmkp = tmp_path / "p.txt"
     as_cmkp.with_name("p.txt.jsonl").write_text(out["direct"].read_text().splitlines(keepends=True)[0])
     assert main(of_posts(pocket, as_cmkp)) == 2
@@ -164,6 +182,9 @@ def test_outputs_are_printed_without_moving_the_cursor():
         (["--model=x", "--text=a", "--temprature=1"], "(did you mean '--temperature'?)"),
         (["--model=x", "--text=a", "--batch_size=0"], "--batch_size=0 is less than 1"),
         (["--model=x", "--text=a", "--mode=cot"], "invalid choice: 'cot'"),
+        (["--model=x", "--text=a", "--mode=think,direct,think"], "names a mode twice"),
+        (["--model=x", "--text=a", "--mode=think,direct"], "needs --out with {mode} in the file's name"),
+        (["--model=x", "--text=a", "--mode=think,direct", "--out=b.jsonl"], "needs --out with {mode}"),
         (
             ["--model=x", "--posts=a", "--out=b.jsonl", "--base_url=u", "--mode=think"],
             "--mode does not go with --base_url",

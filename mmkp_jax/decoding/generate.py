@@ -1,5 +1,7 @@
 """Completions to prompts, decoded in slots that are refilled as soon as their completion has ended.
 
+Prompts that share a trunk are prefilled once, in one row, which is copied to the slots of all their completions.
+
 B slots, R rows of a prefill, M moves, J pages of a slot, K tokens between two syncs with the host, V vocabulary,
 D model width, I pairs of a head.
 
@@ -25,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
 from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, image_keys, insert, prefill, weights_of
 from mmkp_jax.decoding.paging import Pages, PageTable
-from mmkp_jax.decoding.prompts import Batch, Prompt, pack_trunks, padded_size, plan_batches
+from mmkp_jax.decoding.prompts import Batch, Prompt, pack_trunks, padded_size, plan_batches, with_equal_trunks
 from mmkp_jax.decoding.sampling import (
     GREEDY,
     Sampling,
@@ -46,7 +48,8 @@ LOADERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; each is a batch ahead."""
 
 Load = Callable[[int], Tree | None]
-"""(prompt number) -> the prompt with its images' pixels; None if it is not available. Called in threads."""
+"""(prompt number) -> the prompt with its images' pixels; None if it is not available. Called in threads, for the first
+of the prompts that share a trunk: it answers for all."""
 
 
 class Generator:
@@ -148,12 +151,15 @@ class Generator:
         if not self._opening and any(prompt.mode != "auto" for prompt in prompts):
             raise ValueError("a prompt's mode needs the opening of a chain of thought")
         slots, rows = self._sizes(min(self._slots, 1 << (len(prompts) * num_samples - 1).bit_length()))
-        batches = plan_batches(prompts, rows)
+        groups = with_equal_trunks(prompts)
+        batches = plan_batches([prompts[first] for first, *_ in groups], rows)
         session = Session(self, params, prompts, [batch.size for batch in batches], slots)
         trunks, waiting = None, collections.deque[Pending]()  # the rows prefilled last, and what waits for a slot
         with (
             ThreadPoolExecutor(LOADERS) as pool,
-            contextlib.closing(self._forests(pool, batches, rows, load)) as forests,  # before the pool, which waits
+            contextlib.closing(
+                self._forests(pool, batches, rows, lambda group: load(groups[group][0]))
+            ) as forests,  # before the pool, which waits
         ):
             while True:
                 while session.table.free and (waiting or (loaded := next(forests, None))):
@@ -161,9 +167,8 @@ class Generator:
                         (batch, forest), loaded, trunks = loaded, None, None  # frees the batch before
                         trunks, there_R = session.prefill(forest)
                         there_R, forest = np.asarray(there_R), None
-                        pending = [
-                            Pending(row, n, i) for row, n in enumerate(batch.numbers) for i in range(num_samples)
-                        ]
+                        shared = [(row, n) for row, group in enumerate(batch.numbers) for n in groups[group]]
+                        pending = [Pending(row, n, i) for row, n in shared for i in range(num_samples)]
                         waiting.extend(each for each in pending if there_R[each.row])
                         yield from (Completion(p.prompt, p.sample, None) for p in pending if not there_R[p.row])
                     session.insert(trunks, waiting, at_most=-(-rows // 4))  # few slots are free at a time

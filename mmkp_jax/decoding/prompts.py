@@ -1,9 +1,10 @@
 """Prompts in rows of a few static sizes, for prefill.
 
-A prompt's trunk is prefilled: all but its last token, with which decoding begins.
+A prompt's trunk is prefilled: all but its last token, with which decoding begins. Equal trunks are prefilled once.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ class Prompt(NamedTuple):
     """What is known of a prompt before its images are decoded."""
 
     name: str
-    """Name that random sampling depends on; no two prompts should share one."""
+    """Name that random sampling depends on; no two prompts of a mode should share one."""
     size: RowSize
     """The slots that its trunk takes in a row."""
     last_token: int
@@ -31,6 +32,8 @@ class Prompt(NamedTuple):
     """Most tokens of a completion, if fewer than the generator allows."""
     mode: Mode = "auto"
     """Whether its completions must begin with a chain of thought (`think`), must not (`direct`), or may."""
+    trunk: bytes = b""
+    """The same for prompts of the same tokens and images, and for no others; empty where that is not known."""
 
 
 class Batch(NamedTuple):
@@ -52,10 +55,26 @@ def prompt_of(name: str, tree: Tree, processor: Processor) -> Prompt:
     return Prompt(name, tree_size(trunk_of(tree), processor), int(tree.prompt[-1]), int(last))
 
 
+def name_trunk(prompt: np.ndarray, images: Sequence[bytes]) -> bytes:
+    """`Prompt.trunk` of these tokens and image files: the same for the same ones."""
+    found = hashlib.blake2b(prompt.astype(np.int32).tobytes(), digest_size=16)
+    for image in images:
+        found.update(hashlib.blake2b(image).digest())
+    return found.digest()
+
+
 def trunk_of(tree: Tree) -> Tree:
     """The tree without its targets."""
     nothing = np.zeros(0, np.int32)
     return dataclasses.replace(tree, sft=nothing, cot=nothing)
+
+
+def with_equal_trunks(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The numbers of the prompts, those that share a trunk together; each in the order of the first."""
+    together: dict[bytes | int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        together.setdefault(prompt.trunk or number, []).append(number)
+    return list(together.values())
 
 
 def plan_batches(prompts: Sequence[Prompt], rows: int) -> list[Batch]:

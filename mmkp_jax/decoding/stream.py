@@ -1,6 +1,8 @@
 """Completions of prompts that come at any time: a generator's slots stay in use, and each is refilled as it is free.
 
 Programs are compiled for few sizes of prompts, and decoding for one.
+
+The rows of the last prefill are kept until the next one: a prompt whose trunk is among them is not prefilled again.
 """
 
 import collections
@@ -9,6 +11,7 @@ from typing import NamedTuple
 
 from mmkp_jax.data.forest import RowSize, Tree
 from mmkp_jax.data.processor import Processor
+from mmkp_jax.decoding.cache import Cache
 from mmkp_jax.decoding.generate import Generator, Session
 from mmkp_jax.decoding.prompts import SHORT, Prompt, pack_trunks, padded_size
 from mmkp_jax.decoding.slots import Completion, Pending
@@ -36,6 +39,8 @@ class _Waiting(NamedTuple):
     """Its prompt and the pixels of its images."""
     size: RowSize
     """The size of the rows that it is prefilled in."""
+    trunk: bytes | int
+    """The same for prompts that share a trunk: `Prompt.trunk`, or the number."""
 
 
 class Stream:
@@ -63,6 +68,8 @@ class Stream:
     def restart(self) -> None:
         """Forgets all prompts, and begins with empty slots."""
         self._prompts: dict[int, Prompt] = {}
+        self._trunks: Cache | None = None
+        self._row_of: dict[bytes | int, int] = {}  # the rows of `_trunks`, as `_Waiting.trunk` names them
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._session = None  # frees its cache before there is another
         self._session = Session(self._generator, self._params, self._prompts, [self.largest], most_pages=True)
@@ -91,7 +98,7 @@ class Stream:
         self.check(prompt)
         number, self._next = self._next, self._next + 1
         self._prompts[number] = prompt
-        self._queue.append(_Waiting(number, tree, self._rows_of(prompt.size)))
+        self._queue.append(_Waiting(number, tree, self._rows_of(prompt.size), prompt.trunk or number))
         return number
 
     def drop(self, number: int) -> None:
@@ -103,7 +110,9 @@ class Stream:
     def advance(self) -> Iterator[Update]:
         """Fills free slots from the queue, decodes up to the next sync, and yields what came of every prompt."""
         while self._queue and self._session.table.free:
-            self._prefill()
+            if self._queue[0].trunk not in self._row_of:
+                self._prefill()
+            self._begin()
         if self._session.table.taken:
             ended = list(self._session.decode())
             for completion in ended:
@@ -112,21 +121,31 @@ class Stream:
         yield from [Update(completion, False) for completion in self._session.table.taken.values()]
 
     def _prefill(self) -> None:
-        """Prefills the first prompt of the queue, and the next of the same size that there are free slots for."""
+        """Prefills the first trunk of the queue, and the next of the same size that there are free slots for."""
         rows = self._generator.rows()
         size = self._queue[0].size
-        alike = [each for each in self._queue if each.size == size]
-        taken = alike[: min(rows, len(self._session.table.free))]
-        numbers = {each.number for each in taken}
-        self._queue = collections.deque(each for each in self._queue if each.number not in numbers)
+        trees: dict[bytes | int, Tree] = {}
+        for each in self._queue:
+            if each.size == size:
+                trees.setdefault(each.trunk, each.tree)
+        taken = list(trees)[: min(rows, len(self._session.table.free))]
         if (key := tuple(size.slots().values())) not in self._sizes:
             self._sizes.add(key)
             self._compiling(size)
-        trees = [each.tree for each in taken] + [None] * (rows - len(taken))
-        forest = self._generator.place(pack_trunks(trees, size, self._processor))
-        trunks, _ = self._session.prefill(forest)
-        waiting = collections.deque(Pending(row, each.number, 0) for row, each in enumerate(taken))
-        self._session.insert(trunks, waiting, at_most=rows)
+        padded = [trees[trunk] for trunk in taken] + [None] * (rows - len(taken))
+        forest = self._generator.place(pack_trunks(padded, size, self._processor))
+        self._trunks, self._row_of = None, {}  # frees them before there are others
+        self._trunks, _ = self._session.prefill(forest)
+        self._row_of = {trunk: row for row, trunk in enumerate(taken)}
+
+    def _begin(self) -> None:
+        """Begins the completions of waiting prompts whose trunks are kept, as far as there are free slots."""
+        there = [each for each in self._queue if each.trunk in self._row_of][: len(self._session.table.free)]
+        numbers = {each.number for each in there}
+        self._queue = collections.deque(each for each in self._queue if each.number not in numbers)
+        waiting = collections.deque(Pending(self._row_of[each.trunk], each.number, 0) for each in there)
+        while waiting:
+            self._session.insert(self._trunks, waiting, at_most=self._generator.rows())
 
     def _rows_of(self, size: RowSize) -> RowSize:
         """One of few sizes: tokens of a power of two or the most, and slots of no image, the largest, or its own."""

@@ -2,16 +2,17 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmkp_jax.data.numbered import OnDemand
 from mmkp_jax.data.posts import Record, Reject
+from mmkp_jax.data.prompts import Mode
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import outputs_line, reasoning_in
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
-from mmkp_jax.inference.resumable_predictions import ResumablePredictions
+from mmkp_jax.inference.resumable_predictions import ResumablePredictions, write_each
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.progress import Progress
 from mmkp_jax.teacher.flags import (
@@ -25,44 +26,60 @@ from mmkp_jax.teacher.zero_shot import prediction_questions, predictions_of, why
 if TYPE_CHECKING:
     from mmkp_jax.inference.predictor import SkippedPost
 
+PLACE = "{mode}"
+"""What stands for the mode in the name of --out."""
+
 
 def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: argparse.Namespace) -> list[Prediction]:
-    """The predictions of a local model in the posts' order, printed and written as the flags say."""
-    file = ResumablePredictions(flags.out, ids, flags.mode) if flags.out else None
-    found = dict(file.found) if file else {}
-    left = [number for number in range(len(ids)) if number not in found]
-    if found:
-        print(for_terminal(f"{len(found):,} of {len(ids):,} posts are already predicted in {flags.out}"))
+    """The predictions of a local model in the posts' order, printed and written as the flags say.
+
+    With several modes, those of the first come first.
+    """
+    modes: list[Mode] = flags.mode.split(",")
+    outs = {mode: flags.out.with_name(flags.out.name.replace(PLACE, mode)) for mode in modes} if flags.out else {}
+    files = {mode: ResumablePredictions(out, ids, mode) for mode, out in outs.items()}
+    found = {mode: dict(files[mode].found) if files else {} for mode in modes}
+    left = {n: missing for n in range(len(ids)) if (missing := [mode for mode in modes if n not in found[mode]])}
+    for mode, out in outs.items():
+        if found[mode]:
+            print(for_terminal(f"{len(found[mode]):,} of {len(ids):,} posts are already predicted in {out}"))
     skipped: list[SkippedPost] = []
     predictions = _predicted(OnDemand(len(ids), read), left, flags, skipped) if left else iter(())
-    first = "loading, compiling, first answers"
-    with Progress(
-        len(ids), initial=len(found), units="posts", first=first, leave=len(left) > 1, disable=not left
-    ) as bar:
-        for number, prediction in file.write(predictions) if file else predictions:
-            found[number] = prediction
+    options = dict(units="posts" if len(modes) == 1 else "answers", first="loading, compiling, first answers")
+    there, total = sum(map(len, found.values())), len(ids) * len(modes)
+    with Progress(total, initial=there, **options, leave=total - there > 1, disable=not left) as bar:
+        for number, prediction in write_each(files, predictions) if files else predictions:
+            found[prediction.mode][number] = prediction
             bar.advance()
-    in_order = [found[number] for number in range(len(ids))]
+    in_order = {mode: [found[mode][number] for number in range(len(ids))] for mode in modes}
+    everything = [each for mode in modes for each in in_order[mode]]
     _print_skipped(skipped, len(left))
     if flags.explain:
-        print("\n".join(map(_explained, in_order)))
-    if flags.out:
-        _print_written(flags.out, in_order)
-    elif not flags.explain:
-        print(for_terminal("; ".join(in_order[0].predicted)))
-    return in_order
+        print("\n".join(map(_explained, everything)))
+    for mode, out in outs.items():
+        _print_written(out, in_order[mode])
+    if not outs and not flags.explain:
+        print(for_terminal("; ".join(everything[0].predicted)))
+    return everything
 
 
 def _predicted(
-    posts: OnDemand[Record | Reject], left: Sequence[int], flags: argparse.Namespace, skipped: "list[SkippedPost]"
+    posts: OnDemand[Record | Reject],
+    missing: Mapping[int, Sequence[Mode]],
+    flags: argparse.Namespace,
+    skipped: "list[SkippedPost]",
 ) -> Iterator[tuple[int, Prediction]]:
-    """Yields (number, prediction) of the posts `left` as they finish; posts that cannot be used go to `skipped`."""
+    """Yields (number, prediction) as they finish, for posts by number and the modes that each lacks.
+
+    Posts that cannot be used go to `skipped`.
+    """
     from mmkp_jax.decoding.sampling import Sampling
     from mmkp_jax.inference.open_baseline import is_baseline, open_baseline
     from mmkp_jax.inference.predictor import load_predictor
     from mmkp_jax.models.compilation_cache import keep_compiled, user_cache
 
     keep_compiled(user_cache())
+    left = list(missing)
     if is_baseline(flags.model):
         predictor = open_baseline(flags)
         yield from ((left[number], each) for number, each in predictor.predict(posts.select(left), skipped.append))
@@ -75,9 +92,9 @@ def _predicted(
         answer_tokens=flags.max_tokens,
         sampling=Sampling(flags.temperature, flags.top_p, flags.seed),
         num_samples=flags.n,
-        mode=flags.mode,
     )
-    for number, prediction in predictor.predict(posts.select(left), skipped.append):
+    modes = list(missing.values())
+    for number, prediction in predictor.predict(posts.select(left), skipped.append, modes=modes):
         yield left[number], prediction
 
 

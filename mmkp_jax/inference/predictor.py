@@ -34,7 +34,7 @@ from mmkp_jax.data.processor import Processor
 from mmkp_jax.data.prompts import Mode, chain_opening, prompt_tokens
 from mmkp_jax.data.shards import record_of
 from mmkp_jax.decoding.generate import Completion, Generator
-from mmkp_jax.decoding.prompts import Prompt, prompt_of
+from mmkp_jax.decoding.prompts import Prompt, name_trunk, prompt_of
 from mmkp_jax.decoding.sampling import GREEDY, Sampling
 from mmkp_jax.decoding.stream import Compiling, Stream
 from mmkp_jax.errors import InputError
@@ -132,45 +132,55 @@ class Predictor:
         rows: Numbered[Record | Reject],
         skipped: Callable[[SkippedPost], None] = lambda _: None,
         state: Callable[[int, np.ndarray], None] = lambda *_: None,
+        modes: Sequence[Sequence[Mode]] | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
         """Yields (number, prediction) of every post, in the order in which their completions finish.
 
         Args:
             skipped: called with each post that could not be given to the model.
             state: called with each other post's number and its `state_D` from decoding.
+            modes: of each post, with a prediction for each of them, whose prompt is prefilled once; None for the
+                predictor's own.
         """
+        modes = [[self._mode]] * len(rows) if modes is None else modes
         with ThreadPoolExecutor(READERS) as pool:
             posts = list(pool.map(lambda number: self._pending_post(rows[number]), range(len(rows))))
         usable = [number for number, post in enumerate(posts) if post.prompt is not None]
-        lost = {number: post.reason for number, post in enumerate(posts) if post.prompt is None}
+        asked = [(number, mode) for number in usable for mode in modes[number]]
+        prompts = [posts[number].prompt._replace(mode=mode) for number, mode in asked]
+        lost: dict[bytes, str] = {}  # why a trunk is not available
 
-        def without_answer(number: int) -> tuple[int, Prediction]:
+        def without_answer(number: int, mode: Mode) -> tuple[int, Prediction]:
             post = posts[number]
-            skipped(SkippedPost(post.id, lost.get(number, "its image can no longer be read")))
-            return number, Prediction(post.id, list(post.keyphrases), [], "", "broken", 0, mode=self._mode)
+            if mode == modes[number][0]:  # once for each post
+                why = lost.get(post.prompt.trunk, "its image can no longer be read") if post.prompt else post.reason
+                skipped(SkippedPost(post.id, why))
+            return number, Prediction(post.id, list(post.keyphrases), [], "", "broken", 0, mode=mode)
 
         def load(which: int) -> Tree | None:
-            row = rows[usable[which]]
+            row, trunk = rows[asked[which][0]], prompts[which].trunk
             try:
                 if isinstance(row, Record):
                     return tree_of(row, self._recipe, ())
-                lost[usable[which]] = row.reason
+                lost[trunk] = row.reason
             except ImageError as error:
-                lost[usable[which]] = error.reason
+                lost[trunk] = error.reason
             return None
 
-        yield from map(without_answer, list(lost))
+        for number, post in enumerate(posts):
+            if post.prompt is None:
+                yield from (without_answer(number, mode) for mode in modes[number])
         answers: dict[int, dict[int, Completion]] = collections.defaultdict(dict)
-        for each in self._generator(self._params, [posts[n].prompt for n in usable], load, self._num_samples):
-            number = usable[each.prompt]
-            answers[number][each.sample] = each
-            if len(answers[number]) == self._num_samples:
-                drawn = [completion for _, completion in sorted(answers.pop(number).items())]
+        for each in self._generator(self._params, prompts, load, self._num_samples):
+            (number, mode), found = asked[each.prompt], answers[each.prompt]
+            found[each.sample] = each
+            if len(found) == self._num_samples:
+                drawn = [completion for _, completion in sorted(answers.pop(each.prompt).items())]
                 if each.tokens is None:
-                    yield without_answer(number)
+                    yield without_answer(number, mode)
                 else:
                     state(number, each.state_D)
-                    yield number, self._prediction(posts[number], drawn)
+                    yield number, self._prediction(posts[number]._replace(prompt=prompts[each.prompt]), drawn)
 
     @property
     def processor(self) -> Processor:
@@ -196,8 +206,8 @@ class Predictor:
             image = self.processor.placeholder(tree.layouts[0]) if tree.layouts else None
             prompt = conversation_tokens(turns, image, self._recipe.template, self._tokenizer)
             tree = dataclasses.replace(tree, prompt=prompt)
-        prompt = prompt_of(record.id, tree, self.processor)
-        return prompt._replace(mode=mode or self._mode, most_tokens=most_tokens), tree
+        prompt = self._prompt_of(record, tree)._replace(mode=mode or self._mode, most_tokens=most_tokens)
+        return prompt, tree
 
     def prediction(self, prompt: Prompt, completion: Completion) -> Prediction:
         """What a completion from `stream` predicts for the prompt of a post, whose own keyphrases are not known."""
@@ -226,9 +236,11 @@ class Predictor:
     def _pending_post(self, row: Record | Reject) -> _PendingPost:
         if isinstance(row, Reject):
             return _PendingPost(row.id, row.post.keyphrases if row.post else (), None, row.reason)
-        tree = measured_tree(row, self._recipe)
-        prompt = prompt_of(row.id, tree, self._recipe.processor)._replace(mode=self._mode)
-        return _PendingPost(row.id, row.keyphrases, prompt)
+        return _PendingPost(row.id, row.keyphrases, self._prompt_of(row, measured_tree(row, self._recipe)))
+
+    def _prompt_of(self, record: Record, tree: Tree) -> Prompt:
+        images = [record.image] if tree.layouts else []
+        return prompt_of(record.id, tree, self.processor)._replace(trunk=name_trunk(tree.prompt, images))
 
     def _prediction(self, post: _PendingPost, drawn: Sequence[Completion]) -> Prediction:
         outputs, first = [self._decode(each.tokens) for each in drawn], drawn[0]

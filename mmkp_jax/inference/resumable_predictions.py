@@ -1,6 +1,7 @@
 """A predictions file that is written line by line, resumes after an interruption, and ends in the posts' order."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmkp_jax.data.prompts import Mode
@@ -60,18 +61,47 @@ class ResumablePredictions:
                 complete += len(line)
         return complete
 
-    def write(self, predictions: Iterator[tuple[int, Prediction]]) -> Iterator[tuple[int, Prediction]]:
-        """Yields each prediction once its line is written, and sorts the file after the last one."""
-        try:
-            with self._file.open("a", encoding="utf-8") as lines:
-                for number, prediction in predictions:
-                    lines.write(prediction.line())
-                    lines.flush()
-                    self.found[number] = prediction
-                    yield number, prediction
+    def __enter__(self) -> "ResumablePredictions":
+        with self._errors():
+            self._lines = self._file.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._errors():
+            self._lines.close()
+
+    def add(self, number: int, prediction: Prediction) -> None:
+        """Writes the line of a post's prediction; to be called within a `with` of this."""
+        with self._errors():
+            self._lines.write(prediction.line())
+            self._lines.flush()
+        self.found[number] = prediction
+
+    def finish(self) -> None:
+        """Sorts the file, which has all predictions."""
+        with self._errors():
             write_predictions(self._out, [self.found[number] for number in range(self._posts)])
             if self._file != self._out:
                 self._file.unlink()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             hint = "check free space and permissions; the same command resumes from there"
             raise InputError(f"this cannot be written ({error.strerror})", str(self._file), hint) from error
+
+
+def write_each(
+    files: Mapping[Mode, ResumablePredictions], predictions: Iterator[tuple[int, Prediction]]
+) -> Iterator[tuple[int, Prediction]]:
+    """Yields each prediction once its line is written to its mode's file; sorts the files after the last one."""
+    with contextlib.ExitStack() as opened:
+        for file in files.values():
+            opened.enter_context(file)
+        for number, prediction in predictions:
+            files[prediction.mode].add(number, prediction)
+            yield number, prediction
+    for file in files.values():
+        file.finish()

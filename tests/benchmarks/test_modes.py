@@ -31,34 +31,31 @@ def untrained(tmp_path):
 def test_a_run_is_predicted_in_both_modes_once(untrained, capsys):
     workdir, data = untrained
     (run,) = read_runs([workdir])
-    jobs = modes_of(run, data)
-    assert [(job.name, job.complete) for job in jobs] == [
-        ("zeroshot-seed0, direct", False),
-        ("zeroshot-seed0, think", False),
-    ]
-    for job in jobs:
-        _python, _, command, *flags = job.command()
-        assert command == "mmkp_jax.predict"
-        assert predict(flags) == 0, capsys.readouterr().err
-        assert job.complete
-        rows = [json.loads(line) for line in job.file.read_text().splitlines()]
-        assert {row["mode"] for row in rows} == {job.mode}
-        assert all(row["output"].startswith("<think>") == (job.mode == "think") for row in rows if row["tokens"])
-    whole = job.file.read_text()
-    job.file.write_text(whole.rpartition("{")[0])
+    job = modes_of(run, data)
+    assert (job.name, job.complete) == ("zeroshot-seed0, direct and think", False)
+    _python, _, command, *flags = job.command()
+    assert command == "mmkp_jax.predict"
+    assert predict(flags) == 0, capsys.readouterr().err
+    assert job.complete
+    for mode, file in job.files.items():
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        assert {row["mode"] for row in rows} == {mode}
+        assert all(row["output"].startswith("<think>") == (mode == "think") for row in rows if row["tokens"])
+    whole = file.read_text()
+    file.write_text(whole.rpartition("{")[0])
     assert not job.complete
-    assert predict(flags) == 0 and job.complete and job.file.read_text() == whole
-    assert [each.complete for each in modes_of(read_runs([workdir])[0], data)] == [True, True]  # it is still the run
+    assert predict(flags) == 0 and job.complete and file.read_text() == whole
+    assert modes_of(read_runs([workdir])[0], data).complete  # it is still the run
 
 
 def test_the_weights_are_those_that_were_evaluated(tmp_path, dataset):
     job = next(job for job in jobs_of(1, tmp_path / "runs") if job.system == OURS)
     complete(job, right=True)
-    assert [each.model for each in mode_jobs([job])] == [f"{job.workdir}@7"] * 2
+    assert [each.model for each in mode_jobs([job])] == [f"{job.workdir}@7"]
     (job.workdir / "best" / "7").mkdir(parents=True)
-    direct, think = mode_jobs([job])
-    assert direct.model == think.model == f"{job.workdir}@best" and direct.posts == len(POSTS)
-    assert direct.dataset == tmp_path / "dataset"
+    (found,) = mode_jobs([job])
+    assert found.model == f"{job.workdir}@best" and found.posts == len(POSTS)
+    assert found.dataset == tmp_path / "dataset"
 
 
 def test_tables_of_known_modes_and_switches(tmp_path, dataset, capsys):
@@ -69,15 +66,15 @@ def test_tables_of_known_modes_and_switches(tmp_path, dataset, capsys):
     show(jobs)
     assert "\nModes\n" not in capsys.readouterr().out  # nothing is predicted yet
     ours = [job for job in jobs if job.system == OURS]
-    for job in mode_jobs(ours):
-        first = job.mode == "direct"
+    for mode, file in [each for job in mode_jobs(ours) for each in job.files.items()]:
+        first = mode == "direct"
         outputs = ["a" if first else "<think>why not"] * len(POSTS)
         rows = [
-            {"id": post.id, "keyphrases": post.keyphrases, "form": "direct", "output": output, "mode": job.mode}
+            {"id": post.id, "keyphrases": post.keyphrases, "form": "direct", "output": output, "mode": mode}
             | {"predicted": post.keyphrases if (n < 4) == first else ["no"]}
             for n, (post, output) in enumerate(zip(POSTS, outputs, strict=True))
         ]
-        write_lines(job.file, rows)
+        write_lines(file, rows)
     for job in ours:
         epoch_N, post_N = np.repeat([0, 1], 4), np.tile(np.arange(4), 2)
         on_cot_N = np.array([1, 0, 0, 0, 0, 1, 0, 0], np.int8)
