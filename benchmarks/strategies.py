@@ -1,7 +1,7 @@
 """The paper's Table 4 in miniature: every strategy on pocket, the same posts in the same steps, and Tables 4, 5 and 7.
 
     python -m benchmarks.strategies [--seeds=N] [--runs=DIR] [--jobs=N] [--gammas] [--decisions]
-                                    [--presets=NAME=VALUE,…]
+                                    [--baselines] [--presets=NAME=VALUE,…]
 
 Runs of `mmkp_jax.main`, `--jobs` at a time, each on cores of its own: the strategies seed by seed, then the other γ. A
 seed is that of the order of posts; the weights that runs begin with are the same, as a published checkpoint's are. A
@@ -11,7 +11,7 @@ the seeds under which each of its systems is complete (where there is none, of w
 (`benchmarks/modes.py`).
 
 `--decisions` compares other decisions and controls at equal posts and steps, most of them with half of the posts on CoT
-(`benchmarks/systems.py`).
+(`benchmarks/systems.py`); `--baselines` compares the traditional models and frozen hidden states with Dynamic CoT.
 
 With `--presets` it is a published model on its own dataset, a run at a time: `--gammas` alone is the paper's Table 5.
 All runs read one dataset and its one cache of posts' sizes.
@@ -29,7 +29,19 @@ import numpy as np
 from benchmarks.jobs import ROOT, run_all
 from benchmarks.machine import describe_machine
 from benchmarks.modes import ModeJob, mode_tables, modes_of
-from benchmarks.systems import BY_DECISION, BY_GAMMA, BY_STRATEGY, DECIDED, OURS, OVERRIDES, STAGED
+from benchmarks.systems import (
+    BASELINES,
+    BY_BASELINE,
+    BY_DECISION,
+    BY_GAMMA,
+    BY_STRATEGY,
+    DECIDED,
+    OURS,
+    STAGED,
+    Job,
+    comparable,
+    jobs_of,
+)
 from mmkp_jax.evaluation.files import read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
 from mmkp_jax.evaluation.significance import RESAMPLES, Differences, Intervals
@@ -44,55 +56,6 @@ from mmkp_jax.runtime.terminal import without_repeats
 POCKET = ROOT / "runs" / "pocket"
 
 NOTHING = "–"
-
-
-class Job(NamedTuple):
-    """One run."""
-
-    system: str
-    seed: int
-    workdir: Path
-    presets: str = ""
-    """Presets of its config, as in `configs/dyncot.py:…`; pocket without any."""
-
-    @property
-    def name(self) -> str:
-        """Its name on the terminal."""
-        return self.workdir.name
-
-    @property
-    def complete(self) -> bool:
-        """Whether it was trained to its end and evaluated."""
-        return (self.workdir / "results.json").exists()
-
-    def command(self) -> list[str]:
-        """The command that starts or resumes it."""
-        shared = ("--config.pack_for=both", "--config.ablations=False", f"--config.seed={self.seed}")
-        if self.system == STAGED:
-            run = ("benchmarks.staged", f"--presets={self.presets}")
-        else:
-            config = f"configs/{self.system.partition('-')[0]}.py{f':{self.presets}' if self.presets else ''}"
-            run = ("mmkp_jax.main", f"--config={config}")
-        flags = (OVERRIDES | DECIDED)[self.system]
-        return [sys.executable, "-m", *run, *shared, *flags, f"--workdir={self.workdir}"]
-
-
-def jobs_of(seeds: int, runs: Path, presets: str = "", *, gammas: bool = False, decisions: bool = False) -> list[Job]:
-    """All runs of the paper's tables in order, or those of several γ, or by decision.
-
-    Zero-shot, which does not depend on the order of posts, is there once.
-    """
-    tables = [BY_STRATEGY, set(BY_GAMMA) - {OURS}]
-    if gammas or decisions:
-        tables = [each for each, asked in ((BY_GAMMA, gammas), (BY_DECISION, decisions)) if asked]
-    jobs = [
-        Job(system, seed, runs / f"{system}-seed{seed}", presets)
-        for systems in tables
-        for seed in range(seeds)
-        for system in OVERRIDES | DECIDED
-        if system in systems and (system != "zeroshot" or seed == 0)
-    ]
-    return list(dict.fromkeys(jobs))
 
 
 class Result(NamedTuple):
@@ -122,17 +85,11 @@ class Result(NamedTuple):
         """The name with γ, where there is one."""
         run = self.runs[0]
         name = "SFT, then Fine-tune-CoT" if self.system == STAGED else run.system
-        return name + f", γ {self.gamma}" * run.decides
+        return f"{name}, γ {self.gamma}" if run.decides else name
 
     def f1(self, group: str) -> dict[int, float]:
         """F1@1 by seed, in percent."""
         return {seed: 100 * each[group]["f1@1"] for seed, each in zip(self.seeds, self.scored.scores, strict=True)}
-
-
-def comparable(jobs: Sequence[Job]) -> list[Job]:
-    """Runs of the seeds under which every run is complete; if there is none, the complete runs of the first."""
-    broken = {job.seed for job in jobs if not job.complete}
-    return [job for job in jobs if job.seed not in broken] or [job for job in jobs if job.complete and job.seed == 0]
 
 
 def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Result]:
@@ -175,7 +132,7 @@ def dataset_of(job: Job, run: ReportRun) -> Path:
 
 def mode_jobs(jobs: Sequence[Job]) -> list[ModeJob]:
     """Predictions of the complete runs with and without chains of thought."""
-    runs = [(job, read_runs([job.workdir])[0]) for job in jobs if job.complete]
+    runs = [(job, read_runs([job.workdir])[0]) for job in jobs if job.complete and job.system not in BASELINES]
     return [modes_of(run, dataset_of(job, run)) for job, run in runs]
 
 
@@ -196,6 +153,13 @@ def decisions_table(results: Mapping[str, Result]) -> Table:
     """Dynamic CoT by decision, with controls."""
     title = "By decision (γ of 50%: half of the posts are on CoT; of the staged run, counts are of its second half)"
     return _scores_table(title, ("all", "seen", "unseen", "absent"), [(result, ()) for result in results.values()])
+
+
+def baselines_table(results: Mapping[str, Result]) -> Table:
+    """Dynamic CoT next to the baselines; their steps are of their own."""
+    return _scores_table(
+        "Baselines", ("all", "seen", "unseen", "absent"), [(result, ()) for result in results.values()]
+    )
 
 
 def _scores_table(title: str, groups: Sequence[str], rows: Sequence[tuple[Result, Sequence[float]]]) -> Table:
@@ -236,8 +200,10 @@ def _facts(result: Result) -> list[str]:
     def each(values: Sequence[float]) -> str:
         return " / ".join(count(int(value)) for value in sorted(set(values))) or NOTHING
 
-    posts, labels = ([np.nansum(metrics[name]) for metrics in trained] for name in ("posts", "labels"))
-    on_cot = sum(np.nansum(metrics["cot_share"] * metrics["posts"]) for metrics in trained)
+    posts, labels = (
+        [np.nansum(metrics[name]) for metrics in trained if name in metrics] for name in ("posts", "labels")
+    )
+    on_cot = sum(np.nansum(metrics["cot_share"] * metrics["posts"]) for metrics in trained if "posts" in metrics)
     steps = [run.step for run in result.runs]
     return [count(len(result.runs)), each(steps), each(posts), each(labels), share(on_cot, sum(posts))]
 
@@ -296,10 +262,10 @@ def show(jobs: Sequence[Job]) -> None:
         for systems in (BY_STRATEGY, BY_GAMMA)
     )
     by_decision = read_results(BY_DECISION, jobs) if any(job.system in DECIDED for job in jobs) else {}
+    by_baseline = read_results(BY_BASELINE, jobs) if any(job.system in BASELINES for job in jobs) else {}
     missing = [job.workdir.name for job in jobs if not job.complete]
-    runs = [
-        run for results in (by_strategy, by_gamma, by_decision) for result in results.values() for run in result.runs
-    ]
+    every = by_strategy, by_gamma, by_decision, by_baseline
+    runs = [run for results in every for result in results.values() for run in result.runs]
     revisions = ", ".join(sorted({str(run.environment.get("revision", NOTHING)) for run in runs}))
     print(describe_machine())
     print(
@@ -311,6 +277,7 @@ def show(jobs: Sequence[Job]) -> None:
         (by_strategy, (strategies_table, differences_table, words_table)),
         (by_gamma, (gammas_table, differences_table)),
         (by_decision, (decisions_table, differences_table, words_table)),
+        (by_baseline, (baselines_table, differences_table)),
     ):
         for table in tables if results else ():
             print(f"\n{as_text(table(results))}")
@@ -327,8 +294,9 @@ def run(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--presets", default="", help="model, data and mesh, as in configs/dyncot.py:…; else pocket")
     parser.add_argument("--gammas", action="store_true", help="only Dynamic CoT under each γ (Table 5)")
     parser.add_argument("--decisions", action="store_true", help="only other decisions and controls")
+    parser.add_argument("--baselines", action="store_true", help="only Dynamic CoT and the baselines")
     args = parser.parse_args(arguments)
-    only = {"gammas": args.gammas, "decisions": args.decisions}
+    only = {"gammas": args.gammas, "decisions": args.decisions, "baselines": args.baselines}
     jobs = jobs_of(args.seeds, args.runs.resolve(), args.presets, **only)
     if not args.presets:
         make(POCKET)

@@ -1,6 +1,9 @@
-"""The systems that `benchmarks/strategies.py` compares, as flags of `mmkp_jax.main`."""
+"""The systems that `benchmarks/strategies.py` compares, as flags of `mmkp_jax.main`, and their runs."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 OURS = "dyncot-0.4"
 """The system that represents Dynamic CoT, as in the paper; the others are compared with it."""
@@ -37,7 +40,83 @@ DECIDED: Mapping[str, Sequence[str]] = {
 """Flags of other decisions, and of controls; those named half put half of the posts on CoT, so that only which posts
 these are differs between them."""
 
+BASELINES = ("cmkp", "one2seq", "embeddings")
+"""Baselines by the names of their configs; their flags are their configs' own."""
+
 BY_STRATEGY = ("zeroshot", "sft", "cot", "multitask", OURS)
 BY_GAMMA = ("dyncot-avg", "dyncot-ema", "dyncot-0.3", OURS, "dyncot-0.5", "dyncot-0.6")
 BY_DECISION = ("sft", "cot", "multitask", OURS, *DECIDED)
+BY_BASELINE = (OURS, *BASELINES)
 """The systems of a table, in its order."""
+
+ORDERLESS = ("zeroshot", "embeddings")
+"""Systems that do not depend on the order of posts."""
+
+
+class Job(NamedTuple):
+    """One run."""
+
+    system: str
+    seed: int
+    workdir: Path
+    presets: str = ""
+    """Presets of its config, as in `configs/dyncot.py:…`; pocket without any."""
+
+    @property
+    def name(self) -> str:
+        """Its name on the terminal."""
+        return self.workdir.name
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was trained to its end and evaluated."""
+        return (self.workdir / "results.json").exists()
+
+    def command(self) -> list[str]:
+        """The command that starts or resumes it."""
+        shared = ("--config.ablations=False", f"--config.seed={self.seed}")
+        if self.system in BASELINES:
+            data = [each for each in self.presets.split(",") if each.startswith("data=")]
+            run = ("mmkp_jax.main", f"--config={':'.join([f'configs/baselines/{self.system}.py', *data])}")
+            return [sys.executable, "-m", *run, *shared, f"--workdir={self.workdir}"]
+        shared = ("--config.pack_for=both", *shared)
+        if self.system == STAGED:
+            run = ("benchmarks.staged", f"--presets={self.presets}")
+        else:
+            config = f"configs/{self.system.partition('-')[0]}.py{f':{self.presets}' if self.presets else ''}"
+            run = ("mmkp_jax.main", f"--config={config}")
+        flags = (OVERRIDES | DECIDED)[self.system]
+        return [sys.executable, "-m", *run, *shared, *flags, f"--workdir={self.workdir}"]
+
+
+def jobs_of(
+    seeds: int,
+    runs: Path,
+    presets: str = "",
+    *,
+    gammas: bool = False,
+    decisions: bool = False,
+    baselines: bool = False,
+) -> list[Job]:
+    """All runs of the paper's tables in order, or those of several γ, by decision, or of baselines.
+
+    What does not depend on the order of posts is there once.
+    """
+    tables = [BY_STRATEGY, set(BY_GAMMA) - {OURS}]
+    asked = {BY_GAMMA: gammas, BY_DECISION: decisions, BY_BASELINE: baselines}
+    if any(asked.values()):
+        tables = [each for each, is_asked in asked.items() if is_asked]
+    jobs = [
+        Job(system, seed, runs / f"{system}-seed{seed}", presets)
+        for systems in tables
+        for seed in range(seeds)
+        for system in (*OVERRIDES, *DECIDED, *BASELINES)
+        if system in systems and (system not in ORDERLESS or seed == 0)
+    ]
+    return list(dict.fromkeys(jobs))
+
+
+def comparable(jobs: Sequence[Job]) -> list[Job]:
+    """Runs of the seeds under which every run is complete; if there is none, the complete runs of the first."""
+    broken = {job.seed for job in jobs if not job.complete}
+    return [job for job in jobs if job.seed not in broken] or [job for job in jobs if job.complete and job.seed == 0]

@@ -14,6 +14,7 @@ import pytest
 import configs.base
 from mmkp_jax.__main__ import commands
 from mmkp_jax.runtime import limits
+from mmkp_jax.runtime.baseline_fields import TASKS
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.runtime.fields import field_named
 from tests.support.paths import ROOT
@@ -102,7 +103,7 @@ def check_flags(command: str, flags: list[str]) -> None:
     config = getattr(parsed, "config", None)
     assert config or not overrides
     if config:
-        read_config(config, overrides)
+        read_config(config, overrides, tasks=TASKS)
 
 
 def check_launch(launcher: str, flags: list[str]) -> None:

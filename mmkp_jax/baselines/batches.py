@@ -1,9 +1,10 @@
 """Batches of posts for the traditional models.
 
-B posts, S source words, A attribute words, T words of a keyphrase with its end.
+B posts, S source words, A attribute words, T words of a keyphrase with its end, P places of
+such words, N pairs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,14 @@ from mmkp_jax.baselines.sidecars import Regions, Sidecars
 from mmkp_jax.baselines.vocabulary import Vocabulary, padded, words_of
 from mmkp_jax.data.posts import Record
 
-ROUND = 16
-"""Lengths of sources are rounded up to multiples of this, so that few programs are compiled."""
+SHORTEST = 16
+"""Lengths of sources are rounded up to this times a power of 2, so that few programs are compiled."""
+
+POOL = 32
+"""Batches whose pairs are sorted by length, so that short sources are not padded to the longest of an epoch."""
+
+WORDS = 4
+"""Words of a keyphrase, with its end, that a batch has room for at the vocabulary: a multiple of this times B."""
 
 ATTRIBUTES = 5
 """Attribute words of an image."""
@@ -59,6 +66,8 @@ class Batch(NamedTuple):
     label_B: np.ndarray
     weight_B: np.ndarray
     """1 for a pair, 0 for filling."""
+    place_P: np.ndarray | None = None
+    """Where words other than `PAD` are among the B x T of targets, and then 0s; None: not said."""
 
 
 def source_of(record: Record, vocabulary: Vocabulary, sidecars: Sidecars, limits: Limits, *, image: bool) -> Source:
@@ -98,7 +107,9 @@ def pairs_of(sources: Sequence[Source], vocabulary: Vocabulary, limits: Limits) 
 def inputs_of(sources: Sequence[Source], regions: Regions | None, size: int) -> Inputs:
     """Posts as arrays of `size` rows; those behind the last post are copies of the first."""
     filled = [*sources, *sources[:1] * (size - len(sources))]
-    width = -(-max(len(each.source) for each in filled) // ROUND) * ROUND
+    width = SHORTEST
+    while width < max(len(each.source) for each in filled):
+        width *= 2
     return Inputs(
         padded([each.source for each in filled], width),
         padded([each.copied for each in filled], width),
@@ -112,15 +123,29 @@ def batch_of(
 ) -> Batch:
     """Pairs as arrays of `size` rows; those behind the last pair have the weight 0."""
     filling = size - len(pairs)
+    target_BT = np.pad(padded([pair.target for pair in pairs], limits.keyphrase_words + 1), ((0, filling), (0, 0)))
+    place_P = np.flatnonzero(target_BT).astype(np.int32)
+    room = min(-(-len(place_P) // (WORDS * size)) * WORDS * size, target_BT.size)
     return Batch(
         inputs_of([sources[pair.post] for pair in pairs], regions, size),
-        np.pad(padded([pair.target for pair in pairs], limits.keyphrase_words + 1), ((0, filling), (0, 0))),
+        target_BT,
         np.pad(np.array([pair.label for pair in pairs], np.int32), (0, filling), constant_values=-1),
         np.pad(np.ones(len(pairs), np.float32), (0, filling)),
+        np.pad(place_P, (0, room - len(place_P))),
     )
 
 
-def epoch_batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """The numbers of the pairs in each batch of an epoch, in an order of its own."""
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    yield from (order[start : start + size] for start in range(0, count, size))
+def epoch_batches(length_N: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The numbers of the pairs in each batch of an epoch, in an order of its own; those of a batch are of like length.
+
+    Args:
+        length_N: words of each pair's source.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order_N = rng.permutation(len(length_N))
+    batches = []
+    for start in range(0, len(order_N), POOL * size):
+        pool = order_N[start : start + POOL * size]
+        pool = pool[np.argsort(length_N[pool], kind="stable")]
+        batches += [pool[first : first + size] for first in range(0, len(pool), size)]
+    return [batches[each] for each in rng.permutation(len(batches))]

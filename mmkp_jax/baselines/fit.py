@@ -76,6 +76,7 @@ class Fit:
 
     def __init__(self, definition: Definition, config: ConfigDict, data: Data, class_words: np.ndarray):
         self._definition, self._config, self._data, self._class_words = definition, config, data, class_words
+        self._length_N = np.array([len(data.train[pair.post].source) for pair in data.train_pairs])
         self._adam = optax.chain(clip_by_norm(config.clip_norm), optax.scale_by_adam())
         self._step = jax.jit(self._update, static_argnames="joint", donate_argnums=0)
         self._loss = jax.jit(partial(self._losses, key=None), static_argnames="joint")
@@ -141,7 +142,7 @@ class Fit:
     ) -> tuple[dict[str, Any], Place]:
         config, found = self._config, []
         rate = (config.joint_learning_rate if at.joint else config.learning_rate) / 2**at.halvings
-        batches = list(epoch_batches(len(self._data.train_pairs), config.batch_size, config.seed, at.epoch))
+        batches = epoch_batches(self._length_N, config.batch_size, config.seed, at.epoch)
         start, step = time.perf_counter(), at.step
         with Progress(len(batches), units="steps", label=f"epoch {at.epoch + 1}", leave=False) as bar:
             for numbers in batches:
@@ -193,10 +194,14 @@ class Fit:
         self, state: dict[str, Any], batch: Batch, key: jax.Array, rate: jax.Array, *, joint: bool
     ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         params = state["trainable"]
-        gradient, metrics = jax.grad(self._losses, has_aux=True)(params, batch, key=key, joint=joint)
+        trained = {"decoder": params["decoder"]} if joint else params
+
+        def loss(trained: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return self._losses(params | trained, batch, key=key, joint=joint)
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(trained)
         if joint:  # with Adam's moments at 0, nothing else moves
-            others = {name: jax.tree.map(jnp.zeros_like, part) for name, part in gradient.items() if name != "decoder"}
-            gradient = gradient | others
+            gradient = jax.tree.map(jnp.zeros_like, params) | gradient
         metrics["grad_norm"] = optax.tree.norm(gradient)
         updates, optimizer = self._adam.update(gradient, state["optimizer"])
         params = jax.tree.map(lambda value, update: value - rate * update, params, updates)
@@ -240,7 +245,7 @@ def losses(
     of = model.encode(inputs, keys[0])
     choices = None if class_words is None else choices_of(of.class_BC, jnp.asarray(class_words))
     target_BT = jnp.asarray(batch.target_BT)
-    logp_BT = model.target_logp(of, inputs.copied_BS, choices, target_BT, keys[1])
+    logp_BT = model.target_logp(of, inputs.copied_BS, choices, target_BT, keys[1], batch.place_P)
     real_BT = (target_BT != PAD) * batch.weight_B[:, None]
     generation = -jnp.where(real_BT > 0, logp_BT, 0).sum() / jnp.maximum(real_BT.sum(), 1)
     if not of.class_BC.shape[1]:

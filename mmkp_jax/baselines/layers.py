@@ -3,6 +3,8 @@
 B posts, S source words, T target words, M memory slots (words or image regions), D width, E width of a query.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -55,20 +57,43 @@ class GRUCell(nnx.Module):
         reset, update = jax.nn.sigmoid(reset_in + reset_h), jax.nn.sigmoid(update_in + update_h)
         return (1 - update) * jnp.tanh(new_in + reset * new_h) + update * h_BD
 
-    def run(
-        self, h_BD: jax.Array, x_BSD: jax.Array, mask_BS: jax.Array, *, backwards: bool = False
-    ) -> tuple[jax.Array, jax.Array]:
+    def run(self, h_BD: jax.Array, x_BSD: jax.Array, mask_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The states after each input, 0 where it is masked, and the last state; masked inputs change no state."""
-        graph, params = nnx.split(self)
+        (state_BSD,), (last_BD,) = _run([self], h_BD, [x_BSD], [mask_BS])
+        return state_BSD, last_BD
 
-        def step(h_BD: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            input_B3D, mask_B = at
-            after_BD = nnx.merge(graph, params).step(h_BD, input_B3D)
-            return jnp.where(mask_B[:, None], after_BD, h_BD), jnp.where(mask_B[:, None], after_BD, 0)
 
-        inputs = jnp.swapaxes(self.input(x_BSD), 0, 1), mask_BS.T
-        last_BD, state_SBD = jax.lax.scan(step, h_BD, inputs, reverse=backwards)
-        return jnp.swapaxes(state_SBD, 0, 1), last_BD
+def run_both(
+    forwards: GRUCell, backwards: GRUCell, h_BD: jax.Array, x_BSD: jax.Array, mask_BS: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """What `forwards.run` returns, and `backwards` of the inputs from the last one on; in one loop of S steps.
+
+    Its small products wait for each other, so that on a busy machine the number of steps decides.
+    """
+    flipped = jnp.flip(x_BSD, 1), jnp.flip(mask_BS, 1)
+    (ahead_BSD, back_BSD), (last_BD, first_BD) = _run(
+        [forwards, backwards], h_BD, [x_BSD, flipped[0]], [mask_BS, flipped[1]]
+    )
+    return (ahead_BSD, last_BD), (jnp.flip(back_BSD, 1), first_BD)
+
+
+def _run(
+    cells: Sequence[GRUCell], h_BD: jax.Array, xs: Sequence[jax.Array], masks: Sequence[jax.Array]
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Every cell's states after each of its inputs `x_BSD`, and its last one."""
+    split = [nnx.split(cell) for cell in cells]
+
+    def step(states: list[jax.Array], at: tuple[list[jax.Array], list[jax.Array]]) -> tuple[list, list]:
+        after, out = [], []
+        for parts, h_BD, input_B3D, mask_B in zip(split, states, *at, strict=True):
+            after_BD = nnx.merge(*parts).step(h_BD, input_B3D)
+            after.append(jnp.where(mask_B[:, None], after_BD, h_BD))
+            out.append(jnp.where(mask_B[:, None], after_BD, 0))
+        return after, out
+
+    inputs = [jnp.swapaxes(cell.input(x_BSD), 0, 1) for cell, x_BSD in zip(cells, xs, strict=True)]
+    last, found = jax.lax.scan(step, [h_BD] * len(cells), (inputs, [mask_BS.T for mask_BS in masks]))
+    return [jnp.swapaxes(state_SBD, 0, 1) for state_SBD in found], last
 
 
 class BiGRU(nnx.Module):
@@ -88,8 +113,7 @@ class BiGRU(nnx.Module):
         for layer, (forwards, backwards) in enumerate(zip(self.forwards, self.backwards, strict=True)):
             if layer:
                 x_BSE = dropout(x_BSE, rate, None if key is None else jax.random.fold_in(key, layer))
-            ahead_BSD, last_BD = forwards.run(h_BD, x_BSE, mask_BS)
-            back_BSD, first_BD = backwards.run(h_BD, x_BSE, mask_BS, backwards=True)
+            (ahead_BSD, last_BD), (back_BSD, first_BD) = run_both(forwards, backwards, h_BD, x_BSE, mask_BS)
             x_BSE = jnp.concatenate([ahead_BSD, back_BSD], axis=-1)
         return x_BSE, jnp.concatenate([first_BD, last_BD], axis=-1)
 

@@ -5,7 +5,8 @@ with one difference: there, copying from the source and from the classifier each
 more than 1, and a second gate has parameters that are not used; here the second gate divides 1 - p between the two.
 
 B posts, S source words, A attribute words, R image regions, F width of a region, T target words, C keyphrases of the
-classifier, W words of its choices, V vocabulary, X = V + S words with those copied, D width.
+classifier, W words of its choices, V vocabulary, X = V + S words with those copied, D width, G = 2 D, P places of
+target words.
 """
 
 from typing import NamedTuple
@@ -145,25 +146,29 @@ class Decoder(nnx.Module):
         mask_BT = jnp.ones(embedded_BTE.shape[:2], bool)
         return self.unit.run(first_BD, embedded_BTE, mask_BT)[0]
 
-    def words(
-        self, h_BTD: jax.Array, embedded_BTE: jax.Array, of: Encoded, joint: bool, key: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Log-probabilities `logp_BTV` of generating each word, and the weights `copy_BTS` and `choice_BT1` of copying.
+    def read(
+        self, h_BTD: jax.Array, embedded_BTE: jax.Array, of: Encoded, joint: bool
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """What the words are generated from, and by which gate: `both_BTG` and `gate_BT1`; and the weights of copying.
 
-        The three parts together sum to 1 (the probabilities of words to generate include the gate).
+        These are `copy_BTS` for the source's words and `choice_BT1` for the classifier's choices; together with the
+        probabilities of all words to generate, which include the gate, they sum to 1.
         """
         context_BTD, share_BTS = self.attention(h_BTD, of.state_BSD, of.mask_BS)
         context_BTD = context_BTD + of.fused_BD[:, None]
-        both = jnp.concatenate([context_BTD, h_BTD], axis=-1)
-        logit_BTV = self.vocabulary(dropout(self.inner(both), self.dropout, key))
-        gates = jnp.concatenate([both, embedded_BTE], axis=-1)
+        both_BTG = jnp.concatenate([context_BTD, h_BTD], axis=-1)
+        gates = jnp.concatenate([both_BTG, embedded_BTE], axis=-1)
         gate_BT1 = self.gate(gates)
-        logp_BTV = jax.nn.log_softmax(logit_BTV) + jax.nn.log_sigmoid(gate_BT1)
         copy_BT1 = jax.nn.sigmoid(-gate_BT1)
         if not joint:
-            return logp_BTV, copy_BT1 * share_BTS, jnp.zeros_like(copy_BT1)
+            return both_BTG, gate_BT1, copy_BT1 * share_BTS, jnp.zeros_like(copy_BT1)
         of_source_BT1 = jax.nn.sigmoid(self.copy_gate(gates))
-        return logp_BTV, copy_BT1 * of_source_BT1 * share_BTS, copy_BT1 * (1 - of_source_BT1)
+        return both_BTG, gate_BT1, copy_BT1 * of_source_BT1 * share_BTS, copy_BT1 * (1 - of_source_BT1)
+
+    def generated(self, both_PG: jax.Array, gate_P1: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Log-probabilities `logp_PV` of generating each word; with dropout if there is a key for it."""
+        logit_PV = self.vocabulary(dropout(self.inner(both_PG), self.dropout, key))
+        return jax.nn.log_softmax(logit_PV) + jax.nn.log_sigmoid(gate_P1)
 
 
 class Model(nnx.Module):
@@ -192,23 +197,46 @@ class Model(nnx.Module):
         choices: Choices | None,
         target_BT: jax.Array,
         key: jax.Array | None = None,
+        place_P: jax.Array | None = None,
     ) -> jax.Array:
         """Log-probability of each target word, given those before it, generated and copied alike.
 
         Args:
             choices: those of the classifier in the joint phase; None before it.
+            place_P: where words other than `PAD` are among the B x T, in order, and then any filling: what is computed
+                for these alone is right. None for all.
         """
         begin_B1 = jnp.full_like(target_BT[:, :1], BEGIN)
         embedded_BTE = self.embed(jnp.concatenate([begin_B1, target_BT[:, :-1]], axis=1))
         h_BTD = self.decoder.states(embedded_BTE, of.first_BD)
-        logp_BTV, copy_BTS, choice_BT1 = self.decoder.words(h_BTD, embedded_BTE, of, choices is not None, key)
+        both_BTG, gate_BT1, copy_BTS, choice_BT1 = self.decoder.read(h_BTD, embedded_BTE, of, choices is not None)
         known_BT = target_BT < self.size
-        generated_BT = jnp.take_along_axis(logp_BTV, jnp.where(known_BT, target_BT, PAD)[..., None], axis=-1)[..., 0]
+        generated_BT = self._generated(both_BTG, gate_BT1, target_BT, key, place_P)
         copied_BT = jnp.where(copied_BS[:, None] == target_BT[..., None], copy_BTS, 0).sum(axis=-1)
         if choices is not None:
             same_BTW = choices.word_BW[:, None] == target_BT[..., None]
             copied_BT += choice_BT1[..., 0] * jnp.where(same_BTW, choices.weight_BW[:, None], 0).sum(axis=-1)
         return jnp.logaddexp(jnp.where(known_BT, generated_BT, -jnp.inf), jnp.log(jnp.maximum(copied_BT, 1e-20)))
+
+    def _generated(
+        self,
+        both_BTG: jax.Array,
+        gate_BT1: jax.Array,
+        target_BT: jax.Array,
+        key: jax.Array | None,
+        place_P: jax.Array | None,
+    ) -> jax.Array:
+        """Log-probability of generating each word of the vocabulary; `place_P` as in `target_logp`."""
+        if place_P is None:
+            place_P = jnp.arange(target_BT.size)
+            slot_BT = place_P.reshape(target_BT.shape)
+        else:
+            slot_BT = jnp.maximum(jnp.cumsum(target_BT.reshape(-1) != PAD) - 1, 0).reshape(target_BT.shape)
+        target_P = target_BT.reshape(-1)[place_P]
+        both_PG, gate_P1 = (each.reshape(-1, each.shape[-1])[place_P] for each in (both_BTG, gate_BT1))
+        logp_PV = self.decoder.generated(both_PG, gate_P1, key)
+        word_P = jnp.where(target_P < self.size, target_P, PAD)
+        return jnp.take_along_axis(logp_PV, word_P[:, None], axis=-1)[:, 0][slot_BT]
 
     def next_words(
         self, of: Encoded, copied_BS: jax.Array, choices: Choices | None, word_B: jax.Array, h_BD: jax.Array
@@ -216,9 +244,10 @@ class Model(nnx.Module):
         """Probabilities `p_BX` of all next words, which sum to 1, and the next state, after one word."""
         embedded_BTE = self.embed(word_B[:, None])
         h_BTD = self.decoder.states(embedded_BTE, h_BD)
-        logp_BTV, copy_BTS, choice_BT1 = self.decoder.words(h_BTD, embedded_BTE, of, choices is not None, None)
+        both_BTG, gate_BT1, copy_BTS, choice_BT1 = self.decoder.read(h_BTD, embedded_BTE, of, choices is not None)
+        logp_BV = self.decoder.generated(both_BTG[:, 0], gate_BT1[:, 0], None)
         row_B1 = jnp.arange(len(word_B))[:, None]
-        p_BX = jnp.pad(jnp.exp(logp_BTV[:, 0]), ((0, 0), (0, copied_BS.shape[1])))
+        p_BX = jnp.pad(jnp.exp(logp_BV), ((0, 0), (0, copied_BS.shape[1])))
         p_BX = p_BX.at[row_B1, copied_BS].add(copy_BTS[:, 0])
         if choices is not None:
             p_BX = p_BX.at[row_B1, choices.word_BW].add(choice_BT1[:, 0] * choices.weight_BW)

@@ -1,6 +1,6 @@
 """A baseline's posts, vocabulary, sizes and predictor, as its config says."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +11,13 @@ from mmkp_jax.baselines.batches import Limits, pairs_of, source_of
 from mmkp_jax.baselines.fit import Data
 from mmkp_jax.baselines.model import Sizes
 from mmkp_jax.baselines.predictor import KeyphrasePredictor
-from mmkp_jax.baselines.sidecars import RegionFiles, Sidecars, WordLines
+from mmkp_jax.baselines.sidecars import RegionFiles, Regions, Sidecars, WordLines
 from mmkp_jax.baselines.vocabulary import Vocabulary, make_vocabulary
 from mmkp_jax.data.numbered import each_of
 from mmkp_jax.data.posts import text_of
 from mmkp_jax.data.records import Split, open_split, rejected_posts, split_names
 from mmkp_jax.errors import InputError
+from mmkp_jax.hf.folder import CONFIG
 from mmkp_jax.models.definition import Params
 
 TRAIN, VALID = "train", "valid"
@@ -47,8 +48,11 @@ def open_posts(config: ConfigDict) -> Posts:
     return posts
 
 
-def sidecars_of(config: ConfigDict, posts: Posts | None) -> Sidecars:
+def sidecars_of(config: ConfigDict, posts: Posts | None, tower: Callable[[str], Regions]) -> Sidecars:
     """What accompanies the posts, checked against them where they are given.
+
+    Args:
+        tower: regions that a model's vision tower computes, of the model's folder.
 
     Raises:
         InputError: a file cannot be read, or is not of these posts.
@@ -61,7 +65,8 @@ def sidecars_of(config: ConfigDict, posts: Posts | None) -> Sidecars:
     if folder := config.data.image_features:
         if not Path(folder).is_dir():
             raise InputError("there is no such folder", folder, "name another config.data.image_features")
-        regions = RegionFiles(folder, sorted(file.stem for file in Path(folder).glob("*.npy")))
+        is_model = (Path(folder) / CONFIG).is_file()
+        regions = tower(folder) if is_model else RegionFiles(folder, sorted(f.stem for f in Path(folder).glob("*.npy")))
     sidecars = Sidecars(ocr, attributes, regions)
     if posts and (ocr or attributes):
         ids = {name: [record.id for record in each_of(split)] for name, split in posts.splits.items()}
@@ -79,7 +84,7 @@ def data_of(config: ConfigDict, posts: Posts, sidecars: Sidecars) -> tuple[Vocab
     train = list(map(text_of, each_of(posts.splits[TRAIN])))
     of_images = [lines.words(post.id) for lines in (sidecars.ocr, sidecars.attributes) if lines for post in train]
     vocabulary, limits = make_vocabulary(train, of_images, config.vocabulary), limits_of(config)
-    image = sidecars.regions is not None
+    image = sidecars.regions is not None and sidecars.regions.by_image
     names = [TRAIN, *([VALID] if config.eval_every and VALID in posts.splits else [])]
     sources = {
         name: [source_of(each, vocabulary, sidecars, limits, image=image) for each in each_of(posts.splits[name])]

@@ -5,12 +5,13 @@ Lines: `data.ocr` and `data.attributes` name files as CMKP releases them, a line
 
 Features: `data.image_features` names a folder that holds for each split `{split}.npy`, float16 or float32 of the shape
 [posts, regions, width] (49 x 512 of VGG16's last pooling, 36 x 2,048 of bottom-up attention), and `{split}.ids`, the
-ids of the posts in that order, one a line. A post that is in neither file is one without an image.
+ids of the posts in that order, one a line. A post that is in neither file is one without an image. Or it is the folder
+of a model, whose vision tower computes them.
 """
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +33,8 @@ class Regions(Protocol):
 
     shape: tuple[int, int]
     """Regions of an image, and numbers of each."""
+    by_image: bool
+    """Whether they are computed from images, which posts then have to keep."""
 
     def read(self, records: Sequence[Record]) -> np.ndarray:
         """`region_BRF`, float32; 0 for a post without an image."""
@@ -103,12 +106,17 @@ class RegionFiles:
     """Features of images in a folder; memory-mapped.
 
     Raises:
-        InputError: a split's files are missing, damaged, of different lengths, or of another shape than the first.
+        InputError: it has no features; a split's files are missing, damaged, of different lengths, or of another shape
+            than the first.
     """
 
-    def __init__(self, folder: str, splits: Iterable[str]):
+    by_image = False
+
+    def __init__(self, folder: str, splits: Sequence[str]):
         self.shape = (0, 0)
         self._rows: dict[str, tuple[np.ndarray, int]] = {}
+        if not splits:
+            raise InputError("it holds neither features nor a model", folder, "give {split}.npy, or a model's folder")
         for split in splits:
             file = Path(folder) / f"{split}.npy"
             ids = read_lines(file.with_suffix(".ids"), "give one id a line (config.data.image_features)")

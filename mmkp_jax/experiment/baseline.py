@@ -25,6 +25,7 @@ from mmkp_jax.experiment.embeddings import fit_states
 from mmkp_jax.experiment.run import raise_stopped
 from mmkp_jax.inference.evaluate import Evaluation
 from mmkp_jax.inference.hidden_states import StatePredictor
+from mmkp_jax.inference.tower_regions import FOLDER, TowerRegions
 from mmkp_jax.models.compilation_cache import keep_compiled
 from mmkp_jax.models.definition import Params
 from mmkp_jax.pages.report.page import write_report
@@ -79,7 +80,7 @@ def _run(
         predictor, step = fit_states(config, workdir, lambda: _claimed(config, workdir, lock, extend), watchdog)
         return _tested(workdir, evaluation, predictor, step)
     posts = open_posts(config)
-    sidecars = sidecars_of(config, posts)
+    sidecars = sidecars_of(config, posts, lambda model: TowerRegions(model, workdir / FOLDER))
     vocabulary, data = data_of(config, posts, sidecars)
     sizes = sizes_of(config, vocabulary, sidecars)
     predictor = predictor_of(config, sizes, vocabulary, sidecars, {})

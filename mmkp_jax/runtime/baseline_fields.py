@@ -42,7 +42,7 @@ MODEL_AND_DATA = (
     ),
     Field(
         *("data.image_features", ""),
-        "a folder of {split}.npy and {split}.ids, features of the images; empty: none",
+        "a folder of {split}.npy and {split}.ids, features of the images, or of a model whose tower gives them",
         needs=(CLASSIFIED,),
     ),
     Field("data.train_keyphrases", "", "a file of the keyphrases that count as seen, one a line"),

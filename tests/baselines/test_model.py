@@ -76,8 +76,12 @@ def test_gradients_are_finite_differences(params):
     labels = np.array([1, -1], np.int32)
     batch = Batch(INPUTS, np.array([[9, END, PAD], [8, 7, END]], np.int32), labels, np.ones(2, np.float32))
 
-    def loss(params: dict) -> jax.Array:
+    def loss(params: dict, batch: Batch = batch) -> jax.Array:
         return losses(definition, params, batch, WORDS, None, generation_weight=0.7)[0]
+
+    placed = batch._replace(place_P=np.array([0, 1, 3, 4, 5, 0, 0], np.int32))  # the vocabulary, for real words alone
+    for every, real in zip(*(jax.tree.leaves(jax.grad(loss)(params, each)) for each in (batch, placed)), strict=True):
+        np.testing.assert_allclose(real, every, rtol=1e-5, atol=1e-6)
 
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(2)

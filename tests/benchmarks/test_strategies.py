@@ -4,7 +4,17 @@ import pytest
 
 from benchmarks import staged
 from benchmarks.strategies import comparable, jobs_of, show
-from benchmarks.systems import BY_DECISION, BY_GAMMA, BY_STRATEGY, DECIDED, OURS, OVERRIDES, STAGED
+from benchmarks.systems import (
+    BASELINES,
+    BY_BASELINE,
+    BY_DECISION,
+    BY_GAMMA,
+    BY_STRATEGY,
+    DECIDED,
+    OURS,
+    OVERRIDES,
+    STAGED,
+)
 from mmkp_jax.runtime.config import leaves, read_config
 from tests.support.finished_runs import complete, config_of, row_of
 from tests.support.small_pocket import metrics, run_here, small_pocket
@@ -193,3 +203,20 @@ def test_a_first_seed_is_shown_as_far_as_it_is(tmp_path):
     for job in (*jobs[:2], jobs[-1]):
         complete(job, right=True)
     assert comparable(jobs) == jobs[:2]
+
+
+def test_baselines_are_a_row_each_next_to_ours(tmp_path, dataset, capsys):
+    jobs = jobs_of(2, tmp_path / "runs", baselines=True)
+    assert {job.system for job in jobs} == set(BY_BASELINE) and len(jobs) == 7  # hidden states know no order of posts
+    for job in jobs:
+        if job.system in BASELINES:
+            config = config_of(job)
+            assert (config["task"], config["strategy"], config["seed"]) == ("baseline", job.system, job.seed)
+    published = jobs_of(1, tmp_path, "model=qwen2_5_vl_3b,data=mmkp_v2,mesh=h100_1", baselines=True)
+    assert {config_of(job)["data"]["path"] for job in published} == {"data/mmkp_v2"}
+    for job in jobs:
+        complete(job, right=job.system == OURS)
+    show(jobs)
+    shown = capsys.readouterr().out
+    for name, cells in {"Dynamic CoT, γ 0.4": ["100.00", "±"], "cmkp": ["0.00", "±"], "embeddings": ["0.00"]}.items():
+        assert row_of(shown, "Baselines", name)[: len(cells)] == cells

@@ -162,7 +162,14 @@ def test_the_page_shows_the_scores_next_to_the_papers(runs, data, tmp_path):
     cells = [f"{100 * scores[group]['f1@1']:.2f}" for group in paper.GAMMA_GROUPS]
     assert page.row("0.4") == ["0.4", "b", *cells, "25.00%", "33.14", "20.19", "12.48"]
     assert page.row("0.3")[1:6] == ["–"] * 5
-    assert "next to the paper" in page.text
+    assert "next to the paper" in page.text and "as published" not in page.text
+
+
+def test_of_mmkp_the_page_shows_traditional_models_as_published(runs, data, tmp_path):
+    (tmp_path / "mmkp").symlink_to(data)
+    page = page_of(runs, tmp_path / "page.html", tmp_path / "mmkp")
+    assert page.row("ONE2SET") == ["ONE2SET", "text", "36.36", "not built"]
+    assert "Traditional models, as published" in page.text
 
 
 def test_of_other_data_the_page_shows_no_numbers_of_the_paper(runs, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 from benchmarks.systems import STAGED
 from mmkp_jax.data.posts import Post
+from mmkp_jax.runtime.baseline_fields import TASKS
 from mmkp_jax.runtime.config import read_config
 
 POSTS = [
@@ -17,7 +18,7 @@ def config_of(job):
     if job.system == STAGED:
         job = job._replace(system="cot")
     _, _, _, config, *overrides, _ = job.command()
-    return read_config(config.removeprefix("--config="), overrides).to_dict()
+    return read_config(config.removeprefix("--config="), overrides, tasks=TASKS).to_dict()
 
 
 def complete(job, right):

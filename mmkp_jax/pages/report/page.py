@@ -87,6 +87,7 @@ def _page(
             tables.strategies_table(runs, scored, of_paper),
             tables.gammas_table(runs, scored, of_paper),
             tables.words_table(runs, of_paper),
+            tables.traditional_table(of_paper),
         ],
         curves=figures.curves(runs),
         without_chains=[plain(run.name, 60) for run in runs if figures.lacks_chains(run)],

@@ -34,6 +34,23 @@ BY_STRATEGY = {
 }
 """Table 4: F1@1 of `STRATEGY_GROUPS` for each of `STRATEGY_SETTINGS`."""
 
+TRADITIONAL = {
+    "VGG": ("image", 15.69),
+    "BUTD": ("image", 20.02),
+    "ONE2SEQ": ("text", 38.05),
+    "ONE2SET": ("text", 36.36),
+    "TOPIC": ("text", 43.17),
+    "CO-ATT": ("text and image", 42.12),
+    "M3H-ATT": ("text and image", 47.06),
+    "MM-MKP": ("text and image", 48.19),
+}
+"""Table 3: what each traditional model reads, and its F1@1 on MMKP."""
+
+BUILT = {"ONE2SEQ": "configs/baselines/one2seq.py", "CO-ATT": "configs/baselines/cmkp.py, fusion=coatt"} | {
+    "M3H-ATT": "configs/baselines/cmkp.py, fusion=m3h"
+}
+"""Configs of those that can be trained here; the others are figures alone."""
+
 GAMMA_GROUPS = ("all", "absent", "unseen")
 BY_GAMMA = {
     "avg": (32.22, 19.50, 13.26),

@@ -217,6 +217,18 @@ def strategies_table(runs: Sequence[ReportRun], scored: Sequence[RunScores], of_
     return Table("By strategy", header, without_repeats(rows), notes, left=2)
 
 
+def traditional_table(of_paper: str | None) -> Table:
+    """The published F1@1 of traditional models, where the data is the paper's MMKP; no rows for other data."""
+    rows = [
+        (name, reads, f"{f1:.2f}", paper.BUILT.get(name, "not built"))
+        for name, (reads, f1) in paper.TRADITIONAL.items()
+        if of_paper == "MMKP"
+    ]
+    header = ("model", "reads", "published F1@1, %", "to train it here")
+    notes = ["Published, of the paper's Table 3, on the whole of MMKP: none of these was run here."]
+    return Table("Traditional models, as published", header, rows, notes, left=2, words=(3,))
+
+
 def _systems(runs: Sequence[ReportRun]) -> dict[str, str]:
     """The rows of a table by strategy: the paper's, with the strategy of each, then what else was run."""
     return {name: strategy for strategy, name in paper.NAMES.items()} | {
