@@ -83,3 +83,17 @@ def test_fields_of_another_strategy_are_said_to_have_no_effect(pocket, tmp_path,
     assert main.main([*flags, "--config.generation_weight=2.0", "--config.neighbours=3"]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     assert [note.split("=")[0] for note in notes] == ["note: generation_weight", "note: neighbours"]
+
+
+@pytest.mark.nightly
+def test_a_models_tower_gives_a_runs_image_features_and_predicts_with_them(pocket, tmp_path):
+    workdir, out = tmp_path / "run", tmp_path / "again.jsonl"
+    flags = [*flags_of(pocket, workdir), f"--config.data.image_features={pocket / 'model'}", "--config.num_epochs=1"]
+    assert main.main(flags) == 0
+    assert len(list((workdir / "image_features").rglob("*.features"))) > 40  # of train, valid and test
+    assert (
+        predict.main([f"--model={workdir}@best", f"--data={pocket / 'dataset'}", "--split=test", f"--out={out}"]) == 0
+    )
+    (file,) = (workdir / "predictions").iterdir()
+    again, own = ([json.loads(line)["predicted"] for line in each.read_text().splitlines()] for each in (out, file))
+    assert again == own
