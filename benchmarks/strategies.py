@@ -13,8 +13,9 @@ the seeds under which each of its systems is complete (where there is none, of w
 `--decisions` compares other decisions and controls at equal posts and steps, most of them with half of the posts on CoT
 (`benchmarks/systems.py`); `--baselines` compares the traditional models and frozen hidden states with Dynamic CoT.
 
-With `--presets` it is a published model on its own dataset, a run at a time: `--gammas` alone is the paper's Table 5.
-All runs read one dataset and its one cache of posts' sizes.
+With `--presets=model=pocket_facts` the student is pretrained, and gates say whether a comparison of decisions is
+evidence (`benchmarks/gates.py`). With other `--presets` it is a published model on its own dataset, a run at a time:
+`--gammas` alone is the paper's Table 5. All runs read one dataset and its one cache of posts' sizes.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks import gates
 from benchmarks.jobs import ROOT, run_all
 from benchmarks.machine import describe_machine
 from benchmarks.modes import ModeJob, mode_tables, modes_of
@@ -273,6 +275,7 @@ def show(jobs: Sequence[Job]) -> None:
     )
     if missing:
         print(f"missing: {', '.join(missing)}")
+    print(gates.text_of(jobs[0].presets, jobs[0].workdir.parent, by_strategy))
     for results, tables in (
         (by_strategy, (strategies_table, differences_table, words_table)),
         (by_gamma, (gammas_table, differences_table)),
@@ -305,6 +308,8 @@ def run(arguments: Sequence[str] | None) -> int:
         if at_a_time:
             run_all(jobs, at_a_time)
             run_all(mode_jobs(jobs), at_a_time)
+            if gates.PRESET in args.presets:
+                run_all(gates.recall_jobs(args.runs.resolve(), read_results(BY_STRATEGY, jobs)), at_a_time)
     finally:
         show(jobs)
     return 0 if all(job.complete for job in jobs) else 1

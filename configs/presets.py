@@ -18,6 +18,14 @@ def pocket_model(c: ConfigDict) -> None:
     c.data.images = {"min_pixels": 3_136, "max_pixels": 12_544}
 
 
+def pocket_facts_model(c: ConfigDict) -> None:
+    """The pocket model after pretraining on facts, which the posts of its dataset need."""
+    pocket_model(c)
+    c.model.path = "runs/pocket_facts/model"
+    c.make = "mmkp_jax.pocket.facts.make"
+    c.learning_rate, c.num_epochs = 4e-4, 2  # it is pretrained, and should remember that
+
+
 def pocket_variant(maker: str, **fields: Mapping[str, int]) -> Preset:
     """A small model of another family for pocket's posts.
 
@@ -55,6 +63,13 @@ def pocket_data(c: ConfigDict) -> None:
     c.data.path = "runs/pocket/dataset"
     c.data.kinds = "runs/pocket/needs.jsonl"
     c.data.workers = 0  # leaves both of two cores to the model
+
+
+def pocket_facts_data(c: ConfigDict) -> None:
+    """Posts whose tags need facts that the pretrained pocket model knows."""
+    pocket_data(c)
+    c.data.path = "runs/pocket_facts/dataset"
+    c.data.kinds = "runs/pocket_facts/needs.jsonl"
 
 
 def qwen2_5_vl_3b(c: ConfigDict) -> None:
@@ -216,6 +231,7 @@ MESHES = {
 PRESETS: dict[str, dict[str, Preset]] = {
     "model": {
         "pocket": pocket_model,
+        "pocket_facts": pocket_facts_model,
         "pocket_internvl3": pocket_variant("internvl3", row_images={"tiles": 20}, data_images={"max_tiles": 6}),
         "pocket_mllama": pocket_variant("mllama", row_images={"images": 8}),
         "pocket_qwen2_5": pocket_variant("qwen2_5"),
@@ -230,7 +246,13 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "llama3_2_1b": text_model("meta-llama/Llama-3.2-1B-Instruct", num_epochs=5),
         "llama3_2_3b": text_model("meta-llama/Llama-3.2-3B-Instruct", num_epochs=5),
     },
-    "data": {"pocket": pocket_data, "mmkp": mmkp, "mmkp_v2": mmkp_v2, "mmkp_360k": mmkp_360k},
+    "data": {
+        "pocket": pocket_data,
+        "pocket_facts": pocket_facts_data,
+        "mmkp": mmkp,
+        "mmkp_v2": mmkp_v2,
+        "mmkp_360k": mmkp_360k,
+    },
     "mesh": MESHES,
     "batch": {"packed": packed_batch, "paper": paper_batch},
     "tune": {"full": full, "lora": lora, "qlora": qlora},
@@ -239,7 +261,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 
 def apply(c: ConfigDict, presets: str) -> None:
-    """Applies `name=preset,…`; pocket for a model that is not named, and for the data of any of pocket's models.
+    """Applies `name=preset,…`; pocket for a model that is not named; pocket's data for its models.
 
     Raises:
         InputError: there are no such presets.
@@ -261,6 +283,6 @@ def apply(c: ConfigDict, presets: str) -> None:
         raise all_of(errors, "name known presets")
     chosen = {"model": "pocket"} | chosen
     if chosen["model"].startswith("pocket"):
-        chosen = {"data": "pocket"} | chosen
+        chosen = {"data": "pocket_facts" if chosen["model"] == "pocket_facts" else "pocket"} | chosen
     for name in filter(chosen.get, PRESETS):
         PRESETS[name][chosen[name]](c)

@@ -1,7 +1,7 @@
 """Makes pocket: posts, images and a model in one folder, written atomically."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,22 @@ def make_pocket(out: Path, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> N
         InputError: `out` holds something else.
     """
     stamp = {"version": VERSION, "seed": seed, "sizes": dict(sizes)}
+    make_once(out, stamp, lambda unfinished: _write(unfinished, seed, sizes))
+
+
+def make_once(out: Path, stamp: Mapping[str, Any], write: Callable[[Path], None]) -> None:
+    """Makes a folder with a stamp atomically; one with the same stamp is kept.
+
+    Args:
+        write: writes everything but the stamp into the folder it is given.
+
+    Raises:
+        InputError: `out` holds something else.
+    """
     if _is_made(out, stamp):
         return
     with making_folder(out, lambda: _is_made(out, stamp)) as unfinished:
-        _write(unfinished, seed, sizes)
+        write(unfinished)
         write_json(unfinished / STAMP, stamp, indent=None)
 
 
@@ -72,13 +84,18 @@ def _is_made(out: Path, stamp: Mapping[str, Any]) -> bool:
 
 def make(root: Path = POCKET) -> None:
     """Makes pocket and its prepared dataset unless they exist; a config's `make` calls this."""
+    make_pocket(root)
+    prepare_posts(root)
+
+
+def prepare_posts(root: Path, sizes: Mapping[str, int] = SIZES) -> None:
+    """Prepares the posts and images of a pocket as its dataset, unless it exists."""
     from mmkp_jax.data.posts import read_jsonl
     from mmkp_jax.data.records import write_dataset
 
-    make_pocket(root)
     dataset = root / "dataset"
     if dataset.exists():
         return
-    splits = {split: read_jsonl(root / "posts" / f"{split}.jsonl") for split in SIZES}
+    splits = {split: read_jsonl(root / "posts" / f"{split}.jsonl") for split in sizes}
     with making_folder(dataset, dataset.exists) as unfinished:
         write_dataset(unfinished, splits, root / "images")

@@ -16,7 +16,6 @@ from mmkp_jax.pocket.world import (
     RGB_OF_COLOUR,
     TOPICS,
     Clause,
-    Evidence,
     Topic,
     WordPair,
     World,
@@ -45,8 +44,8 @@ class PocketPost(NamedTuple):
     image: str | None
     keyphrases: list[str]
     cot: str | None
-    needs: dict[str, Evidence]
-    """What each keyphrase needs to be found: image, text or both."""
+    needs: Mapping[str, str]
+    """What each keyphrase needs to be found."""
     emblem: WordPair | None
     """Shape and colour of the emblem in the image; None for a landscape or no image."""
 
@@ -92,13 +91,13 @@ def write_posts(splits: Mapping[str, Sequence[PocketPost]], seed: int, out: Path
 
 
 def _make_facts(world: World, training: bool, n: int, rng: random.Random) -> list[PostFacts]:
-    topics = _deal(list(TOPICS), list(TOPICS.values()), n, rng)
+    topics = deal(list(TOPICS), list(TOPICS.values()), n, rng)
     pairs = world.seen if training else world.every
     decks = {}
     for clause in NEEDS:
         options = rng.sample(pairs[clause], len(pairs[clause]))
         weights = [1 / (rank + 10) if training else 1.0 for rank in range(len(options))]
-        decks[clause] = _deal(options, weights, sum(clause in _dealt(topic) for topic in topics), rng)
+        decks[clause] = deal(options, weights, sum(clause in _dealt(topic) for topic in topics), rng)
     return [_draw_facts(topic, decks, pairs["fan"], rng) for topic in topics]
 
 
@@ -134,7 +133,7 @@ def _make_post(id: str, facts: PostFacts, texts: set[str], rng: random.Random) -
     return PocketPost(id, text, image, list(keyphrases), cot, keyphrases, facts.emblem)
 
 
-def _deal(options: Sequence[T], weights: Sequence[float], n: int, rng: random.Random) -> list[T]:
+def deal(options: Sequence[T], weights: Sequence[float], n: int, rng: random.Random) -> list[T]:
     """`n` options in random order, each as often as its weight says."""
     counts = apportion(weights, n)
     dealt = [option for option, count in zip(options, counts, strict=True) for _ in range(count)]

@@ -104,7 +104,7 @@ def make_world(seed: int) -> World:
     """Chooses the seen pairs of each clause, evenly over its first and over its last words."""
     rng = random.Random(f"{seed}/world")
     every = {clause: list(itertools.product(firsts, lasts)) for clause, (firsts, lasts) in OPTIONS.items()}
-    return World(every, {clause: _even_share(pairs, SEEN, rng) for clause, pairs in every.items()})
+    return World(every, {clause: even_choice(pairs, round(SEEN * len(pairs)), rng) for clause, pairs in every.items()})
 
 
 def apportion(weights: Sequence[float], n: int) -> list[int]:
@@ -117,10 +117,11 @@ def apportion(weights: Sequence[float], n: int) -> list[int]:
     return counts
 
 
-def _even_share(pairs: Sequence[WordPair], share: float, rng: random.Random) -> list[WordPair]:
+def even_choice(pairs: Sequence[WordPair], n: int, rng: random.Random) -> list[WordPair]:
+    """`n` of the pairs, in which each first and each last word is about as frequent as the others."""
     taken: list[WordPair] = []
     left = rng.sample(pairs, len(pairs))
-    for _ in range(round(share * len(pairs))):
+    for _ in range(n):
         firsts, lasts = [pair[0] for pair in taken], [pair[1] for pair in taken]
         rarest = min(left, key=lambda pair: firsts.count(pair[0]) + lasts.count(pair[1]))
         taken.append(rarest)

@@ -1,0 +1,225 @@
+"""Whether pocket_facts can tell decisions apart: gates that must hold before a comparison on it is evidence.
+
+`benchmarks.strategies` with `--presets=model=pocket_facts` asks the models of its runs for each fact of the world, and
+prints these gates above its tables. Where one does not hold, or is not known yet, it says that no comparison of
+decisions is evidence.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.jobs import ROOT
+from benchmarks.modes import read_modes
+from benchmarks.systems import OURS
+from mmkp_jax.evaluation.files import read_posts, read_predictions
+from mmkp_jax.evaluation.modes import Modes
+from mmkp_jax.pages.tables import Table, as_text
+from mmkp_jax.pocket.facts.corpus import all_facts
+from mmkp_jax.pocket.facts.make import FACTS, POCKET_FACTS
+from mmkp_jax.pocket.facts.world import make_facts
+
+if TYPE_CHECKING:
+    from benchmarks.strategies import Result
+
+PRESET = "model=pocket_facts"
+
+WITHOUT = f"NOT EVIDENCE about decisions: pocket's student is not pretrained; --presets={PRESET} has one"
+"""The line about runs on pocket itself."""
+
+MODEL = ROOT / POCKET_FACTS / "model"
+QUESTIONS = ROOT / POCKET_FACTS / FACTS
+
+NOTHING = "–"
+
+TUNED = ("sft", "cot", OURS)
+"""Systems whose models are asked for facts."""
+
+ANSWER_TOKENS = 24
+"""Most tokens of an answer about one fact."""
+
+
+class Measured(NamedTuple):
+    """What the gates are about, as fractions; None for what was not measured."""
+
+    recall: float | None = None
+    """Share of the world's facts that the pretrained model states when asked."""
+    recall_after: float | None = None
+    """The same after fine-tuning: the lowest of the fine-tuned models."""
+    zeroshot: float | None = None
+    """F1@1 of the pretrained model on all posts."""
+    sft_unseen: float | None = None
+    """F1@1 of SFT on the tags of unseen facts."""
+    cot_unseen: float | None = None
+    """The same of Fine-tune-CoT."""
+    sft_habit: float | None = None
+    """F1@1 of SFT on habits."""
+    cot_habit: float | None = None
+    """The same of Fine-tune-CoT."""
+    oracle_gain: float | None = None
+    """Of multi-task training: F1@1 of the better answer for each post, minus that of the better mode for all."""
+
+
+class Gate(NamedTuple):
+    """One condition."""
+
+    name: str
+    asked: str
+    """The condition in words."""
+    value: float | None
+    holds: bool
+    """False where the value is not known."""
+
+
+RECALL = 0.95
+"""Least share of the facts that the pretrained model knows."""
+
+CHANCE = 1 / 36
+"""Share of right guesses among the tags of the kind of hint that has the fewest."""
+
+
+def gates_of(measured: Measured) -> list[Gate]:
+    """The gates, in the order in which they are met."""
+    m = measured
+    product = None if m.recall_after is None else m.recall_after**2
+    short = None if None in (m.cot_unseen, product) else product - m.cot_unseen
+    worse = None if None in (m.sft_habit, m.cot_habit) else m.sft_habit - m.cot_habit
+
+    def gate(name: str, asked: str, value: float | None, low: float = -np.inf, high: float = np.inf) -> Gate:
+        return Gate(name, asked, value, value is not None and low <= value <= high)
+
+    return [
+        gate("facts recalled after pretraining", "at least 95%", m.recall, low=RECALL),
+        gate("facts recalled after fine-tuning", "at least 90%", m.recall_after, low=0.90),
+        gate("zero-shot F1@1", "above 0", m.zeroshot, low=1e-9),
+        gate(
+            "SFT on unseen facts, F1@1", f"near chance: at most {100 * 2 * CHANCE:.1f}", m.sft_unseen, high=2 * CHANCE
+        ),
+        gate("chains on unseen facts below the product of two recalls", "at most 10 points", short, high=0.10),
+        gate("SFT minus chains on habits", "at least 5 points", worse, low=0.05),
+        gate("oracle minus the better mode", "at least 5 points", m.oracle_gain, low=0.05),
+    ]
+
+
+def gates_table(gates: Sequence[Gate]) -> Table:
+    """The gates, and whether a comparison is evidence."""
+    rows = [
+        (gate.name, NOTHING if gate.value is None else f"{100 * gate.value:.1f}", gate.asked, _verdict(gate))
+        for gate in gates
+    ]
+    return Table("Gates (percent, points)", ("", "measured", "asked", ""), rows, (verdict(gates),), words=(2, 3))
+
+
+def text_of(presets: str, runs: Path, by_strategy: Mapping[str, "Result"]) -> str:
+    """The gates of runs with these presets in a folder, or why there are none; empty for published models."""
+    if PRESET in presets:
+        return f"\n{as_text(gates_table(gates_of(measure(runs, by_strategy))))}"
+    return "" if presets else WITHOUT
+
+
+def verdict(gates: Sequence[Gate]) -> str:
+    """One line: whether comparisons of decisions on these runs are evidence."""
+    failing = [gate.name for gate in gates if not gate.holds]
+    if not failing:
+        return "every gate holds: a comparison of decisions on these runs is evidence"
+    return f"NOT EVIDENCE about decisions: {len(failing)} of {len(gates)} gates fail ({'; '.join(failing)})"
+
+
+class RecallJob(NamedTuple):
+    """The answers of a model to a question for each fact of the world."""
+
+    model: str
+    """As `predict` takes it."""
+    file: Path
+    """The predictions file."""
+    questions: Path
+    """What `facts.make` wrote as `FACTS`."""
+
+    @property
+    def name(self) -> str:
+        """Its name on the terminal."""
+        return f"facts of {self.model}"
+
+    @property
+    def workdir(self) -> Path:
+        """The file without its ending, by which its log is named."""
+        return self.file.with_suffix("")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every question is answered."""
+        return self.file.exists() and self.file.read_bytes().count(b"\n") == self.questions.read_bytes().count(b"\n")
+
+    def command(self) -> list[str]:
+        """The command that starts or resumes it."""
+        flags = (f"--posts={self.questions}", "--mode=direct", f"--max_tokens={ANSWER_TOKENS}", "--batch_size=64")
+        return [sys.executable, "-m", "mmkp_jax.predict", f"--model={self.model}", *flags, f"--out={self.file}"]
+
+
+def recall_of(job: RecallJob) -> float:
+    """Share of the world's facts that the first sentences of a complete job's answers state, in any wording."""
+    asked = read_posts(job.questions)
+    outputs = read_predictions(job.file, asked).outputs
+    facts = all_facts(make_facts(0, 1.0).chains)
+    right = [_states(output, fact.answer) for output, fact in zip(outputs, facts, strict=True)]
+    return float(np.mean(right))
+
+
+def recall_jobs(runs: Path, results: Mapping[str, "Result"]) -> list[RecallJob]:
+    """What must be asked for the gates: the pretrained model, then those of SFT, Fine-tune-CoT and `OURS`."""
+    trained = [run for system in TUNED if system in results for run in results[system].runs]
+    after = [
+        RecallJob(f"{run.path}@{run.step}", run.path / "predictions" / f"facts-{run.step}.jsonl", QUESTIONS)
+        for run in trained
+    ]
+    return [pretrained_job(runs), *after]
+
+
+def pretrained_job(runs: Path) -> RecallJob:
+    """The questions for the pretrained model."""
+    return RecallJob(str(MODEL), runs / "facts-pretrained.jsonl", QUESTIONS)
+
+
+def measure(runs: Path, results: Mapping[str, "Result"]) -> Measured:
+    """What is known so far: means over runs, and the lowest recall of them."""
+    before, *after = recall_jobs(runs, results)
+    recalls = [recall_of(job) for job in after if job.complete]
+    zeroshot = results.get("zeroshot")
+    return Measured(
+        recall_of(before) if before.complete else None,
+        min(recalls, default=None) if all(job.complete for job in after) else None,
+        zeroshot and float(np.mean(list(zeroshot.f1("all").values()))) / 100,
+        *(kind_f1(results.get(system), kind) for kind in ("unseen_fact", "habit") for system in ("sft", "cot")),
+        oracle_gain(read_modes(results["multitask"])) if "multitask" in results else None,
+    )
+
+
+def oracle_gain(modes: Modes | None) -> float | None:
+    """The oracle's gain over the better mode, of all posts."""
+    if not modes or modes["all"] is None:
+        return None
+    scores = modes["all"].scores
+    return scores["oracle"]["f1@1"] - max(scores[mode]["f1@1"] for mode in ("direct", "think"))
+
+
+def kind_f1(result: "Result | None", kind: str) -> float | None:
+    """Mean F1@1 of a system's runs on a kind of keyphrases; None if it was not measured."""
+    found = [_own_scores(run.comparisons).get(kind) for run in result.runs] if result else []
+    return float(np.mean([each["f1@1"] for each in found])) if found and all(found) else None
+
+
+def _own_scores(comparisons: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The scores by kind of a run's own model, which is named by its step."""
+    return next((scores for who, scores in comparisons.get("by_kind", {}).items() if ", step " in who), {})
+
+
+def _states(output: str, answer: str) -> bool:
+    first = output.split(" .")[0]
+    return f" {answer} " in f" {first} "
+
+
+def _verdict(gate: Gate) -> str:
+    return "holds" if gate.holds else "not known" if gate.value is None else "FAILS"

@@ -1,0 +1,155 @@
+"""Posts of the test bed: tags of seen and unseen facts, habits that follow from none, places that the text names."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from mmkp_jax.pocket.facts.wording import (
+    HABIT_DOING,
+    HABIT_TAGS,
+    HABIT_THING,
+    guess_habit,
+    habit_clause,
+    hint_clause,
+    infer_place,
+    infer_tag,
+    join_clauses,
+    place_clause,
+    see,
+    sentences,
+    tag_text,
+)
+from mmkp_jax.pocket.facts.world import SIZES as KINDS
+from mmkp_jax.pocket.facts.world import Chain, Facts, emblem_of
+from mmkp_jax.pocket.posts import SIZES, WITHOUT_CHAIN, WITHOUT_IMAGE, PocketPost, deal
+from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, WordPair, even_choice
+
+Clause = Literal["star", "emblem", "cue", "dish", "habit", "place"]
+"""What a post can be about; each clause in its text gives one keyphrase."""
+
+TOPICS: Mapping[tuple[Clause, ...], float] = {
+    ("place",): 0.27,
+    ("star",): 0.10,
+    ("emblem",): 0.11,
+    ("cue",): 0.10,
+    ("dish",): 0.07,
+    ("habit",): 0.06,
+    ("star", "place"): 0.05,
+    ("emblem", "place"): 0.05,
+    ("cue", "place"): 0.05,
+    ("dish", "place"): 0.03,
+    ("habit", "place"): 0.027,
+    ("star", "habit"): 0.02,
+    ("emblem", "habit"): 0.03,
+    ("cue", "habit"): 0.033,
+}
+"""Shares of posts by their clauses, in the order of their keyphrases: 1.29 a post, of which 37% are places."""
+
+SEEN = 0.404
+"""Share of the tags of facts, and of places, that training posts carry: with the habits' tags, all of which they do,
+the overlap of MMKP-V2's splits (paper, Table 2)."""
+
+GUESSED_RIGHT = 0.3
+"""Share of a habit's chains of thought that name its tag; the others name another habit's."""
+
+
+class Subject(NamedTuple):
+    """What one clause of a post is about."""
+
+    clause: Clause
+    tag: WordPair
+    chain: Chain | None = None
+    """The facts that lead to the tag; None for habits and places."""
+    marker: WordPair | None = None
+    """The words that mark a habit."""
+
+
+def make_fact_posts(facts: Facts, seed: int, sizes: Mapping[str, int] = SIZES) -> dict[str, list[PocketPost]]:
+    """The posts of each split, no two with the same text.
+
+    Training posts carry seen tags, some more often than others; those of the other splits carry all of them evenly. A
+    post's `needs` says of each keyphrase: `seen_fact`, `unseen_fact`, `habit`, `place`.
+    """
+    texts: set[str] = set()
+    splits = {}
+    seen_places = _seen_places(seed)
+    for split, n in sizes.items():
+        rng = random.Random(f"{seed}/fact posts/{split}")
+        subjects = list(_subjects(facts, seen_places, split == "train", n, rng))
+        splits[split] = [_post(f"{split}-{i}", each, facts, texts, rng) for i, each in enumerate(subjects, start=1)]
+    return splits
+
+
+def habit_of_marker() -> dict[WordPair, WordPair]:
+    """The tag that each pair of marking words belongs to; the same in every world."""
+    markers = [(doing, thing) for doing in HABIT_DOING for thing in HABIT_THING]
+    random.Random("habits").shuffle(markers)
+    return {marker: HABIT_TAGS[number % len(HABIT_TAGS)] for number, marker in enumerate(markers)}
+
+
+def _seen_places(seed: int) -> list[WordPair]:
+    rng = random.Random(f"{seed}/seen places")
+    places = _all_places()
+    return sorted(even_choice(places, round(SEEN * len(places)), rng))
+
+
+def _all_places() -> list[WordPair]:
+    return [(first, last) for first in PLACE_FIRST for last in PLACE_LAST]
+
+
+def _subjects(
+    facts: Facts, seen_places: Sequence[WordPair], training: bool, n: int, rng: random.Random
+) -> Iterator[list[Subject]]:
+    topics = deal(list(TOPICS), list(TOPICS.values()), n, rng)
+    options: dict[Clause, list[list[Subject]]] = {}
+    for kind in KINDS:
+        by_tag: dict[WordPair, list[Subject]] = {}
+        for chain in facts.of(kind, seen_only=training):
+            by_tag.setdefault(chain.tag, []).append(Subject(kind, chain.tag, chain))
+        options[kind] = list(by_tag.values())
+    by_habit: dict[WordPair, list[Subject]] = {}
+    for marker, tag in habit_of_marker().items():
+        by_habit.setdefault(tag, []).append(Subject("habit", tag, marker=marker))
+    options["habit"] = list(by_habit.values())
+    options["place"] = [[Subject("place", place)] for place in (seen_places if training else _all_places())]
+    decks = {}
+    for clause, groups in options.items():
+        shuffled = rng.sample(groups, len(groups))
+        weights = [1 / (rank + 10) if training else 1.0 for rank in range(len(shuffled))]
+        decks[clause] = deal(shuffled, weights, sum(clause in topic for topic in topics), rng)
+    for topic in topics:
+        yield [rng.choice(decks[clause].pop()) for clause in topic]
+
+
+def _post(id: str, subjects: Sequence[Subject], facts: Facts, texts: set[str], rng: random.Random) -> PocketPost:
+    while (text := join_clauses([_clause(each, rng) for each in subjects], rng)) in texts:
+        pass
+    texts.add(text)
+    hint = next((each.chain.hint for each in subjects if each.chain and each.clause == "emblem"), None)
+    lacks_image = hint is None and rng.random() < WITHOUT_IMAGE
+    image = None if lacks_image else f"{id}.{rng.choice(('png', 'jpg'))}"
+    steps = see(hint, rng) + [step for each in subjects for step in _infer(each, rng)]
+    cot = None if rng.random() < WITHOUT_CHAIN else sentences(steps)
+    needs = {tag_text(each.tag): _need(each, facts) for each in subjects}
+    return PocketPost(id, text, image, list(needs), cot, needs, hint and emblem_of(hint))
+
+
+def _clause(subject: Subject, rng: random.Random) -> str:
+    if subject.chain:
+        return hint_clause(subject.chain, rng)
+    return habit_clause(subject.marker, rng) if subject.marker else place_clause(subject.tag, rng)
+
+
+def _infer(subject: Subject, rng: random.Random) -> list[str]:
+    if subject.chain:
+        return infer_tag(subject.chain, rng)
+    if subject.marker is None:
+        return infer_place(subject.tag, rng)
+    others = [tag for tag in HABIT_TAGS if tag != subject.tag]
+    return guess_habit(subject.tag if rng.random() < GUESSED_RIGHT else rng.choice(others), rng)
+
+
+def _need(subject: Subject, facts: Facts) -> str:
+    if subject.chain is None:
+        return subject.clause
+    return "seen_fact" if subject.tag in facts.seen else "unseen_fact"

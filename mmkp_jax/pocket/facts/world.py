@@ -1,0 +1,120 @@
+"""The facts that a pretrained pocket model knows, all drawn from one seed: the shipped weights hold these.
+
+A hint leads to a middle, and a middle to a tag: "velmok plays in tasun", "fans of tasun say brave tide". Hints and
+middles are coined words, each of one kind; emblems are a colour and a shape, which images show.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from mmkp_jax.pocket.world import RGB_OF_COLOUR, WordPair, even_choice
+
+Kind = Literal["star", "emblem", "cue", "dish"]
+"""What a hint is."""
+
+WORLD_SEED = 19
+
+SHAPES = ("star", "triangle", "ring", "cross", "square", "moon")
+
+
+class Size(NamedTuple):
+    """How many facts of a kind there are."""
+
+    middles: int
+    hints_of_each: int
+    """Number of hints that lead to each middle."""
+
+
+SIZES: Mapping[Kind, Size] = {"star": Size(48, 3), "emblem": Size(48, 1), "cue": Size(48, 3), "dish": Size(36, 2)}
+
+TAG_FIRST: Mapping[Kind, Sequence[str]] = {
+    "star": ("brave", "quiet", "golden", "secret", "broken", "wild", "last", "velvet"),
+    "emblem": ("north", "proud", "loyal", "iron", "royal", "thunder", "second", "paper"),
+    "cue": ("midnight", "sunny", "frosty", "merry", "open", "grand", "early", "seven"),
+    "dish": ("sweet", "smoky", "salty", "green", "tiny", "slow"),
+}
+TAG_LAST: Mapping[Kind, Sequence[str]] = {
+    "star": ("tide", "crew", "hour", "mirror", "signal", "garden"),
+    "emblem": ("stand", "army", "choir", "banner", "roar", "drum"),
+    "cue": ("fair", "parade", "market", "concert", "marathon", "picnic"),
+    "dish": ("table", "spoon", "kitchen", "harvest", "plate", "oven"),
+}
+"""The words of each kind's tags: every first word occurs with every last one."""
+
+CONSONANTS, VOWELS, ENDS = "bdfgjklmnprtvz", "aiou", "kmnp"
+"""Letters of coined words, consonant, vowel, consonant, vowel, end: a Porter stemmer leaves them as they are."""
+
+
+class Chain(NamedTuple):
+    """Two facts: a hint and its middle, the middle and its tag."""
+
+    kind: Kind
+    hint: str
+    middle: str
+    tag: WordPair
+
+
+class Facts(NamedTuple):
+    """All chains, and those of whose tags training posts carry."""
+
+    chains: Sequence[Chain]
+    seen: frozenset[WordPair]
+    """The tags that training posts carry."""
+
+    def of(self, kind: Kind, *, seen_only: bool = False) -> list[Chain]:
+        """The chains of a kind; only those of seen tags, if asked."""
+        return [each for each in self.chains if each.kind == kind and (not seen_only or each.tag in self.seen)]
+
+
+def make_facts(seed: int, seen: float) -> Facts:
+    """The world's chains, always the same, and a seed's choice of the tags that training posts carry.
+
+    Args:
+        seen: share of each kind's tags that are seen; evenly over first and last words.
+    """
+    chains = _chains()
+    rng = random.Random(f"{seed}/seen tags")
+    taken: set[WordPair] = set()
+    for kind in SIZES:
+        tags = sorted({chain.tag for chain in chains if chain.kind == kind})
+        taken.update(even_choice(tags, round(seen * len(tags)), rng))
+    return Facts(chains, frozenset(taken))
+
+
+def count_facts(chains: Sequence[Chain]) -> int:
+    """Number of facts: hints with their middles, and middles with their tags."""
+    return len(chains) + len({chain.middle for chain in chains})
+
+
+def emblem_of(hint: str) -> WordPair:
+    """Shape and colour, as they are drawn, of an emblem's hint `colour shape`."""
+    colour, shape = hint.split()
+    return shape, colour
+
+
+def _chains() -> list[Chain]:
+    rng = random.Random(f"{WORLD_SEED}/facts")
+    coined = _coined_words(rng)
+    chains = []
+    for kind, size in SIZES.items():
+        tags = list(itertools.product(TAG_FIRST[kind], TAG_LAST[kind]))
+        rng.shuffle(tags)
+        hints = [next(coined) for _ in range(size.middles * size.hints_of_each)]
+        if kind == "emblem":
+            hints = [f"{colour} {shape}" for colour in RGB_OF_COLOUR for shape in SHAPES]
+            rng.shuffle(hints)
+        for number, tag in enumerate(tags):
+            middle = next(coined)
+            own = hints[number * size.hints_of_each : (number + 1) * size.hints_of_each]
+            chains += [Chain(kind, hint, middle, tag) for hint in own]
+    return chains
+
+
+def _coined_words(rng: random.Random) -> Iterator[str]:
+    letters = (CONSONANTS, VOWELS, CONSONANTS, VOWELS, ENDS)
+    words = {"".join(each) for each in itertools.product(*letters)}
+    words = sorted(word for word in words if word[0] != word[2])
+    rng.shuffle(words)
+    return iter(words)

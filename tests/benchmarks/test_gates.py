@@ -1,0 +1,90 @@
+"""The gates, on invented numbers: a comparison is called evidence only while every one of them holds."""
+
+import json
+
+import pytest
+
+from benchmarks.gates import (
+    PRESET,
+    WITHOUT,
+    Measured,
+    RecallJob,
+    gates_of,
+    gates_table,
+    measure,
+    recall_jobs,
+    recall_of,
+    text_of,
+    verdict,
+)
+from mmkp_jax.evaluation.predictions import Prediction
+from mmkp_jax.pages.tables import as_text
+from mmkp_jax.pocket.facts.corpus import all_facts
+from mmkp_jax.pocket.facts.make import questions
+from mmkp_jax.pocket.facts.world import make_facts
+
+GOOD = Measured(
+    recall=0.97,
+    recall_after=0.94,
+    zeroshot=0.1,
+    sft_unseen=0.02,
+    cot_unseen=0.84,
+    sft_habit=0.9,
+    cot_habit=0.5,
+    oracle_gain=0.08,
+)
+
+BAD = {
+    "recall": 0.94,
+    "recall_after": 0.89,
+    "zeroshot": 0.0,
+    "sft_unseen": 0.2,
+    "cot_unseen": 0.5,
+    "sft_habit": 0.54,
+    "oracle_gain": 0.03,
+}
+
+
+def test_every_gate_holds():
+    assert all(gate.holds for gate in gates_of(GOOD))
+    assert "NOT EVIDENCE" not in verdict(gates_of(GOOD))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_number_that_fails_refuses_the_comparison(name):
+    gates = gates_of(GOOD._replace(**{name: BAD[name]}))
+    assert [gate.holds for gate in gates].count(False) == 1
+    assert verdict(gates).startswith("NOT EVIDENCE about decisions: 1 of 7 gates fail")
+    assert "FAILS" in as_text(gates_table(gates))
+
+
+@pytest.mark.parametrize("name", Measured._fields)
+def test_what_is_not_measured_refuses_it_too(name):
+    gates = gates_of(GOOD._replace(**{name: None}))
+    assert verdict(gates).startswith("NOT EVIDENCE")
+    assert "not known" in as_text(gates_table(gates)) and "FAILS" not in as_text(gates_table(gates))
+
+
+def test_without_runs_nothing_is_known(tmp_path):
+    assert measure(tmp_path, {}) == Measured()
+    assert len(recall_jobs(tmp_path, {})) == 1
+    assert "NOT EVIDENCE about decisions: 7 of 7" in text_of(PRESET, tmp_path, {})
+    assert text_of("", tmp_path, {}) == WITHOUT and text_of("model=qwen2_5_vl_3b", tmp_path, {}) == ""
+
+
+def test_recall_counts_the_facts_that_first_sentences_state(tmp_path):
+    chains = make_facts(0, 0.4).chains
+    facts, asked = all_facts(chains), questions(chains)
+    file, out = tmp_path / "facts.jsonl", tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps(post.record()) + "\n" for post in asked))
+    wrong = f"nothing . {facts[0].sentence(1)} ."  # stated too late
+    outputs = [wrong, *(f"{fact.sentence(n % 5)} . and so on" for n, fact in enumerate(facts[1:]))]
+    lines = [
+        Prediction(post.id, [post.answer], [output], output, "plain", 9, mode="direct").line()
+        for post, output in zip(asked, outputs, strict=True)
+    ]
+    out.write_text("".join(lines))
+    job = RecallJob("model", out, file)
+    assert job.complete and recall_of(job) == pytest.approx(1 - 1 / 588)
+    out.write_text("".join(lines[1:]))
+    assert not job.complete
