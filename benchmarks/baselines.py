@@ -106,6 +106,9 @@ def figures(raw: Path, out: Path) -> list[str]:
         ranges, scores = intervals([counts[name]]), scores_of(counts[name])
         cells = [_cell(scores, ranges, group, metric) for group, metric in COLUMNS]
         lines.append(f"| {' | '.join([name, *cells, _against(differences.get(name))])} |")
+    if counts.keys() >= RUNS.keys():
+        gained = compare([counts["words"]], [[counts["text"]]])[0]
+        lines += [f"words minus text, {group}: {_against(gained, group)}" for group in ("all", *GROUPS)]
     return [*lines, f"{len(posts):,} test posts, {len(train):,} training posts; 95% intervals"]
 
 
@@ -114,10 +117,10 @@ def _cell(scores: Scores, ranges: Intervals, group: str, metric: str) -> str:
     return f"{100 * scores[group][metric]:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _against(differences: Differences | None) -> str:
+def _against(differences: Differences | None, group: str = "all") -> str:
     if differences is None:
         return "–"
-    found = differences["all"][GROUP_METRIC]
+    found = differences[group][GROUP_METRIC]
     return f"{100 * found.delta:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}], p = {found.p:.4f}"
 
 
