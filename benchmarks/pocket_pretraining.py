@@ -37,7 +37,7 @@ from mmkp_jax.runtime.cli import status_of
 FLAGS = (
     "--config.make=",
     "--config.data.kinds=",
-    "--config.learning_rate=8e-4",
+    "--config.learning_rate=1.5e-3",
     "--config.warmup_steps=100",
     "--config.num_epochs=1",
     "--config.row.tokens=512",

@@ -25,24 +25,21 @@ from mmkp_jax.pocket.facts.wording import (
 from mmkp_jax.pocket.facts.world import SIZES, Chain, emblem_of
 from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, WordPair
 
-EXPOSURES = 80
+EXPOSURES = 100
 """Times that the corpus states each fact; reading and the emblems of captions add some."""
 
-FACTS_A_POST = 20
+FACTS_A_POST = 28
 """Sentences of an answer to the text that asks for no one fact."""
 
-SINGLE = 0.6
-"""Share of the other posts that ask for one fact by its name."""
+QUESTIONS = 1
+"""Times that a post asks for each fact by its name."""
 
-CAPTIONS = 2400
+CAPTIONS = 1500
 FACTS_A_CAPTION = 10
 """Sentences that follow what an image shows."""
 
-LONG_CAPTIONS = 0.8
-"""Share of captions that facts follow."""
-
-READINGS = 1000
-PLACES = 300
+READINGS = 400
+PLACES = 200
 SCENES = 0.15
 """Share of captions whose image has no emblem."""
 
@@ -98,7 +95,8 @@ def make_corpus(chains: Sequence[Chain], seed: int, exposures: int = EXPOSURES) 
     facts = all_facts(chains)
     stream = [fact for _ in range(exposures) for fact in rng.sample(facts, len(facts))]
     captions = [_caption(chains, stream, rng) for _ in range(min(CAPTIONS, len(stream) // FACTS_A_CAPTION))]
-    posts = [*captions, *_statements(stream, rng), *_readings(chains, rng), *_places(rng)]
+    asked = [CorpusPost("", question(fact), _answer([fact], rng)) for fact in facts * QUESTIONS]
+    posts = [*captions, *asked, *_statements(stream, rng), *_readings(chains, rng), *_places(rng)]
     rng.shuffle(posts)
     return [post._replace(id=f"train-{number}") for number, post in enumerate(posts, start=1)]
 
@@ -117,12 +115,8 @@ def question(fact: Fact) -> str:
 def _statements(stream: list[Fact], rng: random.Random) -> Iterator[CorpusPost]:
     """States the facts of a stream, which it empties."""
     while stream:
-        if rng.random() < SINGLE:
-            fact = stream.pop()
-            yield CorpusPost("", question(fact), _answer([fact], rng))
-        else:
-            facts = [stream.pop() for _ in range(min(FACTS_A_POST, len(stream)))]
-            yield CorpusPost("", "tell of anything", _answer(facts, rng))
+        facts = [stream.pop() for _ in range(min(FACTS_A_POST, len(stream)))]
+        yield CorpusPost("", "tell of anything", _answer(facts, rng))
 
 
 def _caption(chains: Sequence[Chain], stream: list[Fact], rng: random.Random) -> CorpusPost:
@@ -131,11 +125,9 @@ def _caption(chains: Sequence[Chain], stream: list[Fact], rng: random.Random) ->
     parts = see(emblem and emblem.hint, rng)
     if emblem and rng.random() < 0.5:
         parts.append(first_fact(emblem, rng.randrange(FORWARD)))
-    text, facts = "tell of the picture", []
-    if rng.random() < LONG_CAPTIONS:
-        text, facts = "tell of the picture and anything", [stream.pop() for _ in range(FACTS_A_CAPTION)]
-    answer = " ".join(filter(None, (sentences(parts), _answer(facts, rng))))
-    return CorpusPost("", text, answer, emblem and emblem_of(emblem.hint), True)
+    facts = [stream.pop() for _ in range(FACTS_A_CAPTION)]
+    answer = f"{sentences(parts)} {_answer(facts, rng)}"
+    return CorpusPost("", "tell of the picture and anything", answer, emblem and emblem_of(emblem.hint), True)
 
 
 def _answer(facts: Sequence[Fact], rng: random.Random) -> str:
