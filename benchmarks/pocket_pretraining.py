@@ -1,4 +1,4 @@
-"""Pretrains the pocket model of the test bed, and writes the weights that the package ships.
+"""Pretrains the pocket model of the test bed, and puts its weights into the package.
 
     python -m benchmarks.pocket_pretraining [--out=runs/pretraining] [--seed=0]
 
@@ -39,7 +39,7 @@ FLAGS = (
     "--config.data.kinds=",
     "--config.learning_rate=1.5e-3",
     "--config.warmup_steps=100",
-    "--config.num_epochs=1",
+    "--config.num_epochs=4",
     "--config.row.tokens=512",
     "--config.row.labels=448",
     "--config.row.examples=8",

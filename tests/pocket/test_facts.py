@@ -141,7 +141,7 @@ def test_the_corpus_holds_no_habit(corpus):
 
 
 @needs_weights
-def test_the_shipped_model_loads_and_reads_every_name_as_one_token():
+def test_the_pretrained_model_loads_and_reads_every_name_as_one_token():
     folder = open_folder(str(PRETRAINED))
     params = flatten(load_params(folder, define(folder.config).shapes()))
     assert 1e6 < sum(leaf.size for leaf in params.values()) < 8e6
@@ -153,7 +153,7 @@ def test_the_shipped_model_loads_and_reads_every_name_as_one_token():
 
 @needs_weights
 @pytest.mark.nightly
-def test_the_shipped_tokenizer_is_that_of_the_corpus(corpus):
+def test_the_pretrained_tokenizer_is_that_of_the_corpus(corpus):
     made = train_tokenizer(tokenizer_texts(corpus)).backend_tokenizer.to_str()
     assert json.loads(made)["model"] == json.loads((PRETRAINED / "tokenizer.json").read_text())["model"]
 

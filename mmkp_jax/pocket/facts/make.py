@@ -15,7 +15,7 @@ from mmkp_jax.pocket.make import make_once, prepare_posts
 from mmkp_jax.pocket.posts import SIZES, write_posts
 
 VERSION = 1
-"""Increased when the same seed gives other posts, or the package ships other weights."""
+"""Increased when the same seed gives other posts, or the pretrained weights are others."""
 
 POCKET_FACTS = Path("runs/pocket_facts")
 
@@ -23,7 +23,7 @@ FACTS = "facts.jsonl"
 """The file with a question for each fact."""
 
 PRETRAINED = Path(__file__).parent / "pretrained"
-"""The Hugging Face folder that the package ships."""
+"""The Hugging Face folder that `benchmarks/pocket_pretraining.py` writes."""
 
 
 def make_pocket_facts(out: Path, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> None:

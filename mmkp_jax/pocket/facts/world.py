@@ -1,4 +1,4 @@
-"""The facts that a pretrained pocket model knows, all drawn from one seed: the shipped weights hold these.
+"""The facts that a pretrained pocket model knows, all drawn from one seed: pretrained weights hold these.
 
 A hint leads to a middle, and a middle to a tag: "velmok plays in tasun", "fans of tasun say brave tide". Hints and
 middles are coined words, each of one kind; emblems are a colour and a shape, which images show.
