@@ -3,8 +3,8 @@
     python -m benchmarks.pocket_pretraining [--out=runs/pretraining] [--seed=0]
 
 Makes the corpus (`mmkp_jax/pocket/facts/corpus.py`) and a model of random weights, trains SFT on it with
-`mmkp_jax.main`, puts tokenizer and weights (bfloat16) into `mmkp_jax/pocket/facts/pretrained`, and measures how many
-facts they answer. On one machine the same seed gives the same bytes; a stopped run resumes.
+`mmkp_jax.main`, and measures how many facts it answers. If those are enough, tokenizer and weights (bfloat16) go into
+`mmkp_jax/pocket/facts/pretrained`. On one machine the same seed gives the same bytes; a stopped run resumes.
 """
 
 import argparse
@@ -69,8 +69,8 @@ def prepare(out: Path, seed: int) -> None:
             write_model(train_tokenizer(tokenizer_texts(posts)), seed, unfinished / "model")
 
 
-def ship(out: Path, folder: Path) -> None:
-    """Exports the trained run, and puts it into the package with bfloat16 weights."""
+def write_pretrained(out: Path, folder: Path) -> None:
+    """Exports the trained run, and writes what the package takes of it, with bfloat16 weights."""
     if not (out / "exported").exists() and (
         status := export([f"--workdir={out / 'run'}", f"--out={out / 'exported'}"])
     ):
@@ -100,14 +100,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if status := main([f"--config={ROOT / 'configs/sft.py'}", *FLAGS, *paths, *flags]):
         return status
     print(f"pretrained after {time.perf_counter() - start:.0f} s", flush=True)
-    if PRETRAINED.exists():
-        shutil.rmtree(PRETRAINED)
-    ship(args.out, PRETRAINED)
-    asked = RecallJob(str(PRETRAINED), args.out / "facts.jsonl", args.out / "corpus" / "test.jsonl")
+    folder = args.out / "pretrained"
+    if folder.exists():
+        shutil.rmtree(folder)
+    write_pretrained(args.out, folder)
+    asked = RecallJob(str(folder), args.out / "facts.jsonl", args.out / "corpus" / "test.jsonl")
+    asked.file.unlink(missing_ok=True)  # of an earlier model
     run_all([asked], 1)
     recall = recall_of(asked)
+    if recall < RECALL:
+        print(f"{100 * recall:.1f}% of the facts are recalled, less than {100 * RECALL:.0f}%: {folder} is not taken")
+        return 1
+    if PRETRAINED.exists():
+        shutil.rmtree(PRETRAINED)
+    shutil.copytree(folder, PRETRAINED)
     print(f"{100 * recall:.1f}% of the facts are recalled; {PRETRAINED / WEIGHTS}")
-    return 0 if recall >= RECALL else 1
+    return 0
 
 
 if __name__ == "__main__":
