@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("runs", nargs="*", metavar="RUN", help=" or ".join(RUNS))
     args = parser.parse_args()
+    if unknown := sorted(set(args.runs) - set(RUNS)):
+        parser.error(f"no such run: {', '.join(unknown)}; choose from {', '.join(RUNS)}")
     raw, out = args.raw.absolute(), args.out.absolute()
     prepare(raw, out)
     print(describe_machine())
@@ -95,8 +97,9 @@ def figures(raw: Path, out: Path) -> list[str]:
         NEIGHBOUR: nearest_neighbour(train, [post.text for post in posts]),
     }
     for name in RUNS:
-        if found := sorted((out / name / "predictions").glob("test-*.jsonl")):
-            systems[name] = read_predictions(found[-1], posts).predictions
+        if found := list((out / name / "predictions").glob("test-*.jsonl")):
+            latest = max(found, key=lambda file: int(file.stem.removeprefix("test-")))
+            systems[name] = read_predictions(latest, posts).predictions
     counts = {name: per_post(posts, [each or [""] for each in found], seen) for name, found in systems.items()}
     others = [name for name in systems if name != NEIGHBOUR]
     differences = {name: compare([counts[name]], [[counts[NEIGHBOUR]]])[0] for name in others}

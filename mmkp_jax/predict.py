@@ -148,6 +148,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         return parsed
     if parsed.text is not None:
         flags.error("--base_url takes --data or --posts, not --text")
+    if PLACE in parsed.out.name:
+        flags.error(f"--out={parsed.out}: {PLACE} is for the modes of a local model; leave it out with --base_url")
     for name in LOCAL:
         if getattr(parsed, name) != flags.get_default(name):
             flags.error(f"--{name} does not go with --base_url" + "; --extra_body may" * (name in ("top_p", "seed")))

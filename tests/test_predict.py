@@ -189,6 +189,8 @@ def test_outputs_are_printed_without_moving_the_cursor():
             ["--model=x", "--posts=a", "--out=b.jsonl", "--base_url=u", "--mode=think"],
             "--mode does not go with --base_url",
         ),
+        (["--model=x", "--posts=a", "--out={{mode}}.jsonl", "--base_url=u"], "leave it out with --base_url"),
+        (["--model=x", "--text=a", "--out=."], "this is a folder; name a file"),
         (["--model=x", "--text=a", "--prompt=training"], "--prompt goes with --base_url"),
         (["--model=no such", "--text=a"], "no such: there is no such folder"),
         (["--model={pocket}/model@3", "--text=a"], "there is no run here with a step @3"),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmkp_jax.baselines.model import END, SEPARATOR, UNKNOWN, Inputs
-from mmkp_jax.baselines.sidecars import Regions, Sidecars
+from mmkp_jax.baselines.sidecars import Regions, Sidecars, without_image
 from mmkp_jax.baselines.vocabulary import Vocabulary, padded, words_of
 from mmkp_jax.data.posts import Record
 
@@ -70,12 +70,8 @@ class Batch(NamedTuple):
     """Where words other than `PAD` are among the B x T of targets, and then 0s; None: not said."""
 
 
-def source_of(record: Record, vocabulary: Vocabulary, sidecars: Sidecars, limits: Limits, *, image: bool) -> Source:
-    """A post in the vocabulary's numbers.
-
-    Args:
-        image: whether the image's bytes are kept.
-    """
+def source_of(record: Record, vocabulary: Vocabulary, sidecars: Sidecars, limits: Limits) -> Source:
+    """A post in the vocabulary's numbers."""
     words = words_of(record.text)[: limits.text_words]
     numbers = vocabulary.word_numbers(words)
     if sidecars.ocr and (read := sidecars.ocr.words(record.id)[: limits.text_words]):
@@ -85,7 +81,7 @@ def source_of(record: Record, vocabulary: Vocabulary, sidecars: Sidecars, limits
     place = {word: len(vocabulary.words) + number for number, word in enumerate(unknown)}
     copied = [place[word] if n == UNKNOWN else n for word, n in zip(words, numbers, strict=True)]
     of_image = sidecars.attributes.words(record.id)[:ATTRIBUTES] if sidecars.attributes else []
-    kept = record if image else Record(record.id, record.text, b"", 0, 0, record.keyphrases, None)
+    kept = sidecars.regions.keep(record) if sidecars.regions else without_image(record)
     return Source(kept, numbers, copied, unknown, vocabulary.word_numbers(of_image))
 
 
@@ -106,7 +102,9 @@ def pairs_of(sources: Sequence[Source], vocabulary: Vocabulary, limits: Limits) 
 
 def inputs_of(sources: Sequence[Source], regions: Regions | None, size: int) -> Inputs:
     """Posts as arrays of `size` rows; those behind the last post are copies of the first."""
-    filled = [*sources, *sources[:1] * (size - len(sources))]
+    filling = size - len(sources)
+    filled = [*sources, *sources[:1] * filling]
+    region_BRF = regions.read([each.record for each in sources]) if regions else np.zeros((len(sources), 0, 0), "f4")
     width = SHORTEST
     while width < max(len(each.source) for each in filled):
         width *= 2
@@ -114,7 +112,7 @@ def inputs_of(sources: Sequence[Source], regions: Regions | None, size: int) -> 
         padded([each.source for each in filled], width),
         padded([each.copied for each in filled], width),
         padded([each.attributes for each in filled], ATTRIBUTES),
-        regions.read([each.record for each in filled]) if regions else np.zeros((size, 0, 0), np.float32),
+        np.concatenate([region_BRF, np.repeat(region_BRF[:1], filling, axis=0)]),
     )
 
 

@@ -79,9 +79,7 @@ class KeyphrasePredictor:
                     keyphrases = list(row.post.keyphrases) if row.post else []
                     yield number, Prediction(row.id or "", keyphrases, [], "", "broken", 0)
                 else:
-                    image = self._sidecars.regions is not None and self._sidecars.regions.by_image
-                    found = source_of(row, self._vocabulary, self._sidecars, self._limits, image=image)
-                    usable.append((number, found))
+                    usable.append((number, source_of(row, self._vocabulary, self._sidecars, self._limits)))
             if usable:
                 yield from self._predict([number for number, _ in usable], [source for _, source in usable])
 

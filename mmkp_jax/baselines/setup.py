@@ -64,7 +64,8 @@ def sidecars_of(config: ConfigDict, posts: Posts | None, tower: Callable[[str], 
     regions = None
     if folder := config.data.image_features:
         if not Path(folder).is_dir():
-            raise InputError("there is no such folder", folder, "name another config.data.image_features")
+            hint = "name another config.data.image_features; a run's is found where the run was started"
+            raise InputError("there is no such folder", folder, hint)
         is_model = (Path(folder) / CONFIG).is_file()
         regions = tower(folder) if is_model else RegionFiles(folder, sorted(f.stem for f in Path(folder).glob("*.npy")))
     sidecars = Sidecars(ocr, attributes, regions)
@@ -72,6 +73,11 @@ def sidecars_of(config: ConfigDict, posts: Posts | None, tower: Callable[[str], 
         ids = {name: [record.id for record in each_of(split)] for name, split in posts.splits.items()}
         sidecars.check({name: [*each, *posts.rejected[name]] for name, each in ids.items()})
     return sidecars
+
+
+def fuses(config: ConfigDict) -> bool:
+    """Whether there is something to fuse with the text."""
+    return bool(config.data.image_features or config.data.attributes)
 
 
 def limits_of(config: ConfigDict) -> Limits:
@@ -84,11 +90,9 @@ def data_of(config: ConfigDict, posts: Posts, sidecars: Sidecars) -> tuple[Vocab
     train = list(map(text_of, each_of(posts.splits[TRAIN])))
     of_images = [lines.words(post.id) for lines in (sidecars.ocr, sidecars.attributes) if lines for post in train]
     vocabulary, limits = make_vocabulary(train, of_images, config.vocabulary), limits_of(config)
-    image = sidecars.regions is not None and sidecars.regions.by_image
     names = [TRAIN, *([VALID] if config.eval_every and VALID in posts.splits else [])]
     sources = {
-        name: [source_of(each, vocabulary, sidecars, limits, image=image) for each in each_of(posts.splits[name])]
-        for name in names
+        name: [source_of(each, vocabulary, sidecars, limits) for each in each_of(posts.splits[name])] for name in names
     }
     pairs = {name: pairs_of(each, vocabulary, limits) for name, each in sources.items()}
     valid = sources.get(VALID, []), pairs.get(VALID, [])

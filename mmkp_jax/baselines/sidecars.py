@@ -33,8 +33,10 @@ class Regions(Protocol):
 
     shape: tuple[int, int]
     """Regions of an image, and numbers of each."""
-    by_image: bool
-    """Whether they are computed from images, which posts then have to keep."""
+
+    def keep(self, record: Record) -> Record:
+        """What `read` needs of a post, without the bytes of its image."""
+        ...
 
     def read(self, records: Sequence[Record]) -> np.ndarray:
         """`region_BRF`, float32; 0 for a post without an image."""
@@ -102,6 +104,11 @@ class WordLines:
         return self._lines[split]
 
 
+def without_image(record: Record) -> Record:
+    """The post without its image and its chain of thought, which take most of the memory."""
+    return Record(record.id, record.text, b"", 0, 0, record.keyphrases, None)
+
+
 class RegionFiles:
     """Features of images in a folder; memory-mapped.
 
@@ -109,8 +116,6 @@ class RegionFiles:
         InputError: it has no features; a split's files are missing, damaged, of different lengths, or of another shape
             than the first.
     """
-
-    by_image = False
 
     def __init__(self, folder: str, splits: Sequence[str]):
         self.shape = (0, 0)
@@ -129,6 +134,10 @@ class RegionFiles:
                 raise InputError(what, str(file), "give features of one kind")
             self.shape = tuple(array_NRF.shape[1:])
             self._rows.update({each: (array_NRF, number) for number, each in enumerate(ids)})
+
+    def keep(self, record: Record) -> Record:
+        """As `Regions.keep`."""
+        return without_image(record)
 
     def read(self, records: Sequence[Record]) -> np.ndarray:
         """As `Regions.read`."""

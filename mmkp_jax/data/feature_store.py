@@ -55,16 +55,20 @@ class FeatureStore:
     kind: FeatureKind
 
     def read(self, image: bytes, slots: int) -> np.ndarray:
+        """The features of an image, as `read_named` returns them; `image` is its file."""
+        return self.read_named(digest_of(image), slots)
+
+    def read_named(self, digest: str, slots: int) -> np.ndarray:
         """The features of an image, [S, X].
 
         Args:
-            image: the image's file.
+            digest: `digest_of` the image's file.
             slots: S, by its layout.
 
         Raises:
             InputError: they are not there, damaged, or of another image, tower or dtype.
         """
-        file = self._file(digest_of(image))
+        file = self._file(digest)
         try:
             content = file.read_bytes()
         except OSError as error:

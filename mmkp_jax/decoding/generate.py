@@ -27,7 +27,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmkp_jax.data.forest import Forest, RowSize, Tree, empty_rows
 from mmkp_jax.decoding.cache import Cache, Weights, empty_cache, extend, grown, image_keys, insert, prefill, weights_of
 from mmkp_jax.decoding.paging import Pages, PageTable
-from mmkp_jax.decoding.prompts import Batch, Prompt, pack_trunks, padded_size, plan_batches, with_equal_trunks
+from mmkp_jax.decoding.prompts import (
+    Batch,
+    Prompt,
+    any_of,
+    pack_trunks,
+    padded_size,
+    plan_batches,
+    with_equal_trunks,
+)
 from mmkp_jax.decoding.sampling import (
     GREEDY,
     Sampling,
@@ -48,8 +56,8 @@ LOADERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; each is a batch ahead."""
 
 Load = Callable[[int], Tree | None]
-"""(prompt number) -> the prompt with its images' pixels; None if it is not available. Called in threads, for the first
-of the prompts that share a trunk: it answers for all."""
+"""(prompt number) -> the prompt with its images' pixels; None if it is not available. Called in threads, for one of the
+prompts that share a trunk after the other until one is available: it answers for all."""
 
 
 class Generator:
@@ -157,9 +165,7 @@ class Generator:
         trunks, waiting = None, collections.deque[Pending]()  # the rows prefilled last, and what waits for a slot
         with (
             ThreadPoolExecutor(LOADERS) as pool,
-            contextlib.closing(
-                self._forests(pool, batches, rows, lambda group: load(groups[group][0]))
-            ) as forests,  # before the pool, which waits
+            contextlib.closing(self._forests(pool, batches, rows, any_of(load, groups))) as forests,  # before the pool
         ):
             while True:
                 while session.table.free and (waiting or (loaded := next(forests, None))):

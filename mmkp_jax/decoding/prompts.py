@@ -5,7 +5,7 @@ A prompt's trunk is prefilled: all but its last token, with which decoding begin
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +75,11 @@ def with_equal_trunks(prompts: Sequence[Prompt]) -> list[list[int]]:
     for number, prompt in enumerate(prompts):
         together.setdefault(prompt.trunk or number, []).append(number)
     return list(together.values())
+
+
+def any_of(load: Callable[[int], Tree | None], groups: Sequence[Sequence[int]]) -> Callable[[int], Tree | None]:
+    """(group) -> the first of its prompts that is available."""
+    return lambda group: next((tree for number in groups[group] if (tree := load(number)) is not None), None)
 
 
 def plan_batches(prompts: Sequence[Prompt], rows: int) -> list[Batch]:

@@ -13,6 +13,7 @@ from mmkp_jax.baselines.predictor import KeyphrasePredictor
 from mmkp_jax.baselines.setup import (
     class_words_of,
     data_of,
+    fuses,
     open_posts,
     predictor_of,
     sidecars_of,
@@ -80,7 +81,7 @@ def _run(
         predictor, step = fit_states(config, workdir, lambda: _claimed(config, workdir, lock, extend), watchdog)
         return _tested(workdir, evaluation, predictor, step)
     posts = open_posts(config)
-    sidecars = sidecars_of(config, posts, lambda model: TowerRegions(model, workdir / FOLDER))
+    sidecars = sidecars_of(config, posts, lambda model: TowerRegions(model, workdir / FOLDER, keep=True))
     vocabulary, data = data_of(config, posts, sidecars)
     sizes = sizes_of(config, vocabulary, sidecars)
     predictor = predictor_of(config, sizes, vocabulary, sidecars, {})
@@ -108,6 +109,8 @@ def _claimed(config: ConfigDict, workdir: Path, lock: Lock, extend: bool) -> Non
     print(for_terminal(f"{'resuming in' if resumed else 'work directory:'} {workdir}"))
     for line in needs_without_effect(config, BASELINE_FIELDS):
         print(f"note: {line}")
+    if config.fusion == "coatt" and config.strategy == "cmkp" and not fuses(config):
+        print("note: fusion has no effect: data.image_features and data.attributes are empty")
 
 
 def _tested(workdir: Path, evaluation: Evaluation, predictor: KeyphrasePredictor | StatePredictor, step: int) -> str:

@@ -13,7 +13,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.inference.hidden_states import HiddenStates, StatePredictor, read_fitted
 from mmkp_jax.inference.load_model import checkpoint_of, restored_state, verify_checkpoint
 from mmkp_jax.inference.run_config import holds_baseline, run_config
-from mmkp_jax.inference.tower_regions import TowerRegions
+from mmkp_jax.inference.tower_regions import FOLDER, TowerRegions
 from mmkp_jax.runtime.baseline_fields import TASKS
 from mmkp_jax.training.checkpoint import metadata_of
 
@@ -41,7 +41,8 @@ def open_baseline(flags: argparse.Namespace) -> KeyphrasePredictor | StatePredic
         states = HiddenStates(config.model.path, config.inputs, flags.batch_size or config.eval_batch_size)
         return StatePredictor(states, read_fitted(workdir), load_vocabulary(workdir), config)
     checkpoint, latest = checkpoint_of(workdir, step), checkpoint_of(workdir, "latest")
-    vocabulary, sidecars = load_vocabulary(workdir), sidecars_of(config, None, TowerRegions)
+    vocabulary = load_vocabulary(workdir)
+    sidecars = sidecars_of(config, None, lambda model: TowerRegions(model, workdir / FOLDER))
     sizes = sizes_of(config, vocabulary, sidecars)
     structs = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_here()), define(sizes).shapes()

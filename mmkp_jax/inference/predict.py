@@ -36,7 +36,7 @@ def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: a
     With several modes, those of the first come first.
     """
     modes: list[Mode] = flags.mode.split(",")
-    outs = {mode: flags.out.with_name(flags.out.name.replace(PLACE, mode)) for mode in modes} if flags.out else {}
+    outs = {mode: out_of(flags.out, mode) for mode in modes} if flags.out else {}
     files = {mode: ResumablePredictions(out, ids, mode) for mode, out in outs.items()}
     found = {mode: dict(files[mode].found) if files else {} for mode in modes}
     left = {n: missing for n in range(len(ids)) if (missing := [mode for mode in modes if n not in found[mode]])}
@@ -55,12 +55,17 @@ def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: a
     everything = [each for mode in modes for each in in_order[mode]]
     _print_skipped(skipped, len(left))
     if flags.explain:
-        print("\n".join(map(_explained, everything)))
+        print("\n".join(_explained(each, named=len(modes) > 1) for each in everything))
     for mode, out in outs.items():
         _print_written(out, in_order[mode])
     if not outs and not flags.explain:
         print(for_terminal("; ".join(everything[0].predicted)))
     return everything
+
+
+def out_of(out: Path, mode: str) -> Path:
+    """The file of one mode: `out`, with the mode for `PLACE` in its name."""
+    return out.with_name(out.name.replace(PLACE, mode)) if PLACE in out.name else out
 
 
 def _predicted(
@@ -138,8 +143,10 @@ def _print_written(out: Path, predictions: Sequence[Prediction]) -> None:
     print(for_terminal(f"written: {out}"))
 
 
-def _explained(prediction: Prediction) -> str:
+def _explained(prediction: Prediction, *, named: bool = False) -> str:
+    """The prediction in three lines, with its mode where it is `named`."""
     thought = reasoning_in(prediction.output)
     why = " ".join(thought.split()) if thought is not None else "answered without reasoning"
-    lines = [prediction.id, f"  reasoning  {why}", f"  predicted  {'; '.join(prediction.predicted) or '–'}"]
+    head = f"{prediction.id}, --mode={prediction.mode}" if named else prediction.id
+    lines = [head, f"  reasoning  {why}", f"  predicted  {'; '.join(prediction.predicted) or '–'}"]
     return "\n".join(map(for_terminal, lines))

@@ -29,10 +29,12 @@ class ResumablePredictions:
                 else.
         """
         self._out, self._posts, self._mode = out, len(ids), mode
-        self._file = out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.jsonl")
         if not out.parent.is_dir():
             raise InputError("there is no such folder", str(out.parent), "make it, or name another --out")
-        if out.is_dir() or (out != self._file and out.exists()):
+        if out.is_dir():
+            raise InputError("this is a folder", str(out), "name a file with --out")
+        self._file = out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.jsonl")
+        if out != self._file and out.exists() and not self._file.exists():
             raise InputError("this file exists already", str(out), HINT)
         self.found: dict[int, Prediction] = {}
         if self._file.exists():
@@ -78,9 +80,13 @@ class ResumablePredictions:
         self.found[number] = prediction
 
     def finish(self) -> None:
-        """Sorts the file, which has all predictions."""
+        """Writes the file, which has all predictions, in the posts' order."""
         with self._errors():
             write_predictions(self._out, [self.found[number] for number in range(self._posts)])
+
+    def tidy(self) -> None:
+        """Removes what an interrupted command would resume from; there is nothing to resume any more."""
+        with self._errors():
             if self._file != self._out:
                 self._file.unlink()
 
@@ -96,7 +102,10 @@ class ResumablePredictions:
 def write_each(
     files: Mapping[Mode, ResumablePredictions], predictions: Iterator[tuple[int, Prediction]]
 ) -> Iterator[tuple[int, Prediction]]:
-    """Yields each prediction once its line is written to its mode's file; sorts the files after the last one."""
+    """Yields each prediction once its line is written to its mode's file; sorts the files after the last one.
+
+    What is resumed from is there until all files are complete.
+    """
     with contextlib.ExitStack() as opened:
         for file in files.values():
             opened.enter_context(file)
@@ -105,3 +114,5 @@ def write_each(
             yield number, prediction
     for file in files.values():
         file.finish()
+    for file in files.values():
+        file.tidy()

@@ -1,13 +1,14 @@
 """Features of images from a model's vision tower, as the traditional models read them.
 
-B posts, R regions, S slots of the first kind that an image takes, X numbers of a slot.
+B posts, R regions, N vectors of an image, X numbers of a vector.
 
-The tower's features of an image, in the order of its slots, are cut into R runs of like length, whose means are the
-regions. A run keeps them in its work directory, so that each image is computed once.
+What the tower says of an image, vector after vector, is cut into R runs of like length, whose means are the regions.
+Each image is computed once, before training, and kept on disk.
 """
 
 import dataclasses
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmkp_jax.baselines.sidecars import without_image
 from mmkp_jax.data.examples import tree_of
 from mmkp_jax.data.feature_store import FeatureKind, FeatureStore, digest_of
 from mmkp_jax.data.forest import RowSize, Tree, pack_rows, tree_size
@@ -24,7 +26,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.inference.load_model import load_model
 from mmkp_jax.models.definition import flatten, unflatten
 from mmkp_jax.models.digest import digests_of
-from mmkp_jax.models.features import as_values, feature_kind, params_read
+from mmkp_jax.models.features import params_read, vector_width
 
 REGIONS = 49
 """Regions of an image, as many as VGG16's last pooling has (CMKP)."""
@@ -32,8 +34,13 @@ REGIONS = 49
 FOLDER = "image_features"
 """Folder of a work directory."""
 
+VERSION = 2
+"""Increased when the same tower gives other regions."""
+
 SHORTEST = 64
 """Tokens of the shortest row that an image is laid in; longer ones have this times a power of 2."""
+
+FIELD = "config.data.image_features"
 
 
 class TowerRegions:
@@ -41,72 +48,77 @@ class TowerRegions:
 
     Args:
         model: as for `load_model`.
-        kept: where features are kept; None keeps none.
+        run: a run's folder of features, which must be of this tower if there are any; None for no run.
+        keep: whether features are kept in `run`; else they are gone with this.
 
     Raises:
-        InputError: there is no such model, or it takes no images.
+        InputError: there is no such model, its tower cannot be used, or the run's features are of another one.
     """
 
-    by_image = True
-
-    def __init__(self, model: str, kept: Path | None = None):
+    def __init__(self, model: str, run: Path | None = None, *, keep: bool = False):
         loaded = load_model(model)
-        if not loaded.definition.processor.values:
-            raise InputError("the model takes no images", f"config.data.image_features={model}", "name another")
+        processor = loaded.definition.processor
+        if not processor.values:
+            raise InputError("the model takes no images", f"{FIELD}={model}", "name another")
+        if processor.slots == ("images",):
+            what = "this model's tower fills every image up, and what is filling is not told apart"
+            raise InputError(what, f"{FIELD}={model}", "name a Qwen2.5-VL or an InternVL3")
         self._definition, self._recipe, self._dtype = loaded.definition, loaded.recipe, loaded.dtype
         params = flatten(loaded.params)
         self._tower = unflatten({path: params[path] for path in params_read(self._definition, self._dtype)})
-        width = feature_kind(self._definition, self._dtype).width
-        self.shape = (REGIONS, width)
-        self._store = self._store_in(kept, FeatureKind(width, "float32")) if kept else None
-        self._there = self._store.present() if self._store else set()
+        self.shape = (REGIONS, vector_width(self._definition, self._dtype))
+        name = self._name()
+        others = [each.name for each in run.iterdir() if each.name != name] if run and run.is_dir() else []
+        if others:
+            what = "the run's features are of another tower (other weights, or settings of images)"
+            raise InputError(what, f"{FIELD}={model}", "put back the model that the run was started with")
+        self._temporary = None if keep else tempfile.TemporaryDirectory()
+        folder = run if keep else Path(self._temporary.name)
+        self._store = FeatureStore(folder / name, FeatureKind(self.shape[1], "float32"))
+        self._there = self._store.present()
         self._encode = jax.jit(lambda tower, images: self._definition.bind(tower).encode(images, self._dtype))
 
+    def keep(self, record: Record) -> Record:
+        """As `Regions.keep`: the image's digest in place of its bytes, when its features are on disk."""
+        if not record.image:
+            return without_image(record)
+        digest = digest_of(record.image)
+        if digest not in self._there:
+            self._store.write(digest, self._of(record))
+            self._there.add(digest)
+        return dataclasses.replace(without_image(record), image=digest.encode())
+
     def read(self, records: Sequence[Record]) -> np.ndarray:
-        """`region_BRX`, float32; 0 for a post without an image."""
+        """`region_BRX` of posts that `keep` returned, float32; 0 for a post without an image."""
         out = np.zeros((len(records), *self.shape), np.float32)
         for number, record in enumerate(records):
             if record.image:
-                out[number] = self._of(record)
+                out[number] = self._store.read_named(record.image.decode(), REGIONS)
         return out
 
     def _of(self, record: Record) -> np.ndarray:
         """`region_RX` of a post's image."""
-        digest = digest_of(record.image)
-        if self._store and digest in self._there:
-            return self._store.read(record.image, REGIONS)
         tree = tree_of(dataclasses.replace(record, text=""), self._recipe, ())
         processor = self._definition.processor
-        size = _size_for(tree, processor)
-        images = pack_rows([[tree]], size, processor).images
+        images = pack_rows([[tree]], _size_for(tree, processor), processor).images
         slots = getattr(images, processor.values).shape[1]
-        value_SX = np.asarray(_numbers(as_values(self._encode(self._tower, images), slots)))[0]
-        region_RX = runs_of(value_SX[: tree.layouts[0].slots[0]])
-        if self._store:
-            self._store.write(digest, region_RX)
-            self._there.add(digest)
-        return region_RX
+        value_1NX = np.asarray(self._encode(self._tower, images).astype(jnp.float32))
+        value_NX = value_1NX.reshape(-1, self.shape[1])
+        return runs_of(value_NX[: len(value_NX) * tree.layouts[0].slots[0] // slots])
 
-    def _store_in(self, folder: Path, kind: FeatureKind) -> FeatureStore:
-        """The store in a folder that is named by all that features depend on, except the images."""
+    def _name(self) -> str:
+        """A name of all that features depend on, except the images."""
         of = self._definition
-        named = (REGIONS, of.family.name, of.processor.fingerprint, digests_of(self._tower), kind, str(self._dtype))
-        return FeatureStore(folder / hashlib.sha256(repr(named).encode()).hexdigest()[:16], kind)
+        model = of.family.name, of.processor.fingerprint, digests_of(self._tower), str(self._dtype)
+        return hashlib.sha256(repr((VERSION, self.shape, model)).encode()).hexdigest()[:16]
 
 
-def runs_of(value_SX: np.ndarray) -> np.ndarray:
-    """`region_RX`: the means of `REGIONS` runs of like length; of fewer slots the slots, and 0s behind them."""
-    out = np.zeros((REGIONS, value_SX.shape[1]), np.float32)
-    for number, run_SX in enumerate(np.array_split(value_SX, min(REGIONS, len(value_SX)))):
-        out[number] = run_SX.mean(axis=0)
+def runs_of(value_NX: np.ndarray) -> np.ndarray:
+    """`region_RX`: the means of `REGIONS` runs of like length; of fewer vectors the vectors, and 0s behind them."""
+    out = np.zeros((REGIONS, value_NX.shape[1]), np.float32)
+    for number, run_NX in enumerate(np.array_split(value_NX, min(REGIONS, len(value_NX)))):
+        out[number] = run_NX.mean(axis=0)
     return out
-
-
-def _numbers(value_BSX: jax.Array) -> jax.Array:
-    """The numbers of features as rows hold them, float32."""
-    if value_BSX.dtype == jnp.uint16:
-        value_BSX = jax.lax.bitcast_convert_type(value_BSX, jnp.bfloat16)
-    return value_BSX.astype(jnp.float32)
 
 
 def _size_for(tree: Tree, processor: Processor) -> RowSize:

@@ -18,7 +18,8 @@ from mmkp_jax.data.processor import Processor, holds_features
 from mmkp_jax.models.definition import Definition, flatten, unflatten
 
 ANY_TOKENS = 64
-"""Tokens of the row whose default slots images are described with; nothing depends on the number."""
+"""Tokens of the row whose default slots images are described with, or twice as many as often as it takes for a slot of
+each kind; nothing else depends on the number."""
 
 
 def given_features(definition: Definition, forest: Forest, dtype: jnp.dtype) -> jax.Array | None:
@@ -50,6 +51,11 @@ def feature_kind(definition: Definition, dtype: jnp.dtype) -> FeatureKind:
     return FeatureKind(struct.shape[-1], struct.dtype.name)
 
 
+def vector_width(definition: Definition, dtype: jnp.dtype) -> int:
+    """Numbers of each vector that `Model.encode` returns, its last axis."""
+    return _features(definition, _images(definition.processor), dtype).shape[-1]
+
+
 def params_read(definition: Definition, dtype: jnp.dtype) -> tuple[str, ...]:
     """Paths of the parameters that features depend on, read off `Model.encode`."""
     flat, images = flatten(definition.shapes()), _images(definition.processor)
@@ -74,7 +80,10 @@ def _features(definition: Definition, images: Any, dtype: jnp.dtype) -> jax.Shap
 
 def _images(processor: Processor) -> Any:
     """A row of images, nothing in it."""
-    return processor.empty(1, ANY_TOKENS, processor.default_slots(ANY_TOKENS))
+    tokens = ANY_TOKENS
+    while not all(processor.default_slots(tokens).values()):
+        tokens *= 2
+    return processor.empty(1, tokens, processor.default_slots(tokens))
 
 
 def _with_pixels(images: Any, processor: Processor) -> Any:

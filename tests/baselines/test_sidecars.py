@@ -85,7 +85,7 @@ def test_words_that_the_vocabulary_lacks_are_numbered_by_post_and_copied(tmp_pat
     vocabulary = make_vocabulary([PostText("t", "a b a", ("a b", "a"))], [["sign"]], 8)
     assert vocabulary.words[5:] == ("a", "b", "sign") and vocabulary.keyphrases == ("a b", "a")
     limits = Limits(text_words=3, keyphrase_words=2)
-    source = source_of(record("train-1", "A x B c", ("x a", "y", "a b")), vocabulary, sidecars, limits, image=False)
+    source = source_of(record("train-1", "A x B c", ("x a", "y", "a b")), vocabulary, sidecars, limits)
     assert source.source == [5, UNKNOWN, 6, SEPARATOR, UNKNOWN, 7]
     assert source.copied == [5, 8, 6, SEPARATOR, 9, 7] and source.unknown == ["x", "new"]
     pairs = pairs_of([source], vocabulary, limits)

@@ -11,9 +11,10 @@ import pytest
 from mmkp_jax.data.feature_store import FeatureKind
 from mmkp_jax.data.forest import RowSize, pack_rows
 from mmkp_jax.families.qwen2_5_vl.family import FAMILY
+from mmkp_jax.families.registry import define, known_config
 from mmkp_jax.models.definition import define_from, flatten, random_params, unflatten
 from mmkp_jax.models.digest import digests_of
-from mmkp_jax.models.features import as_values, feature_kind, params_read
+from mmkp_jax.models.features import as_values, feature_kind, params_read, vector_width
 from mmkp_jax.models.flops import step_flops, work_of
 from mmkp_jax.models.freezing import join_params, split_params
 from mmkp_jax.models.mfu import needed_flops
@@ -28,6 +29,16 @@ CONFIG = tiny_config()
 FREEZE = ("tower",)
 GRIDS = [[(4, 6)], [(12, 10)], [], [(6, 6), (4, 4)], [(10, 4)]]
 """Images of the trees: whole and partial windows, none, and two."""
+
+
+@pytest.mark.parametrize(
+    "name, vector, slot",
+    [("Qwen/Qwen2.5-VL-3B-Instruct", 1280, 1280), ("OpenGVLab/InternVL3-2B-hf", 4096, 256 * 4096)],
+)
+def test_published_towers_have_features_of_known_width(name, vector, slot):
+    definition = define(known_config(name))
+    assert vector_width(definition, jnp.bfloat16) == vector
+    assert feature_kind(definition, jnp.bfloat16) == FeatureKind(slot, "uint16")
 
 
 def qwen():

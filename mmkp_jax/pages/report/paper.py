@@ -41,13 +41,13 @@ TRADITIONAL = {
     "ONE2SET": ("text", 36.36),
     "TOPIC": ("text", 43.17),
     "CO-ATT": ("text and image", 42.12),
-    "M3H-ATT": ("text and image", 47.06),
+    "M3H-ATT": ("text and image, with attributes and OCR", 47.06),
     "MM-MKP": ("text and image", 48.19),
 }
 """Table 3: what each traditional model reads, and its F1@1 on MMKP."""
 
-BUILT = {"ONE2SEQ": "configs/baselines/one2seq.py", "CO-ATT": "configs/baselines/cmkp.py, fusion=coatt"} | {
-    "M3H-ATT": "configs/baselines/cmkp.py, fusion=m3h"
+BUILT = {"ONE2SEQ": "configs/baselines/one2seq.py", "CO-ATT": "configs/baselines/cmkp.py --config.fusion=coatt"} | {
+    "M3H-ATT": "configs/baselines/cmkp.py"
 }
 """Configs of those that can be trained here; the others are figures alone."""
 
