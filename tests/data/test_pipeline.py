@@ -176,7 +176,7 @@ if __name__ == "__main__":
 
 
 def test_a_killed_run_leaves_no_worker(feed, plans, tmp_path):
-    (tmp_path / "feed").write_bytes(pickle.dumps((feed, plans)))
+    (tmp_path / "feed").write_bytes(pickle.dumps((feed, plans * 200)))  # so many that no worker has ended by itself
     command = [sys.executable, "-c", RUN, str(tmp_path / "feed")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as run:
         workers = [int(pid) for pid in run.stdout.readline().split()]
