@@ -61,7 +61,7 @@ class TowerRegions:
         if not processor.values:
             raise InputError("the model takes no images", f"{FIELD}={model}", "name another")
         if processor.slots == ("images",):
-            what = "this model's tower fills every image up, and what is filling is not told apart"
+            what = "this model's tower fills every image up, and filling cannot be left out"
             raise InputError(what, f"{FIELD}={model}", "name a Qwen2.5-VL or an InternVL3")
         self._definition, self._recipe, self._dtype = loaded.definition, loaded.recipe, loaded.dtype
         params = flatten(loaded.params)

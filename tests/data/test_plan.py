@@ -118,9 +118,9 @@ def test_what_cannot_be_planned_is_reported():
         plan()[-1]
 
 
-def test_rows_are_full_and_planned_in_linear_time():
+def test_rows_are_full_and_planned_fast():
     sizes = post_sizes(20_000)
     begun = time.perf_counter()
     planned = plan_epoch(sizes, ROW, seed=0, epoch=0, batch_rows=10)
-    assert time.perf_counter() - begun < 30  # of 0.3 here; in quadratic time it would be minutes
+    assert time.perf_counter() - begun < 5  # 330,000 posts took 5 s
     assert max(fill(planned, sizes, ROW).values()) > 0.9
