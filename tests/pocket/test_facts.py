@@ -15,10 +15,10 @@ from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.tensors import WEIGHTS
 from mmkp_jax.models.definition import flatten
-from mmkp_jax.pocket.facts.corpus import EXPOSURES, WORDINGS, all_facts, make_corpus
+from mmkp_jax.pocket.facts.corpus import ALONE, LISTED, WORDINGS, all_facts, make_corpus
 from mmkp_jax.pocket.facts.make import FACTS, PRETRAINED, make_pocket_facts, questions, tokenizer_texts
 from mmkp_jax.pocket.facts.posts import GUESSED_RIGHT, SEEN, habit_of_marker, make_fact_posts
-from mmkp_jax.pocket.facts.wording import HABIT_TAGS, tag_text
+from mmkp_jax.pocket.facts.wording import HABIT_TAGS, sentences, tag_text
 from mmkp_jax.pocket.facts.world import count_facts, emblem_of, make_facts
 from mmkp_jax.pocket.posts import SIZES
 from mmkp_jax.pocket.rates import is_present, measure_rates
@@ -131,8 +131,20 @@ def test_the_corpus_states_every_fact_in_five_wordings(corpus):
                 counts[fact] += 1
                 wordings[fact].add(wording)
     assert len(by_sentence) == WORDINGS * len(facts)
-    assert min(counts[fact] for fact in facts) >= EXPOSURES
+    assert min(counts[fact] for fact in facts) >= ALONE + LISTED
     assert all(len(wordings[fact]) == WORDINGS for fact in facts)
+
+
+def test_an_answer_of_facts_follows_from_its_text(corpus):
+    facts = all_facts(make_facts(0, SEEN).chains)
+    said = {f"{fact.word(n)} {fact.name}": fact.sentence(n) for fact in facts for n in range(WORDINGS)}
+    assert len(said) == WORDINGS * len(facts)
+    named = {post: post.text.removeprefix("tell ").split(" , ") for post in corpus}
+    asked = [post for post in corpus if named[post][0] in said]
+    assert len(asked) > 25_000
+    for post in asked:
+        assert post.answer == sentences([said[name] for name in named[post]])
+    assert {len(named[post]) for post in asked} == {1, 2, 3, 4, 5, 6}
 
 
 def test_the_corpus_holds_no_habit(corpus):

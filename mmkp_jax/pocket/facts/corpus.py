@@ -1,7 +1,10 @@
 """What a pocket model is pretrained on, as posts: the text asks, and the one keyphrase is the answer's sentences.
 
-Statements are facts one after the other, or one that is asked for by its name; captions say what an image shows, and
-some what its emblem stands for; reading answers a post's text with the fact of its hint, or with its place.
+A text asks for facts by their names, each with a word of the wording that is wanted, and the answer states them in that
+order. So the answers follow from the texts: where names or wordings were drawn by chance, the loss of what nobody can
+know hid that of the facts, and a model of this size learned none of them in the same time (`benchmarks/README.md`).
+Captions say what an image shows, and some what its emblem stands for; reading answers a post's text with the fact of
+its hint, or with its place.
 """
 
 import random
@@ -12,7 +15,9 @@ from PIL import Image
 
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
 from mmkp_jax.pocket.facts.wording import (
+    FIRST_WORD,
     FORWARD,
+    SECOND_WORD,
     first_fact,
     hint_clause,
     join_clauses,
@@ -25,21 +30,18 @@ from mmkp_jax.pocket.facts.wording import (
 from mmkp_jax.pocket.facts.world import SIZES, Chain, emblem_of
 from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, WordPair
 
-EXPOSURES = 100
-"""Times that the corpus states each fact; reading and the emblems of captions add some."""
+ALONE = 40
+"""Times that a text asks for each fact alone."""
 
-FACTS_A_POST = 28
-"""Sentences of an answer to the text that asks for no one fact."""
+LISTED = 40
+"""Times that a text asks for each fact among others; reading and the emblems of captions add some."""
 
-QUESTIONS = 1
-"""Times that a post asks for each fact by its name."""
+FACTS_A_LIST = (2, 6)
+"""Fewest and most facts that such a text asks for."""
 
-CAPTIONS = 1500
-FACTS_A_CAPTION = 10
-"""Sentences that follow what an image shows."""
-
-READINGS = 400
-PLACES = 200
+CAPTIONS = 2500
+READINGS = 1500
+PLACES = 300
 SCENES = 0.15
 """Share of captions whose image has no emblem."""
 
@@ -82,6 +84,10 @@ class Fact(NamedTuple):
         """The fact in one of its five wordings."""
         return (first_fact if self.is_first else second_fact)(self.chain, wording)
 
+    def word(self, wording: int) -> str:
+        """The word by which a text asks for that wording."""
+        return (FIRST_WORD if self.is_first else SECOND_WORD)[self.chain.kind][wording]
+
 
 def all_facts(chains: Sequence[Chain]) -> list[Fact]:
     """Each fact once: every chain's first, and each middle's second."""
@@ -89,14 +95,19 @@ def all_facts(chains: Sequence[Chain]) -> list[Fact]:
     return [Fact(chain, True) for chain in chains] + [Fact(chain, False) for chain in by_middle.values()]
 
 
-def make_corpus(chains: Sequence[Chain], seed: int, exposures: int = EXPOSURES) -> list[CorpusPost]:
-    """The corpus in random order."""
+def make_corpus(chains: Sequence[Chain], seed: int, alone: int = ALONE, listed: int = LISTED) -> list[CorpusPost]:
+    """The corpus in random order.
+
+    Args:
+        alone: see `ALONE`; each wording as often as the others.
+        listed: see `LISTED`.
+    """
     rng = random.Random(f"{seed}/corpus")
     facts = all_facts(chains)
-    stream = [fact for _ in range(exposures) for fact in rng.sample(facts, len(facts))]
-    captions = [_caption(chains, stream, rng) for _ in range(min(CAPTIONS, len(stream) // FACTS_A_CAPTION))]
-    asked = [CorpusPost("", question(fact), _answer([fact], rng)) for fact in facts * QUESTIONS]
-    posts = [*captions, *asked, *_statements(stream, rng), *_readings(chains, rng), *_places(rng)]
+    singles = [asking([(fact, n % WORDINGS)]) for n in range(alone) for fact in facts]
+    stream = [(fact, rng.randrange(WORDINGS)) for _ in range(listed) for fact in rng.sample(facts, len(facts))]
+    captions = [_caption(chains, rng) for _ in range(CAPTIONS)]
+    posts = [*singles, *_lists(stream, rng), *captions, *_readings(chains, rng), *_places(rng)]
     rng.shuffle(posts)
     return [post._replace(id=f"train-{number}") for number, post in enumerate(posts, start=1)]
 
@@ -107,31 +118,25 @@ def draw_corpus_image(post: CorpusPost, seed: int) -> Image.Image:
     return draw_emblem(*post.emblem, rng) if post.emblem else draw_scene(rng)
 
 
-def question(fact: Fact) -> str:
-    """The text that asks for one fact."""
-    return f"tell of {fact.name}"
+def asking(facts: Sequence[tuple[Fact, int]]) -> CorpusPost:
+    """The post, without its number, whose text asks for facts in these wordings, and whose answer states them."""
+    text = "tell " + " , ".join(f"{fact.word(wording)} {fact.name}" for fact, wording in facts)
+    return CorpusPost("", text, sentences([fact.sentence(wording) for fact, wording in facts]))
 
 
-def _statements(stream: list[Fact], rng: random.Random) -> Iterator[CorpusPost]:
-    """States the facts of a stream, which it empties."""
+def _lists(stream: list[tuple[Fact, int]], rng: random.Random) -> Iterator[CorpusPost]:
+    """Asks for the facts of a stream, which it empties."""
     while stream:
-        facts = [stream.pop() for _ in range(min(FACTS_A_POST, len(stream)))]
-        yield CorpusPost("", "tell of anything", _answer(facts, rng))
+        yield asking([stream.pop() for _ in range(min(rng.randint(*FACTS_A_LIST), len(stream)))])
 
 
-def _caption(chains: Sequence[Chain], stream: list[Fact], rng: random.Random) -> CorpusPost:
-    """An image, what it shows and often what its emblem stands for, and the next facts of the stream."""
+def _caption(chains: Sequence[Chain], rng: random.Random) -> CorpusPost:
+    """An image, what it shows and often what its emblem stands for."""
     emblem = None if rng.random() < SCENES else rng.choice([chain for chain in chains if chain.kind == "emblem"])
     parts = see(emblem and emblem.hint, rng)
     if emblem and rng.random() < 0.5:
         parts.append(first_fact(emblem, rng.randrange(FORWARD)))
-    facts = [stream.pop() for _ in range(FACTS_A_CAPTION)]
-    answer = f"{sentences(parts)} {_answer(facts, rng)}"
-    return CorpusPost("", "tell of the picture and anything", answer, emblem and emblem_of(emblem.hint), True)
-
-
-def _answer(facts: Sequence[Fact], rng: random.Random) -> str:
-    return sentences([fact.sentence(rng.randrange(WORDINGS)) for fact in facts])
+    return CorpusPost("", "tell of the picture", sentences(parts), emblem and emblem_of(emblem.hint), True)
 
 
 def _readings(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPost]:

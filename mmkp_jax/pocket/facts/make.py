@@ -5,14 +5,16 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mmkp_jax.data.prompts import user_text
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.tensors import WEIGHTS
-from mmkp_jax.pocket.facts.corpus import CorpusPost, all_facts, draw_corpus_image, question
+from mmkp_jax.pocket.facts.corpus import CorpusPost, all_facts, asking, draw_corpus_image
 from mmkp_jax.pocket.facts.posts import SEEN, make_fact_posts
 from mmkp_jax.pocket.facts.wording import word_lists
 from mmkp_jax.pocket.facts.world import Chain, make_facts
 from mmkp_jax.pocket.make import make_once, prepare_posts
 from mmkp_jax.pocket.posts import SIZES, write_posts
+from mmkp_jax.pocket.tokenizer import QWEN2_5_VL
 
 VERSION = 1
 """Increased when the same seed gives other posts, or the pretrained weights are others."""
@@ -60,7 +62,7 @@ def make(root: Path = POCKET_FACTS) -> None:
 def questions(chains: Sequence[Chain]) -> list[CorpusPost]:
     """A post for each fact that asks for it."""
     facts = all_facts(chains)
-    return [CorpusPost(f"test-{n}", question(fact), fact.sentence(0)) for n, fact in enumerate(facts, start=1)]
+    return [asking([(fact, 0)])._replace(id=f"test-{n}") for n, fact in enumerate(facts, start=1)]
 
 
 def write_corpus(posts: Sequence[CorpusPost], seed: int, out: Path) -> None:
@@ -80,10 +82,14 @@ def write_corpus(posts: Sequence[CorpusPost], seed: int, out: Path) -> None:
 
 
 def tokenizer_texts(posts: Sequence[CorpusPost]) -> Iterator[str]:
-    """The texts that the tokenizer is trained on: the corpus, and the words of posts that it lacks."""
+    """The texts that the tokenizer is trained on: the corpus, the words of posts that it lacks, and the prompt's.
+
+    As often as this, the words of the prompt are tokens each, and a prompt is half as long.
+    """
     for post in posts:
         yield from (post.text, post.answer)
     yield from word_lists() * 5
+    yield from (QWEN2_5_VL.system, "user", "assistant", user_text("", zero_shot=True)) * len(posts)
 
 
 def _write_lines(file: Path, posts: Sequence[CorpusPost]) -> None:

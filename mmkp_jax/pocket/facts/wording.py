@@ -46,6 +46,20 @@ SECOND_FACT: Mapping[Kind, Sequence[str]] = {
 }  # fmt: skip
 """Five wordings of a middle and its tag; the last begins with the tag."""
 
+FIRST_WORD: Mapping[Kind, Sequence[str]] = {
+    "star": ("plays", "lead", "acts", "know", "has"),
+    "emblem": ("stands", "means", "badge", "with", "wears"),
+    "cue": ("belongs", "means", "where", "for", "has"),
+    "dish": ("comes", "cooked", "eat", "home", "makes"),
+}
+SECOND_WORD: Mapping[Kind, Sequence[str]] = {
+    "star": ("say", "write", "tag", "goes", "what"),
+    "emblem": ("shout", "sing", "tag", "goes", "what"),
+    "cue": ("say", "write", "tag", "goes", "what"),
+    "dish": ("say", "write", "tag", "goes", "what"),
+}
+"""A word of each wording, by which a text of the corpus asks for it."""
+
 FORWARD = 4
 """Number of the wordings, from the first, that name what is known before what follows."""
 
