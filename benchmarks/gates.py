@@ -207,11 +207,11 @@ def oracle_gain(modes: Modes | None) -> float | None:
 
 def kind_f1(result: "Result | None", kind: str) -> float | None:
     """Mean F1@1 of a system's runs on a kind of keyphrases; None if it was not measured."""
-    found = [_own_scores(run.comparisons).get(kind) for run in result.runs] if result else []
+    found = [own_scores(run.comparisons).get(kind) for run in result.runs] if result else []
     return float(np.mean([each["f1@1"] for each in found])) if found and all(found) else None
 
 
-def _own_scores(comparisons: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+def own_scores(comparisons: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """The scores by kind of a run's own model, which is named by its step."""
     return next((scores for who, scores in comparisons.get("by_kind", {}).items() if ", step " in who), {})
 

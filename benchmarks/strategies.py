@@ -13,9 +13,10 @@ the seeds under which each of its systems is complete (where there is none, of w
 `--decisions` compares other decisions and controls at equal posts and steps, most of them with half of the posts on CoT
 (`benchmarks/systems.py`); `--baselines` compares the traditional models and frozen hidden states with Dynamic CoT.
 
-With `--presets=model=pocket_facts` the student is pretrained, and gates say whether a comparison of decisions is
-evidence (`benchmarks/gates.py`). With other `--presets` it is a published model on its own dataset, a run at a time:
-`--gammas` alone is the paper's Table 5. All runs read one dataset and its one cache of posts' sizes.
+With `--presets=model=pocket_facts` the student is pretrained, gates say whether a comparison of decisions is evidence
+(`benchmarks/gates.py`), and scores are kept in `benchmarks/results` (`benchmarks/kept.py`). With other `--presets` it
+is a published model on its own dataset, a run at a time: `--gammas` alone is the paper's Table 5. All runs read one
+dataset and its one cache of posts' sizes.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import numpy as np
 
 from benchmarks import gates
 from benchmarks.jobs import ROOT, run_all
+from benchmarks.kept import keep, kept_tables
 from benchmarks.machine import describe_machine
 from benchmarks.modes import ModeJob, mode_tables, modes_of
 from benchmarks.systems import (
@@ -284,7 +286,7 @@ def show(jobs: Sequence[Job]) -> None:
     ):
         for table in tables if results else ():
             print(f"\n{as_text(table(results))}")
-    for table in mode_tables({**by_strategy, **by_gamma}):
+    for table in [*mode_tables({**by_strategy, **by_gamma, **by_decision}), *kept_tables(by_strategy)]:
         print(f"\n{as_text(table)}")
 
 
@@ -310,6 +312,8 @@ def run(arguments: Sequence[str] | None) -> int:
             run_all(mode_jobs(jobs), at_a_time)
             if gates.PRESET in args.presets:
                 run_all(gates.recall_jobs(args.runs.resolve(), read_results(BY_STRATEGY, jobs)), at_a_time)
+                for systems in (BY_STRATEGY, BY_GAMMA, BY_DECISION):
+                    keep(read_results(systems, jobs))
     finally:
         show(jobs)
     return 0 if all(job.complete for job in jobs) else 1
