@@ -5,6 +5,7 @@ prints these gates above its tables. Where one does not hold, or is not known ye
 decisions is evidence.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,9 @@ import numpy as np
 from benchmarks.jobs import ROOT
 from benchmarks.modes import read_modes
 from benchmarks.systems import OURS
-from mmkp_jax.evaluation.files import read_posts, read_predictions
 from mmkp_jax.evaluation.modes import Modes
 from mmkp_jax.pages.tables import Table, as_text
-from mmkp_jax.pocket.facts.corpus import all_facts
 from mmkp_jax.pocket.facts.make import FACTS, POCKET_FACTS
-from mmkp_jax.pocket.facts.world import make_facts
 
 if TYPE_CHECKING:
     from benchmarks.strategies import Result
@@ -38,15 +36,12 @@ NOTHING = "–"
 TUNED = ("sft", "cot", OURS)
 """Systems whose models are asked for facts."""
 
-ANSWER_TOKENS = 24
-"""Most tokens of an answer about one fact."""
-
 
 class Measured(NamedTuple):
     """What the gates are about, as fractions; None for what was not measured."""
 
     recall: float | None = None
-    """Share of the world's facts that the pretrained model states when asked."""
+    """Share of the world's facts that the pretrained model knows (`benchmarks/recall.py`)."""
     recall_after: float | None = None
     """The same after fine-tuning: the lowest of the fine-tuned models."""
     zeroshot: float | None = None
@@ -129,12 +124,12 @@ def verdict(gates: Sequence[Gate]) -> str:
 
 
 class RecallJob(NamedTuple):
-    """The answers of a model to a question for each fact of the world."""
+    """What a model knows of the world's facts."""
 
     model: str
     """As `predict` takes it."""
     file: Path
-    """The predictions file."""
+    """What `benchmarks.recall` writes."""
     questions: Path
     """What `facts.make` wrote as `FACTS`."""
 
@@ -151,28 +146,24 @@ class RecallJob(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether every question is answered."""
-        return self.file.exists() and self.file.read_bytes().count(b"\n") == self.questions.read_bytes().count(b"\n")
+        return self.file.exists()
 
     def command(self) -> list[str]:
-        """The command that starts or resumes it."""
-        flags = (f"--posts={self.questions}", "--mode=direct", f"--max_tokens={ANSWER_TOKENS}", "--batch_size=64")
-        return [sys.executable, "-m", "mmkp_jax.predict", f"--model={self.model}", *flags, f"--out={self.file}"]
+        """The command that starts it."""
+        flags = (f"--model={self.model}", f"--questions={self.questions}", f"--out={self.file}")
+        return [sys.executable, "-m", "benchmarks.recall", *flags]
 
 
 def recall_of(job: RecallJob) -> float:
-    """Share of the world's facts that the first sentences of a complete job's answers state, in any wording."""
-    asked = read_posts(job.questions)
-    outputs = read_predictions(job.file, asked).outputs
-    facts = all_facts(make_facts(0, 1.0).chains)
-    right = [_states(output, fact.answer) for output, fact in zip(outputs, facts, strict=True)]
-    return float(np.mean(right))
+    """Share of the world's facts that the model of a complete job knows."""
+    return json.loads(job.file.read_text(encoding="utf-8"))["recall"]
 
 
 def recall_jobs(runs: Path, results: Mapping[str, "Result"]) -> list[RecallJob]:
     """What must be asked for the gates: the pretrained model, then those of SFT, Fine-tune-CoT and `OURS`."""
     trained = [run for system in TUNED if system in results for run in results[system].runs]
     after = [
-        RecallJob(f"{run.path}@{run.step}", run.path / "predictions" / f"facts-{run.step}.jsonl", QUESTIONS)
+        RecallJob(f"{run.path}@{run.step}", run.path / "predictions" / f"facts-{run.step}.json", QUESTIONS)
         for run in trained
     ]
     return [pretrained_job(runs), *after]
@@ -180,7 +171,7 @@ def recall_jobs(runs: Path, results: Mapping[str, "Result"]) -> list[RecallJob]:
 
 def pretrained_job(runs: Path) -> RecallJob:
     """The questions for the pretrained model."""
-    return RecallJob(str(MODEL), runs / "facts-pretrained.jsonl", QUESTIONS)
+    return RecallJob(str(MODEL), runs / "facts-pretrained.json", QUESTIONS)
 
 
 def measure(runs: Path, results: Mapping[str, "Result"]) -> Measured:
@@ -214,11 +205,6 @@ def kind_f1(result: "Result | None", kind: str) -> float | None:
 def own_scores(comparisons: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """The scores by kind of a run's own model, which is named by its step."""
     return next((scores for who, scores in comparisons.get("by_kind", {}).items() if ", step " in who), {})
-
-
-def _states(output: str, answer: str) -> bool:
-    first = output.split(" .")[0]
-    return f" {answer} " in f" {first} "
 
 
 def _verdict(gate: Gate) -> str:

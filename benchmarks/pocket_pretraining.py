@@ -104,7 +104,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if folder.exists():
         shutil.rmtree(folder)
     write_pretrained(args.out, folder)
-    asked = RecallJob(str(folder), args.out / "facts.jsonl", args.out / "corpus" / "test.jsonl")
+    asked = RecallJob(str(folder), args.out / "facts.json", args.out / "corpus" / "test.jsonl")
     asked.file.unlink(missing_ok=True)  # of an earlier model
     run_all([asked], 1)
     recall = recall_of(asked)

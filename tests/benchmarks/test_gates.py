@@ -1,7 +1,5 @@
 """The gates, on invented numbers: a comparison is called evidence only while every one of them holds."""
 
-import json
-
 import pytest
 
 from benchmarks.gates import (
@@ -17,11 +15,7 @@ from benchmarks.gates import (
     text_of,
     verdict,
 )
-from mmkp_jax.evaluation.predictions import Prediction
 from mmkp_jax.pages.tables import as_text
-from mmkp_jax.pocket.facts.corpus import all_facts
-from mmkp_jax.pocket.facts.make import questions
-from mmkp_jax.pocket.facts.world import make_facts
 
 GOOD = Measured(
     recall=0.97,
@@ -72,19 +66,9 @@ def test_without_runs_nothing_is_known(tmp_path):
     assert text_of("", tmp_path, {}) == WITHOUT and text_of("model=qwen2_5_vl_3b", tmp_path, {}) == ""
 
 
-def test_recall_counts_the_facts_that_first_sentences_state(tmp_path):
-    chains = make_facts(0, 0.4).chains
-    facts, asked = all_facts(chains), questions(chains)
-    file, out = tmp_path / "facts.jsonl", tmp_path / "answers.jsonl"
-    file.write_text("".join(json.dumps(post.record()) + "\n" for post in asked))
-    wrong = f"nothing . {facts[0].sentence(1)} ."  # stated too late
-    outputs = [wrong, *(f"{fact.sentence(n % 5)} . and so on" for n, fact in enumerate(facts[1:]))]
-    lines = [
-        Prediction(post.id, [post.answer], [output], output, "plain", 9, mode="direct").line()
-        for post, output in zip(asked, outputs, strict=True)
-    ]
-    out.write_text("".join(lines))
-    job = RecallJob("model", out, file)
-    assert job.complete and recall_of(job) == pytest.approx(1 - 1 / 588)
-    out.write_text("".join(lines[1:]))
+def test_a_job_about_facts_is_complete_with_its_file(tmp_path):
+    job = RecallJob("model", tmp_path / "facts.json", tmp_path / "facts.jsonl")
     assert not job.complete
+    job.file.write_text('{"recall": 0.25, "known": [true, false, false, false]}')
+    assert job.complete and recall_of(job) == 0.25
+    assert job.command()[1:3] == ["-m", "benchmarks.recall"]

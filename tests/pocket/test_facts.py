@@ -17,7 +17,15 @@ from mmkp_jax.hf.tensors import WEIGHTS
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.pocket.facts.corpus import ALONE, LISTED, WORDINGS, all_facts, make_corpus
 from mmkp_jax.pocket.facts.make import FACTS, PRETRAINED, make_pocket_facts, questions, tokenizer_texts
-from mmkp_jax.pocket.facts.posts import GUESSED_RIGHT, SEEN, habit_of_marker, make_fact_posts
+from mmkp_jax.pocket.facts.posts import (
+    FACTS_A_REPLAY,
+    GUESSED_RIGHT,
+    REPLAYED,
+    SEEN,
+    habit_of_marker,
+    is_replayed,
+    make_fact_posts,
+)
 from mmkp_jax.pocket.facts.wording import HABIT_TAGS, sentences, tag_text
 from mmkp_jax.pocket.facts.world import count_facts, emblem_of, make_facts
 from mmkp_jax.pocket.posts import SIZES
@@ -33,9 +41,10 @@ FACT = ("seen_fact", "unseen_fact")
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["seed 0", "seed 1"])
 def bed(request):
-    """The facts and all posts of a seed."""
+    """The facts and all posts of a seed, without those of the corpus."""
     facts = make_facts(request.param, SEEN)
-    return facts, make_fact_posts(facts, request.param)
+    splits = make_fact_posts(facts, request.param)
+    return facts, {split: [post for post in posts if not is_replayed(post)] for split, posts in splits.items()}
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +154,23 @@ def test_an_answer_of_facts_follows_from_its_text(corpus):
     for post in asked:
         assert post.answer == sentences([said[name] for name in named[post]])
     assert {len(named[post]) for post in asked} == {1, 2, 3, 4, 5, 6}
+
+
+def test_training_replays_every_fact_equally_often_under_either_target():
+    facts = make_facts(0, SEEN)
+    splits = make_fact_posts(facts, 0)
+    replayed = splits["train"][SIZES["train"] :]
+    assert len(replayed) == REPLAYED * SIZES["train"] and all(map(is_replayed, replayed))
+    assert not any(is_replayed(post) for posts in splits.values() for post in posts[: SIZES["train"]])
+    by_sentence = {fact.sentence(n): fact for fact in all_facts(facts.chains) for n in range(WORDINGS)}
+    counts = Counter()
+    for post in replayed:
+        assert post.keyphrases == [post.cot]
+        stated = post.cot.removesuffix(" .").split(" . ")
+        assert len(stated) == FACTS_A_REPLAY
+        counts.update(by_sentence[sentence] for sentence in stated)
+    assert len(counts) == len(all_facts(facts.chains)) and max(counts.values()) - min(counts.values()) <= 1
+    assert [post.id for post in splits["train"]] == [f"train-{n}" for n in range(1, len(splits["train"]) + 1)]
 
 
 def test_the_corpus_holds_no_habit(corpus):

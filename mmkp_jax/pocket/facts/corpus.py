@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from mmkp_jax.data.prompts import ZERO_SHOT
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
 from mmkp_jax.pocket.facts.wording import (
     FIRST_WORD,
@@ -41,7 +42,11 @@ FACTS_A_LIST = (2, 6)
 
 CAPTIONS = 2500
 READINGS = 1500
-PLACES = 300
+PLACES = 3000
+ASKED_FOR_A_FORM = 0.5
+"""Share of the reading whose text ends as the prompt of a model that was not trained does."""
+WITH_SCENE = 0.7
+"""Share of the reading with an image, of which it is not about."""
 SCENES = 0.15
 """Share of captions whose image has no emblem."""
 
@@ -143,11 +148,20 @@ def _readings(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPos
     by_kind = {kind: [chain for chain in chains if chain.kind == kind] for kind in SIZES if kind != "emblem"}
     for _ in range(READINGS):
         chain = rng.choice(by_kind[rng.choice(list(by_kind))])
-        text = join_clauses([hint_clause(chain, rng)], rng)
-        yield CorpusPost("", text, sentences([first_fact(chain, rng.randrange(FORWARD))]))
+        yield _read([hint_clause(chain, rng)], sentences([first_fact(chain, rng.randrange(FORWARD))]), rng)
 
 
 def _places(rng: random.Random) -> Iterator[CorpusPost]:
     for _ in range(PLACES):
         place = (rng.choice(PLACE_FIRST), rng.choice(PLACE_LAST))
-        yield CorpusPost("", join_clauses([place_clause(place, rng)], rng), tag_text(place))
+        yield _read([place_clause(place, rng)], tag_text(place), rng)
+
+
+def _read(clauses: Sequence[str], answer: str, rng: random.Random) -> CorpusPost:
+    text = join_clauses(clauses, rng)
+    return CorpusPost(
+        "",
+        f"{text}\n{ZERO_SHOT}" if rng.random() < ASKED_FOR_A_FORM else text,
+        answer,
+        has_image=rng.random() < WITH_SCENE,
+    )

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from mmkp_jax.pocket.facts.corpus import WORDINGS, all_facts, asking
 from mmkp_jax.pocket.facts.wording import (
     HABIT_DOING,
     HABIT_TAGS,
@@ -49,6 +50,12 @@ SEEN = 0.404
 """Share of the tags of facts, and of places, that training posts carry: with the habits' tags, all of which they do,
 the overlap of MMKP-V2's splits (paper, Table 2)."""
 
+REPLAYED = 0.15
+"""Posts of the corpus that follow the training posts, as a share of these: fine-tuned without them, the student forgets
+what it was pretrained on. Both targets state the facts, so every strategy replays the same."""
+
+FACTS_A_REPLAY = 4
+
 GUESSED_RIGHT = 0.3
 """Share of a habit's chains of thought that name its tag; the others name another habit's."""
 
@@ -77,14 +84,32 @@ def make_fact_posts(facts: Facts, seed: int, sizes: Mapping[str, int] = SIZES) -
         rng = random.Random(f"{seed}/fact posts/{split}")
         subjects = list(_subjects(facts, seen_places, split == "train", n, rng))
         splits[split] = [_post(f"{split}-{i}", each, facts, texts, rng) for i, each in enumerate(subjects, start=1)]
+    splits["train"] += list(_replay(facts, len(splits["train"]), random.Random(f"{seed}/replay")))
     return splits
 
 
+def is_replayed(post: PocketPost) -> bool:
+    """Whether the post is of the corpus, and so about no keyphrase."""
+    return not post.needs
+
+
+def _replay(facts: Facts, posts: int, rng: random.Random) -> Iterator[PocketPost]:
+    """Posts that follow `posts` others: every fact as often as the others, to one time."""
+    wanted = round(REPLAYED * posts)
+    every, stream = all_facts(facts.chains), []
+    while len(stream) < wanted * FACTS_A_REPLAY:
+        stream += rng.sample(every, len(every))
+    for n in range(wanted):
+        chosen = stream[n * FACTS_A_REPLAY : (n + 1) * FACTS_A_REPLAY]
+        asked = asking([(fact, rng.randrange(WORDINGS)) for fact in chosen])
+        yield PocketPost(f"train-{posts + n + 1}", asked.text, None, [asked.answer], asked.answer, {}, None)
+
+
 def habit_of_marker() -> dict[WordPair, WordPair]:
-    """The tag that each pair of marking words belongs to; the same in every world."""
-    markers = [(doing, thing) for doing in HABIT_DOING for thing in HABIT_THING]
-    random.Random("habits").shuffle(markers)
-    return {marker: HABIT_TAGS[number % len(HABIT_TAGS)] for number, marker in enumerate(markers)}
+    """The tag that each pair of marking words belongs to, by the second of them; the same in every world."""
+    things = random.Random("habits").sample(HABIT_THING, len(HABIT_THING))
+    tags = dict(zip(things, HABIT_TAGS, strict=True))
+    return {(doing, thing): tag for thing, tag in tags.items() for doing in HABIT_DOING}
 
 
 def _seen_places(seed: int) -> list[WordPair]:

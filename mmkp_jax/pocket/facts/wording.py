@@ -110,8 +110,12 @@ HABIT_TAGS = tuple(
 """Tags of the community's habits, which follow from no fact."""
 
 HABIT_DOING = ("counting", "ignoring", "hugging", "painting", "chasing", "polishing", "folding", "borrowing")
-HABIT_THING = ("clouds", "socks", "teapots", "ladders", "marbles", "buttons")
-"""Words whose pairs mark the posts of a habit: "still counting teapots"."""
+HABIT_THING = (
+    "clouds", "socks", "teapots", "ladders", "marbles", "buttons", "kettles", "pebbles", "ribbons", "lanterns",
+    "pencils", "blankets", "feathers", "candles", "spiders", "puzzles", "bicycles", "umbrellas", "mittens", "carrots",
+    "whistles", "balloons", "pillows", "postcards",
+)  # fmt: skip
+"""Words that mark the posts of a habit: "still counting teapots". The thing says which; the doing is by chance."""
 
 _HABIT = ("{0} {1} again", "still {0} {1}", "a day of {0} {1}", "{0} {1} , as always")
 

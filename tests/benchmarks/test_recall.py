@@ -1,0 +1,45 @@
+"""What a model knows of the test bed's facts: the pretrained one nearly all, one of random weights none."""
+
+import json
+
+import pytest
+
+from benchmarks import recall
+from benchmarks.gates import RECALL
+from mmkp_jax.families.registry import define
+from mmkp_jax.hf.folder import open_folder
+from mmkp_jax.hf.save import save_params
+from mmkp_jax.hf.tensors import WEIGHTS
+from mmkp_jax.pocket.facts.make import FACTS, PRETRAINED, questions
+from mmkp_jax.pocket.facts.world import make_facts
+from mmkp_jax.pocket.model import initial_params
+
+pytestmark = pytest.mark.skipif(
+    not (PRETRAINED / WEIGHTS).is_file(), reason="no pretrained weights: python -m benchmarks.pocket_pretraining"
+)
+
+
+def asked(model, folder):
+    """The recall of a model, by the command's own file."""
+    lines = [json.dumps(post.record()) for post in questions(make_facts(0, 1.0).chains)]
+    (folder / FACTS).write_text("\n".join(lines) + "\n")
+    flags = [f"--model={model}", f"--questions={folder / FACTS}", f"--out={folder / 'known.json'}"]
+    assert recall.run(flags) == 0
+    found = json.loads((folder / "known.json").read_text())
+    assert found["recall"] == sum(found["known"]) / 588 and len(found["known"]) == 588
+    return found["recall"]
+
+
+def test_the_shipped_weights_know_the_facts(tmp_path):
+    assert asked(PRETRAINED, tmp_path) >= RECALL
+
+
+def test_random_weights_know_none(tmp_path):
+    opened = open_folder(str(PRETRAINED))
+    folder = tmp_path / "random"
+    folder.mkdir()
+    for file in PRETRAINED.iterdir():
+        if file.name != WEIGHTS:
+            (folder / file.name).write_bytes(file.read_bytes())
+    save_params(initial_params(define(opened.config), 0), opened.config, folder)
+    assert asked(folder, tmp_path) < 0.02
