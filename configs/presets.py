@@ -21,7 +21,7 @@ def pocket_model(c: ConfigDict) -> None:
 def pocket_facts_model(c: ConfigDict) -> None:
     """The pocket model after pretraining on facts, which the posts of its dataset need.
 
-    Its weights are made by `python -m benchmarks.pocket_pretraining`.
+    Its weights come with the package, made by `python -m benchmarks.pocket_pretraining`.
     """
     pocket_model(c)
     c.model.path = "runs/pocket_facts/model"
