@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from benchmarks import recall
 from benchmarks.gates import RECALL
 from mmkp_jax.families.registry import define
@@ -13,10 +11,6 @@ from mmkp_jax.hf.tensors import WEIGHTS
 from mmkp_jax.pocket.facts.make import FACTS, PRETRAINED, questions
 from mmkp_jax.pocket.facts.world import make_facts
 from mmkp_jax.pocket.model import initial_params
-
-pytestmark = pytest.mark.skipif(
-    not (PRETRAINED / WEIGHTS).is_file(), reason="no pretrained weights: python -m benchmarks.pocket_pretraining"
-)
 
 
 def asked(model, folder):

@@ -32,10 +32,6 @@ from mmkp_jax.pocket.posts import SIZES
 from mmkp_jax.pocket.rates import is_present, measure_rates
 from mmkp_jax.pocket.tokenizer import train_tokenizer
 
-needs_weights = pytest.mark.skipif(
-    not (PRETRAINED / WEIGHTS).is_file(), reason="no pretrained weights: python -m benchmarks.pocket_pretraining"
-)
-
 FACT = ("seen_fact", "unseen_fact")
 
 
@@ -178,7 +174,6 @@ def test_the_corpus_holds_no_habit(corpus):
     assert not any(habits.search(f"{post.text} {post.answer}") for post in corpus)
 
 
-@needs_weights
 def test_the_pretrained_model_loads_and_reads_every_name_as_one_token():
     folder = open_folder(str(PRETRAINED))
     params = flatten(load_params(folder, define(folder.config).shapes()))
@@ -189,7 +184,6 @@ def test_the_pretrained_model_loads_and_reads_every_name_as_one_token():
             assert len(template.plain.encode(f" {name}").ids) == 1, name
 
 
-@needs_weights
 @pytest.mark.nightly
 def test_the_pretrained_tokenizer_is_that_of_the_corpus(corpus):
     made = train_tokenizer(tokenizer_texts(corpus)).backend_tokenizer.to_str()
