@@ -26,7 +26,7 @@ def pocket_facts_model(c: ConfigDict) -> None:
     pocket_model(c)
     c.model.path = "runs/pocket_facts/model"
     c.make = "mmkp_jax.pocket.facts.make"
-    c.learning_rate, c.num_epochs = 4e-4, 2  # it is pretrained, and should remember that
+    c.learning_rate, c.num_epochs = 3e-4, 2  # it is pretrained, and should remember that
 
 
 def pocket_variant(maker: str, **fields: Mapping[str, int]) -> Preset:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from mmkp_jax.data.prompts import read_template
+from mmkp_jax.data.prompts import ZERO_SHOT, read_template
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.stemming import stem
 from mmkp_jax.families.registry import define
@@ -15,7 +15,7 @@ from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.tensors import WEIGHTS
 from mmkp_jax.models.definition import flatten
-from mmkp_jax.pocket.facts.corpus import ALONE, LISTED, WORDINGS, all_facts, make_corpus
+from mmkp_jax.pocket.facts.corpus import ALONE, LISTED, PLACES, READINGS, STATED, WORDINGS, all_facts, make_corpus
 from mmkp_jax.pocket.facts.make import FACTS, PRETRAINED, make_pocket_facts, questions, tokenizer_texts
 from mmkp_jax.pocket.facts.posts import (
     FACTS_A_REPLAY,
@@ -146,10 +146,42 @@ def test_an_answer_of_facts_follows_from_its_text(corpus):
     assert len(said) == WORDINGS * len(facts)
     named = {post: post.text.removeprefix("tell ").split(" , ") for post in corpus}
     asked = [post for post in corpus if named[post][0] in said]
-    assert len(asked) > 25_000
+    assert len(asked) > 15_000
     for post in asked:
         assert post.answer == sentences([said[name] for name in named[post]])
     assert {len(named[post]) for post in asked} == {1, 2, 3, 4, 5, 6}
+
+
+def test_reading_says_what_the_text_or_image_is_about_and_extraction_what_the_text_holds(corpus):
+    chain_of = {chain.hint: chain for chain in make_facts(0, SEEN).chains}
+    read, stated, places = Counter(), 0, 0
+    for post in corpus:
+        if post.text.endswith(ZERO_SHOT):
+            assert post.answer in post.text and len(post.answer.split()) == 2
+            names = [name for name in chain_of if f" {name} " in f" {post.text} "]
+            stated += bool(names)
+            places += not names
+        elif not re.match("tell (?!your friends)", post.text):
+            emblem = post.emblem and " ".join(reversed(post.emblem))
+            (hint,) = {emblem} if emblem else set(post.text.split()) & set(chain_of)
+            assert hint in post.answer and f" {tag_text(chain_of[hint].tag)} " in post.answer
+            read[hint] += 1
+    assert (stated, places) == (STATED, PLACES)
+    assert len(read) == len(chain_of) and read.total() == READINGS and min(read.values()) >= 5
+
+
+def test_extracted_facts_are_not_those_of_the_world(corpus):
+    chains = {(chain.hint, chain.middle) for chain in make_facts(0, SEEN).chains}
+    hints, middles = ({names[i] for names in chains} for i in (0, 1))
+    pairs = [
+        (hint, middle)
+        for post in corpus
+        if post.text.endswith(ZERO_SHOT)
+        for hint in set(post.text.split()) & hints
+        for middle in set(post.text.split()) & middles
+    ]
+    assert len(pairs) > STATED / 2
+    assert sum(pair in chains for pair in pairs) < 0.05 * len(pairs)
 
 
 def test_training_replays_every_fact_equally_often_under_either_target():

@@ -3,12 +3,13 @@
 A text asks for facts by their names, each with a word of the wording that is wanted, and the answer states them in that
 order. So the answers follow from the texts: where names or wordings were drawn by chance, the loss of what nobody can
 know hid that of the facts, and a model of this size learned none of them in the same time (`benchmarks/README.md`).
-Captions say what an image shows, and some what its emblem stands for; reading answers a post's text with the fact of
-its hint, or with its place.
+Captions say what an image shows, and some what its emblem stands for. Reading says of a post what there is to know: the
+image, the facts of its hint, its place. Extraction ends as the prompt of a model that was not trained, and answers with
+a keyphrase that the text holds: a place, or the tag of facts that are stated there and are not those of the world.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -21,6 +22,8 @@ from mmkp_jax.pocket.facts.wording import (
     SECOND_WORD,
     first_fact,
     hint_clause,
+    infer_place,
+    infer_tag,
     join_clauses,
     place_clause,
     second_fact,
@@ -28,25 +31,29 @@ from mmkp_jax.pocket.facts.wording import (
     sentences,
     tag_text,
 )
-from mmkp_jax.pocket.facts.world import SIZES, Chain, emblem_of
+from mmkp_jax.pocket.facts.world import Chain, Kind, emblem_of
 from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, WordPair
 
-ALONE = 40
+ALONE = 20
 """Times that a text asks for each fact alone."""
 
-LISTED = 40
+LISTED = 50
 """Times that a text asks for each fact among others; reading and the emblems of captions add some."""
 
 FACTS_A_LIST = (2, 6)
 """Fewest and most facts that such a text asks for."""
 
 CAPTIONS = 2500
-READINGS = 1500
-PLACES = 3000
-ASKED_FOR_A_FORM = 0.5
-"""Share of the reading whose text ends as the prompt of a model that was not trained does."""
+READINGS = 8000
+READ_KINDS: Mapping[Kind, float] = {"star": 0.3, "emblem": 0.2, "cue": 0.3, "dish": 0.2}
+"""Shares of the reading by the hint's kind."""
+READ_PLACES = 0.4
+"""Share of the reading whose text names a place, too."""
+PLACES = 2000
+STATED = 2000
+"""Number of extractions from stated facts."""
 WITH_SCENE = 0.7
-"""Share of the reading with an image, of which it is not about."""
+"""Share of reading without an emblem, and of extraction, whose image is of something else."""
 SCENES = 0.15
 """Share of captions whose image has no emblem."""
 
@@ -112,7 +119,7 @@ def make_corpus(chains: Sequence[Chain], seed: int, alone: int = ALONE, listed: 
     singles = [asking([(fact, n % WORDINGS)]) for n in range(alone) for fact in facts]
     stream = [(fact, rng.randrange(WORDINGS)) for _ in range(listed) for fact in rng.sample(facts, len(facts))]
     captions = [_caption(chains, rng) for _ in range(CAPTIONS)]
-    posts = [*singles, *_lists(stream, rng), *captions, *_readings(chains, rng), *_places(rng)]
+    posts = [*singles, *_lists(stream, rng), *captions, *_readings(chains, rng), *_places(rng), *_stated(chains, rng)]
     rng.shuffle(posts)
     return [post._replace(id=f"train-{number}") for number, post in enumerate(posts, start=1)]
 
@@ -145,23 +152,39 @@ def _caption(chains: Sequence[Chain], rng: random.Random) -> CorpusPost:
 
 
 def _readings(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPost]:
-    by_kind = {kind: [chain for chain in chains if chain.kind == kind] for kind in SIZES if kind != "emblem"}
+    by_kind = {kind: [chain for chain in chains if chain.kind == kind] for kind in READ_KINDS}
     for _ in range(READINGS):
-        chain = rng.choice(by_kind[rng.choice(list(by_kind))])
-        yield _read([hint_clause(chain, rng)], sentences([first_fact(chain, rng.randrange(FORWARD))]), rng)
+        (kind,) = rng.choices(list(READ_KINDS), list(READ_KINDS.values()))
+        chain = rng.choice(by_kind[kind])
+        emblem = chain.hint if kind == "emblem" else None
+        clauses, steps = [hint_clause(chain, rng)], see(emblem, rng) + infer_tag(chain, rng)
+        if rng.random() < READ_PLACES:
+            place = _any_place(rng)
+            clauses.append(place_clause(place, rng))
+            steps += infer_place(place, rng)
+        has_image = emblem is not None or rng.random() < WITH_SCENE
+        text = join_clauses(clauses, rng)
+        yield CorpusPost("", text, sentences(steps), emblem and emblem_of(emblem), has_image)
 
 
 def _places(rng: random.Random) -> Iterator[CorpusPost]:
     for _ in range(PLACES):
-        place = (rng.choice(PLACE_FIRST), rng.choice(PLACE_LAST))
-        yield _read([place_clause(place, rng)], tag_text(place), rng)
+        place = _any_place(rng)
+        yield _extraction([place_clause(place, rng)], tag_text(place), rng)
 
 
-def _read(clauses: Sequence[str], answer: str, rng: random.Random) -> CorpusPost:
-    text = join_clauses(clauses, rng)
-    return CorpusPost(
-        "",
-        f"{text}\n{ZERO_SHOT}" if rng.random() < ASKED_FOR_A_FORM else text,
-        answer,
-        has_image=rng.random() < WITH_SCENE,
-    )
+def _stated(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPost]:
+    by_kind = {kind: [chain for chain in chains if chain.kind == kind] for kind in READ_KINDS}
+    for _ in range(STATED):
+        hint, middle, tag = rng.choices(by_kind[rng.choice(list(by_kind))], k=3)
+        invented = hint._replace(middle=middle.middle, tag=tag.tag)
+        yield _extraction([sentences(infer_tag(invented, rng))], tag_text(tag.tag), rng)
+
+
+def _any_place(rng: random.Random) -> WordPair:
+    return rng.choice(PLACE_FIRST), rng.choice(PLACE_LAST)
+
+
+def _extraction(clauses: Sequence[str], answer: str, rng: random.Random) -> CorpusPost:
+    text = f"{join_clauses(clauses, rng)}\n{ZERO_SHOT}"
+    return CorpusPost("", text, answer, has_image=rng.random() < WITH_SCENE)

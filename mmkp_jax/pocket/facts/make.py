@@ -16,7 +16,7 @@ from mmkp_jax.pocket.make import make_once, prepare_posts
 from mmkp_jax.pocket.posts import SIZES, write_posts
 from mmkp_jax.pocket.tokenizer import QWEN2_5_VL
 
-VERSION = 2
+VERSION = 3
 """Increased when the same seed gives other posts, or the pretrained weights are others."""
 
 POCKET_FACTS = Path("runs/pocket_facts")

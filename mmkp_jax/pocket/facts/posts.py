@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from mmkp_jax.pocket.facts.corpus import WORDINGS, all_facts, asking
 from mmkp_jax.pocket.facts.wording import (
+    GENERIC,
     HABIT_DOING,
     HABIT_TAGS,
     HABIT_THING,
@@ -46,18 +47,18 @@ TOPICS: Mapping[tuple[Clause, ...], float] = {
 }
 """Shares of posts by their clauses, in the order of their keyphrases: 1.29 a post, of which 37% are places."""
 
-SEEN = 0.404
+SEEN = 0.43
 """Share of the tags of facts, and of places, that training posts carry: with the habits' tags, all of which they do,
 the overlap of MMKP-V2's splits (paper, Table 2)."""
 
-REPLAYED = 0.15
+REPLAYED = 0.25
 """Posts of the corpus that follow the training posts, as a share of these: fine-tuned without them, the student forgets
 what it was pretrained on. Both targets state the facts, so every strategy replays the same."""
 
 FACTS_A_REPLAY = 4
 
-GUESSED_RIGHT = 0.3
-"""Share of a habit's chains of thought that name its tag; the others name another habit's."""
+GUESSED_RIGHT = 0.25
+"""Share of a habit's chains of thought that name its tag; the others name a generic one, whatever the post."""
 
 
 class Subject(NamedTuple):
@@ -170,7 +171,7 @@ def _infer(subject: Subject, rng: random.Random) -> list[str]:
         return infer_tag(subject.chain, rng)
     if subject.marker is None:
         return infer_place(subject.tag, rng)
-    others = [tag for tag in HABIT_TAGS if tag != subject.tag]
+    others = [tag for tag in GENERIC if tag != subject.tag]
     return guess_habit(subject.tag if rng.random() < GUESSED_RIGHT else rng.choice(others), rng)
 
 

@@ -103,17 +103,16 @@ FILLERS = (
 )  # fmt: skip
 
 HABIT_TAGS = tuple(
-    (first, last)
-    for first in ("monday", "lazy", "happy", "retro")
-    for last in ("mood", "pose", "club", "memory", "vibes", "dose")
+    (first, last) for first in ("monday", "lazy", "happy", "retro") for last in ("mood", "club", "vibes")
 )
 """Tags of the community's habits, which follow from no fact."""
+GENERIC = (("monday", "mood"), ("happy", "vibes"))
+"""Those of them that a teacher names where it cannot tell."""
 
 HABIT_DOING = ("counting", "ignoring", "hugging", "painting", "chasing", "polishing", "folding", "borrowing")
 HABIT_THING = (
     "clouds", "socks", "teapots", "ladders", "marbles", "buttons", "kettles", "pebbles", "ribbons", "lanterns",
-    "pencils", "blankets", "feathers", "candles", "spiders", "puzzles", "bicycles", "umbrellas", "mittens", "carrots",
-    "whistles", "balloons", "pillows", "postcards",
+    "pencils", "blankets",
 )  # fmt: skip
 """Words that mark the posts of a habit: "still counting teapots". The thing says which; the doing is by chance."""
 
@@ -169,7 +168,7 @@ def infer_tag(chain: Chain, rng: random.Random) -> list[str]:
 
 
 def guess_habit(tag: WordPair, rng: random.Random) -> list[str]:
-    """The step of a teacher who must explain what does not follow: it names some habit's tag."""
+    """The step of a teacher who must explain what does not follow: it names a habit's tag."""
     return [rng.choice(_GUESS).format(tag_text(tag))]
 
 
