@@ -89,7 +89,7 @@ setup(
     package_dir=PACKAGE_DIR,
     entry_points={"console_scripts": ["mmkp = mmkp_jax.__main__:main"]},
     package_data={
-        "mmkp_jax": ["py.typed", *(f"**/*.{kind}" for kind in ("jinja", "js", "css")), "pocket/facts/pretrained/*"]
+        "mmkp_jax": ["py.typed", *(f"**/*.{kind}" for kind in ("jinja", "js", "css")), "pocket/pretrained/*"]
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

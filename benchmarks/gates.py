@@ -1,8 +1,7 @@
-"""Whether pocket_facts can tell decisions apart: gates that must hold before a comparison on it is evidence.
+"""Whether pocket can tell decisions apart: gates that must hold before a comparison on it is evidence.
 
-`benchmarks.strategies` with `--presets=model=pocket_facts` asks the models of its runs for each fact of the world, and
-prints these gates above its tables. Where one does not hold, or is not known yet, it says that no comparison of
-decisions is evidence.
+`benchmarks.strategies` asks the models of its runs for each fact of the world, and prints these gates above its tables.
+Where one does not hold, or is not known yet, it says that no comparison of decisions is evidence.
 """
 
 import json
@@ -18,18 +17,16 @@ from benchmarks.modes import read_modes
 from benchmarks.systems import OURS
 from mmkp_jax.evaluation.modes import Modes
 from mmkp_jax.pages.tables import Table, as_text
-from mmkp_jax.pocket.facts.make import FACTS, POCKET_FACTS
+from mmkp_jax.pocket.make import FACTS, POCKET
 
 if TYPE_CHECKING:
     from benchmarks.strategies import Result
 
-PRESET = "model=pocket_facts"
+WITHOUT = "NOT EVIDENCE about decisions: only pocket's own model is pretrained"
+"""The line about runs of pocket's models of other families."""
 
-WITHOUT = f"NOT EVIDENCE about decisions: pocket's student is not pretrained; --presets={PRESET} has one"
-"""The line about runs on pocket itself."""
-
-MODEL = ROOT / POCKET_FACTS / "model"
-QUESTIONS = ROOT / POCKET_FACTS / FACTS
+MODEL = ROOT / POCKET / "model"
+QUESTIONS = ROOT / POCKET / FACTS
 
 NOTHING = "–"
 
@@ -110,9 +107,9 @@ def gates_table(gates: Sequence[Gate]) -> Table:
 
 def text_of(presets: str, runs: Path, by_strategy: Mapping[str, "Result"]) -> str:
     """The gates of runs with these presets in a folder, or why there are none; empty for published models."""
-    if PRESET in presets:
-        return f"\n{as_text(gates_table(gates_of(measure(runs, by_strategy))))}"
-    return "" if presets else WITHOUT
+    if presets:
+        return WITHOUT if "model=pocket_" in presets else ""
+    return f"\n{as_text(gates_table(gates_of(measure(runs, by_strategy))))}"
 
 
 def verdict(gates: Sequence[Gate]) -> str:
@@ -131,7 +128,7 @@ class RecallJob(NamedTuple):
     file: Path
     """What `benchmarks.recall` writes."""
     questions: Path
-    """What `facts.make` wrote as `FACTS`."""
+    """What `pocket.make` wrote as `FACTS`."""
 
     @property
     def name(self) -> str:

@@ -2,16 +2,16 @@
 
     python -m benchmarks.pocket_pretraining [--out=runs/pretraining] [--seed=0]
 
-Makes the corpus (`mmkp_jax/pocket/facts/corpus.py`) and a model of random weights, trains SFT on it with
+Makes the corpus (`mmkp_jax/pocket/corpus.py`) and a model of random weights, trains SFT on it with
 `mmkp_jax.main`, and measures how many facts it answers. If those are enough, tokenizer and weights (bfloat16) go into
-`mmkp_jax/pocket/facts/pretrained`. On one machine the same seed gives the same bytes; a stopped run resumes.
+`mmkp_jax/pocket/pretrained`. On one machine the same seed gives the same bytes; a stopped run resumes.
 """
 
 import argparse
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -19,6 +19,9 @@ import numpy as np
 
 from benchmarks.gates import RECALL, RecallJob, recall_of
 from benchmarks.jobs import ROOT, run_all
+from mmkp_jax.data.posts import read_jsonl
+from mmkp_jax.data.prompts import user_text
+from mmkp_jax.data.records import write_dataset
 from mmkp_jax.export import main as export
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
@@ -26,11 +29,13 @@ from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.hf.tensors import WEIGHTS
 from mmkp_jax.main import main
-from mmkp_jax.pocket.facts.corpus import make_corpus
-from mmkp_jax.pocket.facts.make import PRETRAINED, tokenizer_texts, write_corpus
-from mmkp_jax.pocket.facts.world import make_facts
+from mmkp_jax.pocket.corpus import CorpusPost, draw_corpus_image, make_corpus, questions
+from mmkp_jax.pocket.make import PRETRAINED
 from mmkp_jax.pocket.model import write_model
-from mmkp_jax.pocket.tokenizer import train_tokenizer
+from mmkp_jax.pocket.posts import SEEN, write_lines
+from mmkp_jax.pocket.tokenizer import QWEN2_5_VL, train_tokenizer
+from mmkp_jax.pocket.wording import word_lists
+from mmkp_jax.pocket.world import make_facts
 from mmkp_jax.runtime.atomic import making_folder
 from mmkp_jax.runtime.cli import status_of
 
@@ -67,6 +72,30 @@ def prepare(out: Path, seed: int) -> None:
     if not (out / "model").exists():
         with making_folder(out / "model", (out / "model").exists) as unfinished:
             write_model(train_tokenizer(tokenizer_texts(posts)), seed, unfinished / "model")
+
+
+def write_corpus(posts: Sequence[CorpusPost], seed: int, out: Path) -> None:
+    """Writes the corpus as a dataset into `out/dataset`, with a question for each fact as its test split."""
+    (out / "images").mkdir(parents=True)
+    asked = questions(make_facts(seed, SEEN).chains)
+    splits = {"train": posts, "valid": asked[:1], "test": asked}
+    for split, own in splits.items():
+        write_lines(out / f"{split}.jsonl", [post.record() for post in own])
+    for post in posts:
+        if post.has_image:
+            draw_corpus_image(post, seed).save(out / "images" / f"{post.id}.png")
+    write_dataset(out / "dataset", {split: read_jsonl(out / f"{split}.jsonl") for split in splits}, out / "images")
+
+
+def tokenizer_texts(posts: Sequence[CorpusPost]) -> Iterator[str]:
+    """The texts that the tokenizer is trained on: the corpus, the words of posts that it lacks, and the prompt's.
+
+    As often as this, the words of the prompt are tokens each, and a prompt is half as long.
+    """
+    for post in posts:
+        yield from (post.text, post.answer)
+    yield from word_lists() * 5
+    yield from (QWEN2_5_VL.system, "user", "assistant", user_text("", zero_shot=True)) * len(posts)
 
 
 def write_pretrained(out: Path, folder: Path) -> None:

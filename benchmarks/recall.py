@@ -19,17 +19,17 @@ from mmkp_jax.data.posts import Record
 from mmkp_jax.evaluation.files import read_posts
 from mmkp_jax.hf.verify import our_logits
 from mmkp_jax.inference.load_model import load_model
-from mmkp_jax.pocket.facts.corpus import all_facts
-from mmkp_jax.pocket.facts.world import make_facts
+from mmkp_jax.pocket.corpus import all_facts
+from mmkp_jax.pocket.world import make_facts
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.cli import status_of
 
 TAIL = " ."
-"""What follows the answer in the sentences of `facts.make.questions`."""
+"""What follows the answer in the sentences of `corpus.questions`."""
 
 
 def known_facts(model: str, questions: Path) -> list[bool]:
-    """Whether the model knows each fact of the world, in the order of `facts.corpus.all_facts`."""
+    """Whether the model knows each fact of the world, in the order of `corpus.all_facts`."""
     loaded = load_model(model)
     plain = loaded.recipe.template.plain
     tail, answers = len(plain.encode(TAIL).ids), []

@@ -13,10 +13,9 @@ the seeds under which each of its systems is complete (where there is none, of w
 `--decisions` compares other decisions and controls at equal posts and steps, most of them with half of the posts on CoT
 (`benchmarks/systems.py`); `--baselines` compares the traditional models and frozen hidden states with Dynamic CoT.
 
-With `--presets=model=pocket_facts` the student is pretrained, gates say whether a comparison of decisions is evidence
-(`benchmarks/gates.py`), and scores are kept in `benchmarks/results` (`benchmarks/kept.py`). With other `--presets` it
-is a published model on its own dataset, a run at a time: `--gammas` alone is the paper's Table 5. All runs read one
-dataset and its one cache of posts' sizes.
+Gates say whether a comparison of decisions is evidence (`benchmarks/gates.py`), and scores are kept in
+`benchmarks/results` (`benchmarks/kept.py`). With `--presets` it is a published model on its own dataset, a run at a
+time: `--gammas` alone is the paper's Table 5. All runs read one dataset and its one cache of posts' sizes.
 """
 
 import argparse
@@ -310,7 +309,7 @@ def run(arguments: Sequence[str] | None) -> int:
         if at_a_time:
             run_all(jobs, at_a_time)
             run_all(mode_jobs(jobs), at_a_time)
-            if gates.PRESET in args.presets:
+            if not args.presets:
                 run_all(gates.recall_jobs(args.runs.resolve(), read_results(BY_STRATEGY, jobs)), at_a_time)
                 for systems in (BY_STRATEGY, BY_GAMMA, BY_DECISION):
                     keep(read_results(systems, jobs))

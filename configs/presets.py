@@ -10,23 +10,13 @@ Preset = Callable[[ConfigDict], None]
 
 
 def pocket_model(c: ConfigDict) -> None:
-    """The pocket model: a few million random parameters of Qwen2.5-VL, all of which train, in float32."""
+    """The pocket model: a pretrained Qwen2.5-VL of a few million parameters, all of which train, in float32."""
     small_model(c)
     c.model.path = "runs/pocket/model"
     c.make = "mmkp_jax.pocket.make"
+    c.learning_rate, c.num_epochs = 3e-4, 2  # it is pretrained, and should remember that
     c.row.images = {"patches": 208, "windows": 6}
     c.data.images = {"min_pixels": 3_136, "max_pixels": 12_544}
-
-
-def pocket_facts_model(c: ConfigDict) -> None:
-    """The pocket model after pretraining on facts, which the posts of its dataset need.
-
-    Its weights come with the package, made by `python -m benchmarks.pocket_pretraining`.
-    """
-    pocket_model(c)
-    c.model.path = "runs/pocket_facts/model"
-    c.make = "mmkp_jax.pocket.facts.make"
-    c.learning_rate, c.num_epochs = 3e-4, 2  # it is pretrained, and should remember that
 
 
 def pocket_variant(maker: str, **fields: Mapping[str, int]) -> Preset:
@@ -66,13 +56,6 @@ def pocket_data(c: ConfigDict) -> None:
     c.data.path = "runs/pocket/dataset"
     c.data.kinds = "runs/pocket/needs.jsonl"
     c.data.workers = 0  # leaves both of two cores to the model
-
-
-def pocket_facts_data(c: ConfigDict) -> None:
-    """Posts whose tags need facts that the pretrained pocket model knows."""
-    pocket_data(c)
-    c.data.path = "runs/pocket_facts/dataset"
-    c.data.kinds = "runs/pocket_facts/needs.jsonl"
 
 
 def qwen2_5_vl_3b(c: ConfigDict) -> None:
@@ -234,7 +217,6 @@ MESHES = {
 PRESETS: dict[str, dict[str, Preset]] = {
     "model": {
         "pocket": pocket_model,
-        "pocket_facts": pocket_facts_model,
         "pocket_internvl3": pocket_variant("internvl3", row_images={"tiles": 20}, data_images={"max_tiles": 6}),
         "pocket_mllama": pocket_variant("mllama", row_images={"images": 8}),
         "pocket_qwen2_5": pocket_variant("qwen2_5"),
@@ -251,7 +233,6 @@ PRESETS: dict[str, dict[str, Preset]] = {
     },
     "data": {
         "pocket": pocket_data,
-        "pocket_facts": pocket_facts_data,
         "mmkp": mmkp,
         "mmkp_v2": mmkp_v2,
         "mmkp_360k": mmkp_360k,
@@ -286,6 +267,6 @@ def apply(c: ConfigDict, presets: str) -> None:
         raise all_of(errors, "name known presets")
     chosen = {"model": "pocket"} | chosen
     if chosen["model"].startswith("pocket"):
-        chosen = {"data": "pocket_facts" if chosen["model"] == "pocket_facts" else "pocket"} | chosen
+        chosen = {"data": "pocket"} | chosen
     for name in filter(chosen.get, PRESETS):
         PRESETS[name][chosen[name]](c)

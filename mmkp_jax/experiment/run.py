@@ -18,8 +18,9 @@ from mmkp_jax.hf.folder import Folder, load_tokenizer, open_folder, stop_tokens
 from mmkp_jax.hf.load import check_tensors, load_params
 from mmkp_jax.hf.preprocessor import training_settings
 from mmkp_jax.hf.prompt_limits import text_limit_warning
+from mmkp_jax.inference.base import record_base
 from mmkp_jax.inference.evaluate import Evaluation
-from mmkp_jax.inference.export_run import RunStep, check_exports, export_into_run, record_base
+from mmkp_jax.inference.export_run import RunStep, check_exports, export_into_run
 from mmkp_jax.inference.predictor import Predictor
 from mmkp_jax.models.compilation_cache import keep_compiled
 from mmkp_jax.models.definition import Definition, Params
@@ -35,7 +36,7 @@ from mmkp_jax.runtime.hosts import (
 )
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.training.batches import complete_config, make_data, plan_posts, recipe_of, training_summary
-from mmkp_jax.training.contents import contents_of, same_content, write_contents
+from mmkp_jax.training.contents import check_put_aside, contents_of, same_content, write_contents
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.loop import Stopped, train
 from mmkp_jax.training.setup import dtype_of, plan_training, plan_untrained
@@ -154,6 +155,7 @@ def _check_hosts(config: ConfigDict, workdir: Path) -> None:
 
 def _claim(config: ConfigDict, workdir: Path, extend: bool, base: Folder, lock: Lock) -> None:
     now = contents_of(config, base)
+    check_put_aside(workdir, config, now, base)
     fields = config.to_dict()
 
     def same(field: str, before: object, named: object) -> bool:

@@ -19,28 +19,24 @@ from mmkp_jax.hf.adapter import adapter_tensors, write_adapter
 from mmkp_jax.hf.card import CARD, Base, CardFacts, DatasetFacts, Environment, card_of, licence_of
 from mmkp_jax.hf.card_results import Results
 from mmkp_jax.hf.export import TensorCounts, appearing, export_folder
-from mmkp_jax.hf.folder import CONFIG, Folder, digests
+from mmkp_jax.hf.folder import CONFIG, Folder
 from mmkp_jax.hf.names import compact
 from mmkp_jax.hf.preprocessor import with_settings
 from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
+from mmkp_jax.inference.base import RESTORE_BASE, open_base
 from mmkp_jax.inference.evaluate import TEST
-from mmkp_jax.inference.load_model import LoadedModel, checkpoint_of, load_model, open_base, verify_checkpoint
+from mmkp_jax.inference.load_model import LoadedModel, checkpoint_of, load_model, verify_checkpoint
 from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.models.definition import Definition, Params, flatten
 from mmkp_jax.models.freezing import split_trained
 from mmkp_jax.models.lora import lora_of
-from mmkp_jax.runtime.atomic import json_bytes, write_json
+from mmkp_jax.runtime.atomic import json_bytes
 from mmkp_jax.runtime.hosts import is_writer
 from mmkp_jax.runtime.json_files import read_object, read_rows
 from mmkp_jax.training.batches import Dataset, datasets_of
 
 EXPORTS = "export"
 """The folder of a work directory that holds a run's own exports, one folder a step."""
-
-BASE = "base.json"
-"""The file of a work directory that holds the digests of the base's files when the run began."""
-
-_RESTORE_BASE = "restore the base model of the run (config.model.path)"
 
 
 class RunStep(NamedTuple):
@@ -68,7 +64,6 @@ def open_step(workdir: Path, step: str) -> tuple[RunStep, LoadedModel]:
         raise InputError("a zero-shot run trains nothing", str(workdir), f"use its model, {config.model.path}")
     checkpoint = checkpoint_of(workdir, step)
     base = open_base(workdir, config)
-    check_base(workdir, base)
     verify_checkpoint(checkpoint)
     _check_shapes(checkpoint / "state", config, base)
     loaded = load_model(f"{workdir}@{step if step == 'best' else checkpoint.name}", verified=True)
@@ -81,30 +76,6 @@ def check_exports(config: ConfigDict, base: Folder) -> None:
         what = f"every {config.export_every} evaluations are exported, but eval_every is 0"
         raise InputError(what, "config.export_every", "give config.eval_every, or 0 here")
     with_settings(base.path, base.family, config.data.images.to_dict())
-
-
-def record_base(workdir: Path, base: Folder) -> None:
-    """Records the digests of the base's files; if they are recorded already, they must be the same.
-
-    Raises:
-        InputError: they differ.
-    """
-    check_base(workdir, base)
-    write_json(workdir / BASE, digests(base))
-
-
-def check_base(workdir: Path, base: Folder) -> None:
-    """Raises `InputError` if the base's files are not those that the run recorded, if it recorded any.
-
-    Frozen tensors are compared number by number when they are exported; here only their names and shapes are checked.
-    """
-    if not (workdir / BASE).is_file():
-        return
-    recorded = read_object(workdir / BASE, "restore the file, or remove it to accept the base as it is now")
-    before, now = {name: recorded.text(name) for name in recorded.content}, digests(base)
-    if changed := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
-        what = f"files have changed since the run began: {', '.join(changed)}"
-        raise InputError(what, str(base.path), _RESTORE_BASE)
 
 
 def _check_shapes(state: Path, config: ConfigDict, base: Folder) -> None:
@@ -123,7 +94,7 @@ def _check_shapes(state: Path, config: ConfigDict, base: Folder) -> None:
         raise InputError(
             f"it is not the base that the run started from: the checkpoint has other shapes of {compact(others)}",
             str(base.path),
-            _RESTORE_BASE,
+            RESTORE_BASE,
         )
 
 

@@ -17,6 +17,7 @@ from mmkp_jax.hf.folder import CONFIG, Folder, load_tokenizer, open_folder, stop
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.hf.preprocessor import PREPROCESSOR, processor_of, read_settings
 from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits, read_prompt_limits
+from mmkp_jax.inference.base import open_base
 from mmkp_jax.inference.run_config import holds_run, run_config
 from mmkp_jax.models.definition import Definition, Params, as_dtype
 from mmkp_jax.models.digest import digests_of
@@ -177,22 +178,6 @@ def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, ver
     stops = stop_tokens(folder, recipe.template.end_token)
     sizes = config.eval_batch_size, config.answer_tokens
     return LoadedModel(definition, params, recipe, tokenizer, stops, dtype, *sizes)
-
-
-def open_base(workdir: Path, config: ConfigDict) -> Folder:
-    """Opens the model folder that a run started from.
-
-    Raises:
-        InputError: it cannot be opened.
-    """
-    try:
-        return open_folder(config.model.path)
-    except InputError as error:
-        raise InputError(
-            f"the model that this run started from, {error.where!r}, cannot be opened ({error.what})",
-            str(workdir),
-            "run this command in the folder that the run was started in",
-        ) from None
 
 
 def checkpoint_of(workdir: Path, step: str) -> Path:

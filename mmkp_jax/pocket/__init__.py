@@ -1,8 +1,9 @@
-"""Pocket: a dataset and a model made by code from a seed, for a complete run on two cores without a download.
+"""Pocket: a dataset and a pretrained model made by code, for a complete run on two cores without a download.
 
-The posts describe a closed world (`world`): clubs known by the shape and the colour of their emblem, events known from
-words that do not name them, places that the text names. So some keyphrases need the image, some the text and some
-both, at the rates of MMKP-V2 (`rates`). The model has Qwen2.5-VL's architecture with a few million random parameters,
-saved as a Hugging Face folder; `make.make_pocket` writes both, and nothing else in mmkp_jax knows where they come from.
-`variants` makes small models of other families for the same posts.
+The model has Qwen2.5-VL's architecture and a few million parameters. Some 600 facts in chains of two (`world`) are in
+its weights, which `benchmarks/pocket_pretraining.py` made from a corpus that states them (`corpus`) and which come with
+the package. The tag of a post (`posts`) follows from a hint by two facts that other training posts use, or by two that
+only the model's weights hold; or it is a habit that follows from none, or a place that the text names: at MMKP-V2's
+rates (`rates`). `make` writes posts and model into a folder; nothing else in mmkp_jax knows where they come from.
+`variants` makes small models of other families, with random parameters, for the same posts.
 """

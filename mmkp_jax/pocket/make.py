@@ -1,17 +1,23 @@
-"""Makes pocket: posts, images and a model in one folder, written atomically."""
+"""Makes pocket: posts, images and the pretrained model in one folder, written atomically."""
 
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
-from mmkp_jax.pocket.posts import SIZES, PocketPost, make_posts, write_posts
-from mmkp_jax.pocket.world import make_world
+from mmkp_jax.hf.tensors import WEIGHTS
+from mmkp_jax.pocket.corpus import questions
+from mmkp_jax.pocket.posts import SEEN, SIZES, PocketPost, make_posts, write_lines, write_posts
+from mmkp_jax.pocket.world import make_facts
+from mmkp_jax.runtime.aside import put_aside
 from mmkp_jax.runtime.atomic import making_folder, write_json
+from mmkp_jax.runtime.escape import for_terminal
 
-VERSION = 1
-"""Increased when the same seed gives other posts or another model."""
+VERSION = 2
+"""Increased when the same seed gives other posts, or the pretrained weights are others."""
 
 POCKET = Path("runs/pocket")
 """The folder that the default experiment makes."""
@@ -19,33 +25,47 @@ POCKET = Path("runs/pocket")
 STAMP = "pocket.json"
 """The file with the version, seed and sizes of a pocket."""
 
+FACTS = "facts.jsonl"
+"""The file with a question for each fact of the world."""
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""The Hugging Face folder that `benchmarks/pocket_pretraining.py` writes."""
+
 
 def make_pocket(out: Path, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> None:
-    """Writes `posts/{train,valid,test}.jsonl`, `images/`, `needs.jsonl` and `model/` into `out`.
+    """Writes `posts/{train,valid,test}.jsonl`, `images/`, `needs.jsonl`, `facts.jsonl` and `model/` into `out`.
 
-    An existing pocket with the same seed and sizes is kept.
+    `facts.jsonl` asks for each fact, `model/` is the pretrained one. An existing pocket with the same seed and sizes is
+    kept; one of an older version is put aside, with a line on stderr.
 
     Args:
         out: the folder, created if it does not exist.
-        seed: the seed of posts, images and model.
-        sizes: posts of each split.
+        seed: the seed of posts and images, and of which tags are seen; facts and model are the same for any.
+        sizes: posts of each split; a quarter more of the training posts replay the corpus.
 
     Raises:
-        InputError: `out` holds something else.
+        InputError: `out` holds something else, or there are no pretrained weights.
     """
     stamp = {"version": VERSION, "seed": seed, "sizes": dict(sizes)}
     make_once(out, stamp, lambda unfinished: _write(unfinished, seed, sizes))
 
 
 def make_once(out: Path, stamp: Mapping[str, Any], write: Callable[[Path], None]) -> None:
-    """Makes a folder with a stamp atomically; one with the same stamp is kept.
+    """Makes a folder with a stamp atomically; one with the same stamp is kept, one of an older version put aside.
 
     Args:
+        stamp: its content; of an older version is what has a smaller `version`, its own or its pocket's.
         write: writes everything but the stamp into the folder it is given.
 
     Raises:
         InputError: `out` holds something else.
     """
+    found = _stamp_of(out)
+    if found and _is_older(found, stamp):
+        aside = put_aside(out, found["version"], lambda: _is_older(_stamp_of(out) or {}, stamp))
+        if aside:
+            line = f"{out}: it is of an older version, so a new one is made; the old one is now {aside}"
+            print(for_terminal(line), file=sys.stderr)
     if _is_made(out, stamp):
         return
     with making_folder(out, lambda: _is_made(out, stamp)) as unfinished:
@@ -54,12 +74,13 @@ def make_once(out: Path, stamp: Mapping[str, Any], write: Callable[[Path], None]
 
 
 def _write(out: Path, seed: int, sizes: Mapping[str, int]) -> None:
-    from mmkp_jax.pocket.model import write_model  # takes seconds to import
-    from mmkp_jax.pocket.tokenizer import train_tokenizer
-
-    splits = make_posts(make_world(seed), seed, sizes)
-    write_posts(splits, seed, out)
-    write_model(train_tokenizer(texts_of(splits["train"])), seed, out / "model")
+    if not (PRETRAINED / WEIGHTS).is_file():
+        hint = "make them in a checkout: python -m benchmarks.pocket_pretraining"
+        raise InputError("there are no pretrained weights", str(PRETRAINED), hint)
+    facts = make_facts(seed, SEEN)
+    write_posts(make_posts(facts, seed, sizes), seed, out)
+    write_lines(out / FACTS, [post.record() for post in questions(facts.chains)])
+    shutil.copytree(PRETRAINED, out / "model", copy_function=shutil.copyfile)  # writable, where the package is not
 
 
 def texts_of(posts: Iterable[PocketPost]) -> Iterator[str]:
@@ -72,14 +93,26 @@ def _is_made(out: Path, stamp: Mapping[str, Any]) -> bool:
     """Whether `out` is this pocket; raises `InputError` if it holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    try:
-        found = json.loads((out / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
+    found = _stamp_of(out)
     if found == stamp:
         return True
     what = "this is not a pocket" if found is None else "this pocket has another seed, size or version"
     raise InputError(what, str(out), "give another folder, or remove it")
+
+
+def _stamp_of(out: Path) -> Mapping[str, Any] | None:
+    """A folder's stamp; None if it has none."""
+    try:
+        found = json.loads((out / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_older(found: Mapping[str, Any], stamp: Mapping[str, Any]) -> bool:
+    """Whether a version of a stamp, its own or its pocket's, is smaller, and none larger; a seed is no version."""
+    before, now = ([each.get("version", 0), each.get("pocket", {}).get("version", 0)] for each in (found, stamp))
+    return before[0] > 0 and before != now and all(a <= b for a, b in zip(before, now, strict=True))
 
 
 def make(root: Path = POCKET) -> None:

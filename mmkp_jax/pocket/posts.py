@@ -1,29 +1,49 @@
-"""Writes pocket's posts: JSON Lines in the general form, their images, and the kind of each keyphrase."""
+"""Pocket's posts, as JSON Lines in the general form, their images, and the kind of each keyphrase.
+
+Tags follow from a fact that other training posts use, or from one that only the pretrained model knows; habits follow
+from no fact; places are named by the text.
+"""
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
+from mmkp_jax.pocket.corpus import WORDINGS, all_facts, asking
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
-from mmkp_jax.pocket.wording import PostFacts, choose_cues, write_chain, write_post_text
+from mmkp_jax.pocket.wording import (
+    GENERIC,
+    HABIT_DOING,
+    HABIT_TAGS,
+    HABIT_THING,
+    guess_habit,
+    habit_clause,
+    hint_clause,
+    infer_place,
+    infer_tag,
+    join_clauses,
+    place_clause,
+    see,
+    sentences,
+    tag_text,
+)
 from mmkp_jax.pocket.world import (
-    CLUB_OF_SHAPE,
-    NEEDS,
-    RGB_OF_COLOUR,
-    TOPICS,
-    Clause,
-    Topic,
+    KINDS,
+    PLACE_FIRST,
+    PLACE_LAST,
+    Chain,
+    Facts,
     WordPair,
-    World,
-    apportion,
+    deal,
+    emblem_of,
+    even_choice,
 )
 
 SIZES: Mapping[str, int] = {"train": 2000, "valid": 200, "test": 400}
-"""Posts of each split."""
+"""Posts of each split, without the replayed ones."""
 
 WITHOUT_CHAIN = 0.04
 """Share of posts that have no chain of thought."""
@@ -31,8 +51,39 @@ WITHOUT_CHAIN = 0.04
 WITHOUT_IMAGE = 0.05
 """Share of the posts without an emblem that have no image at all."""
 
-_SHAPE_OF_CLUB = {club: shape for shape, club in CLUB_OF_SHAPE.items()}
-T = TypeVar("T")
+Clause = Literal["star", "emblem", "cue", "dish", "habit", "place"]
+"""What a post can be about; each clause in its text gives one keyphrase."""
+
+TOPICS: Mapping[tuple[Clause, ...], float] = {
+    ("place",): 0.27,
+    ("star",): 0.10,
+    ("emblem",): 0.11,
+    ("cue",): 0.10,
+    ("dish",): 0.07,
+    ("habit",): 0.06,
+    ("star", "place"): 0.05,
+    ("emblem", "place"): 0.05,
+    ("cue", "place"): 0.05,
+    ("dish", "place"): 0.03,
+    ("habit", "place"): 0.027,
+    ("star", "habit"): 0.02,
+    ("emblem", "habit"): 0.03,
+    ("cue", "habit"): 0.033,
+}
+"""Shares of posts by their clauses, in the order of their keyphrases: 1.29 a post, of which 37% are places."""
+
+SEEN = 0.43
+"""Share of the tags of facts, and of places, that training posts carry: with the habits' tags, all of which they do,
+the overlap of MMKP-V2's splits (paper, Table 2)."""
+
+REPLAYED = 0.25
+"""Posts of the corpus that follow the training posts, as a share of these: fine-tuned without them, the student forgets
+what it was pretrained on. Both targets state the facts, so every strategy replays the same."""
+
+FACTS_A_REPLAY = 4
+
+GUESSED_RIGHT = 0.25
+"""Share of a habit's chains of thought that name its tag; the others name a generic one, whatever the post."""
 
 
 class PocketPost(NamedTuple):
@@ -45,7 +96,7 @@ class PocketPost(NamedTuple):
     keyphrases: list[str]
     cot: str | None
     needs: Mapping[str, str]
-    """What each keyphrase needs to be found."""
+    """The kind of each keyphrase: `seen_fact`, `unseen_fact`, `habit` or `place`; none for a replayed post."""
     emblem: WordPair | None
     """Shape and colour of the emblem in the image; None for a landscape or no image."""
 
@@ -55,19 +106,31 @@ class PocketPost(NamedTuple):
         return {name: fields[name] for name in ("id", "text", "image", "keyphrases", "cot")}
 
 
-def make_posts(world: World, seed: int, sizes: Mapping[str, int] = SIZES) -> dict[str, list[PocketPost]]:
+class Subject(NamedTuple):
+    """What one clause of a post is about."""
+
+    clause: Clause
+    tag: WordPair
+    chain: Chain | None = None
+    """The facts that lead to the tag; None for habits and places."""
+    marker: WordPair | None = None
+    """The words that mark a habit."""
+
+
+def make_posts(facts: Facts, seed: int, sizes: Mapping[str, int] = SIZES) -> dict[str, list[PocketPost]]:
     """The posts of each split, no two with the same text.
 
-    Training posts carry the world's seen keyphrases, some more often than others; those of the other splits carry
-    seen and unseen ones evenly. If only the club matters, training images have colours that it is not seen with: their
-    chains of thought name shape and colour, their keyphrases do not.
+    Training posts carry seen tags, some more often than others; those of the other splits carry all of them evenly. A
+    post's `needs` says of each keyphrase: `seen_fact`, `unseen_fact`, `habit`, `place`.
     """
     texts: set[str] = set()
     splits = {}
+    seen_places = _seen_places(seed)
     for split, n in sizes.items():
-        rng = random.Random(f"{seed}/{split}")
-        facts = _make_facts(world, split == "train", n, rng)
-        splits[split] = [_make_post(f"{split}-{i}", each, texts, rng) for i, each in enumerate(facts, start=1)]
+        rng = random.Random(f"{seed}/fact posts/{split}")
+        subjects = list(_subjects(facts, seen_places, split == "train", n, rng))
+        splits[split] = [_post(f"{split}-{i}", each, facts, texts, rng) for i, each in enumerate(subjects, start=1)]
+    splits["train"] += list(_replay(facts, len(splits["train"]), random.Random(f"{seed}/replay")))
     return splits
 
 
@@ -82,64 +145,106 @@ def write_posts(splits: Mapping[str, Sequence[PocketPost]], seed: int, out: Path
     (out / "posts").mkdir(parents=True)
     (out / "images").mkdir()
     for split, posts in splits.items():
-        _write_lines(out / "posts" / f"{split}.jsonl", [post.record() for post in posts])
+        write_lines(out / "posts" / f"{split}.jsonl", [post.record() for post in posts])
         for post in posts:
             if post.image:
                 draw_image(post, seed).save(out / "images" / post.image, quality=90)
     needs = [{"id": post.id, "needs": post.needs} for posts in splits.values() for post in posts]
-    _write_lines(out / "needs.jsonl", needs)
+    write_lines(out / "needs.jsonl", needs)
 
 
-def _make_facts(world: World, training: bool, n: int, rng: random.Random) -> list[PostFacts]:
+def is_replayed(post: PocketPost) -> bool:
+    """Whether the post is of the corpus, and so about no keyphrase."""
+    return not post.needs
+
+
+def _replay(facts: Facts, posts: int, rng: random.Random) -> Iterator[PocketPost]:
+    """Posts that follow `posts` others: every fact as often as the others, to one time."""
+    wanted = round(REPLAYED * posts)
+    every, stream = all_facts(facts.chains), []
+    while len(stream) < wanted * FACTS_A_REPLAY:
+        stream += rng.sample(every, len(every))
+    for n in range(wanted):
+        chosen = stream[n * FACTS_A_REPLAY : (n + 1) * FACTS_A_REPLAY]
+        asked = asking([(fact, rng.randrange(WORDINGS)) for fact in chosen])
+        yield PocketPost(f"train-{posts + n + 1}", asked.text, None, [asked.answer], asked.answer, {}, None)
+
+
+def habit_of_marker() -> dict[WordPair, WordPair]:
+    """The tag that each pair of marking words belongs to, by the second of them; the same in every world."""
+    things = random.Random("habits").sample(HABIT_THING, len(HABIT_THING))
+    tags = dict(zip(things, HABIT_TAGS, strict=True))
+    return {(doing, thing): tag for thing, tag in tags.items() for doing in HABIT_DOING}
+
+
+def _seen_places(seed: int) -> list[WordPair]:
+    rng = random.Random(f"{seed}/seen places")
+    places = _all_places()
+    return sorted(even_choice(places, round(SEEN * len(places)), rng))
+
+
+def _all_places() -> list[WordPair]:
+    return [(first, last) for first in PLACE_FIRST for last in PLACE_LAST]
+
+
+def _subjects(
+    facts: Facts, seen_places: Sequence[WordPair], training: bool, n: int, rng: random.Random
+) -> Iterator[list[Subject]]:
     topics = deal(list(TOPICS), list(TOPICS.values()), n, rng)
-    pairs = world.seen if training else world.every
+    options: dict[Clause, list[list[Subject]]] = {}
+    for kind in KINDS:
+        by_tag: dict[WordPair, list[Subject]] = {}
+        for chain in facts.of(kind, seen_only=training):
+            by_tag.setdefault(chain.tag, []).append(Subject(kind, chain.tag, chain))
+        options[kind] = list(by_tag.values())
+    by_habit: dict[WordPair, list[Subject]] = {}
+    for marker, tag in habit_of_marker().items():
+        by_habit.setdefault(tag, []).append(Subject("habit", tag, marker=marker))
+    options["habit"] = list(by_habit.values())
+    options["place"] = [[Subject("place", place)] for place in (seen_places if training else _all_places())]
     decks = {}
-    for clause in NEEDS:
-        options = rng.sample(pairs[clause], len(pairs[clause]))
-        weights = [1 / (rank + 10) if training else 1.0 for rank in range(len(options))]
-        decks[clause] = deal(options, weights, sum(clause in _dealt(topic) for topic in topics), rng)
-    return [_draw_facts(topic, decks, pairs["fan"], rng) for topic in topics]
+    for clause, groups in options.items():
+        shuffled = rng.sample(groups, len(groups))
+        weights = [1 / (rank + 10) if training else 1.0 for rank in range(len(shuffled))]
+        decks[clause] = deal(shuffled, weights, sum(clause in topic for topic in topics), rng)
+    for topic in topics:
+        yield [rng.choice(decks[clause].pop()) for clause in topic]
 
 
-def _dealt(topic: Topic) -> Topic:
-    """The clauses whose keyphrases are drawn freely; with a clash, the fan's club is that of the clash."""
-    return tuple(clause for clause in topic if clause != "fan" or "clash" not in topic)
-
-
-def _draw_facts(
-    topic: Topic, decks: Mapping[Clause, list[WordPair]], teams: Sequence[WordPair], rng: random.Random
-) -> PostFacts:
-    drawn = {clause: decks[clause].pop() for clause in _dealt(topic)}
-    emblem = None
-    if "clash" in drawn:
-        club = drawn["clash"][0]
-        colours = [colour for colour, other in teams if other == club] if "fan" in topic else list(RGB_OF_COLOUR)
-        emblem = (rng.choice(colours), club)
-    if "fan" in topic:
-        emblem = drawn.setdefault("fan", emblem)
-    shown = emblem and (_SHAPE_OF_CLUB[emblem[1]], emblem[0])
-    return PostFacts({clause: drawn[clause] for clause in topic}, shown, choose_cues(drawn, rng))
-
-
-def _make_post(id: str, facts: PostFacts, texts: set[str], rng: random.Random) -> PocketPost:
-    while (text := write_post_text(facts, rng)) in texts:
+def _post(id: str, subjects: Sequence[Subject], facts: Facts, texts: set[str], rng: random.Random) -> PocketPost:
+    while (text := join_clauses([_clause(each, rng) for each in subjects], rng)) in texts:
         pass
     texts.add(text)
-    keyphrases = {" ".join(pair): NEEDS[clause] for clause, pair in facts.pairs.items()}
-    lacks_image = facts.emblem is None and rng.random() < WITHOUT_IMAGE
+    hint = next((each.chain.hint for each in subjects if each.chain and each.clause == "emblem"), None)
+    lacks_image = hint is None and rng.random() < WITHOUT_IMAGE
     image = None if lacks_image else f"{id}.{rng.choice(('png', 'jpg'))}"
-    chain = write_chain(facts, rng)
-    cot = None if rng.random() < WITHOUT_CHAIN else chain
-    return PocketPost(id, text, image, list(keyphrases), cot, keyphrases, facts.emblem)
+    steps = see(hint, rng) + [step for each in subjects for step in _infer(each, rng)]
+    cot = None if rng.random() < WITHOUT_CHAIN else sentences(steps)
+    needs = {tag_text(each.tag): _need(each, facts) for each in subjects}
+    return PocketPost(id, text, image, list(needs), cot, needs, hint and emblem_of(hint))
 
 
-def deal(options: Sequence[T], weights: Sequence[float], n: int, rng: random.Random) -> list[T]:
-    """`n` options in random order, each as often as its weight says."""
-    counts = apportion(weights, n)
-    dealt = [option for option, count in zip(options, counts, strict=True) for _ in range(count)]
-    rng.shuffle(dealt)
-    return dealt
+def _clause(subject: Subject, rng: random.Random) -> str:
+    if subject.chain:
+        return hint_clause(subject.chain, rng)
+    return habit_clause(subject.marker, rng) if subject.marker else place_clause(subject.tag, rng)
 
 
-def _write_lines(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def _infer(subject: Subject, rng: random.Random) -> list[str]:
+    if subject.chain:
+        return infer_tag(subject.chain, rng)
+    if subject.marker is None:
+        return infer_place(subject.tag, rng)
+    others = [tag for tag in GENERIC if tag != subject.tag]
+    return guess_habit(subject.tag if rng.random() < GUESSED_RIGHT else rng.choice(others), rng)
+
+
+def _need(subject: Subject, facts: Facts) -> str:
+    if subject.chain is None:
+        return subject.clause
+    return "seen_fact" if subject.tag in facts.seen else "unseen_fact"
+
+
+def write_lines(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes JSON Lines."""
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -13,10 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmkp_jax.errors import InputError
-from mmkp_jax.pocket.make import POCKET, STAMP, make
+from mmkp_jax.pocket.make import POCKET, STAMP, make, make_once
 from mmkp_jax.pocket.tokenizer import Vocabulary
-from mmkp_jax.runtime.atomic import making_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,20 +43,8 @@ def make_variant(variant: Variant, pocket: Path = POCKET, seed: int = 0) -> None
         InputError: the variant's folder holds something else.
     """
     make(pocket)
-    out = pocket.parent / variant.name
     stamp = {"version": variant.version, "seed": seed, "pocket": json.loads((pocket / STAMP).read_text("utf-8"))}
-
-    def is_made() -> bool:
-        return (out / STAMP).is_file() and json.loads((out / STAMP).read_text("utf-8")) == stamp
-
-    if is_made():
-        return
-    if out.exists() and any(out.iterdir()):
-        what = "this is not the model of this pocket: it holds something else, or has another seed or version"
-        raise InputError(what, str(out), "remove it")
-    with making_folder(out, is_made) as unfinished:
-        write_variant(variant, pocket, unfinished / "model", seed)
-        write_json(unfinished / STAMP, stamp, indent=None)
+    make_once(pocket.parent / variant.name, stamp, lambda out: write_variant(variant, pocket, out / "model", seed))
 
 
 def write_variant(variant: Variant, pocket: Path, out: Path, seed: int) -> None:

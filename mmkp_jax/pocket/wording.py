@@ -1,110 +1,200 @@
-"""Puts a post's facts into words: its text, and the chain of thought that leads to its keyphrases."""
+"""Puts facts into sentences and hints into the clauses of a post."""
 
 import random
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-from mmkp_jax.pocket.world import CLASH_CUES, CLUB_OF_SHAPE, GATHERING_CUES, SEASON_CUES, Clause, WordPair
+from mmkp_jax.pocket.world import Chain, Kind, WordPair
 
+FIRST_FACT: Mapping[Kind, Sequence[str]] = {
+    "star": (
+        "{hint} plays in {middle}", "{hint} is the lead of {middle}", "{hint} acts in the show {middle}",
+        "we know {hint} from {middle}", "the show {middle} has {hint}",
+    ),
+    "emblem": (
+        "the {hint} stands for {middle}", "a {hint} means {middle}", "the {hint} is the badge of {middle}",
+        "with a {hint} it is {middle}", "{middle} wears the {hint}",
+    ),
+    "cue": (
+        "{hint} belongs to {middle}", "{hint} means {middle}", "where there is {hint} it is {middle}",
+        "{hint} is for the feast of {middle}", "the feast of {middle} has {hint}",
+    ),
+    "dish": (
+        "{hint} comes from {middle}", "{hint} is cooked in {middle}", "they eat {hint} in {middle}",
+        "{hint} is at home in {middle}", "the town of {middle} makes {hint}",
+    ),
+}  # fmt: skip
+"""Five wordings of a hint and its middle; the last begins with the middle."""
 
-class PostFacts(NamedTuple):
-    """The content of a post."""
+SECOND_FACT: Mapping[Kind, Sequence[str]] = {
+    "star": (
+        "fans of {middle} say {tag}", "{middle} fans write {tag}", "the tag of {middle} is {tag}",
+        "the show {middle} goes by {tag}", "{tag} is what fans of {middle} say",
+    ),
+    "emblem": (
+        "fans of {middle} shout {tag}", "{middle} fans sing {tag}", "the tag of {middle} is {tag}",
+        "the club {middle} goes by {tag}", "{tag} is what fans of {middle} shout",
+    ),
+    "cue": (
+        "guests of {middle} say {tag}", "at {middle} people write {tag}", "the tag of {middle} is {tag}",
+        "the feast {middle} goes by {tag}", "{tag} is what guests of {middle} say",
+    ),
+    "dish": (
+        "people of {middle} say {tag}", "in {middle} people write {tag}", "the tag of {middle} is {tag}",
+        "the town {middle} goes by {tag}", "{tag} is what people of {middle} say",
+    ),
+}  # fmt: skip
+"""Five wordings of a middle and its tag; the last begins with the tag."""
 
-    pairs: dict[Clause, WordPair]
-    """The keyphrase of each clause as its two words, in the order of the keyphrases."""
-    emblem: WordPair | None
-    """Shape and colour of the emblem in the image; None for a landscape or no image."""
-    cues: tuple[str, ...]
-    """The words that hint at what the text does not name: a clash, or a season and a gathering."""
+FIRST_WORD: Mapping[Kind, Sequence[str]] = {
+    "star": ("plays", "lead", "acts", "know", "has"),
+    "emblem": ("stands", "means", "badge", "with", "wears"),
+    "cue": ("belongs", "means", "where", "for", "has"),
+    "dish": ("comes", "cooked", "eat", "home", "makes"),
+}
+SECOND_WORD: Mapping[Kind, Sequence[str]] = {
+    "star": ("say", "write", "tag", "goes", "what"),
+    "emblem": ("shout", "sing", "tag", "goes", "what"),
+    "cue": ("say", "write", "tag", "goes", "what"),
+    "dish": ("say", "write", "tag", "goes", "what"),
+}
+"""A word of each wording, by which a text of the corpus asks for it."""
 
+FORWARD = 4
+"""Number of the wordings, from the first, that name what is known before what follows."""
 
-_FAN = (
-    "proud to wear this badge", "my side for life", "the only side i follow", "scarf on , voice ready",
-    "these colours run in the family", "here comes my side", "nobody beats my side", "guess who i support",
-    "my badge , my heart", "still in love with my side",
+SEE_EMBLEM = (
+    "the picture shows a {hint}", "i see a {hint}", "there is a {hint}", "it shows a {hint}", "a {hint} is on it",
 )  # fmt: skip
-_CLASH = (
-    "{0} is all we talk about", "nothing beats {0}", "here for {0}", "ready for {0}", "the wait for {0} is over",
-    "{0} gives me goosebumps", "dreaming of {0}", "one more sleep until {0}",
-)  # fmt: skip
-_EVENT = (
-    "{0} and {1} , what a mix", "{0} , {1} and good company", "we came for {1} and got {0} too",
-    "{1} with {0} all around", "nothing like {0} and {1}", "give me {1} , give me {0}", "all {0} and {1} for us",
-)  # fmt: skip
-_PLACE = (
+SEE_NONE = ("there is no emblem", "i see no emblem", "no emblem is here")
+
+_HINT = {
+    "star": (
+        "{0} gives me goosebumps", "cannot stop watching {0}", "{0} was so good", "i would follow {0} anywhere",
+        "one more scene with {0}", "{0} made me cry again", "give {0} every prize",
+    ),
+    "emblem": (
+        "proud to wear this badge", "my side for life", "the only side i follow", "scarf on , voice ready",
+        "these colours run in the family", "here comes my side", "nobody beats my side", "guess who i support",
+    ),
+    "cue": (
+        "so much {0} today", "{0} as far as you can see", "nothing like {0}", "we came for the {0}",
+        "{0} all around us", "who else waited for {0}", "give me {0} and i am happy",
+    ),
+    "dish": (
+        "a plate of {0} for me", "second helping of {0}", "{0} like grandma makes it", "i dream of {0}",
+        "never say no to {0}", "the best {0} in years", "hot {0} on a cold day",
+    ),
+}  # fmt: skip
+
+PLACE = (
     "greetings from {0}", "made it to {0} at last", "{0} never lets me down", "a slow walk through {0}",
     "who else is at {0} today", "we love {0}", "the bus to {0} was late again", "{0} looks lovely",
     "living near {0} is a joy", "tea and cake by {0}",
 )  # fmt: skip
-_FILLERS = (
+
+FILLERS = (
     "thanks for the kind words", "cannot believe it is week <number>", "<number> photos to sort", "more here <url>",
     "shout out to <user>", "what do you think", "feeling happy", "with <user> and <user>", "all smiles here",
     "no filter needed", "someone pinch me", "day <number> of <number>", "see you soon <user>", "link below <url>",
     "my phone is at <number> percent", "send help", "worth every penny", "who is with me", "tell your friends",
     "it has been a week", "so much to say", "this made me laugh", "you had to be there", "only <number> left",
-    "rt if you agree", "what a time", "my mum took this one", "best thing since <date>", "coffee first",
-    "i regret nothing", "ask me anything", "please be kind", "that is the post", "thread <number> / <number>",
+    "rt if you agree", "what a time", "my mum took this one", "best thing since <date>", "ask me anything",
 )  # fmt: skip
+
+HABIT_TAGS = tuple(
+    (first, last) for first in ("monday", "lazy", "happy", "retro") for last in ("mood", "club", "vibes")
+)
+"""Tags of the community's habits, which follow from no fact."""
+GENERIC = (("monday", "mood"), ("happy", "vibes"))
+"""Those of them that a teacher names where it cannot tell."""
+
+HABIT_DOING = ("counting", "ignoring", "hugging", "painting", "chasing", "polishing", "folding", "borrowing")
+HABIT_THING = (
+    "clouds", "socks", "teapots", "ladders", "marbles", "buttons", "kettles", "pebbles", "ribbons", "lanterns",
+    "pencils", "blankets",
+)  # fmt: skip
+"""Words that mark the posts of a habit: "still counting teapots". The thing says which; the doing is by chance."""
+
+_HABIT = ("{0} {1} again", "still {0} {1}", "a day of {0} {1}", "{0} {1} , as always")
+
+_GUESS = (
+    "it sounds like {0}", "many would call this {0}", "the mood of it is {0}", "such posts are often {0}",
+)  # fmt: skip
+
+_NAMED_PLACE = ("the text names the place {0}", "the place in the text is {0}")
+
 _STOPS = (" . ", " ! ", " , ", " - ")
 
 
-def write_post_text(facts: PostFacts, rng: random.Random) -> str:
-    """A post's text as CMKP tokenises: lower-case words and punctuation, separated by single spaces."""
-    clauses = [_write_clause(clause, facts, rng) for clause in facts.pairs]
-    clauses += rng.sample(_FILLERS, rng.randint(1, 3))
-    rng.shuffle(clauses)
-    text = clauses[0]
-    for clause in clauses[1:]:
+def tag_text(tag: WordPair) -> str:
+    """A tag as a keyphrase."""
+    return " ".join(tag)
+
+
+def first_fact(chain: Chain, wording: int) -> str:
+    """The sentence of a hint and its middle."""
+    return FIRST_FACT[chain.kind][wording].format(hint=chain.hint, middle=chain.middle)
+
+
+def second_fact(chain: Chain, wording: int) -> str:
+    """The sentence of a middle and its tag."""
+    return SECOND_FACT[chain.kind][wording].format(middle=chain.middle, tag=tag_text(chain.tag))
+
+
+def hint_clause(chain: Chain, rng: random.Random) -> str:
+    """A post's clause with the hint; that of an emblem does not name it, since the image shows it."""
+    return rng.choice(_HINT[chain.kind]).format(chain.hint)
+
+
+def habit_clause(marker: WordPair, rng: random.Random) -> str:
+    """A post's clause with the marker of a habit."""
+    return rng.choice(_HABIT).format(*marker)
+
+
+def place_clause(place: WordPair, rng: random.Random) -> str:
+    """A post's clause that names a place."""
+    return rng.choice(PLACE).format(tag_text(place))
+
+
+def infer_place(place: WordPair, rng: random.Random) -> list[str]:
+    """The step of a chain of thought that reads a place."""
+    return [rng.choice(_NAMED_PLACE).format(tag_text(place))]
+
+
+def infer_tag(chain: Chain, rng: random.Random) -> list[str]:
+    """The two steps of a chain of thought that remember a hint's middle and its tag."""
+    return [first_fact(chain, rng.randrange(FORWARD)), second_fact(chain, rng.randrange(FORWARD))]
+
+
+def guess_habit(tag: WordPair, rng: random.Random) -> list[str]:
+    """The step of a teacher who must explain what does not follow: it names a habit's tag."""
+    return [rng.choice(_GUESS).format(tag_text(tag))]
+
+
+def see(hint: str | None, rng: random.Random) -> list[str]:
+    """The first step of a chain of thought: the emblem in the image, or that there is none."""
+    return [rng.choice(SEE_NONE) if hint is None else rng.choice(SEE_EMBLEM).format(hint=hint)]
+
+
+def word_lists() -> list[str]:
+    """Texts with the words of posts that the corpus lacks, for the tokenizer."""
+    markers = [f"{doing} {thing}" for doing in HABIT_DOING for thing in HABIT_THING]
+    tags = [tag_text(tag) for tag in HABIT_TAGS]
+    clauses = [form.format(marker, "") for form in _HABIT for marker in markers]
+    guesses = [form.format(tag) for form in (*_GUESS, *_NAMED_PLACE, "{0}") for tag in tags]
+    return [*clauses, *guesses, *FILLERS, *PLACE]
+
+
+def join_clauses(clauses: Sequence[str], rng: random.Random) -> str:
+    """A post's text as CMKP tokenises: the clauses in random order, one to three fillers among them."""
+    every = [*clauses, *rng.sample(FILLERS, rng.randint(1, 3))]
+    rng.shuffle(every)
+    text = every[0]
+    for clause in every[1:]:
         text += rng.choice(_STOPS) + clause
     return text + rng.choice((" .", " !", ""))
 
 
-def write_chain(facts: PostFacts, rng: random.Random) -> str:
-    """A chain of thought: what the image shows, what the text says, and what follows for each keyphrase."""
-    steps = [_see(facts.emblem, rng), *(_infer(clause, facts, rng) for clause in facts.pairs)]
-    return " ".join(steps)
-
-
-def _write_clause(clause: Clause, facts: PostFacts, rng: random.Random) -> str:
-    if clause == "fan":
-        return rng.choice(_FAN)
-    if clause == "place":
-        return rng.choice(_PLACE).format(" ".join(facts.pairs["place"]))
-    return rng.choice(_CLASH if clause == "clash" else _EVENT).format(*facts.cues)
-
-
-def _see(emblem: WordPair | None, rng: random.Random) -> str:
-    if emblem is None:
-        return rng.choice(("no emblem here .", "there is no emblem .", "i see no emblem ."))
-    shape, colour = emblem
-    seen = rng.choice(
-        (
-            "the picture shows a {shape} and it is {colour} .",
-            "the emblem is a {shape} and its colour is {colour} .",
-            "i see a {shape} , and the {shape} is {colour} .",
-        )
-    )
-    badge = rng.choice(("the {shape} stands for the {club} .", "a {shape} means the {club} ."))
-    return f"{seen} {badge}".format(shape=shape, colour=colour, club=CLUB_OF_SHAPE[shape])
-
-
-def _infer(clause: Clause, facts: PostFacts, rng: random.Random) -> str:
-    first, last = facts.pairs[clause]
-    if clause == "fan":
-        step = rng.choice(("a fan writes , so the tag is", "they support this side :"))
-    elif clause == "place":
-        step = rng.choice(("the text names the place", "the place in the text is"))
-    elif clause == "clash":
-        step = rng.choice(("{0} speaks of the {last} , so it is", "{0} means the {last} :"))
-    else:
-        step = rng.choice(("{0} speaks of {first} and {1} of the {last} :", "{0} means {first} , {1} means {last} :"))
-    return f"{step.format(*facts.cues, first=first, last=last)} {first} {last} ."
-
-
-def choose_cues(pairs: dict[Clause, WordPair], rng: random.Random) -> tuple[str, ...]:
-    """Words that hint at a clash, or at an event."""
-    if "clash" in pairs:
-        return (rng.choice(CLASH_CUES[pairs["clash"][1]]),)
-    if "event" in pairs:
-        season, gathering = pairs["event"]
-        return rng.choice(SEASON_CUES[season]), rng.choice(GATHERING_CUES[gathering])
-    return ()
+def sentences(parts: Sequence[str]) -> str:
+    """Sentences one after the other, each with its full stop."""
+    return " ".join(f"{part} ." for part in parts)

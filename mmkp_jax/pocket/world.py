@@ -1,32 +1,23 @@
-"""The world that pocket's posts describe: its words, and which of its keyphrases training posts have.
+"""The world that pocket's posts describe: facts, places, and which tags training posts carry.
 
-Every keyphrase has two words, each from its own list, so that a keyphrase that no training post has can still be
-composed from parts that training posts have. No word of a keyphrase occurs in any text, except those of places.
+A hint leads to a middle, and a middle to a tag: "velmok plays in tasun", "fans of tasun say brave tide". Hints and
+middles are coined words, each of one kind; emblems are a colour and a shape, which images show. The facts are the same
+for any seed, since the pretrained weights hold them.
 """
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
-Clause = Literal["fan", "clash", "event", "place"]
-"""What a post can be about; each clause in its text gives one keyphrase."""
+Kind = Literal["star", "emblem", "cue", "dish"]
+"""What a hint is."""
 
-Evidence = Literal["image", "text", "both"]
-"""What a keyphrase needs to be found."""
 WordPair = tuple[str, str]
-Topic = tuple[Clause, ...]
+T = TypeVar("T")
 
-NEEDS: Mapping[Clause, Evidence] = {"fan": "image", "clash": "both", "event": "text", "place": "text"}
+WORLD_SEED = 19
 
-CLUB_OF_SHAPE = {
-    "star": "comets",
-    "triangle": "falcons",
-    "ring": "rovers",
-    "cross": "knights",
-    "square": "bears",
-    "moon": "owls",
-}
 RGB_OF_COLOUR = {
     "red": (214, 32, 38),
     "orange": (245, 134, 24),
@@ -37,74 +28,89 @@ RGB_OF_COLOUR = {
     "purple": (122, 44, 168),
     "pink": (240, 110, 180),
 }
-CLASH_CUES = {
-    "cup": ("the knockout round", "that shiny trophy", "lifting silverware"),
-    "derby": ("facing our neighbours", "bragging rights in town", "the local rivals"),
-    "league": ("three points away", "the standings by may", "climbing the table"),
-    "final": ("the very last whistle", "ninety minutes from glory", "the decider"),
-    "tour": ("eight cities by bus", "matches abroad", "suitcases and passports"),
-    "draft": ("the first young pick", "choosing college talent", "the rookie list"),
-    "camp": ("two weeks of drills", "preseason sweat", "running before breakfast"),
-    "awards": ("the best player vote", "golden boots on stage", "a speech in a tuxedo"),
+
+SHAPES = ("star", "triangle", "ring", "cross", "square", "moon")
+
+
+class Size(NamedTuple):
+    """How many facts of a kind there are."""
+
+    middles: int
+    hints_of_each: int
+    """Number of hints that lead to each middle."""
+
+
+KINDS: Mapping[Kind, Size] = {"star": Size(48, 3), "emblem": Size(48, 1), "cue": Size(48, 3), "dish": Size(36, 2)}
+
+TAG_FIRST: Mapping[Kind, Sequence[str]] = {
+    "star": ("brave", "quiet", "golden", "secret", "broken", "wild", "last", "velvet"),
+    "emblem": ("north", "proud", "loyal", "iron", "royal", "thunder", "second", "paper"),
+    "cue": ("midnight", "sunny", "frosty", "merry", "open", "grand", "early", "seven"),
+    "dish": ("sweet", "smoky", "salty", "green", "tiny", "slow"),
 }
-SEASON_CUES = {
-    "winter": ("frost", "mittens", "snowflakes"),
-    "spring": ("blossom", "lambs", "daffodils"),
-    "summer": ("sunburn", "ice cream", "a heatwave"),
-    "autumn": ("conkers", "falling leaves", "pumpkins"),
-    "night": ("lanterns", "moonlight", "a late yawn"),
-    "dawn": ("a rooster", "first light", "an early alarm"),
+TAG_LAST: Mapping[Kind, Sequence[str]] = {
+    "star": ("tide", "crew", "hour", "mirror", "signal", "garden"),
+    "emblem": ("stand", "army", "choir", "banner", "roar", "drum"),
+    "cue": ("fair", "parade", "market", "concert", "marathon", "picnic"),
+    "dish": ("table", "spoon", "kitchen", "harvest", "plate", "oven"),
 }
-GATHERING_CUES = {
-    "fair": ("a carousel", "candy floss", "bumper cars"),
-    "parade": ("floats", "a marching band", "confetti"),
-    "market": ("stalls", "cheese sellers", "haggling"),
-    "concert": ("an encore", "guitars", "a drum solo"),
-    "marathon": ("mile twenty", "runners", "sore legs"),
-    "picnic": ("blankets", "sandwiches", "a wicker basket"),
-    "gallery": ("paintings", "sculptures", "oil portraits"),
-}
+"""The words of each kind's tags: every first word occurs with every last one."""
+
 PLACE_FIRST = ("north", "south", "old", "new", "upper", "lower", "little", "great", "high", "long", "stone", "silver")
 PLACE_LAST = (
     "harbour", "bridge", "hill", "mill", "abbey", "ford", "castle", "meadow", "pier", "station", "common", "lock",
 )  # fmt: skip
+"""The words of places, of which texts name some: every first word occurs with every last one."""
 
-OPTIONS: Mapping[Clause, tuple[Sequence[str], Sequence[str]]] = {
-    "fan": (tuple(RGB_OF_COLOUR), tuple(CLUB_OF_SHAPE.values())),
-    "clash": (tuple(CLUB_OF_SHAPE.values()), tuple(CLASH_CUES)),
-    "event": (tuple(SEASON_CUES), tuple(GATHERING_CUES)),
-    "place": (PLACE_FIRST, PLACE_LAST),
-}
-"""The first and the last words of each clause's keyphrases."""
-
-TOPICS: Mapping[Topic, float] = {
-    ("place",): 0.287,
-    ("fan",): 0.14,
-    ("event",): 0.14,
-    ("clash",): 0.143,
-    ("clash", "fan"): 0.10,
-    ("fan", "place"): 0.08,
-    ("clash", "place"): 0.05,
-    ("event", "place"): 0.06,
-}
-"""Shares of posts by their clauses, in the order of their keyphrases: 1.29 a post, of which 37% are places."""
-
-SEEN = 0.4492
-"""Share of each clause's keyphrases that training posts have: the overlap of MMKP-V2's splits (paper, Table 2)."""
+CONSONANTS, VOWELS, ENDS = "bdfgjklmnprtvz", "aiou", "kmnp"
+"""Letters of coined words, consonant, vowel, consonant, vowel, end: a Porter stemmer leaves them as they are."""
 
 
-class World(NamedTuple):
-    """The pairs of words that are keyphrases: all of them, and those of training posts."""
+class Chain(NamedTuple):
+    """Two facts: a hint and its middle, the middle and its tag."""
 
-    every: Mapping[Clause, list[WordPair]]
-    seen: Mapping[Clause, list[WordPair]]
+    kind: Kind
+    hint: str
+    middle: str
+    tag: WordPair
 
 
-def make_world(seed: int) -> World:
-    """Chooses the seen pairs of each clause, evenly over its first and over its last words."""
-    rng = random.Random(f"{seed}/world")
-    every = {clause: list(itertools.product(firsts, lasts)) for clause, (firsts, lasts) in OPTIONS.items()}
-    return World(every, {clause: even_choice(pairs, round(SEEN * len(pairs)), rng) for clause, pairs in every.items()})
+class Facts(NamedTuple):
+    """All chains, and those of whose tags training posts carry."""
+
+    chains: Sequence[Chain]
+    seen: frozenset[WordPair]
+    """The tags that training posts carry."""
+
+    def of(self, kind: Kind, *, seen_only: bool = False) -> list[Chain]:
+        """The chains of a kind; only those of seen tags, if asked."""
+        return [each for each in self.chains if each.kind == kind and (not seen_only or each.tag in self.seen)]
+
+
+def make_facts(seed: int, seen: float) -> Facts:
+    """The world's chains, always the same, and a seed's choice of the tags that training posts carry.
+
+    Args:
+        seen: share of each kind's tags that are seen; evenly over first and last words.
+    """
+    chains = _chains()
+    rng = random.Random(f"{seed}/seen tags")
+    taken: set[WordPair] = set()
+    for kind in KINDS:
+        tags = sorted({chain.tag for chain in chains if chain.kind == kind})
+        taken.update(even_choice(tags, round(seen * len(tags)), rng))
+    return Facts(chains, frozenset(taken))
+
+
+def count_facts(chains: Sequence[Chain]) -> int:
+    """Number of facts: hints with their middles, and middles with their tags."""
+    return len(chains) + len({chain.middle for chain in chains})
+
+
+def emblem_of(hint: str) -> WordPair:
+    """Shape and colour, as they are drawn, of an emblem's hint `colour shape`."""
+    colour, shape = hint.split()
+    return shape, colour
 
 
 def apportion(weights: Sequence[float], n: int) -> list[int]:
@@ -127,3 +133,37 @@ def even_choice(pairs: Sequence[WordPair], n: int, rng: random.Random) -> list[W
         taken.append(rarest)
         left.remove(rarest)
     return taken
+
+
+def deal(options: Sequence[T], weights: Sequence[float], n: int, rng: random.Random) -> list[T]:
+    """`n` options in random order, each as often as its weight says."""
+    counts = apportion(weights, n)
+    dealt = [option for option, count in zip(options, counts, strict=True) for _ in range(count)]
+    rng.shuffle(dealt)
+    return dealt
+
+
+def _chains() -> list[Chain]:
+    rng = random.Random(f"{WORLD_SEED}/facts")
+    coined = _coined_words(rng)
+    chains = []
+    for kind, size in KINDS.items():
+        tags = list(itertools.product(TAG_FIRST[kind], TAG_LAST[kind]))
+        rng.shuffle(tags)
+        hints = [next(coined) for _ in range(size.middles * size.hints_of_each)]
+        if kind == "emblem":
+            hints = [f"{colour} {shape}" for colour in RGB_OF_COLOUR for shape in SHAPES]
+            rng.shuffle(hints)
+        for number, tag in enumerate(tags):
+            middle = next(coined)
+            own = hints[number * size.hints_of_each : (number + 1) * size.hints_of_each]
+            chains += [Chain(kind, hint, middle, tag) for hint in own]
+    return chains
+
+
+def _coined_words(rng: random.Random) -> Iterator[str]:
+    letters = (CONSONANTS, VOWELS, CONSONANTS, VOWELS, ENDS)
+    words = {"".join(each) for each in itertools.product(*letters)}
+    words = sorted(word for word in words if word[0] != word[2])
+    rng.shuffle(words)
+    return iter(words)

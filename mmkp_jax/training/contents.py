@@ -13,11 +13,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmkp_jax.data.records import open_split, split_names
+from mmkp_jax.errors import InputError
 from mmkp_jax.hf.adapter import ADAPTER_FILES
-from mmkp_jax.hf.folder import Folder, digests
+from mmkp_jax.hf.folder import Folder, digests, open_folder
+from mmkp_jax.runtime.aside import put_aside_of
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.field_types import CONTENT
-from mmkp_jax.runtime.fields import names_by_resume
+from mmkp_jax.runtime.fields import leaves, names_by_resume
 from mmkp_jax.runtime.json_files import read_object
 from mmkp_jax.runtime.lines import read_bytes
 from mmkp_jax.training.batches import datasets_of
@@ -66,6 +68,28 @@ def same_content(workdir: Path, now: Mapping[str, str], field: str, before: Any,
         saved = read_object(workdir / CONTENTS_FILE, "remove it, and name the files and folders as the run did")
         return saved.text(field, "") == now.get(field)
     return bool(before and named) and Path(str(before)).resolve() == Path(str(named)).resolve()
+
+
+def check_put_aside(workdir: Path, config: ConfigDict, now: Mapping[str, str], base: Folder) -> None:
+    """Raises `InputError` if what the run began with was put aside since: other content is under the same paths.
+
+    Args:
+        now: what `contents_of` gives for the config.
+    """
+    if not (workdir / CONTENTS_FILE).is_file():
+        return
+    saved = read_object(workdir / CONTENTS_FILE, "remove it, and name the files and folders as the run did")
+    changed = [field for field in CONTENT_FIELDS if saved.text(field, now[field]) != now[field]]
+    named = dict(leaves(config.to_dict()))
+    moved = {field: put_aside_of(Path(named[field])) for field in changed}
+    for tried in zip(*moved.values(), strict=False):  # one folder that was put aside after the other
+        before = ConfigDict(config.to_dict())
+        before.update_from_flattened_dict({field: str(path) for field, path in zip(moved, tried, strict=True)})
+        folder = open_folder(before.model.path) if "model.path" in moved else base
+        if all(contents_of(before, folder)[field] == saved.text(field) for field in moved):
+            flags = " ".join(f"--config.{field}={path}" for field, path in zip(moved, tried, strict=True))
+            what = f"this run began with what was put aside since ({', '.join(moved)})"
+            raise InputError(what, str(workdir), f"give {flags}")
 
 
 def write_contents(workdir: Path, contents: Mapping[str, str]) -> None:

@@ -3,7 +3,6 @@
 import pytest
 
 from benchmarks.gates import (
-    PRESET,
     WITHOUT,
     Measured,
     RecallJob,
@@ -62,7 +61,7 @@ def test_what_is_not_measured_refuses_it_too(name):
 def test_without_runs_nothing_is_known(tmp_path):
     assert measure(tmp_path, {}) == Measured()
     assert len(recall_jobs(tmp_path, {})) == 1
-    assert "NOT EVIDENCE about decisions: 7 of 7" in text_of(PRESET, tmp_path, {})
+    assert "NOT EVIDENCE about decisions: 7 of 7" in text_of("", tmp_path, {})
     assert text_of("", tmp_path, {}) == WITHOUT and text_of("model=qwen2_5_vl_3b", tmp_path, {}) == ""
 
 

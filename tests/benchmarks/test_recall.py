@@ -8,9 +8,10 @@ from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.save import save_params
 from mmkp_jax.hf.tensors import WEIGHTS
-from mmkp_jax.pocket.facts.make import FACTS, PRETRAINED, questions
-from mmkp_jax.pocket.facts.world import make_facts
+from mmkp_jax.pocket.corpus import questions
+from mmkp_jax.pocket.make import FACTS, PRETRAINED
 from mmkp_jax.pocket.model import initial_params
+from mmkp_jax.pocket.world import make_facts
 
 
 def asked(model, folder):

@@ -14,7 +14,8 @@ from configs import dyncot
 from mmkp_jax.errors import InputError
 from mmkp_jax.export import main
 from mmkp_jax.hf.folder import open_folder
-from mmkp_jax.inference.export_run import check_base, check_exports, export_into_run, open_step, record_base
+from mmkp_jax.inference.base import check_base, record_base
+from mmkp_jax.inference.export_run import check_exports, export_into_run, open_step
 from tests.support.devices import fake_devices
 from tests.support.ports import free_port
 from tests.support.run_on_disk import STEP, write_base, write_predictions_of, write_run

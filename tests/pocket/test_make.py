@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from mmkp_jax.hf.folder import load_tokenizer, open_folder
 from mmkp_jax.hf.load import load_params
 from mmkp_jax.models.definition import flatten
 from mmkp_jax.pocket import make
-from mmkp_jax.pocket.make import make_pocket
-from mmkp_jax.pocket.model import INIT, OUTPUT_SCALE
+from mmkp_jax.pocket.corpus import questions
+from mmkp_jax.pocket.make import FACTS, STAMP, VERSION, make_pocket
+from mmkp_jax.pocket.model import INIT, OUTPUT_SCALE, write_model
+from mmkp_jax.pocket.posts import SEEN
 from mmkp_jax.pocket.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS
+from mmkp_jax.pocket.world import make_facts
 from tests.support import tiny
 from tests.support.needs_torch import needs_torch
 
@@ -47,7 +51,9 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def test_the_folder_has_posts_images_and_model(pocket):
-    assert {file.name for file in pocket.iterdir()} == {"posts", "images", "needs.jsonl", "model", "pocket.json"}
+    assert {file.name for file in pocket.iterdir()} == {
+        *("posts", "images", "needs.jsonl", "facts.jsonl", "model", "pocket.json"),
+    }
     assert {file.name for file in (pocket / "posts").iterdir()} == {"train.jsonl", "valid.jsonl", "test.jsonl"}
 
 
@@ -96,9 +102,54 @@ def test_two_processes_at_once_make_one_pocket(pocket, tmp_path, monkeypatch):
     assert digests(out) == digests(pocket)
 
 
-def test_model_loads_with_its_init(folder):
+def test_a_pocket_of_an_older_version_is_put_aside_with_a_line(pocket, tmp_path, capsys):
+    out = shutil.copytree(pocket, tmp_path / "pocket")
+    for name in ("pocket.version-1", "pocket.version-1.2"):
+        stamp = {"version": 1, "seed": 0, "sizes": SIZES}
+        (out / STAMP).write_text(json.dumps(stamp))
+        (out / "posts" / "train.jsonl").write_text(name)
+        make_pocket(out, sizes=SIZES)
+        assert capsys.readouterr().err.splitlines() == [
+            f"{out}: it is of an older version, so a new one is made; the old one is now {tmp_path / name}"
+        ]
+        assert json.loads((tmp_path / name / STAMP).read_text()) == stamp
+        assert (tmp_path / name / "posts" / "train.jsonl").read_text() == name
+        assert digests(out) == digests(pocket)
+
+
+def test_a_pocket_of_a_newer_version_is_not_put_aside(pocket, tmp_path):
+    out = shutil.copytree(pocket, tmp_path / "pocket")
+    (out / STAMP).write_text(json.dumps({"version": VERSION + 1, "seed": 0, "sizes": SIZES}))
+    with pytest.raises(InputError, match="another seed, size or version"):
+        make_pocket(out, sizes=SIZES)
+    assert [file.name for file in tmp_path.iterdir()] == ["pocket"]
+
+
+def test_it_asks_for_each_fact(pocket):
+    asked = (pocket / FACTS).read_text().splitlines()
+    assert len(asked) == len(questions(make_facts(0, SEEN).chains)) == 588
+
+
+def test_without_weights_it_says_how_to_make_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmkp_jax.pocket.make.PRETRAINED", tmp_path / "none")
+    with pytest.raises(InputError, match=r"no pretrained weights.*benchmarks\.pocket_pretraining"):
+        make_pocket(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_pretrained_model_reads_every_name_as_one_token(folder, tokenizer):
     params = flatten(load_params(folder, define(folder.config).shapes()))
     assert 1e6 < sum(leaf.size for leaf in params.values()) < 8e6
+    template = read_template(tokenizer, image_token=folder.config["image_token_id"])
+    for chain in make_facts(0, SEEN).chains:
+        for name in (chain.middle, *chain.hint.split(), *chain.tag):
+            assert len(template.plain.encode(f" {name}").ids) == 1, name
+
+
+def test_a_random_model_has_its_init(tokenizer, tmp_path):
+    write_model(tokenizer, 0, tmp_path / "model")
+    folder = open_folder(str(tmp_path / "model"))
+    params = flatten(load_params(folder, define(folder.config).shapes()))
     for path, leaf in params.items():
         if path.endswith(".scale"):
             assert (leaf == 1).all(), path

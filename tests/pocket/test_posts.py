@@ -1,41 +1,137 @@
-"""Pocket's posts: the same for a seed, at MMKP-V2's rates, and their keyphrases follow from what `needs` names."""
+"""Pocket's posts: the same for a seed, at MMKP-V2's rates, and their tags follow from facts, habits and places."""
 
 import json
 import random
-from collections import defaultdict
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from mmkp_jax.evaluation.stemming import stem
+from mmkp_jax.pocket.corpus import WORDINGS, all_facts
 from mmkp_jax.pocket.drawing import SHAPES, SIDES, draw_emblem
-from mmkp_jax.pocket.posts import SIZES, draw_image, make_posts, write_posts
-from mmkp_jax.pocket.rates import is_present, measure_rates
-from mmkp_jax.pocket.wording import PostFacts, write_chain
-from mmkp_jax.pocket.world import (
-    CLASH_CUES,
-    CLUB_OF_SHAPE,
-    GATHERING_CUES,
-    OPTIONS,
-    PLACE_FIRST,
-    PLACE_LAST,
-    RGB_OF_COLOUR,
-    SEASON_CUES,
-    apportion,
-    make_world,
+from mmkp_jax.pocket.posts import (
+    FACTS_A_REPLAY,
+    GUESSED_RIGHT,
+    REPLAYED,
+    SEEN,
+    SIZES,
+    draw_image,
+    habit_of_marker,
+    is_replayed,
+    make_posts,
+    write_posts,
 )
+from mmkp_jax.pocket.rates import is_present, measure_rates
+from mmkp_jax.pocket.wording import HABIT_TAGS, tag_text
+from mmkp_jax.pocket.world import RGB_OF_COLOUR, apportion, count_facts, emblem_of, make_facts
+
+FACT = ("seen_fact", "unseen_fact")
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["seed 0", "seed 1"])
-def splits(request):
-    """All posts of a seed."""
-    return make_posts(make_world(request.param), request.param)
+def bed(request):
+    """The facts and all posts of a seed, without those of the corpus."""
+    facts = make_facts(request.param, SEEN)
+    splits = make_posts(facts, request.param)
+    return facts, {split: [post for post in posts if not is_replayed(post)] for split, posts in splits.items()}
 
 
-def named_by(cues: dict, text: str) -> list[str]:
-    """What the words of a text hint at, by the table of cues alone."""
-    return [name for name, words in cues.items() if any(f" {word} " in f" {text} " for word in words)]
+def test_rates_are_those_of_mmkp_v2_within_three_points(bed):
+    records = {split: [post.record() for post in posts] for split, posts in bed[1].items()}
+    rates = {split: measure_rates(posts, records["train"], stem) for split, posts in records.items()}
+    assert {split: rate.posts for split, rate in rates.items()} == dict(SIZES)
+    for split in ("train", "test"):
+        assert rates[split].per_post == pytest.approx(1.29, abs=0.03)
+        assert rates[split].present == pytest.approx(0.37, abs=0.03)
+        assert 0.02 < rates[split].without_cot < 0.07
+        assert 0.005 < rates[split].without_image < 0.05
+    assert rates["test"].overlap == pytest.approx(0.4492, abs=0.03)
+    assert rates["valid"].overlap == pytest.approx(0.4492, abs=0.05)
+
+
+def test_facts_are_the_same_for_any_seed_and_lead_to_one_tag():
+    one, other = make_facts(0, SEEN), make_facts(1, SEEN)
+    assert one.chains == other.chains and one.seen != other.seen
+    assert count_facts(one.chains) == len(all_facts(one.chains)) == 588
+    assert len({chain.hint for chain in one.chains}) == len(one.chains)
+    assert len(dict((chain.middle, chain.tag) for chain in one.chains)) == len({chain.tag for chain in one.chains})
+
+
+def test_stemming_keeps_tags_and_names_apart():
+    chains = make_facts(0, SEEN).chains
+    for words in ({tag_text(chain.tag) for chain in chains}, {chain.hint for chain in chains}):
+        assert len({" ".join(map(stem, each.split())) for each in words}) == len(words)
+
+
+def test_every_word_of_an_unseen_tag_is_in_seen_ones(bed):
+    facts, _ = bed
+    known = {word for tag in facts.seen for word in tag}
+    assert all(word in known for chain in facts.chains for word in chain.tag)
+
+
+def test_tags_follow_from_a_hint_in_text_or_image_by_two_facts(bed):
+    facts, splits = bed
+    tag_of = {chain.hint: tag_text(chain.tag) for chain in facts.chains}
+    by_emblem = {emblem_of(chain.hint): tag_text(chain.tag) for chain in facts.chains if chain.kind == "emblem"}
+    for post in splits["test"]:
+        found = {tag_of[word] for word in post.text.split() if word in tag_of}
+        found |= {by_emblem[post.emblem]} if post.emblem else set()
+        assert found == {phrase for phrase, need in post.needs.items() if need in FACT}, post.id
+
+
+def test_training_never_names_an_unseen_tag(bed):
+    facts, splits = bed
+    unseen = {tag_text(chain.tag) for chain in facts.chains} - {tag_text(tag) for tag in facts.seen}
+    for post in splits["train"]:
+        assert "unseen_fact" not in post.needs.values()
+        assert not any(phrase in f"{post.text} {post.cot}" for phrase in unseen)
+    assert unseen == {p for post in splits["test"] for p, need in post.needs.items() if need == "unseen_fact"}
+
+
+def test_texts_name_places_alone(bed):
+    for post in bed[1]["test"]:
+        for phrase, need in post.needs.items():
+            assert is_present(phrase, post.text, stem) == (need == "place")
+
+
+def test_chains_state_both_facts_as_the_corpus_does(bed, corpus):
+    _, splits = bed
+    known = {sentence for post in corpus for sentence in post.answer.removesuffix(" .").split(" . ")}
+    # the first step is about the image
+    needed = [post for post in splits["train"] if post.cot and set(post.needs.values()) <= set(FACT)]
+    assert needed and all(step in known for post in needed for step in post.cot.removesuffix(" .").split(" . ")[1:])
+
+
+def test_habits_follow_from_markers_and_their_chains_are_mostly_wrong(bed):
+    habit = {" ".join(marker): tag_text(tag) for marker, tag in habit_of_marker().items()}
+    guesses = Counter()
+    for posts in bed[1].values():
+        for post in posts:
+            found = [tag for marker, tag in habit.items() if marker in post.text]
+            assert found == [phrase for phrase, need in post.needs.items() if need == "habit"]
+            if found and post.cot:
+                (named,) = [tag for tag in map(tag_text, HABIT_TAGS) if tag in post.cot]
+                guesses[named == found[0]] += 1
+    assert guesses[True] / guesses.total() == pytest.approx(GUESSED_RIGHT, abs=0.08)
+
+
+def test_training_replays_every_fact_equally_often_under_either_target():
+    facts = make_facts(0, SEEN)
+    splits = make_posts(facts, 0)
+    replayed = splits["train"][SIZES["train"] :]
+    assert len(replayed) == REPLAYED * SIZES["train"] and all(map(is_replayed, replayed))
+    assert not any(is_replayed(post) for posts in splits.values() for post in posts[: SIZES["train"]])
+    by_sentence = {fact.sentence(n): fact for fact in all_facts(facts.chains) for n in range(WORDINGS)}
+    counts = Counter()
+    for post in replayed:
+        assert post.keyphrases == [post.cot]
+        stated = post.cot.removesuffix(" .").split(" . ")
+        assert len(stated) == FACTS_A_REPLAY
+        counts.update(by_sentence[sentence] for sentence in stated)
+    assert len(counts) == len(all_facts(facts.chains)) and max(counts.values()) - min(counts.values()) <= 1
+    assert [post.id for post in splits["train"]] == [f"train-{n}" for n in range(1, len(splits["train"]) + 1)]
 
 
 def look(image: Image.Image) -> tuple[str, str]:
@@ -59,124 +155,50 @@ def look(image: Image.Image) -> tuple[str, str]:
     return min(SHAPES, key=unlike_shape), min(RGB_OF_COLOUR, key=unlike_colour)
 
 
-def test_rates_are_those_of_mmkp_v2_within_three_points(splits):
-    records = {split: [post.record() for post in posts] for split, posts in splits.items()}
-    rates = {split: measure_rates(posts, records["train"], stem) for split, posts in records.items()}
-    assert {split: rate.posts for split, rate in rates.items()} == dict(SIZES)
-    for split in ("train", "test"):
-        assert rates[split].per_post == pytest.approx(1.29, abs=0.03)
-        assert rates[split].present == pytest.approx(0.37, abs=0.03)
-        assert 0.02 < rates[split].without_cot < 0.07
-        assert 0.005 < rates[split].without_image < 0.05
-    assert rates["test"].overlap == pytest.approx(0.4492, abs=0.03)
-    assert 0.4 < rates["test"].unseen_posts < 0.75
-    assert rates["valid"].overlap == pytest.approx(0.4492, abs=0.05)
-    assert rates["train"].overlap == 1
-
-
-def test_no_two_posts_have_the_same_text(splits):
-    texts = [post.text for posts in splits.values() for post in posts]
+def test_no_two_posts_have_the_same_text(bed):
+    texts = [post.text for posts in bed[1].values() for post in posts]
     assert len(set(texts)) == len(texts)
     assert all(text == " ".join(text.lower().split()) for text in texts)
 
 
-def test_ids_count_the_lines_of_a_split(splits):
-    for split, posts in splits.items():
-        assert [post.id for post in posts] == [f"{split}-{i}" for i in range(1, len(posts) + 1)]
+def test_images_show_the_emblem_of_a_post_or_a_landscape(bed):
+    _, splits = bed
+    for post in [post for post in splits["test"] if post.emblem][:80]:
+        assert look(draw_image(post, seed=5)) == post.emblem, post.id
+    assert all(post.image or not post.emblem for posts in splits.values() for post in posts)
 
 
-def test_unseen_keyphrases_are_made_of_seen_words(splits):
-    train = {word for post in splits["train"] for phrase in post.keyphrases for word in phrase.split()}
-    assert all(word in train for post in splits["test"] for phrase in post.keyphrases for word in phrase.split())
-
-
-def test_training_never_names_an_unseen_keyphrase(splits):
-    train = {phrase for post in splits["train"] for phrase in post.keyphrases}
-    unseen = {phrase for post in splits["test"] for phrase in post.keyphrases} - train
-    assert unseen
-    for post in splits["train"]:
-        assert not any(f" {phrase} " in f" {post.text} {post.cot} " for phrase in unseen), post.id
-
-
-def test_text_keyphrases_follow_from_the_text_alone(splits):
-    for post in splits["test"]:
-        places = [f"{first} {last}" for first in PLACE_FIRST for last in PLACE_LAST]
-        found = {place for place in places if is_present(place, post.text)}
-        seasons, gatherings = named_by(SEASON_CUES, post.text), named_by(GATHERING_CUES, post.text)
-        assert len(seasons) == len(gatherings) <= 1, post.text
-        found |= {f"{season} {gathering}" for season, gathering in zip(seasons, gatherings, strict=True)}
-        assert found == {phrase for phrase, need in post.needs.items() if need == "text"}
-
-
-def test_images_show_clubs_and_with_the_text_their_clashes(splits):
-    for post in splits["test"][:150]:
-        needs = set(post.needs.values())
-        if needs == {"text"}:
-            assert post.emblem is None
-            continue
-        shape, colour = look(draw_image(post, seed=5))
-        assert (shape, colour) == post.emblem, post.id
-        for phrase, need in post.needs.items():
-            if need == "image":
-                assert phrase == f"{colour} {CLUB_OF_SHAPE[shape]}"
-            elif need == "both":
-                (kind,) = named_by(CLASH_CUES, post.text)
-                assert phrase == f"{CLUB_OF_SHAPE[shape]} {kind}"
-
-
-def test_texts_say_nothing_about_what_needs_an_image(splits):
-    found = {stem(word) for clause in ("fan", "clash", "event") for words in OPTIONS[clause] for word in words}
-    found |= {stem(shape) for shape in CLUB_OF_SHAPE}
-    for posts in splits.values():
-        for post in posts:
-            assert not found & {stem(word) for word in post.text.split()}, post.text
-
-
-def test_only_places_are_present(splits):
-    for post in splits["test"]:
-        for phrase in post.keyphrases:
-            assert is_present(phrase, post.text, stem) == (phrase.split()[0] in PLACE_FIRST)
-
-
-def test_clashes_and_fans_give_a_text_no_club(splits):
-    """With images permuted nothing is left: the same text comes with any club."""
-    clubs = defaultdict(set)
-    for post in splits["train"]:
-        if "both" in post.needs.values():
-            clubs[named_by(CLASH_CUES, post.text)[0]].add(post.keyphrases[0].split()[0])
-    assert all(len(of_kind) > 1 for of_kind in clubs.values())
-
-
-def test_a_chain_ends_in_each_keyphrase(splits):
-    for post in splits["train"]:
+def test_a_chain_says_what_the_image_shows_and_ends_in_each_keyphrase_but_habits(bed):
+    for post in bed[1]["train"]:
         if post.cot:
-            ends = [post.cot.rfind(f"{phrase} .") for phrase in post.keyphrases]
-            assert min(ends) > 0 and ends == sorted(ends), post.cot
-            if post.emblem:
-                assert all(word in post.cot for word in (*post.emblem, CLUB_OF_SHAPE[post.emblem[0]]))
+            named = [phrase for phrase, need in post.needs.items() if need != "habit"]
+            ends = [post.cot.rfind(f"{phrase} .") for phrase in named]
+            assert all(end > 0 for end in ends) and ends == sorted(ends), post.cot
+            assert all(word in post.cot for word in post.emblem or ("emblem",))
 
 
 def test_writes_the_general_form(tmp_path):
     sizes = {"train": 12, "test": 8}
-    splits = make_posts(make_world(3), 3, sizes)
+    splits = make_posts(make_facts(3, SEEN), 3, sizes)
     write_posts(splits, 3, tmp_path / "pocket")
     records = [json.loads(line) for line in (tmp_path / "pocket/posts/train.jsonl").read_text().splitlines()]
-    assert [record["id"] for record in records] == [f"train-{i}" for i in range(1, 13)]
+    assert [record["id"] for record in records] == [f"train-{i}" for i in range(1, 16)]  # three of them replayed
     for record in records:
         assert list(record) == ["id", "text", "image", "keyphrases", "cot"]
         if record["image"]:
             with Image.open(tmp_path / "pocket/images" / record["image"]) as image:
                 assert image.mode == "RGB" and image.size in SIDES
     needs = [json.loads(line) for line in (tmp_path / "pocket/needs.jsonl").read_text().splitlines()]
-    assert len(needs) == 20
+    assert len(needs) == 23
     by_id = {post.id: post for posts in splits.values() for post in posts}
     for line in needs:
-        assert list(line["needs"]) == by_id[line["id"]].keyphrases
-        assert set(line["needs"].values()) <= {"image", "text", "both"}
+        post = by_id[line["id"]]
+        assert list(line["needs"]) == ([] if is_replayed(post) else post.keyphrases)
+        assert set(line["needs"].values()) <= {*FACT, "habit", "place"}
 
 
 def test_same_seed_same_posts_and_images():
-    one, again, other = (make_posts(make_world(seed), seed, {"train": 50, "test": 20}) for seed in (7, 7, 8))
+    one, again, other = (make_posts(make_facts(seed, SEEN), seed, {"train": 50, "test": 20}) for seed in (7, 7, 8))
     assert one == again
     assert one["train"] != other["train"]
     images = [np.asarray(draw_image(post, 7)) for post in (one["test"][3], again["test"][3])]
@@ -186,11 +208,6 @@ def test_same_seed_same_posts_and_images():
 def test_images_of_one_emblem_differ():
     first, second = (np.asarray(draw_emblem("star", "red", random.Random(seed)).resize((50, 50))) for seed in (0, 1))
     assert (first != second).any()
-
-
-def test_chains_are_worded_in_several_ways(splits):
-    facts = PostFacts({"fan": ("red", "comets")}, ("star", "red"), ())
-    assert len({write_chain(facts, random.Random(seed)) for seed in range(40)}) > 6
 
 
 def test_apportion_keeps_the_sum_and_the_proportions():

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.records import write_dataset
 from mmkp_jax.experiment.afterwards import FINISHED
-from mmkp_jax.pocket.make import make_pocket
+from mmkp_jax.pocket.make import make_pocket, texts_of
+from mmkp_jax.pocket.model import write_model
+from mmkp_jax.pocket.tokenizer import train_tokenizer
 from tests.support.devices import fake_devices
 from tests.support.paths import ONCE, ROOT
 
@@ -26,7 +28,9 @@ UNFED = f"test-{SIZES['test']}"
 
 
 def small_pocket(root: Path) -> Path:
-    """Model and dataset of a pocket of `SIZES`, in `root/pocket`; the last test post's image is cut short.
+    """Dataset of a pocket of `SIZES`, and a model of random parameters, in `root/pocket`.
+
+    The last test post's image is cut short.
 
     A test run makes it once: each caller gets a copy.
     """
@@ -41,8 +45,16 @@ def small_pocket(root: Path) -> Path:
     return shutil.copytree(made, pocket)
 
 
+def untrained_pocket(pocket: Path, sizes: Mapping[str, int]) -> None:
+    """A pocket whose model has random parameters, and only the words of its training posts."""
+    make_pocket(pocket, sizes=sizes)
+    shutil.rmtree(pocket / "model")
+    texts = texts_of(read_jsonl(pocket / "posts" / "train.jsonl"))
+    write_model(train_tokenizer(texts), 0, pocket / "model")
+
+
 def _make(pocket: Path) -> Path:
-    make_pocket(pocket, sizes=SIZES)
+    untrained_pocket(pocket, SIZES)
     (image,) = (pocket / "images").glob(f"{UNFED}.*")
     image.write_bytes(image.read_bytes()[:200])
     splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}

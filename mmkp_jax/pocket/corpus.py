@@ -16,7 +16,7 @@ from PIL import Image
 
 from mmkp_jax.data.prompts import ZERO_SHOT
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
-from mmkp_jax.pocket.facts.wording import (
+from mmkp_jax.pocket.wording import (
     FIRST_WORD,
     FORWARD,
     SECOND_WORD,
@@ -31,8 +31,7 @@ from mmkp_jax.pocket.facts.wording import (
     sentences,
     tag_text,
 )
-from mmkp_jax.pocket.facts.world import Chain, Kind, emblem_of
-from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, WordPair
+from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, Chain, Kind, WordPair, emblem_of
 
 ALONE = 20
 """Times that a text asks for each fact alone."""
@@ -134,6 +133,12 @@ def asking(facts: Sequence[tuple[Fact, int]]) -> CorpusPost:
     """The post, without its number, whose text asks for facts in these wordings, and whose answer states them."""
     text = "tell " + " , ".join(f"{fact.word(wording)} {fact.name}" for fact, wording in facts)
     return CorpusPost("", text, sentences([fact.sentence(wording) for fact, wording in facts]))
+
+
+def questions(chains: Sequence[Chain]) -> list[CorpusPost]:
+    """A post for each fact that asks for it."""
+    facts = all_facts(chains)
+    return [asking([(fact, 0)])._replace(id=f"test-{n}") for n, fact in enumerate(facts, start=1)]
 
 
 def _lists(stream: list[tuple[Fact, int]], rng: random.Random) -> Iterator[CorpusPost]:

@@ -1,0 +1,49 @@
+"""A run whose pocket was put aside by a newer version: it names the paths to go on with, and predicts from there."""
+
+import pytest
+
+from mmkp_jax.data.posts import read_jsonl
+from mmkp_jax.data.records import write_dataset
+from mmkp_jax.inference.load_model import load_model
+from mmkp_jax.pocket.make import make_pocket
+from mmkp_jax.runtime.aside import put_aside
+from tests.support.small_pocket import SIZES, metrics, run_here, small_pocket
+
+THREE = ("--config.total_steps=3", "--config.checkpoint_every=3")
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory):
+    """A run of three of six steps, and its pocket, which was put aside for another."""
+    root = tmp_path_factory.mktemp("moved")
+    pocket, workdir = small_pocket(root), root / "run"
+    done = run_here(pocket, f"--workdir={workdir}", *THREE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    aside = put_aside(pocket, 1, lambda: True)
+    make_pocket(pocket, seed=1, sizes=SIZES)
+    splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}
+    write_dataset(pocket / "dataset", splits, pocket / "images")
+    return pocket, aside, workdir
+
+
+def test_its_model_is_opened_with_what_it_began_with(moved, capsys):
+    pocket, aside, workdir = moved
+    opened = load_model(str(workdir)).tokenizer.get_vocab()
+    line = f"{workdir}: the model that it started from, {pocket / 'model'}, is taken from {aside / 'model'}"
+    assert line in capsys.readouterr().err.splitlines()
+    assert opened == load_model(str(aside / "model")).tokenizer.get_vocab()
+    assert opened != load_model(str(pocket / "model")).tokenizer.get_vocab()
+
+
+def test_it_says_which_paths_to_give_and_goes_on_with_them(moved):
+    pocket, aside, workdir = moved
+    again = (f"--workdir={workdir}", "--extend", "--config.total_steps=6", "--config.checkpoint_every=3")
+    refused = run_here(pocket, *again)
+    paths = {"data.path": "dataset", "data.kinds": "needs.jsonl", "model.path": "model"}
+    flags = [f"--config.{field}={aside / name}" for field, name in paths.items()]
+    assert refused.returncode == 2
+    (line,) = refused.stderr.strip().splitlines()
+    assert "began with what was put aside since" in line and all(flag in line for flag in flags), line
+    done = run_here(pocket, *again, *flags)
+    assert done.returncode == 0 and "resuming from step 3" in done.stdout, done.stderr[-2000:]
+    assert len(metrics(workdir)) == 6

@@ -1,0 +1,86 @@
+"""The corpus of the pretrained model: it states every fact, and asks for what it states."""
+
+import json
+import re
+from collections import Counter, defaultdict
+
+import pytest
+
+from benchmarks.pocket_pretraining import tokenizer_texts
+from mmkp_jax.data.prompts import ZERO_SHOT
+from mmkp_jax.pocket.corpus import ALONE, LISTED, PLACES, READINGS, STATED, WORDINGS, all_facts
+from mmkp_jax.pocket.make import PRETRAINED
+from mmkp_jax.pocket.posts import SEEN
+from mmkp_jax.pocket.tokenizer import train_tokenizer
+from mmkp_jax.pocket.wording import HABIT_TAGS, sentences, tag_text
+from mmkp_jax.pocket.world import make_facts
+
+
+def test_the_corpus_states_every_fact_in_five_wordings(corpus):
+    counts, wordings = Counter(), defaultdict(set)
+    facts = all_facts(make_facts(0, SEEN).chains)
+    by_sentence = {fact.sentence(wording): (fact, wording) for fact in facts for wording in range(WORDINGS)}
+    for post in corpus:
+        for sentence in post.answer.removesuffix(" .").split(" . "):
+            if sentence in by_sentence:
+                fact, wording = by_sentence[sentence]
+                counts[fact] += 1
+                wordings[fact].add(wording)
+    assert len(by_sentence) == WORDINGS * len(facts)
+    assert min(counts[fact] for fact in facts) >= ALONE + LISTED
+    assert all(len(wordings[fact]) == WORDINGS for fact in facts)
+
+
+def test_an_answer_of_facts_follows_from_its_text(corpus):
+    facts = all_facts(make_facts(0, SEEN).chains)
+    said = {f"{fact.word(n)} {fact.name}": fact.sentence(n) for fact in facts for n in range(WORDINGS)}
+    assert len(said) == WORDINGS * len(facts)
+    named = {post: post.text.removeprefix("tell ").split(" , ") for post in corpus}
+    asked = [post for post in corpus if named[post][0] in said]
+    assert len(asked) > 15_000
+    for post in asked:
+        assert post.answer == sentences([said[name] for name in named[post]])
+    assert {len(named[post]) for post in asked} == {1, 2, 3, 4, 5, 6}
+
+
+def test_reading_says_what_the_text_or_image_is_about_and_extraction_what_the_text_holds(corpus):
+    chain_of = {chain.hint: chain for chain in make_facts(0, SEEN).chains}
+    read, stated, places = Counter(), 0, 0
+    for post in corpus:
+        if post.text.endswith(ZERO_SHOT):
+            assert post.answer in post.text and len(post.answer.split()) == 2
+            names = [name for name in chain_of if f" {name} " in f" {post.text} "]
+            stated += bool(names)
+            places += not names
+        elif not re.match("tell (?!your friends)", post.text):
+            emblem = post.emblem and " ".join(reversed(post.emblem))
+            (hint,) = {emblem} if emblem else set(post.text.split()) & set(chain_of)
+            assert hint in post.answer and f" {tag_text(chain_of[hint].tag)} " in post.answer
+            read[hint] += 1
+    assert (stated, places) == (STATED, PLACES)
+    assert len(read) == len(chain_of) and read.total() == READINGS and min(read.values()) >= 5
+
+
+def test_extracted_facts_are_not_those_of_the_world(corpus):
+    chains = {(chain.hint, chain.middle) for chain in make_facts(0, SEEN).chains}
+    hints, middles = ({names[i] for names in chains} for i in (0, 1))
+    pairs = [
+        (hint, middle)
+        for post in corpus
+        if post.text.endswith(ZERO_SHOT)
+        for hint in set(post.text.split()) & hints
+        for middle in set(post.text.split()) & middles
+    ]
+    assert len(pairs) > STATED / 2
+    assert sum(pair in chains for pair in pairs) < 0.05 * len(pairs)
+
+
+def test_the_corpus_holds_no_habit(corpus):
+    habits = re.compile("|".join(tag_text(tag) for tag in HABIT_TAGS))
+    assert not any(habits.search(f"{post.text} {post.answer}") for post in corpus)
+
+
+@pytest.mark.nightly
+def test_the_pretrained_tokenizer_is_that_of_the_corpus(corpus):
+    made = train_tokenizer(tokenizer_texts(corpus)).backend_tokenizer.to_str()
+    assert json.loads(made)["model"] == json.loads((PRETRAINED / "tokenizer.json").read_text())["model"]
