@@ -18,7 +18,6 @@ from mmkp_jax.data.prompts import ZERO_SHOT
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
 from mmkp_jax.pocket.wording import (
     FIRST_WORD,
-    FORWARD,
     SECOND_WORD,
     first_fact,
     hint_clause,
@@ -36,20 +35,20 @@ from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, Chain, Kind, WordPair
 ALONE = 20
 """Times that a text asks for each fact alone."""
 
-LISTED = 50
+LISTED = 60
 """Times that a text asks for each fact among others; reading and the emblems of captions add some."""
 
 FACTS_A_LIST = (2, 6)
 """Fewest and most facts that such a text asks for."""
 
 CAPTIONS = 2500
-READINGS = 8000
+READINGS = 6000
 READ_KINDS: Mapping[Kind, float] = {"star": 0.3, "emblem": 0.2, "cue": 0.3, "dish": 0.2}
 """Shares of the reading by the hint's kind."""
 READ_PLACES = 0.4
 """Share of the reading whose text names a place, too."""
-PLACES = 2000
-STATED = 2000
+PLACES = 1500
+STATED = 1500
 """Number of extractions from stated facts."""
 WITH_SCENE = 0.7
 """Share of reading without an emblem, and of extraction, whose image is of something else."""
@@ -150,9 +149,9 @@ def _lists(stream: list[tuple[Fact, int]], rng: random.Random) -> Iterator[Corpu
 def _caption(chains: Sequence[Chain], rng: random.Random) -> CorpusPost:
     """An image, what it shows and often what its emblem stands for."""
     emblem = None if rng.random() < SCENES else rng.choice([chain for chain in chains if chain.kind == "emblem"])
-    parts = see(emblem and emblem.hint, rng)
+    parts = [see(emblem and emblem.hint)]
     if emblem and rng.random() < 0.5:
-        parts.append(first_fact(emblem, rng.randrange(FORWARD)))
+        parts.append(first_fact(emblem, 0))
     return CorpusPost("", "tell of the picture", sentences(parts), emblem and emblem_of(emblem.hint), True)
 
 
@@ -162,11 +161,11 @@ def _readings(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPos
         (kind,) = rng.choices(list(READ_KINDS), list(READ_KINDS.values()))
         chain = rng.choice(by_kind[kind])
         emblem = chain.hint if kind == "emblem" else None
-        clauses, steps = [hint_clause(chain, rng)], see(emblem, rng) + infer_tag(chain, rng)
+        clauses, steps = [hint_clause(chain, rng)], [see(emblem), *infer_tag(chain)]
         if rng.random() < READ_PLACES:
             place = _any_place(rng)
             clauses.append(place_clause(place, rng))
-            steps += infer_place(place, rng)
+            steps += infer_place(place)
         has_image = emblem is not None or rng.random() < WITH_SCENE
         text = join_clauses(clauses, rng)
         yield CorpusPost("", text, sentences(steps), emblem and emblem_of(emblem), has_image)
@@ -183,7 +182,7 @@ def _stated(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPost]
     for _ in range(STATED):
         hint, middle, tag = rng.choices(by_kind[rng.choice(list(by_kind))], k=3)
         invented = hint._replace(middle=middle.middle, tag=tag.tag)
-        yield _extraction([sentences(infer_tag(invented, rng))], tag_text(tag.tag), rng)
+        yield _extraction([sentences(infer_tag(invented, rng.randrange(WORDINGS)))], tag_text(tag.tag), rng)
 
 
 def _any_place(rng: random.Random) -> WordPair:

@@ -218,7 +218,7 @@ def _post(id: str, subjects: Sequence[Subject], facts: Facts, texts: set[str], r
     hint = next((each.chain.hint for each in subjects if each.chain and each.clause == "emblem"), None)
     lacks_image = hint is None and rng.random() < WITHOUT_IMAGE
     image = None if lacks_image else f"{id}.{rng.choice(('png', 'jpg'))}"
-    steps = see(hint, rng) + [step for each in subjects for step in _infer(each, rng)]
+    steps = [see(hint), *(step for each in subjects for step in _infer(each, rng))]
     cot = None if rng.random() < WITHOUT_CHAIN else sentences(steps)
     needs = {tag_text(each.tag): _need(each, facts) for each in subjects}
     return PocketPost(id, text, image, list(needs), cot, needs, hint and emblem_of(hint))
@@ -232,11 +232,11 @@ def _clause(subject: Subject, rng: random.Random) -> str:
 
 def _infer(subject: Subject, rng: random.Random) -> list[str]:
     if subject.chain:
-        return infer_tag(subject.chain, rng)
+        return infer_tag(subject.chain)
     if subject.marker is None:
-        return infer_place(subject.tag, rng)
+        return infer_place(subject.tag)
     others = [tag for tag in GENERIC if tag != subject.tag]
-    return guess_habit(subject.tag if rng.random() < GUESSED_RIGHT else rng.choice(others), rng)
+    return guess_habit(subject.tag if rng.random() < GUESSED_RIGHT else rng.choice(others))
 
 
 def _need(subject: Subject, facts: Facts) -> str:

@@ -59,14 +59,6 @@ SECOND_WORD: Mapping[Kind, Sequence[str]] = {
 }
 """A word of each wording, by which a text of the corpus asks for it."""
 
-FORWARD = 4
-"""Number of the wordings, from the first, that name what is known before what follows."""
-
-SEE_EMBLEM = (
-    "the picture shows a {hint}", "i see a {hint}", "there is a {hint}", "it shows a {hint}", "a {hint} is on it",
-)  # fmt: skip
-SEE_NONE = ("there is no emblem", "i see no emblem", "no emblem is here")
-
 _HINT = {
     "star": (
         "{0} gives me goosebumps", "cannot stop watching {0}", "{0} was so good", "i would follow {0} anywhere",
@@ -117,11 +109,6 @@ HABIT_THING = (
 
 _HABIT = ("{0} {1} again", "still {0} {1}", "a day of {0} {1}", "{0} {1} , as always")
 
-_GUESS = (
-    "it sounds like {0}", "many would call this {0}", "the mood of it is {0}", "such posts are often {0}",
-)  # fmt: skip
-
-_NAMED_PLACE = ("the text names the place {0}", "the place in the text is {0}")
 
 _STOPS = (" . ", " ! ", " , ", " - ")
 
@@ -156,24 +143,27 @@ def place_clause(place: WordPair, rng: random.Random) -> str:
     return rng.choice(PLACE).format(tag_text(place))
 
 
-def infer_place(place: WordPair, rng: random.Random) -> list[str]:
-    """The step of a chain of thought that reads a place."""
-    return [rng.choice(_NAMED_PLACE).format(tag_text(place))]
+def see(hint: str | None) -> str:
+    """The first step of a chain of thought: the emblem in the image, or that there is none.
+
+    Chains say a thing in one way: where their wordings were drawn by chance, the loss of these hid that of the facts.
+    """
+    return "there is no emblem" if hint is None else f"the picture shows a {hint}"
 
 
-def infer_tag(chain: Chain, rng: random.Random) -> list[str]:
+def infer_tag(chain: Chain, wording: int = 0) -> list[str]:
     """The two steps of a chain of thought that remember a hint's middle and its tag."""
-    return [first_fact(chain, rng.randrange(FORWARD)), second_fact(chain, rng.randrange(FORWARD))]
+    return [first_fact(chain, wording), second_fact(chain, wording)]
 
 
-def guess_habit(tag: WordPair, rng: random.Random) -> list[str]:
+def infer_place(place: WordPair) -> list[str]:
+    """The step of a chain of thought that reads a place."""
+    return [f"the text names the place {tag_text(place)}"]
+
+
+def guess_habit(tag: WordPair) -> list[str]:
     """The step of a teacher who must explain what does not follow: it names a habit's tag."""
-    return [rng.choice(_GUESS).format(tag_text(tag))]
-
-
-def see(hint: str | None, rng: random.Random) -> list[str]:
-    """The first step of a chain of thought: the emblem in the image, or that there is none."""
-    return [rng.choice(SEE_NONE) if hint is None else rng.choice(SEE_EMBLEM).format(hint=hint)]
+    return [f"it sounds like {tag_text(tag)}"]
 
 
 def word_lists() -> list[str]:
@@ -181,8 +171,8 @@ def word_lists() -> list[str]:
     markers = [f"{doing} {thing}" for doing in HABIT_DOING for thing in HABIT_THING]
     tags = [tag_text(tag) for tag in HABIT_TAGS]
     clauses = [form.format(marker, "") for form in _HABIT for marker in markers]
-    guesses = [form.format(tag) for form in (*_GUESS, *_NAMED_PLACE, "{0}") for tag in tags]
-    return [*clauses, *guesses, *FILLERS, *PLACE]
+    guesses = [guess for tag in HABIT_TAGS for guess in guess_habit(tag)]
+    return [*clauses, *guesses, *tags, *FILLERS, *PLACE]
 
 
 def join_clauses(clauses: Sequence[str], rng: random.Random) -> str:

@@ -112,6 +112,15 @@ def keyphrase_loss(losses: Losses) -> jax.Array:
     return jnp.maximum(losses.sft_BS + part_BS, 0)
 
 
+def think_at_balance(losses: Losses, gamma: jax.Array) -> jax.Array:
+    """P(think) of each example at which its SFT loss is γ and the paper's rule switches it neither way; [B, S].
+
+    Of n labels, n L_sft = -log(1 - P(think)) + n L_kp, so it is 1 - exp(-n (γ - L_kp)); 0 where L_kp is above γ.
+    """
+    room_BS = losses.sft_labels_BS * jnp.maximum(gamma - keyphrase_loss(losses), 0)
+    return jnp.where(losses.has_mode_BS, -jnp.expm1(-room_BS), 0)
+
+
 def chain_loss(losses: Losses) -> jax.Array:
     """Mean NLL of the CoT target's labels after the first, where the example has a mode, else of all; [B, S]."""
     rest_BS = jnp.maximum(losses.cot_labels_BS - 1, 1)

@@ -23,7 +23,7 @@ from mmkp_jax.models.freezing import join_params
 from mmkp_jax.ops.cross_entropy import label_nll
 from mmkp_jax.training.decisions import Threshold, step_keys
 from mmkp_jax.training.gamma import GammaSchedule, Seen, init_gamma, update_gamma
-from mmkp_jax.training.losses import Losses, example_losses, keyphrase_loss
+from mmkp_jax.training.losses import Losses, example_losses, keyphrase_loss, think_at_balance
 from mmkp_jax.training.objectives import Choice, Objective
 
 State = dict[str, Any]
@@ -195,6 +195,7 @@ def _sums(losses: Losses, choice: Choice, threshold: Threshold, forest: Forest, 
         "number": jnp.where(losses.has_sft_BS, choice.number_BS, 0),
         "below": losses.has_cot_BS & (choice.number_BS < threshold.gamma),
         "p_think": jnp.where(losses.has_mode_BS, jnp.exp(-losses.think_BS), 0),
+        "p_think_balance": think_at_balance(losses, threshold.gamma),
         "loss_kp": jnp.where(losses.has_mode_BS, keyphrase_loss(losses), 0),
         "posts_mode": losses.has_mode_BS,
         **_slots(forest, processor),
@@ -221,6 +222,7 @@ def _metrics(sums: Metrics, grad_norm: jax.Array, gamma: jax.Array) -> Metrics:
         "loss_cot": mean("loss_cot", "posts_cot"),
         "loss_kp": mean("loss_kp", "posts_mode"),
         "p_think": mean("p_think", "posts_mode"),
+        "p_think_balance": mean("p_think_balance", "posts_mode"),
         "cot_share": mean("on_cot", "posts"),
         "gamma": gamma,
         "grad_norm": grad_norm,

@@ -14,7 +14,7 @@ from mmkp_jax.data.forest import Forest, pack_rows
 from mmkp_jax.errors import InputError
 from mmkp_jax.training.decisions import DECISIONS, Threshold, decide, decision_named, step_keys
 from mmkp_jax.training.gamma import Seen, gamma_schedule, init_gamma, update_gamma
-from mmkp_jax.training.losses import Losses, chain_loss, example_losses, keyphrase_loss
+from mmkp_jax.training.losses import Losses, chain_loss, example_losses, keyphrase_loss, think_at_balance
 from mmkp_jax.training.objectives import decoupled, objective
 from tests.support.devices import fake_devices
 from tests.support.paths import ROOT
@@ -131,6 +131,22 @@ def test_content_and_mode_apart_equal_those_of_each_post_alone():
                 expected = weight * kp + (1 - weight) * chain + mode_weight * balance * mode
                 assert found.on_cot_BS[b, s] == thinks
             np.testing.assert_allclose(found.loss_BS[b, s], expected, rtol=1e-5)
+
+
+def test_where_a_post_thinks_as_the_balance_says_its_sft_loss_is_gamma():
+    posts, gamma = random_posts(4), 0.6
+    p_think_BS = np.asarray(think_at_balance(losses_of_numbers(posts), jnp.float32(gamma)))
+    below = 0
+    for b, row in enumerate(posts):
+        for s, (sft, cot) in enumerate(row):
+            kp, _, _ = naive_parts(sft, cot)
+            if not cot or kp >= gamma:
+                assert p_think_BS[b, s] == 0
+                continue
+            below += 1
+            n_sft = -math.log1p(-p_think_BS[b, s]) + len(sft) * kp
+            assert n_sft / len(sft) == pytest.approx(gamma, rel=1e-4)
+    assert below > 3
 
 
 @pytest.mark.parametrize("strategy", ["dyncot", "decoupled"])

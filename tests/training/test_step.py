@@ -186,7 +186,7 @@ def test_a_mean_over_no_posts_is_nan_and_the_step_trains():
     forest = forest_of([[random_tree(i, MODEL, cot=0)] for i in range(2)], MODEL)
     state, metrics = run(forest, 1, "dyncot", gamma=1e9)
     plain, plain_metrics = run(forest, 1, "sft", gamma=1e9)
-    for name in ("loss_cot", "loss_kp", "p_think"):
+    for name in ("loss_cot", "loss_kp", "p_think", "p_think_balance"):
         assert np.isnan(metrics.pop(name)) and np.isnan(plain_metrics.pop(name))
     assert metrics["cot_share"] == 0 and metrics["skipped"] == 0
     assert metrics == pytest.approx(plain_metrics, rel=1e-6)
