@@ -8,8 +8,8 @@ size; and its share of the FLOPs of the prefill of a typical post, image include
 tokenizers write the opening in no fewer tokens than the published ones: the share is an upper bound. `second` is the
 share that a second prefill has in all FLOPs of a typical post's two answers, the longer of them with reasoning.
 
-Then each post of pocket (text and image) is answered in the modes direct and think, greedily, by pocket's untrained
-model in float32: with the prompt of a post prefilled once, and once for each mode. Both are given the same numbers of
+Then each post of pocket (text and image) is answered in the modes direct and think, greedily, by pocket's model
+in float32: with the prompt of a post prefilled once, and once for each mode. Both are given the same numbers of
 tokens: of `benchmarks.decoding` for what reasons, and 1 to 4 for what does not. Answers are compared before anything is
 timed, the rounds are interleaved, and processor seconds say how much work it was. `prefill` is the same with one token
 an answer. Slots are on one CPU device.

@@ -32,23 +32,23 @@ from mmkp_jax.pocket.wording import (
 )
 from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, Chain, Kind, WordPair, emblem_of
 
-ALONE = 20
+ALONE = 40
 """Times that a text asks for each fact alone."""
 
-LISTED = 60
+LISTED = 40
 """Times that a text asks for each fact among others; reading and the emblems of captions add some."""
 
 FACTS_A_LIST = (2, 6)
 """Fewest and most facts that such a text asks for."""
 
 CAPTIONS = 2500
-READINGS = 6000
+READINGS = 4500
 READ_KINDS: Mapping[Kind, float] = {"star": 0.3, "emblem": 0.2, "cue": 0.3, "dish": 0.2}
 """Shares of the reading by the hint's kind."""
 READ_PLACES = 0.4
 """Share of the reading whose text names a place, too."""
-PLACES = 1500
-STATED = 1500
+PLACES = 1800
+STATED = 1200
 """Number of extractions from stated facts."""
 WITH_SCENE = 0.7
 """Share of reading without an emblem, and of extraction, whose image is of something else."""
