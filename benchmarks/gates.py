@@ -107,8 +107,9 @@ def gates_table(gates: Sequence[Gate]) -> Table:
 
 def text_of(presets: str, runs: Path, by_strategy: Mapping[str, "Result"]) -> str:
     """The gates of runs with these presets in a folder, or why there are none; empty for published models."""
-    if presets:
-        return WITHOUT if "model=pocket_" in presets else ""
+    model = next((each for each in presets.split(",") if each.startswith("model=")), "model=pocket")
+    if model != "model=pocket":
+        return WITHOUT if model.startswith("model=pocket_") else ""
     return f"\n{as_text(gates_table(gates_of(measure(runs, by_strategy))))}"
 
 

@@ -1,4 +1,4 @@
-"""Pretrains the pocket model of the test bed, and puts its weights into the package.
+"""Pretrains the pocket model, and puts its weights into the package.
 
     python -m benchmarks.pocket_pretraining [--out=runs/pretraining] [--seed=0]
 
@@ -8,6 +8,7 @@ Makes the corpus (`mmkp_jax/pocket/corpus.py`) and a model of random weights, tr
 """
 
 import argparse
+import json
 import shutil
 import sys
 import time
@@ -22,6 +23,7 @@ from benchmarks.jobs import ROOT, run_all
 from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.data.prompts import user_text
 from mmkp_jax.data.records import write_dataset
+from mmkp_jax.errors import InputError
 from mmkp_jax.export import main as export
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
@@ -64,9 +66,17 @@ SHIPPED = (
 
 
 def prepare(out: Path, seed: int) -> None:
-    """Writes the corpus and the model of random weights, unless they exist."""
+    """Writes the corpus and the model of random weights, unless they exist.
+
+    Raises:
+        InputError: there is another corpus, and so perhaps a run on it.
+    """
     posts = make_corpus(make_facts(seed, 1.0).chains, seed)
-    if not (out / "corpus").exists():
+    if (out / "corpus").exists():
+        written = (out / "corpus" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        if list(map(json.loads, written)) != [post.record() for post in posts]:
+            raise InputError("this is the pretraining of another corpus", str(out), "give another --out, or remove it")
+    else:
         with making_folder(out / "corpus", (out / "corpus").exists) as unfinished:
             write_corpus(posts, seed, unfinished)
     if not (out / "model").exists():

@@ -1,4 +1,4 @@
-"""How many of the test bed's facts a model knows, whatever form of answer it was trained on.
+"""How many of pocket's facts a model knows, whatever form of answer it was trained on.
 
     python -m benchmarks.recall --model=FOLDER|RUN|RUN@STEP --questions=FILE.jsonl --out=FILE.json
 

@@ -19,15 +19,12 @@ SMALL = '''
 from pathlib import Path
 
 import mmkp_jax
-from mmkp_jax.data.posts import read_jsonl
-from mmkp_jax.data.records import write_dataset
-from mmkp_jax.pocket.make import make_pocket
+from mmkp_jax.pocket.make import make_pocket, prepare_posts
 
 def make():
     sizes, root = {"train": 24, "valid": 2, "test": 3}, Path("runs/pocket")
     make_pocket(root, sizes=sizes)
-    splits = {split: read_jsonl(root / "posts" / f"{split}.jsonl") for split in sizes}
-    write_dataset(root / "dataset", splits, root / "images")
+    prepare_posts(root, sizes)
 '''
 
 CALL = """

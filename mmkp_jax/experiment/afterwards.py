@@ -57,7 +57,7 @@ def next_commands(workdir: Path, config: ConfigDict, experiment: Sequence[str]) 
         config: the run's own.
         experiment: the flags that name it.
     """
-    folder, text = shlex.quote(str(workdir)), "--text='what a goal , river town !'"
+    folder, text = shlex.quote(str(workdir)), "--text='made it to silver pier at last !'"
     if config.task == "baseline":
         return ["try it:", f"  {command_line('predict')} --model={folder} {text}"]
     trains = config.strategy != "zeroshot"  # which leaves a model

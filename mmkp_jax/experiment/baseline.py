@@ -1,5 +1,6 @@
 """The experiment of a baseline: its posts, training, evaluation and report, in a work directory like every other."""
 
+import functools
 import json
 import signal
 from pathlib import Path
@@ -36,6 +37,7 @@ from mmkp_jax.runtime.field_checks import check_settings
 from mmkp_jax.runtime.hosts import is_multi_host
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.training.batches import make_data
+from mmkp_jax.training.contents import check_contents, check_put_aside, contents_of, same_content, write_contents
 from mmkp_jax.training.effects import needs_without_effect
 from mmkp_jax.training.watchdog import Watchdog
 from mmkp_jax.training.workdir import check_claim, claim, write_environment
@@ -66,7 +68,8 @@ def run_baseline(config: ConfigDict, workdir: Path, lock: Lock, *, extend: bool 
             evaluated.eval_every = 0
         evaluation = Evaluation(evaluated, watchdog)
         fields = config.to_dict()
-        check_claim(workdir, fields, extend=extend)
+        check_put_aside(workdir, config)
+        check_claim(workdir, fields, extend=extend, same=functools.partial(same_content, workdir, contents_of(config)))
         tested = _run(config, workdir, lock, extend, watchdog, evaluation)
     write_report([workdir], workdir / "report.html")
     finish(workdir, given)
@@ -103,7 +106,11 @@ def _run(
 
 def _claimed(config: ConfigDict, workdir: Path, lock: Lock, extend: bool) -> None:
     lock.acquire()
-    resumed = claim(workdir, config.to_dict(), extend=extend)
+    contents = contents_of(config)
+    check_contents(workdir, contents, sorted(contents.keys() - {"data.path"}))  # whose vocabulary is compared
+    same = functools.partial(same_content, workdir, contents)
+    resumed = claim(workdir, config.to_dict(), extend=extend, same=same)
+    write_contents(workdir, contents)
     write_environment(workdir)
     keep_compiled(workdir / "compiled")
     print(for_terminal(f"{'resuming in' if resumed else 'work directory:'} {workdir}"))

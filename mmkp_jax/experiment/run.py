@@ -36,7 +36,14 @@ from mmkp_jax.runtime.hosts import (
 )
 from mmkp_jax.runtime.lock import Lock
 from mmkp_jax.training.batches import complete_config, make_data, plan_posts, recipe_of, training_summary
-from mmkp_jax.training.contents import check_put_aside, contents_of, same_content, write_contents
+from mmkp_jax.training.contents import (
+    CONTENT_FIELDS,
+    check_contents,
+    check_put_aside,
+    contents_of,
+    same_content,
+    write_contents,
+)
 from mmkp_jax.training.effects import lines_without_effect
 from mmkp_jax.training.loop import Stopped, train
 from mmkp_jax.training.setup import dtype_of, plan_training, plan_untrained
@@ -155,13 +162,16 @@ def _check_hosts(config: ConfigDict, workdir: Path) -> None:
 
 def _claim(config: ConfigDict, workdir: Path, extend: bool, base: Folder, lock: Lock) -> None:
     now = contents_of(config, base)
-    check_put_aside(workdir, config, now, base)
+    on_writer(lambda: check_put_aside(workdir, config))
     fields = config.to_dict()
+    # of a trained run, the base and the posts are compared where more is known about them
+    compared = CONTENT_FIELDS if config.strategy == "zeroshot" else set(CONTENT_FIELDS) - {"data.path", "model.path"}
 
     def same(field: str, before: object, named: object) -> bool:
         return same_content(workdir, now, field, before, named)
 
     def start() -> None:
+        check_contents(workdir, now, sorted(compared))
         resumed = claim(workdir, fields, extend=extend, same=same)
         write_contents(workdir, now)
         write_environment(workdir)

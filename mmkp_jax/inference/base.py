@@ -1,15 +1,12 @@
 """The model folder that a run began with: its files' digests, by which it is known again."""
 
-import sys
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import Folder, digests, open_folder
-from mmkp_jax.runtime.aside import put_aside_of
 from mmkp_jax.runtime.atomic import write_json
-from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.json_files import read_object
 
 BASE = "base.json"
@@ -20,8 +17,6 @@ RESTORE_BASE = "restore the base model of the run (config.model.path)"
 
 def open_base(workdir: Path, config: ConfigDict) -> Folder:
     """Opens the model folder that a run started from.
-
-    Where pocket made another in its place and put it aside, it is opened there, with a line on stderr.
 
     Raises:
         InputError: it cannot be opened, or its files are not those that the run recorded.
@@ -34,13 +29,6 @@ def open_base(workdir: Path, config: ConfigDict) -> Folder:
             str(workdir),
             "run this command in the folder that the run was started in",
         ) from None
-    if changed_files(workdir, folder):
-        for path in put_aside_of(Path(config.model.path)):
-            aside = open_folder(str(path))
-            if not changed_files(workdir, aside):
-                line = f"{workdir}: the model that it started from, {config.model.path}, is taken from {path}"
-                print(for_terminal(line), file=sys.stderr)
-                return aside
     check_base(workdir, folder)
     return folder
 
@@ -60,19 +48,10 @@ def check_base(workdir: Path, base: Folder) -> None:
 
     Frozen tensors are compared number by number when they are exported; here only their names and shapes are checked.
     """
-    if changed := changed_files(workdir, base):
-        what = f"files have changed since the run began: {', '.join(changed)}"
-        raise InputError(what, str(base.path), RESTORE_BASE)
-
-
-def changed_files(workdir: Path, base: Folder) -> list[str]:
-    """The base's files that are not those that the run recorded; none where it recorded none.
-
-    Raises:
-        InputError: the record cannot be read.
-    """
     if not (workdir / BASE).is_file():
-        return []
+        return
     recorded = read_object(workdir / BASE, "restore the file, or remove it to accept the base as it is now")
     before, now = {name: recorded.text(name) for name in recorded.content}, digests(base)
-    return [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    if changed := [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]:
+        what = f"files have changed since the run began: {', '.join(changed)}"
+        raise InputError(what, str(base.path), RESTORE_BASE)

@@ -23,9 +23,9 @@ from mmkp_jax.hf.folder import CONFIG, Folder
 from mmkp_jax.hf.names import compact
 from mmkp_jax.hf.preprocessor import with_settings
 from mmkp_jax.hf.prompt_limits import PROMPT_LIMITS, PromptLimits
-from mmkp_jax.inference.base import RESTORE_BASE, open_base
+from mmkp_jax.inference.base import RESTORE_BASE, check_base, open_base
 from mmkp_jax.inference.evaluate import TEST
-from mmkp_jax.inference.load_model import LoadedModel, checkpoint_of, load_model, verify_checkpoint
+from mmkp_jax.inference.load_model import LoadedModel, checkpoint_of, open_run, verify_checkpoint
 from mmkp_jax.inference.run_config import run_config
 from mmkp_jax.models.definition import Definition, Params, flatten
 from mmkp_jax.models.freezing import split_trained
@@ -66,7 +66,7 @@ def open_step(workdir: Path, step: str) -> tuple[RunStep, LoadedModel]:
     base = open_base(workdir, config)
     verify_checkpoint(checkpoint)
     _check_shapes(checkpoint / "state", config, base)
-    loaded = load_model(f"{workdir}@{step if step == 'best' else checkpoint.name}", verified=True)
+    loaded = open_run(workdir, step if step == "best" else checkpoint.name, config, verified=True)
     return RunStep(workdir, config, base, int(checkpoint.name), loaded.params, loaded.definition), loaded
 
 
@@ -121,6 +121,7 @@ def export(step: RunStep, facts: CardFacts, out: Path, *, adapter: bool = False)
 
 
 def _export(step: RunStep, card: str, out: Path, **options: Any) -> TensorCounts:
+    check_base(step.workdir, step.base)  # whose files are copied
     images = step.config.data.images.to_dict()
     trained, frozen = split_trained(step.definition, step.params, step.config.freeze)
     options["definition"] = step.definition if step.definition.lora else None

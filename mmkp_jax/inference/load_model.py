@@ -77,7 +77,7 @@ def load_model(model: str, *, adapter: str = "", zero_shot: bool = False, verifi
     if holds_run(Path(path)):
         if adapter:
             raise InputError("a run's model has its own adapters", f"--adapter={adapter}", "give the run alone")
-        return _open_run(Path(path), step or "latest", run_config(Path(path)), zero_shot, verified)
+        return open_run(Path(path), step or "latest", run_config(Path(path)), zero_shot, verified)
     if at:
         raise InputError(f"there is no run here with a step {at + step}", path, "give a run's work directory")
     return _open_folder(open_folder(path), adapter, zero_shot)
@@ -142,7 +142,10 @@ def _dtype_of(folder: Folder) -> jnp.dtype:
     return DTYPES[name]
 
 
-def _open_run(workdir: Path, step: str, config: ConfigDict, zero_shot: bool, verified: bool) -> LoadedModel:
+def open_run(
+    workdir: Path, step: str, config: ConfigDict, zero_shot: bool = False, verified: bool = False
+) -> LoadedModel:
+    """As `load_model`, of a work directory whose config was read already."""
     trained = config.strategy != "zeroshot"
     if not trained and step != "latest":
         raise InputError("a zero-shot run has no steps", str(workdir), f"leave out @{step}")

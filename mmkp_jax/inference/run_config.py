@@ -1,5 +1,6 @@
 """Reads and checks the `config.json` of a work directory, for commands that use a run."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,17 +9,22 @@ from ml_collections import ConfigDict
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.folder import CONFIG
 from mmkp_jax.runtime.config import NO_BASELINE
+from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.field_checks import Fault, faults_of
 from mmkp_jax.runtime.field_types import REQUIRED
 from mmkp_jax.runtime.fields import table_of
 from mmkp_jax.runtime.json_files import abbreviated, read_object
 from mmkp_jax.runtime.old_configs import upgrade
+from mmkp_jax.training.contents import put_aside_since
 
 _HINT = "restore it: it is the config that the run was started with"
 
 
 def run_config(workdir: Path, tasks: Sequence[str] = ("vlm",)) -> ConfigDict:
     """The config of the run in a work directory.
+
+    Where something else is now under a path of it, and what the run began with was put aside, the path is that one,
+    with a line on stderr.
 
     Args:
         tasks: what the command takes: runs of vision-language models, or of baselines too.
@@ -35,10 +41,14 @@ def run_config(workdir: Path, tasks: Sequence[str] = ("vlm",)) -> ConfigDict:
     if faults := list(faults_of(content, table_of(content), open_ended=True)):
         raise InputError("; ".join(map(_described, faults)), str(workdir / CONFIG), _HINT)
     try:
-        return ConfigDict(content)
+        config = ConfigDict(content)
     except (ValueError, TypeError) as error:  # of a field's name
         reason = " ".join(str(error).split())
         raise InputError(f"this is not the config of a run ({reason})", str(workdir / CONFIG), _HINT) from None
+    for field, path in put_aside_since(workdir, config).items():
+        print(for_terminal(f"{workdir}: its {field} was put aside since, and is taken from {path}"), file=sys.stderr)
+        config.update_from_flattened_dict({field: str(path)})
+    return config
 
 
 def holds_run(workdir: Path) -> bool:

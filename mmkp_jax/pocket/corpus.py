@@ -105,17 +105,12 @@ def all_facts(chains: Sequence[Chain]) -> list[Fact]:
     return [Fact(chain, True) for chain in chains] + [Fact(chain, False) for chain in by_middle.values()]
 
 
-def make_corpus(chains: Sequence[Chain], seed: int, alone: int = ALONE, listed: int = LISTED) -> list[CorpusPost]:
-    """The corpus in random order.
-
-    Args:
-        alone: see `ALONE`; each wording as often as the others.
-        listed: see `LISTED`.
-    """
+def make_corpus(chains: Sequence[Chain], seed: int) -> list[CorpusPost]:
+    """The corpus in random order; each wording of a fact as often as the others where it is asked for alone."""
     rng = random.Random(f"{seed}/corpus")
     facts = all_facts(chains)
-    singles = [asking([(fact, n % WORDINGS)]) for n in range(alone) for fact in facts]
-    stream = [(fact, rng.randrange(WORDINGS)) for _ in range(listed) for fact in rng.sample(facts, len(facts))]
+    singles = [asking([(fact, n % WORDINGS)]) for n in range(ALONE) for fact in facts]
+    stream = [(fact, rng.randrange(WORDINGS)) for _ in range(LISTED) for fact in rng.sample(facts, len(facts))]
     captions = [_caption(chains, rng) for _ in range(CAPTIONS)]
     posts = [*singles, *_lists(stream, rng), *captions, *_readings(chains, rng), *_places(rng), *_stated(chains, rng)]
     rng.shuffle(posts)

@@ -3,14 +3,14 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.hf.tensors import WEIGHTS
 from mmkp_jax.pocket.corpus import questions
-from mmkp_jax.pocket.posts import SEEN, SIZES, PocketPost, make_posts, write_lines, write_posts
+from mmkp_jax.pocket.posts import SEEN, SIZES, make_posts, write_lines, write_posts
 from mmkp_jax.pocket.world import make_facts
 from mmkp_jax.runtime.aside import put_aside
 from mmkp_jax.runtime.atomic import making_folder, write_json
@@ -60,17 +60,15 @@ def make_once(out: Path, stamp: Mapping[str, Any], write: Callable[[Path], None]
     Raises:
         InputError: `out` holds something else.
     """
-    found = _stamp_of(out)
-    if found and _is_older(found, stamp):
-        aside = put_aside(out, found["version"], lambda: _is_older(_stamp_of(out) or {}, stamp))
-        if aside:
-            line = f"{out}: it is of an older version, so a new one is made; the old one is now {aside}"
-            print(for_terminal(line), file=sys.stderr)
-    if _is_made(out, stamp):
+    old = _is_older(out, stamp)
+    if not old and _is_made(out, stamp):
         return
     with making_folder(out, lambda: _is_made(out, stamp)) as unfinished:
         write(unfinished)
         write_json(unfinished / STAMP, stamp, indent=None)
+        if old and (aside := put_aside(out, _version(_stamp_of(out)), lambda: _is_older(out, stamp))):
+            line = f"{out}: it is of an older version, so a new one is made; the old one is now {aside}"
+            print(for_terminal(line), file=sys.stderr)
 
 
 def _write(out: Path, seed: int, sizes: Mapping[str, int]) -> None:
@@ -80,13 +78,9 @@ def _write(out: Path, seed: int, sizes: Mapping[str, int]) -> None:
     facts = make_facts(seed, SEEN)
     write_posts(make_posts(facts, seed, sizes), seed, out)
     write_lines(out / FACTS, [post.record() for post in questions(facts.chains)])
-    shutil.copytree(PRETRAINED, out / "model", copy_function=shutil.copyfile)  # writable, where the package is not
-
-
-def texts_of(posts: Iterable[PocketPost]) -> Iterator[str]:
-    """The texts of posts that a tokenizer is trained on."""
-    for post in posts:
-        yield from (post.text, "; ".join(post.keyphrases), post.cot or "")
+    (out / "model").mkdir()
+    for file in PRETRAINED.iterdir():  # writable, where the package is not
+        shutil.copyfile(file, out / "model" / file.name)
 
 
 def _is_made(out: Path, stamp: Mapping[str, Any]) -> bool:
@@ -96,7 +90,7 @@ def _is_made(out: Path, stamp: Mapping[str, Any]) -> bool:
     found = _stamp_of(out)
     if found == stamp:
         return True
-    what = "this is not a pocket" if found is None else "this pocket has another seed, size or version"
+    what = "this is not a pocket" if found is None else "it was made with another seed, size or version"
     raise InputError(what, str(out), "give another folder, or remove it")
 
 
@@ -109,10 +103,17 @@ def _stamp_of(out: Path) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _is_older(found: Mapping[str, Any], stamp: Mapping[str, Any]) -> bool:
-    """Whether a version of a stamp, its own or its pocket's, is smaller, and none larger; a seed is no version."""
-    before, now = ([each.get("version", 0), each.get("pocket", {}).get("version", 0)] for each in (found, stamp))
+def _is_older(out: Path, stamp: Mapping[str, Any]) -> bool:
+    """Whether a version of a folder's stamp, its own or its pocket's, is smaller, and none larger."""
+    found = _stamp_of(out)
+    before, now = ([_version(each), _version((each or {}).get("pocket"))] for each in (found, stamp))
     return before[0] > 0 and before != now and all(a <= b for a, b in zip(before, now, strict=True))
+
+
+def _version(stamp: Any) -> int:
+    """The version that a stamp names; 0 for none."""
+    version = stamp.get("version") if isinstance(stamp, dict) else None
+    return version if isinstance(version, int) else 0
 
 
 def make(root: Path = POCKET) -> None:

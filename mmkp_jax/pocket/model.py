@@ -1,4 +1,4 @@
-"""Makes pocket's model: Qwen2.5-VL's architecture with a few million random parameters, as a Hugging Face folder.
+"""Makes what pocket's model is pretrained from: a Hugging Face folder of a small Qwen2.5-VL with random parameters.
 
 `variants.py` makes models of other families with what is for all of them here.
 """

@@ -153,11 +153,6 @@ def write_posts(splits: Mapping[str, Sequence[PocketPost]], seed: int, out: Path
     write_lines(out / "needs.jsonl", needs)
 
 
-def is_replayed(post: PocketPost) -> bool:
-    """Whether the post is of the corpus, and so about no keyphrase."""
-    return not post.needs
-
-
 def _replay(facts: Facts, posts: int, rng: random.Random) -> Iterator[PocketPost]:
     """Posts that follow `posts` others: every fact as often as the others, to one time."""
     wanted = round(REPLAYED * posts)

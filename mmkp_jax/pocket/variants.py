@@ -9,7 +9,7 @@ in `configs/presets.py` add a function that calls `pocket_variant` to `PRESETS["
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,10 +47,15 @@ def make_variant(variant: Variant, pocket: Path = POCKET, seed: int = 0) -> None
     make_once(pocket.parent / variant.name, stamp, lambda out: write_variant(variant, pocket, out / "model", seed))
 
 
+def texts_of(posts: Iterable[Any]) -> Iterator[str]:
+    """The texts that a tokenizer is trained on: text, keyphrases and chain of thought of each post."""
+    for post in posts:
+        yield from (post.text, "; ".join(post.keyphrases), post.cot or "")
+
+
 def write_variant(variant: Variant, pocket: Path, out: Path, seed: int) -> None:
     """Writes the variant's model folder, its tokenizer trained on a pocket's training posts."""
     from mmkp_jax.data.posts import read_jsonl
-    from mmkp_jax.pocket.make import texts_of
     from mmkp_jax.pocket.model import write_folder  # takes seconds to import
     from mmkp_jax.pocket.tokenizer import train_tokenizer
 

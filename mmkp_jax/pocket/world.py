@@ -102,11 +102,6 @@ def make_facts(seed: int, seen: float) -> Facts:
     return Facts(chains, frozenset(taken))
 
 
-def count_facts(chains: Sequence[Chain]) -> int:
-    """Number of facts: hints with their middles, and middles with their tags."""
-    return len(chains) + len({chain.middle for chain in chains})
-
-
 def emblem_of(hint: str) -> WordPair:
     """Shape and colour, as they are drawn, of an emblem's hint `colour shape`."""
     colour, shape = hint.split()

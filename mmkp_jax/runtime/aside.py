@@ -1,7 +1,10 @@
 """Folders that code made in an older version: renamed next to where they were, and found there by who used them."""
 
+import contextlib
 import fcntl
+import glob
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +30,8 @@ def put_aside(folder: Path, version: int, is_old: Callable[[], bool]) -> Path | 
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # of the folder itself, which keeps it under its new name
+        with contextlib.suppress(OSError):  # a filesystem without locks, or without those of folders
+            fcntl.flock(handle, fcntl.LOCK_EX)  # of the folder itself, which keeps it under its new name
         if not folder.exists() or not os.path.samestat(os.fstat(handle), folder.stat()) or not is_old():
             return None
         number, aside = 1, folder.with_name(f"{folder.name}{_SUFFIX}{version}")
@@ -43,7 +47,9 @@ def put_aside_of(path: Path) -> list[Path]:
     """Where what a path named may be now: the same file or folder in each folder that was put aside, newest first."""
     found = []
     for parent in (path, *path.parents):
-        if parent.name:
-            for aside in parent.parent.glob(f"{parent.name}{_SUFFIX}*"):
-                found.append(aside / path.relative_to(parent))
-    return sorted((each for each in found if each.exists()), key=lambda each: each.stat().st_mtime, reverse=True)
+        numbered = re.compile(re.escape(parent.name + _SUFFIX) + r"(\d+)(?:\.(\d+))?")
+        for aside in parent.parent.glob(f"{glob.escape(parent.name)}{_SUFFIX}*") if parent.name else ():
+            inside = aside / path.relative_to(parent)
+            if (match := numbered.fullmatch(aside.name)) and inside.exists():
+                found.append(([int(number or 1) for number in match.groups()], inside))
+    return [inside for _, inside in sorted(found, reverse=True)]

@@ -95,7 +95,8 @@ def _with_paths(config: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any
         part = config
         for parent in parents:
             part = part[parent]
-        part[name] = now[field]
+        if field in now:
+            part[name] = now[field]
     return config
 
 

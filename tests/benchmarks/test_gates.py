@@ -62,7 +62,9 @@ def test_without_runs_nothing_is_known(tmp_path):
     assert measure(tmp_path, {}) == Measured()
     assert len(recall_jobs(tmp_path, {})) == 1
     assert "NOT EVIDENCE about decisions: 7 of 7" in text_of("", tmp_path, {})
-    assert text_of("", tmp_path, {}) == WITHOUT and text_of("model=qwen2_5_vl_3b", tmp_path, {}) == ""
+    assert "NOT EVIDENCE about decisions: 7 of 7" in text_of("mesh=one_device,model=pocket", tmp_path, {})
+    assert text_of("model=pocket_llama3_2", tmp_path, {}) == WITHOUT
+    assert text_of("model=qwen2_5_vl_3b,data=mmkp_v2", tmp_path, {}) == ""
 
 
 def test_a_job_about_facts_is_complete_with_its_file(tmp_path):

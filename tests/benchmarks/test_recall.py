@@ -1,4 +1,4 @@
-"""What a model knows of the test bed's facts: the pretrained one nearly all, one of random weights none."""
+"""What a model knows of pocket's facts: the pretrained one nearly all, one of random weights none."""
 
 import json
 

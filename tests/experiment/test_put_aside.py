@@ -2,10 +2,8 @@
 
 import pytest
 
-from mmkp_jax.data.posts import read_jsonl
-from mmkp_jax.data.records import write_dataset
 from mmkp_jax.inference.load_model import load_model
-from mmkp_jax.pocket.make import make_pocket
+from mmkp_jax.pocket.make import make_pocket, prepare_posts
 from mmkp_jax.runtime.aside import put_aside
 from tests.support.small_pocket import SIZES, metrics, run_here, small_pocket
 
@@ -21,16 +19,16 @@ def moved(tmp_path_factory):
     assert done.returncode == 0, done.stderr[-2000:]
     aside = put_aside(pocket, 1, lambda: True)
     make_pocket(pocket, seed=1, sizes=SIZES)
-    splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}
-    write_dataset(pocket / "dataset", splits, pocket / "images")
+    prepare_posts(pocket, SIZES)
     return pocket, aside, workdir
 
 
 def test_its_model_is_opened_with_what_it_began_with(moved, capsys):
     pocket, aside, workdir = moved
     opened = load_model(str(workdir)).tokenizer.get_vocab()
-    line = f"{workdir}: the model that it started from, {pocket / 'model'}, is taken from {aside / 'model'}"
-    assert line in capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.count(f"{workdir}: its model.path was put aside since, and is taken from {aside / 'model'}") == 1
+    assert lines.count(f"{workdir}: its data.path was put aside since, and is taken from {aside / 'dataset'}") == 1
     assert opened == load_model(str(aside / "model")).tokenizer.get_vocab()
     assert opened != load_model(str(pocket / "model")).tokenizer.get_vocab()
 
@@ -43,7 +41,7 @@ def test_it_says_which_paths_to_give_and_goes_on_with_them(moved):
     flags = [f"--config.{field}={aside / name}" for field, name in paths.items()]
     assert refused.returncode == 2
     (line,) = refused.stderr.strip().splitlines()
-    assert "began with what was put aside since" in line and all(flag in line for flag in flags), line
+    assert "what this run began with was put aside since" in line and all(flag in line for flag in flags), line
     done = run_here(pocket, *again, *flags)
     assert done.returncode == 0 and "resuming from step 3" in done.stdout, done.stderr[-2000:]
     assert len(metrics(workdir)) == 6

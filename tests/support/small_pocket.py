@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmkp_jax.data.posts import read_jsonl
-from mmkp_jax.data.records import write_dataset
 from mmkp_jax.experiment.afterwards import FINISHED
-from mmkp_jax.pocket.make import make_pocket, texts_of
+from mmkp_jax.pocket.make import make_pocket, prepare_posts
 from mmkp_jax.pocket.model import write_model
 from mmkp_jax.pocket.tokenizer import train_tokenizer
+from mmkp_jax.pocket.variants import texts_of
 from tests.support.devices import fake_devices
 from tests.support.paths import ONCE, ROOT
 
@@ -57,8 +57,7 @@ def _make(pocket: Path) -> Path:
     untrained_pocket(pocket, SIZES)
     (image,) = (pocket / "images").glob(f"{UNFED}.*")
     image.write_bytes(image.read_bytes()[:200])
-    splits = {split: read_jsonl(pocket / "posts" / f"{split}.jsonl") for split in SIZES}
-    write_dataset(pocket / "dataset", splits, pocket / "images")
+    prepare_posts(pocket, SIZES)
     return pocket
 
 
