@@ -5,9 +5,9 @@
 
 All decode the same posts of pocket (text and image), greedily, with pocket's model in float32, or with the model of
 --model, whose tokenizer is pocket's, in its own dtype; where PyTorch sees a GPU, on it. No token ends an answer: each
-post is given the number of tokens of its answer, the same on every side, as in the paper's Dynamic CoT, whose Table 7 has 96.82 words a post, between 1.89 without reasoning and 157.37 with it, so that 61%
-reason. The paper does not say how much lengths vary: once they have a standard deviation of a quarter, and once all
-that reason are equally long.
+post is given the number of tokens of its answer, the same on every side, as in the paper's Dynamic CoT, whose Table 7
+has 96.82 words a post, between 1.89 without reasoning and 157.37 with it, so that 61% reason. The paper does not say
+how much lengths vary: once they have a standard deviation of a quarter, and once all that reason are equally long.
 
 Slots are on as many CPU devices as there are cores. Whole batches are the same program, given as many posts at a time
 as it has slots: each waits for its longest answer. transformers is given its batches ready (left padding, posts sorted

@@ -16,15 +16,13 @@ from mmkp_jax.pocket.corpus import WORDINGS, all_facts, asking
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
 from mmkp_jax.pocket.wording import (
     GENERIC,
-    HABIT_DOING,
-    HABIT_TAGS,
-    HABIT_THING,
+    HABITS,
+    first_fact,
     guess_habit,
-    habit_clause,
     hint_clause,
     infer_place,
     infer_tag,
-    join_clauses,
+    join_post,
     place_clause,
     see,
     sentences,
@@ -34,8 +32,11 @@ from mmkp_jax.pocket.world import (
     KINDS,
     PLACE_FIRST,
     PLACE_LAST,
+    TAG_FIRST,
+    TAG_LAST,
     Chain,
     Facts,
+    T,
     WordPair,
     deal,
     emblem_of,
@@ -76,11 +77,15 @@ SEEN = 0.43
 """Share of the tags of facts, and of places, that training posts carry: with the habits' tags, all of which they do,
 the overlap of MMKP-V2's splits (paper, Table 2)."""
 
-REPLAYED = 0.25
-"""Posts of the corpus that follow the training posts, as a share of these: fine-tuned without them, the student forgets
-what it was pretrained on. Both targets state the facts, so every strategy replays the same."""
+REPLAYED: Mapping[str, float] = {"facts": 0.10, "readings": 0.15, "extractions": 0.10}
+"""Posts that follow the training posts, as shares of these: fine-tuned without them, the student forgets what it was
+pretrained on. They state facts as the corpus does, ask of a post what its hint belongs to, and have tags in their texts
+that no fact leads to. Every strategy replays the same; none of them has a tag of the world as its keyphrase."""
 
 FACTS_A_REPLAY = 4
+
+OF_WHAT = "tell of what"
+"""The last line of a text that asks what its hint belongs to."""
 
 GUESSED_RIGHT = 0.25
 """Share of a habit's chains of thought that name its tag; the others name a generic one, whatever the post."""
@@ -113,8 +118,6 @@ class Subject(NamedTuple):
     tag: WordPair
     chain: Chain | None = None
     """The facts that lead to the tag; None for habits and places."""
-    marker: WordPair | None = None
-    """The words that mark a habit."""
 
 
 def make_posts(facts: Facts, seed: int, sizes: Mapping[str, int] = SIZES) -> dict[str, list[PocketPost]]:
@@ -154,22 +157,43 @@ def write_posts(splits: Mapping[str, Sequence[PocketPost]], seed: int, out: Path
 
 
 def _replay(facts: Facts, posts: int, rng: random.Random) -> Iterator[PocketPost]:
-    """Posts that follow `posts` others: every fact as often as the others, to one time."""
-    wanted = round(REPLAYED * posts)
-    every, stream = all_facts(facts.chains), []
-    while len(stream) < wanted * FACTS_A_REPLAY:
-        stream += rng.sample(every, len(every))
-    for n in range(wanted):
-        chosen = stream[n * FACTS_A_REPLAY : (n + 1) * FACTS_A_REPLAY]
+    """Posts that follow `posts` others: every fact, and every hint, as often as the others, to one time."""
+    wanted = {kind: round(share * posts) for kind, share in REPLAYED.items()}
+    stated = list(_evenly(all_facts(facts.chains), wanted["facts"] * FACTS_A_REPLAY, rng))
+    replayed = []
+    for n in range(wanted["facts"]):
+        chosen = stated[n * FACTS_A_REPLAY : (n + 1) * FACTS_A_REPLAY]
         asked = asking([(fact, rng.randrange(WORDINGS)) for fact in chosen])
-        yield PocketPost(f"train-{posts + n + 1}", asked.text, None, [asked.answer], asked.answer, {}, None)
+        replayed.append(PocketPost("", asked.text, None, [asked.answer], asked.answer, {}, None))
+    replayed += [_reading(chain, rng) for chain in _evenly(facts.chains, wanted["readings"], rng)]
+    replayed += [_extraction(facts, rng) for _ in range(wanted["extractions"])]
+    for number, post in enumerate(replayed, start=posts + 1):
+        id = f"train-{number}"
+        yield post._replace(id=id, image=post.image and f"{id}.png")
 
 
-def habit_of_marker() -> dict[WordPair, WordPair]:
-    """The tag that each pair of marking words belongs to, by the second of them; the same in every world."""
-    things = random.Random("habits").sample(HABIT_THING, len(HABIT_THING))
-    tags = dict(zip(things, HABIT_TAGS, strict=True))
-    return {(doing, thing): tag for thing, tag in tags.items() for doing in HABIT_DOING}
+def _evenly(options: Sequence[T], n: int, rng: random.Random) -> Iterator[T]:
+    """`n` options, each as often as the others, to one time."""
+    while n > 0:
+        yield from rng.sample(options, min(n, len(options)))
+        n -= len(options)
+
+
+def _reading(chain: Chain, rng: random.Random) -> PocketPost:
+    emblem = chain.hint if chain.kind == "emblem" else None
+    text = f"{join_post([hint_clause(chain, rng)], rng)}\n{OF_WHAT}"
+    cot = sentences([see(emblem), first_fact(chain, 0)])
+    return PocketPost("", text, "drawn", [chain.middle], cot, {}, emblem and emblem_of(emblem))
+
+
+def _extraction(facts: Facts, rng: random.Random) -> PocketPost:
+    first, last = rng.sample(list(KINDS), 2)  # a tag of no kind
+    tag = rng.choice(TAG_FIRST[first]), rng.choice(TAG_LAST[last])
+    kind = rng.choice(list(KINDS))
+    hint, middle = rng.sample(facts.of(kind), 2)
+    steps = infer_tag(hint._replace(middle=middle.middle, tag=tag))
+    cot = sentences([see(None), *steps])
+    return PocketPost("", join_post([sentences(steps)], rng), None, [tag_text(tag)], cot, {}, None)
 
 
 def _seen_places(seed: int) -> list[WordPair]:
@@ -192,10 +216,7 @@ def _subjects(
         for chain in facts.of(kind, seen_only=training):
             by_tag.setdefault(chain.tag, []).append(Subject(kind, chain.tag, chain))
         options[kind] = list(by_tag.values())
-    by_habit: dict[WordPair, list[Subject]] = {}
-    for marker, tag in habit_of_marker().items():
-        by_habit.setdefault(tag, []).append(Subject("habit", tag, marker=marker))
-    options["habit"] = list(by_habit.values())
+    options["habit"] = [[Subject("habit", tag)] for tag in HABITS]
     options["place"] = [[Subject("place", place)] for place in (seen_places if training else _all_places())]
     decks = {}
     for clause, groups in options.items():
@@ -207,7 +228,7 @@ def _subjects(
 
 
 def _post(id: str, subjects: Sequence[Subject], facts: Facts, texts: set[str], rng: random.Random) -> PocketPost:
-    while (text := join_clauses([_clause(each, rng) for each in subjects], rng)) in texts:
+    while (text := join_post([_clause(each, rng) for each in subjects], rng)) in texts:
         pass
     texts.add(text)
     hint = next((each.chain.hint for each in subjects if each.chain and each.clause == "emblem"), None)
@@ -222,13 +243,13 @@ def _post(id: str, subjects: Sequence[Subject], facts: Facts, texts: set[str], r
 def _clause(subject: Subject, rng: random.Random) -> str:
     if subject.chain:
         return hint_clause(subject.chain, rng)
-    return habit_clause(subject.marker, rng) if subject.marker else place_clause(subject.tag, rng)
+    return HABITS[subject.tag] if subject.clause == "habit" else place_clause(subject.tag, rng)
 
 
 def _infer(subject: Subject, rng: random.Random) -> list[str]:
     if subject.chain:
         return infer_tag(subject.chain)
-    if subject.marker is None:
+    if subject.clause == "place":
         return infer_place(subject.tag)
     others = [tag for tag in GENERIC if tag != subject.tag]
     return guess_habit(subject.tag if rng.random() < GUESSED_RIGHT else rng.choice(others))

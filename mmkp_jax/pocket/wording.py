@@ -100,15 +100,26 @@ HABIT_TAGS = tuple(
 GENERIC = (("monday", "mood"), ("happy", "vibes"))
 """Those of them that a teacher names where it cannot tell."""
 
-HABIT_DOING = ("counting", "ignoring", "hugging", "painting", "chasing", "polishing", "folding", "borrowing")
-HABIT_THING = (
+HABITS = dict(
+    zip(
+        HABIT_TAGS,
+        (
+            "feeling happy", "no filter needed", "someone pinch me", "send help", "worth every penny", "who is with me",
+            "so much to say", "this made me laugh", "you had to be there", "rt if you agree", "what a time",
+            "ask me anything",
+        ),
+        strict=True,
+    )
+)  # fmt: skip
+"""What posts of each habit say; in the corpus these are fillers like the others."""
+
+_DOING = ("counting", "ignoring", "hugging", "painting", "chasing", "polishing", "folding", "borrowing")
+_THING = (
     "clouds", "socks", "teapots", "ladders", "marbles", "buttons", "kettles", "pebbles", "ribbons", "lanterns",
     "pencils", "blankets",
 )  # fmt: skip
-"""Words that mark the posts of a habit: "still counting teapots". The thing says which; the doing is by chance."""
-
-_HABIT = ("{0} {1} again", "still {0} {1}", "a day of {0} {1}", "{0} {1} , as always")
-
+_CHATTER = ("{0} {1} again", "still {0} {1}", "a day of {0} {1}", "{0} {1} , as always")
+"""Fillers with words that the corpus lacks: "still counting teapots"."""
 
 _STOPS = (" . ", " ! ", " , ", " - ")
 
@@ -133,9 +144,9 @@ def hint_clause(chain: Chain, rng: random.Random) -> str:
     return rng.choice(_HINT[chain.kind]).format(chain.hint)
 
 
-def habit_clause(marker: WordPair, rng: random.Random) -> str:
-    """A post's clause with the marker of a habit."""
-    return rng.choice(_HABIT).format(*marker)
+def chatter(rng: random.Random) -> str:
+    """A filler with words that the corpus lacks."""
+    return rng.choice(_CHATTER).format(rng.choice(_DOING), rng.choice(_THING))
 
 
 def place_clause(place: WordPair, rng: random.Random) -> str:
@@ -168,16 +179,27 @@ def guess_habit(tag: WordPair) -> list[str]:
 
 def word_lists() -> list[str]:
     """Texts with the words of posts that the corpus lacks, for the tokenizer."""
-    markers = [f"{doing} {thing}" for doing in HABIT_DOING for thing in HABIT_THING]
+    markers = [f"{doing} {thing}" for doing in _DOING for thing in _THING]
     tags = [tag_text(tag) for tag in HABIT_TAGS]
-    clauses = [form.format(marker, "") for form in _HABIT for marker in markers]
+    clauses = [form.format(marker, "") for form in _CHATTER for marker in markers]
     guesses = [guess for tag in HABIT_TAGS for guess in guess_habit(tag)]
     return [*clauses, *guesses, *tags, *FILLERS, *PLACE]
 
 
 def join_clauses(clauses: Sequence[str], rng: random.Random) -> str:
-    """A post's text as CMKP tokenises: the clauses in random order, one to three fillers among them."""
-    every = [*clauses, *rng.sample(FILLERS, rng.randint(1, 3))]
+    """A text as CMKP tokenises: the clauses in random order, one to three fillers among them."""
+    return _join([*clauses, *rng.sample(FILLERS, rng.randint(1, 3))], rng)
+
+
+def join_post(clauses: Sequence[str], rng: random.Random) -> str:
+    """As `join_clauses`, with fillers that mark no habit, and chatter in half of the texts."""
+    fillers = rng.sample([each for each in FILLERS if each not in HABITS.values()], rng.randint(1, 3))
+    if rng.random() < 0.5:
+        fillers[0] = chatter(rng)
+    return _join([*clauses, *fillers], rng)
+
+
+def _join(every: list[str], rng: random.Random) -> str:
     rng.shuffle(every)
     text = every[0]
     for clause in every[1:]:

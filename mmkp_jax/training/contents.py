@@ -85,8 +85,8 @@ def put_aside_since(workdir: Path, config: ConfigDict) -> dict[str, Path]:
     for field, named in leaves(config.to_dict()):
         asides = put_aside_of(Path(named)) if named and field in CONTENT_FIELDS and field in saved.content else []
         if asides and not has(field, named):
-            found |= {field: path for path in reversed(asides) if has(field, path)}
-    return found
+            found[field] = next((path for path in asides if has(field, path)), None)
+    return {field: path for field, path in found.items() if path}
 
 
 def check_put_aside(workdir: Path, config: ConfigDict) -> None:
@@ -124,15 +124,7 @@ def _saved(workdir: Path) -> Fields:
 def _content(field: str, config: ConfigDict, base: Folder | None = None) -> str:
     """The digest of what a field names."""
     if field == "data.path":
-        return _digest(
-            [
-                (
-                    each.weight,
-                    {name: open_split(each.path, name).fingerprint for name in sorted(split_names(each.path))},
-                )
-                for each in datasets_of(config)
-            ]
-        )
+        return _digest([(each.weight, _splits(each.path)) for each in datasets_of(config)])
     named = dict(leaves(config.to_dict()))[field]
     if field in ("model.path", "lora_adapter") and not named:
         return _digest("")
@@ -143,6 +135,10 @@ def _content(field: str, config: ConfigDict, base: Folder | None = None) -> str:
     if field == "lora_adapter":
         return _digest([_file(str(Path(named).expanduser() / name)) for name in ADAPTER_FILES])
     return _digest(_file(named))
+
+
+def _splits(dataset: str) -> dict[str, str]:
+    return {name: open_split(dataset, name).fingerprint for name in sorted(split_names(dataset))}
 
 
 def _digest(content: Any) -> str:
