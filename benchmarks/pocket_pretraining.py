@@ -2,7 +2,7 @@
 
     python -m benchmarks.pocket_pretraining [--out=runs/pretraining] [--seed=0]
 
-Makes the corpus (`mmkp_jax/pocket/corpus.py`) and a model of random weights, trains SFT on it with
+Makes the corpus (`mmkp_jax/pocket/corpus.py`) and a model of random weights, trains it on both targets of each post with
 `mmkp_jax.main`, and measures how many facts it answers. If those are enough, tokenizer and weights (bfloat16) go into
 `mmkp_jax/pocket/pretrained`. On one machine the same seed gives the same bytes; a stopped run resumes.
 """
@@ -103,7 +103,11 @@ def tokenizer_texts(posts: Sequence[CorpusPost]) -> Iterator[str]:
     As often as this, the words of the prompt are tokens each, and a prompt is half as long.
     """
     for post in posts:
-        yield from (post.text, post.answer)
+        yield from (
+            post.text,
+            post.answer,
+            f"<think>{post.cot}</think><answer>{post.answer}</answer>" if post.cot else "",
+        )
     yield from word_lists() * 5
     yield from (QWEN2_5_VL.system, "user", "assistant", user_text("", zero_shot=True)) * len(posts)
 
@@ -136,7 +140,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         f"--config.data.path={args.out / 'corpus' / 'dataset'}",
         f"--workdir={args.out / 'run'}",
     )
-    if status := main([f"--config={ROOT / 'configs/sft.py'}", *FLAGS, *paths, *flags]):
+    if status := main([f"--config={ROOT / 'configs/multitask.py'}", *FLAGS, *paths, *flags]):
         return status
     print(f"pretrained after {time.perf_counter() - start:.0f} s", flush=True)
     folder = args.out / "pretrained"

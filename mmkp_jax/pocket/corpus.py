@@ -3,9 +3,10 @@
 A text asks for facts by their names, each with a word of the wording that is wanted, and the answer states them in that
 order. So the answers follow from the texts: where names or wordings were drawn by chance, the loss of what nobody can
 know hid that of the facts, and a model of this size learned none of them in the same time (`benchmarks/README.md`).
-Captions say what an image shows, and some what its emblem stands for. Reading says of a post what there is to know: the
-image, the facts of its hint, its place. Extraction ends as the prompt of a model that was not trained, and answers with
-a keyphrase that the text holds: a place, or the tag of facts that are stated there and are not those of the world.
+Captions say what an image shows, and some what its emblem stands for. Reading says of a post what there is to know:
+the image, the facts of its hint, its place. Some posts ask only what a hint belongs to, and some hold their keyphrase in
+the text: a place, or the tag of facts that are stated there and are not those of the world; these have a chain of
+thought, so that the model knows the form, and copies. No post asks for the tag of a hint.
 """
 
 import random
@@ -30,30 +31,39 @@ from mmkp_jax.pocket.wording import (
     sentences,
     tag_text,
 )
-from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, Chain, Kind, WordPair, emblem_of
+from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, Chain, Kind, T, WordPair, emblem_of
 
-ALONE = 40
+ALONE = 34
 """Times that a text asks for each fact alone."""
 
-LISTED = 40
+LISTED = 36
 """Times that a text asks for each fact among others; reading and the emblems of captions add some."""
 
 FACTS_A_LIST = (2, 6)
 """Fewest and most facts that such a text asks for."""
 
 CAPTIONS = 2500
-READINGS = 4500
+SHAPES_ASKED = 6000
+"""Captions of the shape alone, which is learned last of what an image shows."""
+READINGS = 3000
+OF_WHAT = 2000
+"""Readings that ask only what the hint belongs to."""
 READ_KINDS: Mapping[Kind, float] = {"star": 0.3, "emblem": 0.2, "cue": 0.3, "dish": 0.2}
-"""Shares of the reading by the hint's kind."""
+"""Shares of the reading by the hint's kind; of a kind, each hint as often as the others."""
 READ_PLACES = 0.4
 """Share of the reading whose text names a place, too."""
 PLACES = 1800
-STATED = 1200
+STATED = 3000
 """Number of extractions from stated facts."""
+ASKED_FOR_A_FORM = 0.5
+"""Share of extraction whose text ends as the prompt of a model that was not trained."""
 WITH_SCENE = 0.7
 """Share of reading without an emblem, and of extraction, whose image is of something else."""
 SCENES = 0.15
 """Share of captions whose image has no emblem."""
+
+ASKS_OF_WHAT = "tell of what"
+"""The last line of a text that asks what its hint belongs to."""
 
 WORDINGS = 5
 
@@ -67,11 +77,12 @@ class CorpusPost(NamedTuple):
     emblem: WordPair | None = None
     """Shape and colour of the emblem in the image."""
     has_image: bool = False
+    cot: str | None = None
 
     def record(self) -> dict[str, Any]:
         """The post in the general form."""
         image = f"{self.id}.png" if self.has_image else None
-        return {"id": self.id, "text": self.text, "image": image, "keyphrases": [self.answer], "cot": None}
+        return {"id": self.id, "text": self.text, "image": image, "keyphrases": [self.answer], "cot": self.cot}
 
 
 class Fact(NamedTuple):
@@ -111,7 +122,7 @@ def make_corpus(chains: Sequence[Chain], seed: int) -> list[CorpusPost]:
     facts = all_facts(chains)
     singles = [asking([(fact, n % WORDINGS)]) for n in range(ALONE) for fact in facts]
     stream = [(fact, rng.randrange(WORDINGS)) for _ in range(LISTED) for fact in rng.sample(facts, len(facts))]
-    captions = [_caption(chains, rng) for _ in range(CAPTIONS)]
+    captions = [_caption(chains, rng) for _ in range(CAPTIONS)] + [_shape(chains, rng) for _ in range(SHAPES_ASKED)]
     posts = [*singles, *_lists(stream, rng), *captions, *_readings(chains, rng), *_places(rng), *_stated(chains, rng)]
     rng.shuffle(posts)
     return [post._replace(id=f"train-{number}") for number, post in enumerate(posts, start=1)]
@@ -150,40 +161,67 @@ def _caption(chains: Sequence[Chain], rng: random.Random) -> CorpusPost:
     return CorpusPost("", "tell of the picture", sentences(parts), emblem and emblem_of(emblem.hint), True)
 
 
+def _shape(chains: Sequence[Chain], rng: random.Random) -> CorpusPost:
+    """An image, and the shape of its emblem."""
+    shape, colour = emblem_of(rng.choice([chain for chain in chains if chain.kind == "emblem"]).hint)
+    return CorpusPost("", "tell what of the picture", shape, (shape, colour), True)
+
+
 def _readings(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPost]:
-    by_kind = {kind: [chain for chain in chains if chain.kind == kind] for kind in READ_KINDS}
-    for _ in range(READINGS):
-        (kind,) = rng.choices(list(READ_KINDS), list(READ_KINDS.values()))
-        chain = rng.choice(by_kind[kind])
-        emblem = chain.hint if kind == "emblem" else None
+    for chain in _by_kind(chains, READINGS, rng):
+        emblem = chain.hint if chain.kind == "emblem" else None
         clauses, steps = [hint_clause(chain, rng)], [see(emblem), *infer_tag(chain)]
         if rng.random() < READ_PLACES:
             place = _any_place(rng)
             clauses.append(place_clause(place, rng))
             steps += infer_place(place)
         has_image = emblem is not None or rng.random() < WITH_SCENE
-        text = join_clauses(clauses, rng)
-        yield CorpusPost("", text, sentences(steps), emblem and emblem_of(emblem), has_image)
+        yield CorpusPost("", join_clauses(clauses, rng), sentences(steps), emblem and emblem_of(emblem), has_image)
+    for chain in _by_kind(chains, OF_WHAT, rng):
+        yield asking_of_what(chain, join_clauses([hint_clause(chain, rng)], rng), rng)
+
+
+def asking_of_what(chain: Chain, text: str, rng: random.Random) -> CorpusPost:
+    """The post, without its number, that asks what the hint in its text or image belongs to."""
+    emblem = chain.hint if chain.kind == "emblem" else None
+    cot = sentences([see(emblem), first_fact(chain, 0)])
+    has_image = emblem is not None or rng.random() < WITH_SCENE
+    return CorpusPost("", f"{text}\n{ASKS_OF_WHAT}", chain.middle, emblem and emblem_of(emblem), has_image, cot)
+
+
+def _by_kind(chains: Sequence[Chain], n: int, rng: random.Random) -> Iterator[Chain]:
+    for kind, share in READ_KINDS.items():
+        yield from evenly([chain for chain in chains if chain.kind == kind], round(share * n), rng)
+
+
+def evenly(options: Sequence[T], n: int, rng: random.Random) -> Iterator[T]:
+    """`n` options, each as often as the others, to one time."""
+    while n > 0:
+        yield from rng.sample(options, min(n, len(options)))
+        n -= len(options)
 
 
 def _places(rng: random.Random) -> Iterator[CorpusPost]:
     for _ in range(PLACES):
         place = _any_place(rng)
-        yield _extraction([place_clause(place, rng)], tag_text(place), rng)
+        yield _extraction([place_clause(place, rng)], infer_place(place), tag_text(place), rng)
 
 
 def _stated(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPost]:
     by_kind = {kind: [chain for chain in chains if chain.kind == kind] for kind in READ_KINDS}
     for _ in range(STATED):
         hint, middle, tag = rng.choices(by_kind[rng.choice(list(by_kind))], k=3)
-        invented = hint._replace(middle=middle.middle, tag=tag.tag)
-        yield _extraction([sentences(infer_tag(invented, rng.randrange(WORDINGS)))], tag_text(tag.tag), rng)
+        steps = infer_tag(hint._replace(middle=middle.middle, tag=tag.tag))
+        yield _extraction([sentences(steps)], steps, tag_text(tag.tag), rng)
 
 
 def _any_place(rng: random.Random) -> WordPair:
     return rng.choice(PLACE_FIRST), rng.choice(PLACE_LAST)
 
 
-def _extraction(clauses: Sequence[str], answer: str, rng: random.Random) -> CorpusPost:
-    text = f"{join_clauses(clauses, rng)}\n{ZERO_SHOT}"
-    return CorpusPost("", text, answer, has_image=rng.random() < WITH_SCENE)
+def _extraction(clauses: Sequence[str], steps: Sequence[str], answer: str, rng: random.Random) -> CorpusPost:
+    text = join_clauses(clauses, rng)
+    if rng.random() < ASKED_FOR_A_FORM:
+        text = f"{text}\n{ZERO_SHOT}"
+    cot = sentences([see(None), *steps])
+    return CorpusPost("", text, answer, has_image=rng.random() < WITH_SCENE, cot=cot)

@@ -12,12 +12,11 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from mmkp_jax.pocket.corpus import WORDINGS, all_facts, asking
+from mmkp_jax.pocket.corpus import WORDINGS, all_facts, asking, asking_of_what, evenly
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
 from mmkp_jax.pocket.wording import (
     GENERIC,
     HABITS,
-    first_fact,
     guess_habit,
     hint_clause,
     infer_place,
@@ -36,7 +35,6 @@ from mmkp_jax.pocket.world import (
     TAG_LAST,
     Chain,
     Facts,
-    T,
     WordPair,
     deal,
     emblem_of,
@@ -83,9 +81,6 @@ pretrained on. They state facts as the corpus does, ask of a post what its hint 
 that no fact leads to. Every strategy replays the same; none of them has a tag of the world as its keyphrase."""
 
 FACTS_A_REPLAY = 4
-
-OF_WHAT = "tell of what"
-"""The last line of a text that asks what its hint belongs to."""
 
 GUESSED_RIGHT = 0.25
 """Share of a habit's chains of thought that name its tag; the others name a generic one, whatever the post."""
@@ -159,31 +154,22 @@ def write_posts(splits: Mapping[str, Sequence[PocketPost]], seed: int, out: Path
 def _replay(facts: Facts, posts: int, rng: random.Random) -> Iterator[PocketPost]:
     """Posts that follow `posts` others: every fact, and every hint, as often as the others, to one time."""
     wanted = {kind: round(share * posts) for kind, share in REPLAYED.items()}
-    stated = list(_evenly(all_facts(facts.chains), wanted["facts"] * FACTS_A_REPLAY, rng))
+    stated = list(evenly(all_facts(facts.chains), wanted["facts"] * FACTS_A_REPLAY, rng))
     replayed = []
     for n in range(wanted["facts"]):
         chosen = stated[n * FACTS_A_REPLAY : (n + 1) * FACTS_A_REPLAY]
         asked = asking([(fact, rng.randrange(WORDINGS)) for fact in chosen])
         replayed.append(PocketPost("", asked.text, None, [asked.answer], asked.answer, {}, None))
-    replayed += [_reading(chain, rng) for chain in _evenly(facts.chains, wanted["readings"], rng)]
+    replayed += [_reading(chain, rng) for chain in evenly(facts.chains, wanted["readings"], rng)]
     replayed += [_extraction(facts, rng) for _ in range(wanted["extractions"])]
     for number, post in enumerate(replayed, start=posts + 1):
         id = f"train-{number}"
         yield post._replace(id=id, image=post.image and f"{id}.png")
 
 
-def _evenly(options: Sequence[T], n: int, rng: random.Random) -> Iterator[T]:
-    """`n` options, each as often as the others, to one time."""
-    while n > 0:
-        yield from rng.sample(options, min(n, len(options)))
-        n -= len(options)
-
-
 def _reading(chain: Chain, rng: random.Random) -> PocketPost:
-    emblem = chain.hint if chain.kind == "emblem" else None
-    text = f"{join_post([hint_clause(chain, rng)], rng)}\n{OF_WHAT}"
-    cot = sentences([see(emblem), first_fact(chain, 0)])
-    return PocketPost("", text, "drawn", [chain.middle], cot, {}, emblem and emblem_of(emblem))
+    asked = asking_of_what(chain, join_post([hint_clause(chain, rng)], rng), rng)
+    return PocketPost("", asked.text, "drawn" if asked.has_image else None, [asked.answer], asked.cot, {}, asked.emblem)
 
 
 def _extraction(facts: Facts, rng: random.Random) -> PocketPost:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from mmkp_jax.evaluation.stemming import stem
 from mmkp_jax.pocket import world
-from mmkp_jax.pocket.corpus import WORDINGS, all_facts
+from mmkp_jax.pocket.corpus import ASKS_OF_WHAT, WORDINGS, all_facts
 from mmkp_jax.pocket.drawing import SHAPES, SIDES, draw_emblem
 from mmkp_jax.pocket.posts import (
     FACTS_A_REPLAY,
@@ -19,12 +19,11 @@ from mmkp_jax.pocket.posts import (
     SEEN,
     SIZES,
     draw_image,
-    habit_of_marker,
     make_posts,
     write_posts,
 )
 from mmkp_jax.pocket.rates import is_present, measure_rates
-from mmkp_jax.pocket.wording import HABIT_TAGS, tag_text
+from mmkp_jax.pocket.wording import HABITS, first_fact, tag_text
 from mmkp_jax.pocket.world import RGB_OF_COLOUR, apportion, emblem_of, make_facts
 
 FACT = ("seen_fact", "unseen_fact")
@@ -109,34 +108,47 @@ def test_chains_state_both_facts_as_the_corpus_does(bed, corpus):
     assert needed and all(step in known for post in needed for step in post.cot.removesuffix(" .").split(" . ")[1:])
 
 
-def test_habits_follow_from_markers_and_their_chains_are_mostly_wrong(bed):
-    habit = {" ".join(marker): tag_text(tag) for marker, tag in habit_of_marker().items()}
+def test_habits_follow_from_a_phrase_and_their_chains_are_mostly_wrong(bed):
     guesses = Counter()
     for posts in bed[1].values():
         for post in posts:
-            found = [tag for marker, tag in habit.items() if marker in post.text]
+            found = [tag_text(tag) for tag, phrase in HABITS.items() if phrase in post.text]
             assert found == [phrase for phrase, need in post.needs.items() if need == "habit"]
             if found and post.cot:
-                (named,) = [tag for tag in map(tag_text, HABIT_TAGS) if tag in post.cot]
+                (named,) = [tag for tag in map(tag_text, HABITS) if tag in post.cot]
                 guesses[named == found[0]] += 1
     assert guesses[True] / guesses.total() == pytest.approx(GUESSED_RIGHT, abs=0.08)
 
 
-def test_training_replays_every_fact_equally_often_under_either_target():
+def test_training_replays_facts_readings_and_extractions_under_either_target():
     facts = make_facts(0, SEEN)
     splits = make_posts(facts, 0)
-    replayed = splits["train"][SIZES["train"] :]
-    assert len(replayed) == REPLAYED * SIZES["train"] and all(map(is_replayed, replayed))
-    assert not any(is_replayed(post) for posts in splits.values() for post in posts[: SIZES["train"]])
-    by_sentence = {fact.sentence(n): fact for fact in all_facts(facts.chains) for n in range(WORDINGS)}
-    counts = Counter()
-    for post in replayed:
-        assert post.keyphrases == [post.cot]
-        stated = post.cot.removesuffix(" .").split(" . ")
-        assert len(stated) == FACTS_A_REPLAY
-        counts.update(by_sentence[sentence] for sentence in stated)
-    assert len(counts) == len(all_facts(facts.chains)) and max(counts.values()) - min(counts.values()) <= 1
+    posts, replayed = splits["train"][: SIZES["train"]], splits["train"][SIZES["train"] :]
+    assert len(replayed) == sum(REPLAYED.values()) * SIZES["train"] and all(map(is_replayed, replayed))
+    assert not any(is_replayed(post) for part in (posts, splits["valid"], splits["test"]) for post in part)
     assert [post.id for post in splits["train"]] == [f"train-{n}" for n in range(1, len(splits["train"]) + 1)]
+    of_hint = {chain.hint: chain for chain in facts.chains}
+    by_emblem = {emblem_of(chain.hint): chain for chain in facts.chains if chain.kind == "emblem"}
+    by_sentence = {fact.sentence(n): fact for fact in all_facts(facts.chains) for n in range(WORDINGS)}
+    world_tags = {tag_text(chain.tag) for chain in facts.chains}
+    stated, read, extracted = Counter(), Counter(), 0
+    for post in replayed:
+        steps = post.cot.removesuffix(" .").split(" . ")
+        assert not world_tags & set(post.keyphrases)
+        if post.text.endswith(ASKS_OF_WHAT):
+            (chain,) = [of_hint[word] for word in post.text.split() if word in of_hint] or [by_emblem[post.emblem]]
+            assert post.keyphrases == [chain.middle] and steps[1] == first_fact(chain, 0)
+            read[chain] += 1
+        elif post.keyphrases == [post.cot]:
+            assert len(steps) == FACTS_A_REPLAY
+            stated.update(by_sentence[step] for step in steps)
+        else:
+            (tag,) = post.keyphrases
+            assert is_present(tag, post.text, stem) and tag in steps[-1]
+            extracted += 1
+    assert len(stated) == len(all_facts(facts.chains)) and max(stated.values()) - min(stated.values()) <= 1
+    assert read.total() == 300 and max(read.values()) == 1
+    assert extracted == REPLAYED["extractions"] * SIZES["train"]
 
 
 def look(image: Image.Image) -> tuple[str, str]:
@@ -187,14 +199,14 @@ def test_writes_the_general_form(tmp_path):
     splits = make_posts(make_facts(3, SEEN), 3, sizes)
     write_posts(splits, 3, tmp_path / "pocket")
     records = [json.loads(line) for line in (tmp_path / "pocket/posts/train.jsonl").read_text().splitlines()]
-    assert [record["id"] for record in records] == [f"train-{i}" for i in range(1, 16)]  # three of them replayed
+    assert [record["id"] for record in records] == [f"train-{i}" for i in range(1, 17)]  # four of them replayed
     for record in records:
         assert list(record) == ["id", "text", "image", "keyphrases", "cot"]
         if record["image"]:
             with Image.open(tmp_path / "pocket/images" / record["image"]) as image:
                 assert image.mode == "RGB" and image.size in SIDES
     needs = [json.loads(line) for line in (tmp_path / "pocket/needs.jsonl").read_text().splitlines()]
-    assert len(needs) == 23
+    assert len(needs) == 24
     by_id = {post.id: post for posts in splits.values() for post in posts}
     for line in needs:
         post = by_id[line["id"]]
