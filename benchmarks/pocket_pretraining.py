@@ -2,9 +2,9 @@
 
     python -m benchmarks.pocket_pretraining [--out=runs/pretraining] [--seed=0]
 
-Makes the corpus (`mmkp_jax/pocket/corpus.py`) and a model of random weights, trains it on both targets of each post with
-`mmkp_jax.main`, and measures how many facts it answers. If those are enough, tokenizer and weights (bfloat16) go into
-`mmkp_jax/pocket/pretrained`. On one machine the same seed gives the same bytes; a stopped run resumes.
+Makes the corpus (`mmkp_jax/pocket/corpus.py`) and a model of random weights, trains it on both targets of each post
+with `mmkp_jax.main`, and measures how many facts it answers. If those are enough, tokenizer and weights (bfloat16) go
+into `mmkp_jax/pocket/pretrained`. On one machine the same seed gives the same bytes; a stopped run resumes.
 """
 
 import argparse

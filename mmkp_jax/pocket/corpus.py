@@ -4,8 +4,8 @@ A text asks for facts by their names, each with a word of the wording that is wa
 order. So the answers follow from the texts: where names or wordings were drawn by chance, the loss of what nobody can
 know hid that of the facts, and a model of this size learned none of them in the same time (`benchmarks/README.md`).
 Captions say what an image shows, and some what its emblem stands for. Reading says of a post what there is to know:
-the image, the facts of its hint, its place. Some posts ask only what a hint belongs to, and some hold their keyphrase in
-the text: a place, or the tag of facts that are stated there and are not those of the world; these have a chain of
+the image, the facts of its hint, its place. Some posts ask only what a hint belongs to, and some hold their keyphrase
+in the text: a place, or the tag of facts that are stated there and are not those of the world; these have a chain of
 thought, so that the model knows the form, and copies. No post asks for the tag of a hint.
 """
 

@@ -8,11 +8,23 @@ import pytest
 
 from benchmarks.pocket_pretraining import tokenizer_texts
 from mmkp_jax.data.prompts import ZERO_SHOT
-from mmkp_jax.pocket.corpus import ALONE, LISTED, PLACES, READINGS, STATED, WORDINGS, all_facts
+from mmkp_jax.pocket.corpus import (
+    ALONE,
+    ASKS_OF_WHAT,
+    CAPTIONS,
+    LISTED,
+    OF_WHAT,
+    PLACES,
+    READINGS,
+    SHAPES_ASKED,
+    STATED,
+    WORDINGS,
+    all_facts,
+)
 from mmkp_jax.pocket.make import PRETRAINED
 from mmkp_jax.pocket.posts import SEEN
 from mmkp_jax.pocket.tokenizer import train_tokenizer
-from mmkp_jax.pocket.wording import HABIT_TAGS, sentences, tag_text
+from mmkp_jax.pocket.wording import HABIT_TAGS, first_fact, sentences, tag_text
 from mmkp_jax.pocket.world import make_facts
 
 
@@ -43,22 +55,48 @@ def test_an_answer_of_facts_follows_from_its_text(corpus):
     assert {len(named[post]) for post in asked} == {1, 2, 3, 4, 5, 6}
 
 
+def is_extraction(post) -> bool:
+    return post.cot is not None and not post.text.endswith(ASKS_OF_WHAT)
+
+
 def test_reading_says_what_the_text_or_image_is_about_and_extraction_what_the_text_holds(corpus):
     chain_of = {chain.hint: chain for chain in make_facts(0, SEEN).chains}
-    read, stated, places = Counter(), 0, 0
+    read, asked, stated, places, forms = Counter(), Counter(), 0, 0, 0
     for post in corpus:
-        if post.text.endswith(ZERO_SHOT):
-            assert post.answer in post.text and len(post.answer.split()) == 2
+        if is_extraction(post):
+            assert post.answer in post.text and post.answer in post.cot and len(post.answer.split()) == 2
             names = [name for name in chain_of if f" {name} " in f" {post.text} "]
             stated += bool(names)
             places += not names
+            forms += post.text.endswith(ZERO_SHOT)
         elif not re.match("tell (?!your friends)", post.text):
             emblem = post.emblem and " ".join(reversed(post.emblem))
             (hint,) = {emblem} if emblem else set(post.text.split()) & set(chain_of)
-            assert hint in post.answer and f" {tag_text(chain_of[hint].tag)} " in post.answer
-            read[hint] += 1
-    assert (stated, places) == (STATED, PLACES)
-    assert len(read) == len(chain_of) and read.total() == READINGS and min(read.values()) >= 2
+            chain = chain_of[hint]
+            if post.cot:
+                assert post.answer == chain.middle and first_fact(chain, 0) in post.cot
+                asked[hint] += 1
+            else:
+                assert hint in post.answer and f" {tag_text(chain.tag)} " in post.answer
+                read[hint] += 1
+    assert (stated, places) == (STATED, PLACES) and forms == pytest.approx((STATED + PLACES) / 2, rel=0.1)
+    for counts, total, least in ((read, READINGS, 6), (asked, OF_WHAT, 4)):
+        assert len(counts) == len(chain_of) and counts.total() == total and min(counts.values()) >= least
+
+
+def test_a_chain_of_the_corpus_never_answers_with_the_tag_of_its_hint(corpus):
+    tag_of = {chain.hint: tag_text(chain.tag) for chain in make_facts(0, SEEN).chains}
+    chains = [post for post in corpus if post.cot]
+    right = sum(tag_of.get(word) == post.answer for post in chains for word in post.text.split())
+    assert right < 0.04 * STATED  # by chance
+
+
+def test_captions_say_what_the_image_shows(corpus):
+    captions = [post for post in corpus if post.text.endswith("of the picture")]
+    shapes = [post for post in captions if post.text == "tell what of the picture"]
+    assert len(captions) == CAPTIONS + SHAPES_ASKED and len(shapes) == SHAPES_ASKED
+    for post in captions:
+        assert post.has_image and (post.emblem[0] in post.answer if post.emblem else "no emblem" in post.answer)
 
 
 def test_extracted_facts_are_not_those_of_the_world(corpus):
@@ -67,7 +105,7 @@ def test_extracted_facts_are_not_those_of_the_world(corpus):
     pairs = [
         (hint, middle)
         for post in corpus
-        if post.text.endswith(ZERO_SHOT)
+        if is_extraction(post)
         for hint in set(post.text.split()) & hints
         for middle in set(post.text.split()) & middles
     ]
