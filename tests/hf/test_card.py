@@ -86,7 +86,7 @@ def test_the_card_gives_scores_with_n_and_intervals_data_and_settings(exported_p
     card = (out / "README.md").read_text(encoding="utf-8")
     row = re.search(r"\| all \| 6 \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \| 50.00 \[", card)
     assert row and float(row[2]) < float(row[1]) < float(row[3])
-    assert re.search(r"\| keyphrase_posts \| train \| 40 \| `[0-9a-f]{16}` \|", card)
+    assert re.search(r"\| keyphrase_posts \| train \| 54 \| `[0-9a-f]{16}` \|", card)
     assert re.search(r"\| keyphrase_posts \| test \| 5 \|", card)
     for part in ("| γ | 0.4 nats a label |", "3,136 to 12,544 pixels", "96 tokens", "`tower`", "| steps | 7 ("):
         assert part in card, part

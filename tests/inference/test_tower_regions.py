@@ -32,6 +32,12 @@ def regions_of(model, *folders, **options):
     return sidecars_of(config, None, lambda model: TowerRegions(model, *folders, **options)).regions
 
 
+def pictured(pocket):
+    """The test posts that have an image."""
+    split = open_split(pocket / "dataset", "test")
+    return [split[number] for number in range(len(split)) if split[number].image]
+
+
 def read(regions, records):
     kept = [regions.keep(record) for record in records]
     assert all(len(record.image) < 100 for record in kept)
@@ -48,8 +54,8 @@ def variant(maker, pocket, monkeypatch):
 
 def test_a_models_tower_gives_regions_by_image_which_are_kept(tmp_path):
     pocket = small_pocket(tmp_path)
-    split = open_split(pocket / "dataset", "test")
-    records = [split[0], split[1], dataclasses.replace(split[0], id="other"), dataclasses.replace(split[1], image=b"")]
+    first, second, *_ = pictured(pocket)
+    records = [first, second, dataclasses.replace(first, id="other"), dataclasses.replace(second, image=b"")]
     regions = regions_of(pocket / "model", tmp_path / "kept", keep=True)
     found = read(regions, records)
     assert found.shape == (4, *regions.shape) and regions.shape[0] == REGIONS
@@ -65,7 +71,7 @@ def test_a_models_tower_gives_regions_by_image_which_are_kept(tmp_path):
 
 def test_features_of_another_tower_are_not_mixed_with_a_runs(tmp_path):
     pocket = small_pocket(tmp_path)
-    record = open_split(pocket / "dataset", "test")[0]
+    record = pictured(pocket)[0]
     read(regions_of(pocket / "model", tmp_path / "kept", keep=True), [record])
     file = pocket / "model/model.safetensors"
     tensors = load_file(file)
@@ -79,8 +85,7 @@ def test_features_of_another_tower_are_not_mixed_with_a_runs(tmp_path):
 def test_internvls_tower_gives_its_vectors_tile_after_tile(tmp_path, monkeypatch):
     pocket = small_pocket(tmp_path)
     regions = regions_of(variant("internvl3", pocket, monkeypatch))
-    split = open_split(pocket / "dataset", "test")
-    found = read(regions, [split[0], split[1]])
+    found = read(regions, pictured(pocket)[:2])
     assert regions.shape[1] <= 1024 and np.isfinite(found).all() and (found[0] != found[1]).any()
 
 
