@@ -398,6 +398,16 @@ def test_a_step_whose_seconds_are_not_known_makes_no_peak_in_the_rate():
     np.testing.assert_array_equal(rate_S, [nan, 2.0, 2.0])
 
 
+@pytest.mark.parametrize(
+    "system, names", [("Dynamic CoT", ["a", "a, predicted from γ"]), ("Dynamic CoT (mode_free)", ["a"]), ("SFT", ["a"])]
+)
+def test_the_share_on_cot_is_drawn_beside_what_the_published_rule_predicts(system, names):
+    metrics = {"step": np.arange(1, 4), "cot_share": np.array([0, 0.5, 1]), "p_think_balance": np.array([0, 0.6, 0.7])}
+    charts = figures.curves([SimpleNamespace(name="a", system=system, metric="f1@1", metrics=metrics)])
+    (chart,) = [each for each in charts if each.title == "Share of posts on CoT"]
+    assert [line.name for line in chart.lines] == names
+
+
 def test_a_run_that_diverged_is_reported(runs, tmp_path):
     nan = {"loss": None, "loss_sft": None, "grad_norm": None, "cot_share": 0.0, "posts": 4, "seconds": 1}
     (runs[0] / "metrics.jsonl").write_text("".join(json.dumps({"step": step, **nan}) + "\n" for step in (1, 2)))

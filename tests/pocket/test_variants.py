@@ -113,8 +113,21 @@ def test_a_variant_is_made_once_and_nothing_else_is_overwritten(made, pocket, tm
     files = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert {file.name: file.read_bytes() for file in (again / "model").iterdir()} == files
     (again / STAMP).write_text("{}")
-    with pytest.raises(InputError, match="has another seed, size or version"):
+    with pytest.raises(InputError, match="was made with another seed, size or version"):
         make_variant(variant_of(maker), other)
+
+
+def test_a_variant_of_an_older_pocket_is_put_aside(made, pocket, tmp_path, monkeypatch, capsys):
+    maker = MAKERS[0]
+    monkeypatch.setattr("mmkp_jax.pocket.variants.make", lambda root: None)
+    other, again = shutil.copytree(pocket, tmp_path / "pocket"), tmp_path / f"pocket_{maker}"
+    shutil.copytree(made(maker).parent, again)
+    stamp = json.loads((other / STAMP).read_text())
+    (other / STAMP).write_text(json.dumps(stamp | {"version": stamp["version"] + 1}))
+    make_variant(variant_of(maker), other)
+    aside = tmp_path / f"pocket_{maker}.version-{variant_of(maker).version}"
+    assert f"the old one is now {aside}" in capsys.readouterr().err and (aside / "model").is_dir()
+    assert json.loads((again / STAMP).read_text())["pocket"]["version"] == stamp["version"] + 1
 
 
 def six_steps(pocket, model, maker: str, workdir):

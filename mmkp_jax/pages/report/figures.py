@@ -75,7 +75,7 @@ def curves(runs: Sequence[ReportRun]) -> list[LineChart]:
         for run in runs:
             step_S, values_S = _values(run, name)
             series.append((run.name, step_S, values_S))
-            if name == "cot_share" and run.system == paper.NAMES["dyncot"]:
+            if name == "cot_share" and run.system == paper.NAMES["dyncot"] and "p_think_balance" in run.metrics:
                 series.append((f"{run.name}, predicted from γ", *_values(run, "p_think_balance")))
         chart = line_chart(title, series, x_name="step", y_end=end, smooth=smooth)
         charts += [chart] if chart else []
