@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.jobs import ROOT
 from benchmarks.modes import read_modes
+from benchmarks.recall import weights_of
 from benchmarks.systems import OURS
 from mmkp_jax.evaluation.modes import Modes
 from mmkp_jax.pages.tables import Table, as_text
@@ -143,8 +144,8 @@ class RecallJob(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether every question is answered."""
-        return self.file.exists()
+        """Whether every question is answered, by the weights that are there now."""
+        return self.file.exists() and _read(self.file).get("weights") == weights_of(self.model)
 
     def command(self) -> list[str]:
         """The command that starts it."""
@@ -154,7 +155,11 @@ class RecallJob(NamedTuple):
 
 def recall_of(job: RecallJob) -> float:
     """Share of the world's facts that the model of a complete job knows."""
-    return json.loads(job.file.read_text(encoding="utf-8"))["recall"]
+    return _read(job.file)["recall"]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def recall_jobs(runs: Path, results: Mapping[str, "Result"]) -> list[RecallJob]:

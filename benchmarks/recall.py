@@ -8,6 +8,7 @@ never come to the sentence by itself.
 """
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from mmkp_jax.data.examples import tree_of
 from mmkp_jax.data.posts import Record
 from mmkp_jax.evaluation.files import read_posts
+from mmkp_jax.hf.tensors import WEIGHTS
 from mmkp_jax.hf.verify import our_logits
 from mmkp_jax.inference.load_model import load_model
 from mmkp_jax.pocket.corpus import all_facts
@@ -50,6 +52,12 @@ def known_facts(model: str, questions: Path) -> list[bool]:
     return known
 
 
+def weights_of(model: str) -> str | None:
+    """The digest of a folder's weights; None for a run, whose steps never change."""
+    file = Path(model) / WEIGHTS
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Writes `known`, a list of true and false, and `recall`, the share of true."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,7 +67,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     known = known_facts(args.model, args.questions)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.out, {"model": args.model, "recall": float(np.mean(known)), "known": known}, indent=None)
+    found = {"model": args.model, "weights": weights_of(args.model), "recall": float(np.mean(known)), "known": known}
+    write_json(args.out, found, indent=None)
     print(f"{args.model}: {sum(known)} of {len(known)} facts are known")
     return 0
 

@@ -1,5 +1,7 @@
 """The gates, on invented numbers: a comparison is called evidence only while every one of them holds."""
 
+import json
+
 import pytest
 
 from benchmarks.gates import (
@@ -14,6 +16,8 @@ from benchmarks.gates import (
     text_of,
     verdict,
 )
+from benchmarks.recall import weights_of
+from mmkp_jax.hf.tensors import WEIGHTS
 from mmkp_jax.pages.tables import as_text
 
 GOOD = Measured(
@@ -73,3 +77,12 @@ def test_a_job_about_facts_is_complete_with_its_file(tmp_path):
     job.file.write_text('{"recall": 0.25, "known": [true, false, false, false]}')
     assert job.complete and recall_of(job) == 0.25
     assert job.command()[1:3] == ["-m", "benchmarks.recall"]
+
+
+def test_what_other_weights_knew_is_asked_again(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / WEIGHTS).write_bytes(b"weights")
+    job = RecallJob(str(tmp_path / "model"), tmp_path / "facts.json", tmp_path / "facts.jsonl")
+    for digest, complete in (("of others", False), (weights_of(job.model), True)):
+        job.file.write_text(json.dumps({"weights": digest, "recall": 1.0, "known": [True]}))
+        assert job.complete is complete
