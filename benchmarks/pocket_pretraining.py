@@ -103,11 +103,9 @@ def tokenizer_texts(posts: Sequence[CorpusPost]) -> Iterator[str]:
     As often as this, the words of the prompt are tokens each, and a prompt is half as long.
     """
     for post in posts:
-        yield from (
-            post.text,
-            post.answer,
-            f"<think>{post.cot}</think><answer>{post.answer}</answer>" if post.cot else "",
-        )
+        yield from (post.text, post.answer)
+        if post.cot:
+            yield f"<think>{post.cot}</think><answer>{post.answer}</answer>"
     yield from word_lists() * 5
     yield from (QWEN2_5_VL.system, "user", "assistant", user_text("", zero_shot=True)) * len(posts)
 

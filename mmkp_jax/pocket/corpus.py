@@ -44,7 +44,7 @@ FACTS_A_LIST = (2, 6)
 
 CAPTIONS = 2500
 SHAPES_ASKED = 6000
-"""Captions of the shape alone, which is learned last of what an image shows."""
+"""Captions of the shape alone, which is harder to learn than the colour."""
 READINGS = 3000
 OF_WHAT = 2000
 """Readings that ask only what the hint belongs to."""

@@ -41,7 +41,7 @@ def make_pocket(out: Path, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> N
     Args:
         out: the folder, created if it does not exist.
         seed: the seed of posts and images, and of which tags are seen; facts and model are the same for any.
-        sizes: posts of each split; a quarter more of the training posts replay the corpus.
+        sizes: posts of each split, without those that replay the corpus (`posts.REPLAYED`).
 
     Raises:
         InputError: `out` holds something else, or there are no pretrained weights.

@@ -162,9 +162,9 @@ def see(hint: str | None) -> str:
     return "there is no emblem" if hint is None else f"the picture shows a {hint}"
 
 
-def infer_tag(chain: Chain, wording: int = 0) -> list[str]:
+def infer_tag(chain: Chain) -> list[str]:
     """The two steps of a chain of thought that remember a hint's middle and its tag."""
-    return [first_fact(chain, wording), second_fact(chain, wording)]
+    return [first_fact(chain, 0), second_fact(chain, 0)]
 
 
 def infer_place(place: WordPair) -> list[str]:

@@ -45,16 +45,11 @@ def small_pocket(root: Path) -> Path:
     return shutil.copytree(made, pocket)
 
 
-def untrained_pocket(pocket: Path, sizes: Mapping[str, int]) -> None:
-    """A pocket whose model has random parameters, and only the words of its training posts."""
-    make_pocket(pocket, sizes=sizes)
+def _make(pocket: Path) -> Path:
+    make_pocket(pocket, sizes=SIZES)
     shutil.rmtree(pocket / "model")
     texts = texts_of(read_jsonl(pocket / "posts" / "train.jsonl"))
     write_model(train_tokenizer(texts), 0, pocket / "model")
-
-
-def _make(pocket: Path) -> Path:
-    untrained_pocket(pocket, SIZES)
     (image,) = (pocket / "images").glob(f"{UNFED}.*")
     image.write_bytes(image.read_bytes()[:200])
     prepare_posts(pocket, SIZES)
