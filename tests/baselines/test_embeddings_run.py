@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmkp_jax import main, predict
-from tests.support.small_pocket import small_pocket
+from tests.support.small_pocket import TRAINED_ON, small_pocket
 
 pytestmark = pytest.mark.nightly
 
@@ -26,7 +26,7 @@ def test_embeddings_run_is_fitted_once_and_predicts_again(tmp_path, capsys):
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     seen = set(json.loads((workdir / "vocabulary.json").read_text())["keyphrases"])
     assert all(1 <= len(row["predicted"]) <= 5 and set(row["predicted"]) <= seen for row in rows[:-1])
-    assert np.load(workdir / "embeddings.npz")["state_ND"].shape[0] == 40
+    assert np.load(workdir / "embeddings.npz")["state_ND"].shape[0] == TRAINED_ON
     assert main.main([*flags, f"--workdir={workdir}"]) == 0
     assert "training posts" not in capsys.readouterr().out, "the states are read once"
     out = tmp_path / "again.jsonl"

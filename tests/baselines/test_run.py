@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 from mmkp_jax import export, main, predict, serve
-from tests.support.small_pocket import metrics, small_pocket, unfinished
+from mmkp_jax.pocket.make import make_pocket, prepare_posts
+from mmkp_jax.runtime.aside import put_aside
+from tests.support.small_pocket import SIZES, metrics, small_pocket, unfinished
 
 FIELDS = {
     **{"make": "", "data.kinds": "", "ablations": False, "valid_posts": 4, "num_epochs": 2, "joint_epochs": 1},
@@ -54,6 +56,17 @@ def test_a_run_that_was_killed_after_an_epoch_is_bit_identical_to_an_unbroken_on
     assert main.main(flags_of(pocket, workdir)) == 0
     assert curve(workdir) == curve(finished)
     assert (workdir / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+
+
+def test_a_run_whose_posts_were_put_aside_says_which_path_to_give(pocket, finished, tmp_path, capsys):
+    workdir, moved = unfinished(finished, tmp_path / "run"), shutil.copytree(pocket, tmp_path / "pocket")
+    aside = put_aside(moved, 1, lambda: True)
+    make_pocket(moved, seed=1, sizes=SIZES)
+    prepare_posts(moved, SIZES)
+    assert main.main(flags_of(moved, workdir)) == 2
+    line = capsys.readouterr().err.strip()
+    assert "put aside since (data.path)" in line and f"give --config.data.path={aside / 'dataset'}" in line
+    assert main.main(flags_of(aside, workdir)) == 0
 
 
 def test_predict_gives_the_runs_own_predictions(pocket, finished, tmp_path):

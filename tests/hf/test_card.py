@@ -17,6 +17,7 @@ from mmkp_jax.hf.card import Base, Licence, card_of, licence_of
 from mmkp_jax.inference.export_run import facts_of, open_step
 from mmkp_jax.inference.predictor import load_predictor
 from tests.support.needs_torch import needs_torch
+from tests.support.small_pocket import TRAINED_ON
 
 
 def snippets(card: str) -> list[str]:
@@ -86,7 +87,7 @@ def test_the_card_gives_scores_with_n_and_intervals_data_and_settings(exported_p
     card = (out / "README.md").read_text(encoding="utf-8")
     row = re.search(r"\| all \| 6 \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \| 50.00 \[", card)
     assert row and float(row[2]) < float(row[1]) < float(row[3])
-    assert re.search(r"\| keyphrase_posts \| train \| 54 \| `[0-9a-f]{16}` \|", card)
+    assert re.search(rf"\| keyphrase_posts \| train \| {TRAINED_ON} \| `[0-9a-f]{{16}}` \|", card)
     assert re.search(r"\| keyphrase_posts \| test \| 5 \|", card)
     for part in ("| γ | 0.4 nats a label |", "3,136 to 12,544 pixels", "96 tokens", "`tower`", "| steps | 7 ("):
         assert part in card, part

@@ -10,7 +10,7 @@ from mmkp_jax.models.flops import work_of
 from mmkp_jax.planning.workload import published_config, workload_of
 from mmkp_jax.runtime.config import read_config
 from mmkp_jax.training.batches import plan_posts, recipe_of
-from tests.support.small_pocket import SIZES, command, small_pocket
+from tests.support.small_pocket import TRAINED_ON, command, small_pocket
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-VL-3B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"])
@@ -51,7 +51,7 @@ def test_with_data_the_work_is_what_the_rows_hold(tmp_path):
     pocket = small_pocket(tmp_path)
     flags = [each for each in command(pocket) if each.startswith("--config.")]
     workload = workload_of(read_config("configs/dyncot.py", flags))
-    assert f"{SIZES['train']} posts" in workload.load.source
+    assert f"{TRAINED_ON} posts" in workload.load.source
     recipe = recipe_of(workload.config, workload.definition, load_tokenizer(open_folder(str(pocket / "model"))))
     training = plan_posts(workload.config, recipe)
     plan = training.plans[0]

@@ -18,12 +18,15 @@ from mmkp_jax.data.posts import read_jsonl
 from mmkp_jax.experiment.afterwards import FINISHED
 from mmkp_jax.pocket.make import make_pocket, prepare_posts
 from mmkp_jax.pocket.model import write_model
+from mmkp_jax.pocket.posts import REPLAYED
 from mmkp_jax.pocket.tokenizer import train_tokenizer
 from mmkp_jax.pocket.variants import texts_of
 from tests.support.devices import fake_devices
 from tests.support.paths import ONCE, ROOT
 
 SIZES = {"train": 40, "valid": 4, "test": 6}
+TRAINED_ON = SIZES["train"] + sum(round(share * SIZES["train"]) for share in REPLAYED.values())
+"""Number of training posts, with the replayed ones."""
 UNFED = f"test-{SIZES['test']}"
 
 
