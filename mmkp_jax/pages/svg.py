@@ -106,6 +106,8 @@ def line_chart(
 
     lines = []
     for colour, (name, x_S, y_S) in enumerate(thinned):
+        if not len(x_S):  # the others keep their colours
+            continue
         raw = _path(x_at(x_S), y_at(y_S))
         lines.append(
             ChartLine(name, raw, _path(x_at(x_S), y_at(_smoothed(y_S))), colour)

@@ -398,14 +398,23 @@ def test_a_step_whose_seconds_are_not_known_makes_no_peak_in_the_rate():
     np.testing.assert_array_equal(rate_S, [nan, 2.0, 2.0])
 
 
-@pytest.mark.parametrize(
-    "system, names", [("Dynamic CoT", ["a", "a, predicted from γ"]), ("Dynamic CoT (mode_free)", ["a"]), ("SFT", ["a"])]
-)
-def test_the_share_on_cot_is_drawn_beside_what_the_published_rule_predicts(system, names):
+def test_where_the_published_rule_is_in_balance_is_drawn_beside_its_share_alone():
     metrics = {"step": np.arange(1, 4), "cot_share": np.array([0, 0.5, 1]), "p_think_balance": np.array([0, 0.6, 0.7])}
-    charts = figures.curves([SimpleNamespace(name="a", system=system, metric="f1@1", metrics=metrics)])
-    (chart,) = [each for each in charts if each.title == "Share of posts on CoT"]
-    assert [line.name for line in chart.lines] == names
+    without = {name: metrics[name] for name in ("step", "cot_share")}  # of an earlier version
+    runs = [
+        SimpleNamespace(name=name, system=system, metric="f1@1", metrics=own)
+        for name, system, own in (
+            ("a", "Dynamic CoT (mode_free)", metrics),
+            ("b", "Dynamic CoT", without),
+            ("c", "Dynamic CoT", metrics),
+        )
+    ]
+    shown = {chart.title: [(line.name, line.colour) for line in chart.lines] for chart in figures.curves(runs)}
+    assert shown == {
+        "Share of posts on CoT": [("a", 0), ("b", 1), ("c", 2)],
+        "The share that γ predicts, in balance": [("c", 2)],
+    }
+    assert all("balance" not in chart.title for chart in figures.curves(runs[:2]))
 
 
 def test_a_run_that_diverged_is_reported(runs, tmp_path):

@@ -21,11 +21,15 @@ from mmkp_jax.pages.tables import Table, count, plain, share
 RATED = 50
 """Steps over which a rate is averaged, since the time of a single step is inexact."""
 
+BALANCE = "p_think_balance"
+"""The metric that says where the published rule is in balance, which is nothing to other strategies and decisions."""
+
 CURVES = (
     ("loss", "Loss of the step, nats a label", None, True),
     ("loss_sft", "SFT loss, nats a label", None, True),
     ("loss_cot", "CoT loss, nats a label", None, True),
     ("cot_share", "Share of posts on CoT", 1.0, True),
+    (BALANCE, "The share that γ predicts, in balance", 1.0, True),
     ("p_think", "P(think), the CoT target's first label", 1.0, True),
     ("gamma", "γ, nats a label", None, False),
     ("learning_rate", "Learning rate", None, False),
@@ -75,8 +79,6 @@ def curves(runs: Sequence[ReportRun]) -> list[LineChart]:
         for run in runs:
             step_S, values_S = _values(run, name)
             series.append((run.name, step_S, values_S))
-            if name == "cot_share" and run.system == paper.NAMES["dyncot"] and "p_think_balance" in run.metrics:
-                series.append((f"{run.name}, predicted from γ", *_values(run, "p_think_balance")))
         chart = line_chart(title, series, x_name="step", y_end=end, smooth=smooth)
         charts += [chart] if chart else []
     return charts
@@ -85,6 +87,8 @@ def curves(runs: Sequence[ReportRun]) -> list[LineChart]:
 def _values(run: ReportRun, name: str) -> tuple[np.ndarray, np.ndarray]:
     """`step_S` and `value_S` of a metric; empty if it was not logged."""
     metrics = run.metrics
+    if name == BALANCE and run.system != paper.NAMES["dyncot"]:
+        return np.zeros(0), np.zeros(0)
     if name in metrics:
         at = np.isfinite(metrics[name]) if name.startswith("valid/") else slice(None)  # not logged at every step
         return metrics["step"][at], metrics[name][at]
