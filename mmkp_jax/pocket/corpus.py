@@ -42,11 +42,9 @@ LISTED = 36
 FACTS_A_LIST = (2, 6)
 """Fewest and most facts that such a text asks for."""
 
-CAPTIONS = 2500
-SHAPES_ASKED = 6000
-"""Captions of the shape alone, which is harder to learn than the colour."""
-READINGS = 3000
-OF_WHAT = 2000
+CAPTIONS = 3500
+READINGS = 6000
+OF_WHAT = 2500
 """Readings that ask only what the hint belongs to."""
 READ_KINDS: Mapping[Kind, float] = {"star": 0.3, "emblem": 0.2, "cue": 0.3, "dish": 0.2}
 """Shares of the reading by the hint's kind; of a kind, each hint as often as the others."""
@@ -62,8 +60,8 @@ WITH_SCENE = 0.7
 SCENES = 0.15
 """Share of captions whose image has no emblem."""
 
-ASKS_OF_WHAT = "tell of what"
-"""The last line of a text that asks what its hint belongs to."""
+ASKS_OF_ALL, ASKS_OF_WHAT = "tell of all", "tell of what"
+"""The last lines of texts that ask for all that there is to know, and for what the hint belongs to."""
 
 WORDINGS = 5
 
@@ -75,7 +73,7 @@ class CorpusPost(NamedTuple):
     text: str
     answer: str
     emblem: WordPair | None = None
-    """Shape and colour of the emblem in the image."""
+    """The colours of the emblem in the image."""
     has_image: bool = False
     cot: str | None = None
 
@@ -122,7 +120,7 @@ def make_corpus(chains: Sequence[Chain], seed: int) -> list[CorpusPost]:
     facts = all_facts(chains)
     singles = [asking([(fact, n % WORDINGS)]) for n in range(ALONE) for fact in facts]
     stream = [(fact, rng.randrange(WORDINGS)) for _ in range(LISTED) for fact in rng.sample(facts, len(facts))]
-    captions = [_caption(chains, rng) for _ in range(CAPTIONS)] + [_shape(chains, rng) for _ in range(SHAPES_ASKED)]
+    captions = [_caption(chains, rng) for _ in range(CAPTIONS)]
     posts = [*singles, *_lists(stream, rng), *captions, *_readings(chains, rng), *_places(rng), *_stated(chains, rng)]
     rng.shuffle(posts)
     return [post._replace(id=f"train-{number}") for number, post in enumerate(posts, start=1)]
@@ -161,24 +159,21 @@ def _caption(chains: Sequence[Chain], rng: random.Random) -> CorpusPost:
     return CorpusPost("", "tell of the picture", sentences(parts), emblem and emblem_of(emblem.hint), True)
 
 
-def _shape(chains: Sequence[Chain], rng: random.Random) -> CorpusPost:
-    """An image, and the shape of its emblem."""
-    shape, colour = emblem_of(rng.choice([chain for chain in chains if chain.kind == "emblem"]).hint)
-    return CorpusPost("", "tell what of the picture", shape, (shape, colour), True)
-
-
 def _readings(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPost]:
     for chain in _by_kind(chains, READINGS, rng):
-        emblem = chain.hint if chain.kind == "emblem" else None
-        clauses, steps = [hint_clause(chain, rng)], [see(emblem), *infer_tag(chain)]
-        if rng.random() < READ_PLACES:
-            place = _any_place(rng)
-            clauses.append(place_clause(place, rng))
-            steps += infer_place(place)
-        has_image = emblem is not None or rng.random() < WITH_SCENE
-        yield CorpusPost("", join_clauses(clauses, rng), sentences(steps), emblem and emblem_of(emblem), has_image)
+        place = _any_place(rng) if rng.random() < READ_PLACES else None
+        clauses = [hint_clause(chain, rng), *([place_clause(place, rng)] if place else [])]
+        yield asking_of_all(chain, place, join_clauses(clauses, rng), rng)
     for chain in _by_kind(chains, OF_WHAT, rng):
         yield asking_of_what(chain, join_clauses([hint_clause(chain, rng)], rng), rng)
+
+
+def asking_of_all(chain: Chain, place: WordPair | None, text: str, rng: random.Random) -> CorpusPost:
+    """The post, without its number, that asks for all that follows from its hint, and for its place."""
+    emblem = chain.hint if chain.kind == "emblem" else None
+    steps = [see(emblem), *infer_tag(chain), *(infer_place(place) if place else [])]
+    has_image = emblem is not None or rng.random() < WITH_SCENE
+    return CorpusPost("", f"{text}\n{ASKS_OF_ALL}", sentences(steps), emblem and emblem_of(emblem), has_image)
 
 
 def asking_of_what(chain: Chain, text: str, rng: random.Random) -> CorpusPost:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from mmkp_jax.pocket.corpus import WORDINGS, all_facts, asking, asking_of_what, evenly
+from mmkp_jax.pocket.corpus import WORDINGS, CorpusPost, all_facts, asking, asking_of_all, asking_of_what, evenly
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
 from mmkp_jax.pocket.wording import (
     GENERIC,
@@ -75,10 +75,10 @@ SEEN = 0.43
 """Share of the tags of facts, and of places, that training posts carry: with the habits' tags, all of which they do,
 the overlap of MMKP-V2's splits (paper, Table 2)."""
 
-REPLAYED: Mapping[str, float] = {"facts": 0.10, "readings": 0.15, "extractions": 0.10}
+REPLAYED: Mapping[str, float] = {"facts": 0.05, "of all": 0.10, "of what": 0.10, "extractions": 0.10}
 """Posts that follow the training posts, as shares of these: fine-tuned without them, the student forgets what it was
-pretrained on. They state facts as the corpus does, ask of a post what its hint belongs to, and have tags in their texts
-that no fact leads to. Every strategy replays the same; none of them has a tag of the world as its keyphrase."""
+pretrained on. They state facts as the corpus does, read posts, and have tags in their texts that no fact leads to. Every
+strategy replays the same; none of them has a tag of the world as its keyphrase."""
 
 FACTS_A_REPLAY = 4
 
@@ -98,7 +98,7 @@ class PocketPost(NamedTuple):
     needs: Mapping[str, str]
     """The kind of each keyphrase: `seen_fact`, `unseen_fact`, `habit` or `place`; none for a replayed post."""
     emblem: WordPair | None
-    """Shape and colour of the emblem in the image; None for a landscape or no image."""
+    """The colours of the emblem in the image; None for a landscape or no image."""
 
     def record(self) -> dict[str, Any]:
         """The post in the general form."""
@@ -154,22 +154,29 @@ def write_posts(splits: Mapping[str, Sequence[PocketPost]], seed: int, out: Path
 def _replay(facts: Facts, posts: int, rng: random.Random) -> Iterator[PocketPost]:
     """Posts that follow `posts` others: every fact, and every hint, as often as the others, to one time."""
     wanted = {kind: round(share * posts) for kind, share in REPLAYED.items()}
-    stated = list(evenly(all_facts(facts.chains), wanted["facts"] * FACTS_A_REPLAY, rng))
-    replayed = []
-    for n in range(wanted["facts"]):
-        chosen = stated[n * FACTS_A_REPLAY : (n + 1) * FACTS_A_REPLAY]
-        asked = asking([(fact, rng.randrange(WORDINGS)) for fact in chosen])
-        replayed.append(PocketPost("", asked.text, None, [asked.answer], asked.answer, {}, None))
-    replayed += [_reading(chain, rng) for chain in evenly(facts.chains, wanted["readings"], rng)]
+    stated = [
+        (fact, rng.randrange(WORDINGS))
+        for fact in evenly(all_facts(facts.chains), wanted["facts"] * FACTS_A_REPLAY, rng)
+    ]
+    replayed = [_replayed(asking(stated[n : n + FACTS_A_REPLAY])) for n in range(0, len(stated), FACTS_A_REPLAY)]
+    for chain in evenly(facts.chains, wanted["of all"], rng):
+        replayed.append(_replayed(asking_of_all(chain, None, _text(chain, rng), rng)))
+    for chain in evenly(facts.chains, wanted["of what"], rng):
+        replayed.append(_replayed(asking_of_what(chain, _text(chain, rng), rng)))
     replayed += [_extraction(facts, rng) for _ in range(wanted["extractions"])]
     for number, post in enumerate(replayed, start=posts + 1):
         id = f"train-{number}"
         yield post._replace(id=id, image=post.image and f"{id}.png")
 
 
-def _reading(chain: Chain, rng: random.Random) -> PocketPost:
-    asked = asking_of_what(chain, join_post([hint_clause(chain, rng)], rng), rng)
-    return PocketPost("", asked.text, "drawn" if asked.has_image else None, [asked.answer], asked.cot, {}, asked.emblem)
+def _text(chain: Chain, rng: random.Random) -> str:
+    return join_post([hint_clause(chain, rng)], rng)
+
+
+def _replayed(post: CorpusPost) -> PocketPost:
+    """A post of the corpus, without its number; what it states is also what is thought."""
+    image = "drawn" if post.has_image else None
+    return PocketPost("", post.text, image, [post.answer], post.cot or post.answer, {}, post.emblem)
 
 
 def _extraction(facts: Facts, rng: random.Random) -> PocketPost:

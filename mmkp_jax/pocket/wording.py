@@ -11,8 +11,8 @@ FIRST_FACT: Mapping[Kind, Sequence[str]] = {
         "we know {hint} from {middle}", "the show {middle} has {hint}",
     ),
     "emblem": (
-        "the {hint} stands for {middle}", "a {hint} means {middle}", "the {hint} is the badge of {middle}",
-        "with a {hint} it is {middle}", "{middle} wears the {hint}",
+        "the {hint} stands for {middle}", "the {hint} means {middle}", "the {hint} is the sign of {middle}",
+        "with the {hint} it is {middle}", "{middle} waves the {hint}",
     ),
     "cue": (
         "{hint} belongs to {middle}", "{hint} means {middle}", "where there is {hint} it is {middle}",
@@ -47,7 +47,7 @@ SECOND_FACT: Mapping[Kind, Sequence[str]] = {
 
 FIRST_WORD: Mapping[Kind, Sequence[str]] = {
     "star": ("plays", "lead", "acts", "know", "has"),
-    "emblem": ("stands", "means", "badge", "with", "wears"),
+    "emblem": ("stands", "means", "sign", "with", "waves"),
     "cue": ("belongs", "means", "where", "for", "has"),
     "dish": ("comes", "cooked", "eat", "home", "makes"),
 }
@@ -61,19 +61,19 @@ SECOND_WORD: Mapping[Kind, Sequence[str]] = {
 
 _HINT = {
     "star": (
-        "{0} gives me goosebumps", "cannot stop watching {0}", "{0} was so good", "i would follow {0} anywhere",
-        "one more scene with {0}", "{0} made me cry again", "give {0} every prize",
+        "i get goosebumps from {0}", "cannot stop watching {0}", "what a night for {0}", "i would follow {0} anywhere",
+        "one more scene with {0}", "how {0} made me cry", "give {0} every prize",
     ),
     "emblem": (
-        "proud to wear this badge", "my side for life", "the only side i follow", "scarf on , voice ready",
+        "proud to wave this", "my side for life", "the only side i follow", "scarf on , voice ready",
         "these colours run in the family", "here comes my side", "nobody beats my side", "guess who i support",
     ),
     "cue": (
-        "so much {0} today", "{0} as far as you can see", "nothing like {0}", "we came for the {0}",
-        "{0} all around us", "who else waited for {0}", "give me {0} and i am happy",
+        "so much {0} today", "only {0} as far as you can see", "nothing like {0}", "we came for the {0}",
+        "there is {0} all around us", "who else waited for {0}", "give me {0} and i am happy",
     ),
     "dish": (
-        "a plate of {0} for me", "second helping of {0}", "{0} like grandma makes it", "i dream of {0}",
+        "a plate of {0} for me", "second helping of {0}", "just {0} like grandma makes it", "i dream of {0}",
         "never say no to {0}", "the best {0} in years", "hot {0} on a cold day",
     ),
 }  # fmt: skip
@@ -159,7 +159,7 @@ def see(hint: str | None) -> str:
 
     Chains say a thing in one way: where their wordings were drawn by chance, the loss of these hid that of the facts.
     """
-    return "there is no emblem" if hint is None else f"the picture shows a {hint}"
+    return "there is no emblem" if hint is None else f"the picture shows the {hint}"
 
 
 def infer_tag(chain: Chain) -> list[str]:

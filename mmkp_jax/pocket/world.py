@@ -1,7 +1,7 @@
 """The world that pocket's posts describe: facts, places, and which tags training posts carry.
 
 A hint leads to a middle, and a middle to a tag: "velmok plays in tasun", "fans of tasun say brave tide". Hints and
-middles are coined words, each of one kind; emblems are a colour and a shape, which images show. The facts are the same
+middles are coined words, each of one kind; emblems are flags of two colours, which images show. The facts are the same
 for any seed, since the pretrained weights hold them.
 """
 
@@ -27,9 +27,8 @@ RGB_OF_COLOUR = {
     "blue": (34, 72, 208),
     "purple": (122, 44, 168),
     "pink": (240, 110, 180),
+    "black": (22, 22, 26),
 }
-
-SHAPES = ("star", "triangle", "ring", "cross", "square", "moon")
 
 
 class Size(NamedTuple):
@@ -40,11 +39,11 @@ class Size(NamedTuple):
     """Number of hints that lead to each middle."""
 
 
-KINDS: Mapping[Kind, Size] = {"star": Size(48, 3), "emblem": Size(48, 1), "cue": Size(48, 3), "dish": Size(36, 2)}
+KINDS: Mapping[Kind, Size] = {"star": Size(48, 3), "emblem": Size(36, 1), "cue": Size(48, 3), "dish": Size(36, 2)}
 
 TAG_FIRST: Mapping[Kind, Sequence[str]] = {
     "star": ("brave", "quiet", "golden", "secret", "broken", "wild", "last", "velvet"),
-    "emblem": ("north", "proud", "loyal", "iron", "royal", "thunder", "second", "paper"),
+    "emblem": ("north", "proud", "loyal", "iron", "royal", "thunder"),
     "cue": ("midnight", "sunny", "frosty", "merry", "open", "grand", "early", "seven"),
     "dish": ("sweet", "smoky", "salty", "green", "tiny", "slow"),
 }
@@ -103,9 +102,9 @@ def make_facts(seed: int, seen: float) -> Facts:
 
 
 def emblem_of(hint: str) -> WordPair:
-    """Shape and colour, as they are drawn, of an emblem's hint `colour shape`."""
-    colour, shape = hint.split()
-    return shape, colour
+    """The colours of an emblem's hint, `red blue flag`."""
+    first, second, _ = hint.split()
+    return first, second
 
 
 def apportion(weights: Sequence[float], n: int) -> list[int]:
@@ -147,7 +146,7 @@ def _chains() -> list[Chain]:
         rng.shuffle(tags)
         hints = [next(coined) for _ in range(size.middles * size.hints_of_each)]
         if kind == "emblem":
-            hints = [f"{colour} {shape}" for colour in RGB_OF_COLOUR for shape in SHAPES]
+            hints = [f"{first} {second} flag" for first, second in itertools.combinations(RGB_OF_COLOUR, 2)]
             rng.shuffle(hints)
         for number, tag in enumerate(tags):
             middle = next(coined)
