@@ -77,8 +77,8 @@ the overlap of MMKP-V2's splits (paper, Table 2)."""
 
 REPLAYED: Mapping[str, float] = {"facts": 0.05, "of all": 0.10, "of what": 0.10, "extractions": 0.10}
 """Posts that follow the training posts, as shares of these: fine-tuned without them, the student forgets what it was
-pretrained on. They state facts as the corpus does, read posts, and have tags in their texts that no fact leads to. Every
-strategy replays the same; none of them has a tag of the world as its keyphrase."""
+pretrained on. They state facts as the corpus does, read posts, and have tags in their texts that no fact leads to.
+Every strategy replays the same; none of them has a tag of the world as its keyphrase."""
 
 FACTS_A_REPLAY = 4
 

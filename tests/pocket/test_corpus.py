@@ -16,7 +16,6 @@ from mmkp_jax.pocket.corpus import (
     OF_WHAT,
     PLACES,
     READINGS,
-    SHAPES_ASKED,
     STATED,
     WORDINGS,
     all_facts,
@@ -70,7 +69,7 @@ def test_reading_says_what_the_text_or_image_is_about_and_extraction_what_the_te
             places += not names
             forms += post.text.endswith(ZERO_SHOT)
         elif not re.match("tell (?!your friends)", post.text):
-            emblem = post.emblem and " ".join(reversed(post.emblem))
+            emblem = post.emblem and f"{' '.join(post.emblem)} flag"
             (hint,) = {emblem} if emblem else set(post.text.split()) & set(chain_of)
             chain = chain_of[hint]
             if post.cot:
@@ -93,10 +92,9 @@ def test_a_chain_of_the_corpus_never_answers_with_the_tag_of_its_hint(corpus):
 
 def test_captions_say_what_the_image_shows(corpus):
     captions = [post for post in corpus if post.text.endswith("of the picture")]
-    shapes = [post for post in captions if post.text == "tell what of the picture"]
-    assert len(captions) == CAPTIONS + SHAPES_ASKED and len(shapes) == SHAPES_ASKED
+    assert len(captions) == CAPTIONS
     for post in captions:
-        assert post.has_image and (post.emblem[0] in post.answer if post.emblem else "no emblem" in post.answer)
+        assert post.has_image and (" ".join(post.emblem) in post.answer if post.emblem else "no emblem" in post.answer)
 
 
 def test_extracted_facts_are_not_those_of_the_world(corpus):
