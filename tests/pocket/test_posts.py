@@ -22,7 +22,7 @@ from mmkp_jax.pocket.posts import (
     write_posts,
 )
 from mmkp_jax.pocket.rates import is_present, measure_rates
-from mmkp_jax.pocket.wording import HABITS, tag_text
+from mmkp_jax.pocket.wording import HABITS, infer_tag, tag_text
 from mmkp_jax.pocket.world import RGB_OF_COLOUR, apportion, emblem_of, make_facts
 
 FACT = ("seen_fact", "unseen_fact")
