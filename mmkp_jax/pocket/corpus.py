@@ -43,7 +43,7 @@ FACTS_A_LIST = (2, 6)
 """Fewest and most facts that such a text asks for."""
 
 CAPTIONS = 3500
-READINGS = 6000
+READINGS = 5000
 OF_WHAT = 2500
 """Readings that ask only what the hint belongs to."""
 READ_KINDS: Mapping[Kind, float] = {"star": 0.3, "emblem": 0.2, "cue": 0.3, "dish": 0.2}

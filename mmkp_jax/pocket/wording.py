@@ -119,7 +119,7 @@ _THING = (
     "pencils", "blankets",
 )  # fmt: skip
 _CHATTER = ("{0} {1} again", "still {0} {1}", "a day of {0} {1}", "{0} {1} , as always")
-"""Fillers with words that the corpus lacks: "still counting teapots"."""
+"""Fillers of many words: "still counting teapots"."""
 
 _STOPS = (" . ", " ! ", " , ", " - ")
 
@@ -144,8 +144,7 @@ def hint_clause(chain: Chain, rng: random.Random) -> str:
     return rng.choice(_HINT[chain.kind]).format(chain.hint)
 
 
-def chatter(rng: random.Random) -> str:
-    """A filler with words that the corpus lacks."""
+def _chatter(rng: random.Random) -> str:
     return rng.choice(_CHATTER).format(rng.choice(_DOING), rng.choice(_THING))
 
 
@@ -178,33 +177,29 @@ def guess_habit(tag: WordPair) -> list[str]:
 
 
 def word_lists() -> list[str]:
-    """Texts with the words of posts that the corpus lacks, for the tokenizer."""
-    markers = [f"{doing} {thing}" for doing in _DOING for thing in _THING]
-    tags = [tag_text(tag) for tag in HABIT_TAGS]
-    clauses = [form.format(marker, "") for form in _CHATTER for marker in markers]
-    guesses = [guess for tag in HABIT_TAGS for guess in guess_habit(tag)]
-    return [*clauses, *guesses, *tags, *FILLERS, *PLACE]
+    """Texts with the words of posts that the corpus lacks, those of habits, for the tokenizer."""
+    return [text for tag in HABIT_TAGS for text in (tag_text(tag), *guess_habit(tag))]
 
 
-def join_clauses(clauses: Sequence[str], rng: random.Random) -> str:
-    """A text as CMKP tokenises: the clauses in random order, one to three fillers among them."""
-    return _join([*clauses, *rng.sample(FILLERS, rng.randint(1, 3))], rng)
+def join_clauses(clauses: Sequence[str], rng: random.Random, fillers: Sequence[str] = FILLERS) -> str:
+    """A text as CMKP tokenises: the clauses in random order, and one to three fillers among them.
 
-
-def join_post(clauses: Sequence[str], rng: random.Random) -> str:
-    """As `join_clauses`, with fillers that mark no habit, and chatter in half of the texts."""
-    fillers = rng.sample([each for each in FILLERS if each not in HABITS.values()], rng.randint(1, 3))
+    Half of the texts have chatter: where the corpus had none, a model took its words for names.
+    """
+    chosen = rng.sample(fillers, rng.randint(1, 3))
     if rng.random() < 0.5:
-        fillers[0] = chatter(rng)
-    return _join([*clauses, *fillers], rng)
-
-
-def _join(every: list[str], rng: random.Random) -> str:
+        chosen[0] = _chatter(rng)
+    every = [*clauses, *chosen]
     rng.shuffle(every)
     text = every[0]
     for clause in every[1:]:
         text += rng.choice(_STOPS) + clause
     return text + rng.choice((" .", " !", ""))
+
+
+def join_post(clauses: Sequence[str], rng: random.Random) -> str:
+    """As `join_clauses`, with fillers that mark no habit."""
+    return join_clauses(clauses, rng, [each for each in FILLERS if each not in HABITS.values()])
 
 
 def sentences(parts: Sequence[str]) -> str:
