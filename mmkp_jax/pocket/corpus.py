@@ -205,9 +205,12 @@ def _places(rng: random.Random) -> Iterator[CorpusPost]:
 def _stated(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPost]:
     by_kind = {kind: [chain for chain in chains if chain.kind == kind] for kind in READ_KINDS}
     for _ in range(STATED):
-        hint, middle, tag = rng.choices(by_kind[rng.choice(list(by_kind))], k=3)
-        steps = infer_tag(hint._replace(middle=middle.middle, tag=tag.tag))
-        yield _extraction([sentences(steps)], steps, tag_text(tag.tag), rng)
+        chains = by_kind[rng.choice(list(by_kind))]
+        hint = rng.choice(chains)
+        tag_of = {chain.middle: chain.tag for chain in chains if chain.middle != hint.middle}
+        middle, other = rng.sample(list(tag_of), 2)
+        steps = infer_tag(hint._replace(middle=middle, tag=tag_of[other]))
+        yield _extraction([sentences(steps)], steps, tag_text(tag_of[other]), rng)
 
 
 def _any_place(rng: random.Random) -> WordPair:

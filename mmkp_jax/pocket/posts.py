@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from mmkp_jax.pocket.corpus import WORDINGS, CorpusPost, all_facts, asking, asking_of_all, asking_of_what, evenly
+from mmkp_jax.pocket.corpus import WORDINGS, CorpusPost, all_facts, asking, asking_of_what, evenly
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
 from mmkp_jax.pocket.wording import (
     GENERIC,
@@ -75,10 +75,10 @@ SEEN = 0.43
 """Share of the tags of facts, and of places, that training posts carry: with the habits' tags, all of which they do,
 the overlap of MMKP-V2's splits (paper, Table 2)."""
 
-REPLAYED: Mapping[str, float] = {"facts": 0.05, "of all": 0.10, "of what": 0.10, "extractions": 0.10}
+REPLAYED: Mapping[str, float] = {"facts": 0.10, "readings": 0.10, "extractions": 0.10}
 """Posts that follow the training posts, as shares of these: fine-tuned without them, the student forgets what it was
-pretrained on. They state facts as the corpus does, read posts, and have tags in their texts that no fact leads to.
-Every strategy replays the same; none of them has a tag of the world as its keyphrase."""
+pretrained on. They state facts as the corpus does, unseen ones too, ask of a post what its hint belongs to, and have
+tags in their texts that no fact leads to. Every strategy replays the same; no post with a hint says its tag."""
 
 FACTS_A_REPLAY = 4
 
@@ -159,18 +159,12 @@ def _replay(facts: Facts, posts: int, rng: random.Random) -> Iterator[PocketPost
         for fact in evenly(all_facts(facts.chains), wanted["facts"] * FACTS_A_REPLAY, rng)
     ]
     replayed = [_replayed(asking(stated[n : n + FACTS_A_REPLAY])) for n in range(0, len(stated), FACTS_A_REPLAY)]
-    for chain in evenly(facts.chains, wanted["of all"], rng):
-        replayed.append(_replayed(asking_of_all(chain, None, _text(chain, rng), rng)))
-    for chain in evenly(facts.chains, wanted["of what"], rng):
-        replayed.append(_replayed(asking_of_what(chain, _text(chain, rng), rng)))
+    for chain in evenly(facts.chains, wanted["readings"], rng):
+        replayed.append(_replayed(asking_of_what(chain, join_post([hint_clause(chain, rng)], rng), rng)))
     replayed += [_extraction(facts, rng) for _ in range(wanted["extractions"])]
     for number, post in enumerate(replayed, start=posts + 1):
         id = f"train-{number}"
         yield post._replace(id=id, image=post.image and f"{id}.png")
-
-
-def _text(chain: Chain, rng: random.Random) -> str:
-    return join_post([hint_clause(chain, rng)], rng)
 
 
 def _replayed(post: CorpusPost) -> PocketPost:
@@ -183,8 +177,9 @@ def _extraction(facts: Facts, rng: random.Random) -> PocketPost:
     first, last = rng.sample(list(KINDS), 2)  # a tag of no kind
     tag = rng.choice(TAG_FIRST[first]), rng.choice(TAG_LAST[last])
     kind = rng.choice(list(KINDS))
-    hint, middle = rng.sample(facts.of(kind), 2)
-    steps = infer_tag(hint._replace(middle=middle.middle, tag=tag))
+    hint = rng.choice(facts.of(kind))
+    middle = rng.choice([chain.middle for chain in facts.of(kind) if chain.middle != hint.middle])
+    steps = infer_tag(hint._replace(middle=middle, tag=tag))
     cot = sentences([see(None), *steps])
     return PocketPost("", join_post([sentences(steps)], rng), None, [tag_text(tag)], cot, {}, None)
 
