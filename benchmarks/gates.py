@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.jobs import ROOT
 from benchmarks.modes import read_modes
-from benchmarks.recall import weights_of
+from benchmarks.recall import digest_of, weights_of
 from benchmarks.systems import OURS
 from mmkp_jax.evaluation.modes import Modes
 from mmkp_jax.pages.tables import Table, as_text
@@ -108,10 +108,18 @@ def gates_table(gates: Sequence[Gate]) -> Table:
 
 def text_of(presets: str, runs: Path, by_strategy: Mapping[str, "Result"]) -> str:
     """The gates of runs with these presets in a folder, or why there are none; empty for published models."""
-    model = next((each for each in presets.split(",") if each.startswith("model=")), "model=pocket")
-    if model != "model=pocket":
-        return WITHOUT if model.startswith("model=pocket_") else ""
+    if not is_pocket(presets):
+        return WITHOUT if _model(presets).startswith("model=pocket_") else ""
     return f"\n{as_text(gates_table(gates_of(measure(runs, by_strategy))))}"
+
+
+def is_pocket(presets: str) -> bool:
+    """Whether runs with these presets begin with the pretrained model."""
+    return _model(presets) == "model=pocket"
+
+
+def _model(presets: str) -> str:
+    return next((each for each in presets.split(",") if each.startswith("model=")), "model=pocket")
 
 
 def verdict(gates: Sequence[Gate]) -> str:
@@ -144,8 +152,12 @@ class RecallJob(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether every question is answered, by the weights that are there now."""
-        return self.file.exists() and _read(self.file).get("weights") == weights_of(self.model)
+        """Whether every question that is asked now is answered, by the weights that are there now."""
+        if not self.file.exists():
+            return False
+        found = _read(self.file)
+        asked = digest_of(self.questions)
+        return (found.get("weights"), found.get("questions")) == (weights_of(self.model), asked)
 
     def command(self) -> list[str]:
         """The command that starts it."""

@@ -18,10 +18,11 @@ from benchmarks.jobs import ROOT
 from benchmarks.machine import describe_machine
 from benchmarks.modes import read_modes
 from benchmarks.systems import STAGED
-from mmkp_jax.hf.tensors import WEIGHTS
+from mmkp_jax.errors import InputError
 from mmkp_jax.pages.report.runs import SPLIT, ReportRun
 from mmkp_jax.pages.tables import Table, count
 from mmkp_jax.runtime.atomic import write_json
+from mmkp_jax.training.contents import CONTENTS_FILE
 
 if TYPE_CHECKING:
     from benchmarks.strategies import Result
@@ -40,18 +41,27 @@ def bed_of(run: ReportRun) -> str:
     """The name of a run's bed, ten hexadecimal digits; not for the staged run, whose second half has other weights."""
     shared = {name: value for name, value in run.config.items() if name not in OWN}
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode())
-    digest.update((ROOT / run.config["model"]["path"] / WEIGHTS).read_bytes())
+    began_with = json.loads((run.path / CONTENTS_FILE).read_text(encoding="utf-8"))
+    digest.update("".join(began_with[name] for name in ("model.path", "data.path")).encode())
     for answer in run.answers:
         digest.update(json.dumps([answer.id, answer.keyphrases]).encode())
     return digest.hexdigest()[:10]
 
 
 def keep(results: Mapping[str, "Result"], folder: Path = KEPT) -> Path | None:
-    """Writes the records of these runs, over those of the same run; returns the bed's folder, None without runs."""
+    """Writes the records of these runs, over those of the same run; returns the bed's folder, None without runs.
+
+    Raises:
+        InputError: the runs are not of one bed.
+    """
     single = [run for system, result in results.items() if system != STAGED for run in result.runs]
     if not single:
         return None
-    bed = folder / bed_of(single[0])
+    beds = {bed_of(run): run.path for run in single}
+    if len(beds) > 1:
+        what = f"runs differ in more than their systems: {', '.join(str(path.name) for path in beds.values())}"
+        raise InputError(what, str(single[0].path.parent), "give another --runs")
+    bed = folder / next(iter(beds))
     bed.mkdir(parents=True, exist_ok=True)
     for system, result in results.items():
         for seed, run in zip(result.seeds, result.runs, strict=True):
@@ -81,12 +91,7 @@ def record_of(result: "Result", seed: int, run: ReportRun) -> dict[str, Any]:
 
 def kept_tables(results: Mapping[str, "Result"], folder: Path = KEPT) -> list[Table]:
     """F1@1 of every kept run of these runs' bed, in one table: means and deviations over seeds; none without any."""
-    runs = [
-        run
-        for result in results.values()
-        for run in result.runs
-        if (ROOT / run.config["model"]["path"] / WEIGHTS).is_file()
-    ]
+    runs = [run for system, result in results.items() if system != STAGED for run in result.runs]
     bed = folder / bed_of(runs[0]) if runs else folder
     by_system: dict[str, list[Mapping[str, Any]]] = {}
     for file in sorted(bed.glob("*.json")):

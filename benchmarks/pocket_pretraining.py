@@ -38,7 +38,7 @@ from mmkp_jax.pocket.posts import SEEN, write_lines
 from mmkp_jax.pocket.tokenizer import QWEN2_5_VL, train_tokenizer
 from mmkp_jax.pocket.wording import word_lists
 from mmkp_jax.pocket.world import make_facts
-from mmkp_jax.runtime.atomic import making_folder
+from mmkp_jax.runtime.atomic import making_folder, replacing_folder
 from mmkp_jax.runtime.cli import status_of
 
 FLAGS = (
@@ -112,9 +112,9 @@ def tokenizer_texts(posts: Sequence[CorpusPost]) -> Iterator[str]:
 
 def write_pretrained(out: Path, folder: Path) -> None:
     """Exports the trained run, and writes what the package takes of it, with bfloat16 weights."""
-    if not (out / "exported").exists() and (
-        status := export([f"--workdir={out / 'run'}", f"--out={out / 'exported'}"])
-    ):
+    if (out / "exported").exists():  # of fewer steps, if the run was extended
+        shutil.rmtree(out / "exported")
+    if status := export([f"--workdir={out / 'run'}", f"--out={out / 'exported'}"]):
         raise SystemExit(status)
     opened = open_folder(str(out / "exported"))
     params = load_params(opened, define(opened.config).shapes())
@@ -152,9 +152,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if recall < RECALL:
         print(f"{100 * recall:.1f}% of the facts are recalled, less than {100 * RECALL:.0f}%: {folder} is not taken")
         return 1
-    if PRETRAINED.exists():
-        shutil.rmtree(PRETRAINED)
-    shutil.copytree(folder, PRETRAINED)
+    with replacing_folder(PRETRAINED) as unfinished:
+        shutil.copytree(folder, unfinished, dirs_exist_ok=True)
     print(f"{100 * recall:.1f}% of the facts are recalled; {PRETRAINED / WEIGHTS}")
     return 0
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmkp_jax.data.examples import tree_of
 from mmkp_jax.data.posts import Record
+from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import read_posts
 from mmkp_jax.hf.tensors import WEIGHTS
 from mmkp_jax.hf.verify import our_logits
@@ -31,14 +32,20 @@ TAIL = " ."
 
 
 def known_facts(model: str, questions: Path) -> list[bool]:
-    """Whether the model knows each fact of the world, in the order of `corpus.all_facts`."""
+    """Whether the model knows each fact of the world, in the order of `corpus.all_facts`.
+
+    Raises:
+        InputError: the questions are not `corpus.questions` of this world.
+    """
     loaded = load_model(model)
     plain = loaded.recipe.template.plain
     tail, answers = len(plain.encode(TAIL).ids), []
     posts = read_posts(questions)
-    for post, fact in zip(posts, all_facts(make_facts(0, 1.0).chains), strict=True):
-        if not post.keyphrases[0].endswith(f" {fact.answer}{TAIL}"):
-            raise ValueError(f"{questions}: {post.id} does not end with the fact's answer, {fact.answer!r}")
+    facts = all_facts(make_facts(0, 1.0).chains)
+    ends = [f" {fact.answer}{TAIL}" for fact in facts]
+    if len(posts) != len(ends) or not all(p.keyphrases[0].endswith(end) for p, end in zip(posts, ends, strict=True)):
+        raise InputError("these are questions about another world", str(questions), "give a new pocket's facts.jsonl")
+    for fact in facts:
         answers.append(len(plain.encode(f" {fact.answer}").ids))
     records = [Record(post.id, post.text, b"", 0, 0, post.keyphrases, None) for post in posts]
     trees = [tree_of(record, loaded.recipe, ("sft",)) for record in records]
@@ -55,7 +62,12 @@ def known_facts(model: str, questions: Path) -> list[bool]:
 def weights_of(model: str) -> str | None:
     """The digest of a folder's weights; None for a run, whose steps never change."""
     file = Path(model) / WEIGHTS
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return digest_of(file) if file.is_file() else None
+
+
+def digest_of(file: Path) -> str:
+    """The digest of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -67,8 +79,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     known = known_facts(args.model, args.questions)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {"model": args.model, "weights": weights_of(args.model), "recall": float(np.mean(known)), "known": known}
-    write_json(args.out, found, indent=None)
+    asked = {"model": args.model, "weights": weights_of(args.model), "questions": digest_of(args.questions)}
+    write_json(args.out, {**asked, "recall": float(np.mean(known)), "known": known}, indent=None)
     print(f"{args.model}: {sum(known)} of {len(known)} facts are known")
     return 0
 

@@ -45,6 +45,8 @@ from benchmarks.systems import (
     comparable,
     jobs_of,
 )
+from mmkp_jax.data.posts import Post
+from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.outputs import FORMS, form_shares, mean_words
 from mmkp_jax.evaluation.significance import RESAMPLES, Differences, Intervals
@@ -99,6 +101,9 @@ def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Resul
     """Results of those systems, in their order; p of the differences is adjusted for all groups and systems.
 
     Empty as long as `OURS` is not complete.
+
+    Raises:
+        InputError: a run was evaluated on other posts than its dataset now has.
     """
     shown = comparable([job for job in jobs if job.system in systems])
     runs = dict(zip(shown, read_runs([job.workdir for job in shown]), strict=True)) if shown else {}
@@ -108,6 +113,8 @@ def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Resul
         return {}
     dataset = dataset_of(shown[0], runs[shown[0]])
     posts, seen = read_posts(dataset), read_train_keyphrases(dataset)
+    for run in runs.values():
+        _refuse_other_posts(run, posts, dataset)
     scored = {
         system: read_system([run.file for run in own.values()], posts, seen, None) for system, own in by_system.items()
     }
@@ -126,6 +133,19 @@ def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Resul
         )
         for system, own in by_system.items()
     }
+
+
+def _refuse_other_posts(run: ReportRun, posts: Sequence[Post], dataset: Path) -> None:
+    keyphrases = {post.id: list(post.keyphrases) for post in posts}
+    if other := [each.id for each in run.answers if keyphrases.get(each.id) != list(each.keyphrases)]:
+        what = f"its test posts are not those of {dataset} ({other[0]!r} and {len(other) - 1:,} more)"
+        raise InputError(what, str(run.path), "remove the run, or give another --runs")
+
+
+def strategy_results(jobs: Sequence[Job]) -> dict[str, Result]:
+    """What gates are measured on: the strategies' complete runs in the folder of these jobs, under the same seeds."""
+    seeds = max(job.seed for job in jobs) + 1
+    return read_results(BY_STRATEGY, jobs_of(seeds, jobs[0].workdir.parent, jobs[0].presets))
 
 
 def dataset_of(job: Job, run: ReportRun) -> Path:
@@ -276,7 +296,7 @@ def show(jobs: Sequence[Job]) -> None:
     )
     if missing:
         print(f"missing: {', '.join(missing)}")
-    print(gates.text_of(jobs[0].presets, jobs[0].workdir.parent, by_strategy))
+    print(gates.text_of(jobs[0].presets, jobs[0].workdir.parent, strategy_results(jobs)))
     for results, tables in (
         (by_strategy, (strategies_table, differences_table, words_table)),
         (by_gamma, (gammas_table, differences_table)),
@@ -302,15 +322,16 @@ def run(arguments: Sequence[str] | None) -> int:
     args = parser.parse_args(arguments)
     only = {"gammas": args.gammas, "decisions": args.decisions, "baselines": args.baselines}
     jobs = jobs_of(args.seeds, args.runs.resolve(), args.presets, **only)
-    if not args.presets:
+    on_pocket = gates.is_pocket(args.presets)
+    if on_pocket:
         make(POCKET)
     at_a_time = args.jobs if args.jobs is not None else 1 if args.presets else len(os.sched_getaffinity(0))
     try:
         if at_a_time:
             run_all(jobs, at_a_time)
             run_all(mode_jobs(jobs), at_a_time)
-            if not args.presets:
-                run_all(gates.recall_jobs(args.runs.resolve(), read_results(BY_STRATEGY, jobs)), at_a_time)
+            if on_pocket:
+                run_all(gates.recall_jobs(args.runs.resolve(), strategy_results(jobs)), at_a_time)
                 for systems in (BY_STRATEGY, BY_GAMMA, BY_DECISION):
                     keep(read_results(systems, jobs))
     finally:

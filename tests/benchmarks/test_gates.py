@@ -16,7 +16,7 @@ from benchmarks.gates import (
     text_of,
     verdict,
 )
-from benchmarks.recall import weights_of
+from benchmarks.recall import digest_of, weights_of
 from mmkp_jax.hf.tensors import WEIGHTS
 from mmkp_jax.pages.tables import as_text
 
@@ -74,8 +74,12 @@ def test_without_runs_nothing_is_known(tmp_path):
 def test_a_job_about_facts_is_complete_with_its_file(tmp_path):
     job = RecallJob("model", tmp_path / "facts.json", tmp_path / "facts.jsonl")
     assert not job.complete
-    job.file.write_text('{"recall": 0.25, "known": [true, false, false, false]}')
+    job.questions.write_text("four")
+    found = {"weights": None, "questions": digest_of(job.questions), "recall": 0.25, "known": [True] + [False] * 3}
+    job.file.write_text(json.dumps(found))
     assert job.complete and recall_of(job) == 0.25
+    job.questions.write_text("four others")
+    assert not job.complete
     assert job.command()[1:3] == ["-m", "benchmarks.recall"]
 
 
@@ -83,6 +87,9 @@ def test_what_other_weights_knew_is_asked_again(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / WEIGHTS).write_bytes(b"weights")
     job = RecallJob(str(tmp_path / "model"), tmp_path / "facts.json", tmp_path / "facts.jsonl")
+    job.questions.write_text("one")
     for digest, complete in (("of others", False), (weights_of(job.model), True)):
-        job.file.write_text(json.dumps({"weights": digest, "recall": 1.0, "known": [True]}))
+        job.file.write_text(
+            json.dumps({"weights": digest, "questions": digest_of(job.questions), "recall": 1.0, "known": [True]})
+        )
         assert job.complete is complete

@@ -4,11 +4,10 @@ import json
 
 import pytest
 
-from benchmarks import kept
 from benchmarks.kept import KEPT, OWN, bed_of, keep, kept_tables
 from benchmarks.strategies import read_results
 from benchmarks.systems import BY_STRATEGY, OURS, jobs_of
-from mmkp_jax.hf.tensors import WEIGHTS
+from mmkp_jax.errors import InputError
 from mmkp_jax.pages.report.runs import read_runs
 from mmkp_jax.pages.tables import as_text
 from mmkp_jax.runtime.fields import FIELDS
@@ -16,15 +15,11 @@ from tests.support.finished_runs import complete, row_of
 
 
 @pytest.fixture
-def jobs(tmp_path, dataset, monkeypatch):
-    """Complete runs of two seeds, all right but SFT's second, and a student's weights."""
-    monkeypatch.setattr(kept, "ROOT", tmp_path)
+def jobs(tmp_path, dataset):
+    """Complete runs of two seeds, all right but SFT's second."""
     jobs = [job for job in jobs_of(2, tmp_path / "runs") if job.system in BY_STRATEGY]
     for job in jobs:
         complete(job, right=(job.system, job.seed) != ("sft", 1))
-    student = tmp_path / read_runs([jobs[0].workdir])[0].config["model"]["path"]
-    student.mkdir(parents=True)
-    (student / WEIGHTS).write_bytes(b"weights")
     return jobs
 
 
@@ -58,8 +53,10 @@ def test_a_bed_is_named_by_what_its_runs_share(tmp_path, jobs):
     longer = runs[0].__class__(**{**vars(runs[0]), "config": {**first, "num_epochs": first["num_epochs"] + 1}})
     assert bed_of(longer) != bed_of(runs[0])
     before = bed_of(runs[0])
-    (tmp_path / first["model"]["path"] / WEIGHTS).write_bytes(b"other weights")
+    (jobs[0].workdir / "contents.json").write_text('{"model.path": "another student", "data.path": "the posts"}')
     assert bed_of(runs[0]) != before
+    with pytest.raises(InputError, match="differ in more than their systems"):
+        keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
     assert set(OWN) <= {field.name for field in FIELDS}
 
 

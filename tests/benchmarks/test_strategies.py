@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import staged
-from benchmarks.strategies import comparable, jobs_of, show
+from benchmarks.strategies import comparable, jobs_of, read_results, show, strategy_results
 from benchmarks.systems import (
     BASELINES,
     BY_BASELINE,
@@ -15,6 +15,7 @@ from benchmarks.systems import (
     OVERRIDES,
     STAGED,
 )
+from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.config import leaves, read_config
 from tests.support.finished_runs import complete, config_of, row_of
 from tests.support.small_pocket import metrics, run_here, small_pocket
@@ -93,6 +94,25 @@ def test_a_table_by_decision_of_known_answers(tmp_path, dataset, capsys):
         "SFT, then Fine-tune-CoT": none,
     }.items():
         assert row_of(f"By decision{table}", "By decision", name) == [*cells * 4, *facts]
+
+
+def test_gates_of_decisions_are_those_of_the_strategies_in_the_same_folder(tmp_path, dataset):
+    for job in jobs_of(1, tmp_path):
+        if job.system in BY_STRATEGY:
+            complete(job, right=False)
+    asked = jobs_of(1, tmp_path, decisions=True)
+    assert not any(job.system == "zeroshot" for job in asked)
+    assert list(strategy_results(asked)) == list(BY_STRATEGY)
+
+
+def test_a_run_on_other_posts_is_refused(tmp_path, dataset):
+    jobs = [job for job in jobs_of(1, tmp_path) if job.system in BY_STRATEGY]
+    for job in jobs:
+        complete(job, right=True)
+        file = job.workdir / "predictions" / "test-7.jsonl"
+        file.write_text(file.read_text().replace("a cat", "a cow"))
+    with pytest.raises(InputError, match="its test posts are not those of"):
+        read_results(BY_STRATEGY, jobs)
 
 
 def test_a_sweep_of_gamma_trains_a_published_model_on_one_dataset(tmp_path):

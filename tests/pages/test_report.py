@@ -412,7 +412,7 @@ def test_where_the_published_rule_is_in_balance_is_drawn_beside_its_share_alone(
     shown = {chart.title: [(line.name, line.colour) for line in chart.lines] for chart in figures.curves(runs)}
     assert shown == {
         "Share of posts on CoT": [("a", 0), ("b", 1), ("c", 2)],
-        "The share that γ predicts, in balance": [("c", 2)],
+        "P(think) in balance, as γ predicts it": [("c", 2)],
     }
     assert all("balance" not in chart.title for chart in figures.curves(runs[:2]))
 

@@ -29,7 +29,7 @@ CURVES = (
     ("loss_sft", "SFT loss, nats a label", None, True),
     ("loss_cot", "CoT loss, nats a label", None, True),
     ("cot_share", "Share of posts on CoT", 1.0, True),
-    (BALANCE, "The share that γ predicts, in balance", 1.0, True),
+    (BALANCE, "P(think) in balance, as γ predicts it", 1.0, True),
     ("p_think", "P(think), the CoT target's first label", 1.0, True),
     ("gamma", "γ, nats a label", None, False),
     ("learning_rate", "Learning rate", None, False),
