@@ -33,7 +33,7 @@ from mmkp_jax.pocket.wording import (
 )
 from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, Chain, Kind, T, WordPair, emblem_of
 
-ALONE = 34
+ALONE = 38
 """Times that a text asks for each fact alone."""
 
 LISTED = 36
@@ -43,7 +43,7 @@ FACTS_A_LIST = (2, 6)
 """Fewest and most facts that such a text asks for."""
 
 CAPTIONS = 3500
-READINGS = 5000
+READINGS = 6500
 OF_WHAT = 2500
 """Readings that ask only what the hint belongs to."""
 READ_KINDS: Mapping[Kind, float] = {"star": 0.3, "emblem": 0.2, "cue": 0.3, "dish": 0.2}
