@@ -7,6 +7,7 @@ that changes; and the operations that the compiler counts in each, which no othe
 """
 
 import argparse
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +33,17 @@ RULES = {
 }
 """Strategy, decision and mode of γ."""
 
+NEAR_CHANCE = 6.5
+"""A γ near the loss of random parameters, so that some posts are on each target."""
 
-def main() -> None:
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints operations of each rule's step, and medians of steps in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60, help="steps of each")
-    args = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=60, help="steps of each, at least 1")
+    args = parser.parse_args(arguments)
+    if args.steps < 1:
+        parser.error("--steps is at least 1")
     print(describe_machine())
     batch, size = pocket_row()
     optimizer = adamw(optax.constant_schedule(1e-4), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
@@ -44,7 +51,7 @@ def main() -> None:
     params = random_params(definition, 0, spread=0.05)
     running, sides, flops = {}, {}, {}
     for name, (strategy, decision, mode) in RULES.items():
-        gamma = 0.5 if DECISIONS[decision].is_random else 6.5
+        gamma = 0.5 if DECISIONS[decision].is_random else NEAR_CHANCE
         schedule = gamma_schedule(mode, gamma, tracks_share=strategy == "decoupled")
         step = make_train_step(
             definition,

@@ -107,7 +107,7 @@ def _run(
 def _claimed(config: ConfigDict, workdir: Path, lock: Lock, extend: bool) -> None:
     lock.acquire()
     contents = contents_of(config)
-    check_contents(workdir, contents, sorted(contents.keys() - {"data.path"}))  # whose vocabulary is compared
+    check_contents(workdir, contents, sorted(contents))
     same = functools.partial(same_content, workdir, contents)
     resumed = claim(workdir, config.to_dict(), extend=extend, same=same)
     write_contents(workdir, contents)

@@ -117,6 +117,7 @@ def _run_watched(
         definition, structs = plan_untrained(config, folder, where)
         check_tensors(folder, structs)
         _claim(config, workdir, extend, folder, lock)
+        on_writer(lambda: record_base(workdir, folder))
         on_writer(lambda: trackers.start(config.to_dict()))
         print(lines_without_effect(config, 0), end="")
         params = load_params(folder, structs)

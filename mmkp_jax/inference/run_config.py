@@ -45,10 +45,21 @@ def run_config(workdir: Path, tasks: Sequence[str] = ("vlm",)) -> ConfigDict:
     except (ValueError, TypeError) as error:  # of a field's name
         reason = " ".join(str(error).split())
         raise InputError(f"this is not the config of a run ({reason})", str(workdir / CONFIG), _HINT) from None
-    for field, path in put_aside_since(workdir, config).items():
+    return with_put_aside(workdir, config)
+
+
+def with_put_aside(workdir: Path, config: ConfigDict) -> ConfigDict:
+    """The config with the paths of what was put aside since, and a line on stderr for each.
+
+    Raises:
+        InputError: the run's digests cannot be read.
+    """
+    found = put_aside_since(workdir, config)
+    for field, path in found.items():
         print(for_terminal(f"{workdir}: its {field} was put aside since, and is taken from {path}"), file=sys.stderr)
-        config.update_from_flattened_dict({field: str(path)})
-    return config
+    moved = ConfigDict(config.to_dict())
+    moved.update_from_flattened_dict({field: str(path) for field, path in found.items()})
+    return moved
 
 
 def holds_run(workdir: Path) -> bool:

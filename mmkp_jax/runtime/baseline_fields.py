@@ -1,6 +1,6 @@
 """The fields of a baseline (`task=baseline`): a list of its own, in the form of `runtime/fields.py`."""
 
-from mmkp_jax.runtime.field_types import LENGTH, MAY_DIFFER, OURS, PAPER, Field, Need, Section
+from mmkp_jax.runtime.field_types import CONTENT, LENGTH, MAY_DIFFER, OURS, PAPER, Field, Need, Section
 from mmkp_jax.runtime.needs import VALIDATED
 
 TASKS = ("vlm", "baseline")
@@ -23,13 +23,14 @@ MODEL_AND_DATA = (
         *("model.path", ""),
         "a Hugging Face folder or hub id, whose hidden states are read; empty: none",
         needs=(EMBEDDED,),
+        resume=CONTENT,
     ),
     Field(
         *("make", ""),
         "a module whose `make()` creates model and data where they do not exist yet",
         resume=MAY_DIFFER,
     ),
-    Field("data.path", "", "a prepared dataset"),
+    Field("data.path", "", "a prepared dataset", resume=CONTENT),
     Field(
         *("data.ocr", ""),
         "files of OCR words, a line a post, such as raw/{split}_ocr_final.txt; they follow the text",
@@ -45,8 +46,12 @@ MODEL_AND_DATA = (
         "a folder of {split}.npy and {split}.ids, features of the images, or of a model whose tower gives them",
         needs=(CLASSIFIED,),
     ),
-    Field("data.train_keyphrases", "", "a file of the keyphrases that count as seen, one a line"),
-    Field("data.kinds", "", 'JSON Lines of {"needs": {keyphrase: kind}}: scores by kind too'),
+    Field(
+        *("data.train_keyphrases", ""),
+        "a file of the keyphrases that count as seen, one a line",
+        resume=CONTENT,
+    ),
+    Field("data.kinds", "", 'JSON Lines of {"needs": {keyphrase: kind}}: scores by kind too', resume=CONTENT),
     Field("seed", 0, "seed of parameters, dropout and the order of posts", low=0),
 )
 

@@ -4,6 +4,7 @@ import pytest
 
 from mmkp_jax.inference.load_model import load_model
 from mmkp_jax.pocket.make import make_pocket, prepare_posts
+from mmkp_jax.report import main as report
 from mmkp_jax.runtime.aside import put_aside
 from tests.support.small_pocket import SIZES, metrics, run_here, small_pocket
 
@@ -31,6 +32,14 @@ def test_its_model_is_opened_with_what_it_began_with(moved, capsys):
     assert lines.count(f"{workdir}: its data.path was put aside since, and is taken from {aside / 'dataset'}") == 1
     assert opened == load_model(str(aside / "model")).tokenizer.get_vocab()
     assert opened != load_model(str(pocket / "model")).tokenizer.get_vocab()
+
+
+def test_its_report_shows_the_posts_it_was_tested_on(moved, capsys, tmp_path):
+    _, aside, workdir = moved
+    assert report([str(workdir), f"--out={tmp_path / 'report.html'}"]) == 0
+    said = capsys.readouterr().err
+    assert f"{workdir}: its data.path was put aside since, and is taken from {aside / 'dataset'}" in said
+    assert "are not those of the runs' predictions" not in (tmp_path / "report.html").read_text()
 
 
 def test_it_says_which_paths_to_give_and_goes_on_with_them(moved):

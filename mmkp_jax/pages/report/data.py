@@ -5,12 +5,15 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from mmkp_jax.data.mixing import JoinedRecords
 from mmkp_jax.data.numbered import each_of
 from mmkp_jax.data.posts import PostText, text_of
 from mmkp_jax.data.records import open_split, rejected_posts
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import seen_keyphrases
+from mmkp_jax.inference.run_config import with_put_aside
 from mmkp_jax.pages.report.runs import SPLIT, ReportRun
 
 
@@ -29,7 +32,9 @@ class ReportData:
 
 
 def open_data(runs: Sequence[ReportRun], path: Path | None) -> ReportData | str:
-    """The dataset in the folder `path`, by default the first run's, or the reason why it cannot be used.
+    """The dataset in the folder `path`, or the reason why it cannot be used.
+
+    By default it is the first run's, which may have been put aside since.
 
     If a run was trained on several datasets, it was evaluated on the first one's test split.
 
@@ -39,7 +44,8 @@ def open_data(runs: Sequence[ReportRun], path: Path | None) -> ReportData | str:
     if path is not None:
         return _open(runs, [path])
     try:
-        return _open(runs, folders_of(runs[0].config["data"].get("path", "")))
+        config = with_put_aside(runs[0].path, ConfigDict(runs[0].config))
+        return _open(runs, folders_of(config.data.get("path", "")))
     except InputError as error:
         return str(error)
 
