@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
+
 from benchmarks import recall
 from benchmarks.gates import RECALL
+from mmkp_jax.errors import InputError
 from mmkp_jax.families.registry import define
 from mmkp_jax.hf.folder import open_folder
 from mmkp_jax.hf.save import save_params
@@ -21,7 +24,7 @@ def asked(model, folder):
     flags = [f"--model={model}", f"--questions={folder / FACTS}", f"--out={folder / 'known.json'}"]
     assert recall.run(flags) == 0
     found = json.loads((folder / "known.json").read_text())
-    assert found["recall"] == sum(found["known"]) / 588 and len(found["known"]) == 588
+    assert found["recall"] == sum(found["known"]) / 564 and len(found["known"]) == 564
     return found["recall"]
 
 
@@ -38,3 +41,10 @@ def test_random_weights_know_none(tmp_path):
             (folder / file.name).write_bytes(file.read_bytes())
     save_params(initial_params(define(opened.config), 0), opened.config, folder)
     assert asked(folder, tmp_path) < 0.02
+
+
+def test_questions_about_another_world_are_refused(tmp_path):
+    lines = [json.dumps(post.record()) for post in questions(make_facts(0, 1.0).chains)][1:]
+    (tmp_path / FACTS).write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="questions about another world"):
+        recall.known_facts(str(PRETRAINED), tmp_path / FACTS)

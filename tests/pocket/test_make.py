@@ -127,7 +127,7 @@ def test_a_pocket_of_a_newer_version_is_not_put_aside(pocket, tmp_path):
 
 def test_it_asks_for_each_fact(pocket):
     asked = (pocket / FACTS).read_text().splitlines()
-    assert len(asked) == len(questions(make_facts(0, SEEN).chains)) == 588
+    assert len(asked) == len(questions(make_facts(0, SEEN).chains)) == 564
 
 
 def test_without_weights_it_says_how_to_make_them(tmp_path, monkeypatch):
@@ -144,7 +144,7 @@ def test_the_pretrained_model_reads_nearly_every_name_as_one_token(folder, token
     chains = make_facts(0, SEEN).chains
     names = {name for chain in chains for name in (chain.middle, *chain.hint.split(), *chain.tag)}
     tokens = [len(template.plain.encode(f" {name}").ids) for name in names]
-    assert max(tokens) == 2 and sum(count == 1 for count in tokens) > 0.99 * len(names)
+    assert max(tokens) <= 2 and sum(count == 1 for count in tokens) > 0.99 * len(names)
 
 
 def test_a_random_model_has_its_init(tokenizer, tmp_path):
