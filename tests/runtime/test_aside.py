@@ -50,7 +50,7 @@ def test_of_several_at_once_one_renames_it(tmp_path, threads):
         start.wait()
         got.append(put_aside(folder, 1, is_old))
         if got[-1]:
-            made(folder, "new")
+            made(tmp_path / "unfinished", "new").rename(folder)  # at once, as pockets are made
 
     workers = [threading.Thread(target=take) for _ in range(threads)]
     for worker in workers:

@@ -13,8 +13,8 @@ from mmkp_jax.data.posts import PostText, text_of
 from mmkp_jax.data.records import open_split, rejected_posts
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import seen_keyphrases
-from mmkp_jax.inference.run_config import with_put_aside
 from mmkp_jax.pages.report.runs import SPLIT, ReportRun
+from mmkp_jax.runtime.aside import put_aside_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +44,18 @@ def open_data(runs: Sequence[ReportRun], path: Path | None) -> ReportData | str:
     if path is not None:
         return _open(runs, [path])
     try:
-        config = with_put_aside(runs[0].path, ConfigDict(runs[0].config))
-        return _open(runs, folders_of(config.data.get("path", "")))
+        return _open(runs, _own_folders(runs[0]))
     except InputError as error:
         return str(error)
+
+
+def _own_folders(run: ReportRun) -> list[Path]:
+    named = folders_of(run.config["data"].get("path", ""))
+    if any(map(put_aside_of, named)):
+        from mmkp_jax.inference.run_config import with_put_aside  # here, as it imports jax
+
+        return folders_of(with_put_aside(run.path, ConfigDict(run.config)).data.path)
+    return named
 
 
 def folders_of(paths: str) -> list[Path]:
