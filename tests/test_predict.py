@@ -92,6 +92,22 @@ def test_an_interrupted_file_resumes_and_ends_in_order(pocket, tmp_path, capsys)
     assert "6 of 6 posts are already predicted" in capsys.readouterr().out
 
 
+def test_what_was_predicted_of_other_posts_is_not_taken_for_these(pocket, tmp_path, capsys):
+    out = tmp_path / "p.jsonl"
+    old = {
+        "id": "test-2",
+        "keyphrases": ["another pocket"],
+        "predicted": [],
+        "output": "",
+        "form": "broken",
+        "tokens": 0,
+    }
+    out.write_text(json.dumps(old) + "\n")
+    assert main(of_posts(pocket, out)) == 2
+    assert "predictions of other posts: 'test-2' has other keyphrases" in capsys.readouterr().err
+    assert json.loads(out.read_text()) == old
+
+
 def test_a_mode_decides_how_outputs_begin_and_is_part_of_the_file(pocket, tmp_path, capsys):
     out = {mode: tmp_path / f"{mode}.jsonl" for mode in ("auto", "direct", "think")}
     for mode, file in out.items():

@@ -116,6 +116,7 @@ def read_predictions(path: Path, posts: Sequence[Post], reading: Reading = "stri
     _refuse_other_ids(ids, [post.id for post in posts], path)
     by_id = dict(zip(ids, rows, strict=True))
     ordered = [by_id[post.id] for post in posts]
+    _refuse_other_keyphrases(ordered, posts, path)
     strict = [predicted_of[post.id] for post in posts]
     forms, outputs = (_in_all(ordered, name) for name in ("form", "output"))
     if forms and not set(forms) <= set(FORMS):
@@ -179,6 +180,14 @@ def _refuse_other_ids(ids: Iterable[str], expected: Iterable[str], path: Path) -
         faults = [f"lacks {_some(missing)} of the posts"] if missing else []
         faults += [f"has {_some(unknown)} that no post has"] if unknown else []
         raise InputError(f"it {' and '.join(faults)}", str(path), "give the posts that were predicted")
+
+
+def _refuse_other_keyphrases(rows: Sequence[Fields], posts: Sequence[Post], path: Path) -> None:
+    """Refuses predictions of other posts with the same ids: where a row has the post's keyphrases, they are these."""
+    pairs = ((row.texts("keyphrases", ()), post) for row, post in zip(rows, posts, strict=True))
+    if other := [post.id for own, post in pairs if own and set(own) != set(post.keyphrases)]:
+        what = f"the keyphrases of {_some(other)} are not those of the posts"
+        raise InputError(what, str(path), "give the posts that were predicted")
 
 
 def _some(ids: Sequence[str]) -> str:

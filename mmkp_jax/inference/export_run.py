@@ -34,6 +34,7 @@ from mmkp_jax.runtime.atomic import json_bytes
 from mmkp_jax.runtime.hosts import is_writer
 from mmkp_jax.runtime.json_files import read_object, read_rows
 from mmkp_jax.training.batches import Dataset, datasets_of
+from mmkp_jax.training.contents import check_contents, content_of_data
 
 EXPORTS = "export"
 """The folder of a work directory that holds a run's own exports, one folder a step."""
@@ -159,6 +160,7 @@ def facts_of(step: RunStep, repo: str = "", *, adapter: bool = False) -> CardFac
     data, results, no_data = [], None, ""
     try:
         datasets = datasets_of(step.config)
+        check_contents(step.workdir, {"data.path": content_of_data(step.config)}, ["data.path"])
         data = [_data(each) for each in datasets]
         results = _results(step, datasets[0].path)
     except InputError as error:

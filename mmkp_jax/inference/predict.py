@@ -12,7 +12,7 @@ from mmkp_jax.data.prompts import Mode
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.outputs import outputs_line, reasoning_in
 from mmkp_jax.evaluation.predictions import Prediction, write_predictions
-from mmkp_jax.inference.resumable_predictions import ResumablePredictions, write_each
+from mmkp_jax.inference.resumable_predictions import HINT, ResumablePredictions, write_each
 from mmkp_jax.runtime.escape import for_terminal
 from mmkp_jax.runtime.progress import Progress
 from mmkp_jax.teacher.flags import (
@@ -25,6 +25,9 @@ from mmkp_jax.teacher.zero_shot import prediction_questions, predictions_of, why
 
 if TYPE_CHECKING:
     from mmkp_jax.inference.predictor import SkippedPost
+
+SAMPLE = 16
+"""Least number of earlier predictions whose posts are compared, where there are as many."""
 
 PLACE = "{mode}"
 """What stands for the mode in the name of --out."""
@@ -39,6 +42,8 @@ def predict(ids: Sequence[str], read: Callable[[int], Record | Reject], flags: a
     outs = {mode: out_of(flags.out, mode) for mode in modes} if flags.out else {}
     files = {mode: ResumablePredictions(out, ids, mode) for mode, out in outs.items()}
     found = {mode: dict(files[mode].found) if files else {} for mode in modes}
+    for mode, out in outs.items():
+        _refuse_other_posts(out, found[mode], read)
     left = {n: missing for n in range(len(ids)) if (missing := [mode for mode in modes if n not in found[mode]])}
     for mode, out in outs.items():
         if found[mode]:
@@ -130,6 +135,15 @@ def predict_through_endpoint(
         (reason, count), *_ = Counter(reason for _, reason in (*unanswered, *skipped)).most_common(1)
         raise NothingError(f"none of {len(ids):,} posts got an answer, most often ({count:,}): {reason}")
     return predictions
+
+
+def _refuse_other_posts(out: Path, found: Mapping[int, Prediction], read: Callable[[int], Record | Reject]) -> None:
+    """Raises `InputError` if what was predicted before is of other posts with the same ids, by a sample of them."""
+    for number in list(found)[:: max(len(found) // SAMPLE, 1)]:
+        post = read(number)
+        own = post if isinstance(post, Record) else post.post
+        if own and found[number].keyphrases and set(found[number].keyphrases) != set(own.keyphrases):
+            raise InputError(f"it has predictions of other posts: {post.id!r} has other keyphrases", str(out), HINT)
 
 
 def _print_skipped(skipped: Sequence[tuple[str, str]], total: int, what: str = "could not be used") -> None:

@@ -47,6 +47,15 @@ def contents_of(config: ConfigDict, base: Folder | None = None) -> dict[str, str
     return {field: _content(field, config, base) for field in CONTENT_FIELDS if field in named}
 
 
+def content_of_data(config: ConfigDict) -> str:
+    """The digest of a run's datasets.
+
+    Raises:
+        InputError: one cannot be opened.
+    """
+    return _digest([(each.weight, _splits(each.path)) for each in datasets_of(config)])
+
+
 def same_content(workdir: Path, now: Mapping[str, str], field: str, before: Any, named: Any) -> bool:
     """Whether a field's value in the work directory's config (`before`) names the same content as its value now.
 
@@ -124,7 +133,7 @@ def _saved(workdir: Path) -> Fields:
 def _content(field: str, config: ConfigDict, base: Folder | None = None) -> str:
     """The digest of what a field names."""
     if field == "data.path":
-        return _digest([(each.weight, _splits(each.path)) for each in datasets_of(config)])
+        return content_of_data(config)
     named = dict(leaves(config.to_dict()))[field]
     if field in ("model.path", "lora_adapter") and not named:
         return _digest("")

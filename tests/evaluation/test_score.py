@@ -168,6 +168,10 @@ GOOD = {"predictions": ("p.jsonl", JSON_PREDICTIONS), "posts": ("test.jsonl", JS
     "changed, line",
     [
         ({"predictions": ("p.jsonl", JSON_PREDICTIONS[:1])}, "lacks the id 'a' of the posts"),
+        (
+            {"predictions": ("p.jsonl", [each | {"keyphrases": ["of others"]} for each in JSON_PREDICTIONS])},
+            "the keyphrases of 2 ids ('a', …) are not those of the posts",
+        ),
         ({"predictions": ("p.jsonl", [*JSON_PREDICTIONS, {"id": "c", "predicted": []}])}, "has the id 'c' that no"),
         ({"predictions": ("p.jsonl", [{"id": "c", "predicted": []}])}, "lacks 2 ids ('a', …) of the posts and has"),
         ({"predictions": ("p.jsonl", [*JSON_PREDICTIONS, JSON_PREDICTIONS[0]])}, "repeats the id 'b'"),

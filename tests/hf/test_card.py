@@ -161,3 +161,13 @@ def test_a_base_on_the_hub_is_named_and_linked(exported_pocket):
     assert card.data.base_model == base.name and card.data.license_name == "qwen-research"
     assert "[Qwen/Qwen2.5-VL-3B-Instruct](https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct)" in card.text
     assert "qwen-research ([text](https://x/LICENSE))" in card.text
+
+
+def test_with_another_dataset_under_its_path_the_card_says_so(exported_pocket, tmp_path, capsys):
+    workdir, _ = exported_pocket
+    run = shutil.copytree(workdir, tmp_path / "run")
+    (run / "contents.json").write_text(json.dumps({"data.path": "of others"}))
+    assert main([f"--workdir={run}", f"--out={tmp_path / 'out'}"]) == 0
+    said = capsys.readouterr().out
+    assert "the card has no data and scores: " in said and "data.path name other content" in said
+    assert "model-index" not in (tmp_path / "out" / "README.md").read_text()
