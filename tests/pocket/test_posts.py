@@ -28,6 +28,10 @@ from mmkp_jax.pocket.world import RGB_OF_COLOUR, apportion, emblem_of, make_fact
 FACT = ("seen_fact", "unseen_fact")
 
 
+REPLAYED_OF_12 = sum(round(12 * share) for share in REPLAYED.values())
+"""Posts that are replayed after 12 others."""
+
+
 def is_replayed(post) -> bool:
     """Whether the post is of the corpus, and so about no keyphrase."""
     return not post.needs
@@ -148,9 +152,11 @@ def test_training_replays_facts_readings_and_extractions_under_either_target():
             assert is_present(tag, post.text, stem) and tag in steps[-1]
             assert not set(steps) & set(by_sentence)
             extracted += 1
-    assert len(stated) == len(all_facts(facts.chains)) and max(stated.values()) - min(stated.values()) <= 1
-    assert read.total() == 200 and max(read.values()) == 1
-    assert extracted == REPLAYED["extractions"] * SIZES["train"]
+    wanted = {kind: round(share * SIZES["train"]) for kind, share in REPLAYED.items()}
+    assert stated.total() == FACTS_A_REPLAY * wanted["facts"] and read.total() == wanted["readings"]
+    for counts, every in ((stated, all_facts(facts.chains)), (read, facts.chains)):
+        assert max(counts[each] for each in every) - min(counts[each] for each in every) <= 1
+    assert extracted == wanted["extractions"]
 
 
 def look(image: Image.Image) -> tuple[str, ...]:
@@ -190,14 +196,14 @@ def test_writes_the_general_form(tmp_path):
     splits = make_posts(make_facts(3, SEEN), 3, sizes)
     write_posts(splits, 3, tmp_path / "pocket")
     records = [json.loads(line) for line in (tmp_path / "pocket/posts/train.jsonl").read_text().splitlines()]
-    assert [record["id"] for record in records] == [f"train-{i}" for i in range(1, 16)]  # three of them replayed
+    assert [record["id"] for record in records] == [f"train-{i}" for i in range(1, 13 + REPLAYED_OF_12)]
     for record in records:
         assert list(record) == ["id", "text", "image", "keyphrases", "cot"]
         if record["image"]:
             with Image.open(tmp_path / "pocket/images" / record["image"]) as image:
                 assert image.mode == "RGB" and image.size in SIDES
     needs = [json.loads(line) for line in (tmp_path / "pocket/needs.jsonl").read_text().splitlines()]
-    assert len(needs) == 23
+    assert len(needs) == 20 + REPLAYED_OF_12
     by_id = {post.id: post for posts in splits.values() for post in posts}
     for line in needs:
         post = by_id[line["id"]]
