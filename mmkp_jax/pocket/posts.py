@@ -1,7 +1,7 @@
 """Pocket's posts, as JSON Lines in the general form, their images, and the kind of each keyphrase.
 
-Tags follow from a fact that other training posts use, or from one that only the pretrained model knows; habits follow
-from no fact; places are named by the text.
+Tags follow from facts that other training posts use, or from facts that the corpus alone states, of which some follow
+the training posts; habits follow from no fact; places are named by the text.
 """
 
 import json
