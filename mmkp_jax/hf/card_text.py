@@ -59,7 +59,10 @@ $expand    ids = tokenizer(prompt, **PLAIN, return_tensors="pt").input_ids
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 $extra    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     written = model.generate(**inputs, max_new_tokens=$answer_tokens, do_sample=False, repetition_penalty=1.0)
-    return tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    tokens = written[0, ids.shape[1] :].tolist()
+    ends = torch.tensor(model.generation_config.eos_token_id).flatten().tolist()  # one or several
+    end = next((n for n, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokenizer.decode(tokens[:end], skip_special_tokens=False)
 
 
 def keyphrases(text, image=None):
