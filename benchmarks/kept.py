@@ -22,6 +22,7 @@ from mmkp_jax.errors import InputError
 from mmkp_jax.pages.report.runs import SPLIT, ReportRun
 from mmkp_jax.pages.tables import Table, count
 from mmkp_jax.runtime.atomic import write_json
+from mmkp_jax.runtime.json_files import read_object
 from mmkp_jax.training.contents import CONTENTS_FILE
 
 if TYPE_CHECKING:
@@ -38,11 +39,17 @@ NOTHING = "–"
 
 
 def bed_of(run: ReportRun) -> str:
-    """The name of a run's bed, ten hexadecimal digits; not for the staged run, whose second half has other weights."""
+    """The name of a run's bed, ten hexadecimal digits; not for the staged run, whose second half has other weights.
+
+    Raises:
+        InputError: the run did not record what it began with.
+    """
     shared = {name: value for name, value in run.config.items() if name not in OWN}
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode())
-    began_with = json.loads((run.path / CONTENTS_FILE).read_text(encoding="utf-8"))
-    digest.update("".join(began_with[name] for name in ("model.path", "data.path")).encode())
+    began_with = read_object(
+        run.path / CONTENTS_FILE, "remove the run, or give another --runs"
+    )
+    digest.update("".join(began_with.text(name) for name in ("model.path", "data.path")).encode())
     for answer in run.answers:
         digest.update(json.dumps([answer.id, answer.keyphrases]).encode())
     return digest.hexdigest()[:10]
@@ -59,7 +66,7 @@ def keep(results: Mapping[str, "Result"], folder: Path = KEPT) -> Path | None:
         return None
     beds = {bed_of(run): run.path for run in single}
     if len(beds) > 1:
-        what = f"runs differ in more than their systems: {', '.join(str(path.name) for path in beds.values())}"
+        what = f"runs differ in more than their systems: {', '.join(path.name for path in beds.values())}"
         raise InputError(what, str(single[0].path.parent), "give another --runs")
     bed = folder / next(iter(beds))
     bed.mkdir(parents=True, exist_ok=True)

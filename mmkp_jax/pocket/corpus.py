@@ -163,12 +163,12 @@ def _readings(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPos
     for chain in _by_kind(chains, READINGS, rng):
         place = _any_place(rng) if rng.random() < READ_PLACES else None
         clauses = [hint_clause(chain, rng), *([place_clause(place, rng)] if place else [])]
-        yield asking_of_all(chain, place, join_clauses(clauses, rng), rng)
+        yield _asking_of_all(chain, place, join_clauses(clauses, rng), rng)
     for chain in _by_kind(chains, OF_WHAT, rng):
         yield asking_of_what(chain, join_clauses([hint_clause(chain, rng)], rng), rng)
 
 
-def asking_of_all(chain: Chain, place: WordPair | None, text: str, rng: random.Random) -> CorpusPost:
+def _asking_of_all(chain: Chain, place: WordPair | None, text: str, rng: random.Random) -> CorpusPost:
     """The post, without its number, that asks for all that follows from its hint, and for its place."""
     emblem = chain.hint if chain.kind == "emblem" else None
     steps = [see(emblem), *infer_tag(chain), *(infer_place(place) if place else [])]

@@ -111,7 +111,7 @@ def test_a_run_on_other_posts_is_refused(tmp_path, dataset):
         complete(job, right=True)
         file = job.workdir / "predictions" / "test-7.jsonl"
         file.write_text(file.read_text().replace("a cat", "a cow"))
-    with pytest.raises(InputError, match="its test posts are not those of"):
+    with pytest.raises(InputError, match=r"the keyphrases of 4 ids .* are not those of the posts"):
         read_results(BY_STRATEGY, jobs)
 
 
