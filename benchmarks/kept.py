@@ -46,9 +46,7 @@ def bed_of(run: ReportRun) -> str:
     """
     shared = {name: value for name, value in run.config.items() if name not in OWN}
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode())
-    began_with = read_object(
-        run.path / CONTENTS_FILE, "remove the run, or give another --runs"
-    )
+    began_with = read_object(run.path / CONTENTS_FILE, "remove the run, or give another --runs")
     digest.update("".join(began_with.text(name) for name in ("model.path", "data.path")).encode())
     for answer in run.answers:
         digest.update(json.dumps([answer.id, answer.keyphrases]).encode())
