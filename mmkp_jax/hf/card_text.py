@@ -60,7 +60,7 @@ $expand    ids = tokenizer(prompt, **PLAIN, return_tensors="pt").input_ids
 $extra    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     written = model.generate(**inputs, max_new_tokens=$answer_tokens, do_sample=False, repetition_penalty=1.0)
     tokens = written[0, ids.shape[1] :].tolist()
-    ends = torch.tensor(model.generation_config.eos_token_id).flatten().tolist()  # one or several
+    ends = np.ravel(model.generation_config.eos_token_id)  # one, several, or None
     end = next((n for n, token in enumerate(tokens) if token in ends), len(tokens))
     return tokenizer.decode(tokens[:end], skip_special_tokens=False)
 
