@@ -36,7 +36,6 @@ from mmkp_jax.pocket.make import PRETRAINED
 from mmkp_jax.pocket.model import write_model
 from mmkp_jax.pocket.posts import SEEN, write_lines
 from mmkp_jax.pocket.tokenizer import QWEN2_5_VL, train_tokenizer
-from mmkp_jax.pocket.wording import word_lists
 from mmkp_jax.pocket.world import make_facts
 from mmkp_jax.runtime.atomic import making_folder, replacing_folder
 from mmkp_jax.runtime.cli import status_of
@@ -98,7 +97,7 @@ def write_corpus(posts: Sequence[CorpusPost], seed: int, out: Path) -> None:
 
 
 def tokenizer_texts(posts: Sequence[CorpusPost]) -> Iterator[str]:
-    """The texts that the tokenizer is trained on: the corpus, the words of posts that it lacks, and the prompt's.
+    """The texts that the tokenizer is trained on: the corpus, and the prompt's.
 
     As often as this, the words of the prompt are tokens each, and a prompt is half as long.
     """
@@ -106,7 +105,6 @@ def tokenizer_texts(posts: Sequence[CorpusPost]) -> Iterator[str]:
         yield from (post.text, post.answer)
         if post.cot:
             yield f"<think>{post.cot}</think><answer>{post.answer}</answer>"
-    yield from word_lists() * 5
     yield from (QWEN2_5_VL.system, "user", "assistant", user_text("", zero_shot=True)) * len(posts)
 
 

@@ -5,8 +5,9 @@ order. So the answers follow from the texts: where names or wordings were drawn 
 know hid that of the facts, and a model of this size learned none of them in the same time (`benchmarks/README.md`).
 Captions say what an image shows, and some what its emblem stands for. Reading says of a post what there is to know:
 the image, the facts of its hint, its place. Some posts ask only what a hint belongs to, and some hold their keyphrase
-in the text: a place, or the tag of facts that are stated there and are not those of the world; these have a chain of
-thought, so that the model knows the form, and copies. No post asks for the tag of a hint.
+in the text: a place, the tag of a habit, or that of facts that are stated there and are not those of the world; these
+have a chain of thought, so that the model knows the form, and copies. No post asks for the tag of a hint, and none says
+what marks a habit.
 """
 
 import random
@@ -19,8 +20,10 @@ from mmkp_jax.data.prompts import ZERO_SHOT
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
 from mmkp_jax.pocket.wording import (
     FIRST_WORD,
+    HABIT_TAGS,
     SECOND_WORD,
     first_fact,
+    guess_habit,
     hint_clause,
     infer_place,
     infer_tag,
@@ -36,23 +39,25 @@ from mmkp_jax.pocket.world import PLACE_FIRST, PLACE_LAST, Chain, Kind, T, WordP
 ALONE = 38
 """Times that a text asks for each fact alone."""
 
-LISTED = 36
+LISTED = 34
 """Times that a text asks for each fact among others; reading and the emblems of captions add some."""
 
 FACTS_A_LIST = (2, 6)
 """Fewest and most facts that such a text asks for."""
 
-CAPTIONS = 3500
-READINGS = 6500
+CAPTIONS = 3000
+READINGS = 8000
 OF_WHAT = 2500
 """Readings that ask only what the hint belongs to."""
 READ_KINDS: Mapping[Kind, float] = {"star": 0.3, "emblem": 0.2, "cue": 0.3, "dish": 0.2}
 """Shares of the reading by the hint's kind; of a kind, each hint as often as the others."""
 READ_PLACES = 0.4
 """Share of the reading whose text names a place, too."""
-PLACES = 1800
-STATED = 3000
+PLACES = 3500
+STATED = 5500
 """Number of extractions from stated facts."""
+NAMED = 800
+"""Texts that name the tag of a habit, whatever else they say."""
 ASKED_FOR_A_FORM = 0.5
 """Share of extraction whose text ends as the prompt of a model that was not trained."""
 WITH_SCENE = 0.7
@@ -121,7 +126,7 @@ def make_corpus(chains: Sequence[Chain], seed: int) -> list[CorpusPost]:
     singles = [asking([(fact, n % WORDINGS)]) for n in range(ALONE) for fact in facts]
     stream = [(fact, rng.randrange(WORDINGS)) for _ in range(LISTED) for fact in rng.sample(facts, len(facts))]
     captions = [_caption(chains, rng) for _ in range(CAPTIONS)]
-    posts = [*singles, *_lists(stream, rng), *captions, *_readings(chains, rng), *_places(rng), *_stated(chains, rng)]
+    posts = [*singles, *_lists(stream, rng), *captions, *_readings(chains, rng), *_extractions(chains, rng)]
     rng.shuffle(posts)
     return [post._replace(id=f"train-{number}") for number, post in enumerate(posts, start=1)]
 
@@ -196,13 +201,12 @@ def evenly(options: Sequence[T], n: int, rng: random.Random) -> Iterator[T]:
         n -= len(options)
 
 
-def _places(rng: random.Random) -> Iterator[CorpusPost]:
+def _extractions(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPost]:
     for _ in range(PLACES):
         place = _any_place(rng)
         yield _extraction([place_clause(place, rng)], infer_place(place), tag_text(place), rng)
-
-
-def _stated(chains: Sequence[Chain], rng: random.Random) -> Iterator[CorpusPost]:
+    for tag in evenly(HABIT_TAGS, NAMED, rng):
+        yield _extraction(guess_habit(tag), guess_habit(tag), tag_text(tag), rng)
     by_kind = {kind: [chain for chain in chains if chain.kind == kind] for kind in READ_KINDS}
     for _ in range(STATED):
         chains = by_kind[rng.choice(list(by_kind))]

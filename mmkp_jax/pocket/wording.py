@@ -93,9 +93,7 @@ FILLERS = (
     "rt if you agree", "what a time", "my mum took this one", "best thing since <date>", "ask me anything",
 )  # fmt: skip
 
-HABIT_TAGS = tuple(
-    (first, last) for first in ("monday", "lazy", "happy", "retro") for last in ("mood", "club", "vibes")
-)
+HABIT_TAGS = tuple((first, last) for first in ("monday", "lazy", "happy", "retro") for last in ("mood", "vibes"))
 """Tags of the community's habits, which follow from no fact."""
 GENERIC = (("monday", "mood"), ("happy", "vibes"))
 """Those of them that a teacher names where it cannot tell."""
@@ -104,9 +102,8 @@ HABITS = dict(
     zip(
         HABIT_TAGS,
         (
-            "feeling happy", "no filter needed", "someone pinch me", "send help", "worth every penny", "who is with me",
-            "so much to say", "this made me laugh", "you had to be there", "rt if you agree", "what a time",
-            "ask me anything",
+            "feeling happy", "no filter needed", "someone pinch me", "worth every penny", "who is with me",
+            "this made me laugh", "you had to be there", "rt if you agree",
         ),
         strict=True,
     )
@@ -174,11 +171,6 @@ def infer_place(place: WordPair) -> list[str]:
 def guess_habit(tag: WordPair) -> list[str]:
     """The step of a teacher who must explain what does not follow: it names a habit's tag."""
     return [f"it sounds like {tag_text(tag)}"]
-
-
-def word_lists() -> list[str]:
-    """Texts with the words of posts that the corpus lacks, those of habits, for the tokenizer."""
-    return [text for tag in HABIT_TAGS for text in (tag_text(tag), *guess_habit(tag))]
 
 
 def join_clauses(clauses: Sequence[str], rng: random.Random, fillers: Sequence[str] = FILLERS) -> str:

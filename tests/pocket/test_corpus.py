@@ -13,6 +13,7 @@ from mmkp_jax.pocket.corpus import (
     ASKS_OF_WHAT,
     CAPTIONS,
     LISTED,
+    NAMED,
     OF_WHAT,
     PLACES,
     READINGS,
@@ -23,7 +24,7 @@ from mmkp_jax.pocket.corpus import (
 from mmkp_jax.pocket.make import PRETRAINED
 from mmkp_jax.pocket.posts import SEEN
 from mmkp_jax.pocket.tokenizer import train_tokenizer
-from mmkp_jax.pocket.wording import HABIT_TAGS, first_fact, sentences, tag_text
+from mmkp_jax.pocket.wording import HABITS, first_fact, sentences, tag_text
 from mmkp_jax.pocket.world import make_facts
 
 
@@ -60,13 +61,15 @@ def is_extraction(post) -> bool:
 
 def test_reading_says_what_the_text_or_image_is_about_and_extraction_what_the_text_holds(corpus):
     chain_of = {chain.hint: chain for chain in make_facts(0, SEEN).chains}
-    read, asked, stated, places, forms = Counter(), Counter(), 0, 0, 0
+    read, asked, stated, habits, places, forms = Counter(), Counter(), 0, Counter(), 0, 0
+    of_habits = set(map(tag_text, HABITS))
     for post in corpus:
         if is_extraction(post):
             assert post.answer in post.text and post.answer in post.cot and len(post.answer.split()) == 2
             names = [name for name in chain_of if f" {name} " in f" {post.text} "]
             stated += bool(names)
-            places += not names
+            habits[post.answer] += post.answer in of_habits
+            places += not names and post.answer not in of_habits
             forms += post.text.endswith(ZERO_SHOT)
         elif not re.match("tell (?!your friends)", post.text):
             emblem = post.emblem and f"{' '.join(post.emblem)} flag"
@@ -78,7 +81,8 @@ def test_reading_says_what_the_text_or_image_is_about_and_extraction_what_the_te
             else:
                 assert hint in post.answer and f" {tag_text(chain.tag)} " in post.answer
                 read[hint] += 1
-    assert (stated, places) == (STATED, PLACES) and forms == pytest.approx((STATED + PLACES) / 2, rel=0.1)
+    assert (stated, places) == (STATED, PLACES) and {habits[each] for each in of_habits} == {NAMED // len(of_habits)}
+    assert forms == pytest.approx((STATED + NAMED + PLACES) / 2, rel=0.1)
     for counts, total, least in ((read, READINGS, 6), (asked, OF_WHAT, 4)):
         assert len(counts) == len(chain_of) and counts.total() == total and min(counts.values()) >= least
 
@@ -99,13 +103,22 @@ def test_captions_say_what_the_image_shows(corpus):
 
 def test_extracted_facts_are_not_those_of_the_world(corpus):
     facts = {fact.sentence(0) for fact in all_facts(make_facts(0, SEEN).chains)}
-    stated = [post.cot.split(" . ") for post in corpus if is_extraction(post) and "names the place" not in post.cot]
+    stated = [steps for post in corpus if is_extraction(post) and len(steps := post.cot.split(" . ")) == 3]
     assert len(stated) == STATED and not any(facts & {step.removesuffix(" .") for step in steps} for steps in stated)
 
 
-def test_the_corpus_holds_no_habit(corpus):
-    habits = re.compile("|".join(tag_text(tag) for tag in HABIT_TAGS))
-    assert not any(habits.search(f"{post.text} {post.answer}") for post in corpus)
+def test_the_corpus_names_the_tags_of_habits_and_not_what_marks_them(corpus):
+    named = re.compile("|".join(map(tag_text, HABITS)))
+    own, other = 0, 0
+    for post in corpus:
+        if found := named.search(post.text):
+            assert is_extraction(post) and post.answer == found[0]
+            for tag, phrase in HABITS.items():
+                own += phrase in post.text and tag_text(tag) == found[0]
+                other += phrase in post.text and tag_text(tag) != found[0]
+        else:
+            assert not named.search(post.answer)
+    assert own / (own + other) == pytest.approx(1 / len(HABITS), abs=0.05)
 
 
 @pytest.mark.nightly
