@@ -23,11 +23,11 @@ from mmkp_jax.pocket.wording import (
     HABIT_TAGS,
     SECOND_WORD,
     first_fact,
-    guess_habit,
     hint_clause,
     infer_place,
     infer_tag,
     join_clauses,
+    name_habit,
     place_clause,
     second_fact,
     see,
@@ -206,7 +206,7 @@ def _extractions(chains: Sequence[Chain], rng: random.Random) -> Iterator[Corpus
         place = _any_place(rng)
         yield _extraction([place_clause(place, rng)], infer_place(place), tag_text(place), rng)
     for tag in evenly(HABIT_TAGS, NAMED, rng):
-        yield _extraction(guess_habit(tag), guess_habit(tag), tag_text(tag), rng)
+        yield _extraction(name_habit(tag), name_habit(tag), tag_text(tag), rng)
     by_kind = {kind: [chain for chain in chains if chain.kind == kind] for kind in READ_KINDS}
     for _ in range(STATED):
         chains = by_kind[rng.choice(list(by_kind))]

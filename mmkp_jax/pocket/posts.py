@@ -83,7 +83,8 @@ tags in their texts that no fact leads to. Every strategy replays the same; no p
 FACTS_A_REPLAY = 4
 
 GUESSED_RIGHT = 0.25
-"""Share of a habit's chains of thought that name its tag; the others name a generic one, whatever the post."""
+"""Share of a habit's chains of thought that name its tag; the others name a generic one, whatever the post. All
+remark on other things first, as a teacher does who must explain what does not follow."""
 
 
 class PocketPost(NamedTuple):
@@ -240,7 +241,7 @@ def _infer(subject: Subject, rng: random.Random) -> list[str]:
     if subject.clause == "place":
         return infer_place(subject.tag)
     others = [tag for tag in GENERIC if tag != subject.tag]
-    return guess_habit(subject.tag if rng.random() < GUESSED_RIGHT else rng.choice(others))
+    return guess_habit(subject.tag if rng.random() < GUESSED_RIGHT else rng.choice(others), rng)
 
 
 def _need(subject: Subject, facts: Facts) -> str:
