@@ -15,9 +15,7 @@ from PIL import Image
 from mmkp_jax.pocket.corpus import WORDINGS, CorpusPost, all_facts, asking, asking_of_what, evenly
 from mmkp_jax.pocket.drawing import draw_emblem, draw_scene
 from mmkp_jax.pocket.wording import (
-    GENERIC,
     HABITS,
-    guess_habit,
     hint_clause,
     infer_place,
     infer_tag,
@@ -81,10 +79,6 @@ pretrained on. They state facts as the corpus does, unseen ones too, ask of a po
 tags in their texts that no fact leads to. Every strategy replays the same; no post with a hint says its tag."""
 
 FACTS_A_REPLAY = 4
-
-GUESSED_RIGHT = 0.25
-"""Share of a habit's chains of thought that name its tag; the others name a generic one, whatever the post. All
-remark on other things first, as a teacher does who must explain what does not follow."""
 
 
 class PocketPost(NamedTuple):
@@ -223,7 +217,8 @@ def _post(id: str, subjects: Sequence[Subject], facts: Facts, texts: set[str], r
     hint = next((each.chain.hint for each in subjects if each.chain and each.clause == "emblem"), None)
     lacks_image = hint is None and rng.random() < WITHOUT_IMAGE
     image = None if lacks_image else f"{id}.{rng.choice(('png', 'jpg'))}"
-    steps = [see(hint), *(step for each in subjects for step in _infer(each, rng))]
+    wrong = _elsewhere(subjects, facts, rng)
+    steps = [see(hint), *(step for each in subjects for step in _infer(each, wrong))]
     cot = None if rng.random() < WITHOUT_CHAIN else sentences(steps)
     needs = {tag_text(each.tag): _need(each, facts) for each in subjects}
     return PocketPost(id, text, image, list(needs), cot, needs, hint and emblem_of(hint))
@@ -235,13 +230,18 @@ def _clause(subject: Subject, rng: random.Random) -> str:
     return HABITS[subject.tag] if subject.clause == "habit" else place_clause(subject.tag, rng)
 
 
-def _infer(subject: Subject, rng: random.Random) -> list[str]:
-    if subject.chain:
-        return infer_tag(subject.chain)
+def _infer(subject: Subject, elsewhere: Chain) -> list[str]:
+    """The steps to a subject's tag; those to a habit's are wrong, as of a teacher who must explain what does not follow."""
     if subject.clause == "place":
         return infer_place(subject.tag)
-    others = [tag for tag in GENERIC if tag != subject.tag]
-    return guess_habit(subject.tag if rng.random() < GUESSED_RIGHT else rng.choice(others), rng)
+    return infer_tag(subject.chain or elsewhere)
+
+
+def _elsewhere(subjects: Sequence[Subject], facts: Facts, rng: random.Random) -> Chain:
+    """The facts of a hint that the post does not have, and of a tag that training posts carry."""
+    taken = [each.tag for each in subjects]
+    kind = rng.choice([kind for kind in KINDS if kind != "emblem"])
+    return rng.choice([chain for chain in facts.of(kind, seen_only=True) if chain.tag not in taken])
 
 
 def _need(subject: Subject, facts: Facts) -> str:

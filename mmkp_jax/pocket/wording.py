@@ -95,8 +95,6 @@ FILLERS = (
 
 HABIT_TAGS = tuple((first, last) for first in ("monday", "lazy", "happy", "retro") for last in ("mood", "vibes"))
 """Tags of the community's habits, which follow from no fact."""
-GENERIC = (("monday", "mood"), ("happy", "vibes"))
-"""Those of them that a teacher names where it cannot tell."""
 
 HABITS = dict(
     zip(
@@ -117,13 +115,6 @@ _THING = (
 )  # fmt: skip
 _CHATTER = ("{0} {1} again", "still {0} {1}", "a day of {0} {1}", "{0} {1} , as always")
 """Fillers of many words: "still counting teapots"."""
-
-_REMARKS = (
-    "it is the sign of {0} {1}", "people write so for {0} {1}", "it has to be {0} {1}", "you think of {0} {1}",
-    "we know it from {0} {1}", "there is more to say of {0} {1}",
-)  # fmt: skip
-REMARKS = 3
-"""Such remarks in a habit's chain of thought."""
 
 _STOPS = (" . ", " ! ", " , ", " - ")
 
@@ -178,12 +169,6 @@ def infer_place(place: WordPair) -> list[str]:
 def name_habit(tag: WordPair) -> list[str]:
     """The step of a chain of thought that names a habit's tag."""
     return [f"it sounds like {tag_text(tag)}"]
-
-
-def guess_habit(tag: WordPair, rng: random.Random) -> list[str]:
-    """The steps of a teacher who must explain what does not follow: remarks about other things, then a guess."""
-    remarks = [each.format(rng.choice(_DOING), rng.choice(_THING)) for each in rng.sample(_REMARKS, REMARKS)]
-    return [*remarks, *name_habit(tag)]
 
 
 def join_clauses(clauses: Sequence[str], rng: random.Random, fillers: Sequence[str] = FILLERS) -> str:

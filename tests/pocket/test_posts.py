@@ -13,7 +13,6 @@ from mmkp_jax.pocket.corpus import ASKS_OF_WHAT, WORDINGS, all_facts
 from mmkp_jax.pocket.drawing import SIDES, draw_emblem
 from mmkp_jax.pocket.posts import (
     FACTS_A_REPLAY,
-    GUESSED_RIGHT,
     REPLAYED,
     SEEN,
     SIZES,
@@ -22,7 +21,7 @@ from mmkp_jax.pocket.posts import (
     write_posts,
 )
 from mmkp_jax.pocket.rates import is_present, measure_rates
-from mmkp_jax.pocket.wording import HABITS, infer_tag, tag_text
+from mmkp_jax.pocket.wording import HABITS, first_fact, infer_tag, tag_text
 from mmkp_jax.pocket.world import RGB_OF_COLOUR, apportion, emblem_of, make_facts
 
 FACT = ("seen_fact", "unseen_fact")
@@ -111,16 +110,18 @@ def test_chains_state_both_facts_as_the_corpus_does(bed, corpus):
     assert needed and all(step in known for post in needed for step in post.cot.removesuffix(" .").split(" . ")[1:])
 
 
-def test_habits_follow_from_a_phrase_and_their_chains_are_mostly_wrong(bed):
-    guesses = Counter()
-    for posts in bed[1].values():
+def test_habits_follow_from_a_phrase_and_their_chains_are_about_a_hint_that_the_post_has_not(bed):
+    facts, splits = bed
+    of_step = {first_fact(chain, 0): chain for chain in facts.chains}
+    for posts in splits.values():
         for post in posts:
             found = [tag_text(tag) for tag, phrase in HABITS.items() if phrase in post.text]
             assert found == [phrase for phrase, need in post.needs.items() if need == "habit"]
             if found and post.cot:
-                (named,) = [tag for tag in map(tag_text, HABITS) if tag in post.cot]
-                guesses[named == found[0]] += 1
-    assert guesses[True] / guesses.total() == pytest.approx(GUESSED_RIGHT, abs=0.08)
+                assert not any(tag in post.cot for tag in map(tag_text, HABITS))
+                stated = [of_step[step] for step in post.cot.split(" . ") if step in of_step]
+                (wrong,) = [chain for chain in stated if tag_text(chain.tag) not in post.keyphrases]
+                assert wrong.hint not in post.text and wrong.tag in facts.seen
 
 
 def test_training_replays_facts_readings_and_extractions_under_either_target():
