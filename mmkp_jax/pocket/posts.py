@@ -231,7 +231,7 @@ def _clause(subject: Subject, rng: random.Random) -> str:
 
 
 def _infer(subject: Subject, elsewhere: Chain) -> list[str]:
-    """The steps to a subject's tag; those to a habit's are wrong, as of a teacher who must explain what does not follow."""
+    """The steps to a tag; those to a habit's are wrong, as a teacher's who must explain what does not follow."""
     if subject.clause == "place":
         return infer_place(subject.tag)
     return infer_tag(subject.chain or elsewhere)
