@@ -14,7 +14,7 @@ def pocket_model(c: ConfigDict) -> None:
     small_model(c)
     c.model.path = "runs/pocket/model"
     c.make = "mmkp_jax.pocket.make"
-    c.learning_rate, c.num_epochs = 2e-4, 2  # it is pretrained, and should remember that
+    c.learning_rate, c.num_epochs = 1.5e-4, 2  # it is pretrained, and should remember that
     c.row.images = {"patches": 208, "windows": 6}
     c.data.images = {"min_pixels": 3_136, "max_pixels": 12_544}
 
