@@ -145,7 +145,7 @@ def test_the_pretrained_model_reads_names_as_few_tokens(folder, tokenizer):
     chains = make_facts(0, SEEN).chains
     names = {name for chain in chains for name in (chain.middle, *chain.hint.split(), *chain.tag)}
     tokens = Counter(len(template.plain.encode(f" {name}").ids) for name in names)
-    assert max(tokens) <= 3 and tokens[1] / tokens.total() > 0.85
+    assert max(tokens) <= 3 and tokens[1] / tokens.total() >= 0.9
 
 
 def test_a_random_model_has_its_init(tokenizer, tmp_path):
