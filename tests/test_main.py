@@ -210,6 +210,7 @@ def test_resuming_with_workers_on_another_mesh_is_equal_to_1e_5(pocket):
     nearly_equal(workdir, whole)
 
 
+@pytest.mark.nightly
 def test_a_run_stopped_by_ctrl_c_in_this_process_resumes(pocket, unbroken):
     workdir = pocket.parent / "interrupted-here"
     flags = (f"--workdir={workdir}", "--config.ablations=True")

@@ -30,14 +30,6 @@ def test_github_tests_the_oldest_and_the_newest_python():
     assert any(step.get("run") == "bash .ci/run" for step in job["steps"])
 
 
-def test_what_the_newest_python_leaves_out_is_there():
-    script = (ROOT / ".ci/newest").read_text(encoding="utf-8")
-    left_out = re.findall(r"^  (tests/\S+\.py)::(\w+)$", script, re.MULTILINE)
-    assert left_out  # pytest says nothing of a deselected test that is not there
-    for file, name in left_out:
-        assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
-
-
 @pytest.mark.parametrize("python, outcome", [((3, 11), ImportError), ((3, 13), pytest.skip.Exception)])
 def test_without_torch_tests_fail_on_python_3_11_and_skip_on_newer_ones(monkeypatch, python, outcome):
     monkeypatch.setitem(sys.modules, "torch", None)

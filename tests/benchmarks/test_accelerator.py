@@ -44,6 +44,7 @@ def check_status(results: dict[str, dict]) -> None:
         assert message in part["output"] or installed
 
 
+@pytest.mark.nightly
 def test_a_dry_run_shows_parity_steps_and_plan(tmp_path):
     results, printed = dry_run(tmp_path / "out.json", "parity", "steps-sliced", "steps-tokamax", "plan")
     check_status(results)

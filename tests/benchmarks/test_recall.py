@@ -32,6 +32,7 @@ def test_the_shipped_weights_know_the_facts(tmp_path):
     assert asked(PRETRAINED, tmp_path) >= RECALL
 
 
+@pytest.mark.nightly
 def test_random_weights_know_none(tmp_path):
     opened = open_folder(str(PRETRAINED))
     folder = tmp_path / "random"

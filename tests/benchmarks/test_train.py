@@ -41,6 +41,7 @@ def workers(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.nightly
 def test_losses_and_gradients_are_those_of_a_plain_trainer(workers, tmp_path):
     figures = compare(workers, JOB, ["dyncot"], 1, tmp_path)
     dyncot = figures["strategies"]["dyncot"]

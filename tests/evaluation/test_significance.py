@@ -156,6 +156,7 @@ def counts(hit_N, targets_N):
     return {"all": PostCounts(targets_N, np.ones_like(column), column, hit_N / targets_N, hit_N, hit_N)}
 
 
+@pytest.mark.nightly
 def test_intervals_cover_the_truth_and_p_is_small_as_often_as_it_says():
     """400 test sets of 300 posts from a known population, in which A is better by 5 points of P@1, or B equals A."""
     rng = np.random.default_rng(0)

@@ -119,6 +119,7 @@ def test_a_run_with_lora_trains_adapters_alone_and_keeps_nothing_else(finished):
     assert not any("/frozen" in path for path in state)
 
 
+@pytest.mark.nightly
 def test_a_run_with_lora_and_dropout_resumes_bit_by_bit(pocket, finished, adapter, tmp_path):
     """Started again without its last checkpoint, as after a kill, the run ends with the same state.
 

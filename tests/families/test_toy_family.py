@@ -103,6 +103,7 @@ def test_a_config_that_leaves_it_to_the_files_is_tied_if_they_hold_no_head(pocke
     assert ("out" not in loaded) == tied and loaded.keys() == flatten(made).keys()
 
 
+@pytest.mark.nightly
 def test_a_packed_example_equals_the_example_alone(pocket):
     definition = registry.define(open_folder(str(pocket / "toy")).config)
     params = random_params(definition, seed=1, spread=0.3)

@@ -231,7 +231,7 @@ sys.exit(export.main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("moment", ["among tensors", "before the name"])
+@pytest.mark.parametrize("moment", [pytest.param("among tensors", marks=pytest.mark.nightly), "before the name"])
 def test_an_export_that_was_killed_is_no_folder_and_is_replaced(run_of, tmp_path, moment):
     _, workdir, _, out = run_of("published")
     flags = [f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]

@@ -191,6 +191,7 @@ def run_sharded(*arguments: str, devices: int) -> subprocess.Popen:
     )
 
 
+@pytest.mark.nightly
 def test_every_shard_on_a_mesh_is_read_once_and_equals_the_plain_load(tmp_path):
     meshes = ["1x8x1", "4x2x1", "2x2x2"]
     process = run_sharded(str(write_folder(tmp_path)), ",".join(meshes), devices=8)

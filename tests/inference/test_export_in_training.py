@@ -27,6 +27,7 @@ def weights_of(workdir) -> dict[str, bytes]:
     return {file.parent.name: file.read_bytes() for file in workdir.glob("export/*/model.safetensors")}
 
 
+@pytest.mark.nightly
 def test_a_run_exports_every_second_evaluation_and_its_best_also_when_killed_and_resumed(tmp_path):
     pocket, workdir, killed = small_pocket(tmp_path), tmp_path / "run", tmp_path / "killed"
     flags = ("--config.eval_every=2", "--config.export_every=2", "--config.best_metric=valid/words")

@@ -44,7 +44,7 @@ def plain(state: nnx.State, x: jax.Array) -> jax.Array:
     return linear("down", jax.nn.silu(linear("gate", x)) * linear("up", x))
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_values_and_gradients_are_those_without_zeros(bias):
     """bfloat16 keeps 8 bits: 2% of the largest, as products may be added in another order."""
     model = mlp(bias)

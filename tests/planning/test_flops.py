@@ -95,7 +95,7 @@ def compiled_step(model: Qwen2_5_VLConfig, forest: Forest, remat: bool | None) -
         return plan.step.lower(plan.state, batch).compile(), sum(part.total for part in flops.values())
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_a_compiled_step_computes_all_slots_and_with_remat_the_layers_again(remat, monkeypatch):
     monkeypatch.setattr("mmkp_jax.ops.cross_entropy.BLOCK", 160)  # two blocks: logits of one would be kept after all
     compiled, formula = compiled_step(CONFIG, FOREST, remat)

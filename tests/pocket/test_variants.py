@@ -37,6 +37,9 @@ def variant_of(maker: str):
 VERIFIED = "llama3_2"
 """The variant whose export is also computed by transformers; the zoo compares the numbers of all families."""
 
+BY_DEFAULT = ("internvl3", VERIFIED)
+"""Variants whose main job runs in the default tier: one with tiles of images, one of text alone."""
+
 
 def assert_transformers_loads(path) -> None:
     """Whether transformers finds each of its tensors in a folder, and no other."""
@@ -152,7 +155,7 @@ def six_steps(pocket, model, maker: str, workdir):
 
 
 @pytest.mark.parametrize(
-    "maker", [pytest.param(maker, marks=pytest.mark.nightly if maker == "qwen2_5" else ()) for maker in MAKERS]
+    "maker", [pytest.param(maker, marks=() if maker in BY_DEFAULT else pytest.mark.nightly) for maker in MAKERS]
 )
 def test_the_main_job_trains_dynamic_cot_evaluates_and_exports_for_transformers(
     made, pocket, tmp_path, monkeypatch, maker

@@ -12,6 +12,8 @@ from mmkp_jax.training.step import forest_losses
 from tests.support.alone import alone_loss
 from tests.support.zoo import forest_of, model_of, random_tree
 
+pytestmark = pytest.mark.nightly  # a check of checks, which run by default
+
 BOUND = 1e-5
 MODEL = model_of("internvl")
 TREES = [random_tree(0, MODEL, images=[1], sft=3, cot=9), random_tree(1, MODEL, images=[0, 2], sft=5, cot=6)]

@@ -18,6 +18,8 @@ from tests.support.parity import BOUND, our_logits, ours_in, pair_of, relative_e
 from tests.support.tiny import tiny_config
 from tests.support.trees import forest_of, random_tree
 
+pytestmark = pytest.mark.nightly  # a check of checks, which run by default
+
 CONFIG = tiny_config()
 TREES = [
     random_tree(0, CONFIG, grids=[(10, 18)], sft=3, cot=9),  # partial windows at two edges

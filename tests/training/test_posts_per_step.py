@@ -156,7 +156,9 @@ def test_steps_are_known_before_training_and_the_position_resumes(folder, recipe
     "fields",
     [
         {},
-        {"strategy": "decoupled", "decision": "mode_free", "gamma_mode": "quantile"},
+        pytest.param(
+            {"strategy": "decoupled", "decision": "mode_free", "gamma_mode": "quantile"}, marks=pytest.mark.nightly
+        ),
         pytest.param({"decision": "random"}, marks=pytest.mark.nightly),
     ],
     ids=["paper", "decoupled by a share", "random"],

@@ -106,7 +106,7 @@ with Watchdog(Path(sys.argv[1]), 0.5) as dog, dog.counting("step"):
 """
 
 
-@pytest.mark.parametrize("what", ["step", "answer"])
+@pytest.mark.parametrize("what", ["step", pytest.param("answer", marks=pytest.mark.nightly)])
 def test_a_hanging_step_or_answer_dumps_all_stacks_and_ends_the_run(tmp_path, what):
     line = [sys.executable, "-c", WATCHED, str(tmp_path), what]
     done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
