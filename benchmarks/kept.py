@@ -77,7 +77,7 @@ def keep(results: Mapping[str, "Result"], folder: Path = KEPT) -> Path | None:
 def record_of(result: "Result", seed: int, run: ReportRun) -> dict[str, Any]:
     """What is kept of one run; `modes` is None while its predictions with each mode are missing."""
     one = result._replace(
-        seeds=[seed], runs=[run], scored=_only(result, result.runs.index(run)), ours_minus_this={}, intervals={}
+        seeds=[seed], runs=[run], scored=_only(result, result.runs.index(run)), reference_minus_this={}, intervals={}
     )
     modes = read_modes(one)
     return {

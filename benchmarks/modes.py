@@ -88,7 +88,7 @@ def mode_tables(results: Mapping[str, "Result"]) -> list[Table]:
     }
     tables = [_switches_table({name: found for name, found in switches.items() if found})]
     if rows:
-        notes = (*NOTES, f"means over runs; the interval: {RESAMPLES:,} resamples of the test posts")
+        notes = (*NOTES, f"means over runs; the interval: {RESAMPLES:,} resamples of the test posts and of runs")
         tables.insert(0, Table("Modes", ("", "group", *HEADER), without_repeats(rows), notes, left=2))
     return [table for table in tables if table.rows]
 

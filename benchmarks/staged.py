@@ -3,7 +3,8 @@
     python -m benchmarks.staged --workdir=DIR [--presets=NAME=VALUE,…] [--config.key=value …]
 
 Two runs of `mmkp_jax.main`, each with its own warm-up and cosine, in `DIR-first` and DIR, with an export between them
-in `DIR-first/half`. Of an odd number of epochs, SFT has the smaller part. Called again, it resumes.
+in `DIR-first/half`, which has the data types of the base model's files, so pocket's weights are rounded to bfloat16
+there. Of an odd number of epochs, SFT has the smaller part. Called again, it resumes.
 """
 
 import argparse

@@ -11,7 +11,8 @@ the seeds under which each of its systems is complete (where there is none, of w
 (`benchmarks/modes.py`).
 
 `--decisions` compares other decisions and controls at equal posts and steps, most of them with half of the posts on CoT
-(`benchmarks/systems.py`); `--baselines` compares the traditional models and frozen hidden states with Dynamic CoT.
+(`benchmarks/systems.py`); `--baselines` compares the traditional models and frozen hidden states with Dynamic CoT. With
+`--gammas` they are all there is: about a hundred runs of five seeds, some nine hours on two cores.
 
 Gates say whether a comparison of decisions is evidence (`benchmarks/gates.py`), and scores are kept in
 `benchmarks/results` (`benchmarks/kept.py`). With `--presets` it is a published model on its own dataset, a run at a
@@ -33,6 +34,7 @@ from benchmarks.kept import keep, kept_tables
 from benchmarks.machine import describe_machine
 from benchmarks.modes import ModeJob, mode_tables, modes_of
 from benchmarks.systems import (
+    AT_HALF,
     BASELINES,
     BY_BASELINE,
     BY_DECISION,
@@ -40,6 +42,8 @@ from benchmarks.systems import (
     BY_STRATEGY,
     DECIDED,
     OURS,
+    OVERRIDES,
+    PAPERS,
     STAGED,
     Job,
     comparable,
@@ -62,15 +66,15 @@ NOTHING = "–"
 
 
 class Result(NamedTuple):
-    """The complete runs of one system."""
+    """The complete runs of one system, next to a system of reference."""
 
     system: str
     seeds: list[int]
     runs: list[ReportRun]
     scored: System
     intervals: Intervals
-    ours_minus_this: Differences
-    """Differences from `OURS`; empty for `OURS` itself."""
+    reference_minus_this: Differences
+    """Differences from the system of reference; empty for that one itself, and without resamples."""
     dataset: Path
 
     @property
@@ -95,10 +99,12 @@ class Result(NamedTuple):
         return {seed: 100 * each[group]["f1@1"] for seed, each in zip(self.seeds, self.scored.scores, strict=True)}
 
 
-def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Result]:
+def read_results(
+    systems: Sequence[str], jobs: Sequence[Job], reference: str = OURS, resamples: int = RESAMPLES
+) -> dict[str, Result]:
     """Results of those systems, in their order; p of the differences is adjusted for all groups and systems.
 
-    Empty as long as `OURS` is not complete.
+    Empty as long as the system of reference is not complete.
 
     Raises:
         InputError: a run's predictions are not of the posts that its dataset now has.
@@ -107,28 +113,34 @@ def read_results(systems: Sequence[str], jobs: Sequence[Job]) -> dict[str, Resul
     runs = dict(zip(shown, read_runs([job.workdir for job in shown]), strict=True)) if shown else {}
     by_system = {system: {job.seed: run for job, run in runs.items() if job.system == system} for system in systems}
     by_system = {system: own for system, own in by_system.items() if own}
-    if OURS not in by_system:
+    if reference not in by_system:
         return {}
     dataset = dataset_of(shown[0], runs[shown[0]])
     posts, seen = read_posts(dataset), read_train_keyphrases(dataset)
     scored = {
         system: read_system([run.file for run in own.values()], posts, seen, None) for system, own in by_system.items()
     }
-    others = [system for system in scored if system != OURS]
-    compared = compare_systems(scored[OURS], [scored[system] for system in others], RESAMPLES)
-    short = dict(zip([OURS, *others], compared.systems, strict=True))
+    others = [system for system in scored if system != reference]
+    compared = compare_systems(scored[reference], [scored[system] for system in others], resamples)
+    short = dict(zip([reference, *others], compared.systems, strict=True))
     return {
         system: Result(
             system,
             list(own),
             list(own.values()),
             scored[system],
-            compared.intervals[short[system]],
+            compared.intervals.get(short[system], {}),
             compared.differences.get(short[system], {}),
             dataset,
         )
         for system, own in by_system.items()
     }
+
+
+def keep_complete(jobs: Sequence[Job]) -> None:
+    """Keeps the scores of every complete run, seed by seed; of a seed without its Dynamic CoT run nothing yet."""
+    for seed in sorted({job.seed for job in jobs}):
+        keep(read_results((*OVERRIDES, *DECIDED), [job for job in jobs if job.complete and job.seed == seed], OURS, 0))
 
 
 def strategy_results(jobs: Sequence[Job]) -> dict[str, Result]:
@@ -163,7 +175,7 @@ def gammas_table(results: Mapping[str, Result]) -> Table:
 
 def decisions_table(results: Mapping[str, Result]) -> Table:
     """Dynamic CoT by decision, with controls."""
-    title = "By decision (γ of 50%: half of the posts are on CoT; of the staged run, counts are of its second half)"
+    title = "By decision (γ of 50%: half of the posts are put on CoT; of the staged run, counts are of its second half)"
     return _scores_table(title, ("all", "seen", "unseen", "absent"), [(result, ()) for result in results.values()])
 
 
@@ -187,7 +199,7 @@ def _scores_table(title: str, groups: Sequence[str], rows: Sequence[tuple[Result
     has_reported = any(values for _, values in rows)
     header = ("", *groups, *FACTS, *(f"paper, {group}" for group in groups if has_reported))
     notes = [
-        "F1@1 in percent: mean ± standard deviation between seeds (95% interval over the test posts)"
+        "F1@1 in percent: mean ± standard deviation between seeds (95% interval over test posts and seeds)"
         + "; the paper's: Qwen2.5-VL-3B on MMKP-V2" * has_reported,
         "label tokens: of the rows, both targets; a strategy's loss takes its own. on CoT: of the posts of all steps",
     ]
@@ -221,10 +233,11 @@ def _facts(result: Result) -> list[str]:
 
 
 def differences_table(results: Mapping[str, Result]) -> Table:
-    """Differences of `OURS` from each of the others."""
-    ours, rows = results[OURS], []
+    """Differences of the system of reference from each of the others."""
+    (ours,) = (result for result in results.values() if not result.reference_minus_this)
+    rows = []
     for result in results.values():
-        for group, by_metric in result.ours_minus_this.items():
+        for group, by_metric in result.reference_minus_this.items():
             if by_metric is None:  # no test post is of this group
                 continue
             found, own, other = by_metric["f1@1"], ours.f1(group), result.f1(group)
@@ -240,8 +253,8 @@ def differences_table(results: Mapping[str, Result]) -> Table:
             )
     header = (f"{ours.name} minus", "group", "points", "95% interval", "p", "p, Holm", "p, swaps", "by seed")
     notes = [
-        f"F1@1; interval and p: {RESAMPLES:,} resamples of the test posts, in which how seeds differ is not;"
-        " Holm: for all groups and systems; swaps: – where they have not as many runs"
+        f"F1@1; interval and p: {RESAMPLES:,} resamples of the test posts and of the seeds, in pairs; Holm: for all"
+        " groups and systems of this table; swaps: of posts alone, – where there are not as many runs"
     ]
     return Table("Differences", header, without_repeats(rows), notes, left=2)
 
@@ -256,7 +269,8 @@ def words_table(results: Mapping[str, Result]) -> Table:
     for system, result in results.items():
         less = f"{100 * (np.mean(words[system]) / np.mean(words['cot']) - 1):+.2f}%" if "cot" in words else NOTHING
         forms = form_shares([answer.form for run in result.runs for answer in run.answers])
-        reported = f"{paper.WORDS[result.strategy]:.2f}" if result.strategy in paper.WORDS else NOTHING
+        has_reported = system in BY_STRATEGY and result.strategy in paper.WORDS
+        reported = f"{paper.WORDS[result.strategy]:.2f}" if has_reported else NOTHING
         rows.append((result.name, _spread(words[system]), less, *(share(forms[form], 1) for form in FORMS), reported))
     return Table("Words generated (Table 7)", ("", "words", "against CoT", *FORMS, "paper"), rows)
 
@@ -274,6 +288,7 @@ def show(jobs: Sequence[Job]) -> None:
         for systems in (BY_STRATEGY, BY_GAMMA)
     )
     by_decision = read_results(BY_DECISION, jobs) if any(job.system in DECIDED for job in jobs) else {}
+    at_half = read_results(AT_HALF, jobs, PAPERS) if any(job.system in AT_HALF for job in jobs) else {}
     by_baseline = read_results(BY_BASELINE, jobs) if any(job.system in BASELINES for job in jobs) else {}
     missing = [job.workdir.name for job in jobs if not job.complete]
     every = by_strategy, by_gamma, by_decision, by_baseline
@@ -290,6 +305,7 @@ def show(jobs: Sequence[Job]) -> None:
         (by_strategy, (strategies_table, differences_table, words_table)),
         (by_gamma, (gammas_table, differences_table)),
         (by_decision, (decisions_table, differences_table, words_table)),
+        (at_half, (differences_table,)),
         (by_baseline, (baselines_table, differences_table)),
     ):
         for table in tables if results else ():
@@ -301,13 +317,13 @@ def show(jobs: Sequence[Job]) -> None:
 def run(arguments: Sequence[str] | None) -> int:
     """The exit status of running and printing: 1 where a run is missing at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--runs", type=Path, default=Path("runs/strategies"), help="folder of the runs")
     parser.add_argument("--jobs", type=int, help="runs at a time, else one a core, or one with --presets; 0 for none")
     parser.add_argument("--presets", default="", help="model, data and mesh, as in configs/dyncot.py:…; else pocket")
-    parser.add_argument("--gammas", action="store_true", help="only Dynamic CoT under each γ (Table 5)")
-    parser.add_argument("--decisions", action="store_true", help="only other decisions and controls")
-    parser.add_argument("--baselines", action="store_true", help="only Dynamic CoT and the baselines")
+    parser.add_argument("--gammas", action="store_true", help="Dynamic CoT under each γ (Table 5)")
+    parser.add_argument("--decisions", action="store_true", help="the strategies, other decisions and controls")
+    parser.add_argument("--baselines", action="store_true", help="Dynamic CoT and the baselines")
     args = parser.parse_args(arguments)
     only = {"gammas": args.gammas, "decisions": args.decisions, "baselines": args.baselines}
     jobs = jobs_of(args.seeds, args.runs.resolve(), args.presets, **only)
@@ -321,9 +337,9 @@ def run(arguments: Sequence[str] | None) -> int:
             run_all(mode_jobs(jobs), at_a_time)
             if on_pocket:
                 run_all(gates.recall_jobs(args.runs.resolve(), strategy_results(jobs)), at_a_time)
-                for systems in (BY_STRATEGY, BY_GAMMA, BY_DECISION):
-                    keep(read_results(systems, jobs))
     finally:
+        if at_a_time and on_pocket:
+            keep_complete(jobs)
         show(jobs)
     return 0 if all(job.complete for job in jobs) else 1
 

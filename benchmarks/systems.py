@@ -33,19 +33,24 @@ DECIDED: Mapping[str, Sequence[str]] = {
     "dyncot-mode_free": ("--config.decision=mode_free", "--config.gamma=0.4"),
     "dyncot-mode_free-half": ("--config.decision=mode_free", *HALF),
     "dyncot-decoupled-half": ("--config.strategy=decoupled", "--config.decision=mode_free", *HALF),
-    "dyncot-inverse-half": ("--config.decision=inverse_mode_free", *HALF),
+    "dyncot-inverse-half": ("--config.decision=inverse", *HALF),
+    "dyncot-inverse_mode_free-half": ("--config.decision=inverse_mode_free", *HALF),
     "dyncot-random-half": ("--config.decision=random", "--config.gamma_share=0.5"),
     "dyncot-random_posts-half": ("--config.decision=random_posts", "--config.gamma_share=0.5"),
 }
 """Flags of other decisions, and of controls; those named half put half of the posts on CoT, so that only which posts
-these are differs between them."""
+these are differs between them; `decoupled` learns both targets of each, and its decision how to begin an answer."""
+
+PAPERS = "dyncot-half"
+"""The published rule, at the share with which other rules are compared at equal shares."""
 
 BASELINES = ("cmkp", "one2seq", "embeddings")
 """Baselines by the names of their configs; their flags are their configs' own."""
 
 BY_STRATEGY = ("zeroshot", "sft", "cot", "multitask", OURS)
 BY_GAMMA = ("dyncot-avg", "dyncot-ema", "dyncot-0.3", OURS, "dyncot-0.5", "dyncot-0.6")
-BY_DECISION = ("sft", "cot", "multitask", OURS, *DECIDED)
+BY_DECISION = (*BY_STRATEGY, *DECIDED)
+AT_HALF = tuple(system for system in DECIDED if system.endswith("half"))
 BY_BASELINE = (OURS, *BASELINES)
 """The systems of a table, in its order."""
 

@@ -48,7 +48,11 @@ def parser() -> Parser:
     )
     add("--think", type=file_list, metavar="FILE", default=[], help=f"{about}=think, for the same; needs --direct")
     add(
-        "--resamples", type=int, metavar="N", default=RESAMPLES, help="of the posts, for intervals and p; 0 for neither"
+        "--resamples",
+        type=int,
+        metavar="N",
+        default=RESAMPLES,
+        help="for intervals and p; 0 for neither",
     )
     about = "how lists in outputs are split: strict at ; alone, lenient also at numbers, bullets, lines and commas"
     add("--reading", choices=READINGS, default=READINGS[0], help=f"{about} (%(default)s)")

@@ -1,11 +1,12 @@
-"""How much a score varies with the choice of posts, and whether two systems differ by more than that.
+"""How much a score varies with the choice of posts and of runs, and whether two systems differ by more than that.
 
 A system is a run, or several runs of one strategy under different seeds; its score is the mean of its runs' scores.
 
 Bootstrap: the posts of the whole test set are resampled with replacement, the same for every run and group, and the
 corpus metric is computed for each resample; a group's mean is over the drawn posts that have a target in it, and a
-resample without any is left out for that group. An interval holds the middle 95% of the resampled scores or
-differences; p is twice the share of resampled differences on the rarer side of 0.
+resample without any is left out for that group. Of a system with several runs, these are drawn with replacement, too:
+the same ones of two systems that have as many, whose runs under one seed are in the same place. An interval holds the
+middle 95% of the resampled scores or differences; p is twice the share of resampled differences on the rarer side of 0.
 Approximate randomisation (Noreen, 1989): for each post a coin says whether the systems swap it, run by run; p is the
 share of such swaps with a difference at least as large, in either direction, as that observed.
 Both p count the observed posts as one more resample, so none is 0.
@@ -57,7 +58,7 @@ Differences = Mapping[str, Mapping[str, Difference] | None]
 
 def intervals(runs: Sequence[RunCounts], resamples: int = RESAMPLES, seed: int = 0) -> Intervals:
     """The intervals of one system's scores, by group and metric."""
-    low_GM, high_GM = _middle(_bootstrap(stack_values(runs), resamples, seed).mean(axis=1))
+    low_GM, high_GM = _middle(_over_drawn_runs(_bootstrap(stack_values(runs), resamples, seed), seed))
     return _by_group(runs[0], lambda g, m: Interval(float(low_GM[g, m]), float(high_GM[g, m])))
 
 
@@ -104,7 +105,9 @@ def _compare(
 ) -> dict[str, dict[str, Difference] | None]:
     value_NSGV = stack_values([*a, *b])
     delta_GM = _delta(weighted_scores(np.ones((1, len(value_NSGV))), value_NSGV), len(a))[0]
-    delta_RGM = _delta(_bootstrap(value_NSGV, resamples, seed), len(a))
+    parts = np.split(_bootstrap(value_NSGV, resamples, seed), [len(a)], axis=1)
+    a_RGM, b_RGM = (_over_drawn_runs(score_RSGM, seed) for score_RSGM in parts)
+    delta_RGM = (a_RGM - b_RGM).round(12)
     low_GM, high_GM = _middle(delta_RGM)
     rarer_GM = np.minimum((delta_RGM <= 0).sum(axis=0), (delta_RGM >= 0).sum(axis=0))
     p_GM = np.minimum(2 * (rarer_GM + 1) / (np.isfinite(delta_RGM).sum(axis=0) + 1), 1)
@@ -148,6 +151,13 @@ def _bootstrap(value_NSGV: np.ndarray, resamples: int, seed: int) -> np.ndarray:
             for size in _chunks(resamples, len(count_U))
         ]
     )
+
+
+def _over_drawn_runs(score_RSGM: np.ndarray, seed: int) -> np.ndarray:
+    """`score_RGM`: the mean over runs drawn with replacement, the same ones for any system of as many runs."""
+    resamples, runs = score_RSGM.shape[:2]
+    draw_RS = np.random.default_rng((seed, runs)).integers(0, runs, (resamples, runs))
+    return np.take_along_axis(score_RSGM, draw_RS[:, :, None, None], axis=1).mean(axis=1)
 
 
 def _swap_p(value_NSGV: np.ndarray, delta_GM: np.ndarray, swaps: int, seed: int) -> np.ndarray:

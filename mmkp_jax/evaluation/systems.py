@@ -60,7 +60,7 @@ class System(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A system next to others, with intervals and differences over the posts."""
+    """A system next to others, with intervals and differences over posts and runs."""
 
     systems: Mapping[str, System]
     """The systems by short name; the first, A, is compared with the others."""
@@ -74,6 +74,11 @@ class Comparison(NamedTuple):
     def is_one_run(self) -> bool:
         """Whether there is only one run, so nothing to compare."""
         return len(self.systems) == len(self.systems["A"].runs) == 1
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether a system has several runs, which are resampled too."""
+        return any(len(system.runs) > 1 for system in self.systems.values())
 
     def as_json(self) -> dict[str, Any]:
         """The comparison as plain values, by system."""

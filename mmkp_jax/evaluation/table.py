@@ -104,6 +104,7 @@ def overview(comparison: Comparison) -> str:
 
 def _overview(comparison: Comparison) -> Iterator[str]:
     systems, resamples = comparison.systems, f"{comparison.resamples:,}"
+    drawn = "the posts and, of a system's several runs, of these" if comparison.has_seeds else "the posts"
     if comparison.is_one_run:
         yield table(systems["A"].mean, comparison.intervals.get("A"))
     else:
@@ -111,10 +112,11 @@ def _overview(comparison: Comparison) -> Iterator[str]:
         for metric in HEADLINES:
             yield "\n" + headline(_rows(systems), metric, comparison.intervals)
     if comparison.intervals:
-        yield f"±: half of the 95% interval, over {resamples} resamples of the posts"
+        yield f"±: half of the 95% interval, over {resamples} resamples of {drawn}"
     if comparison.differences:
         yield "\n" + difference_table(comparison.differences)
-        yield f"interval and p: over {resamples} resamples of the posts; Holm: for all groups and systems of a metric;"
+        yield f"interval and p: over {resamples} resamples of {drawn};"
+        yield "Holm: for all groups and systems of a metric;"
         yield f"swaps: over {resamples} random swaps of posts between the two, – if they have different numbers of runs"
     yield "\n" + further_table({name: each.mean for name, each in systems.items()})
     if lines := answers_table(

@@ -3,8 +3,9 @@
 import pytest
 
 from benchmarks import staged
-from benchmarks.strategies import comparable, jobs_of, read_results, show, strategy_results
+from benchmarks.strategies import comparable, jobs_of, keep_complete, read_results, show, strategy_results
 from benchmarks.systems import (
+    AT_HALF,
     BASELINES,
     BY_BASELINE,
     BY_DECISION,
@@ -13,6 +14,7 @@ from benchmarks.systems import (
     DECIDED,
     OURS,
     OVERRIDES,
+    PAPERS,
     STAGED,
 )
 from mmkp_jax.errors import InputError
@@ -96,11 +98,34 @@ def test_a_table_by_decision_of_known_answers(tmp_path, dataset, capsys):
         assert row_of(f"By decision{table}", "By decision", name) == [*cells * 4, *facts]
 
 
+def test_rules_at_half_are_compared_with_the_papers_at_half(tmp_path, dataset, capsys):
+    jobs = jobs_of(1, tmp_path / "runs", decisions=True)
+    for job in jobs:
+        complete(job, right=job.system == PAPERS)
+    show(jobs)
+    table = capsys.readouterr().out.split("Dynamic CoT, γ of 50% minus")[1].split("\n\n")[0]
+    rows = [line for line in table.splitlines() if " all " in line and "+100.00" in line]
+    assert len(rows) == len(AT_HALF) - 1 and "decoupled (mode_free), γ of 50%" in table
+
+
+def test_every_complete_run_is_kept_also_of_a_seed_that_is_not_whole(tmp_path, dataset, monkeypatch):
+    kept = []
+    monkeypatch.setattr(
+        "benchmarks.strategies.keep", lambda results: kept.append({n: r.seeds for n, r in results.items()})
+    )
+    jobs = jobs_of(2, tmp_path / "runs", decisions=True)
+    for job in jobs:
+        if (job.system, job.seed) in {("zeroshot", 0), ("sft", 0), (OURS, 0), (OURS, 1), (PAPERS, 1)}:
+            complete(job, right=True)
+    keep_complete(jobs)
+    assert kept == [{"zeroshot": [0], "sft": [0], OURS: [0]}, {OURS: [1], PAPERS: [1]}]
+
+
 def test_gates_of_decisions_are_those_of_the_strategies_in_the_same_folder(tmp_path, dataset):
     for job in jobs_of(1, tmp_path):
         if job.system in BY_STRATEGY:
             complete(job, right=False)
-    asked = jobs_of(1, tmp_path, decisions=True)
+    asked = jobs_of(1, tmp_path, gammas=True)
     assert not any(job.system == "zeroshot" for job in asked)
     assert list(strategy_results(asked)) == list(BY_STRATEGY)
 
@@ -174,13 +199,13 @@ def test_tables_of_known_answers(tmp_path, dataset, capsys):
     show(jobs)
     shown = capsys.readouterr().out
     assert f"{len(jobs)} of {len(jobs)} runs are complete" in shown and "missing" not in shown
-    half, whole = ["50.00", "±", "70.71", "(50.0–50.0)"], ["100.00", "±", "0.00", "(100.0–100.0)"]
+    half, whole = ["50.00", "±", "70.71", "(0.0–100.0)"], ["100.00", "±", "0.00", "(100.0–100.0)"]
     facts = ["2", "7", "14", "3,500", "25.00%"]
     assert row_of(shown, "(Table 4)", "SFT") == [*half * 3, *facts, "29.89", "55.88", "8.79"]
     assert row_of(shown, "(Table 4)", "Dynamic CoT, γ 0.4") == [*whole * 3, *facts, "33.14", "57.14", "12.48"]
     assert row_of(shown, "(Table 5)", "Dynamic CoT, γ avg")[-3:] == ["32.22", "19.50", "13.26"]
     sft = row_of(shown, "Differences", "SFT")
-    assert sft[:5] == ["all", "+50.00", "+50.00", "to", "+50.00"] and sft[-2:] == ["+0.0", "+100.0"]
+    assert sft[:5] == ["all", "+50.00", "+0.00", "to", "+100.00"] and sft[-2:] == ["+0.0", "+100.0"]  # as seeds differ
     assert row_of(shown, "(Table 7)", "SFT") == [
         "2.00",
         "±",

@@ -115,8 +115,24 @@ def test_a_system_scores_the_mean_of_its_runs():
     assert against_mean.delta == pytest.approx(compare([one], [[other]])[0]["all"]["f1@1"].delta / 2, abs=1e-11)
     assert against_mean.p_swaps is None  # one run has no partner to swap with
     both = compare([one, other], [[other, one]])[0]["all"]["f1@1"]
-    assert both[:5] == (0, 0, 0, 1, 1)  # in each resample, though their posts are swapped in pairs
-    assert both.p_swaps == 1
+    assert both.delta == 0 and both.low < 0 < both.high and both.p_swaps == 1
+    same = compare([one, other], [[one, other]])[0]["all"]["f1@1"]
+    assert same == (0, 0, 0, 1, 1, 1)  # in each resample: the drawn runs are the same
+
+
+def test_runs_are_drawn_too_and_in_pairs():
+    """Posts that are all alike, so that only the drawn runs count: all 4^4 draws by hand."""
+    ones, posts = np.ones(20, int), np.ones(20, int)
+    right, wrong = counts(ones, posts), counts(0 * ones, posts)
+    a, b = [right, right, right, wrong], [wrong, right, wrong, wrong]
+    cell = compare(a, [b])[0]["all"]["f1@1"]
+    paired = [np.mean(draw) for draw in itertools.product((1, 0, 1, 0), repeat=4)]
+    assert cell.delta == 0.5 and (cell.low, cell.high) == pytest.approx(np.quantile(paired, [0.025, 0.975]), abs=1e-12)
+    assert cell.p == pytest.approx(2 * np.mean(np.array(paired) <= 0), abs=0.02)
+    alone = [np.mean(draw) for draw in itertools.product((1, 1, 1, 0), repeat=4)]
+    assert intervals(a)["all"]["f1@1"] == pytest.approx(np.quantile(alone, [0.025, 0.975]), abs=1e-12)
+    one = compare(a, [[wrong]])[0]["all"]["f1@1"]
+    assert (one.low, one.high) == pytest.approx(np.quantile(alone, [0.025, 0.975]), abs=1e-12)
 
 
 def test_a_group_that_cannot_be_formed_is_none():
