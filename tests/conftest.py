@@ -44,13 +44,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 LONGEST = (
     "test_main",
     "test_hosts",
+    "test_strategies_run",
     "test_pocket_run",
     "test_processes",
     "test_sharded",
     "test_optimizer",
     "test_real_posts",
     "test_step",
-    "test_export_in_training",
     "test_export",
     "test_splash",
     "test_plan",
@@ -64,7 +64,6 @@ LONGEST = (
     "test_watchdog",
     "test_attention",
     "test_train",
-    "test_accelerator",
 )
 """Files that take half a minute or more, the longest first."""
 
