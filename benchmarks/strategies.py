@@ -308,9 +308,10 @@ def show(jobs: Sequence[Job]) -> None:
         (at_half, (differences_table,)),
         (by_baseline, (baselines_table, differences_table)),
     ):
-        for table in tables if results else ():
+        for table in tables if len(results) > 1 else ():
             print(f"\n{as_text(table(results))}")
-    for table in [*mode_tables({**by_strategy, **by_gamma, **by_decision}), *kept_tables(by_strategy)]:
+    whole = {**by_strategy, **by_gamma, **by_decision, **by_strategy}  # whose seeds are all there the soonest
+    for table in [*mode_tables(whole), *kept_tables(by_strategy)]:
         print(f"\n{as_text(table)}")
 
 
