@@ -21,7 +21,7 @@ from mmkp_jax.pages.tables import Table, as_text
 from mmkp_jax.pocket.make import FACTS, POCKET
 
 if TYPE_CHECKING:
-    from benchmarks.strategies import Result
+    from benchmarks.scored import Result
 
 WITHOUT = "NOT EVIDENCE about decisions: only pocket's own model is pretrained"
 """The line about runs of pocket's models of other families."""

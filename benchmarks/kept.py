@@ -26,7 +26,7 @@ from mmkp_jax.runtime.json_files import read_object
 from mmkp_jax.training.contents import CONTENTS_FILE
 
 if TYPE_CHECKING:
-    from benchmarks.strategies import Result
+    from benchmarks.scored import Result
 
 KEPT = ROOT / "benchmarks" / "results" / "strategies"
 

@@ -24,7 +24,7 @@ from mmkp_jax.runtime.needs import DECIDES
 from mmkp_jax.runtime.terminal import without_repeats
 
 if TYPE_CHECKING:
-    from benchmarks.strategies import Result
+    from benchmarks.scored import Result
 
 FORCED: tuple[Mode, ...] = ("direct", "think")
 """The modes that a run's own evaluation does not have."""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.kept import KEPT, OWN, bed_of, keep, kept_tables
-from benchmarks.strategies import read_results
+from benchmarks.scored import read_results
 from benchmarks.systems import BY_STRATEGY, OURS, jobs_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.pages.report.runs import read_runs

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.modes import modes_of, switches_of
-from benchmarks.strategies import OURS, jobs_of, mode_jobs, show
+from benchmarks.strategies import mode_jobs, show
+from benchmarks.systems import OURS, jobs_of
 from configs.zeroshot import get_config
 from mmkp_jax.evaluation.switches import Switches
 from mmkp_jax.pages.report.runs import read_runs

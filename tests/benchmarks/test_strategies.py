@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks import staged
-from benchmarks.strategies import comparable, jobs_of, keep_complete, read_results, show, strategy_results
+from benchmarks.scored import read_results
+from benchmarks.strategies import keep_complete, show, strategy_results
 from benchmarks.systems import (
     AT_HALF,
     BASELINES,
@@ -16,6 +17,8 @@ from benchmarks.systems import (
     OVERRIDES,
     PAPERS,
     STAGED,
+    comparable,
+    jobs_of,
 )
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.config import leaves, read_config

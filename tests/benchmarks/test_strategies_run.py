@@ -3,7 +3,7 @@
 import functools
 import json
 
-from benchmarks import gates, kept, strategies
+from benchmarks import gates, kept, scored, strategies
 from benchmarks.systems import OURS, Job
 from tests.support.finished_runs import row_of
 from tests.support.small_pocket import command, metrics, small_pocket
@@ -19,7 +19,7 @@ def test_runs_modes_facts_gates_and_kept_scores_come_of_one_command(tmp_path, mo
     monkeypatch.setattr(
         strategies, "jobs_of", lambda *args, **only: [job for job in jobs_of(*args, **only) if job.system in SYSTEMS]
     )
-    monkeypatch.setattr(strategies, "POCKET", pocket)
+    monkeypatch.setattr(scored, "POCKET", pocket)
     monkeypatch.setattr(strategies, "make", lambda _: None)
     monkeypatch.setattr(strategies, "keep", functools.partial(kept.keep, folder=tmp_path / "kept"))
     monkeypatch.setattr(gates, "MODEL", pocket / "model")
