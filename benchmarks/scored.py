@@ -88,4 +88,4 @@ def read_results(
 
 def dataset_of(job: Job, run: ReportRun) -> Path:
     """The dataset that the run was evaluated on."""
-    return ROOT / run.config["data"]["path"] if job.presets else POCKET / "dataset"
+    return ROOT / run.config["data"]["path"] if job.presets or job.posts else POCKET / "dataset"

@@ -1,7 +1,7 @@
 """The paper's Table 4 in miniature: every strategy on pocket, the same posts in the same steps, and Tables 4, 5 and 7.
 
     python -m benchmarks.strategies [--seeds=N] [--runs=DIR] [--jobs=N] [--gammas] [--decisions]
-                                    [--baselines] [--presets=NAME=VALUE,…]
+                                    [--baselines] [--presets=NAME=VALUE,…] [--posts=SEED]
 
 Runs of `mmkp_jax.main`, `--jobs` at a time, each on cores of its own: the strategies seed by seed, then the other γ. A
 seed is that of the order of posts; the weights that runs begin with are the same, as a published checkpoint's are. A
@@ -16,7 +16,8 @@ the seeds under which each of its systems is complete (where there is none, of w
 
 Gates say whether a comparison of decisions is evidence (`benchmarks/gates.py`), and scores are kept in
 `benchmarks/results` (`benchmarks/kept.py`). With `--presets` it is a published model on its own dataset, a run at a
-time: `--gammas` alone is the paper's Table 5. All runs read one dataset and its one cache of posts' sizes.
+time: `--gammas` alone is the paper's Table 5. All runs read one dataset and its one cache of posts' sizes. With
+`--posts` pocket's posts, and which tags are seen, are of another seed: posts on which nothing was chosen.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import gates, scored
-from benchmarks.jobs import run_all
+from benchmarks.jobs import ROOT, run_all
 from benchmarks.kept import keep, kept_tables
 from benchmarks.machine import describe_machine
 from benchmarks.modes import ModeJob, mode_tables, modes_of
@@ -44,6 +45,7 @@ from benchmarks.systems import (
     PAPERS,
     Job,
     jobs_of,
+    pocket_of,
 )
 from benchmarks.tables import (
     NOTHING,
@@ -69,7 +71,7 @@ def keep_complete(jobs: Sequence[Job]) -> None:
 def strategy_results(jobs: Sequence[Job]) -> dict[str, Result]:
     """What gates are measured on: the strategies' complete runs in the folder of these jobs, under the same seeds."""
     seeds = max(job.seed for job in jobs) + 1
-    return read_results(BY_STRATEGY, jobs_of(seeds, jobs[0].workdir.parent, jobs[0].presets))
+    return read_results(BY_STRATEGY, jobs_of(seeds, jobs[0].workdir.parent, jobs[0].presets, posts=jobs[0].posts))
 
 
 def mode_jobs(jobs: Sequence[Job]) -> list[ModeJob]:
@@ -123,12 +125,17 @@ def run(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--gammas", action="store_true", help="Dynamic CoT under each γ (Table 5)")
     parser.add_argument("--decisions", action="store_true", help="the strategies, other decisions and controls")
     parser.add_argument("--baselines", action="store_true", help="Dynamic CoT and the baselines")
+    parser.add_argument("--posts", type=int, default=0, help="the seed of pocket's posts")
     args = parser.parse_args(arguments)
+    if args.posts and args.presets:
+        parser.error("--posts is about pocket's posts, and --presets names others: give one of them")
     only = {"gammas": args.gammas, "decisions": args.decisions, "baselines": args.baselines}
-    jobs = jobs_of(args.seeds, args.runs.resolve(), args.presets, **only)
+    jobs = jobs_of(args.seeds, args.runs.resolve(), args.presets, **only, posts=args.posts)
     on_pocket = gates.is_pocket(args.presets)
     if on_pocket:
         make(scored.POCKET)
+    if args.posts:
+        make(ROOT / pocket_of(args.posts), args.posts)
     at_a_time = args.jobs if args.jobs is not None else 1 if args.presets else len(os.sched_getaffinity(0))
     try:
         if at_a_time:

@@ -58,6 +58,11 @@ ORDERLESS = ("zeroshot", "embeddings")
 """Systems that do not depend on the order of posts."""
 
 
+def pocket_of(posts: int) -> str:
+    """The folder of a pocket whose posts are of this seed, from the repository's root; by default it is 0."""
+    return f"runs/pocket-{posts}" if posts else "runs/pocket"
+
+
 class Job(NamedTuple):
     """One run."""
 
@@ -66,6 +71,8 @@ class Job(NamedTuple):
     workdir: Path
     presets: str = ""
     """Presets of its config, as in `configs/dyncot.py:…`; pocket without any."""
+    posts: int = 0
+    """Seed of pocket's posts."""
 
     @property
     def name(self) -> str:
@@ -80,6 +87,10 @@ class Job(NamedTuple):
     def command(self) -> list[str]:
         """The command that starts or resumes it."""
         shared = ("--config.ablations=False", f"--config.seed={self.seed}")
+        if self.posts:
+            pocket = pocket_of(self.posts)
+            shared += ("--config.make=", f"--config.data.path={pocket}/dataset")
+            shared += (f"--config.data.kinds={pocket}/needs.jsonl",)
         if self.system in BASELINES:
             data = [each for each in self.presets.split(",") if each.startswith("data=")]
             run = ("mmkp_jax.main", f"--config={':'.join([f'configs/baselines/{self.system}.py', *data])}")
@@ -102,17 +113,19 @@ def jobs_of(
     gammas: bool = False,
     decisions: bool = False,
     baselines: bool = False,
+    posts: int = 0,
 ) -> list[Job]:
     """All runs of the paper's tables in order, or those of several γ, by decision, or of baselines.
 
     What does not depend on the order of posts is there once.
     """
+    of_posts = f"-posts{posts}" if posts else ""
     tables = [BY_STRATEGY, set(BY_GAMMA) - {OURS}]
     asked = {BY_GAMMA: gammas, BY_DECISION: decisions, BY_BASELINE: baselines}
     if any(asked.values()):
         tables = [each for each, is_asked in asked.items() if is_asked]
     jobs = [
-        Job(system, seed, runs / f"{system}-seed{seed}", presets)
+        Job(system, seed, runs / f"{system}{of_posts}-seed{seed}", presets, posts)
         for systems in tables
         for seed in range(seeds)
         for system in (*OVERRIDES, *DECIDED, *BASELINES)

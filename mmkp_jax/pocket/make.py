@@ -116,9 +116,9 @@ def _version(stamp: Any) -> int:
     return version if isinstance(version, int) else 0
 
 
-def make(root: Path = POCKET) -> None:
+def make(root: Path = POCKET, seed: int = 0) -> None:
     """Makes pocket and its prepared dataset unless they exist; a config's `make` calls this."""
-    make_pocket(root)
+    make_pocket(root, seed)
     prepare_posts(root)
 
 

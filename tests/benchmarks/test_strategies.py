@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import staged
+from benchmarks import staged, strategies
 from benchmarks.scored import read_results
 from benchmarks.strategies import keep_complete, show, strategy_results
 from benchmarks.systems import (
@@ -19,6 +19,7 @@ from benchmarks.systems import (
     STAGED,
     comparable,
     jobs_of,
+    pocket_of,
 )
 from mmkp_jax.errors import InputError
 from mmkp_jax.runtime.config import leaves, read_config
@@ -42,6 +43,16 @@ def test_runs_differ_in_strategy_gamma_and_seed_alone(tmp_path):
         assert differing(ours, config) <= {"strategy", "gamma", "gamma_mode", "seed"}
         assert system == OURS or differing(configs[OURS, seed if system != "zeroshot" else 0], config)
         assert seed == 0 or differing(configs[system, 0], config) == {"seed"}
+
+
+def test_posts_of_another_seed_are_another_folder_and_nothing_else(tmp_path, capsys):
+    for one, other in zip(*(jobs_of(1, tmp_path, decisions=True, posts=posts) for posts in (0, 1)), strict=True):
+        assert one.workdir != other.workdir
+        assert differing(config_of(one), config_of(other)) == {"make", "data.path", "data.kinds"}
+        assert config_of(other)["data"]["path"] == f"{pocket_of(1)}/dataset"
+    with pytest.raises(SystemExit):
+        strategies.run(["--posts=1", "--presets=model=qwen2_5_3b,data=mmkp_v2"])
+    assert "give one of them" in capsys.readouterr().err
 
 
 def test_runs_by_decision_differ_in_their_decision_alone(tmp_path):
