@@ -63,7 +63,6 @@ LONGEST = (
     "test_pipeline",
     "test_watchdog",
     "test_attention",
-    "test_train",
 )
 """Files that take half a minute or more, the longest first."""
 

@@ -46,7 +46,8 @@ def test_runs_differ_in_strategy_gamma_and_seed_alone(tmp_path):
 
 
 def test_posts_of_another_seed_are_another_folder_and_nothing_else(tmp_path, capsys):
-    for one, other in zip(*(jobs_of(1, tmp_path, decisions=True, posts=posts) for posts in (0, 1)), strict=True):
+    asked = ({"decisions": True, "baselines": True, "posts": posts} for posts in (0, 1))
+    for one, other in zip(*(jobs_of(1, tmp_path, **each) for each in asked), strict=True):
         assert one.workdir != other.workdir
         assert differing(config_of(one), config_of(other)) == {"make", "data.path", "data.kinds"}
         assert config_of(other)["data"]["path"] == f"{pocket_of(1)}/dataset"

@@ -55,7 +55,7 @@ POSTS = {
 }
 
 
-BY_DEFAULT = ("tied, 2 of 4 kv heads",)
+BY_DEFAULT = ("tied, 2 of 4 kv heads", "published heads and sections")
 
 
 @pytest.fixture(
