@@ -31,7 +31,7 @@ QUESTIONS = ROOT / POCKET / FACTS
 
 NOTHING = "–"
 
-TUNED = ("sft", "cot", OURS)
+TUNED = ("sft", "cot", "multitask", OURS)
 """Systems whose models are asked for facts."""
 
 
@@ -42,6 +42,8 @@ class Measured(NamedTuple):
     """Share of the world's facts that the pretrained model knows (`benchmarks/recall.py`)."""
     recall_after: float | None = None
     """The same after fine-tuning: the lowest of the fine-tuned models."""
+    cot_recall: float | None = None
+    """The same of Fine-tune-CoT: the lowest of its models, on which its chains rest."""
     zeroshot: float | None = None
     """F1@1 of the pretrained model on all posts."""
     sft_unseen: float | None = None
@@ -77,7 +79,7 @@ CHANCE = 1 / 36
 def gates_of(measured: Measured) -> list[Gate]:
     """The gates, in the order in which they are met."""
     m = measured
-    product = None if m.recall_after is None else m.recall_after**2
+    product = None if m.cot_recall is None else m.cot_recall**2
     short = None if None in (m.cot_unseen, product) else product - m.cot_unseen
     worse = None if None in (m.sft_habit, m.cot_habit) else m.sft_habit - m.cot_habit
 
@@ -93,7 +95,7 @@ def gates_of(measured: Measured) -> list[Gate]:
         ),
         gate("chains on unseen facts below the product of two recalls", "at most 10 points", short, high=0.10),
         gate("SFT minus chains on habits", "at least 5 points", worse, low=0.05),
-        gate("oracle minus the better mode", "at least 5 points", m.oracle_gain, low=0.05),
+        gate("multi-task: oracle minus the better mode", "at least 5 points", m.oracle_gain, low=0.05),
     ]
 
 
@@ -175,13 +177,16 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def recall_jobs(runs: Path, results: Mapping[str, "Result"]) -> list[RecallJob]:
-    """What must be asked for the gates: the pretrained model, then those of SFT, Fine-tune-CoT and `OURS`."""
-    trained = [run for system in TUNED if system in results for run in results[system].runs]
-    after = [
+    """What must be asked for the gates: the pretrained model, then those of each of `TUNED`."""
+    return [pretrained_job(runs), *(job for system in TUNED for job in tuned_jobs(results.get(system)))]
+
+
+def tuned_jobs(result: "Result | None") -> list[RecallJob]:
+    """The questions for a system's models."""
+    return [
         RecallJob(f"{run.path}@{run.step}", run.path / "predictions" / f"facts-{run.step}.json", QUESTIONS)
-        for run in trained
+        for run in (result.runs if result else ())
     ]
-    return [pretrained_job(runs), *after]
 
 
 def pretrained_job(runs: Path) -> RecallJob:
@@ -191,16 +196,24 @@ def pretrained_job(runs: Path) -> RecallJob:
 
 def measure(runs: Path, results: Mapping[str, "Result"]) -> Measured:
     """What is known so far: means over runs, and the lowest recall of them."""
+    sft, cot, zeroshot, multitask = (results.get(system) for system in ("sft", "cot", "zeroshot", "multitask"))
     before, *after = recall_jobs(runs, results)
-    recalls = [recall_of(job) for job in after if job.complete]
-    zeroshot = results.get("zeroshot")
     return Measured(
-        recall_of(before) if before.complete else None,
-        min(recalls, default=None) if all(job.complete for job in after) else None,
-        zeroshot and float(np.mean(list(zeroshot.f1("all").values()))) / 100,
-        *(kind_f1(results.get(system), kind) for kind in ("unseen_fact", "habit") for system in ("sft", "cot")),
-        oracle_gain(read_modes(results["multitask"])) if "multitask" in results else None,
+        recall=lowest_recall([before]),
+        recall_after=lowest_recall(after),
+        cot_recall=lowest_recall(tuned_jobs(cot)),
+        zeroshot=zeroshot and float(np.mean(list(zeroshot.f1("all").values()))) / 100,
+        sft_unseen=kind_f1(sft, "unseen_fact"),
+        cot_unseen=kind_f1(cot, "unseen_fact"),
+        sft_habit=kind_f1(sft, "habit"),
+        cot_habit=kind_f1(cot, "habit"),
+        oracle_gain=multitask and oracle_gain(read_modes(multitask)),
     )
+
+
+def lowest_recall(jobs: Sequence[RecallJob]) -> float | None:
+    """The lowest share of facts known of these models; None while one was not asked, or without any."""
+    return min(map(recall_of, jobs), default=None) if all(job.complete for job in jobs) else None
 
 
 def oracle_gain(modes: Modes | None) -> float | None:

@@ -16,7 +16,7 @@ from mmkp_jax.evaluation.files import read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.modes import Modes, measure_modes
 from mmkp_jax.evaluation.significance import RESAMPLES
 from mmkp_jax.evaluation.switches import Switches, count_switches
-from mmkp_jax.evaluation.systems import read_system
+from mmkp_jax.evaluation.systems import System, read_system
 from mmkp_jax.pages.modes import HEADER, NOTES, mode_rows, percent
 from mmkp_jax.pages.report.runs import SPLIT, ReportRun
 from mmkp_jax.pages.tables import Table
@@ -93,14 +93,19 @@ def mode_tables(results: Mapping[str, "Result"]) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def read_modes(result: "Result") -> Modes | None:
+def read_modes(result: "Result", resamples: int = RESAMPLES) -> Modes | None:
     """The measures of a system's runs; None while predictions are missing."""
+    forced = read_forced(result)
+    return forced and measure_modes({"auto": result.scored, **forced}, resamples)
+
+
+def read_forced(result: "Result") -> dict[Mode, System] | None:
+    """A system's runs with each of `FORCED`; None while predictions are missing."""
     jobs = [modes_of(run, result.dataset) for run in result.runs]
     if not all(job.complete for job in jobs):
         return None
     posts, seen = read_posts(result.dataset), read_train_keyphrases(result.dataset)
-    forced = {mode: read_system([job.files[mode] for job in jobs], posts, seen, None) for mode in FORCED}
-    return measure_modes({"auto": result.scored, **forced}, RESAMPLES)
+    return {mode: read_system([job.files[mode] for job in jobs], posts, seen, None) for mode in FORCED}
 
 
 def switches_of(run: ReportRun) -> Switches | None:

@@ -135,6 +135,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         f"--config.model.path={args.out / 'model' / 'model'}",
         f"--config.data.path={args.out / 'corpus' / 'dataset'}",
         f"--workdir={args.out / 'run'}",
+        f"--config.seed={args.seed}",
     )
     if status := main([f"--config={ROOT / 'configs/multitask.py'}", *FLAGS, *paths, *flags]):
         return status

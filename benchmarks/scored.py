@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.jobs import ROOT
-from benchmarks.systems import OURS, STAGED, Job, comparable
+from benchmarks.systems import OURS, STAGED, Job, comparable, pocket_of
 from mmkp_jax.evaluation.files import read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.significance import RESAMPLES, Differences, Intervals
 from mmkp_jax.evaluation.systems import System, compare_systems, read_system
@@ -88,4 +88,9 @@ def read_results(
 
 def dataset_of(job: Job, run: ReportRun) -> Path:
     """The dataset that the run was evaluated on."""
-    return ROOT / run.config["data"]["path"] if job.presets or job.posts else POCKET / "dataset"
+    return ROOT / run.config["data"]["path"] if job.presets else pocket_dataset(job.posts)
+
+
+def pocket_dataset(posts: int) -> Path:
+    """The dataset of pocket whose posts are of this seed."""
+    return (ROOT / pocket_of(posts) if posts else POCKET) / "dataset"

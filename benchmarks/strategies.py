@@ -28,11 +28,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import gates, scored
+from benchmarks.dynamics import dynamics_table
 from benchmarks.jobs import ROOT, run_all
 from benchmarks.kept import keep, kept_tables
 from benchmarks.machine import describe_machine
 from benchmarks.modes import ModeJob, mode_tables, modes_of
-from benchmarks.scored import Result, dataset_of, read_results
+from benchmarks.scored import Result, dataset_of, pocket_dataset, read_results
 from benchmarks.systems import (
     AT_HALF,
     BASELINES,
@@ -112,8 +113,11 @@ def show(jobs: Sequence[Job]) -> None:
         for table in tables if len(results) > 1 else ():
             print(f"\n{as_text(table(results))}")
     whole = {**by_strategy, **by_gamma, **by_decision, **by_strategy}  # whose seeds are all there the soonest
-    for table in [*mode_tables(whole), *kept_tables(by_strategy)]:
-        print(f"\n{as_text(table)}")
+    on_pocket = gates.is_pocket(jobs[0].presets)
+    kept = kept_tables(whole, pocket_dataset(jobs[0].posts)) if on_pocket else []
+    for table in [*mode_tables(whole), dynamics_table(whole), *kept]:
+        if table.rows:
+            print(f"\n{as_text(table)}")
 
 
 def run(arguments: Sequence[str] | None) -> int:

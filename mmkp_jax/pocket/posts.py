@@ -76,7 +76,8 @@ the overlap of MMKP-V2's splits (paper, Table 2)."""
 REPLAYED: Mapping[str, float] = {"facts": 0.15, "readings": 0.10, "extractions": 0.20}
 """Posts that follow the training posts, as shares of these: fine-tuned without them, the student forgets what it was
 pretrained on. They state facts as the corpus does, unseen ones too, ask of a post what its hint belongs to, and have
-tags in their texts that no fact leads to. Every strategy replays the same; no post with a hint says its tag."""
+tags in their texts that no fact leads to. Every strategy replays the same posts, each by its own target; no post with a
+hint says its tag. So the facts of an unseen tag stay in memory, and the first step from its hint is practised."""
 
 FACTS_A_REPLAY = 4
 
@@ -163,7 +164,7 @@ def _replay(facts: Facts, posts: int, rng: random.Random) -> Iterator[PocketPost
 
 
 def _replayed(post: CorpusPost) -> PocketPost:
-    """A post of the corpus, without its number; what it states is also what is thought."""
+    """A post of the corpus, without its number; its CoT target states its answer as the chain, and then again."""
     image = "drawn" if post.has_image else None
     return PocketPost("", post.text, image, [post.answer], post.cot or post.answer, {}, post.emblem)
 

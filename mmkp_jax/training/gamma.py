@@ -1,7 +1,8 @@
 """Schedules of γ, with which a decision compares: fixed, following the posts' numbers, or keeping their share on CoT.
 
 γ is constant within an optimizer step and updated once after it, so it depends on earlier posts only. The state is a
-few scalars; before the first update a γ that moves is 0, and since no NLL is below 0 no post is below γ.
+few scalars; before the first update a γ that moves is 0, and since no NLL is below 0 no post is below γ: in the first
+step none is on CoT, or every one under an inverse decision.
 """
 
 from typing import NamedTuple

@@ -6,12 +6,13 @@ import pytest
 
 from benchmarks.kept import KEPT, OWN, bed_of, keep, kept_tables
 from benchmarks.scored import read_results
+from benchmarks.strategies import mode_jobs
 from benchmarks.systems import BY_STRATEGY, OURS, jobs_of
 from mmkp_jax.errors import InputError
 from mmkp_jax.pages.report.runs import read_runs
 from mmkp_jax.pages.tables import as_text
 from mmkp_jax.runtime.fields import FIELDS
-from tests.support.finished_runs import complete, row_of
+from tests.support.finished_runs import complete, row_of, write_modes
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def jobs(tmp_path, dataset):
     return jobs
 
 
-def test_a_record_a_run_and_a_row_a_system(tmp_path, jobs):
+def test_a_record_a_run(tmp_path, jobs):
     results = read_results(BY_STRATEGY, jobs)
     bed = keep(results, tmp_path / "kept")
     assert {file.stem for file in bed.iterdir()} == {job.workdir.name for job in jobs}
@@ -31,19 +32,51 @@ def test_a_record_a_run_and_a_row_a_system(tmp_path, jobs):
     assert (record["system"], record["seed"], record["step"]) == (OURS, 1, 7)
     assert record["config"]["strategy"] == "dyncot" and record["test"]["all"]["f1@1"] == 1.0
     assert record["modes"] is None  # nothing is predicted with each mode
-    (table,) = kept_tables(results, tmp_path / "kept")
-    shown = as_text(table)
-    assert row_of(shown, "Kept", "sft")[:4] == ["2", "50.00", "±", "70.71"]
-    assert row_of(shown, "Kept", "zeroshot")[:2] == ["1", "100.00"]
+    assert record["answers"] == {"auto": "\n".join(["a dog", "a cat"] * 4)}
+    assert record["trained_on"] == {"posts": 14, "labels": 3500} and record["words"] == 3.0
+    assert record["quarters"] == {"cot_share": [0.25] * 4}
+    assert json.loads((bed / "sft-seed1.json").read_text())["answers"] == {"auto": "\n" * 7}
+    assert kept_tables(results, tmp_path / "dataset", tmp_path / "kept") == []  # their own tables say it
 
 
-def test_runs_that_are_gone_stay_in_the_table(tmp_path, jobs):
+def test_runs_that_are_gone_are_compared_by_their_answers(tmp_path, jobs):
     keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
-    only_first = read_results(BY_STRATEGY, [job for job in jobs if job.seed == 0])
-    bed = keep(only_first, tmp_path / "kept")
+    gone = [job for job in jobs if job.seed == 1]
+    here = read_results(BY_STRATEGY, [job for job in jobs if job not in gone])
+    bed = keep(here, tmp_path / "kept")
     assert len(list(bed.iterdir())) == len(jobs)
-    (table,) = kept_tables(only_first, tmp_path / "kept")
-    assert row_of(as_text(table), "Kept", "sft")[0] == "2"
+    for results in (here, {}):
+        kept, differences = map(as_text, kept_tables(results, tmp_path / "dataset", tmp_path / "kept"))
+        assert row_of(kept, "Kept", "sft")[:4] == ["2", "50.00", "±", "70.71"]
+        assert row_of(kept, "Kept", "zeroshot")[:2] == ["1", "100.00"]
+        assert row_of(differences, "Differences", "sft")[:5] == ["all", "+50.00", "+0.00", "to", "+100.00"]
+    local = read_results(BY_STRATEGY, jobs)["sft"].reference_minus_this["all"]["f1@1"]
+    assert row_of(differences, "Differences", "sft")[5] == f"{local.p:.4f}"
+
+
+def test_answers_in_each_mode_stay(tmp_path, jobs):
+    ours = [job for job in jobs if job.system == OURS]
+    for job in mode_jobs(ours):
+        write_modes(job, direct_right=6)
+    bed = keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
+    record = (bed / f"{OURS}-seed0.json").read_text()
+    modes = json.loads(record)["modes"]["all"]
+    assert (modes["direct"], modes["think"], modes["auto"], modes["oracle"]) == (0.75, 0.25, 1.0, 1.0)
+    assert (modes["n"], modes["differ"], modes["right"], modes["thinks"]) == (8, 1.0, 0.75, 0.0)
+    assert modes["words"] == {"auto": 3.0, "direct": 1.0, "think": 2.0}
+    assert json.loads(record)["answers"]["think"].split("\n")[5:] == ["no", "a dog", "a cat"]
+    for file in [file for job in mode_jobs(ours) for file in job.files.values()]:
+        file.unlink()
+    keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
+    assert (bed / f"{OURS}-seed0.json").read_text() == record
+
+
+def test_a_damaged_record_is_named(tmp_path, jobs):
+    bed = keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
+    (bed / "sft-seed1.json").write_text("{")
+    with pytest.raises(InputError, match="restore it from git") as caught:
+        kept_tables({}, tmp_path / "dataset", tmp_path / "kept")
+    assert "sft-seed1.json" in str(caught.value)
 
 
 def test_a_bed_is_named_by_what_its_runs_share(tmp_path, jobs):
@@ -61,7 +94,7 @@ def test_a_bed_is_named_by_what_its_runs_share(tmp_path, jobs):
 
 
 def test_without_runs_nothing_is_kept(tmp_path):
-    assert keep({}, tmp_path) is None and kept_tables({}, tmp_path) == []
+    assert keep({}, tmp_path) is None
 
 
 def test_what_is_in_the_repository_reads():

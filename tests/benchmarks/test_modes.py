@@ -12,7 +12,7 @@ from configs.zeroshot import get_config
 from mmkp_jax.evaluation.switches import Switches
 from mmkp_jax.pages.report.runs import read_runs
 from mmkp_jax.predict import main as predict
-from tests.support.finished_runs import POSTS, complete, row_of, write_lines
+from tests.support.finished_runs import POSTS, complete, row_of, write_modes
 from tests.support.small_pocket import small_pocket
 
 
@@ -67,15 +67,8 @@ def test_tables_of_known_modes_and_switches(tmp_path, dataset, capsys):
     show(jobs)
     assert "\nModes\n" not in capsys.readouterr().out  # nothing is predicted yet
     ours = [job for job in jobs if job.system == OURS]
-    for mode, file in [each for job in mode_jobs(ours) for each in job.files.items()]:
-        first = mode == "direct"
-        outputs = ["a" if first else "<think>why not"] * len(POSTS)
-        rows = [
-            {"id": post.id, "keyphrases": post.keyphrases, "form": "direct", "output": output, "mode": mode}
-            | {"predicted": post.keyphrases if (n < 4) == first else ["no"]}
-            for n, (post, output) in enumerate(zip(POSTS, outputs, strict=True))
-        ]
-        write_lines(file, rows)
+    for job in mode_jobs(ours):
+        write_modes(job, direct_right=4)
     for job in ours:
         epoch_N, post_N = np.repeat([0, 1], 4), np.tile(np.arange(4), 2)
         on_cot_N = np.array([1, 0, 0, 0, 0, 1, 0, 0], np.int8)

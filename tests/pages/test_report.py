@@ -398,9 +398,9 @@ def test_a_step_whose_seconds_are_not_known_makes_no_peak_in_the_rate():
     np.testing.assert_array_equal(rate_S, [nan, 2.0, 2.0])
 
 
-def test_where_the_published_rule_is_in_balance_is_drawn_beside_its_share_alone():
-    metrics = {"step": np.arange(1, 4), "cot_share": np.array([0, 0.5, 1]), "p_think_balance": np.array([0, 0.6, 0.7])}
-    without = {name: metrics[name] for name in ("step", "cot_share")}  # of an earlier version
+def test_where_the_published_rule_is_in_balance_is_drawn_beside_where_it_is():
+    metrics = {"step": np.arange(1, 4), "p_think": np.array([0, 0.5, 1]), "p_think_balance": np.array([0, 0.6, 0.7])}
+    without = {name: metrics[name] for name in ("step", "p_think")}  # of an earlier version
     runs = [
         SimpleNamespace(name=name, system=system, metric="f1@1", metrics=own)
         for name, system, own in (
@@ -411,10 +411,8 @@ def test_where_the_published_rule_is_in_balance_is_drawn_beside_its_share_alone(
     ]
     shown = {chart.title: [(line.name, line.colour) for line in chart.lines] for chart in figures.curves(runs)}
     assert shown == {
-        "Share of posts on CoT": [("a", 0), ("b", 1), ("c", 2)],
-        "P(think) in balance, as γ predicts it": [("c", 2)],
+        "P(think), the CoT target's first label": [("a", 0), ("b", 1), ("c", 2), ("c, in balance with γ", 4)]
     }
-    assert all("balance" not in chart.title for chart in figures.curves(runs[:2]))
 
 
 def test_a_run_that_diverged_is_reported(runs, tmp_path):

@@ -20,9 +20,9 @@ from mmkp_jax.pocket.posts import (
     make_posts,
     write_posts,
 )
-from mmkp_jax.pocket.rates import is_present, measure_rates
 from mmkp_jax.pocket.wording import HABITS, first_fact, infer_tag, tag_text
 from mmkp_jax.pocket.world import RGB_OF_COLOUR, apportion, emblem_of, make_facts
+from tests.support.rates import is_present, measure_rates
 
 FACT = ("seen_fact", "unseen_fact")
 
@@ -45,6 +45,7 @@ def bed(request):
 
 
 def test_rates_are_those_of_mmkp_v2_within_three_points(bed):
+    """Keyphrases a post and overlap are those of the paper's Table 2, the share of present ones that of CMKP's files."""
     records = {split: [post.record() for post in posts] for split, posts in bed[1].items()}
     rates = {split: measure_rates(posts, records["train"], stem) for split, posts in records.items()}
     assert {split: rate.posts for split, rate in rates.items()} == dict(SIZES)

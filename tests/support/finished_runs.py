@@ -4,6 +4,7 @@ import json
 
 from benchmarks.systems import STAGED
 from mmkp_jax.data.posts import Post
+from mmkp_jax.evaluation.metric import PROTOCOL
 from mmkp_jax.runtime.baseline_fields import TASKS
 from mmkp_jax.runtime.config import read_config
 
@@ -35,6 +36,30 @@ def complete(job, right):
     (job.workdir / "config.json").write_text(json.dumps(config_of(job)))
     (job.workdir / "contents.json").write_text(json.dumps({"model.path": "the student", "data.path": "the posts"}))
     (job.workdir / "results.json").write_text("{}")
+
+
+def write_modes(job, direct_right):
+    """Leaves predictions with each mode: direct answers right on that many of the first posts, chains on the others."""
+    for mode, file in job.files.items():
+        first = mode == "direct"
+        rows = [
+            {"id": post.id, "keyphrases": post.keyphrases, "form": "direct", "mode": mode}
+            | {"output": "a" if first else "<think>why not"}
+            | {"predicted": post.keyphrases if (n < direct_right) == first else ["no"]}
+            for n, post in enumerate(POSTS)
+        ]
+        write_lines(file, rows)
+
+
+def write_kinds(job, f1_of):
+    """Leaves F1@1 by kind of keyphrase, of the run's model and of a baseline that is nothing to it."""
+
+    def scores(f1):
+        return {"n": 3} | dict.fromkeys(PROTOCOL, 0.0) | {"f1@1": f1}
+
+    by_kind = {"nearest neighbour": dict.fromkeys(f1_of, scores(1.0)), "a model, step 7": {}}
+    by_kind["a model, step 7"] = {kind: scores(f1) for kind, f1 in f1_of.items()}
+    (job.workdir / "comparisons.json").write_text(json.dumps({"by_kind": by_kind}))
 
 
 def write_lines(file, rows):

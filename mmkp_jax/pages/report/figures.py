@@ -29,7 +29,6 @@ CURVES = (
     ("loss_sft", "SFT loss, nats a label", None, True),
     ("loss_cot", "CoT loss, nats a label", None, True),
     ("cot_share", "Share of posts on CoT", 1.0, True),
-    (BALANCE, "P(think) in balance, as γ predicts it", 1.0, True),
     ("p_think", "P(think), the CoT target's first label", 1.0, True),
     ("gamma", "γ, nats a label", None, False),
     ("learning_rate", "Learning rate", None, False),
@@ -77,8 +76,10 @@ def curves(runs: Sequence[ReportRun]) -> list[LineChart]:
     for named, titled, end, smooth in CURVES:
         name, title, series = named.format(**of_metric), titled.format(**of_metric), []
         for run in runs:
-            step_S, values_S = _values(run, name)
-            series.append((run.name, step_S, values_S))
+            series.append((run.name, *_values(run, name)))
+        if name == "p_think":  # behind the others, which so keep the colours of their runs
+            papers = [run for run in runs if run.system == paper.NAMES["dyncot"]]
+            series += [(f"{run.name}, in balance with γ", *_values(run, BALANCE)) for run in papers]
         chart = line_chart(title, series, x_name="step", y_end=end, smooth=smooth)
         charts += [chart] if chart else []
     return charts
@@ -87,8 +88,6 @@ def curves(runs: Sequence[ReportRun]) -> list[LineChart]:
 def _values(run: ReportRun, name: str) -> tuple[np.ndarray, np.ndarray]:
     """`step_S` and `value_S` of a metric; empty if it was not logged."""
     metrics = run.metrics
-    if name == BALANCE and run.system != paper.NAMES["dyncot"]:
-        return np.zeros(0), np.zeros(0)
     if name in metrics:
         at = np.isfinite(metrics[name]) if name.startswith("valid/") else slice(None)  # not logged at every step
         return metrics["step"][at], metrics[name][at]

@@ -17,8 +17,6 @@ class Rates(NamedTuple):
     """Number of different keyphrases."""
     overlap: float
     """Share of the different keyphrases that a training post has."""
-    unseen_posts: float
-    """Share of posts with a keyphrase that no training post has."""
     without_cot: float
     without_image: float
 
@@ -43,7 +41,6 @@ def measure_rates(
         present=sum(is_present(phrase, text, stem) for phrase, text in carried) / len(carried),
         unique=len(unique),
         overlap=len(unique & known) / len(unique),
-        unseen_posts=sum(not known.issuperset(post["keyphrases"]) for post in posts) / len(posts),
         without_cot=sum(post["cot"] is None for post in posts) / len(posts),
         without_image=sum(post["image"] is None for post in posts) / len(posts),
     )
