@@ -134,8 +134,8 @@ def test_what_other_weights_knew_is_asked_again(tmp_path):
     (tmp_path / "model" / WEIGHTS).write_bytes(b"weights")
     job = RecallJob(str(tmp_path / "model"), tmp_path / "facts.json", tmp_path / "facts.jsonl")
     job.questions.write_text("one")
-    for digest, complete in (("of others", False), (weights_of(job.model), True)):
+    for digest, is_complete in (("of others", False), (weights_of(job.model), True)):
         job.file.write_text(
             json.dumps({"weights": digest, "questions": digest_of(job.questions), "recall": 1.0, "known": [True]})
         )
-        assert job.complete is complete
+        assert job.complete is is_complete

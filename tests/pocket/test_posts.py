@@ -45,7 +45,7 @@ def bed(request):
 
 
 def test_rates_are_those_of_mmkp_v2_within_three_points(bed):
-    """Keyphrases a post and overlap are those of the paper's Table 2, the share of present ones that of CMKP's files."""
+    """Keyphrases a post and overlap are those of the paper's Table 2, that of present ones is CMKP's."""
     records = {split: [post.record() for post in posts] for split, posts in bed[1].items()}
     rates = {split: measure_rates(posts, records["train"], stem) for split, posts in records.items()}
     assert {split: rate.posts for split, rate in rates.items()} == dict(SIZES)
