@@ -4,7 +4,6 @@
 Where one does not hold, or is not known yet, it says that no comparison of decisions is evidence.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,11 @@ from benchmarks.jobs import ROOT
 from benchmarks.modes import read_modes
 from benchmarks.recall import digest_of, weights_of
 from benchmarks.systems import OURS
+from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.modes import Modes
 from mmkp_jax.pages.tables import Table, as_text
 from mmkp_jax.pocket.make import FACTS, POCKET
+from mmkp_jax.runtime.json_files import Fields, read_object
 
 if TYPE_CHECKING:
     from benchmarks.scored import Result
@@ -154,12 +155,16 @@ class RecallJob(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether every question that is asked now is answered, by the weights that are there now."""
+        """Whether every question that is asked now is answered, by the weights that are there now, in a whole file."""
         if not self.file.exists():
             return False
-        found = _read(self.file)
+        try:
+            found = _read(self.file)
+            found.number("recall")
+        except InputError:
+            return False  # damaged: it is asked again
         asked = digest_of(self.questions)
-        return (found.get("weights"), found.get("questions")) == (weights_of(self.model), asked)
+        return (found.content.get("weights"), found.content.get("questions")) == (weights_of(self.model), asked)
 
     def command(self) -> list[str]:
         """The command that starts it."""
@@ -169,11 +174,11 @@ class RecallJob(NamedTuple):
 
 def recall_of(job: RecallJob) -> float:
     """Share of the world's facts that the model of a complete job knows."""
-    return _read(job.file)["recall"]
+    return _read(job.file).number("recall")
 
 
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))
+def _read(file: Path) -> Fields:
+    return read_object(file, "remove it: the model is asked again")
 
 
 def recall_jobs(runs: Path, results: Mapping[str, "Result"]) -> list[RecallJob]:

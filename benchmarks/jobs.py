@@ -33,10 +33,11 @@ class Job(Protocol):
 
 
 def run_all(jobs: Sequence[Job], at_a_time: int) -> None:
-    """Runs those that are not complete; Ctrl-C and SIGTERM stop them so that they can resume.
+    """Runs those that are not complete; where that ends early, they can resume.
 
     Raises:
-        KeyboardInterrupt: by those, when all have stopped.
+        OSError: one cannot be started, or its log cannot be written; the others are stopped, too.
+        KeyboardInterrupt: by Ctrl-C and SIGTERM, when all have stopped.
     """
     cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
     for share_of_cores in _split(sorted(os.sched_getaffinity(0)), at_a_time):
@@ -45,14 +46,16 @@ def run_all(jobs: Sequence[Job], at_a_time: int) -> None:
 
     def run(job: Job) -> str:
         own, start = cores.get(), time.perf_counter()
-        os.sched_setaffinity(0, own)  # of this thread, and so of the process it starts
-        job.workdir.parent.mkdir(parents=True, exist_ok=True)
-        with Path(f"{job.workdir}.log").open("ab") as log:
-            # a session of its own, so that Ctrl-C reaches it only from here: a second one would interrupt its saving
-            child = subprocess.Popen(job.command(), cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-            children.append(child)
-            status = child.wait()
-        cores.put(own)
+        try:
+            os.sched_setaffinity(0, own)  # of this thread, and so of the process it starts
+            job.workdir.parent.mkdir(parents=True, exist_ok=True)
+            with Path(f"{job.workdir}.log").open("ab") as log:
+                # a session of its own: Ctrl-C reaches it only from here, as a second one would interrupt its saving
+                child = subprocess.Popen(job.command(), cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+                children.append(child)
+                status = child.wait()
+        finally:
+            cores.put(own)
         took = f"{time.perf_counter() - start:,.0f} s"
         return f"{job.name}: {took if status == 0 else f'ended with {status} after {took}, see {log.name}'}"
 
@@ -62,7 +65,7 @@ def run_all(jobs: Sequence[Job], at_a_time: int) -> None:
         try:
             for number, done in enumerate(as_completed([pool.submit(run, job) for job in left]), 1):
                 print(f"{number} of {len(left)}: {done.result()}", flush=True)
-        except KeyboardInterrupt:
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in children:
                 child.terminate()

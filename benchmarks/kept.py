@@ -46,6 +46,8 @@ GROUPS = ("all", "seen", "unseen", "absent")
 
 NOTHING = "–"
 
+RESTORE = "restore it from git, or remove it"
+
 
 def bed_of(run: ReportRun) -> str:
     """The name of a run's bed, ten hexadecimal digits; not for the staged run, whose second half has other weights.
@@ -70,7 +72,8 @@ def posts_digest(posts: Iterable[PostLike]) -> str:
 def keep(results: Mapping[str, "Result"], folder: Path = KEPT) -> Path | None:
     """Writes the records of these runs, over those of the same run; returns the bed's folder, None without runs.
 
-    A record with the answers of each mode stays where the run at hand has not been asked for them.
+    A record with the answers of each mode stays where the run at hand has not been asked for them; that another score
+    takes the place of one is said.
 
     Raises:
         InputError: the runs are not of one bed.
@@ -87,8 +90,13 @@ def keep(results: Mapping[str, "Result"], folder: Path = KEPT) -> Path | None:
     for system, result in results.items():
         for n, seed in enumerate(result.seeds):
             file, record = bed / f"{system}-seed{seed}.json", record_of(result, n)
-            if record["modes"] or not file.exists() or not read_record(file)["modes"]:
-                write_json(file, record)
+            before = read_record(file) if file.exists() else None
+            if before and before["modes"] and not record["modes"]:
+                continue
+            if before and before["answers"]["auto"] != record["answers"]["auto"]:
+                was, now = (100 * each[SPLIT]["all"][METRIC] for each in (before, record))
+                print(f"{file}: F1@1 was {was:.2f} ({before['revision']}), and is {now:.2f} ({record['revision']}) now")
+            write_json(file, record)
     return bed
 
 
@@ -133,7 +141,13 @@ def read_record(file: Path) -> dict[str, Any]:
     Raises:
         InputError: it is damaged.
     """
-    return dict(read_object(file, "restore it from git, or remove it").content)
+    record = read_object(file, RESTORE)
+    record.text("system"), record.integer("seed"), record.object("answers").text("auto")
+    scores = record.object(SPLIT)
+    for group in GROUPS:
+        if scores.content.get(group) is not None:
+            scores.object(group).number(METRIC)
+    return {"modes": None, "posts": None, "revision": None, **record.content}
 
 
 def kept_tables(results: Mapping[str, "Result"], dataset: Path, folder: Path = KEPT) -> list[Table]:
@@ -142,18 +156,18 @@ def kept_tables(results: Mapping[str, "Result"], dataset: Path, folder: Path = K
     Only of beds with these posts, and none where every kept run is among these, whose own tables say more.
     """
     runs = [run for system, result in results.items() if system != STAGED for run in result.runs]
-    posts = read_posts(dataset)
-    records = {
-        bed: {file.stem: read_record(file) for file in sorted(bed.glob("*.json"))}
-        for bed in ([folder / bed_of(runs[0])] if runs else sorted(folder.glob("*")))
-    }
     here = {f"{system}-seed{seed}" for system, result in results.items() for seed in result.seeds}
-    return [
-        table
-        for bed, found in records.items()
-        if not here.issuperset(found) and all(each.get("posts") == posts_digest(posts) for each in found.values())
-        for table in _tables_of(bed.name, found.values(), posts, read_train_keyphrases(dataset))
-    ]
+    posts, tables = read_posts(dataset), []
+    for bed in [folder / bed_of(runs[0])] if runs else sorted(folder.glob("*")):
+        files = sorted(bed.glob("*.json"))
+        if not here.issuperset(file.stem for file in files) and _posts_of(files[0]) == posts_digest(posts):
+            tables += _tables_of(bed.name, map(read_record, files), posts, read_train_keyphrases(dataset))
+    return tables
+
+
+def _posts_of(file: Path) -> str:
+    """The digest of the posts of a record, and so of its bed."""
+    return read_object(file, RESTORE).text("posts", "")
 
 
 def _tables_of(
@@ -176,7 +190,11 @@ def _tables_of(
 
 
 def _counts(record: Mapping[str, Any], posts: Sequence[PostLike], seen: set[str]) -> RunCounts:
-    return per_post(posts, record["answers"]["auto"].split("\n"), seen)
+    lines = record["answers"]["auto"].split("\n")
+    if len(lines) != len(posts):
+        what = f"{record['system']}-seed{record['seed']} has {len(lines):,} answers for {len(posts):,} posts"
+        raise InputError(what, str(KEPT), RESTORE)
+    return per_post(posts, lines, seen)
 
 
 def _differences(counts: Mapping[str, Mapping[int, RunCounts]], reference: str) -> Table:

@@ -58,10 +58,12 @@ from benchmarks.tables import (
     strategies_table,
     words_table,
 )
+from mmkp_jax.errors import InputError
 from mmkp_jax.pages.report.runs import read_runs
 from mmkp_jax.pages.tables import as_text
 from mmkp_jax.pocket.make import make
 from mmkp_jax.runtime.cli import status_of
+from mmkp_jax.runtime.config import read_config
 
 
 def keep_complete(jobs: Sequence[Job]) -> None:
@@ -132,6 +134,11 @@ def run(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--baselines", action="store_true", help="Dynamic CoT and the baselines")
     parser.add_argument("--posts", type=int, default=0, help="the seed of pocket's posts")
     args = parser.parse_args(arguments)
+    if args.seeds < 1 or args.posts < 0 or (args.jobs or 0) < 0:
+        parser.error("--seeds is at least 1, --jobs and --posts at least 0")
+    if args.runs.exists() and not args.runs.is_dir():
+        raise InputError("this is a file, and runs are kept in a folder", str(args.runs), "give another --runs")
+    read_config(f"configs/dyncot.py:{args.presets}" if args.presets else "configs/dyncot.py")  # refuses unknown presets
     if args.posts and args.presets:
         parser.error("--posts is about pocket's posts, and --presets names others: give one of them")
     only = {"gammas": args.gammas, "decisions": args.decisions, "baselines": args.baselines}

@@ -124,6 +124,10 @@ def test_a_job_about_facts_is_complete_with_its_file(tmp_path):
     found = {"weights": None, "questions": digest_of(job.questions), "recall": 0.25, "known": [True] + [False] * 3}
     job.file.write_text(json.dumps(found))
     assert job.complete and recall_of(job) == 0.25
+    for damaged in ("{", "[]", '{"recall": "x"}'):  # it is asked again
+        job.file.write_text(damaged)
+        assert not job.complete
+    job.file.write_text(json.dumps(found))
     job.questions.write_text("four others")
     assert not job.complete
     assert job.command()[1:3] == ["-m", "benchmarks.recall"]

@@ -1,6 +1,7 @@
 """What is kept of runs: a record a run, in a folder named by what they share."""
 
 import json
+import shutil
 
 import pytest
 
@@ -73,10 +74,25 @@ def test_answers_in_each_mode_stay(tmp_path, jobs):
 
 def test_a_damaged_record_is_named(tmp_path, jobs):
     bed = keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
-    (bed / "sft-seed1.json").write_text("{")
-    with pytest.raises(InputError, match="restore it from git") as caught:
-        kept_tables({}, tmp_path / "dataset", tmp_path / "kept")
-    assert "sft-seed1.json" in str(caught.value)
+    file = bed / "sft-seed1.json"
+    whole = json.loads(file.read_text())
+    for damaged in ({"system": 3}, {"answers": {"auto": "a dog"}}, {"test": {"all": {"f1@1": None}}}, None):
+        file.write_text("{" if damaged is None else json.dumps(whole | damaged))
+        with pytest.raises(InputError, match="restore it from git") as caught:
+            kept_tables({}, tmp_path / "dataset", tmp_path / "kept")
+        assert "sft-seed1" in str(caught.value)
+
+
+def test_another_score_in_the_place_of_one_is_said(tmp_path, jobs, capsys):
+    keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
+    keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
+    assert capsys.readouterr().out == ""
+    again = next(job for job in jobs if (job.system, job.seed) == ("sft", 1))
+    shutil.rmtree(again.workdir)
+    complete(again, right=True)
+    keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "sft-seed1.json: F1@1 was 0.00" in line and "is 100.00" in line
 
 
 def test_a_bed_is_named_by_what_its_runs_share(tmp_path, jobs):

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import staged, strategies
+from benchmarks.jobs import run_all
 from benchmarks.scored import read_results
 from benchmarks.strategies import keep_complete, show, strategy_results
 from benchmarks.systems import (
@@ -54,6 +55,29 @@ def test_posts_of_another_seed_are_another_folder_and_nothing_else(tmp_path, cap
     with pytest.raises(SystemExit):
         strategies.run(["--posts=1", "--presets=model=qwen2_5_3b,data=mmkp_v2"])
     assert "give one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["--seeds=0"], "--seeds is at least 1"),
+        (["--jobs=-1"], "at least 0"),
+        (["--posts=-1"], "at least 0"),
+        (["--presets=model=foo"], "foo"),
+        (["--runs=README.md"], "this is a file"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused_in_one_line(flags, what, capsys):
+    with pytest.raises((SystemExit, InputError)) as caught:
+        strategies.run(flags)
+    assert what in f"{capsys.readouterr().err}{caught.value}"
+
+
+def test_a_job_that_cannot_start_ends_them_all(tmp_path):
+    (tmp_path / "file").write_text("")
+    jobs = [job._replace(workdir=tmp_path / "file" / job.name) for job in jobs_of(1, tmp_path)[:3]]
+    with pytest.raises(OSError):
+        run_all(jobs, 1)
 
 
 def test_runs_by_decision_differ_in_their_decision_alone(tmp_path):
