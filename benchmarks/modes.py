@@ -111,7 +111,11 @@ def read_forced(result: "Result") -> dict[Mode, System] | None:
 def switches_of(run: ReportRun) -> Switches | None:
     """The switches of a run's posts, by any decision; None where its losses do not say which target each post took."""
     losses = run.arrays.get("losses", {})
-    if run.strategy not in DECIDES.only or "on_cot_N" not in losses or not losses["has_cot_N"].any():
+    if (
+        run.strategy not in DECIDES.only
+        or not {"on_cot_N", "has_cot_N"} <= losses.keys()
+        or not losses["has_cot_N"].any()
+    ):
         return None
     if (losses["on_cot_N"] < 0).any():
         return None

@@ -7,6 +7,7 @@ pooling's own folder has the mode. Without these files, the mean over the tokens
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,12 @@ from mmkp_jax.runtime.lines import read_text
 BATCH = 256
 """Phrases that are embedded at a time."""
 
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""Files of which a folder with a tokenizer has one; without, transformers makes one that knows no word."""
+
+UNUSED = "pooler."
+"""Beginning of the names of weights that an embedding does not use, and that many folders lack."""
+
 POOLINGS = ("mean", "cls")
 """Mean over a phrase's tokens, or its first token's state."""
 
@@ -28,7 +35,8 @@ def load_embedding(folder: Path) -> Embed:
     """The embedding of a folder's model; on a GPU if PyTorch sees one.
 
     Raises:
-        InputError: PyTorch is not installed, or the folder has no model that can be used so.
+        InputError: PyTorch is not installed, or the folder has no whole model that can be used so. The embedding, too,
+            raises it where the model fails at texts, or gives numbers that are not finite.
     """
     if importlib.util.find_spec("torch") is None:
         raise InputError(
@@ -36,6 +44,8 @@ def load_embedding(folder: Path) -> Embed:
         )
     if not (folder / "config.json").is_file():
         raise InputError("there is no model here: no config.json", str(folder), _HINT)
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise InputError(f"there is no tokenizer here: none of {', '.join(TOKENIZERS)}", str(folder), _HINT)
     _refuse_prompts(folder / "config_sentence_transformers.json")
     return _loaded(folder, _pooling(folder), _most_tokens(folder))
 
@@ -46,14 +56,14 @@ def _loaded(folder: Path, pooling: str, most_tokens: int | None) -> Embed:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def embed(texts: Sequence[str]) -> np.ndarray:
+    def vectors(texts: Sequence[str]) -> np.ndarray:
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # little padding
         rows = []
         with torch.inference_mode():
             for start in range(0, len(order), BATCH):
                 some = [texts[number] for number in order[start : start + BATCH]]
                 inputs = tokenizer(
-                    some, padding=True, truncation=most_tokens is not None, max_length=most_tokens, return_tensors="pt"
+                    some, padding=True, truncation=longest is not None, max_length=longest, return_tensors="pt"
                 ).to(device)
                 states_BTE = model(**inputs).last_hidden_state.float()
                 kept_BT1 = inputs["attention_mask"][..., None]
@@ -62,17 +72,51 @@ def _loaded(folder: Path, pooling: str, most_tokens: int | None) -> Embed:
         found = np.concatenate(rows)
         return found[np.argsort(order)]
 
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        try:
+            found = vectors(texts)
+        except Exception as error:
+            raise _unusable(error, folder) from None
+        if not np.isfinite(found).all():
+            raise InputError("its model gives numbers that are not finite", str(folder), _HINT)
+        return found
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="right")
-        model = AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        model, told = AutoModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
-        model = model.to(device).eval()
-        embed(["a"])
     except Exception as error:  # damaged files, and models without such states, raise errors of many classes
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"its model cannot be used ({reason[:200]})", str(folder), _HINT) from None
+        raise _unusable(error, folder) from None
+    if lacking := sorted(name for name in told["missing_keys"] if not name.startswith(UNUSED)):
+        raise InputError(f"its weights lack {len(lacking):,} tensors, such as {lacking[0]}", str(folder), _HINT)
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        what = f"its tokenizer has {len(tokenizer):,} tokens, its model {rows:,}"
+        raise InputError(what, str(folder), _HINT)
+    longest = min(filter(None, (most_tokens, _positions(model))), default=None)
+    model = model.to(device).eval()
+    embed(["a"])
     return embed
+
+
+def _positions(model: Any) -> int | None:
+    """The most tokens that a model has positions for; None where it does not say.
+
+    Models of RoBERTa's kind count theirs from behind the padding's index.
+    """
+    most = getattr(model.config, "max_position_embeddings", None)
+    return most and most - 1 - getattr(getattr(model, "embeddings", None), "padding_idx", -1)
+
+
+def _unusable(error: Exception, folder: Path) -> InputError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return InputError(f"its model cannot be used ({reason[:200]})", str(folder), _HINT)
 
 
 def _pooling(folder: Path) -> str:
@@ -114,4 +158,4 @@ def _most_tokens(folder: Path) -> int | None:
     file = folder / "sentence_bert_config.json"
     if not file.is_file() or read_object(file, _HINT).content.get("max_seq_length") is None:
         return None
-    return read_object(file, _HINT).integer("max_seq_length", least=1)
+    return read_object(file, _HINT).integer("max_seq_length", least=3)  # a word and two ends

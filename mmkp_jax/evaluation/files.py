@@ -123,6 +123,9 @@ def read_predictions(path: Path, posts: Sequence[Post], reading: Reading = "stri
         forms = None
     think = [math.nan if (found := read_think(row)) is None else found for row in ordered]
     more = {"think": None if np.isnan(think).all() else think, "modes": frozenset(map(read_mode, ordered))}
+    if len(more["modes"]) > 1:
+        what = f"its posts were predicted with --mode={' and '.join(sorted(more['modes']))}"
+        raise InputError(what, str(path), "give the predictions of one mode")
     if all("tokens" in row.content for row in ordered):
         more["tokens"] = [row.integer("tokens") for row in ordered]
     if reading == "strict":

@@ -37,7 +37,8 @@ class Choice(NamedTuple):
     thinks: float
     """Share of posts that the model answers with a chain of thought by its own choice."""
     p_think: float | None
-    """Mean probability of a chain of thought; None if it was not measured."""
+    """Mean probability of a chain of thought over the posts that have one, which a post that could not be read has not;
+    None if there are none."""
 
 
 class Gain(NamedTuple):
@@ -97,7 +98,7 @@ def measure_modes(by_mode: Mapping[Mode, System], resamples: int = 0) -> Modes:
             {column: columns[column] for column in COLUMNS},
             best,
             gain and Gain(*gain[group][METRIC][:3]),
-            Choice(*(_mean(values) for values in zip(*(each[group] for each in choices), strict=True))),
+            _mean_choice([each[group] for each in choices]),
             {
                 mode: _mean([_words(system, n)[counts.targets_N > 0].mean() for n in range(len(pairs))])
                 for mode, system in by_mode.items()
@@ -160,6 +161,12 @@ def _choices(run: Mapping[Mode, RunCounts], n: int, by_mode: Mapping[Mode, Syste
         )
 
     return {group: counts and choice(counts, run["think"][group]) for group, counts in run["direct"].items()}
+
+
+def _mean_choice(runs: Sequence[Choice]) -> Choice:
+    """The mean over runs; of `p_think` only where each has it, and of `right` over those with posts that differ."""
+    mean = Choice(*(_mean(values) for values in zip(*runs, strict=True)))
+    return mean if all(run.p_think is not None for run in runs) else mean._replace(p_think=None)
 
 
 def _words(system: System, n: int) -> np.ndarray:

@@ -17,7 +17,16 @@ from mmkp_jax.inference.tower_regions import FOLDER, TowerRegions
 from mmkp_jax.runtime.baseline_fields import TASKS
 from mmkp_jax.training.checkpoint import metadata_of
 
-DEFAULTS = {"adapter": "", "zero_shot": False, "mode": "auto", "temperature": 0, "n": 1, "max_tokens": None}
+DEFAULTS = {
+    "adapter": "",
+    "zero_shot": False,
+    "mode": "auto",
+    "temperature": 0,
+    "top_p": 1.0,
+    "seed": 0,
+    "n": 1,
+    "max_tokens": None,
+}
 """Flags of `predict` that a baseline does not take, with their defaults."""
 
 

@@ -100,6 +100,8 @@ class Predictor:
     ):
         self._mode, self.answer_tokens = mode, answer_tokens
         self._params, self._recipe, self._tokenizer, self._num_samples = params, recipe, tokenizer, num_samples
+        opening = chain_opening(recipe.template)
+        self._opening = len(opening)
         self._generator = Generator(
             definition,
             _mesh_of(params),
@@ -108,7 +110,7 @@ class Predictor:
             stop_tokens=stop_tokens,
             dtype=dtype,
             sampling=sampling,
-            opening=chain_opening(recipe.template),
+            opening=opening,
         )
 
     def with_params(self, params: Params) -> "Predictor":
@@ -143,6 +145,9 @@ class Predictor:
                 predictor's own.
         """
         modes = [[self._mode]] * len(rows) if modes is None else modes
+        if self.answer_tokens <= self._opening and any("think" in each for each in modes):
+            what = f"an answer of {self.answer_tokens} tokens does not hold the {self._opening} of <think> and a chain"
+            raise InputError(what, "--mode=think", "allow more tokens (--max_tokens, config.answer_tokens)")
         with ThreadPoolExecutor(READERS) as pool:
             posts = list(pool.map(lambda number: self._pending_post(rows[number]), range(len(rows))))
         usable = [number for number, post in enumerate(posts) if post.prompt is not None]

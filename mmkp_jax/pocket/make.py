@@ -15,6 +15,7 @@ from mmkp_jax.pocket.world import make_facts
 from mmkp_jax.runtime.aside import put_aside
 from mmkp_jax.runtime.atomic import making_folder, write_json
 from mmkp_jax.runtime.escape import for_terminal
+from mmkp_jax.runtime.json_files import is_integer
 
 VERSION = 2
 """Increased when the same seed gives other posts, or the pretrained weights are others."""
@@ -98,7 +99,7 @@ def _stamp_of(out: Path) -> Mapping[str, Any] | None:
     """A folder's stamp; None if it has none."""
     try:
         found = json.loads((out / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -113,7 +114,7 @@ def _is_older(out: Path, stamp: Mapping[str, Any]) -> bool:
 def _version(stamp: Any) -> int:
     """The version that a stamp names; 0 for none."""
     version = stamp.get("version") if isinstance(stamp, dict) else None
-    return version if isinstance(version, int) else 0
+    return version if is_integer(version) else 0
 
 
 def make(root: Path = POCKET, seed: int = 0) -> None:

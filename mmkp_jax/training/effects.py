@@ -10,6 +10,9 @@ from mmkp_jax.runtime.fields import FIELDS, field_named
 from mmkp_jax.runtime.needs import COMPARED, DECIDES
 from mmkp_jax.training.optimizer import warmup_length
 
+DECIDED = ("decision", "gamma_mode", "gamma", "gamma_share", "gamma_ema_decay")
+"""Fields that only a decision depends on."""
+
 
 def without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> list[str]:
     """A line for each setting that has no effect, or not the stated one.
@@ -21,7 +24,7 @@ def without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: 
     """
     held = list(_held(config))
     by_length = [*_length(config, steps), *_beyond(config, steps), *_profile(steps, first, profiled)] if steps else []
-    return [*by_length, *held, *needs_without_effect(config), *_share(config)]
+    return [*by_length, *held, *needs_without_effect(config), *_share(config), *_decided(config)]
 
 
 def lines_without_effect(config: ConfigDict, steps: int, *, first: int = 1, profiled: range = range(0)) -> str:
@@ -80,6 +83,26 @@ def _share(config: ConfigDict) -> Iterator[str]:
     if compares and config.gamma_mode != "quantile" and config.gamma_share != field_named("gamma_share").default:
         why = f"gamma_mode={config.gamma_mode}, and decision {config.decision} is not random"
         yield f"gamma_share={config.gamma_share} has no effect: {why}"
+
+
+def _decided(config: ConfigDict) -> Iterator[str]:
+    """A decision that nothing is learned from, or that is the same for every post."""
+    if config.strategy == "decoupled" and not config.mode_weight:
+        for name in DECIDED:
+            if config[name] != field_named(name).default:
+                yield f"{name}={config[name]} has no effect: mode_weight=0, so no choice of a mode is learned"
+    if config.strategy != "dyncot":
+        return
+    is_random = not COMPARED.holds(config.decision)
+    if is_random and config.gamma_share in (0, 1):
+        setting, none = f"gamma_share={config.gamma_share:g}", config.gamma_share == 0
+    elif not is_random and config.gamma_mode == "fixed" and config.gamma == 0:
+        setting, none = "gamma=0", not config.decision.startswith("inverse")
+    else:
+        return
+    yield f"{setting}: " + (
+        "no post is put on CoT, as under strategy=sft" if none else "every post with a chain is on CoT"
+    )
 
 
 def needs_without_effect(config: ConfigDict, fields: Sequence[Field] = FIELDS) -> Iterator[str]:

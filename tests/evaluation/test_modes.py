@@ -211,6 +211,9 @@ def test_several_runs_are_a_mean(files, write):
             (one.scores[column]["f1@1"] + two.scores[column]["f1@1"]) / 2
         )
     assert both.choice.thinks == 0.75 and both.choice.p_think == 0.75
+    other["auto"] = write("a3.jsonl", rows_of(THINK, "auto"))  # one run's number is not the mean of two
+    both = measure_modes({mode: read_system([files[mode], other[mode]], POSTS, SEEN, None) for mode in files})["all"]
+    assert both.choice.thinks == 0.75 and both.choice.p_think is None
 
 
 @pytest.mark.parametrize(
@@ -266,3 +269,9 @@ def test_lines_without_outputs_have_no_modes(files, write):
     files["direct"] = write("d.jsonl", [{"id": p.id, "predicted": [], "mode": "direct"} for p in POSTS])
     with pytest.raises(InputError, match="it has no outputs"):
         measure_modes(systems(files))
+
+
+def test_a_file_of_two_modes_is_refused(write):
+    rows = rows_of(THINK, "think")[:2] + rows_of(AUTO, "auto")[2:]
+    with pytest.raises(InputError, match="predicted with --mode=auto and think; give the predictions of one mode"):
+        read_system([write("mixed.jsonl", rows)], POSTS, SEEN, None)

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation import embedding
@@ -109,10 +110,54 @@ def test_a_folder_that_asks_for_something_else_is_refused(embedding_folder, kind
         load_embedding(embedding_folder)
 
 
+def change(folder, change_tensors):
+    """Changes the tensors of a folder's weights."""
+    tensors = load_file(folder / "model.safetensors")
+    change_tensors(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+WORDS = "embeddings.word_embeddings.weight"
+
+
+def test_a_folder_that_is_not_whole_is_refused(embedding_folder):
+    change(embedding_folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "pooler" in name])
+    load_embedding(embedding_folder)  # published folders lack it
+    change(embedding_folder, lambda tensors: tensors.update({WORDS: np.full_like(tensors[WORDS], np.nan)}))
+    with pytest.raises(InputError, match="numbers that are not finite"):
+        load_embedding(embedding_folder)
+    change(embedding_folder, lambda tensors: tensors.pop(WORDS))
+    with pytest.raises(InputError, match=f"lack 1 tensors, such as {WORDS}"):
+        load_embedding(embedding_folder)
+    for file in (*embedding_folder.glob("vocab*"), *embedding_folder.glob("tokenizer*")):
+        file.unlink()
+    with pytest.raises(InputError, match="no tokenizer here"):
+        load_embedding(embedding_folder)
+
+
+def test_a_text_beyond_the_models_positions_is_cut(embedding_folder):
+    config = json.loads((embedding_folder / "config.json").read_text())
+    (embedding_folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4}))
+    name = "embeddings.position_embeddings.weight"
+    change(embedding_folder, lambda tensors: tensors.update({name: tensors[name][:4].copy()}))
+    embed = load_embedding(embedding_folder)
+    assert np.isfinite(embed(["red " * 50])).all()
+    np.testing.assert_allclose(embed(["red " * 50]), embed(["red red"]), atol=1e-6)
+
+
+def test_a_tokenizer_of_another_model_is_refused(embedding_folder):
+    change(embedding_folder, lambda tensors: tensors.update({WORDS: tensors[WORDS][:-1].copy()}))
+    config = json.loads((embedding_folder / "config.json").read_text())
+    (embedding_folder / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] - 1}))
+    with pytest.raises(InputError, match="its tokenizer has 8 tokens, its model 7"):
+        load_embedding(embedding_folder)
+
+
 def test_what_is_no_model_is_one_line(embedding_folder, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="there is no model here"):
         load_embedding(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "vocab.txt").write_text("red")
     with pytest.raises(InputError, match="its model cannot be used"):
         load_embedding(tmp_path)
     (tmp_path / "config_sentence_transformers.json").write_text('{"default_prompt_name": "query"}')

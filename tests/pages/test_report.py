@@ -402,7 +402,7 @@ def test_where_the_published_rule_is_in_balance_is_drawn_beside_where_it_is():
     metrics = {"step": np.arange(1, 4), "p_think": np.array([0, 0.5, 1]), "p_think_balance": np.array([0, 0.6, 0.7])}
     without = {name: metrics[name] for name in ("step", "p_think")}  # of an earlier version
     runs = [
-        SimpleNamespace(name=name, system=system, metric="f1@1", metrics=own)
+        SimpleNamespace(name=name, system=system, metric="f1@1", metrics=own, config={"decision": "paper"})
         for name, system, own in (
             ("a", "Dynamic CoT (mode_free)", metrics),
             ("b", "Dynamic CoT", without),

@@ -54,6 +54,17 @@ def test_no_note_is_printed_when_every_setting_has_an_effect():
         ({"decision": "random", "gamma": 0.3}, "gamma=0.3 has no effect: decision random has no γ"),
         ({"decision": "random", "gamma_mode": "mean"}, "gamma_mode=mean has no effect: decision random has no γ"),
         ({"mode_weight": 1.0}, "mode_weight=1.0 has no effect: strategy dyncot has no mode of its own"),
+        (
+            {"strategy": "decoupled", "mode_weight": 0.0, "decision": "inverse"},
+            "decision=inverse has no effect: mode_weight=0, so no choice of a mode is learned",
+        ),
+        ({"gamma": 0.0}, "gamma=0: no post is put on CoT, as under strategy=sft"),
+        ({"gamma": 0.0, "decision": "inverse"}, "gamma=0: every post with a chain is on CoT"),
+        (
+            {"gamma_share": 0.0, "decision": "random"},
+            "gamma_share=0: no post is put on CoT, as under strategy=sft",
+        ),
+        ({"gamma_share": 1.0, "decision": "random_posts"}, "gamma_share=1: every post with a chain is on CoT"),
     ],
 )
 def test_a_setting_without_effect_is_reported(fields, line):

@@ -139,6 +139,8 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
         axes = len(name.rpartition("_")[2])
         if array.ndim != axes or array.dtype.kind not in ARRAY_DTYPES[name] or 0 in array.shape[1:]:
             raise InputError(f"{name} is {array.dtype}{list(array.shape)}, not as a run writes it", str(file), hint)
+    if (epochs := arrays.get("epoch_N", np.zeros(0))).size and not 0 <= epochs.min() <= epochs.max() < len(epochs):
+        raise InputError(f"epoch_N has {epochs.min()} to {epochs.max()}, not as a run writes it", str(file), hint)
     if len({len(each) for each in arrays.values()}) > 1:
         raise InputError("its arrays are of different lengths", str(file), f"write {', '.join(names)} a row a post")
     return arrays
