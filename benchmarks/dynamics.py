@@ -53,7 +53,8 @@ def dynamics_table(results: Mapping[str, "Result"]) -> Table:
             return " ".join(f"{100 * mean:.0f}" if percent else f"{mean:.2f}" for mean in means)
 
         balance = cell("p_think_balance", True) if is_papers else NOTHING
-        shown = (cell("gamma", False), cell("loss_kp", False), balance)
+        has_gamma = not result.runs[0].config["decision"].startswith("random")
+        shown = (cell("gamma", False) if has_gamma else NOTHING, cell("loss_kp", False), balance)
         rows.append((result.name, *shown, cell("p_think", True), cell("cot_share", True)))
     header = ("", "γ", "L_kp, nats a label", "P(think) in balance, %", "P(think), %", "posts on CoT, %")
     notes = (

@@ -95,10 +95,6 @@ def _loaded(folder: Path, pooling: str, most_tokens: int | None) -> Embed:
         raise _unusable(error, folder) from None
     if lacking := sorted(name for name in told["missing_keys"] if not name.startswith(UNUSED)):
         raise InputError(f"its weights lack {len(lacking):,} tensors, such as {lacking[0]}", str(folder), _HINT)
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        what = f"its tokenizer has {len(tokenizer):,} tokens, its model {rows:,}"
-        raise InputError(what, str(folder), _HINT)
     longest = min(filter(None, (most_tokens, _positions(model))), default=None)
     model = model.to(device).eval()
     embed(["a"])
