@@ -1,7 +1,7 @@
 """Keeps what complete runs of `benchmarks.strategies` measured, so that other machines and later days add to it.
 
 A run's answers with each mode, its scores, what it counted and its config go into
-`benchmarks/results/strategies/BED/RUN.json`, some 20 kB that are committed. `BED` names what runs must share to stand
+`benchmarks/results/strategies/BED/RUN.json`, some 25 kB that are committed. `BED` names what runs must share to stand
 next to each other: the posts, the student's weights, and every setting that is not its default, but for the seed and
 those that make a system what it is. From the answers runs that are gone are compared post by post with those of today.
 """
