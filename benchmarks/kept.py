@@ -1,7 +1,7 @@
 """Keeps what complete runs of `benchmarks.strategies` measured, so that other machines and later days add to it.
 
 A run's answers with each mode, its scores, what it counted and its config go into
-`benchmarks/results/strategies/BED/RUN.json`, some 25 kB that are committed. `BED` names what runs must share to stand
+`benchmarks/results/strategies/BED/RUN.json`, some 30 kB that are committed. `BED` names what runs must share to stand
 next to each other: the posts, the student's weights, and every setting that is not its default, but for the seed and
 those that make a system what it is. From the answers runs that are gone are compared post by post with those of today.
 """
@@ -30,7 +30,7 @@ from mmkp_jax.pages.report.runs import SPLIT, ReportRun
 from mmkp_jax.pages.tables import Table, count
 from mmkp_jax.runtime.atomic import write_json
 from mmkp_jax.runtime.config import default_config
-from mmkp_jax.runtime.json_files import read_object
+from mmkp_jax.runtime.json_files import is_texts, read_object
 from mmkp_jax.runtime.terminal import without_repeats
 from mmkp_jax.training.contents import CONTENTS_FILE
 
@@ -96,7 +96,7 @@ def keep(results: Mapping[str, "Result"], folder: Path = KEPT) -> Path | None:
             if before and before["answers"]["auto"] != record["answers"]["auto"]:
                 was, now = (100 * each[SPLIT]["all"][METRIC] for each in (before, record))
                 print(f"{file}: F1@1 was {was:.2f} ({before['revision']}), and is {now:.2f} ({record['revision']}) now")
-            write_json(file, record)
+            write_json(file, record, indent=None)
     return bed
 
 
@@ -131,7 +131,7 @@ def record_of(result: "Result", n: int) -> dict[str, Any]:
         "quarters": quarters(run),
         "switches": switches and {name: _plain(value) for name, value in switches._asdict().items()},
         "modes": modes and {group: each and _mode_record(each) for group, each in modes.items()},
-        "answers": {mode: _lines(system.predicted[0].predictions) for mode, system in by_mode.items()},
+        "answers": {mode: system.predicted[0].predictions for mode, system in by_mode.items()},
     }
 
 
@@ -142,7 +142,10 @@ def read_record(file: Path) -> dict[str, Any]:
         InputError: it is damaged.
     """
     record = read_object(file, RESTORE)
-    record.text("system"), record.integer("seed"), record.object("answers").text("auto")
+    record.text("system"), record.integer("seed")
+    answers = record.object("answers").content.get("auto")
+    if not isinstance(answers, list) or not all(map(is_texts, answers)):
+        raise InputError("answers.auto is not a list of keyphrases for each post", str(file), RESTORE)
     scores = record.object(SPLIT)
     for group in GROUPS:
         if scores.content.get(group) is not None:
@@ -190,11 +193,11 @@ def _tables_of(
 
 
 def _counts(record: Mapping[str, Any], posts: Sequence[PostLike], seen: set[str]) -> RunCounts:
-    lines = record["answers"]["auto"].split("\n")
-    if len(lines) != len(posts):
-        what = f"{record['system']}-seed{record['seed']} has {len(lines):,} answers for {len(posts):,} posts"
+    answers = record["answers"]["auto"]
+    if len(answers) != len(posts):
+        what = f"{record['system']}-seed{record['seed']} has {len(answers):,} answers for {len(posts):,} posts"
         raise InputError(what, str(KEPT), RESTORE)
-    return per_post(posts, lines, seen)
+    return per_post(posts, answers, seen)
 
 
 def _differences(counts: Mapping[str, Mapping[int, RunCounts]], reference: str) -> Table:
@@ -228,11 +231,6 @@ def _mode_record(group: ModeGroup) -> dict[str, Any]:
     choice = {name: value for name, value in group.choice._asdict().items() if value is not None}
     columns = {column: scores[METRIC] for column, scores in group.scores.items()}
     return {"n": group.n, **columns, **choice, "words": dict(group.words)}
-
-
-def _lines(predictions: Sequence[Sequence[str] | str]) -> str:
-    """A line a post, keyphrases joined by `;`, as `score` reads them."""
-    return "\n".join(each if isinstance(each, str) else ";".join(each) for each in predictions)
 
 
 def _plain(value: Any) -> Any:

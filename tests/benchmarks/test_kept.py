@@ -33,10 +33,10 @@ def test_a_record_a_run(tmp_path, jobs):
     assert (record["system"], record["seed"], record["step"]) == (OURS, 1, 7)
     assert record["config"]["strategy"] == "dyncot" and record["test"]["all"]["f1@1"] == 1.0
     assert record["modes"] is None  # nothing is predicted with each mode
-    assert record["answers"] == {"auto": "\n".join(["a dog", "a cat"] * 4)}
+    assert record["answers"] == {"auto": [["a dog"], ["a cat"]] * 4}
     assert record["trained_on"] == {"posts": 14, "labels": 3500} and record["words"] == 3.0
     assert record["quarters"] == {"cot_share": [0.25] * 4}
-    assert json.loads((bed / "sft-seed1.json").read_text())["answers"] == {"auto": "\n" * 7}
+    assert json.loads((bed / "sft-seed1.json").read_text())["answers"] == {"auto": [[]] * 8}
     assert kept_tables(results, tmp_path / "dataset", tmp_path / "kept") == []  # their own tables say it
 
 
@@ -65,7 +65,7 @@ def test_answers_in_each_mode_stay(tmp_path, jobs):
     assert (modes["direct"], modes["think"], modes["auto"], modes["oracle"]) == (0.75, 0.25, 1.0, 1.0)
     assert (modes["n"], modes["differ"], modes["right"], modes["thinks"]) == (8, 1.0, 0.75, 0.0)
     assert modes["words"] == {"auto": 3.0, "direct": 1.0, "think": 2.0}
-    assert json.loads(record)["answers"]["think"].split("\n")[5:] == ["no", "a dog", "a cat"]
+    assert json.loads(record)["answers"]["think"][5:] == [["no"], ["a dog"], ["a cat"]]
     for file in [file for job in mode_jobs(ours) for file in job.files.values()]:
         file.unlink()
     keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
@@ -76,7 +76,13 @@ def test_a_damaged_record_is_named(tmp_path, jobs):
     bed = keep(read_results(BY_STRATEGY, jobs), tmp_path / "kept")
     file = bed / "sft-seed1.json"
     whole = json.loads(file.read_text())
-    for damaged in ({"system": 3}, {"answers": {"auto": "a dog"}}, {"test": {"all": {"f1@1": None}}}, None):
+    for damaged in (
+        {"system": 3},
+        {"answers": {"auto": "a dog"}},
+        {"answers": {"auto": [["a dog"]]}},
+        {"test": {"all": {"f1@1": None}}},
+        None,
+    ):
         file.write_text("{" if damaged is None else json.dumps(whole | damaged))
         with pytest.raises(InputError, match="restore it from git") as caught:
             kept_tables({}, tmp_path / "dataset", tmp_path / "kept")
