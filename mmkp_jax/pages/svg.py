@@ -34,6 +34,7 @@ class ChartLine(NamedTuple):
     line: str
     colour: int
     """The number of the series, which gives its colour."""
+    is_dashed: bool = False
 
 
 class LineChart(NamedTuple):

@@ -409,10 +409,20 @@ def test_where_the_published_rule_is_in_balance_is_drawn_beside_where_it_is():
             ("c", "Dynamic CoT", metrics),
         )
     ]
-    shown = {chart.title: [(line.name, line.colour) for line in chart.lines] for chart in figures.curves(runs)}
-    assert shown == {
-        "P(think), the CoT target's first label": [("a", 0), ("b", 1), ("c", 2), ("c, in balance with γ", 4)]
+    shown = {
+        chart.title: [(line.name, line.colour, line.is_dashed) for line in chart.lines]
+        for chart in figures.curves(runs)
     }
+    assert shown == {
+        "P(think), the CoT target's first label; dashed: in balance with γ": [
+            ("a", 0, False),
+            ("b", 1, False),
+            ("c", 2, False),
+            ("c, in balance with γ", 2, True),
+        ]
+    }
+    (chart,) = figures.curves(runs[:2])
+    assert chart.title == "P(think), the CoT target's first label" and len(chart.lines) == 2
 
 
 def test_a_run_that_diverged_is_reported(runs, tmp_path):

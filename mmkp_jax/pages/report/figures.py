@@ -77,12 +77,23 @@ def curves(runs: Sequence[ReportRun]) -> list[LineChart]:
         name, title, series = named.format(**of_metric), titled.format(**of_metric), []
         for run in runs:
             series.append((run.name, *_values(run, name)))
-        if name == "p_think":  # behind the others, which so keep the colours of their runs
-            papers = [run for run in runs if run.system == paper.NAMES["dyncot"]]
-            series += [(f"{run.name}, in balance with γ", *_values(run, BALANCE)) for run in papers]
         chart = line_chart(title, series, x_name="step", y_end=end, smooth=smooth)
-        charts += [chart] if chart else []
+        charts += [_with_balance(chart, runs) if name == "p_think" else chart] if chart else []
     return charts
+
+
+def _with_balance(chart: LineChart, runs: Sequence[ReportRun]) -> LineChart:
+    """The chart of P(think) with a dashed line of each run of the published rule, in the run's colour."""
+    is_papers = [run.system == paper.NAMES["dyncot"] for run in runs]
+    series = [
+        (f"{run.name}, in balance with γ", *(_values(run, BALANCE) if own else (np.zeros(0), np.zeros(0))))
+        for run, own in zip(runs, is_papers, strict=True)
+    ]
+    balance = line_chart("", series, x_name="step", y_end=1.0)
+    if not balance:
+        return chart
+    dashed = [line._replace(raw="", is_dashed=True) for line in balance.lines]
+    return chart._replace(title=f"{chart.title}; dashed: in balance with γ", lines=[*chart.lines, *dashed])
 
 
 def _values(run: ReportRun, name: str) -> tuple[np.ndarray, np.ndarray]:
