@@ -140,7 +140,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if (value := getattr(parsed, name)) is not None and value < 1:
             flags.error(f"--{name}={value} is less than 1")
     for name in ("top_p", "seed"):
-        if getattr(parsed, name) != flags.get_default(name) and not parsed.temperature:
+        if parsed.base_url is None and getattr(parsed, name) != flags.get_default(name) and not parsed.temperature:
             flags.error(f"--{name} needs --temperature above 0: without one nothing is sampled")
     if parsed.n > 1 and not parsed.temperature:
         flags.error("--n above 1 needs --temperature above 0, else all samples are the same")

@@ -99,7 +99,7 @@ def _with_balance(chart: LineChart, runs: Sequence[ReportRun]) -> LineChart:
 def _values(run: ReportRun, name: str) -> tuple[np.ndarray, np.ndarray]:
     """`step_S` and `value_S` of a metric; empty if it was not logged."""
     metrics = run.metrics
-    if name == "gamma" and run.config["decision"].startswith("random"):  # what is logged there is a share
+    if name == "gamma" and run.config.get("decision", "").startswith("random"):  # what is logged there is a share
         return np.zeros(0), np.zeros(0)
     if name in metrics:
         at = np.isfinite(metrics[name]) if name.startswith("valid/") else slice(None)  # not logged at every step
