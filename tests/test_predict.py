@@ -201,6 +201,8 @@ def test_outputs_are_printed_without_moving_the_cursor():
         (["--model=x", "--posts=a"], "--out=FILE is not given"),
         (["--model=x", "--text=a", "--n=3"], "--n above 1 needs --temperature above 0"),
         (["--model=x", "--text=a", "--top_p=0"], "--top_p=0.0 is not from"),
+        (["--model=x", "--text=a", "--top_p=0.5"], "--top_p needs --temperature above 0"),
+        (["--model=x", "--text=a", "--seed=3"], "--seed needs --temperature above 0"),
         (["--model=x", "--text=a", "--temprature=1"], "(did you mean '--temperature'?)"),
         (["--model=x", "--text=a", "--batch_size=0"], "--batch_size=0 is less than 1"),
         (["--model=x", "--text=a", "--mode=cot"], "invalid choice: 'cot'"),

@@ -91,6 +91,13 @@ def test_an_image_that_becomes_unreadable_gives_an_empty_prediction(predictor, i
     assert skipped[0].id == "bad" and "truncated" in skipped[0].reason
 
 
+def test_an_answer_that_cannot_hold_the_beginning_of_a_chain_is_refused(folder):
+    short = load_predictor(folder, answer_tokens=1, mode="think")
+    with pytest.raises(InputError, match=r"does not hold the \d+ of <think> and a chain"):
+        short(["snow"])
+    assert load_predictor(folder, answer_tokens=1, mode="direct")(["snow"])[0].tokens == 1
+
+
 def test_keyphrases_of_more_samples_come_first(predictor, folder):
     several = load_predictor(folder, answer_tokens=3, sampling=Sampling(1.0, seed=1), num_samples=3)
     (prediction,) = several(["snow"])
