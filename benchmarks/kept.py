@@ -2,7 +2,7 @@
 
 A run's answers with each mode, its scores, what it counted and its config go into
 `benchmarks/results/strategies/BED/RUN.json`, some 30 kB that are committed. `BED` names what runs must share to stand
-next to each other: the posts, the student's weights, and every setting that is not its default, but for the seed and
+next to each other: the posts, the student's weights, and every setting that is not its default, except the seed and
 those that make a system what it is. From the answers runs that are gone are compared post by post with those of today.
 """
 
@@ -65,8 +65,8 @@ def bed_of(run: ReportRun) -> str:
 
 def posts_digest(posts: Iterable[PostLike]) -> str:
     """A digest of the posts' ids and keyphrases, in any order."""
-    told = sorted([post.id, list(post.keyphrases)] for post in posts)
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    listed = sorted([post.id, list(post.keyphrases)] for post in posts)
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def keep(results: Mapping[str, "Result"], folder: Path = KEPT) -> Path | None:

@@ -12,8 +12,8 @@ the seeds under which each of its systems is complete (where there is none, of w
 
 `--decisions` compares other decisions and controls at equal posts and steps, most of them with half of the posts on CoT
 (`benchmarks/systems.py`); `--baselines` compares the traditional models and frozen hidden states with Dynamic CoT. With
-`--gammas` they are all there is: 102 runs of five seeds. A run on pocket takes about eight minutes on a core, so all of
-them about seven hours on two.
+`--gammas` they are all there is: 102 runs of five seeds. A run on pocket takes three to eight minutes on a
+core, so all of them two and a half to seven hours on two.
 
 Gates say whether a comparison of decisions is evidence (`benchmarks/gates.py`), and scores are kept in
 `benchmarks/results` (`benchmarks/kept.py`). With `--presets` it is a published model on its own dataset, a run at a

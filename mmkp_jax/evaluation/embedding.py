@@ -83,7 +83,7 @@ def _loaded(folder: Path, pooling: str, most_tokens: int | None) -> Embed:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="right")
-        model, told = AutoModel.from_pretrained(
+        model, loading = AutoModel.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -93,7 +93,7 @@ def _loaded(folder: Path, pooling: str, most_tokens: int | None) -> Embed:
         )
     except Exception as error:  # damaged files, and models without such states, raise errors of many classes
         raise _unusable(error, folder) from None
-    if lacking := sorted(name for name in told["missing_keys"] if not name.startswith(UNUSED)):
+    if lacking := sorted(name for name in loading["missing_keys"] if not name.startswith(UNUSED)):
         raise InputError(f"its weights lack {len(lacking):,} tensors, such as {lacking[0]}", str(folder), _HINT)
     longest = min(filter(None, (most_tokens, _positions(model))), default=None)
     model = model.to(device).eval()

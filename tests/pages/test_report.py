@@ -421,6 +421,10 @@ def test_where_the_published_rule_is_in_balance_is_drawn_beside_where_it_is():
             ("c, in balance with γ", 2, True),
         ]
     }
+    runs[0].metrics = {"step": np.arange(1, 7), "p_think": np.arange(6) / 6}  # a longer run, on the same axis
+    (chart,) = figures.curves(runs)
+    ends = [float(re.findall(r"[\d.]+", line.line)[-2]) for line in chart.lines]
+    assert ends[3] == ends[2] < ends[0]
     (chart,) = figures.curves(runs[:2])
     assert chart.title == "P(think), the CoT target's first label" and len(chart.lines) == 2
 

@@ -77,23 +77,31 @@ def curves(runs: Sequence[ReportRun]) -> list[LineChart]:
         name, title, series = named.format(**of_metric), titled.format(**of_metric), []
         for run in runs:
             series.append((run.name, *_values(run, name)))
+        with_balance = name == "p_think"
+        series += _balances(runs) if with_balance else []
         chart = line_chart(title, series, x_name="step", y_end=end, smooth=smooth)
-        charts += [_with_balance(chart, runs) if name == "p_think" else chart] if chart else []
+        charts += [_dashed(chart, len(runs)) if with_balance else chart] if chart else []
     return charts
 
 
-def _with_balance(chart: LineChart, runs: Sequence[ReportRun]) -> LineChart:
-    """The chart of P(think) with a dashed line of each run of the published rule, in the run's colour."""
-    is_papers = [run.system == paper.NAMES["dyncot"] for run in runs]
-    series = [
-        (f"{run.name}, in balance with γ", *(_values(run, BALANCE) if own else (np.zeros(0), np.zeros(0))))
-        for run, own in zip(runs, is_papers, strict=True)
+def _balances(runs: Sequence[ReportRun]) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """A series for each run: P(think) in balance with γ; without points for other rules than the published one."""
+    papers = paper.NAMES["dyncot"]
+    nothing = np.zeros(0), np.zeros(0)
+    return [
+        (f"{run.name}, in balance with γ", *(_values(run, BALANCE) if run.system == papers else nothing))
+        for run in runs
     ]
-    balance = line_chart("", series, x_name="step", y_end=1.0)
-    if not balance:
-        return chart
-    dashed = [line._replace(raw="", is_dashed=True) for line in balance.lines]
-    return chart._replace(title=f"{chart.title}; dashed: in balance with γ", lines=[*chart.lines, *dashed])
+
+
+def _dashed(chart: LineChart, runs: int) -> LineChart:
+    """The chart with the lines behind those of the runs dashed, each in its run's colour; the title says so."""
+    lines = [
+        line if line.colour < runs else line._replace(raw="", colour=line.colour - runs, is_dashed=True)
+        for line in chart.lines
+    ]
+    says = "; dashed: in balance with γ" if lines != chart.lines else ""
+    return chart._replace(title=chart.title + says, lines=lines)
 
 
 def _values(run: ReportRun, name: str) -> tuple[np.ndarray, np.ndarray]:
