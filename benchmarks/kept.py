@@ -19,7 +19,7 @@ from benchmarks.gates import lowest_recall, own_scores, tuned_jobs
 from benchmarks.jobs import ROOT
 from benchmarks.machine import describe_machine
 from benchmarks.modes import read_forced, switches_of
-from benchmarks.systems import ORDERLESS, OURS, PAPERS, STAGED
+from benchmarks.systems import INVERSE, ORDERLESS, OURS, PAPERS, STAGED
 from mmkp_jax.errors import InputError
 from mmkp_jax.evaluation.files import read_posts, read_train_keyphrases
 from mmkp_jax.evaluation.metric import PostLike, per_post
@@ -189,7 +189,10 @@ def _tables_of(
         system: {seed: _counts(each, posts, seen) for seed, each in found.items()}
         for system, found in by_system.items()
     }
-    return [scored, *(_differences(counts, each) for each in (OURS, PAPERS) if each in counts and len(counts) > 1)]
+    return [
+        scored,
+        *(_differences(counts, each) for each in (OURS, PAPERS, INVERSE) if each in counts and len(counts) > 1),
+    ]
 
 
 def _counts(record: Mapping[str, Any], posts: Sequence[PostLike], seen: set[str]) -> RunCounts:

@@ -42,6 +42,7 @@ from benchmarks.systems import (
     BY_GAMMA,
     BY_STRATEGY,
     DECIDED,
+    INVERSE,
     OURS,
     OVERRIDES,
     PAPERS,
@@ -93,6 +94,7 @@ def show(jobs: Sequence[Job]) -> None:
     )
     by_decision = read_results(BY_DECISION, jobs) if any(job.system in DECIDED for job in jobs) else {}
     at_half = read_results(AT_HALF, jobs, PAPERS) if any(job.system in AT_HALF for job in jobs) else {}
+    from_inverse = read_results(BY_DECISION, jobs, INVERSE) if by_decision else {}
     by_baseline = read_results(BY_BASELINE, jobs) if any(job.system in BASELINES for job in jobs) else {}
     missing = [job.workdir.name for job in jobs if not job.complete]
     every = by_strategy, by_gamma, by_decision, by_baseline
@@ -110,6 +112,7 @@ def show(jobs: Sequence[Job]) -> None:
         (by_gamma, (gammas_table, differences_table)),
         (by_decision, (decisions_table, differences_table, words_table)),
         (at_half, (differences_table,)),
+        (from_inverse, (differences_table,)),
         (by_baseline, (baselines_table, differences_table)),
     ):
         for table in tables if len(results) > 1 else ():

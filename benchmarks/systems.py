@@ -44,6 +44,9 @@ these are differs between them; `decoupled` learns both targets of each, and its
 PAPERS = "dyncot-half"
 """The published rule, at the share with which other rules are compared at equal shares."""
 
+INVERSE = "dyncot-inverse-half"
+"""The control that comes out best on pocket, and so is compared with every other system, too."""
+
 BASELINES = ("cmkp", "one2seq", "embeddings")
 """Baselines by the names of their configs; their flags are their configs' own."""
 
